@@ -1,0 +1,50 @@
+# Everything runs in .venv, which is made on first use and rebuilt only when pyproject.toml or constraints.txt change.
+VENV   ?= .venv
+PY     := $(VENV)/bin/python
+STAMP  := $(VENV)/.installed
+PYTHON ?= python3
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check test-slow test-gpu proto bench clean
+
+help:  ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q -c constraints.txt torch
+	$(PY) -m pip install -q -c constraints.txt -e ".[dev]" --config-settings editable_mode=compat
+	touch $@
+
+setup: $(STAMP)  ## make .venv, install, fetch the default model
+	@$(VENV)/bin/pdserve model pull smollm2-135m
+
+demo: setup  ## one prefill and one decode worker answer four prompts at once
+	@$(VENV)/bin/pdserve demo
+
+check: $(STAMP)  ## ruff, mypy --strict, import contracts
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+test: setup check  ## static checks and the test suite (CI runs this)
+	$(PY) -m pytest -q
+
+test-slow: setup  ## tests that take minutes
+	$(PY) -m pytest -q -m slow
+
+test-gpu: setup  ## tests that need a CUDA device
+	$(PY) -m pytest -q -m gpu
+
+proto: $(STAMP)  ## regenerate pdserve/v1 from proto/
+	$(PY) -m grpc_tools.protoc -Iproto --python_out=. --grpc_python_out=. \
+	  --plugin=protoc-gen-mypy=$(VENV)/bin/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(VENV)/bin/protoc-gen-mypy_grpc \
+	  --mypy_out=quiet:. --mypy_grpc_out=quiet:. proto/pdserve/v1/*.proto
+
+bench: setup  ## the benchmarks that need no extra install; writes benchmarks/results/
+	$(PY) -m benchmarks.engine_step
+
+clean:  ## remove caches and build leftovers (keeps .venv)
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,78 @@
+"""Every setting, as frozen objects built once at the entry point (flag > PDSERVE_* > file > default)."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Backend = Literal["auto", "cpu", "flash", "reference"]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EngineConfig(_Frozen):
+    """One worker's engine."""
+
+    dtype: Dtype = "bfloat16"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    attention_backend: Backend = "auto"
+    block_size: int = Field(16, ge=1, le=256, description="Token positions in a KV block")
+    kv_cache_gib: float = Field(1.0, gt=0, description="Memory for KV blocks, GiB")
+    max_batch_tokens: int = Field(256, ge=1, description="Tokens a step may run; cuts long prompts")
+    max_num_seqs: int = Field(64, ge=1, description="Sequences in the running batch")
+    watermark: float = Field(0.02, ge=0, lt=1, description="Share of blocks kept free on admission")
+
+
+class TransferConfig(_Frozen):
+    """The hand-off of KV from prefill to decode."""
+
+    max_concurrent_pulls: int = Field(16, ge=1, description="Prompts a decode worker pulls at once")
+    max_inflight_mib: int = Field(256, ge=1, description="KV a decode worker may have in flight")
+    item_timeout_s: float = Field(60.0, gt=0, description="Longest wait for the next KV item")
+    inserts_per_step: int = Field(2, ge=1, description="KV chunks copied in between two steps")
+
+
+class RouterConfig(_Frozen):
+    """The router."""
+
+    max_inflight_requests: int = Field(1024, ge=1)
+    max_queued_requests: int = Field(256, ge=1, description="Accepted requests without a token yet")
+    stalled_after_s: float = Field(10.0, gt=0, description="No step for so long, with work: stalled")
+
+
+class ServeConfig(_Frozen):
+    """A whole deployment."""
+
+    model: str = "smollm2-135m"
+    prefill: int = Field(1, ge=0, le=1024, description="Prefill workers; 0: decode workers do it")
+    decode: int = Field(1, ge=1, le=1024, description="Decode workers")
+    grpc_host: str = "127.0.0.1"
+    grpc_port: Port = 50051
+    http_port: Port = 8080
+    pin: Literal["auto", "off"] = "auto"
+    ray_address: str | None = Field(None, description="Join this Ray cluster; unset: a private Ray")
+    namespace: str = Field("pdserve", pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    start_timeout_s: float = Field(120.0, gt=0)
+    drain_timeout_s: float = Field(10.0, ge=0)
+    engine: EngineConfig = EngineConfig()
+    transfer: TransferConfig = TransferConfig()
+    router: RouterConfig = RouterConfig()
+
+
+class WorkerSpec(_Frozen):
+    """All a worker process needs to know; made by the launcher."""
+
+    name: str
+    role: Literal["prefill", "decode"]
+    model_dir: Path
+    model_name: str
+    namespace: str
+    bind_host: str
+    num_threads: int = Field(ge=1)
+    cores: tuple[int, ...] = ()
+    engine: EngineConfig = EngineConfig()
+    transfer: TransferConfig = TransferConfig()

@@ -1,0 +1,125 @@
+"""What the processes say to each other about one request. Plain data, no tensors, no sockets."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from pdserve.errors import Reason
+
+
+class Role(StrEnum):
+    """What a worker does."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+class FinishReason(StrEnum):
+    """Why a sequence ended well."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to choose tokens and when to stop. Validated at the router's edge."""
+
+    temperature: float
+    seed: int
+    max_tokens: int
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WorkRequest:
+    """One request as a worker sees it: token ids in, token ids out."""
+
+    request_id: str
+    attempt: int
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    prefill_worker: str | None = None
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillChunkTiming:
+    """One prefill step's share in one prompt; `start_s` counts from the request's arrival there."""
+
+    start_s: float
+    duration_s: float
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkTimings:
+    """A request's durations as the worker that finished it saw them, in seconds."""
+
+    queue_s: float = 0.0
+    prefill_chunks: tuple[PrefillChunkTiming, ...] = ()
+    handoff_s: float = 0.0
+    kv_bytes: int = 0
+    num_preemptions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkFailure:
+    """Why a sequence ended badly."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceOutput:
+    """News of one sequence. `index` is the position of `token_ids[0]` in the output."""
+
+    request_id: str
+    index: int
+    token_ids: tuple[int, ...] = ()
+    finish_reason: FinishReason | None = None
+    failure: WorkFailure | None = None
+    timings: WorkTimings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """A worker's identity; constant while its process lives."""
+
+    name: str
+    role: Role
+    pid: int
+    incarnation: str
+    model_fingerprint: str
+    max_context_tokens: int
+    vocab_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLoad:
+    """A worker's load and counters at one moment. Counts are of sequences, blocks or tokens."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_waiting_tokens: int = 0
+    blocks_total: int = 0
+    blocks_free: int = 0
+    blocks_cached: int = 0
+    block_size: int = 0
+    steps: int = 0
+    prefill_tokens: int = 0
+    output_tokens: int = 0
+    preemptions: int = 0
+    kv_bytes: int = 0
+    kv_rejected: int = 0
+    prefill_fallbacks: int = 0
+    progress_age_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """What one engine step produced, and the load after it."""
+
+    sequences: tuple[SequenceOutput, ...] = field(default_factory=tuple)
+    load: WorkerLoad | None = None

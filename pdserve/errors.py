@@ -1,0 +1,113 @@
+"""Every failure pdserve names, as one tree.
+
+PdserveError
+├── RequestError                one request's failure; becomes a gRPC status with ErrorInfo(reason, field)
+│   ├── InvalidRequestError     INVALID_ARGUMENT: the request can never work; `field` names the culprit
+│   ├── NotFoundError           NOT_FOUND: no such model or request
+│   ├── DuplicateRequestError   ALREADY_EXISTS: the request id is in use
+│   ├── OverloadedError         RESOURCE_EXHAUSTED: try again after `retry_after_s`
+│   ├── RequestCancelledError   CANCELLED: the client, or a Cancel call, ended it
+│   ├── RequestTimeoutError     DEADLINE_EXCEEDED: the client's deadline passed
+│   ├── UnavailableError        UNAVAILABLE: no worker can take it now, or the one that had it is gone
+│   └── InternalError           INTERNAL: our bug
+└── SetupError                  a command could not start; `remedy` says what to do
+"""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """The closed list of ErrorInfo reasons."""
+
+    EMPTY_PROMPT = "EMPTY_PROMPT"
+    CONTEXT_EXCEEDED = "CONTEXT_EXCEEDED"
+    KV_CAPACITY_EXCEEDED = "KV_CAPACITY_EXCEEDED"
+    TOKEN_OUT_OF_VOCABULARY = "TOKEN_OUT_OF_VOCABULARY"  # noqa: S105 - not a password
+    INVALID_FIELD = "INVALID_FIELD"
+    MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
+    REQUEST_NOT_FOUND = "REQUEST_NOT_FOUND"
+    DUPLICATE_REQUEST_ID = "DUPLICATE_REQUEST_ID"
+    QUEUE_FULL = "QUEUE_FULL"
+    CANCELLED = "CANCELLED"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    NO_WORKER = "NO_WORKER"
+    WORKER_LOST = "WORKER_LOST"
+    SHUTTING_DOWN = "SHUTTING_DOWN"
+    NAN_LOGITS = "NAN_LOGITS"
+    INTERNAL = "INTERNAL"
+
+
+class PdserveError(Exception):
+    """Root of the tree."""
+
+
+class RequestError(PdserveError):
+    """One request failed; nothing else did."""
+
+    default_reason = Reason.INTERNAL
+
+    def __init__(
+        self, message: str, *, reason: Reason | None = None, field: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason or self.default_reason
+        self.field = field
+
+
+class InvalidRequestError(RequestError):
+    """The request can never work as it is."""
+
+    default_reason = Reason.INVALID_FIELD
+
+
+class NotFoundError(RequestError):
+    """No such model or request."""
+
+    default_reason = Reason.REQUEST_NOT_FOUND
+
+
+class DuplicateRequestError(RequestError):
+    """A live request has this id."""
+
+    default_reason = Reason.DUPLICATE_REQUEST_ID
+
+
+class OverloadedError(RequestError):
+    """The queue is full."""
+
+    default_reason = Reason.QUEUE_FULL
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class RequestCancelledError(RequestError):
+    """The client or a Cancel call ended the request."""
+
+    default_reason = Reason.CANCELLED
+
+
+class RequestTimeoutError(RequestError):
+    """The client's deadline passed."""
+
+    default_reason = Reason.DEADLINE_EXCEEDED
+
+
+class UnavailableError(RequestError):
+    """No worker can take the request, or the one that had it is gone."""
+
+    default_reason = Reason.NO_WORKER
+
+
+class InternalError(RequestError):
+    """A fault of ours."""
+
+
+class SetupError(PdserveError):
+    """A command cannot start. The message is one line and names the key; `remedy` is what to do."""
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(f"{message}. {remedy}" if remedy else message)
+        self.remedy = remedy
