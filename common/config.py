@@ -1,9 +1,9 @@
 """Every setting, as frozen objects built once at the entry point (flag > PDSERVE_* > file > default)."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Backend = Literal["auto", "cpu", "flash", "reference"]
@@ -25,6 +25,13 @@ class EngineConfig(_Frozen):
     max_batch_tokens: int = Field(256, ge=1, description="Tokens a step may run; cuts long prompts")
     max_num_seqs: int = Field(64, ge=1, description="Sequences in the running batch")
     watermark: float = Field(0.02, ge=0, lt=1, description="Share of blocks kept free on admission")
+
+    @model_validator(mode="after")
+    def _leave_room_for_prefill(self) -> Self:
+        # a full batch of decode tokens must leave budget for a chunk, or local prefill would starve
+        if self.max_batch_tokens <= self.max_num_seqs:
+            raise ValueError("max_batch_tokens must be greater than max_num_seqs")
+        return self
 
 
 class TransferConfig(_Frozen):
@@ -71,8 +78,8 @@ class WorkerSpec(_Frozen):
     model_dir: Path
     model_name: str
     namespace: str
-    bind_host: str
-    num_threads: int = Field(ge=1)
+    bind_host: str | None = Field(None, description="Unset: the node's address in its cluster")
+    num_threads: int | None = Field(None, ge=1, description="Unset: one per available core")
     cores: tuple[int, ...] = ()
     engine: EngineConfig = EngineConfig()
     transfer: TransferConfig = TransferConfig()

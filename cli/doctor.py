@@ -1,0 +1,122 @@
+"""`pdserve doctor`: what this machine has, and what would keep pdserve from running on it."""
+
+import importlib.util
+import importlib.metadata
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import typer
+from rich.console import Console
+
+from common.config import ServeConfig
+from common.engine.weights.cache import default_cache_dir
+
+_GIB = 2**30
+_OURS = ("common", "router", "prefill_worker", "decode_worker", "deploy", "cli", "pdserve")
+_SHM = Path("/dev/shm")  # noqa: S108 - its size matters, nothing is written there
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check's result. `problem` says what to do; None is fine."""
+
+    name: str
+    value: str
+    problem: str | None = None
+
+
+def command() -> None:
+    """Check this machine."""
+    console = Console()
+    findings = [finding for check in _CHECKS for finding in check()]
+    for finding in findings:
+        mark = "[red]✗[/red]" if finding.problem else "[green]✓[/green]"
+        console.print(f"{mark} {finding.name}: {finding.value}", highlight=False)
+        if finding.problem:
+            console.print(f"    [yellow]{finding.problem}[/yellow]")
+    raise typer.Exit(1 if any(finding.problem for finding in findings) else 0)
+
+
+def check_shadowing() -> list[Finding]:
+    """Our top-level names are common words: a foreign package may stand in front of ours."""
+    home = Path(__file__).resolve().parent.parent
+    found = []
+    for name in _OURS:
+        spec = importlib.util.find_spec(name)
+        origin = Path(spec.origin).resolve() if spec and spec.origin else None
+        if origin is None or home not in origin.parents:
+            remedy = f"a foreign package named '{name}' shadows pdserve's; use a venv of its own"
+            found.append(Finding(f"package {name}", str(origin), remedy))
+    return found or [Finding("packages", f"all {len(_OURS)} are pdserve's own, in {home}")]
+
+
+def _check_versions() -> list[Finding]:
+    names = ("torch", "transformers", "ray", "grpcio", "protobuf", "numba")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    python = sys.version.split()[0]
+    problem = None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed"
+    return [Finding("python", python, problem), Finding("libraries", versions)]
+
+
+def _check_machine() -> list[Finding]:
+    cores = len(os.sched_getaffinity(0))
+    free = psutil.virtual_memory().available
+    shm = shutil.disk_usage(_SHM).free if _SHM.exists() else 0
+    config = ServeConfig()
+    store = 2 * config.transfer.max_inflight_mib * 2**20 * config.decode
+    return [
+        Finding("cores", str(cores), None if cores > 1 else "prefill and decode will share a core"),
+        Finding("memory", f"{free / _GIB:.1f} GiB available", _need(free, 4 * _GIB, "4 GiB")),
+        Finding(
+            "shared memory",
+            f"{shm / _GIB:.1f} GiB free",
+            _need(shm, store, f"{store / _GIB:.1f} GiB, or Ray falls back to disk"),
+        ),
+    ]
+
+
+def _check_gpu() -> list[Finding]:
+    import torch  # a second to import; the other checks should show first
+
+    if not torch.cuda.is_available():
+        return [Finding("gpu", "none; attention backends: cpu, reference")]
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return [Finding("gpu", ", ".join(names))]
+
+
+def _check_ports() -> list[Finding]:
+    config = ServeConfig()
+    found = []
+    for key, port in (("grpc_port", config.grpc_port), ("http_port", config.http_port)):
+        with socket.socket() as probe:
+            is_taken = probe.connect_ex(("127.0.0.1", port)) == 0
+        value = "in use (perhaps by pdserve itself)" if is_taken else "free"
+        found.append(Finding(f"{key} {port}", value))
+    return found
+
+
+def _check_cache() -> list[Finding]:
+    cache = default_cache_dir()
+    parent = next(p for p in (cache, *cache.parents) if p.exists())
+    problem = None if os.access(parent, os.W_OK) else f"{parent} is not writable"
+    return [Finding("model cache", str(cache), problem)]
+
+
+def _need(have: int, want: int, text: str) -> str | None:
+    return None if have >= want else f"at least {text}"
+
+
+_CHECKS: tuple[Callable[[], list[Finding]], ...] = (
+    _check_versions,
+    check_shadowing,
+    _check_machine,
+    _check_ports,
+    _check_cache,
+    _check_gpu,
+)

@@ -1,0 +1,99 @@
+"""`pdserve generate`."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from cli.requests import DEFAULT_ADDRESS, Answer, Prompt, as_chat, ask, read_prompts
+from pdserve.client import AsyncClient
+from pdserve.errors import RequestError, SetupError
+from pdserve.v1 import inference_pb2
+
+
+def command(
+    prompt: Annotated[str | None, typer.Argument(help="The prompt")] = None,
+    prompts_file: Annotated[
+        Path | None, typer.Option(help='JSON lines: {"prompt"}, {"messages"} or {"token_ids"}')
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at once")] = 8,
+    address: Annotated[str, typer.Option(help="The router's gRPC address")] = DEFAULT_ADDRESS,
+    max_tokens: Annotated[int | None, typer.Option(help="Most tokens to generate")] = None,
+    temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Makes sampling repeatable")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Stop before this text")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Skip the chat template")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line")] = False,
+) -> None:
+    """Send one prompt, or a file of them, to a running router."""
+    if (prompt is None) == (prompts_file is None):
+        raise SetupError("give either a PROMPT or --prompts-file")
+    sampling = inference_pb2.SamplingParams(
+        temperature=temperature, seed=seed, max_tokens=max_tokens, stop=stop or []
+    )
+    if prompts_file is not None:
+        prompts = read_prompts(prompts_file, raw=raw)
+        failed = asyncio.run(_run_file(address, prompts, sampling, concurrency, as_json=as_json))
+        raise typer.Exit(1 if failed else 0)
+    asyncio.run(_run_one(address, prompt or "", sampling, raw=raw, as_json=as_json))
+
+
+async def _run_one(
+    address: str, prompt: str, sampling: inference_pb2.SamplingParams, *, raw: bool, as_json: bool
+) -> None:
+    def show(text: str, _: int) -> None:
+        if not as_json:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
+    async with AsyncClient(address) as client:
+        # an empty text is sent as it is, so that the router names what is wrong with it
+        answer = await ask(client, prompt if raw or not prompt else as_chat(prompt), sampling, show)
+    print(answer.to_json() if as_json else "")
+
+
+async def _run_file(
+    address: str,
+    prompts: list[tuple[str, Prompt]],
+    sampling: inference_pb2.SamplingParams,
+    concurrency: int,
+    *,
+    as_json: bool,
+) -> int:
+    """Send all prompts; prints each answer when it is there and returns how many failed."""
+    limit = asyncio.Semaphore(concurrency)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    progress = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True))
+
+    async with AsyncClient(address) as client:
+        with progress:
+            task = progress.add_task("prompts", total=len(prompts))
+
+            async def one(request_id: str, prompt: Prompt) -> bool:
+                async with limit:
+                    try:
+                        answer = await ask(client, prompt, sampling, lambda *_: None, request_id)
+                        _print_answer(answer, as_json=as_json)
+                        return True
+                    except RequestError as error:
+                        _print_failure(request_id, error)
+                        return False
+                    finally:
+                        progress.advance(task)
+
+            results = await asyncio.gather(*(one(*entry) for entry in prompts))
+    return results.count(False)
+
+
+def _print_answer(answer: Answer, *, as_json: bool) -> None:
+    print(answer.to_json() if as_json else f"--- {answer.request_id}\n{answer.text}", flush=True)
+
+
+def _print_failure(request_id: str, error: RequestError) -> None:
+    failure = {"reason": error.reason, "field": error.field, "message": error.message}
+    print(json.dumps({"request_id": request_id, "error": failure}), flush=True)

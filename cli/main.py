@@ -1,0 +1,34 @@
+"""The `pdserve` command. One small module per command; errors end in one line on stderr."""
+
+import sys
+
+import typer
+
+from cli import chat, doctor, generate, model, serve, status
+from pdserve.errors import PdserveError, RequestError
+
+EXIT_FAILED = 1  # a request failed
+EXIT_USAGE = 2  # the command could not start
+
+app = typer.Typer(
+    help="Disaggregated prefill/decode serving for language models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command("serve")(serve.command)
+app.command("generate")(generate.command)
+app.command("chat")(chat.command)
+app.command("status")(status.command)
+app.command("doctor")(doctor.command)
+app.add_typer(model.app, name="model", help="Fetch and list models.")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        app()
+    except PdserveError as error:
+        print(f"pdserve: {error}", file=sys.stderr)
+        sys.exit(EXIT_FAILED if isinstance(error, RequestError) else EXIT_USAGE)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,128 @@
+"""What the client-side commands share: reading prompts, sending one, describing the answer."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pdserve.client import AsyncClient, Messages
+from pdserve.errors import SetupError
+from pdserve.v1 import inference_pb2
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+FINISH_NAMES = {
+    inference_pb2.FINISH_REASON_STOP: "stop",
+    inference_pb2.FINISH_REASON_LENGTH: "length",
+}
+
+Prompt = str | Messages | list[int]
+
+
+@dataclass(slots=True)
+class Answer:
+    """One request's result, filled in as it streams."""
+
+    request_id: str = ""
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    finished: inference_pb2.Finished | None = None
+
+    def to_json(self) -> str:
+        """One line: request_id, text, token_ids, finish_reason, usage, timings (microseconds)."""
+        done = self.finished or inference_pb2.Finished()
+        timings = done.timings
+        return json.dumps(
+            {
+                "request_id": self.request_id,
+                "text": self.text,
+                "token_ids": self.token_ids,
+                "finish_reason": FINISH_NAMES.get(done.reason, ""),
+                "usage": {
+                    "prompt_tokens": done.usage.prompt_tokens,
+                    "completion_tokens": done.usage.completion_tokens,
+                    "cached_tokens": done.usage.cached_tokens,
+                },
+                "timings": {
+                    "queue_us": timings.queue_us,
+                    "first_token_us": timings.first_token_us,
+                    "handoff_us": timings.handoff_us,
+                    "decode_us": timings.decode_us,
+                    "total_us": timings.total_us,
+                    "kv_bytes": timings.kv_bytes,
+                    "num_preemptions": timings.num_preemptions,
+                    "prefill_chunks": [
+                        {
+                            "start_us": chunk.start_us,
+                            "duration_us": chunk.duration_us,
+                            "num_tokens": chunk.num_tokens,
+                        }
+                        for chunk in timings.prefill_chunks
+                    ],
+                },
+                "seed": done.seed,
+                "prefill_worker": done.prefill_worker,
+                "decode_worker": done.decode_worker,
+            },
+            ensure_ascii=False,
+        )
+
+
+async def ask(
+    client: AsyncClient,
+    prompt: Prompt,
+    sampling: inference_pb2.SamplingParams,
+    on_text: Callable[[str, int], None],
+    request_id: str = "",
+) -> Answer:
+    """Send one prompt; `on_text` gets each piece of text and its number of tokens. Raises RequestError."""
+    answer = Answer()
+    async for response in client.generate(prompt, sampling, request_id=request_id):
+        answer.request_id = response.request_id
+        answer.text += response.text
+        answer.token_ids.extend(response.token_ids)
+        on_text(response.text, len(response.token_ids))
+        if response.HasField("finished"):
+            answer.finished = response.finished
+    return answer
+
+
+def as_chat(text: str) -> Messages:
+    """A single user turn."""
+    return [("user", text)]
+
+
+def read_prompts(file: Path, *, raw: bool) -> list[tuple[str, Prompt]]:
+    """(request_id, prompt) of each line: {"prompt": str} | {"messages": [...]} | {"token_ids": [...]}.
+
+    Raises SetupError with the line's number.
+    """
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SetupError(f"--prompts-file {file} cannot be read: {error}") from error
+    prompts = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                prompts.append(_parse_line(json.loads(line), raw=raw))
+            except (ValueError, TypeError, KeyError) as error:
+                raise SetupError(
+                    f"--prompts-file {file} line {number}: {error}",
+                    'each line is {"prompt": ...}, {"messages": [...]} or {"token_ids": [...]}',
+                ) from error
+    if not prompts:
+        raise SetupError(f"--prompts-file {file} holds no prompts")
+    return prompts
+
+
+def _parse_line(entry: object, *, raw: bool) -> tuple[str, Prompt]:
+    if not isinstance(entry, dict):
+        raise TypeError("not a JSON object")
+    request_id = str(entry.get("request_id", ""))
+    if "token_ids" in entry:
+        return request_id, [int(token_id) for token_id in entry["token_ids"]]
+    if "messages" in entry:
+        return request_id, [(str(m["role"]), str(m["content"])) for m in entry["messages"]]
+    if not isinstance(entry.get("prompt"), str):
+        raise TypeError("no prompt")
+    return request_id, entry["prompt"] if raw else as_chat(entry["prompt"])

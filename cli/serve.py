@@ -1,0 +1,69 @@
+"""`pdserve serve`."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from cli.model import progress_bars
+from cli.settings import load_config
+from common.engine.weights.cache import default_cache_dir
+from common.engine.weights.resolve import resolve_model
+
+
+def command(
+    model: Annotated[
+        str | None, typer.Argument(help="Alias, local folder, GGUF file or hub id")
+    ] = None,
+    prefill: Annotated[int | None, typer.Option(help="Prefill workers; 0: decode does it")] = None,
+    decode: Annotated[int | None, typer.Option(help="Decode workers")] = None,
+    grpc_host: Annotated[str | None, typer.Option(help="Interface to listen on")] = None,
+    grpc_port: Annotated[int | None, typer.Option(help="gRPC port; 0: any free one")] = None,
+    http_port: Annotated[
+        int | None, typer.Option(help="Port of /healthz, /readyz, /metrics; 0: any free one")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16")] = None,
+    pin: Annotated[str | None, typer.Option(help="auto: each worker its own cores; off")] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(envvar="RAY_ADDRESS", help="Join this Ray; unset: a private one")
+    ] = None,
+    namespace: Annotated[str | None, typer.Option(help="Deployment's name in its Ray")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with any setting")] = None,
+) -> None:
+    """Serve a model until interrupted."""
+    settings = load_config(
+        config,
+        {
+            "model": model,
+            "prefill": prefill,
+            "decode": decode,
+            "grpc_host": grpc_host,
+            "grpc_port": grpc_port,
+            "http_port": http_port,
+            "engine.dtype": dtype,
+            "pin": pin,
+            "ray_address": ray_address,
+            "namespace": namespace,
+        },
+    )
+    with progress_bars() as progress:
+        source = resolve_model(settings.model, default_cache_dir(), progress)
+    # ray takes a second to import; `pdserve --help` does not need it
+    from deploy.serve import Endpoints, serve
+
+    console = Console(stderr=True)
+    status = console.status("starting")
+
+    def ready(endpoints: Endpoints) -> None:
+        status.stop()
+        host = endpoints.host
+        print(
+            f"pdserve ready: model={source.name} grpc={host}:{endpoints.grpc_port} "
+            f"http={host}:{endpoints.http_port}",
+            flush=True,
+        )
+
+    with status:
+        asyncio.run(serve(settings, source.name, source.path, status.update, ready))

@@ -1,0 +1,114 @@
+"""`pdserve status`."""
+
+import asyncio
+import json
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from cli.requests import DEFAULT_ADDRESS
+from pdserve.client import AsyncClient
+from pdserve.v1 import admin_pb2
+
+_ROLES = {admin_pb2.WORKER_ROLE_PREFILL: "prefill", admin_pb2.WORKER_ROLE_DECODE: "decode"}
+_STATES = {
+    admin_pb2.WORKER_STATE_READY: "ready",
+    admin_pb2.WORKER_STATE_STALLED: "stalled",
+    admin_pb2.WORKER_STATE_UNREACHABLE: "unreachable",
+}
+
+
+def command(
+    address: Annotated[str, typer.Option(help="The router's gRPC address")] = DEFAULT_ADDRESS,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable")] = False,
+) -> None:
+    """Show the router's and every worker's state."""
+    response = asyncio.run(_fetch(address))
+    if as_json:
+        print(json.dumps(to_dict(response), indent=2))
+    else:
+        _print_tables(response)
+
+
+async def _fetch(address: str) -> admin_pb2.StatusResponse:
+    async with AsyncClient(address) as client:
+        return await client.status()
+
+
+def to_dict(response: admin_pb2.StatusResponse) -> dict[str, object]:
+    """The stable JSON form of a status."""
+    router, totals = response.router, response.router.totals
+    return {
+        "router": {
+            "model": router.model,
+            "requests_in_flight": router.requests_in_flight,
+            "requests_queued": router.requests_queued,
+            "totals": {
+                "accepted": totals.accepted,
+                "completed": totals.completed,
+                "cancelled": totals.cancelled,
+                "failed": totals.failed,
+                "rejected": totals.rejected,
+            },
+        },
+        "workers": [_worker_dict(worker) for worker in response.workers],
+    }
+
+
+def _worker_dict(worker: admin_pb2.WorkerStatus) -> dict[str, object]:
+    load = worker.load
+    return {
+        "role": _ROLES.get(worker.role, "unknown"),
+        "name": worker.name,
+        "pid": worker.pid,
+        "incarnation": worker.incarnation,
+        "state": _STATES.get(worker.state, "unknown"),
+        "address": worker.address,
+        "sequences": {"running": load.num_running, "waiting": load.num_waiting},
+        "blocks": {
+            "total": load.blocks_total,
+            "free": load.blocks_free,
+            "cached": load.blocks_cached,
+            "size_tokens": load.block_size,
+        },
+        "counters": {
+            "steps": load.steps,
+            "prefill_tokens": load.prefill_tokens,
+            "output_tokens": load.output_tokens,
+            "preemptions": load.preemptions,
+            "kv_bytes": load.kv_bytes,
+            "kv_rejected": load.kv_rejected,
+            "prefill_fallbacks": load.prefill_fallbacks,
+        },
+    }
+
+
+def _print_tables(response: admin_pb2.StatusResponse) -> None:
+    console, router = Console(), response.router
+    totals = router.totals
+    console.print(
+        f"[bold]{router.model}[/bold]  in flight {router.requests_in_flight} "
+        f"(queued {router.requests_queued})  completed {totals.completed}  "
+        f"cancelled {totals.cancelled}  failed {totals.failed}  rejected {totals.rejected}"
+    )
+    table = Table("worker", "role", "pid", "state", box=box.SIMPLE)
+    for column in ("running", "waiting", "blocks free/total", "prefill tokens", "output tokens"):
+        table.add_column(column, justify="right")
+    for worker in response.workers:
+        load, state = worker.load, _STATES.get(worker.state, "unknown")
+        color = "green" if state == "ready" else "red"
+        table.add_row(
+            worker.name,
+            _ROLES.get(worker.role, "unknown"),
+            str(worker.pid),
+            f"[{color}]{state}[/{color}]",
+            str(load.num_running),
+            str(load.num_waiting),
+            f"{load.blocks_free}/{load.blocks_total}",
+            str(load.prefill_tokens),
+            str(load.output_tokens),
+        )
+    console.print(table)

@@ -1,0 +1,27 @@
+"""The seam between a model's layers and paged attention."""
+
+from typing import Protocol
+
+import torch
+
+from common.engine.ragged import RaggedInputs
+
+
+class AttentionBackend(Protocol):
+    """Stores a step's keys and values and attends over blocks. One instance per worker.
+
+    `begin` is called once a step, then `attend` once for each layer, in order.
+    """
+
+    name: str
+
+    def begin(self, inputs: RaggedInputs) -> None:
+        """Prepare for one step's batch."""
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        """Store `key` and `value` [T, kv_heads, head_dim], then return causal attention of `query`.
+
+        `query` is [T, heads, head_dim]; so is the result, in the query's dtype.
+        """

@@ -1,0 +1,52 @@
+"""How a `transformers` model reaches our attention: one registered function, one object per step.
+
+The model is called with `paged_attention=<AttentionBackend>`; its layers hand that keyword on to the
+registered function. Whatever a layer asks for that the backends cannot honour is refused at load, by a
+probe forward, and never computed wrongly.
+"""
+
+import torch
+from transformers import AttentionInterface
+
+from common.engine.attention.backend import AttentionBackend
+
+ATTENTION_NAME = "pdserve_paged"
+# Keywords that carry no mathematics of their own here: rotary is already applied, dropout is off.
+_HARMLESS = {"position_ids", "cache_position", "use_cache", "output_attentions", "is_causal"}
+
+
+class UnsupportedAttentionError(ValueError):
+    """A layer asks for attention that no backend honours; the message names layer and feature."""
+
+
+def paged_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    paged_attention: AttentionBackend | None = None,
+    **features: object,
+) -> tuple[torch.Tensor, None]:
+    """Attend for one layer. `query` [1, heads, T, dim], `key` and `value` [1, kv_heads, T, dim].
+
+    Returns [1, T, heads, dim]. Raises UnsupportedAttentionError.
+    """
+    layer = getattr(module, "layer_idx", None)
+    asked = {k for k, v in features.items() if v is not None and v is not False} - _HARMLESS
+    if asked or not isinstance(layer, int):
+        raise UnsupportedAttentionError(
+            f"{type(module).__name__} (layer {layer}) asks for {', '.join(sorted(asked)) or 'no layer index'}"
+        )
+    if paged_attention is None:
+        raise UnsupportedAttentionError(f"{type(module).__name__} drops the keyword paged_attention")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    rows = (query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1))
+    return paged_attention.attend(layer, *rows, scale)[None], None
+
+
+def register() -> None:
+    """Make the function known to `transformers` under ATTENTION_NAME; safe to repeat."""
+    AttentionInterface.register(ATTENTION_NAME, paged_attention)

@@ -1,0 +1,54 @@
+"""The oracle: plain SDPA, one sequence at a time, over gathered blocks. Slow and obviously right."""
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from common.engine.kv_cache import KVCache
+from common.engine.ragged import RaggedInputs
+
+
+class ReferenceBackend:
+    """Runs on any device; gathers each sequence's blocks and masks explicitly."""
+
+    name = "reference"
+
+    def __init__(self, cache: KVCache) -> None:
+        self._cache = cache
+
+    def begin(self, inputs: RaggedInputs) -> None:
+        """Keep the step's batch layout."""
+        self._inputs = inputs
+        device = self._cache.keys.device
+        self._slots = torch.from_numpy(inputs.slot_mapping).to(device)
+        self._tables = torch.from_numpy(inputs.block_tables).to(device).long()
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        """See AttentionBackend.attend."""
+        keys, values = self._cache.keys[layer], self._cache.values[layer]
+        block, offset = self._slots // self._cache.block_size, self._slots % self._cache.block_size
+        keys[block, :, :, offset] = key.to(keys.dtype)
+        values[block, :, offset] = value.to(values.dtype)
+        out = torch.empty_like(query)
+        starts, contexts = self._inputs.query_start, self._inputs.context_len
+        for row, context in enumerate(contexts.tolist()):
+            span = slice(int(starts[row]), int(starts[row + 1]))
+            table = self._tables[row, : -(-context // self._cache.block_size)]
+            k = keys[table].permute(1, 0, 3, 2).flatten(1, 2)[:, :context]
+            v = values[table].permute(1, 0, 2, 3).flatten(1, 2)[:, :context]
+            out[span] = _attend_one(query[span], k.to(query.dtype), v.to(query.dtype), scale)
+        return out
+
+
+def _attend_one(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """`query` [n, heads, dim] holds the last n of the key's positions [kv_heads, context, dim]."""
+    n, context = query.shape[0], key.shape[1]
+    positions = torch.arange(context - n, context, device=query.device)
+    mask = torch.arange(context, device=query.device)[None, :] <= positions[:, None]
+    out = scaled_dot_product_attention(
+        query.transpose(0, 1)[None], key[None], value[None], mask, scale=scale, enable_gqa=True
+    )
+    return out[0].transpose(0, 1)

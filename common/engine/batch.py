@@ -1,0 +1,48 @@
+"""What one engine step runs, as plain lists: the contract between a scheduler and the ModelRunner."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from common.engine.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class BatchEntry:
+    """The next `num_tokens` uncomputed tokens of one sequence (1 while it decodes)."""
+
+    seq: Sequence
+    num_tokens: int
+
+    @property
+    def samples(self) -> bool:
+        """Whether the step reaches the sequence's last token and so samples the next one."""
+        return self.num_tokens == self.seq.num_uncomputed_tokens
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """How many of the tokens are prefill work: all but a decode step's single token."""
+        return 0 if self.seq.num_output_tokens and self.num_tokens == 1 else self.num_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A ragged batch: prefill chunks and decode tokens side by side, no padding."""
+
+    entries: tuple[BatchEntry, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens the step runs."""
+        return sum(entry.num_tokens for entry in self.entries)
+
+
+def cut_chunks(sequences: Iterable[Sequence], budget: int) -> list[BatchEntry]:
+    """Chunked prefill (Sarathi-Serve, Agrawal et al. 2024): in order, each takes what is left of `budget`."""
+    entries = []
+    for seq in sequences:
+        if budget < 1:
+            break
+        entry = BatchEntry(seq, min(seq.num_uncomputed_tokens, budget))
+        entries.append(entry)
+        budget -= entry.num_tokens
+    return entries

@@ -1,0 +1,40 @@
+"""What a worker counts, and the load report made of it."""
+
+from dataclasses import dataclass
+
+from common.engine.block_pool import BlockPool
+from common.request import WorkerLoad
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals since the process started. Written by the engine's thread only."""
+
+    steps: int = 0
+    prefill_tokens: int = 0
+    output_tokens: int = 0
+    preemptions: int = 0
+    kv_bytes: int = 0
+    kv_rejected: int = 0
+    prefill_fallbacks: int = 0
+
+    def to_load(
+        self, pool: BlockPool, num_running: int, num_waiting: int, num_waiting_tokens: int
+    ) -> WorkerLoad:
+        """A report of this moment."""
+        return WorkerLoad(
+            num_running=num_running,
+            num_waiting=num_waiting,
+            num_waiting_tokens=num_waiting_tokens,
+            blocks_total=pool.num_blocks,
+            blocks_free=pool.num_free,
+            blocks_cached=pool.num_cached,
+            block_size=pool.block_size,
+            steps=self.steps,
+            prefill_tokens=self.prefill_tokens,
+            output_tokens=self.output_tokens,
+            preemptions=self.preemptions,
+            kv_bytes=self.kv_bytes,
+            kv_rejected=self.kv_rejected,
+            prefill_fallbacks=self.prefill_fallbacks,
+        )

@@ -1,0 +1,87 @@
+"""One worker's engine: the model, its KV memory and the runner, built together."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from common.config import EngineConfig
+from common.engine.attention.interface import UnsupportedAttentionError
+from common.engine.attention.select import select_backend
+from common.engine.batch import Batch, BatchEntry
+from common.engine.block_pool import BlockPool
+from common.engine.kv_cache import KVCache
+from common.engine.model_runner import ModelRunner
+from common.engine.model_spec import ModelSpec
+from common.engine.sequence import Sequence, Timeline
+from common.engine.weights.load import load_model
+from common.request import SamplingParams, WorkRequest
+from pdserve.errors import SetupError
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What both worker roles are made of; each adds its scheduler."""
+
+    spec: ModelSpec
+    config: EngineConfig
+    pool: BlockPool
+    cache: KVCache
+    runner: ModelRunner
+
+
+def build_engine(model_dir: Path, config: EngineConfig, num_threads: int) -> Engine:
+    """Load the model, allocate KV memory, and prove with a probe step that attention is honoured.
+
+    Raises SetupError when the machine or the model does not allow it.
+    """
+    torch.set_num_threads(num_threads)
+    device = select_device(config)
+    model, spec = load_model(model_dir, config.dtype, device)
+    block_bytes = KVCache.block_bytes(spec, config.block_size, device)
+    num_blocks = int(config.kv_cache_gib * 2**30) // block_bytes
+    if num_blocks < 2:
+        raise SetupError(
+            f"engine.kv_cache_gib {config.kv_cache_gib} holds {num_blocks} blocks of {block_bytes} bytes",
+            "raise it",
+        )
+    cache = KVCache(spec, num_blocks, config.block_size, device)
+    backend = select_backend(config.attention_backend, cache)
+    if backend.name == "cpu":
+        _set_numba_threads(num_threads)
+    runner = ModelRunner(model, backend, config.block_size, device)
+    engine = Engine(spec, config, BlockPool(num_blocks, config.block_size), cache, runner)
+    _probe(engine)
+    return engine
+
+
+def select_device(config: EngineConfig) -> torch.device:
+    """The device to run on. Raises SetupError when it is asked for and absent."""
+    has_cuda = torch.cuda.is_available()
+    if config.device == "cuda" and not has_cuda:
+        raise SetupError("engine.device 'cuda' is not available", "this machine has: cpu")
+    return torch.device("cuda" if config.device != "cpu" and has_cuda else "cpu")
+
+
+def _set_numba_threads(num_threads: int) -> None:
+    import numba  # its import is the cost that a CUDA worker is spared
+
+    numba.set_num_threads(min(num_threads, numba.config.NUMBA_NUM_THREADS))
+
+
+def _probe(engine: Engine) -> None:
+    """Run a chunk and a decode token: compiles or loads kernels, and finds unsupported layers now."""
+    sampling = SamplingParams(temperature=0.0, seed=0, max_tokens=2)
+    request = WorkRequest("probe", 0, (0, 1, 2), sampling)
+    seq = Sequence(request, Timeline(arrival_s=0.0))
+    seq.block_table = engine.pool.allocate(engine.pool.num_blocks_for(4))
+    try:
+        for num_tokens in (2, 1):
+            engine.runner.run(Batch((BatchEntry(seq, num_tokens),)))
+            seq.num_computed_tokens += num_tokens
+    except UnsupportedAttentionError as error:
+        raise SetupError(f"the model's attention is not supported: {error}") from error
+    except TypeError as error:
+        raise SetupError(f"the model does not take our attention keyword: {error}") from error
+    finally:
+        engine.pool.release(seq.block_table)

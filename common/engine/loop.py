@@ -1,0 +1,91 @@
+"""The thread an engine lives in.
+
+1. Other threads `post` messages (callables); the loop runs them between steps, in order.
+2. Then it calls `step`, which returns whether there was anything to do.
+3. With nothing to do it sleeps until the next message, at most `_IDLE_S`, then runs `on_idle`.
+4. An exception from `step` or a message ends the loop and is handed to `on_crash`: a worker with a broken
+   engine must die and be restarted, not pretend to live.
+
+All engine state (scheduler, pool, cache) belongs to this thread; nobody else touches it.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+_IDLE_S = 1.0
+
+Message = Callable[[], None]
+
+
+class EngineLoop:
+    """Runs `step` in a thread of its own."""
+
+    def __init__(
+        self,
+        name: str,
+        step: Callable[[], bool],
+        on_idle: Callable[[], None],
+        on_crash: Callable[[BaseException], None],
+    ) -> None:
+        self._step = step
+        self._on_idle = on_idle
+        self._on_crash = on_crash
+        self._mailbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._stopping = False
+        self._busy = False
+        self.last_progress_s = time.monotonic()
+
+    @property
+    def progress_age_s(self) -> float:
+        """Seconds since the last step while one is running; 0 when idle."""
+        return time.monotonic() - self.last_progress_s if self._busy else 0.0
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def post(self, message: Message) -> None:
+        """Have `message` run in the engine's thread before its next step."""
+        self._mailbox.put(message)
+
+    def wake(self) -> None:
+        """Have the loop look for work again."""
+        self._mailbox.put(None)
+
+    def stop(self, timeout_s: float) -> bool:
+        """Ask the thread to end after its current step; whether it did in time."""
+        self._stopping = True
+        self.wake()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                self._drain()
+                self._busy = True
+                worked = self._step()
+                self._busy = False
+                self.last_progress_s = time.monotonic()
+                if not worked:
+                    self._sleep()
+        except BaseException as error:  # the loop's last word; re-raising would only reach stderr
+            self._on_crash(error)
+
+    def _drain(self) -> None:
+        while not self._mailbox.empty():
+            self._handle(self._mailbox.get())
+
+    def _sleep(self) -> None:
+        try:
+            self._handle(self._mailbox.get(timeout=_IDLE_S))
+        except queue.Empty:
+            self._on_idle()
+
+    def _handle(self, message: Message | None) -> None:
+        if message is not None:
+            message()

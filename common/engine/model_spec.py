@@ -1,0 +1,22 @@
+"""The numbers of a model that the rest of the engine needs."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """Shape and limits of one loaded model."""
+
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    max_context_tokens: int
+    eos_token_ids: frozenset[int]
+    dtype: str
+    fingerprint: str
+
+    def kv_bytes_per_token(self, bytes_per_element: int) -> int:
+        """Bytes of keys and values of one position: 2 x layers x kv_heads x head_dim x bytes."""
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * bytes_per_element

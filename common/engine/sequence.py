@@ -1,0 +1,108 @@
+"""The engine's state of one request."""
+
+from dataclasses import dataclass, field
+
+from common.request import (
+    FinishReason,
+    PrefillChunkTiming,
+    SamplingParams,
+    WorkFailure,
+    WorkRequest,
+    WorkTimings,
+)
+
+
+@dataclass(slots=True)
+class Timeline:
+    """When things happened to a sequence; monotonic seconds of this process."""
+
+    arrival_s: float
+    chunks: list[PrefillChunkTiming] = field(default_factory=list)
+    prefill_end_s: float | None = None
+    joined_decode_s: float | None = None
+    kv_bytes: int = 0
+    num_preemptions: int = 0
+
+    def record_chunk(self, start_s: float, end_s: float, num_tokens: int) -> None:
+        """Note one prefill step; `start_s` and `end_s` are on this process's monotonic clock."""
+        self.chunks.append(
+            PrefillChunkTiming(start_s - self.arrival_s, end_s - start_s, num_tokens)
+        )
+
+    def summary(self) -> WorkTimings:
+        """The durations to report when the sequence ends."""
+        handoff_s = 0.0
+        if self.prefill_end_s is not None and self.joined_decode_s is not None:
+            handoff_s = self.joined_decode_s - self.prefill_end_s
+        return WorkTimings(
+            queue_s=self.chunks[0].start_s if self.chunks else 0.0,
+            prefill_chunks=tuple(self.chunks),
+            handoff_s=handoff_s,
+            kv_bytes=self.kv_bytes,
+            num_preemptions=self.num_preemptions,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Tokens, blocks and progress of one request.
+
+    `num_computed_tokens` counts the positions whose KV is in `block_table`; it alone tells prefill,
+    a chunk, an arrived hand-off and decode apart. `block_table` is append-only until released.
+    """
+
+    request: WorkRequest
+    timeline: Timeline
+    token_ids: list[int] = field(init=False)
+    block_table: list[int] = field(default_factory=list)
+    num_computed_tokens: int = 0
+    finish_reason: FinishReason | None = None
+    failure: WorkFailure | None = None
+
+    def __post_init__(self) -> None:
+        self.token_ids = list(self.request.prompt_token_ids)
+
+    @property
+    def request_id(self) -> str:
+        """The request this sequence answers."""
+        return self.request.request_id
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """How to choose tokens."""
+        return self.request.sampling
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.request.prompt_token_ids)
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Tokens sampled so far."""
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def num_uncomputed_tokens(self) -> int:
+        """Tokens whose KV is still missing; 1 while decoding."""
+        return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def is_finished(self) -> bool:
+        """Ended, well or badly."""
+        return self.finish_reason is not None or self.failure is not None
+
+    def is_expired(self, now_s: float) -> bool:
+        """Its client's deadline has passed."""
+        timeout_s = self.request.timeout_s
+        return timeout_s is not None and now_s - self.timeline.arrival_s > timeout_s
+
+    def append(self, token_id: int, eos_token_ids: frozenset[int]) -> None:
+        """Add a sampled token and note whether it ends the sequence."""
+        self.token_ids.append(token_id)
+        sampling = self.sampling
+        is_eos = token_id in eos_token_ids and not sampling.ignore_eos
+        if is_eos or token_id in sampling.stop_token_ids:
+            self.finish_reason = FinishReason.STOP
+        elif self.num_output_tokens >= sampling.max_tokens:
+            self.finish_reason = FinishReason.LENGTH

@@ -1,0 +1,27 @@
+"""Who a worker is."""
+
+import os
+import secrets
+from dataclasses import replace
+
+from common.config import WorkerSpec
+from common.engine.model_spec import ModelSpec
+from common.request import Role, WorkerInfo, WorkerLoad
+
+
+def make_info(spec: WorkerSpec, model: ModelSpec) -> WorkerInfo:
+    """The identity of this process; call once per process start."""
+    return WorkerInfo(
+        name=spec.name,
+        role=Role(spec.role),
+        pid=os.getpid(),
+        incarnation=secrets.token_hex(6),
+        model_fingerprint=model.fingerprint,
+        max_context_tokens=model.max_context_tokens,
+        vocab_size=model.vocab_size,
+    )
+
+
+def with_age(load: WorkerLoad, progress_age_s: float) -> WorkerLoad:
+    """The report with its progress age as of now."""
+    return replace(load, progress_age_s=progress_age_s)

@@ -1,0 +1,78 @@
+"""KV as Ray objects: one streaming actor generator per prompt, one object per chunk.
+
+The decode worker is the caller, so it owns every yielded object: when it dies Ray frees them, and when
+the prefill worker dies the chunks already yielded stay readable (DESIGN section 4). Every wait has a
+timeout, because after a node's death Ray alone would hang for 30 s.
+"""
+
+import contextlib
+import time
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError, RayError
+
+from common.kv_transfer.transport import TransferError
+from common.kv_transfer.wire import WireItem
+from common.request import WorkRequest
+
+
+class RayKVTransport:
+    """Finds prefill workers as named actors of one namespace.
+
+    Their class must have methods `stream_kv(WorkRequest)`, a generator, and
+    `cancel_kv(request_id, attempt)`.
+    """
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+        self._handles: dict[str, ActorHandle] = {}
+
+    def open(self, worker: str, request: WorkRequest) -> "RayKVStream":
+        """See KVTransport.open."""
+        try:
+            handle = self._handles.get(worker) or ray.get_actor(worker, self._namespace)
+            self._handles[worker] = handle
+            refs = handle.stream_kv.options(num_returns="streaming").remote(request)
+        except (RayError, ValueError) as error:
+            self._handles.pop(worker, None)
+            raise TransferError(f"prefill worker {worker} is not reachable: {error}") from error
+        return RayKVStream(handle, refs, request)
+
+
+class RayKVStream:
+    """Reads one generator. `next` is called from one thread; `close` from any."""
+
+    def __init__(
+        self, handle: ActorHandle, refs: "ray.ObjectRefGenerator", request: WorkRequest
+    ) -> None:
+        self._handle = handle
+        self._refs = refs
+        self._request = request
+        self._closed = False
+
+    def next(self, timeout_s: float) -> WireItem | None:
+        """See KVStream.next."""
+        deadline = time.monotonic() + timeout_s
+        try:
+            ready, _ = ray.wait([self._refs], timeout=timeout_s)
+            if not ready:
+                raise TransferError(f"no KV for {timeout_s} s")
+            ref = next(self._refs)
+            item: WireItem = ray.get(ref, timeout=max(deadline - time.monotonic(), 0.1))
+        except StopIteration:
+            return None
+        except GetTimeoutError as error:
+            raise TransferError(f"a KV object could not be read in {timeout_s} s") from error
+        except RayError as error:
+            raise TransferError(f"prefill worker failed: {type(error).__name__}") from error
+        return item
+
+    def close(self) -> None:
+        """See KVStream.close."""
+        if self._closed:
+            return
+        self._closed = True
+        # fire and forget; if the actor is dead there is nothing left to cancel
+        with contextlib.suppress(RayError, ValueError):
+            self._handle.cancel_kv.remote(self._request.request_id, self._request.attempt)

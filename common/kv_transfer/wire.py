@@ -1,0 +1,136 @@
+"""What travels from prefill to decode: a small msgpack header, and for a chunk one contiguous host buffer.
+
+A payload is [layers, 2, tokens, kv_heads, head_dim], C order, in the model's dtype, seen as bytes.
+The receiver trusts nothing: version, request, attempt, fingerprint, layout, token range and checksum
+(XXH3-64) must all fit, or the item is refused with a WireError.
+"""
+
+from typing import Annotated, Literal
+
+import msgpack
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from common.kv_transfer.layout import KVLayout
+from common.request import PrefillChunkTiming
+from pdserve.errors import Reason
+
+WIRE_VERSION = 1
+_MAX_HEADER_BYTES = 1 << 20
+
+Payload = NDArray[np.uint8]
+WireItem = tuple[bytes, Payload | None]
+
+
+class WireError(ValueError):
+    """An item that must not be used: not ours, not intact, or not in order."""
+
+
+class _Header(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    version: Literal[1] = WIRE_VERSION
+    request_id: str
+    attempt: int
+
+
+class ChunkHeader(_Header):
+    """KV of prompt positions [start, end); the payload comes with it."""
+
+    kind: Literal["chunk"] = "chunk"
+    fingerprint: str
+    layout: tuple[int, int, int, int] = Field(description="layers, kv_heads, head_dim, bytes per element")
+    start: int = Field(ge=0)
+    end: int = Field(gt=0)
+    checksum: int = Field(ge=0)
+
+
+class FirstTokenHeader(_Header):
+    """Token 1, sampled by prefill; sent before the last chunk's KV."""
+
+    kind: Literal["first_token"] = "first_token"
+    token_id: int = Field(ge=0)
+    age_s: float = Field(ge=0, description="End of the last chunk's compute to the sending of this")
+    chunks: tuple[tuple[float, float, int], ...] = Field(
+        description="start_s, duration_s, num_tokens")
+
+    def chunk_timings(self, offset_s: float) -> list[PrefillChunkTiming]:
+        """The prefill steps, `offset_s` after the receiver's own zero."""
+        return [PrefillChunkTiming(offset_s + s, d, n) for s, d, n in self.chunks]
+
+
+class FailureHeader(_Header):
+    """Prefill gives the request up; nothing follows."""
+
+    kind: Literal["failure"] = "failure"
+    reason: str
+    message: str
+
+
+Header = ChunkHeader | FirstTokenHeader | FailureHeader
+_HEADERS: TypeAdapter[Header] = TypeAdapter(Annotated[Header, Field(discriminator="kind")])
+
+
+def encode_header(header: Header) -> bytes:
+    """Header to msgpack."""
+    packed: bytes = msgpack.packb(header.model_dump())
+    return packed
+
+
+def decode_header(data: bytes) -> Header:
+    """Msgpack to header. Raises WireError for anything else, never another exception."""
+    if len(data) > _MAX_HEADER_BYTES:
+        raise WireError(f"header of {len(data)} bytes")
+    try:
+        return _HEADERS.validate_python(msgpack.unpackb(data, strict_map_key=True, use_list=False))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise WireError(f"header field {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        raise WireError(f"header is not msgpack: {error}") from error
+
+
+def make_chunk(
+    request_id: str, attempt: int, layout: KVLayout, start: int, payload: Payload
+) -> WireItem:
+    """Header and payload for the chunk that begins at position `start`."""
+    header = ChunkHeader(
+        request_id=request_id,
+        attempt=attempt,
+        fingerprint=layout.fingerprint,
+        layout=layout.key,
+        start=start,
+        end=start + payload.nbytes // layout.num_bytes(1),
+        checksum=xxhash.xxh3_64_intdigest(payload),
+    )
+    return encode_header(header), payload
+
+
+def check_chunk(
+    header: ChunkHeader, payload: Payload | None, layout: KVLayout, expected_start: int, limit: int
+) -> Payload:
+    """The payload, if it is the intact next chunk of a prompt of `limit` tokens. Raises WireError."""
+    if header.fingerprint != layout.fingerprint:
+        raise WireError(f"chunk of model {header.fingerprint}, this is {layout.fingerprint}")
+    if header.layout != layout.key:
+        raise WireError(f"chunk layout {header.layout}, expected {layout.key}")
+    if header.start != expected_start or not expected_start < header.end <= limit:
+        raise WireError(
+            f"chunk [{header.start}, {header.end}) where {expected_start} of {limit} was next"
+        )
+    if payload is None or payload.nbytes != layout.num_bytes(header.end - header.start):
+        raise WireError("chunk payload has the wrong size")
+    if xxhash.xxh3_64_intdigest(payload) != header.checksum:
+        raise WireError("chunk payload fails its checksum")
+    return payload
+
+
+def make_failure(request_id: str, attempt: int, reason: Reason, message: str) -> WireItem:
+    """The item that ends a stream badly."""
+    header = FailureHeader(
+        request_id=request_id, attempt=attempt, reason=str(reason), message=message
+    )
+    return encode_header(header), None
+

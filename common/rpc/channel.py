@@ -1,0 +1,17 @@
+"""gRPC settings that both ends must agree on."""
+
+# Prompts of 128 k tokens are below 1 MiB packed; anything larger is refused before it is parsed.
+MAX_MESSAGE_BYTES = 4 * 2**20
+
+SERVER_OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.so_reuseport", 0),  # a port in use must be an error, not a silent second server
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+]
+CLIENT_OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.enable_http_proxy", 0),  # workers are neighbours, whatever the environment says
+]

@@ -1,0 +1,180 @@
+"""Between the worker protocol's messages and our dataclasses; the only place that knows both."""
+
+from dataclasses import asdict
+
+from common.request import (
+    FinishReason,
+    PrefillChunkTiming,
+    Role,
+    SamplingParams,
+    SequenceOutput,
+    StepOutput,
+    WorkerInfo,
+    WorkerLoad,
+    WorkFailure,
+    WorkRequest,
+    WorkTimings,
+)
+from pdserve.errors import Reason
+from pdserve.v1 import admin_pb2, inference_pb2, worker_pb2
+
+_FINISH_TO_PB = {
+    FinishReason.STOP: inference_pb2.FINISH_REASON_STOP,
+    FinishReason.LENGTH: inference_pb2.FINISH_REASON_LENGTH,
+}
+_FINISH_FROM_PB = {number: reason for reason, number in _FINISH_TO_PB.items()}
+_ROLE_TO_PB = {
+    Role.PREFILL: admin_pb2.WORKER_ROLE_PREFILL,
+    Role.DECODE: admin_pb2.WORKER_ROLE_DECODE,
+}
+_ROLE_FROM_PB = {number: role for role, number in _ROLE_TO_PB.items()}
+
+
+def to_us(seconds: float) -> int:
+    """Seconds to whole microseconds."""
+    return round(seconds * 1e6)
+
+
+def finish_to_pb(reason: FinishReason | None) -> inference_pb2.FinishReason.ValueType:
+    """Finish reason to its enum; None becomes UNSPECIFIED."""
+    return _FINISH_TO_PB[reason] if reason else inference_pb2.FINISH_REASON_UNSPECIFIED
+
+
+def role_to_pb(role: Role) -> admin_pb2.WorkerRole.ValueType:
+    """Role to its enum."""
+    return _ROLE_TO_PB[role]
+
+
+def request_to_pb(request: WorkRequest) -> worker_pb2.SubmitRequest:
+    """A worker's job to its message."""
+    sampling = request.sampling
+    return worker_pb2.SubmitRequest(
+        request_id=request.request_id,
+        attempt=request.attempt,
+        prompt_token_ids=request.prompt_token_ids,
+        sampling=inference_pb2.SamplingParams(
+            temperature=sampling.temperature,
+            seed=sampling.seed,
+            max_tokens=sampling.max_tokens,
+            stop_token_ids=sampling.stop_token_ids,
+            ignore_eos=sampling.ignore_eos,
+        ),
+        prefill_worker=request.prefill_worker or "",
+        timeout_us=to_us(request.timeout_s) if request.timeout_s is not None else 0,
+    )
+
+
+def request_from_pb(message: worker_pb2.SubmitRequest) -> WorkRequest:
+    """A message to a worker's job."""
+    sampling = message.sampling
+    return WorkRequest(
+        request_id=message.request_id,
+        attempt=message.attempt,
+        prompt_token_ids=tuple(message.prompt_token_ids),
+        sampling=SamplingParams(
+            temperature=sampling.temperature,
+            seed=sampling.seed,
+            max_tokens=sampling.max_tokens,
+            stop_token_ids=tuple(sampling.stop_token_ids),
+            ignore_eos=sampling.ignore_eos,
+        ),
+        prefill_worker=message.prefill_worker or None,
+        timeout_s=message.timeout_us / 1e6 if message.timeout_us else None,
+    )
+
+
+def timings_to_pb(timings: WorkTimings) -> inference_pb2.Timings:
+    """A worker's durations to the public message; the router adds its own."""
+    chunks = [
+        inference_pb2.PrefillChunk(
+            start_us=to_us(c.start_s), duration_us=to_us(c.duration_s), num_tokens=c.num_tokens
+        )
+        for c in timings.prefill_chunks
+    ]
+    return inference_pb2.Timings(
+        queue_us=to_us(timings.queue_s),
+        prefill_chunks=chunks,
+        handoff_us=to_us(timings.handoff_s),
+        kv_bytes=timings.kv_bytes,
+        num_preemptions=timings.num_preemptions,
+    )
+
+
+def timings_from_pb(message: inference_pb2.Timings) -> WorkTimings:
+    """The reverse of timings_to_pb."""
+    chunks = tuple(
+        PrefillChunkTiming(c.start_us / 1e6, c.duration_us / 1e6, c.num_tokens)
+        for c in message.prefill_chunks
+    )
+    return WorkTimings(
+        queue_s=message.queue_us / 1e6,
+        prefill_chunks=chunks,
+        handoff_s=message.handoff_us / 1e6,
+        kv_bytes=message.kv_bytes,
+        num_preemptions=message.num_preemptions,
+    )
+
+
+def step_to_pb(step: StepOutput) -> worker_pb2.StepOutput:
+    """One step's outputs to their message."""
+    return worker_pb2.StepOutput(sequences=[_output_to_pb(output) for output in step.sequences])
+
+
+def step_from_pb(message: worker_pb2.StepOutput) -> tuple[SequenceOutput, ...]:
+    """A message to one step's outputs."""
+    return tuple(_output_from_pb(output) for output in message.sequences)
+
+
+def load_to_pb(load: WorkerLoad) -> admin_pb2.WorkerLoad:
+    """A load report to its message."""
+    fields = asdict(load)
+    age_us = to_us(fields.pop("progress_age_s"))
+    return admin_pb2.WorkerLoad(**fields, progress_age_us=age_us)
+
+
+def load_from_pb(message: admin_pb2.WorkerLoad) -> WorkerLoad:
+    """A message to a load report."""
+    names = [name for name in WorkerLoad.__dataclass_fields__ if name != "progress_age_s"]
+    values = {name: getattr(message, name) for name in names}
+    return WorkerLoad(**values, progress_age_s=message.progress_age_us / 1e6)
+
+
+def info_to_pb(info: WorkerInfo) -> worker_pb2.WorkerInfo:
+    """A worker's identity to its message."""
+    fields = asdict(info)
+    return worker_pb2.WorkerInfo(**{**fields, "role": _ROLE_TO_PB[info.role]})
+
+
+def info_from_pb(message: worker_pb2.WorkerInfo) -> WorkerInfo:
+    """A message to a worker's identity."""
+    values = {name: getattr(message, name) for name in WorkerInfo.__dataclass_fields__}
+    return WorkerInfo(**{**values, "role": _ROLE_FROM_PB[message.role]})
+
+
+def _output_to_pb(output: SequenceOutput) -> worker_pb2.SequenceOutput:
+    message = worker_pb2.SequenceOutput(
+        request_id=output.request_id,
+        index=output.index,
+        token_ids=output.token_ids,
+        finish_reason=finish_to_pb(output.finish_reason),
+    )
+    if output.failure:
+        message.error.reason = output.failure.reason
+        message.error.message = output.failure.message
+    if output.timings:
+        message.timings.CopyFrom(timings_to_pb(output.timings))
+    return message
+
+
+def _output_from_pb(message: worker_pb2.SequenceOutput) -> SequenceOutput:
+    failure = None
+    if message.HasField("error"):
+        failure = WorkFailure(Reason(message.error.reason), message.error.message)
+    return SequenceOutput(
+        request_id=message.request_id,
+        index=message.index,
+        token_ids=tuple(message.token_ids),
+        finish_reason=_FINISH_FROM_PB.get(message.finish_reason),
+        failure=failure,
+        timings=timings_from_pb(message.timings) if message.HasField("timings") else None,
+    )

@@ -1,0 +1,66 @@
+"""Our errors as google.rpc.Status, and back."""
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from pdserve.errors import (
+    DuplicateRequestError,
+    InvalidRequestError,
+    NotFoundError,
+    OverloadedError,
+    Reason,
+    RequestCancelledError,
+    RequestError,
+    RequestTimeoutError,
+    UnavailableError,
+)
+
+DOMAIN = "pdserve"
+_CODES: dict[type[RequestError], int] = {
+    InvalidRequestError: code_pb2.INVALID_ARGUMENT,
+    NotFoundError: code_pb2.NOT_FOUND,
+    DuplicateRequestError: code_pb2.ALREADY_EXISTS,
+    OverloadedError: code_pb2.RESOURCE_EXHAUSTED,
+    RequestCancelledError: code_pb2.CANCELLED,
+    RequestTimeoutError: code_pb2.DEADLINE_EXCEEDED,
+    UnavailableError: code_pb2.UNAVAILABLE,
+}
+_BY_REASON: dict[Reason, type[RequestError]] = {
+    Reason.CANCELLED: RequestCancelledError,
+    Reason.DEADLINE_EXCEEDED: RequestTimeoutError,
+    Reason.NO_WORKER: UnavailableError,
+    Reason.WORKER_LOST: UnavailableError,
+    Reason.SHUTTING_DOWN: UnavailableError,
+    Reason.KV_CAPACITY_EXCEEDED: InvalidRequestError,
+}
+
+
+def to_status(error: RequestError) -> grpc.Status:
+    """The gRPC status of an error, with ErrorInfo and what else fits it."""
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
+    details = [info]
+    if error.field:
+        info.metadata["field"] = error.field
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=error.field, description=error.message
+        )
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if isinstance(error, OverloadedError):
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(round(error.retry_after_s * 1000))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    packed = [any_pb2.Any() for _ in details]
+    for target, detail in zip(packed, details, strict=True):
+        target.Pack(detail)
+    code = _CODES.get(type(error), code_pb2.INTERNAL)
+    message = f"{error.field}: {error.message}" if error.field else error.message
+    return rpc_status.to_status(status_pb2.Status(code=code, message=message, details=packed))
+
+
+def error_from_reason(reason: Reason, message: str) -> RequestError:
+    """The error a worker's failure report stands for."""
+    if reason in _BY_REASON:
+        return _BY_REASON[reason](message, reason=reason)
+    return RequestError(message, reason=reason)

@@ -1,0 +1,56 @@
+"""Runs a worker's gRPC server on an asyncio loop of its own thread, beside the engine's thread."""
+
+import asyncio
+import threading
+from concurrent.futures import Future
+
+import grpc
+
+from common.rpc.channel import SERVER_OPTIONS
+from common.rpc.worker_service import WorkerPort, WorkerService
+from pdserve.v1 import worker_pb2_grpc
+
+_START_TIMEOUT_S = 10.0
+
+
+class WorkerHost:
+    """Serves one worker on `host`, at a port the system picks."""
+
+    def __init__(self, worker: WorkerPort, host: str) -> None:
+        self._worker = worker
+        self._host = host
+        self._started: Future[int] = Future()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="worker-grpc", daemon=True)
+        self._stop = asyncio.Event()
+
+    def start(self) -> str:
+        """Start serving; returns the address, host:port."""
+        self._thread.start()
+        return f"{self._host}:{self._started.result(_START_TIMEOUT_S)}"
+
+    def stop(self, timeout_s: float) -> None:
+        """Stop serving and end the thread."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._serve())
+        except Exception as error:
+            if self._started.done():
+                raise
+            self._started.set_exception(error)  # start() raises it
+        finally:
+            self._loop.close()
+
+    async def _serve(self) -> None:
+        server = grpc.aio.server(options=SERVER_OPTIONS)
+        worker_pb2_grpc.add_WorkerServicer_to_server(WorkerService(self._worker), server)
+        port = server.add_insecure_port(f"{self._host}:0")
+        await server.start()
+        self._started.set_result(port)
+        await self._stop.wait()
+        await server.stop(grace=0.5)

@@ -1,0 +1,111 @@
+"""The worker's side of the router's stream.
+
+1. A router connects; the worker introduces itself (WorkerInfo), then reports its load.
+2. Submits and cancels come down; a connection owns what was submitted on it.
+3. The engine's thread publishes one StepOutput per step; each connection takes its own requests' share.
+4. When the stream ends, for whatever reason, everything it still owns is cancelled.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+import grpc
+
+from common.request import StepOutput, WorkerInfo, WorkerLoad, WorkRequest
+from common.rpc.convert import info_to_pb, load_to_pb, request_from_pb, step_to_pb
+from pdserve.v1 import worker_pb2, worker_pb2_grpc
+
+_REPORT_EVERY_S = 1.0
+
+
+class WorkerPort(Protocol):
+    """What the service drives. All methods may be called from any thread."""
+
+    info: WorkerInfo
+
+    def submit(self, request: WorkRequest) -> None:
+        """Start a request."""
+
+    def cancel(self, request_id: str) -> None:
+        """Stop a request; unknown ids are ignored."""
+
+    def load(self) -> WorkerLoad:
+        """Load now."""
+
+    def subscribe(self, sink: Callable[[StepOutput], None]) -> Callable[[], None]:
+        """Call `sink` after every step, on the engine's thread; returns what ends it."""
+
+
+class WorkerService(worker_pb2_grpc.WorkerServicer):
+    """Translates and calls; decides nothing."""
+
+    def __init__(self, worker: WorkerPort) -> None:
+        self._worker = worker
+
+    async def Connect(
+        self,
+        request_iterator: AsyncIterator[worker_pb2.ConnectRequest],
+        context: grpc.aio.ServicerContext[worker_pb2.ConnectRequest, worker_pb2.ConnectResponse],
+    ) -> AsyncIterator[worker_pb2.ConnectResponse]:
+        """See worker.proto."""
+        loop = asyncio.get_running_loop()
+        steps: asyncio.Queue[StepOutput] = asyncio.Queue()
+        owned: set[str] = set()
+        unsubscribe = self._worker.subscribe(
+            lambda step: loop.call_soon_threadsafe(steps.put_nowait, step)
+        )
+        reader = asyncio.create_task(self._read(request_iterator, owned))
+        try:
+            yield worker_pb2.ConnectResponse(info=info_to_pb(self._worker.info))
+            yield self._report()
+            while not reader.done():
+                step = await _next_step(steps, reader)
+                share = _share(step, owned) if step else None
+                if share:
+                    yield worker_pb2.ConnectResponse(step=step_to_pb(share))
+                yield self._report()
+        finally:
+            unsubscribe()
+            reader.cancel()
+            for request_id in owned:
+                self._worker.cancel(request_id)
+
+    async def _read(
+        self, messages: AsyncIterator[worker_pb2.ConnectRequest], owned: set[str]
+    ) -> None:
+        async for message in messages:
+            if message.HasField("submit"):
+                owned.add(message.submit.request_id)
+                self._worker.submit(request_from_pb(message.submit))
+            elif message.HasField("cancel"):
+                owned.discard(message.cancel.request_id)
+                self._worker.cancel(message.cancel.request_id)
+
+    def _report(self) -> worker_pb2.ConnectResponse:
+        return worker_pb2.ConnectResponse(load=load_to_pb(self._worker.load()))
+
+
+async def _next_step(
+    steps: "asyncio.Queue[StepOutput]", reader: "asyncio.Task[None]"
+) -> StepOutput | None:
+    """The next step, or None after a while without one or when the router has gone."""
+    getter = asyncio.ensure_future(steps.get())
+    await asyncio.wait(
+        {getter, reader}, timeout=_REPORT_EVERY_S, return_when=asyncio.FIRST_COMPLETED
+    )
+    if getter.done():
+        return getter.result()
+    getter.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        return await getter
+    return None
+
+
+def _share(step: StepOutput, owned: set[str]) -> StepOutput | None:
+    mine = tuple(output for output in step.sequences if output.request_id in owned)
+    for output in mine:
+        if output.finish_reason or output.failure:
+            owned.discard(output.request_id)
+    return StepOutput(mine) if mine else None

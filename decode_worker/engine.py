@@ -1,0 +1,157 @@
+"""A decode worker's engine: take KV in, schedule, run, publish. Everything here runs in the engine's thread."""
+
+import time
+
+from common.engine.batch import Batch
+from common.engine.counters import Counters
+from common.engine.engine import Engine
+from common.engine.sampler import Sample
+from common.engine.sequence import Sequence, Timeline
+from common.request import SequenceOutput, StepOutput, WorkerLoad, WorkFailure, WorkRequest
+from decode_worker.inbox import Collected, Inbox
+from decode_worker.scheduler import DecodeScheduler
+from pdserve.errors import Reason
+
+# A prefill worker's refusal that another run of the prompt would only repeat.
+_FINAL_REASONS = {Reason.NAN_LOGITS, Reason.DEADLINE_EXCEEDED}
+
+
+class DecodeEngine:
+    """Owns the live sequences. A sequence is live from `submit` to `_end`, which frees what it held."""
+
+    def __init__(
+        self, engine: Engine, scheduler: DecodeScheduler, inbox: Inbox, counters: Counters
+    ) -> None:
+        self._engine = engine
+        self._scheduler = scheduler
+        self._inbox = inbox
+        self._counters = counters
+        self._live: dict[str, Sequence] = {}
+        self._outputs: list[SequenceOutput] = []
+
+    def submit(self, request: WorkRequest, arrival_s: float) -> None:
+        """Take a request on, or fail it at once. A newer attempt replaces an older one."""
+        seq = Sequence(request, Timeline(arrival_s))
+        known = self._live.get(request.request_id)
+        if known is not None:
+            if known.request.attempt >= request.attempt:
+                return
+            self._end(known)
+        self._live[request.request_id] = seq
+        num_tokens = seq.num_prompt_tokens + request.sampling.max_tokens
+        if not self._scheduler.can_ever_run(num_tokens):
+            message = f"{num_tokens} tokens exceed the {self._engine.pool.num_blocks} KV blocks"
+            self._fail(seq, Reason.KV_CAPACITY_EXCEEDED, message)
+        elif request.prefill_worker is None:
+            self._scheduler.add(seq)
+        else:
+            self._inbox.add(seq)
+
+    def cancel(self, request_id: str) -> None:
+        """End a request without a word; unknown ids are ignored."""
+        seq = self._live.get(request_id)
+        if seq is not None:
+            self._end(seq)
+
+    def step(self) -> StepOutput | None:
+        """Take in, schedule, run; None when there was nothing to do."""
+        self._expire()
+        self._inbox.admit(self._scheduler.has_room, self._scheduler.watermark_blocks)
+        collected = self._inbox.collect()
+        self._take_in(collected)
+        batch = self._scheduler.schedule()
+        if batch is not None:
+            self._run(batch)
+        if batch is None and collected.is_empty and not self._outputs:
+            return None
+        outputs, self._outputs = tuple(self._outputs), []
+        return StepOutput(outputs, self.load())
+
+    def load(self) -> WorkerLoad:
+        """Load and counters now."""
+        scheduler, inbox = self._scheduler, self._inbox
+        self._counters.preemptions = scheduler.num_preemptions
+        return self._counters.to_load(
+            self._engine.pool,
+            len(scheduler.running),
+            len(scheduler.waiting) + len(inbox.waiting) + len(inbox.pulls),
+            scheduler.num_waiting_tokens + inbox.num_waiting_tokens,
+        )
+
+    def check_integrity(self) -> None:
+        """Every held block belongs to a live sequence."""
+        held = [block for seq in self._live.values() for block in seq.block_table]
+        self._engine.pool.check_integrity(held)
+
+    def close(self) -> None:
+        """Stop pulling."""
+        self._inbox.close()
+
+    def _expire(self) -> None:
+        now_s = time.monotonic()
+        for seq in [s for s in self._live.values() if s.is_expired(now_s)]:
+            self._fail(seq, Reason.DEADLINE_EXCEEDED, "the client's deadline passed")
+
+    def _take_in(self, collected: Collected) -> None:
+        self._counters.kv_bytes += collected.num_bytes
+        self._counters.kv_rejected += collected.num_rejected
+        for seq, header in collected.first_tokens:
+            self._emit(seq, Sample(header.token_id))
+        for seq, failure in collected.failures:
+            if failure.reason not in _FINAL_REASONS:
+                collected.orphaned.append(seq)
+            elif not seq.is_finished:
+                self._fail(seq, Reason(failure.reason), failure.message)
+        # token 1 may have been the last, so that some of these have ended just above
+        orphaned = [seq for seq in collected.orphaned if not seq.is_finished]
+        self._counters.prefill_fallbacks += len(orphaned)
+        for seq in (*orphaned, *(seq for seq in collected.ready if not seq.is_finished)):
+            self._scheduler.join(seq)
+
+    def _run(self, batch: Batch) -> None:
+        start_s = time.monotonic()
+        samples = self._engine.runner.run(batch)
+        end_s = time.monotonic()
+        self._counters.steps += 1
+        for entry, sample in zip(batch.entries, samples, strict=True):
+            seq = entry.seq
+            if entry.num_prompt_tokens:
+                seq.timeline.record_chunk(start_s, end_s, entry.num_tokens)
+                self._counters.prefill_tokens += entry.num_tokens
+            elif seq.timeline.joined_decode_s is None:
+                seq.timeline.joined_decode_s = start_s
+            seq.num_computed_tokens += entry.num_tokens
+            if sample is not None:
+                self._counters.output_tokens += 1
+                self._emit(seq, sample)
+
+    def _emit(self, seq: Sequence, sample: Sample) -> None:
+        """Append a token and publish it; ends the sequence if it was the last."""
+        if not sample.is_finite:
+            self._fail(seq, Reason.NAN_LOGITS, "the model returned NaN or infinite logits")
+            return
+        index = seq.num_output_tokens
+        seq.append(sample.token_id, self._engine.spec.eos_token_ids)
+        timings = seq.timeline.summary() if seq.is_finished else None
+        self._outputs.append(
+            SequenceOutput(
+                seq.request_id, index, (sample.token_id,), seq.finish_reason, timings=timings
+            )
+        )
+        if seq.is_finished:
+            self._end(seq)
+
+    def _fail(self, seq: Sequence, reason: Reason, message: str) -> None:
+        seq.failure = WorkFailure(reason, message)
+        self._outputs.append(
+            SequenceOutput(seq.request_id, seq.num_output_tokens, failure=seq.failure)
+        )
+        self._end(seq)
+
+    def _end(self, seq: Sequence) -> None:
+        """The one place where a sequence ends: out of every queue, stream closed, blocks back."""
+        del self._live[seq.request_id]
+        self._inbox.discard(seq)
+        self._scheduler.remove(seq)
+        self._engine.pool.release(seq.block_table)
+        seq.block_table.clear()

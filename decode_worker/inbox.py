@@ -1,0 +1,178 @@
+"""KV on its way into a decode worker.
+
+1. `add`: the sequence waits, first come first served.
+2. `admit` (before each step): if the batch has room, blocks for the prompt and its first token are free
+   and transfer credit is left, the blocks are reserved and a pull thread starts.
+3. The thread asks the chosen prefill worker for the prompt (decode pulls) and delivers what arrives.
+4. `collect` (before each step) hands over token 1 at once, and copies at most `inserts_per_step` chunks
+   into the reserved blocks, so that arriving KV never holds a decode step up for long.
+5. With all KV in and token 1 known the sequence is ready: it joins the batch at token 2; nothing is recomputed.
+6. If prefill fails or an item is refused, the sequence is handed over as it is: decode computes the rest.
+7. `discard` (cancel, deadline, end): the stream is closed, prefill told, credit back; late items are dropped.
+
+Blocks are always held by the sequence (`seq.block_table`); whoever ends the sequence releases them.
+"""
+
+import queue
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from common.config import TransferConfig
+from common.engine.block_pool import BlockPool
+from common.engine.kv_cache import KVCache
+from common.engine.sequence import Sequence
+from common.kv_transfer.transport import KVTransport
+from common.kv_transfer.layout import KVLayout
+from common.kv_transfer.wire import FailureHeader, FirstTokenHeader, WireError
+from common.telemetry.logs import get_logger
+from decode_worker.pull import Chunk, News, Pull, PullFailed
+
+_log = get_logger()
+
+
+@dataclass(slots=True)
+class Collected:
+    """What `collect` found."""
+
+    first_tokens: list[tuple[Sequence, FirstTokenHeader]] = field(default_factory=list)
+    ready: list[Sequence] = field(default_factory=list)
+    orphaned: list[Sequence] = field(default_factory=list)
+    failures: list[tuple[Sequence, FailureHeader]] = field(default_factory=list)
+    num_bytes: int = 0
+    num_rejected: int = 0
+    is_empty: bool = True
+
+
+class Inbox:
+    """Owns waiting and arriving sequences. All methods run on the engine's thread, `_deliver` apart."""
+
+    def __init__(
+        self,
+        pool: BlockPool,
+        cache: KVCache,
+        layout: KVLayout,
+        transport: KVTransport,
+        config: TransferConfig,
+        wake: Callable[[], None],
+    ) -> None:
+        self._pool = pool
+        self._cache = cache
+        self._layout = layout
+        self._transport = transport
+        self._config = config
+        self._wake = wake
+        self._threads = ThreadPoolExecutor(config.max_concurrent_pulls, "kv-pull")
+        self._arrivals: queue.SimpleQueue[tuple[Pull, News, float]] = queue.SimpleQueue()
+        self._inflight_bytes = 0
+        self.waiting: deque[Sequence] = deque()
+        self.pulls: dict[Sequence, Pull] = {}
+
+    @property
+    def num_waiting_tokens(self) -> int:
+        """Prompt tokens whose KV is not here yet."""
+        return sum(seq.num_uncomputed_tokens for seq in (*self.waiting, *self.pulls))
+
+    def add(self, seq: Sequence) -> None:
+        """Queue a sequence whose prompt runs on a prefill worker."""
+        self.waiting.append(seq)
+
+    def admit(self, has_room: Callable[[int], bool], keep_free: int) -> None:
+        """Start as many pulls as slots, blocks and credit allow."""
+        while self.waiting and has_room(len(self.pulls)) and self._has_credit(self.waiting[0]):
+            seq = self.waiting[0]
+            num_blocks = self._pool.num_blocks_for(seq.num_prompt_tokens + 1)
+            watermark = keep_free if self._pool.num_held else 0
+            if not self._pool.can_allocate(num_blocks, keep_free=watermark):
+                return
+            self.waiting.popleft()
+            seq.block_table.extend(self._pool.allocate(num_blocks))
+            self._start(seq)
+
+    def collect(self) -> Collected:
+        """Take in what has arrived; see steps 4 to 6 above."""
+        found = Collected()
+        num_inserts = 0
+        while num_inserts < self._config.inserts_per_step and not self._arrivals.empty():
+            pull, news, at_s = self._arrivals.get()
+            found.is_empty = False
+            if self.pulls.get(pull.seq) is not pull:
+                continue  # discarded meanwhile
+            if isinstance(news, Chunk):
+                num_inserts += 1
+                self._insert(pull, news, found)
+            elif isinstance(news, FirstTokenHeader):
+                self._take_first_token(pull, news, at_s, found)
+            else:
+                self._take_failure(pull.seq, news, found)
+        return found
+
+    def discard(self, seq: Sequence) -> None:
+        """Forget a sequence, wherever it stands; its blocks are the caller's to release."""
+        if seq in self.waiting:
+            self.waiting.remove(seq)
+        pull = self.pulls.pop(seq, None)
+        if pull is not None:
+            self._inflight_bytes -= pull.num_bytes
+            pull.close()
+
+    def close(self) -> None:
+        """Stop the pull threads without waiting for them."""
+        for pull in self.pulls.values():
+            pull.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _has_credit(self, seq: Sequence) -> bool:
+        if len(self.pulls) >= self._config.max_concurrent_pulls:
+            return False
+        wanted = self._inflight_bytes + self._layout.num_bytes(seq.num_prompt_tokens)
+        return not self.pulls or wanted <= self._config.max_inflight_mib * 2**20
+
+    def _start(self, seq: Sequence) -> None:
+        pull = Pull(seq, self._layout, time.monotonic())
+        self.pulls[seq] = pull
+        self._inflight_bytes += pull.num_bytes
+        self._threads.submit(pull.run, self._transport, self._config.item_timeout_s, self._deliver)
+
+    def _deliver(self, pull: Pull, news: News) -> None:
+        self._arrivals.put((pull, news, time.monotonic()))
+        self._wake()
+
+    def _insert(self, pull: Pull, chunk: Chunk, found: Collected) -> None:
+        seq = pull.seq
+        self._cache.write(seq.block_table, chunk.start, chunk.kv)
+        seq.num_computed_tokens = chunk.start + chunk.kv.shape[2]
+        seq.timeline.kv_bytes += chunk.num_bytes
+        found.num_bytes += chunk.num_bytes
+        self._finish_if_ready(pull, found)
+
+    def _take_first_token(
+        self, pull: Pull, header: FirstTokenHeader, at_s: float, found: Collected
+    ) -> None:
+        timeline = pull.seq.timeline
+        timeline.prefill_end_s = at_s - header.age_s
+        timeline.chunks.extend(header.chunk_timings(pull.opened_s - timeline.arrival_s))
+        found.first_tokens.append((pull.seq, header))
+        pull.is_token_taken = True
+        self._finish_if_ready(pull, found)
+
+    def _take_failure(
+        self, seq: Sequence, news: FailureHeader | PullFailed, found: Collected
+    ) -> None:
+        self.discard(seq)
+        if isinstance(news, FailureHeader):
+            found.failures.append((seq, news))
+            return
+        found.num_rejected += isinstance(news.error, WireError)
+        _log.warning("kv_lost", request_id=seq.request_id, error=repr(news.error))
+        # With all KV but no token 1, the last position is computed again to sample it.
+        seq.num_computed_tokens = min(seq.num_computed_tokens, len(seq.token_ids) - 1)
+        found.orphaned.append(seq)
+
+    def _finish_if_ready(self, pull: Pull, found: Collected) -> None:
+        seq = pull.seq
+        if pull.is_token_taken and seq.num_computed_tokens == seq.num_prompt_tokens:
+            self.discard(seq)
+            found.ready.append(seq)

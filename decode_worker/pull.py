@@ -1,0 +1,106 @@
+"""One prompt's KV on its way in: what runs in a pull thread, off the engine's thread.
+
+The thread reads and checks items, copies each payload out of the transport's memory (which frees it
+there) into a host tensor in the cache's shape, and delivers what it found. It touches no engine state.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from common.engine.kv_cache import DTYPES
+from common.engine.sequence import Sequence
+from common.kv_transfer.layout import KVLayout
+from common.kv_transfer.transport import KVStream, KVTransport, TransferError
+from common.kv_transfer.wire import (
+    ChunkHeader,
+    FailureHeader,
+    FirstTokenHeader,
+    Payload,
+    WireError,
+    WireItem,
+    check_chunk,
+    decode_header,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """KV of the positions from `start`: [layers, 2, tokens, kv_heads, head_dim]."""
+
+    start: int
+    kv: torch.Tensor
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PullFailed:
+    """The stream is over and the prompt is not complete."""
+
+    error: Exception
+
+
+News = Chunk | FirstTokenHeader | FailureHeader | PullFailed
+
+
+class Pull:
+    """One stream being read. `run` in a pull thread, everything else on the engine's thread."""
+
+    def __init__(self, seq: Sequence, layout: KVLayout, opened_s: float) -> None:
+        self.seq = seq
+        self.opened_s = opened_s
+        self.num_bytes = layout.num_bytes(seq.num_prompt_tokens)
+        self.is_closed = False
+        self._layout = layout
+        self._stream: KVStream | None = None
+        self._next_start = 0
+        self._has_first_token = False  # seen by the thread
+        self.is_token_taken = False  # seen by the engine
+
+    def close(self) -> None:
+        """Give up; whatever still arrives is dropped. Safe to repeat."""
+        self.is_closed = True
+        if self._stream is not None:
+            self._stream.close()
+
+    def run(
+        self, transport: KVTransport, timeout_s: float, deliver: Callable[["Pull", News], None]
+    ) -> None:
+        """Read until the end. Every outcome but a close is delivered; raises nothing."""
+        try:
+            self._stream = stream = transport.open(self.seq.request.prefill_worker or "", self.seq.request)
+            # close() may have come before there was a stream to close: one of the two sides sees both
+            if self.is_closed:
+                stream.close()
+            while (item := stream.next(timeout_s)) is not None:
+                if not self.is_closed:
+                    deliver(self, self._parse(item))
+            if self._next_start < self.seq.num_prompt_tokens or not self._has_first_token:
+                raise TransferError("the stream ended early")
+        except Exception as error:  # a thread's edge: any fault here means the KV is not coming
+            if not self.is_closed:
+                self.close()
+                deliver(self, PullFailed(error))
+
+    def _parse(self, item: WireItem) -> News:
+        header = decode_header(item[0])
+        request = self.seq.request
+        if (header.request_id, header.attempt) != (request.request_id, request.attempt):
+            raise WireError(f"item of {header.request_id}#{header.attempt}")
+        if isinstance(header, FirstTokenHeader):
+            if self._has_first_token or header.token_id >= self._layout.vocab_size:
+                raise WireError(f"token 1 is repeated or unknown: {header.token_id}")
+            self._has_first_token = True
+        if not isinstance(header, ChunkHeader):
+            return header
+        limit = self.seq.num_prompt_tokens
+        payload = check_chunk(header, item[1], self._layout, self._next_start, limit)
+        self._next_start = header.end
+        return Chunk(header.start, self._to_tensor(payload, header), payload.nbytes)
+
+    def _to_tensor(self, payload: Payload, header: ChunkHeader) -> torch.Tensor:
+        owned = torch.from_numpy(np.array(payload, copy=True))
+        dtype = DTYPES[self._layout.dtype]
+        return owned.view(dtype).reshape(self._layout.shape(header.end - header.start))

@@ -1,0 +1,80 @@
+"""A decode worker: the engine in its thread, and the door to it."""
+
+import time
+from collections.abc import Callable
+
+from common.config import WorkerSpec
+from common.engine.counters import Counters
+from common.engine.engine import build_engine
+from common.engine.kv_cache import kv_layout
+from common.engine.loop import EngineLoop
+from common.engine.worker_identity import make_info, with_age
+from common.kv_transfer.transport import KVTransport
+from common.request import StepOutput, WorkerInfo, WorkerLoad, WorkRequest
+from decode_worker.engine import DecodeEngine
+from decode_worker.inbox import Inbox
+from decode_worker.scheduler import DecodeScheduler
+
+
+class DecodeWorker:
+    """A WorkerPort for routers; pulls KV through `transport`."""
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        transport: KVTransport,
+        on_crash: Callable[[BaseException], None],
+    ) -> None:
+        engine = build_engine(spec.model_dir, spec.engine, spec.num_threads)
+        limits = spec.engine
+        self.info: WorkerInfo = make_info(spec, engine.spec)
+        self._loop = EngineLoop(spec.name, self._step, self._idle, on_crash)
+        scheduler = DecodeScheduler(
+            engine.pool, limits.max_batch_tokens, limits.max_num_seqs, limits.watermark
+        )
+        layout = kv_layout(engine.spec)
+        inbox = Inbox(
+            engine.pool, engine.cache, layout, transport, spec.transfer, self._loop.wake
+        )
+        self._engine = DecodeEngine(engine, scheduler, inbox, Counters())
+        self._sinks: list[Callable[[StepOutput], None]] = []
+        self._load = self._engine.load()
+
+    def start(self) -> None:
+        """Start the engine's thread."""
+        self._loop.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Stop it; whether it stopped in time."""
+        self._engine.close()
+        return self._loop.stop(timeout_s)
+
+    def submit(self, request: WorkRequest) -> None:
+        """See WorkerPort.submit."""
+        arrival_s = time.monotonic()
+        self._loop.post(lambda: self._engine.submit(request, arrival_s))
+
+    def cancel(self, request_id: str) -> None:
+        """See WorkerPort.cancel."""
+        self._loop.post(lambda: self._engine.cancel(request_id))
+
+    def load(self) -> WorkerLoad:
+        """See WorkerPort.load."""
+        return with_age(self._load, self._loop.progress_age_s)
+
+    def subscribe(self, sink: Callable[[StepOutput], None]) -> Callable[[], None]:
+        """See WorkerPort.subscribe."""
+        self._sinks.append(sink)
+        return lambda: self._sinks.remove(sink)
+
+    def _step(self) -> bool:
+        output = self._engine.step()
+        self._load = output.load if output and output.load else self._engine.load()
+        if output is None:
+            return False
+        for sink in tuple(self._sinks):
+            sink(output)
+        return True
+
+    def _idle(self) -> None:
+        self._engine.check_integrity()

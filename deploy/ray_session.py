@@ -1,0 +1,56 @@
+"""A private Ray on this machine, or a place in an existing cluster."""
+
+import logging
+import os
+
+import psutil
+import ray
+
+from common.config import ServeConfig
+from pdserve.errors import SetupError
+
+_MIB = 2**20
+_MIN_STORE_BYTES = 128 * _MIB
+
+
+def start_ray(config: ServeConfig, num_cpus: int) -> bool:
+    """Connect this process to Ray; returns whether the Ray is private. Raises SetupError."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning on CPUs
+    if config.ray_address is None:
+        _init(
+            address="local",
+            namespace=config.namespace,
+            num_cpus=num_cpus,
+            object_store_memory=_store_bytes(config),
+        )
+        return True
+    _init(address=config.ray_address, namespace=config.namespace)
+    return False
+
+
+def stop_ray() -> None:
+    """Disconnect; a private Ray ends with all its processes."""
+    ray.shutdown()
+
+
+def _store_bytes(config: ServeConfig) -> int:
+    """Twice what decode workers may have in flight, so that Ray never spills to disk."""
+    wanted = 2 * config.transfer.max_inflight_mib * _MIB * config.decode
+    return max(_MIN_STORE_BYTES, min(wanted, psutil.virtual_memory().total // 4))
+
+
+def _init(**options: object) -> None:
+    try:
+        ray.init(
+            include_dashboard=False if options["address"] == "local" else None,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            **options,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise SetupError(
+            f"Ray at '{options['address']}' does not answer: {first_line}",
+            "check ray_address, or leave it out for a private Ray",
+        ) from error

@@ -1,0 +1,85 @@
+"""`pdserve serve`: a deployment and a router in front of it, until a signal."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.config import ServeConfig
+from common.telemetry.logs import configure_logs
+from deploy.deployment import Deployment
+from pdserve.errors import SetupError
+from router.app import Router
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Where a running deployment listens."""
+
+    host: str
+    grpc_port: int
+    http_port: int
+
+    @property
+    def grpc_address(self) -> str:
+        """host:port for gRPC clients on this machine."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104 - a comparison
+        return f"{host}:{self.grpc_port}"
+
+
+@contextlib.asynccontextmanager
+async def running(
+    config: ServeConfig, model_name: str, model_dir: Path, report: Callable[[str], None]
+) -> AsyncIterator[Endpoints]:
+    """A deployment with its router; everything is stopped on the way out, however that happens."""
+    deployment = Deployment(config, model_name, model_dir)
+    router = None
+    try:
+        addresses = await _start(deployment, report)
+        report("connecting the router")
+        router = Router(model_name, model_dir, addresses, config.router)
+        grpc_port = await router.start(
+            config.grpc_host, config.grpc_port, config.http_port, config.start_timeout_s
+        )
+        yield Endpoints(config.grpc_host, grpc_port, router.http_port)
+    finally:
+        if router is not None:
+            await router.stop(config.drain_timeout_s)
+        await asyncio.to_thread(deployment.stop)
+
+
+async def _start(deployment: Deployment, report: Callable[[str], None]) -> list[str]:
+    """Start in a thread; when cancelled, the thread has ended before the cancellation goes on."""
+    starting = asyncio.ensure_future(asyncio.to_thread(deployment.start, report))
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        deployment.abort()
+        with contextlib.suppress(SetupError):
+            await starting
+        raise
+
+
+async def serve(
+    config: ServeConfig,
+    model_name: str,
+    model_dir: Path,
+    report: Callable[[str], None],
+    on_ready: Callable[[Endpoints], None],
+) -> None:
+    """Serve until SIGINT or SIGTERM, also when one comes during start-up. Raises SetupError."""
+    configure_logs(process="router")
+    main = asyncio.current_task()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, lambda: main and main.cancel())
+    try:
+        async with running(config, model_name, model_dir, report) as endpoints:
+            for number in (signal.SIGINT, signal.SIGTERM):  # ray.init put handlers of its own there
+                loop.add_signal_handler(number, lambda: main and main.cancel())
+            on_ready(endpoints)
+            await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        return

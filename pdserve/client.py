@@ -1,0 +1,132 @@
+"""An asyncio client for a router. Small on purpose: one call, typed errors."""
+
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from pdserve.errors import (
+    DuplicateRequestError,
+    InternalError,
+    InvalidRequestError,
+    NotFoundError,
+    OverloadedError,
+    Reason,
+    RequestCancelledError,
+    RequestError,
+    RequestTimeoutError,
+    UnavailableError,
+)
+from pdserve.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
+
+Messages = Sequence[tuple[str, str]]
+
+_ERRORS: dict[grpc.StatusCode, type[RequestError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
+    grpc.StatusCode.NOT_FOUND: NotFoundError,
+    grpc.StatusCode.ALREADY_EXISTS: DuplicateRequestError,
+    grpc.StatusCode.CANCELLED: RequestCancelledError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: RequestTimeoutError,
+    grpc.StatusCode.UNAVAILABLE: UnavailableError,
+}
+
+
+class AsyncClient:
+    """Talks to one router. Use as an async context manager.
+
+    Every call raises a RequestError of `pdserve.errors` when the router refuses or fails it.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._channel = grpc.aio.insecure_channel(address)
+        self._inference = inference_pb2_grpc.InferenceStub(self._channel)
+        self._admin = admin_pb2_grpc.AdminStub(self._channel)
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._channel.close()
+
+    async def generate(
+        self,
+        prompt: str | Messages | Sequence[int],
+        sampling: inference_pb2.SamplingParams | None = None,
+        *,
+        request_id: str = "",
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[inference_pb2.GenerateResponse]:
+        """Stream a continuation of a text, of a chat [(role, content), ...] or of token ids."""
+        request = make_request(prompt, sampling, request_id)
+        call = self._inference.Generate(request, timeout=timeout_s)
+        try:
+            async for response in call:
+                yield response
+        except grpc.aio.AioRpcError as error:
+            raise to_error(error) from error
+        finally:
+            call.cancel()
+
+    async def cancel(self, request_id: str) -> None:
+        """Stop a request."""
+        try:
+            await self._inference.Cancel(inference_pb2.CancelRequest(request_id=request_id))
+        except grpc.aio.AioRpcError as error:
+            raise to_error(error) from error
+
+    async def status(self, timeout_s: float = 5.0) -> admin_pb2.StatusResponse:
+        """The router's and its workers' state."""
+        try:
+            return await self._admin.Status(admin_pb2.StatusRequest(), timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise to_error(error) from error
+
+
+def make_request(
+    prompt: str | Messages | Sequence[int],
+    sampling: inference_pb2.SamplingParams | None,
+    request_id: str,
+) -> inference_pb2.GenerateRequest:
+    """The message for a prompt of any of the three kinds."""
+    request = inference_pb2.GenerateRequest(request_id=request_id, sampling=sampling)
+    if isinstance(prompt, str):
+        request.text = prompt
+        return request
+    request.tokens.SetInParent()
+    for part in prompt:
+        if isinstance(part, int):
+            request.tokens.token_ids.append(part)
+        else:
+            role, content = part
+            request.chat.messages.add(role=role, content=content)
+    return request
+
+
+def to_error(error: grpc.aio.AioRpcError) -> RequestError:
+    """The typed error that a gRPC status stands for."""
+    message = error.details() or error.code().name
+    reason, field, retry_after_s = _details(error)
+    if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return OverloadedError(message, retry_after_s=retry_after_s)
+    kind = _ERRORS.get(error.code(), InternalError)
+    return kind(message, reason=reason, field=field)
+
+
+def _details(error: grpc.aio.AioRpcError) -> tuple[Reason | None, str | None, float]:
+    reason, field, retry_after_s = None, None, 1.0
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # documented to take an RpcError too
+    for detail in status.details if status else ():
+        info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+        if detail.Unpack(info):
+            reason = Reason(info.reason) if info.reason in Reason else None
+            field = info.metadata.get("field")
+        elif detail.Unpack(retry):
+            retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
+    return reason, field, retry_after_s

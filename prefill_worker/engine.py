@@ -1,0 +1,155 @@
+"""A prefill worker's engine: schedule, run, hand out. Everything here runs in the engine's thread."""
+
+import time
+from collections import OrderedDict
+
+import numpy as np
+import torch
+
+from common.engine.batch import Batch
+from common.engine.counters import Counters
+from common.engine.engine import Engine
+from common.engine.kv_cache import kv_layout
+from common.engine.sampler import Sample
+from common.engine.sequence import Sequence, Timeline
+from common.kv_transfer.wire import (
+    FirstTokenHeader,
+    Payload,
+    encode_header,
+    make_chunk,
+    make_failure,
+)
+from common.request import WorkerLoad, WorkRequest
+from pdserve.errors import Reason
+from prefill_worker.outbox import KVOutbox
+from prefill_worker.scheduler import PrefillScheduler
+
+Key = tuple[str, int]  # request id, attempt
+_MAX_TOMBSTONES = 4096
+
+
+class PrefillEngine:
+    """Owns the live prompts. A prompt is live from `accept` to `_drop`, which frees what it held."""
+
+    def __init__(self, engine: Engine, scheduler: PrefillScheduler, counters: Counters) -> None:
+        self._engine = engine
+        self._scheduler = scheduler
+        self._counters = counters
+        self._layout = kv_layout(engine.spec)
+        self._live: dict[Key, tuple[Sequence, KVOutbox]] = {}
+        # cancels that overtook their request; the oldest are forgotten
+        self._tombstones: OrderedDict[Key, None] = OrderedDict()
+
+    def accept(self, request: WorkRequest, outbox: KVOutbox, arrival_s: float) -> None:
+        """Take a prompt on, or answer at once with a failure."""
+        key = (request.request_id, request.attempt)
+        if key in self._tombstones:
+            outbox.finish()
+        elif not self._scheduler.can_ever_run(len(request.prompt_token_ids)):
+            outbox.put(make_failure(*key, Reason.KV_CAPACITY_EXCEEDED, "prompt exceeds KV memory"))
+            outbox.finish()
+        else:
+            seq = Sequence(request, Timeline(arrival_s))
+            self._live[key] = (seq, outbox)
+            self._scheduler.add(seq)
+
+    def cancel(self, key: Key) -> None:
+        """Drop a prompt; if it has not come yet, it will be refused."""
+        if key in self._live:
+            self._drop(key)
+        else:
+            self._tombstones[key] = None
+            if len(self._tombstones) > _MAX_TOMBSTONES:
+                self._tombstones.popitem(last=False)
+
+    def step(self) -> bool:
+        """Schedule, run, hand out; False when there was nothing to run."""
+        self._expire()
+        batch = self._scheduler.schedule()
+        if batch is None:
+            return False
+        start_s = time.monotonic()
+        samples = self._engine.runner.run(batch)
+        self._apply(batch, samples, start_s, time.monotonic())
+        return True
+
+    def load(self) -> WorkerLoad:
+        """Load and counters now."""
+        scheduler = self._scheduler
+        return self._counters.to_load(
+            self._engine.pool,
+            len(scheduler.running),
+            len(scheduler.waiting),
+            scheduler.num_waiting_tokens,
+        )
+
+    def check_integrity(self) -> None:
+        """Every held block belongs to a live prompt."""
+        held = [block for seq, _ in self._live.values() for block in seq.block_table]
+        self._engine.pool.check_integrity(held)
+
+    def _expire(self) -> None:
+        now_s = time.monotonic()
+        for seq in [s for s in self._scheduler.waiting if s.is_expired(now_s)]:
+            self._fail(seq, Reason.DEADLINE_EXCEEDED, "deadline passed before prefill began")
+
+    def _apply(
+        self, batch: Batch, samples: list[Sample | None], start_s: float, end_s: float
+    ) -> None:
+        self._counters.steps += 1
+        for entry in batch.entries:
+            entry.seq.num_computed_tokens += entry.num_tokens
+            entry.seq.timeline.record_chunk(start_s, end_s, entry.num_tokens)
+            self._counters.prefill_tokens += entry.num_tokens
+        # First tokens leave before any KV is copied: they are what clients wait for.
+        for entry, sample in zip(batch.entries, samples, strict=True):
+            if sample is not None:
+                self._send_first_token(entry.seq, sample, end_s)
+        for entry in batch.entries:
+            if not entry.seq.is_finished:
+                self._copy_out(entry.seq, entry.num_tokens)
+        for entry, sample in zip(batch.entries, samples, strict=True):
+            if sample is not None:
+                self._drop(_key(entry.seq))
+
+    def _send_first_token(self, seq: Sequence, sample: Sample, end_s: float) -> None:
+        if not sample.is_finite:
+            self._fail(seq, Reason.NAN_LOGITS, "the model returned NaN or infinite logits")
+            return
+        self._counters.output_tokens += 1
+        timings = ((c.start_s, c.duration_s, c.num_tokens) for c in seq.timeline.chunks)
+        header = FirstTokenHeader(
+            request_id=seq.request_id,
+            attempt=seq.request.attempt,
+            token_id=sample.token_id,
+            age_s=time.monotonic() - end_s,
+            chunks=tuple(timings),
+        )
+        self._live[_key(seq)][1].put((encode_header(header), None))
+        # A sequence that ends with token 1 needs no KV on decode.
+        seq.append(sample.token_id, self._engine.spec.eos_token_ids)
+
+    def _copy_out(self, seq: Sequence, num_tokens: int) -> None:
+        start = seq.num_computed_tokens - num_tokens
+        tensor = self._engine.cache.read(seq.block_table, start, seq.num_computed_tokens)
+        payload: Payload = tensor.view(torch.uint8).numpy().reshape(-1).view(np.uint8)
+        item = make_chunk(seq.request_id, seq.request.attempt, self._layout, start, payload)
+        self._counters.kv_bytes += payload.nbytes
+        self._live[_key(seq)][1].put(item)
+
+    def _fail(self, seq: Sequence, reason: Reason, message: str) -> None:
+        key = _key(seq)
+        self._live[key][1].put(make_failure(*key, reason, message))
+        self._drop(key)
+
+    def _drop(self, key: Key) -> None:
+        """The one place where a prompt ends: blocks back, stream over. Safe to repeat."""
+        live = self._live.pop(key, None)
+        if live is not None:
+            seq, outbox = live
+            self._scheduler.remove(seq)
+            outbox.finish()
+
+
+def _key(seq: Sequence) -> Key:
+    return (seq.request_id, seq.request.attempt)

@@ -1,0 +1,46 @@
+"""KV on its way out of a prefill worker.
+
+1. `stream` (a transport thread) opens an outbox and posts the prompt to the engine.
+2. After each step the engine copies the finished chunk out of its blocks into a host buffer and puts it
+   here; token 1 goes in before the last chunk.
+3. After the last copy-out the engine gives the prompt's blocks back: it never waits for decode.
+4. The transport thread yields items until `finish`; what it yields belongs to the caller.
+5. A stream that is given up (cancel, or the caller is gone) marks the outbox closed; the engine then drops
+   the prompt within one step.
+What is buffered here is bounded by the decode side: it reserves its blocks before it opens a stream.
+"""
+
+import queue
+from collections.abc import Iterator
+
+from common.kv_transfer.wire import WireItem
+
+# A prompt may wait long for its turn; the reader's own deadline is the real one. This one only makes sure
+# that a transport thread whose engine died does not live for ever.
+_STUCK_S = 600.0
+
+
+class KVOutbox:
+    """The items of one prompt, in order. `put` and `finish` from the engine, `items` from one reader."""
+
+    def __init__(self) -> None:
+        self._items: queue.SimpleQueue[WireItem | None] = queue.SimpleQueue()
+
+    def put(self, item: WireItem) -> None:
+        """Add an item."""
+        self._items.put(item)
+
+    def finish(self) -> None:
+        """No more items will come."""
+        self._items.put(None)
+
+    def items(self) -> Iterator[WireItem]:
+        """The items until `finish`. Raises TimeoutError when the engine is stuck."""
+        while True:
+            try:
+                item = self._items.get(timeout=_STUCK_S)
+            except queue.Empty:
+                raise TimeoutError("the prefill engine made no progress") from None
+            if item is None:
+                return
+            yield item

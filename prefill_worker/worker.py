@@ -1,0 +1,73 @@
+"""A prefill worker: the engine in its thread, and the two doors to it (KV streams, control)."""
+
+import time
+from collections.abc import Callable, Iterator
+
+from common.config import WorkerSpec
+from common.engine.counters import Counters
+from common.engine.engine import build_engine
+from common.engine.loop import EngineLoop
+from common.engine.worker_identity import make_info, with_age
+from common.kv_transfer.wire import WireItem
+from common.request import StepOutput, WorkerInfo, WorkerLoad, WorkRequest
+from prefill_worker.engine import PrefillEngine
+from prefill_worker.outbox import KVOutbox
+from prefill_worker.scheduler import PrefillScheduler
+
+
+class PrefillWorker:
+    """A KVSource for decode workers and a WorkerPort for routers."""
+
+    def __init__(self, spec: WorkerSpec, on_crash: Callable[[BaseException], None]) -> None:
+        engine = build_engine(spec.model_dir, spec.engine, spec.num_threads)
+        limits = spec.engine
+        scheduler = PrefillScheduler(engine.pool, limits.max_batch_tokens, limits.max_num_seqs)
+        self.info: WorkerInfo = make_info(spec, engine.spec)
+        self._engine = PrefillEngine(engine, scheduler, Counters())
+        self._sinks: list[Callable[[StepOutput], None]] = []
+        self._load = self._engine.load()
+        self._loop = EngineLoop(spec.name, self._step, self._idle, on_crash)
+
+    def start(self) -> None:
+        """Start the engine's thread."""
+        self._loop.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Stop it; whether it stopped in time."""
+        return self._loop.stop(timeout_s)
+
+    def stream(self, request: WorkRequest) -> Iterator[WireItem]:
+        """See KVSource.stream. Runs in a transport's thread."""
+        outbox, arrival_s = KVOutbox(), time.monotonic()
+        self._loop.post(lambda: self._engine.accept(request, outbox, arrival_s))
+        is_complete = False
+        try:
+            yield from outbox.items()
+            is_complete = True
+        finally:
+            if not is_complete:
+                self.cancel(request.request_id, request.attempt)
+
+    def cancel(self, request_id: str, attempt: int) -> None:
+        """See KVSource.cancel."""
+        self._loop.post(lambda: self._engine.cancel((request_id, attempt)))
+
+    def load(self) -> WorkerLoad:
+        """See WorkerPort.load."""
+        return with_age(self._load, self._loop.progress_age_s)
+
+    def subscribe(self, sink: Callable[[StepOutput], None]) -> Callable[[], None]:
+        """See WorkerPort.subscribe."""
+        self._sinks.append(sink)
+        return lambda: self._sinks.remove(sink)
+
+    def _step(self) -> bool:
+        worked = self._engine.step()
+        self._load = self._engine.load()
+        if worked:
+            for sink in tuple(self._sinks):
+                sink(StepOutput(load=self._load))
+        return worked
+
+    def _idle(self) -> None:
+        self._engine.check_integrity()

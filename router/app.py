@@ -1,0 +1,109 @@
+"""A router, put together."""
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from common.config import RouterConfig
+from common.request import Role
+from common.rpc.channel import SERVER_OPTIONS
+from pdserve.errors import SetupError
+from pdserve.v1 import admin_pb2_grpc, inference_pb2_grpc
+from router.admission import Admission
+from router.http import HttpServer
+from router.journey import Journeys
+from router.metrics import RouterMetrics
+from router.policy import LeastLoaded
+from router.pool import WorkerPool
+from router.service import AdminService, InferenceService
+from router.tokenizer import Tokenizer
+from router.validation import Limits
+
+_SERVICES = ("pdserve.v1.Inference", "pdserve.v1.Admin")
+
+
+class Router:
+    """Serves one model from the workers at the given addresses. All methods on one event loop."""
+
+    def __init__(
+        self, model: str, model_dir: Path, worker_addresses: Sequence[str], config: RouterConfig
+    ) -> None:
+        self._model = model
+        self._tokenizer = Tokenizer(model_dir)
+        self._pool = WorkerPool(worker_addresses, config)
+        self._admission = Admission(config)
+        self._metrics = RouterMetrics(self._admission, self._pool.views)
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(options=SERVER_OPTIONS)
+        self._http: HttpServer | None = None
+
+    async def start(self, host: str, grpc_port: int, http_port: int, timeout_s: float) -> int:
+        """Connect to the workers, then serve; returns the gRPC port. Raises SetupError."""
+        port = self._bind(host, grpc_port)
+        self._http = HttpServer(host, http_port, self._metrics.registry, self._is_ready)
+        self._pool.start()
+        await self._pool.wait_ready(timeout_s)
+        self._add_services()
+        await self._server.start()
+        self._http.start()
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        return port
+
+    @property
+    def http_port(self) -> int:
+        """The HTTP port, once started."""
+        return self._http.port if self._http else 0
+
+    async def stop(self, drain_timeout_s: float) -> None:
+        """Refuse new requests, let running ones end for a while, then disconnect."""
+        self._admission.drain()
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._server.stop(grace=drain_timeout_s)
+        await self._pool.close()
+        if self._http is not None:
+            await asyncio.to_thread(self._http.stop)
+
+    def _bind(self, host: str, port: int) -> int:
+        try:
+            return self._server.add_insecure_port(f"{host}:{port}")
+        except RuntimeError as error:
+            raise SetupError(f"grpc_port {port} on {host} is not free", "choose another") from error
+
+    def _add_services(self) -> None:
+        info = next(v.info for v in self._pool.views() if v.info.role == Role.DECODE)
+        limits = Limits(
+            model=self._model,
+            vocab_size=info.vocab_size,
+            max_context_tokens=info.max_context_tokens,
+            kv_capacity_tokens=self._pool.min_kv_capacity_tokens(),
+        )
+        journeys = Journeys(
+            secrets.token_hex(4),
+            self._pool,
+            LeastLoaded(),
+            self._admission,
+            self._tokenizer,
+            self._metrics,
+        )
+        inference_pb2_grpc.add_InferenceServicer_to_server(
+            InferenceService(limits, self._tokenizer, self._admission, journeys),
+            self._server,
+        )
+        admin_pb2_grpc.add_AdminServicer_to_server(
+            AdminService(self._model, self._admission, self._pool), self._server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+
+    def _is_ready(self) -> bool:
+        return bool(self._pool.candidates(Role.DECODE))
+
+    async def _set_health(self, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
+        for name in ("", *_SERVICES):
+            await self._health.set(name, status)

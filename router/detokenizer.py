@@ -1,0 +1,75 @@
+"""Tokens to text as they come, never half a character, never text behind a stop string."""
+
+from collections.abc import Callable, Sequence
+
+_REPLACEMENT = "\ufffd"
+
+
+class IncrementalDetokenizer:
+    """Turns a growing list of tokens into a growing text.
+
+    A token's text may depend on its neighbours, so the tokens since a safe point are decoded twice, with
+    and without the new ones, and the difference is the new text (the two-offset method of TGI and vLLM).
+    Text that ends in the replacement character may be an unfinished character and is held back.
+    """
+
+    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+        self._decode = decode
+        self._tokens: list[int] = []
+        self._prefix = 0  # tokens before this no longer influence new text
+        self._read = 0  # tokens before this have been returned as text
+
+    def push(self, token_ids: Sequence[int]) -> str:
+        """Add tokens; returns the text that is now certain."""
+        self._tokens.extend(token_ids)
+        text = self._pending()
+        if not text or text.endswith(_REPLACEMENT):
+            return ""
+        self._prefix, self._read = self._read, len(self._tokens)
+        return text
+
+    def flush(self) -> str:
+        """At the end: what is left, even if it is not a whole character."""
+        text = self._pending()
+        self._prefix = self._read = len(self._tokens)
+        return text
+
+    def _pending(self) -> str:
+        known = self._decode(self._tokens[self._prefix : self._read])
+        return self._decode(self._tokens[self._prefix :])[len(known) :]
+
+
+class StopStrings:
+    """Finds the first of several texts in a stream, also across pieces, and holds back what may become one."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.is_hit = False
+
+    def push(self, text: str) -> str:
+        """Add text; returns what may be sent. After a hit, `is_hit` is set and nothing more is returned."""
+        if self.is_hit:
+            return ""
+        self._held += text
+        found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if found:
+            self.is_hit = True
+            return self._release(min(found))
+        return self._release(len(self._held) - self._longest_possible_start())
+
+    def flush(self) -> str:
+        """At the end: what was held back and did not become a stop."""
+        return "" if self.is_hit else self._release(len(self._held))
+
+    def _release(self, length: int) -> str:
+        released, self._held = self._held[:length], self._held[length:]
+        return released
+
+    def _longest_possible_start(self) -> int:
+        """Length of the longest end of the held text with which some stop begins."""
+        longest = max((len(stop) for stop in self._stops), default=1) - 1
+        for length in range(min(longest, len(self._held)), 0, -1):
+            if any(stop.startswith(self._held[-length:]) for stop in self._stops):
+                return length
+        return 0

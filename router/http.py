@@ -1,0 +1,65 @@
+"""The router's HTTP port: /healthz (the process lives), /readyz (it can serve), /metrics (Prometheus)."""
+
+import threading
+from collections.abc import Callable, Iterable
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.exposition import ThreadingWSGIServer
+
+from pdserve.errors import SetupError
+
+_TEXT = [("Content-Type", "text/plain; charset=utf-8")]
+
+
+class _QuietHandler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Probes every second are not news."""
+
+
+class HttpServer:
+    """Serves in a thread of its own, so that a busy event loop does not hide behind a healthy port."""
+
+    def __init__(
+        self, host: str, port: int, registry: CollectorRegistry, is_ready: Callable[[], bool]
+    ) -> None:
+        """Binds at once. Raises SetupError when the port is taken."""
+        self._metrics = make_wsgi_app(registry)
+        self._is_ready = is_ready
+        try:
+            self._server = make_server(
+                host, port, self._answer, ThreadingWSGIServer, handler_class=_QuietHandler
+            )
+        except OSError as error:
+            raise SetupError(
+                f"http_port {port} on {host} is not free: {error.strerror}", "choose another"
+            ) from error
+        self.port = self._server.server_port
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, name="router-http", daemon=True
+        )
+
+    def start(self) -> None:
+        """Start answering."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop answering and free the port."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(5.0)
+
+    def _answer(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO", "")
+        if path == "/metrics":
+            return self._metrics(environ, start)
+        if path == "/healthz":
+            start("200 OK", _TEXT)
+            return [b"ok\n"]
+        if path == "/readyz":
+            ready = self._is_ready()
+            start("200 OK" if ready else "503 Service Unavailable", _TEXT)
+            return [b"ready\n" if ready else b"no decode worker is ready\n"]
+        start("404 Not Found", _TEXT)
+        return [b"try /healthz, /readyz or /metrics\n"]

@@ -1,0 +1,159 @@
+"""The router's side of one worker's stream.
+
+1. `run` connects, and again after every loss, with back-off, until `close`.
+2. The worker introduces itself; `on_info` may refuse it (another model), then the link stays down.
+3. `submit` opens a WorkStream and sends the job; step outputs are fanned out to the streams.
+4. When the connection is lost every open stream gets a WORKER_LOST failure: nobody waits for the dead.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+
+from common.request import SequenceOutput, WorkerInfo, WorkerLoad, WorkFailure, WorkRequest
+from common.rpc.channel import CLIENT_OPTIONS
+from common.rpc.convert import info_from_pb, load_from_pb, request_to_pb, step_from_pb
+from common.telemetry.logs import get_logger
+from pdserve.errors import PdserveError, Reason, UnavailableError
+from pdserve.v1 import worker_pb2, worker_pb2_grpc
+
+_BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)
+_SILENT_AFTER_S = 5.0  # workers report every second
+_log = get_logger()
+
+
+class WorkStream:
+    """One request's outputs as they come from its worker."""
+
+    def __init__(self, request_id: str) -> None:
+        self.request_id = request_id
+        self._outputs: asyncio.Queue[SequenceOutput] = asyncio.Queue()
+
+    def put(self, output: SequenceOutput) -> None:
+        """Add an output."""
+        self._outputs.put_nowait(output)
+
+    def fail(self, reason: Reason, message: str) -> None:
+        """End the stream badly."""
+        self.put(SequenceOutput(self.request_id, 0, failure=WorkFailure(reason, message)))
+
+    async def next(self) -> SequenceOutput:
+        """The next output; after a finish or failure none follows."""
+        return await self._outputs.get()
+
+
+class WorkerLink:
+    """One worker, as the router knows it. Lives on the router's event loop."""
+
+    def __init__(self, address: str, on_info: Callable[[WorkerInfo], None]) -> None:
+        self.address = address
+        self.info: WorkerInfo | None = None
+        self.load = WorkerLoad()
+        self.is_connected = False
+        self.refusal: PdserveError | None = None
+        self._on_info = on_info
+        self._last_heard_s = time.monotonic()
+        self._streams: dict[str, WorkStream] = {}
+        self._outgoing: asyncio.Queue[worker_pb2.ConnectRequest] = asyncio.Queue()
+        self._task: asyncio.Task[None] | None = None
+        self._channel: grpc.aio.Channel | None = None
+
+    @property
+    def num_live(self) -> int:
+        """Requests of this router that the worker has."""
+        return len(self._streams)
+
+    @property
+    def is_silent(self) -> bool:
+        """Connected or not, nothing was heard for too long."""
+        return time.monotonic() - self._last_heard_s > _SILENT_AFTER_S
+
+    def start(self) -> None:
+        """Begin connecting in the background."""
+        self._channel = grpc.aio.insecure_channel(self.address, options=CLIENT_OPTIONS)
+        self._task = asyncio.create_task(self._run(self._channel))
+
+    async def close(self) -> None:
+        """Disconnect for good."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        if self._channel is not None:
+            await self._channel.close()
+
+    def submit(self, request: WorkRequest, stream: WorkStream) -> None:
+        """Send a job whose outputs go to `stream`; `release` must follow.
+
+        Raises UnavailableError when the worker is not there.
+        """
+        if not self.is_connected:
+            raise UnavailableError(f"worker at {self.address} is gone", reason=Reason.WORKER_LOST)
+        self._streams[request.request_id] = stream
+        self._outgoing.put_nowait(worker_pb2.ConnectRequest(submit=request_to_pb(request)))
+
+    def release(self, stream: WorkStream) -> None:
+        """Done with a stream; if the worker still works on it, it is told to stop."""
+        if self._streams.pop(stream.request_id, None) is not None and self.is_connected:
+            cancel = worker_pb2.CancelWork(request_id=stream.request_id)
+            self._outgoing.put_nowait(worker_pb2.ConnectRequest(cancel=cancel))
+
+    async def _run(self, channel: grpc.aio.Channel) -> None:
+        failures = 0
+        stub = worker_pb2_grpc.WorkerStub(channel)
+        while self.refusal is None:
+            try:
+                await self._converse(stub)
+            except (grpc.RpcError, grpc.aio.UsageError) as error:
+                _log.warning("worker_lost", address=self.address, error=_brief(error))
+            failures = 0 if self.is_connected else failures + 1
+            self._lose()
+            await asyncio.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
+
+    async def _converse(self, stub: worker_pb2_grpc.WorkerStub) -> None:
+        async for message in stub.Connect(self._send()):
+            self._last_heard_s = time.monotonic()
+            if message.HasField("step"):
+                for output in step_from_pb(message.step):
+                    self._hand_out(output)
+            elif message.HasField("load"):
+                self.load = load_from_pb(message.load)
+            elif message.HasField("info") and not self._accept(info_from_pb(message.info)):
+                return
+
+    def _accept(self, info: WorkerInfo) -> bool:
+        try:
+            self._on_info(info)
+        except PdserveError as error:
+            self.refusal = error
+            _log.error("worker_refused", worker=info.name, error=str(error))
+            return False
+        self.info = info
+        self.is_connected = True
+        return True
+
+    async def _send(self) -> AsyncIterator[worker_pb2.ConnectRequest]:
+        while True:
+            yield await self._outgoing.get()
+
+    def _hand_out(self, output: SequenceOutput) -> None:
+        stream = self._streams.get(output.request_id)
+        if stream is None:
+            return
+        if output.finish_reason or output.failure:
+            del self._streams[output.request_id]
+        stream.put(output)
+
+    def _lose(self) -> None:
+        self.is_connected = False
+        self._outgoing = asyncio.Queue()
+        for stream in self._streams.values():
+            stream.fail(Reason.WORKER_LOST, "the decode worker is gone")
+        self._streams.clear()
+
+
+def _brief(error: Exception) -> str:
+    return str(error.details()) if isinstance(error, grpc.aio.AioRpcError) else repr(error)

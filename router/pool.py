@@ -1,0 +1,132 @@
+"""The workers a router knows."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from common.config import RouterConfig
+from common.request import Role, WorkerInfo, WorkerLoad
+from pdserve.errors import SetupError, UnavailableError
+from router.link import WorkerLink
+from router.policy import Candidate
+
+_POLL_S = 0.02
+
+
+class WorkerState(StrEnum):
+    """What the router makes of a worker."""
+
+    READY = "ready"
+    STALLED = "stalled"
+    UNREACHABLE = "unreachable"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """One worker for status and metrics."""
+
+    info: WorkerInfo
+    load: WorkerLoad
+    state: WorkerState
+    address: str
+
+
+class WorkerPool:
+    """Links by address, and what is known of prefill workers' queues.
+
+    Workers report their load; between two reports the pool adds what this router sent meanwhile.
+    """
+
+    def __init__(self, addresses: Sequence[str], config: RouterConfig) -> None:
+        self._config = config
+        self._links = [WorkerLink(address, self._check_agreement) for address in addresses]
+        self._assigned_tokens: dict[str, int] = {}
+
+    def start(self) -> None:
+        """Connect to every worker, in the background."""
+        for link in self._links:
+            link.start()
+
+    async def close(self) -> None:
+        """Disconnect from all."""
+        await asyncio.gather(*(link.close() for link in self._links))
+
+    async def wait_ready(self, timeout_s: float) -> None:
+        """Until all workers are connected. Raises SetupError (refused) or UnavailableError (timeout)."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not all(link.is_connected for link in self._links):
+                    for link in self._links:
+                        if link.refusal is not None:
+                            raise link.refusal
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            missing = [link.address for link in self._links if not link.is_connected]
+            raise UnavailableError(f"workers not reachable in {timeout_s} s: {missing}") from None
+
+    def views(self) -> list[WorkerView]:
+        """Every worker that ever introduced itself, by role (prefill first) and name."""
+        views = [
+            WorkerView(link.info, link.load, self._state(link), link.address)
+            for link in self._links
+            if link.info is not None
+        ]
+        return sorted(views, key=lambda v: (v.info.role != Role.PREFILL, v.info.name))
+
+    def candidates(self, role: Role) -> list[Candidate]:
+        """Workers of a role that can take work now."""
+        found = []
+        for link in self._links:
+            if link.info is None or link.info.role != role:
+                continue
+            if self._state(link) is WorkerState.READY:
+                found.append(self._candidate(link, link.info))
+        return found
+
+    def link(self, name: str) -> WorkerLink:
+        """The link to a worker by name. Raises UnavailableError."""
+        for link in self._links:
+            if link.info is not None and link.info.name == name:
+                return link
+        raise UnavailableError(f"no worker named {name}")
+
+    def min_kv_capacity_tokens(self) -> int:
+        """Token positions in the smallest decode worker's KV memory."""
+        loads = [v.load for v in self.views() if v.info.role == Role.DECODE]
+        return min((load.blocks_total * load.block_size for load in loads), default=0)
+
+    def assign(self, prefill_worker: str | None, num_tokens: int) -> None:
+        """Note prompt tokens on their way to a prefill worker, if any (negative: they are done)."""
+        if prefill_worker is None:
+            return
+        assigned = self._assigned_tokens.get(prefill_worker, 0) + num_tokens
+        self._assigned_tokens[prefill_worker] = assigned
+
+    def _candidate(self, link: WorkerLink, info: WorkerInfo) -> Candidate:
+        load = link.load
+        return Candidate(
+            name=info.name,
+            num_sequences=max(load.num_running + load.num_waiting, link.num_live),
+            num_waiting_tokens=max(
+                load.num_waiting_tokens, self._assigned_tokens.get(info.name, 0)
+            ),
+            blocks_free=load.blocks_free,
+        )
+
+    def _state(self, link: WorkerLink) -> WorkerState:
+        if not link.is_connected or link.is_silent:
+            return WorkerState.UNREACHABLE
+        is_stalled = link.load.progress_age_s > self._config.stalled_after_s
+        return WorkerState.STALLED if is_stalled else WorkerState.READY
+
+    def _check_agreement(self, info: WorkerInfo) -> None:
+        for other in self._links:
+            known = other.info
+            if known is None or known.model_fingerprint == info.model_fingerprint:
+                continue
+            raise SetupError(
+                f"worker {info.name} has model {info.model_fingerprint}, "
+                f"worker {known.name} has {known.model_fingerprint}",
+                "give all workers of a deployment the same model and dtype",
+            )

@@ -1,0 +1,166 @@
+"""The router's gRPC edge: translates, calls, turns our errors into statuses. Decides nothing."""
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import replace
+
+import grpc
+
+from common.rpc.convert import finish_to_pb, load_to_pb, role_to_pb, timings_to_pb, to_us
+from common.rpc.status import to_status
+from common.telemetry.logs import get_logger
+from pdserve.errors import InternalError, RequestError
+from pdserve.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
+from router.admission import Admission, Outcome
+from router.journey import Delta, Journeys, Summary
+from router.pool import WorkerPool, WorkerState, WorkerView
+from router.tokenizer import Tokenizer
+from router.validation import Job, Limits, parse_request
+
+_STATES = {
+    WorkerState.READY: admin_pb2.WORKER_STATE_READY,
+    WorkerState.STALLED: admin_pb2.WORKER_STATE_STALLED,
+    WorkerState.UNREACHABLE: admin_pb2.WORKER_STATE_UNREACHABLE,
+}
+_log = get_logger()
+
+GenerateContext = grpc.aio.ServicerContext[
+    inference_pb2.GenerateRequest, inference_pb2.GenerateResponse
+]
+
+
+class InferenceService(inference_pb2_grpc.InferenceServicer):
+    """pdserve.v1.Inference."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        tokenizer: Tokenizer,
+        admission: Admission,
+        journeys: Journeys,
+    ) -> None:
+        self._limits = limits
+        self._tokenizer = tokenizer
+        self._admission = admission
+        self._journeys = journeys
+
+    async def Generate(
+        self, request: inference_pb2.GenerateRequest, context: GenerateContext
+    ) -> AsyncIterator[inference_pb2.GenerateResponse]:
+        """See inference.proto."""
+        try:
+            job = self._parse(request)
+            deltas = self._journeys.run(job, context.time_remaining())
+            async with aclosing(deltas):
+                async for delta in deltas:
+                    yield _to_response(job, delta)
+        except RequestError as error:
+            await context.abort_with_status(to_status(error))
+        except Exception as error:
+            _log.exception("generate_failed")
+            failure = InternalError(f"unexpected {type(error).__name__}")
+            await context.abort_with_status(to_status(failure))
+
+    async def Cancel(
+        self,
+        request: inference_pb2.CancelRequest,
+        context: grpc.aio.ServicerContext[
+            inference_pb2.CancelRequest, inference_pb2.CancelResponse
+        ],
+    ) -> inference_pb2.CancelResponse:
+        """See inference.proto."""
+        try:
+            self._admission.cancel(request.request_id)
+        except RequestError as error:
+            await context.abort_with_status(to_status(error))
+        return inference_pb2.CancelResponse()
+
+    def _parse(self, request: inference_pb2.GenerateRequest) -> Job:
+        try:
+            return parse_request(request, self._limits, self._tokenizer)
+        except RequestError:
+            self._admission.reject()
+            raise
+
+
+class AdminService(admin_pb2_grpc.AdminServicer):
+    """pdserve.v1.Admin."""
+
+    def __init__(self, model: str, admission: Admission, pool: WorkerPool) -> None:
+        self._model = model
+        self._admission = admission
+        self._pool = pool
+
+    async def Status(
+        self,
+        request: admin_pb2.StatusRequest,
+        context: grpc.aio.ServicerContext[admin_pb2.StatusRequest, admin_pb2.StatusResponse],
+    ) -> admin_pb2.StatusResponse:
+        """See admin.proto."""
+        admission = self._admission
+        router = admin_pb2.RouterStatus(
+            model=self._model,
+            requests_in_flight=admission.num_in_flight,
+            requests_queued=admission.num_queued,
+            totals=admin_pb2.Outcomes(
+                accepted=admission.accepted,
+                completed=admission.ended[Outcome.COMPLETED],
+                cancelled=admission.ended[Outcome.CANCELLED],
+                failed=admission.ended[Outcome.FAILED],
+                rejected=admission.rejected,
+            ),
+        )
+        workers = [_worker_status(view) for view in self._pool.views()]
+        return admin_pb2.StatusResponse(router=router, workers=workers)
+
+
+def _worker_status(view: WorkerView) -> admin_pb2.WorkerStatus:
+    return admin_pb2.WorkerStatus(
+        name=view.info.name,
+        role=role_to_pb(view.info.role),
+        pid=view.info.pid,
+        incarnation=view.info.incarnation,
+        state=_STATES[view.state],
+        address=view.address,
+        load=load_to_pb(view.load),
+    )
+
+
+def _to_response(job: Job, delta: Delta) -> inference_pb2.GenerateResponse:
+    response = inference_pb2.GenerateResponse(
+        request_id=job.request_id,
+        text=delta.text,
+        token_ids=delta.token_ids,
+        index=delta.index,
+    )
+    if delta.summary is not None:
+        response.finished.CopyFrom(_to_finished(job, delta.summary))
+    return response
+
+
+def _to_finished(job: Job, summary: Summary) -> inference_pb2.Finished:
+    usage = inference_pb2.Usage(
+        prompt_tokens=len(job.prompt_token_ids), completion_tokens=summary.num_output_tokens
+    )
+    return inference_pb2.Finished(
+        reason=finish_to_pb(summary.reason),
+        usage=usage,
+        timings=_to_timings(summary),
+        seed=job.sampling.seed,
+        prefill_worker=summary.route.prefill or "",
+        decode_worker=summary.route.decode,
+    )
+
+
+def _to_timings(summary: Summary) -> inference_pb2.Timings:
+    """The worker's offsets count from the submission; the client's from the arrival here."""
+    offset_s = summary.submitted_s
+    work = summary.timings
+    chunks = tuple(replace(c, start_s=c.start_s + offset_s) for c in work.prefill_chunks)
+    message = timings_to_pb(
+        replace(work, queue_s=work.queue_s + offset_s, prefill_chunks=chunks)
+    )
+    message.first_token_us = to_us(summary.first_token_s)
+    message.decode_us = to_us(summary.total_s - summary.first_token_s)
+    message.total_us = to_us(summary.total_s)
+    return message

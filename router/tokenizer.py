@@ -1,0 +1,100 @@
+"""Text to token ids and chat messages to text, without `transformers`: importing that would import torch."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import NoReturn
+
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer as FastTokenizer
+
+from pdserve.errors import InvalidRequestError, SetupError
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One turn of a chat."""
+
+    role: str
+    content: str
+
+
+class Tokenizer:
+    """The model's tokenizer and chat template, read from its folder."""
+
+    def __init__(self, model_dir: Path) -> None:
+        """Raises SetupError when the folder has no readable tokenizer.json."""
+        try:
+            self._fast = FastTokenizer.from_file(str(model_dir / "tokenizer.json"))
+        except Exception as error:  # the Rust library raises bare Exception
+            raise SetupError(f"{model_dir}/tokenizer.json cannot be read: {error}") from error
+        self._fast.no_padding()
+        self._fast.no_truncation()
+        config = _read_json(model_dir / "tokenizer_config.json")
+        self._specials = {
+            name: token["content"] if isinstance(token, dict) else token
+            for name, token in config.items()
+            if name.endswith("_token") and isinstance(token, str | dict)
+        }
+        source = _chat_template(model_dir, config)
+        self._template = _environment().from_string(source) if source else None
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a raw prompt, with the tokenizer's own special tokens (BOS) if it adds any."""
+        ids: list[int] = self._fast.encode(text, add_special_tokens=True).ids
+        return ids
+
+    def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
+        """Token ids of a chat, ready for the assistant's turn. Raises InvalidRequestError."""
+        text = self.render_chat(messages)
+        ids: list[int] = self._fast.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def render_chat(self, messages: Sequence[ChatMessage]) -> str:
+        """The chat as the model's template writes it. Raises InvalidRequestError."""
+        if self._template is None:
+            raise InvalidRequestError("this model has no chat template; send text", field="chat")
+        turns = [{"role": m.role, "content": m.content} for m in messages]
+        try:
+            return self._template.render(
+                messages=turns, add_generation_prompt=True, **self._specials
+            )
+        except TemplateError as error:
+            raise InvalidRequestError(f"the chat template refuses: {error}", field="chat") from error
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of the tokens, special ones left out."""
+        return self._fast.decode(list(token_ids), skip_special_tokens=True)
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    data: dict[str, object] = json.loads(path.read_text()) if path.exists() else {}
+    return data
+
+
+def _chat_template(model_dir: Path, config: dict[str, object]) -> str | None:
+    file = model_dir / "chat_template.jinja"
+    if file.exists():
+        return file.read_text()
+    template = config.get("chat_template")
+    if isinstance(template, list):  # several named ones; the default is what chat means
+        named = {entry["name"]: entry["template"] for entry in template}
+        return named.get("default")
+    return template if isinstance(template, str) else None
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    # Templates come with model files: sandboxed, and with the two functions the ecosystem's templates call.
+    def raise_exception(message: str) -> NoReturn:
+        raise TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.filters["tojson"] = lambda value, **options: json.dumps(
+        value, ensure_ascii=False, **options
+    )
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
+    return environment

@@ -1,0 +1,156 @@
+"""From a client's message to a job that can run, or a typed refusal that names the field."""
+
+import math
+import re
+import secrets
+from dataclasses import dataclass
+
+from common.request import SamplingParams
+from pdserve.errors import InvalidRequestError, NotFoundError, Reason
+from pdserve.v1 import inference_pb2
+from router.tokenizer import ChatMessage, Tokenizer
+
+_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_ROLES = {"system", "user", "assistant"}
+_MAX_TEMPERATURE = 100.0
+_MAX_STOPS = 16
+_MAX_STOP_CHARS = 256
+_MAX_STOP_TOKENS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the served model and the workers' memory allow."""
+
+    model: str
+    vocab_size: int
+    max_context_tokens: int
+    kv_capacity_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A request that passed: everything filled in."""
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    stop: tuple[str, ...]
+
+
+def parse_request(
+    message: inference_pb2.GenerateRequest, limits: Limits, tokenizer: Tokenizer
+) -> Job:
+    """Check every field. Raises InvalidRequestError or NotFoundError."""
+    if message.model and message.model != limits.model:
+        raise NotFoundError(
+            f"'{message.model}' is not served here; '{limits.model}' is",
+            reason=Reason.MODEL_NOT_FOUND,
+            field="model",
+        )
+    request_id = message.request_id or secrets.token_hex(8)
+    if not _ID.fullmatch(request_id):
+        raise InvalidRequestError("1 to 128 of [A-Za-z0-9._:-]", field="request_id")
+    prompt = _parse_prompt(message, limits, tokenizer)
+    _check_stop(message.sampling, limits)
+    sampling = SamplingParams(
+        temperature=_parse_temperature(message.sampling),
+        seed=message.sampling.seed if message.sampling.HasField("seed") else secrets.randbits(64),
+        max_tokens=_parse_max_tokens(message.sampling, len(prompt), limits),
+        stop_token_ids=tuple(message.sampling.stop_token_ids),
+        ignore_eos=message.sampling.ignore_eos,
+    )
+    return Job(request_id, prompt, sampling, tuple(message.sampling.stop))
+
+
+def _parse_prompt(
+    message: inference_pb2.GenerateRequest, limits: Limits, tokenizer: Tokenizer
+) -> tuple[int, ...]:
+    kind = message.WhichOneof("prompt")
+    if kind == "text":
+        ids = tokenizer.encode(message.text) if message.text else []
+    elif kind == "chat":
+        ids = tokenizer.encode_chat(_parse_chat(message.chat))
+    else:
+        kind, ids = "tokens", list(message.tokens.token_ids)
+        for token_id in ids:
+            if token_id >= limits.vocab_size:
+                raise InvalidRequestError(
+                    f"token {token_id} is outside the vocabulary of {limits.vocab_size}",
+                    reason=Reason.TOKEN_OUT_OF_VOCABULARY,
+                    field="tokens.token_ids",
+                )
+    if not ids:
+        field = "tokens.token_ids" if kind == "tokens" else kind
+        raise InvalidRequestError("the prompt is empty", reason=Reason.EMPTY_PROMPT, field=field)
+    return tuple(ids)
+
+
+def _parse_chat(chat: inference_pb2.ChatPrompt) -> list[ChatMessage]:
+    if not chat.messages:
+        raise InvalidRequestError(
+            "a chat needs a message", reason=Reason.EMPTY_PROMPT, field="chat.messages"
+        )
+    for message in chat.messages:
+        if message.role not in _ROLES:
+            raise InvalidRequestError(
+                f"'{message.role}' is none of {sorted(_ROLES)}", field="chat.messages.role"
+            )
+    if not any(message.content for message in chat.messages):
+        raise InvalidRequestError(
+            "every message is empty", reason=Reason.EMPTY_PROMPT, field="chat.messages.content"
+        )
+    return [ChatMessage(message.role, message.content) for message in chat.messages]
+
+
+def _parse_temperature(sampling: inference_pb2.SamplingParams) -> float:
+    value = sampling.temperature
+    if not math.isfinite(value) or not 0 <= value <= _MAX_TEMPERATURE:
+        raise InvalidRequestError(
+            f"{value} is not in [0, {_MAX_TEMPERATURE:g}]", field="sampling.temperature"
+        )
+    return value
+
+
+def _parse_max_tokens(
+    sampling: inference_pb2.SamplingParams, num_prompt_tokens: int, limits: Limits
+) -> int:
+    """The client's max_tokens if context and KV memory hold it; unset, all that they leave."""
+    room = min(limits.max_context_tokens, limits.kv_capacity_tokens) - num_prompt_tokens
+    wanted = sampling.max_tokens if sampling.HasField("max_tokens") else max(room, 1)
+    if wanted < 1:
+        raise InvalidRequestError(f"{wanted} is less than 1", field="sampling.max_tokens")
+    if num_prompt_tokens + wanted > limits.max_context_tokens:
+        raise InvalidRequestError(
+            f"prompt of {num_prompt_tokens} + max_tokens {wanted} exceed the context of "
+            f"{limits.max_context_tokens} tokens",
+            reason=Reason.CONTEXT_EXCEEDED,
+            field="sampling.max_tokens",
+        )
+    if num_prompt_tokens + wanted > limits.kv_capacity_tokens:
+        raise InvalidRequestError(
+            f"prompt of {num_prompt_tokens} + max_tokens {wanted} exceed the KV memory of "
+            f"{limits.kv_capacity_tokens} tokens",
+            reason=Reason.KV_CAPACITY_EXCEEDED,
+            field="sampling.max_tokens",
+        )
+    return wanted
+
+
+def _check_stop(sampling: inference_pb2.SamplingParams, limits: Limits) -> None:
+    if len(sampling.stop) > _MAX_STOPS:
+        raise InvalidRequestError(f"more than {_MAX_STOPS} stop texts", field="sampling.stop")
+    if any(not 1 <= len(text) <= _MAX_STOP_CHARS for text in sampling.stop):
+        raise InvalidRequestError(
+            f"each must have 1 to {_MAX_STOP_CHARS} characters", field="sampling.stop"
+        )
+    if len(sampling.stop_token_ids) > _MAX_STOP_TOKENS:
+        raise InvalidRequestError(
+            f"more than {_MAX_STOP_TOKENS} stop tokens", field="sampling.stop_token_ids"
+        )
+    if any(token_id >= limits.vocab_size for token_id in sampling.stop_token_ids):
+        raise InvalidRequestError(
+            f"a token is outside the vocabulary of {limits.vocab_size}",
+            reason=Reason.TOKEN_OUT_OF_VOCABULARY,
+            field="sampling.stop_token_ids",
+        )
