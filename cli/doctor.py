@@ -1,7 +1,7 @@
 """`pdserve doctor`: what this machine has, and what would keep pdserve from running on it."""
 
-import importlib.util
 import importlib.metadata
+import importlib.util
 import os
 import shutil
 import socket

@@ -48,7 +48,9 @@ class RouterConfig(_Frozen):
 
     max_inflight_requests: int = Field(1024, ge=1)
     max_queued_requests: int = Field(256, ge=1, description="Accepted requests without a token yet")
-    stalled_after_s: float = Field(10.0, gt=0, description="No step for so long, with work: stalled")
+    stalled_after_s: float = Field(
+        10.0, gt=0, description="No step for so long, with work: stalled"
+    )
 
 
 class ServeConfig(_Frozen):
@@ -79,7 +81,7 @@ class WorkerSpec(_Frozen):
     model_name: str
     namespace: str
     bind_host: str | None = Field(None, description="Unset: the node's address in its cluster")
-    num_threads: int | None = Field(None, ge=1, description="Unset: one per available core")
+    num_threads: int = Field(0, ge=0, description="0: one per core the process may use")
     cores: tuple[int, ...] = ()
     engine: EngineConfig = EngineConfig()
     transfer: TransferConfig = TransferConfig()

@@ -1,4 +1,4 @@
-"""A decode worker's engine: take KV in, schedule, run, publish. Everything here runs in the engine's thread."""
+"""A decode worker's engine: take KV in, schedule, run, publish. All of it in the engine's thread."""
 
 import time
 

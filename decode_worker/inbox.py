@@ -6,7 +6,7 @@
 3. The thread asks the chosen prefill worker for the prompt (decode pulls) and delivers what arrives.
 4. `collect` (before each step) hands over token 1 at once, and copies at most `inserts_per_step` chunks
    into the reserved blocks, so that arriving KV never holds a decode step up for long.
-5. With all KV in and token 1 known the sequence is ready: it joins the batch at token 2; nothing is recomputed.
+5. With all KV in and token 1 known the sequence joins the batch at token 2; nothing is recomputed.
 6. If prefill fails or an item is refused, the sequence is handed over as it is: decode computes the rest.
 7. `discard` (cancel, deadline, end): the stream is closed, prefill told, credit back; late items are dropped.
 
@@ -24,8 +24,8 @@ from common.config import TransferConfig
 from common.engine.block_pool import BlockPool
 from common.engine.kv_cache import KVCache
 from common.engine.sequence import Sequence
-from common.kv_transfer.transport import KVTransport
 from common.kv_transfer.layout import KVLayout
+from common.kv_transfer.transport import KVTransport
 from common.kv_transfer.wire import FailureHeader, FirstTokenHeader, WireError
 from common.telemetry.logs import get_logger
 from decode_worker.pull import Chunk, News, Pull, PullFailed

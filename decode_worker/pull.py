@@ -70,7 +70,9 @@ class Pull:
     ) -> None:
         """Read until the end. Every outcome but a close is delivered; raises nothing."""
         try:
-            self._stream = stream = transport.open(self.seq.request.prefill_worker or "", self.seq.request)
+            self._stream = stream = transport.open(
+                self.seq.request.prefill_worker or "", self.seq.request
+            )
             # close() may have come before there was a stream to close: one of the two sides sees both
             if self.is_closed:
                 stream.close()

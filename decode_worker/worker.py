@@ -33,9 +33,7 @@ class DecodeWorker:
             engine.pool, limits.max_batch_tokens, limits.max_num_seqs, limits.watermark
         )
         layout = kv_layout(engine.spec)
-        inbox = Inbox(
-            engine.pool, engine.cache, layout, transport, spec.transfer, self._loop.wake
-        )
+        inbox = Inbox(engine.pool, engine.cache, layout, transport, spec.transfer, self._loop.wake)
         self._engine = DecodeEngine(engine, scheduler, inbox, Counters())
         self._sinks: list[Callable[[StepOutput], None]] = []
         self._load = self._engine.load()

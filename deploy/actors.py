@@ -5,8 +5,8 @@ torch, and core pinning has to happen before torch starts its threads.
 Streams get a thread group of their own, so that a full house of them never blocks a cancel.
 """
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 import ray
 
@@ -18,6 +18,18 @@ from deploy.worker_process import OnCrash, WorkerProcess
 if TYPE_CHECKING:
     from decode_worker.worker import DecodeWorker
     from prefill_worker.worker import PrefillWorker
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def _control(method: F) -> F:
+    grouped: F = ray.method(concurrency_group="control")(method)
+    return grouped
+
+
+def _kv(method: F) -> F:
+    grouped: F = ray.method(concurrency_group="kv")(method)
+    return grouped
 
 
 @ray.remote(concurrency_groups={"kv": 128, "control": 4})
@@ -31,20 +43,20 @@ class PrefillActor:
         """See WorkerProcess.start."""
         return self._process.start()
 
-    @ray.method(concurrency_group="control")
+    @_control
     def stop(self) -> None:
         """See WorkerProcess.stop."""
         self._process.stop()
 
-    @ray.method(concurrency_group="kv")
+    @_kv
     def stream_kv(self, request: WorkRequest) -> Iterator[WireItem]:
         """See KVSource.stream."""
         yield from self._process.worker.stream(request)
 
-    @ray.method(concurrency_group="control")
+    @_control
     def cancel_kv(self, request_id: str, attempt: int) -> None:
         """See KVSource.cancel."""
-        self._process.worker.cancel(request_id, attempt)
+        self._process.worker.cancel_stream(request_id, attempt)
 
 
 @ray.remote(concurrency_groups={"control": 4})
@@ -58,7 +70,7 @@ class DecodeActor:
         """See WorkerProcess.start."""
         return self._process.start()
 
-    @ray.method(concurrency_group="control")
+    @_control
     def stop(self) -> None:
         """See WorkerProcess.stop."""
         self._process.stop()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray
-from ray.actor import ActorHandle
+from ray.actor import ActorClass, ActorHandle
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from common.config import ServeConfig, WorkerSpec
@@ -86,7 +86,7 @@ class Deployment:
                     "model_name": self._model_name,
                     "namespace": config.namespace,
                     "bind_host": "127.0.0.1" if self._is_private else None,
-                    "num_threads": share.num_threads if self._is_private else None,
+                    "num_threads": share.num_threads if self._is_private else 0,
                     "cores": share.cores if self._is_private else (),
                     "engine": config.engine,
                     "transfer": config.transfer,
@@ -96,10 +96,11 @@ class Deployment:
         ]
 
     def _create(self, spec: WorkerSpec, share: Share) -> ActorHandle:
-        actor_class = PrefillActor if spec.role == "prefill" else DecodeActor
+        # ray.remote turns both into ActorClass, which type checkers do not see
+        actor_class: ActorClass = PrefillActor if spec.role == "prefill" else DecodeActor
         options = self._resources(spec.role, share)
         try:
-            handle: ActorHandle = actor_class.options(  # type: ignore[attr-defined]  # ray.remote adds it
+            handle: ActorHandle = actor_class.options(
                 name=spec.name, namespace=spec.namespace, max_restarts=0, **options
             ).remote(spec)
         except ValueError as error:

@@ -13,9 +13,7 @@ class Share:
     cores: tuple[int, ...]
 
 
-def share_cores(
-    num_workers: int, cores: Sequence[int], pin: Literal["auto", "off"]
-) -> list[Share]:
+def share_cores(num_workers: int, cores: Sequence[int], pin: Literal["auto", "off"]) -> list[Share]:
     """Disjoint, equal core sets while there are enough cores; otherwise one thread each, unpinned.
 
     Pinning keeps prefill off decode's cores, which is what flat inter-token latency rests on.

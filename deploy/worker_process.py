@@ -49,7 +49,7 @@ class WorkerProcess(Generic[WorkerT]):
     def start(self) -> str:
         """Load the model and serve; returns the gRPC address. Raises SetupError."""
         spec = self._spec
-        if spec.num_threads is None:
+        if not spec.num_threads:
             spec = spec.model_copy(update={"num_threads": len(os.sched_getaffinity(0))})
         self._worker = self._build(spec, _die)
         self._worker.start()

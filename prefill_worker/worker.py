@@ -9,7 +9,15 @@ from common.engine.engine import build_engine
 from common.engine.loop import EngineLoop
 from common.engine.worker_identity import make_info, with_age
 from common.kv_transfer.wire import WireItem
-from common.request import StepOutput, WorkerInfo, WorkerLoad, WorkRequest
+from common.request import (
+    SequenceOutput,
+    StepOutput,
+    WorkerInfo,
+    WorkerLoad,
+    WorkFailure,
+    WorkRequest,
+)
+from pdserve.errors import Reason
 from prefill_worker.engine import PrefillEngine
 from prefill_worker.outbox import KVOutbox
 from prefill_worker.scheduler import PrefillScheduler
@@ -46,11 +54,21 @@ class PrefillWorker:
             is_complete = True
         finally:
             if not is_complete:
-                self.cancel(request.request_id, request.attempt)
+                self.cancel_stream(request.request_id, request.attempt)
 
-    def cancel(self, request_id: str, attempt: int) -> None:
-        """See KVSource.cancel."""
+    def cancel_stream(self, request_id: str, attempt: int) -> None:
+        """See KVSource.cancel_stream."""
         self._loop.post(lambda: self._engine.cancel((request_id, attempt)))
+
+    def submit(self, request: WorkRequest) -> None:
+        """See WorkerPort.submit. Refused: prompts come from the decode worker that will need their KV."""
+        failure = WorkFailure(
+            Reason.INTERNAL, "a prefill worker takes work from decode workers only"
+        )
+        self._publish(StepOutput((SequenceOutput(request.request_id, 0, failure=failure),)))
+
+    def cancel(self, request_id: str) -> None:
+        """See WorkerPort.cancel. Nothing was ever submitted here."""
 
     def load(self) -> WorkerLoad:
         """See WorkerPort.load."""
@@ -65,9 +83,12 @@ class PrefillWorker:
         worked = self._engine.step()
         self._load = self._engine.load()
         if worked:
-            for sink in tuple(self._sinks):
-                sink(StepOutput(load=self._load))
+            self._publish(StepOutput(load=self._load))
         return worked
+
+    def _publish(self, output: StepOutput) -> None:
+        for sink in tuple(self._sinks):
+            sink(output)
 
     def _idle(self) -> None:
         self._engine.check_integrity()

@@ -104,6 +104,6 @@ class Router:
     def _is_ready(self) -> bool:
         return bool(self._pool.candidates(Role.DECODE))
 
-    async def _set_health(self, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
+    async def _set_health(self, status: int) -> None:
         for name in ("", *_SERVICES):
             await self._health.set(name, status)

@@ -40,7 +40,7 @@ class IncrementalDetokenizer:
 
 
 class StopStrings:
-    """Finds the first of several texts in a stream, also across pieces, and holds back what may become one."""
+    """Finds the first of several texts in a stream, across pieces; holds back what may become one."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)

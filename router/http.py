@@ -53,7 +53,8 @@ class HttpServer:
     def _answer(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
         if path == "/metrics":
-            return self._metrics(environ, start)
+            body: Iterable[bytes] = self._metrics(environ, start)
+            return body
         if path == "/healthz":
             start("200 OK", _TEXT)
             return [b"ok\n"]

@@ -110,7 +110,12 @@ class Journeys:
             self._admission.leave(ticket)
 
     async def _travel(
-        self, job: Job, stream: WorkStream, ticket: Ticket, arrival_s: float, timeout_s: float | None
+        self,
+        job: Job,
+        stream: WorkStream,
+        ticket: Ticket,
+        arrival_s: float,
+        timeout_s: float | None,
     ) -> AsyncGenerator[Delta]:
         route = self._choose(len(job.prompt_token_ids))
         link = self._pool.link(route.decode)

@@ -9,7 +9,8 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from typing import cast
 
 import grpc
 
@@ -114,7 +115,9 @@ class WorkerLink:
             await asyncio.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
 
     async def _converse(self, stub: worker_pb2_grpc.WorkerStub) -> None:
-        async for message in stub.Connect(self._send()):
+        # the stubs describe the synchronous call; on an aio channel it is an async iterator
+        call = cast(AsyncIterable[worker_pb2.ConnectResponse], stub.Connect(self._send()))  # type: ignore[arg-type]
+        async for message in call:
             self._last_heard_s = time.monotonic()
             if message.HasField("step"):
                 for output in step_from_pb(message.step):

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
+from typing import TypeAlias
 
 import grpc
 
@@ -24,7 +25,7 @@ _STATES = {
 }
 _log = get_logger()
 
-GenerateContext = grpc.aio.ServicerContext[
+GenerateContext: TypeAlias = grpc.aio.ServicerContext[
     inference_pb2.GenerateRequest, inference_pb2.GenerateResponse
 ]
 
@@ -157,9 +158,7 @@ def _to_timings(summary: Summary) -> inference_pb2.Timings:
     offset_s = summary.submitted_s
     work = summary.timings
     chunks = tuple(replace(c, start_s=c.start_s + offset_s) for c in work.prefill_chunks)
-    message = timings_to_pb(
-        replace(work, queue_s=work.queue_s + offset_s, prefill_chunks=chunks)
-    )
+    message = timings_to_pb(replace(work, queue_s=work.queue_s + offset_s, prefill_chunks=chunks))
     message.first_token_us = to_us(summary.first_token_s)
     message.decode_us = to_us(summary.total_s - summary.first_token_s)
     message.total_us = to_us(summary.total_s)

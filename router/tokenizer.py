@@ -63,7 +63,9 @@ class Tokenizer:
                 messages=turns, add_generation_prompt=True, **self._specials
             )
         except TemplateError as error:
-            raise InvalidRequestError(f"the chat template refuses: {error}", field="chat") from error
+            raise InvalidRequestError(
+                f"the chat template refuses: {error}", field="chat"
+            ) from error
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of the tokens, special ones left out."""

@@ -16,7 +16,9 @@ class BlockPool:
 
     def __init__(self, num_blocks: int, block_size: int) -> None:
         if num_blocks < 1 or block_size < 1:
-            raise ValueError(f"need at least one block of one token, got {num_blocks=} {block_size=}")
+            raise ValueError(
+                f"need at least one block of one token, got {num_blocks=} {block_size=}"
+            )
         self.num_blocks = num_blocks
         self.block_size = block_size
         self._free = deque(range(num_blocks))

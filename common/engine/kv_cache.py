@@ -32,12 +32,13 @@ class KVCache:
     @property
     def num_bytes(self) -> int:
         """Memory held: blocks x block bytes."""
-        return self.keys.nbytes + self.values.nbytes
+        num_bytes: int = self.keys.nbytes + self.values.nbytes
+        return num_bytes
 
     @staticmethod
     def block_bytes(spec: ModelSpec, block_size: int, device: torch.device) -> int:
         """Memory of one block over all layers."""
-        element = 4 if device.type == "cpu" else DTYPES[spec.dtype].itemsize
+        element: int = 4 if device.type == "cpu" else DTYPES[spec.dtype].itemsize
         return spec.kv_bytes_per_token(element) * block_size
 
     def read(self, block_table: list[int], start: int, end: int) -> torch.Tensor:
@@ -67,7 +68,9 @@ class KVCache:
         edges = {(start, whole_start), (max(whole_end, whole_start), end)}
         for lo, hi in edges:
             if hi > lo:
-                self._write_edge(block_table[lo // size], lo, payload[:, :, lo - start : hi - start])
+                self._write_edge(
+                    block_table[lo // size], lo, payload[:, :, lo - start : hi - start]
+                )
 
     def _write_edge(self, block_id: int, position: int, part: torch.Tensor) -> None:
         offset = position % self.block_size

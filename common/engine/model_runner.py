@@ -16,7 +16,11 @@ class ModelRunner:
     """
 
     def __init__(
-        self, model: torch.nn.Module, backend: AttentionBackend, block_size: int, device: torch.device
+        self,
+        model: torch.nn.Module,
+        backend: AttentionBackend,
+        block_size: int,
+        device: torch.device,
     ) -> None:
         self._model = model
         self._backend = backend
@@ -28,7 +32,6 @@ class ModelRunner:
         """Which attention backend runs."""
         return self._backend.name
 
-    @torch.inference_mode()
     def run(self, batch: Batch) -> list[Sample | None]:
         """One sample for each entry that reaches its sequence's end, None for the others."""
         inputs = RaggedInputs.from_batch(batch, self._block_size)
@@ -37,16 +40,16 @@ class ModelRunner:
         samples = iter(sample(logits, samplers) if samplers else [])
         return [next(samples) if entry.samples else None for entry in batch.entries]
 
-    @torch.inference_mode()
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:
         """Forward pass; float32 logits [rows that sample, vocab]."""
-        self._backend.begin(inputs)
-        output = self._model(
-            input_ids=torch.from_numpy(inputs.input_ids)[None].to(self._device),
-            position_ids=torch.from_numpy(inputs.positions)[None].to(self._device),
-            logits_to_keep=torch.from_numpy(inputs.sample_rows).to(self._device),
-            use_cache=False,
-            paged_attention=self._backend,
-        )
-        logits: torch.Tensor = output.logits[0]
-        return logits.float()
+        with torch.inference_mode():
+            self._backend.begin(inputs)
+            output = self._model(
+                input_ids=torch.from_numpy(inputs.input_ids)[None].to(self._device),
+                position_ids=torch.from_numpy(inputs.positions)[None].to(self._device),
+                logits_to_keep=torch.from_numpy(inputs.sample_rows).to(self._device),
+                use_cache=False,
+                paged_attention=self._backend,
+            )
+            logits: torch.Tensor = output.logits[0].float()
+        return logits

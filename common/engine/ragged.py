@@ -57,9 +57,7 @@ def _token_ids(batch: Batch) -> NDArray[np.int64]:
     return np.array(flat, dtype=np.int64)
 
 
-def _pad_tables(
-    batch: Batch, context_len: NDArray[np.int32], block_size: int
-) -> NDArray[np.int32]:
+def _pad_tables(batch: Batch, context_len: NDArray[np.int32], block_size: int) -> NDArray[np.int32]:
     num_blocks = -(-context_len // block_size)
     tables = np.zeros((len(context_len), int(num_blocks.max())), dtype=np.int32)
     for row, (entry, n) in enumerate(zip(batch.entries, num_blocks, strict=True)):

@@ -50,7 +50,8 @@ def _draw_token(logits: torch.Tensor, temperature: float, draw: float) -> int:
     cumulative = torch.softmax(scaled, dim=-1).cumsum(dim=-1)
     target = draw * cumulative[-1]
     index = int(torch.searchsorted(cumulative, target, right=True))
-    return min(index, logits.shape[-1] - 1)
+    last: int = logits.shape[-1] - 1
+    return min(index, last)
 
 
 def _splitmix64(state: int) -> int:

@@ -43,7 +43,7 @@ class InProcessStream:
 
     def close(self) -> None:
         """See KVStream.close."""
-        self._source.cancel(self._request.request_id, self._request.attempt)
+        self._source.cancel_stream(self._request.request_id, self._request.attempt)
 
     def _run(self) -> None:
         try:

@@ -2,9 +2,9 @@
 
 Decode side: `KVTransport.open` asks a prefill worker to run a prompt and returns a `KVStream`; a pull
 thread calls `next` until it returns None; whoever is done early calls `close`, from any thread.
-Prefill side: a `KVSource` answers with an iterator of items, and learns of a closed stream by `cancel`.
-The caller owns what was yielded: if decode dies the transport frees it, if prefill dies what was
-yielded stays readable.
+Prefill side: a `KVSource` answers with an iterator of items, and learns of a closed stream by
+`cancel_stream`. The caller owns what was yielded: if decode dies the transport frees it, if prefill dies
+what was yielded stays readable.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ class KVSource(Protocol):
     def stream(self, request: WorkRequest) -> Iterator[WireItem]:
         """Run the prompt; yield its KV chunk by chunk, token 1 as soon as it is known."""
 
-    def cancel(self, request_id: str, attempt: int) -> None:
+    def cancel_stream(self, request_id: str, attempt: int) -> None:
         """Stop that run, even if its stream has not begun yet. Unknown ones are remembered."""
 
 

@@ -17,7 +17,6 @@ from common.kv_transfer.layout import KVLayout
 from common.request import PrefillChunkTiming
 from pdserve.errors import Reason
 
-WIRE_VERSION = 1
 _MAX_HEADER_BYTES = 1 << 20
 
 Payload = NDArray[np.uint8]
@@ -31,7 +30,7 @@ class WireError(ValueError):
 class _Header(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    version: Literal[1] = WIRE_VERSION
+    version: Literal[1] = 1
     request_id: str
     attempt: int
 
@@ -41,7 +40,9 @@ class ChunkHeader(_Header):
 
     kind: Literal["chunk"] = "chunk"
     fingerprint: str
-    layout: tuple[int, int, int, int] = Field(description="layers, kv_heads, head_dim, bytes per element")
+    layout: tuple[int, int, int, int] = Field(
+        description="layers, kv_heads, head_dim, bytes per element"
+    )
     start: int = Field(ge=0)
     end: int = Field(gt=0)
     checksum: int = Field(ge=0)
@@ -54,7 +55,8 @@ class FirstTokenHeader(_Header):
     token_id: int = Field(ge=0)
     age_s: float = Field(ge=0, description="End of the last chunk's compute to the sending of this")
     chunks: tuple[tuple[float, float, int], ...] = Field(
-        description="start_s, duration_s, num_tokens")
+        description="start_s, duration_s, num_tokens"
+    )
 
     def chunk_timings(self, offset_s: float) -> list[PrefillChunkTiming]:
         """The prefill steps, `offset_s` after the receiver's own zero."""
@@ -87,7 +89,9 @@ def decode_header(data: bytes) -> Header:
         return _HEADERS.validate_python(msgpack.unpackb(data, strict_map_key=True, use_list=False))
     except ValidationError as error:
         first = error.errors()[0]
-        raise WireError(f"header field {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise WireError(
+            f"header field {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        ) from error
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         raise WireError(f"header is not msgpack: {error}") from error
 
@@ -103,7 +107,7 @@ def make_chunk(
         layout=layout.key,
         start=start,
         end=start + payload.nbytes // layout.num_bytes(1),
-        checksum=xxhash.xxh3_64_intdigest(payload),
+        checksum=_checksum(payload),
     )
     return encode_header(header), payload
 
@@ -122,7 +126,7 @@ def check_chunk(
         )
     if payload is None or payload.nbytes != layout.num_bytes(header.end - header.start):
         raise WireError("chunk payload has the wrong size")
-    if xxhash.xxh3_64_intdigest(payload) != header.checksum:
+    if _checksum(payload) != header.checksum:
         raise WireError("chunk payload fails its checksum")
     return payload
 
@@ -134,3 +138,6 @@ def make_failure(request_id: str, attempt: int, reason: Reason, message: str) ->
     )
     return encode_header(header), None
 
+
+def _checksum(payload: Payload) -> int:
+    return xxhash.xxh3_64_intdigest(payload.data)

@@ -53,9 +53,11 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         loop = asyncio.get_running_loop()
         steps: asyncio.Queue[StepOutput] = asyncio.Queue()
         owned: set[str] = set()
-        unsubscribe = self._worker.subscribe(
-            lambda step: loop.call_soon_threadsafe(steps.put_nowait, step)
-        )
+
+        def enqueue(step: StepOutput) -> None:
+            loop.call_soon_threadsafe(steps.put_nowait, step)
+
+        unsubscribe = self._worker.subscribe(enqueue)
         reader = asyncio.create_task(self._read(request_iterator, owned))
         try:
             yield worker_pb2.ConnectResponse(info=info_to_pb(self._worker.info))

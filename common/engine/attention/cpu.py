@@ -2,10 +2,13 @@
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from common.engine.attention.cpu_kernel import QUERY_TILE, attention_kernel, store
 from common.engine.kv_cache import KVCache
 from common.engine.ragged import RaggedInputs
+
+Array = NDArray[np.float32]
 
 
 class CpuBackend:
@@ -55,5 +58,6 @@ class CpuBackend:
         return out.to(query.dtype)
 
 
-def _as_array(tensor: torch.Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    return tensor.to(torch.float32).contiguous().numpy()
+def _as_array(tensor: torch.Tensor) -> Array:
+    array: Array = tensor.to(torch.float32).contiguous().numpy()
+    return array

@@ -102,11 +102,10 @@ def attention_kernel(block_size: int, head_dim: int) -> Kernel:
         norm[r] += exponentiate(s, peak[r], p, bits, powers)
         accumulate(acc, r, p, values)
 
-    @numba.njit(
-        fastmath=_FASTMATH, cache=True, nogil=True, parallel=True, error_model="numpy"
-    )
+    @numba.njit(fastmath=_FASTMATH, cache=True, nogil=True, parallel=True, error_model="numpy")
     def attend(query, keys, values, out, tables, starts, contexts, items, scale):  # type: ignore[no-untyped-def]
-        # query, out [T, heads, dim]; keys [blocks, kv_heads, dim, size]; values [blocks, kv_heads, size, dim];
+        # query, out [T, heads, dim]; keys [blocks, kv_heads, dim, size];
+        # values [blocks, kv_heads, size, dim];
         # items [n, 3]: sequence, first query, end query (within the sequence)
         kv_heads = keys.shape[1]
         group = query.shape[1] // kv_heads
@@ -134,12 +133,14 @@ def attention_kernel(block_size: int, head_dim: int) -> Kernel:
                         attend_block(q, r, num_keys, k, v, acc, peak, norm, s, p, bits, powers)
             for r in range(rows):
                 for d in range(head_dim):
-                    out[base + first + r // group, head * group + r % group, d] = acc[r, d] / norm[r]
+                    out[base + first + r // group, head * group + r % group, d] = (
+                        acc[r, d] / norm[r]
+                    )
 
     return attend  # type: ignore[no-any-return]
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def store(key, value, keys, values, slots):  # type: ignore[no-untyped-def]
     """Scatter `key` and `value` [T, kv_heads, dim] to their slots in one layer's blocks."""
     block_size = keys.shape[3]

@@ -41,7 +41,9 @@ def paged_attention(
             f"{type(module).__name__} (layer {layer}) asks for {', '.join(sorted(asked)) or 'no layer index'}"
         )
     if paged_attention is None:
-        raise UnsupportedAttentionError(f"{type(module).__name__} drops the keyword paged_attention")
+        raise UnsupportedAttentionError(
+            f"{type(module).__name__} drops the keyword paged_attention"
+        )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     rows = (query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1))
     return paged_attention.attend(layer, *rows, scale)[None], None

@@ -15,9 +15,7 @@ from common.engine.weights.fingerprint import fingerprint
 from pdserve.errors import SetupError
 
 
-def load_model(
-    path: Path, dtype: Dtype, device: torch.device
-) -> tuple[torch.nn.Module, ModelSpec]:
+def load_model(path: Path, dtype: Dtype, device: torch.device) -> tuple[torch.nn.Module, ModelSpec]:
     """Load a causal LM in eval mode with our attention, and its numbers.
 
     Safetensors only, never code from the folder. Raises SetupError when the folder does not hold a
