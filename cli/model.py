@@ -1,0 +1,96 @@
+"""`pdserve model`: fetch a model ahead of time, and see what is there."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from common.engine.weights.cache import default_cache_dir, entry_name, find
+from common.engine.weights.catalog import CATALOG, DEFAULT_ALIAS
+from common.engine.weights.pull import pull
+
+app = typer.Typer(help="Fetch models and list them.", no_args_is_help=True)
+
+
+class StageBars:
+    """Draws the stages of library work as bars on stderr; nothing at all until the first stage."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._task: TaskID | None = None
+
+    def stage(self, name: str, total: int | None) -> None:
+        """Begin a bar; `total` None draws one that only moves to and fro."""
+        self.finish()
+        self._bars.start()
+        self._task = self._bars.add_task(name, total=total)
+
+    def advance(self, amount: int) -> None:
+        """Move the bar on."""
+        if self._task is not None:
+            self._bars.advance(self._task, amount)
+
+    def finish(self) -> None:
+        """Show the current bar as done, whatever was counted."""
+        if self._task is not None:
+            total = self._bars.tasks[self._task].total or 1
+            self._bars.update(self._task, total=total, completed=total)
+            self._task = None
+
+
+@contextmanager
+def progress_bars() -> Iterator[StageBars]:
+    """Bars for the `progress` argument of `pull` and `resolve_model`."""
+    columns = (
+        SpinnerColumn(finished_text="✓"),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )
+    bars = Progress(*columns, console=Console(stderr=True))
+    stages = StageBars(bars)
+    try:
+        yield stages
+        stages.finish()
+    finally:
+        bars.stop()
+
+
+@app.command("pull")
+def pull_command(
+    alias: Annotated[str, typer.Argument(help="A name from `pdserve model list`")] = DEFAULT_ALIAS,
+) -> None:
+    """Download a model and convert it for serving; instant when it is there already."""
+    with progress_bars() as progress:
+        path = pull(alias, default_cache_dir(), progress)
+    typer.echo(f"{alias} is ready in {path}")
+
+
+@app.command("list")
+def list_command() -> None:
+    """List the models pdserve knows by name."""
+    cache_dir = default_cache_dir()
+    table = Table("alias", "license", "size", "state", box=box.SIMPLE)
+    table.add_column("path", overflow="fold")
+    for known in CATALOG.values():
+        path = find(cache_dir, entry_name(known.sha256))
+        state = "pulled" if path else "not pulled"
+        size = f"{known.wheel_bytes / 1e6:.0f} MB"
+        table.add_row(known.alias, known.license, size, state, str(path or "-"))
+    # Wide where a program reads it, so that no path is cut in two.
+    Console(width=None if sys.stdout.isatty() else 250).print(table)

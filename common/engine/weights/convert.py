@@ -1,0 +1,116 @@
+"""GGUF file -> folder of float32 safetensors, configuration and tokenizer.
+
+float32 holds every dequantized value exactly, so nothing is lost; loading casts it down when asked.
+
+torch and transformers are imported when a conversion runs: they take seconds, and finding a model
+that is already converted must not.
+"""
+
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from common.engine.weights.gguf_facts import GgufFacts, read_gguf_facts
+from common.engine.weights.progress import Progress
+from pdserve.errors import SetupError
+
+_STEPS = 3  # weights read, tokenizer read, folder written
+_REMEDY = "Use the model's safetensors folder instead"
+
+
+def convert_gguf(gguf: Path, out: Path, progress: Progress) -> None:
+    """Write the model of a GGUF file to the new folder `out`, whose parent must exist: config.json
+    and generation_config.json (both with eos_token_id), float32 safetensors, tokenizer.json and the
+    chat template.
+
+    Raises SetupError for a file that is cut short or no GGUF, and for a model that transformers
+    cannot rebuild exactly. Needs memory for the whole model in float32.
+    """
+    facts = read_gguf_facts(gguf)
+    progress.stage("convert to safetensors", _STEPS)
+    try:
+        # Alone in a folder: transformers would read a config or tokenizer that lies beside it.
+        with tempfile.TemporaryDirectory(dir=out.parent) as alone, _quiet_transformers():
+            (Path(alone) / "model.gguf").symlink_to(gguf.resolve())
+            _convert(Path(alone), out, facts, progress)
+    except SetupError:
+        raise
+    # transformers has no error class for files it does not expect: KeyError, ValueError, TypeError,
+    # RuntimeError and an OSError without a number all come out of it.
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise SetupError(f"cannot convert {gguf.name}: {reason}", _REMEDY) from error
+
+
+def _convert(folder: Path, out: Path, facts: GgufFacts, progress: Progress) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    model, report = AutoModelForCausalLM.from_pretrained(
+        folder,
+        gguf_file="model.gguf",
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.float32,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    # transformers fills what the file lacks (one part of a split model, say) with random numbers.
+    if missing := sorted(report["missing_keys"]):
+        raise SetupError(f"the GGUF file lacks {len(missing)} weights ({missing[0]} ...)", _REMEDY)
+    progress.advance(1)
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file="model.gguf", local_files_only=True)
+    if facts.splits_digits:
+        from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+
+        # transformers does not know these vocabularies' rule; without it "a  12" comes out as
+        # tokens that the model never saw in training.
+        digits_first = [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
+        tokenizer.backend_tokenizer.pre_tokenizer = Sequence(digits_first)
+    progress.advance(1)
+    eos = _eos_token_ids(model.config.eos_token_id, tokenizer.eos_token_id, facts.end_of_turn)
+    for config in (model.config, model.generation_config):
+        config.eos_token_id = eos
+    model.save_pretrained(out)
+    for weights in out.glob("*.safetensors"):
+        # safetensors makes them readable to their owner alone, whatever the umask says.
+        weights.chmod((out / "config.json").stat().st_mode)
+    tokenizer.save_pretrained(out)
+    progress.advance(1)
+
+
+def _eos_token_ids(
+    configured: int | list[int] | None, of_tokenizer: int | None, end_of_turn: int | None
+) -> int | list[int] | None:
+    known = configured if configured is not None else of_tokenizer
+    ids = known if isinstance(known, list) else [known]
+    every = list(dict.fromkeys(i for i in (*ids, end_of_turn) if i is not None))
+    return every if len(every) > 1 else next(iter(every), None)
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    import transformers.modeling_gguf_pytorch_utils as gguf_utils
+    from transformers.utils import logging
+
+    verbosity, bars, gguf_bar = (
+        logging.get_verbosity(),
+        logging.is_progress_bar_enabled(),
+        gguf_utils.tqdm,
+    )
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    # This bar listens to none of the switches above.
+    gguf_utils.tqdm = logging.EmptyTqdm
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        gguf_utils.tqdm = gguf_bar
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

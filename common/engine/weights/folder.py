@@ -1,0 +1,53 @@
+"""What a model folder must hold before anything slow looks at it."""
+
+import json
+from pathlib import Path
+
+from pdserve.errors import SetupError
+
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_INDEX = "model.safetensors.index.json"
+
+
+def check_folder(folder: Path) -> None:
+    """Raises SetupError, naming what is missing, unless the folder has config.json, all its
+    safetensors files and tokenizer.json. Pickled weights never count."""
+    try:
+        files = {path.name for path in folder.iterdir() if path.is_file()}
+    except OSError as error:
+        raise SetupError(f"cannot read the folder {folder}: {error.strerror}") from error
+    if not any(name.endswith(".safetensors") for name in files):
+        _refuse_other_weights(folder, sorted(files))
+    missing = [name for name in ("config.json", "tokenizer.json") if name not in files]
+    missing += sorted(_shards(folder) - files) if _INDEX in files else []
+    if not any(name.endswith(".safetensors") for name in files):
+        missing.append("*.safetensors")
+    if missing:
+        raise SetupError(
+            f"{folder} is not a whole model: it lacks {', '.join(sorted(missing))}",
+            "Give a folder with config.json, *.safetensors and tokenizer.json",
+        )
+
+
+def refuse_pickle(path: Path, holder: str) -> SetupError:
+    """The error for pickled weights at `path`; `holder` is the name the user gave."""
+    return SetupError(
+        f"{holder}: refused, since {path.name} is a pickle, which can run any code when it is read",
+        "Save the model as safetensors (save_pretrained does) and give that folder",
+    )
+
+
+def _refuse_other_weights(folder: Path, files: list[str]) -> None:
+    if gguf := [name for name in files if name.endswith(".gguf")]:
+        raise SetupError(
+            f"{folder} has GGUF weights only", f"Give the file itself: {folder / gguf[0]}"
+        )
+    if pickles := [name for name in files if name.endswith(PICKLE_SUFFIXES)]:
+        raise refuse_pickle(folder / pickles[0], str(folder))
+
+
+def _shards(folder: Path) -> set[str]:
+    try:
+        return set(json.loads((folder / _INDEX).read_bytes())["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SetupError(f"{folder / _INDEX} is not a list of shards", "Copy it again") from error

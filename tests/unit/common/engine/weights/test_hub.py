@@ -1,0 +1,89 @@
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from common.engine.weights.folder import check_folder
+from common.engine.weights.hub import fetch_from_hub
+from pdserve.errors import SetupError
+
+COMMIT = "a" * 40
+NOBODY = "http://127.0.0.1:1"
+FILES = {
+    "config.json": b"{}",
+    "tokenizer.json": b"{}",
+    "model.safetensors": b"weights",
+    "pytorch_model.bin": b"pickle",
+    "consolidated.safetensors": b"copy",
+    "original/model.safetensors": b"copy",
+}
+
+
+class FakeHub(BaseHTTPRequestHandler):
+    """As much of the hub's HTTP interface as one fetch of org/name uses."""
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        names = list(FILES)
+        if path.startswith("/api/models/org/name/tree/"):
+            tree = [
+                {"type": "file", "path": name, "size": len(FILES[name]), "oid": f"{i:040x}"}
+                for i, name in enumerate(names)
+            ]
+            self._answer(json.dumps(tree).encode())
+        elif path.startswith("/api/models/org/name"):
+            siblings = [{"rfilename": name} for name in names]
+            info = {"id": "org/name", "sha": COMMIT, "siblings": siblings}
+            self._answer(json.dumps(info).encode())
+        elif path.startswith(f"/org/name/resolve/{COMMIT}/"):
+            name = path.removeprefix(f"/org/name/resolve/{COMMIT}/")
+            self._answer(FILES[name], ETag=f'"{names.index(name):040x}"')
+        else:
+            self.send_error(404)
+
+    do_HEAD = do_GET
+
+    def _answer(self, body: bytes, **headers: str) -> None:
+        self.send_response(200)
+        for key, value in {"X-Repo-Commit": COMMIT, **headers}.items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), FakeHub) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_fetch_brings_the_safetensors_and_never_a_pickle(hub: str, tmp_path: Path) -> None:
+    folder = fetch_from_hub("org/name", endpoint=hub, hub_cache=tmp_path)
+    check_folder(folder)
+    names = {path.name for path in folder.rglob("*")}
+    assert names == {"config.json", "tokenizer.json", "model.safetensors"}
+
+
+def test_an_earlier_copy_serves_when_the_hub_is_away(hub: str, tmp_path: Path) -> None:
+    before = fetch_from_hub("org/name", endpoint=hub, hub_cache=tmp_path)
+    assert fetch_from_hub("org/name", endpoint=NOBODY, hub_cache=tmp_path) == before
+
+
+@pytest.mark.parametrize("away", [True, False])
+def test_a_model_the_hub_does_not_give_is_one_line(hub: str, tmp_path: Path, away: bool) -> None:
+    with pytest.raises(SetupError, match="there is no folder 'org/other' here") as caught:
+        fetch_from_hub("org/other", endpoint=NOBODY if away else hub, hub_cache=tmp_path)
+    assert "\n" not in str(caught.value)
+    assert "give its folder" in caught.value.remedy
