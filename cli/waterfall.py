@@ -1,0 +1,60 @@
+"""Where a request's time went, as bars on one time axis."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from pdserve.v1 import inference_pb2
+
+_WIDTH = 46
+_STYLES = {"queue": "grey42", "prefill": "yellow", "hand-off": "magenta", "decode": "green"}
+
+
+def waterfall_table(rows: Sequence[tuple[str, inference_pb2.Finished]]) -> Table:
+    """One row per request: title, bar, and the numbers in milliseconds; all bars share one scale."""
+    longest_us = max((done.timings.total_us for _, done in rows), default=1)
+    table = Table(title="where the time went (ms)", title_justify="left", box=None, padding=(0, 1))
+    table.add_column("request")
+    table.add_column(legend(), width=_WIDTH, no_wrap=True)
+    for name in ("queue", "chunks", "prefill", "1st token", "hand-off", "decode", "total"):
+        table.add_column(name, justify="right", style=_STYLES.get(name, ""))
+    for title, done in rows:
+        t = done.timings
+        prefill_us = sum(chunk.duration_us for chunk in t.prefill_chunks)
+        chunks = "+".join(str(chunk.num_tokens) for chunk in t.prefill_chunks)
+        numbers = (t.queue_us, prefill_us, t.first_token_us, t.handoff_us, t.decode_us, t.total_us)
+        queue, *others = [f"{us / 1000:.0f}" for us in numbers]
+        table.add_row(title, bar(t, longest_us), queue, chunks, *others)
+    return table
+
+
+def legend() -> Text:
+    """The colours' meaning."""
+    text = Text()
+    for name, style in _STYLES.items():
+        text.append("█ ", style)
+        text.append(f"{name}  ")
+    return text
+
+
+def bar(timings: inference_pb2.Timings, longest_us: int) -> Text:
+    """One request's phases from its arrival, scaled so that `longest_us` fills the width."""
+    text, drawn = Text(), 0
+    for name, end_us in phase_ends(timings):
+        end = min(round(end_us / longest_us * _WIDTH), _WIDTH)
+        text.append("█" * max(end - drawn, 0), _STYLES[name])
+        drawn = max(drawn, end)
+    return text
+
+
+def phase_ends(timings: inference_pb2.Timings) -> list[tuple[str, int]]:
+    """When each phase ends, in microseconds since arrival; a hand-off overlaps the first token."""
+    last = timings.prefill_chunks[-1] if timings.prefill_chunks else None
+    prefill_end = last.start_us + last.duration_us if last else timings.queue_us
+    return [
+        ("queue", timings.queue_us),
+        ("prefill", prefill_end),
+        ("hand-off", prefill_end + timings.handoff_us),
+        ("decode", timings.total_us),
+    ]
