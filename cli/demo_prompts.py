@@ -45,8 +45,10 @@ daughter said in her old age, had saved them more trouble than the crane.
 """.strip()
 
 PROMPTS = (
-    DemoPrompt("short chat", "What is the capital of France, and on which river is it?", 48),
+    DemoPrompt("short chat", "What is the capital of France?", 48),
     DemoPrompt("summarise", f"Summarise this story in three sentences.\n\n{_DOCUMENT}", 110),
-    DemoPrompt("list", "List five tips for learning to cook at home, one line each.", 110),
+    DemoPrompt(
+        "list", "What are five good habits for staying healthy? Please give a numbered list.", 110
+    ),
     DemoPrompt("long text", "Explain to a curious child why the sky is blue and sunsets are red.", 200),
 )

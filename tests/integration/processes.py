@@ -1,0 +1,89 @@
+"""Real `pdserve serve` processes for tests: started, found, stopped, and checked to leave nothing."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+PDSERVE = Path(sys.executable).parent / "pdserve"
+START_TIMEOUT_S = 100.0
+STOP_TIMEOUT_S = 30.0
+_READY = re.compile(r"pdserve ready: model=(\S+) grpc=(\S+) http=(\S+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A running deployment."""
+
+    process: subprocess.Popen[str]
+    grpc: str
+    http: str
+
+    def family(self) -> list[psutil.Process]:
+        """The launcher and everything below it: Ray's services and the workers."""
+        root = psutil.Process(self.process.pid)
+        return [root, *root.children(recursive=True)]
+
+
+def spawn(*args: str) -> subprocess.Popen[str]:
+    """`pdserve serve ARGS` on free ports, its output captured."""
+    command = [str(PDSERVE), "serve", *args, "--grpc-port", "0", "--http-port", "0"]
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+@contextmanager
+def serving(*args: str) -> Iterator[Served]:
+    """A deployment that is ready; afterwards it is stopped and must leave no process."""
+    process = spawn(*args)
+    try:
+        served = _await_ready(process)
+        yield served
+        stop(served)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(STOP_TIMEOUT_S)
+        for pipe in (process.stdout, process.stderr):
+            if pipe:
+                pipe.close()
+
+
+def stop(served: Served, number: signal.Signals = signal.SIGTERM) -> None:
+    """Send the signal; the exit must be clean and the whole family gone."""
+    family = served.family()
+    served.process.send_signal(number)
+    code = served.process.wait(STOP_TIMEOUT_S)
+    assert code == 0, f"exit code {code}: {served.process.stderr and served.process.stderr.read()}"
+    _, alive = psutil.wait_procs(family, timeout=STOP_TIMEOUT_S)
+    assert not alive, f"left behind: {alive}"
+
+
+def _await_ready(process: subprocess.Popen[str]) -> Served:
+    watchdog = threading.Timer(START_TIMEOUT_S, process.kill)
+    watchdog.start()
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if found := _READY.match(line):
+                return Served(process, found[2], found[3])
+    finally:
+        watchdog.cancel()
+    raise AssertionError(f"not ready: {process.stderr and process.stderr.read()}")
+
+
+def run_cli(*args: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+    """Any `pdserve` command to its end."""
+    return subprocess.run(
+        [str(PDSERVE), *args], capture_output=True, text=True, timeout=timeout_s, check=False
+    )

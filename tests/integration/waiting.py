@@ -1,0 +1,25 @@
+"""Waiting for a state of a running deployment, with a deadline."""
+
+import asyncio
+import time
+
+from pdserve.client import AsyncClient
+from pdserve.v1 import admin_pb2
+
+WITHIN_S = 5.0
+
+
+def held_blocks(status: admin_pb2.StatusResponse) -> dict[str, int]:
+    """Blocks that each worker holds."""
+    return {w.name: w.load.blocks_total - w.load.blocks_free for w in status.workers}
+
+
+async def until_nothing_is_held(client: AsyncClient) -> admin_pb2.StatusResponse:
+    """The first status with no request in flight and no block held; fails after WITHIN_S."""
+    deadline = time.monotonic() + WITHIN_S
+    while True:
+        status = await client.status()
+        if not status.router.requests_in_flight and not any(held_blocks(status).values()):
+            return status
+        assert time.monotonic() < deadline, f"still held: {held_blocks(status)} {status.router}"
+        await asyncio.sleep(0.05)
