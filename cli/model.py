@@ -62,7 +62,9 @@ def progress_bars() -> Iterator[StageBars]:
         TaskProgressColumn(),
         TimeElapsedColumn(),
     )
-    bars = Progress(*columns, console=Console(stderr=True))
+    console = Console(stderr=True)
+    # redrawn bars are noise in a log file, and would stand in front of a one-line error
+    bars = Progress(*columns, console=console, disable=not console.is_terminal)
     stages = StageBars(bars)
     try:
         yield stages

@@ -101,7 +101,7 @@ class DecodeEngine:
             if failure.reason not in _FINAL_REASONS:
                 collected.orphaned.append(seq)
             elif not seq.is_finished:
-                self._fail(seq, Reason(failure.reason), failure.message)
+                self._fail(seq, Reason.parse(failure.reason), failure.message)
         # token 1 may have been the last, so that some of these have ended just above
         orphaned = [seq for seq in collected.orphaned if not seq.is_finished]
         self._counters.prefill_fallbacks += len(orphaned)

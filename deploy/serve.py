@@ -12,6 +12,7 @@ from common.telemetry.logs import configure_logs
 from deploy.deployment import Deployment
 from pdserve.errors import SetupError
 from router.app import Router
+from router.http import check_port
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ async def running(
     config: ServeConfig, model_name: str, model_dir: Path, report: Callable[[str], None]
 ) -> AsyncIterator[Endpoints]:
     """A deployment with its router; everything is stopped on the way out, however that happens."""
+    for key, port in (("grpc_port", config.grpc_port), ("http_port", config.http_port)):
+        check_port(config.grpc_host, key, port)
     deployment = Deployment(config, model_name, model_dir)
     router = None
     try:

@@ -1,6 +1,7 @@
 """An asyncio client for a router. Small on purpose: one call, typed errors."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from types import TracebackType
 
 import grpc
@@ -62,9 +63,17 @@ class AsyncClient:
         *,
         request_id: str = "",
         timeout_s: float | None = None,
-    ) -> AsyncIterator[inference_pb2.GenerateResponse]:
+    ) -> AsyncGenerator[inference_pb2.GenerateResponse]:
         """Stream a continuation of a text, of a chat [(role, content), ...] or of token ids."""
-        request = make_request(prompt, sampling, request_id)
+        stream = self.send(make_request(prompt, sampling, request_id), timeout_s=timeout_s)
+        async with aclosing(stream):
+            async for response in stream:
+                yield response
+
+    async def send(
+        self, request: inference_pb2.GenerateRequest, *, timeout_s: float | None = None
+    ) -> AsyncGenerator[inference_pb2.GenerateResponse]:
+        """Send a request message as it stands and stream the responses."""
         call = self._inference.Generate(request, timeout=timeout_s)
         try:
             async for response in call:
@@ -125,7 +134,7 @@ def _details(error: grpc.aio.AioRpcError) -> tuple[Reason | None, str | None, fl
     for detail in status.details if status else ():
         info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
         if detail.Unpack(info):
-            reason = Reason(info.reason) if info.reason in Reason else None
+            reason = Reason.parse(info.reason)
             field = info.metadata.get("field")
         elif detail.Unpack(retry):
             retry_after_s = retry.retry_delay.ToMilliseconds() / 1000

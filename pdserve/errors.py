@@ -36,6 +36,11 @@ class Reason(StrEnum):
     NAN_LOGITS = "NAN_LOGITS"
     INTERNAL = "INTERNAL"
 
+    @classmethod
+    def parse(cls, text: str) -> "Reason":
+        """The reason of that name; INTERNAL for one that a newer peer may know."""
+        return next((reason for reason in cls if reason.value == text), cls.INTERNAL)
+
 
 class PdserveError(Exception):
     """Root of the tree."""

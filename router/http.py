@@ -1,5 +1,6 @@
 """The router's HTTP port: /healthz (the process lives), /readyz (it can serve), /metrics (Prometheus)."""
 
+import socket
 import threading
 from collections.abc import Callable, Iterable
 from wsgiref.simple_server import WSGIRequestHandler, make_server
@@ -11,6 +12,20 @@ from prometheus_client.exposition import ThreadingWSGIServer
 from pdserve.errors import SetupError
 
 _TEXT = [("Content-Type", "text/plain; charset=utf-8")]
+
+
+def check_port(host: str, key: str, port: int) -> None:
+    """Raise SetupError, naming the setting, when the port cannot be bound now; 0 always can."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        # as servers do: a port in TIME_WAIT is free, one that somebody listens on is not
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise SetupError(
+                f"{key} {port} on {host} is not free: {error.strerror}", "choose another"
+            ) from error
 
 
 class _QuietHandler(WSGIRequestHandler):
@@ -52,15 +67,16 @@ class HttpServer:
 
     def _answer(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
+        headers = list(_TEXT)  # wsgiref adds Content-Length to the very list it is given
         if path == "/metrics":
             body: Iterable[bytes] = self._metrics(environ, start)
             return body
         if path == "/healthz":
-            start("200 OK", _TEXT)
+            start("200 OK", headers)
             return [b"ok\n"]
         if path == "/readyz":
             ready = self._is_ready()
-            start("200 OK" if ready else "503 Service Unavailable", _TEXT)
+            start("200 OK" if ready else "503 Service Unavailable", headers)
             return [b"ready\n" if ready else b"no decode worker is ready\n"]
-        start("404 Not Found", _TEXT)
+        start("404 Not Found", headers)
         return [b"try /healthz, /readyz or /metrics\n"]

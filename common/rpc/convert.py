@@ -169,7 +169,7 @@ def _output_to_pb(output: SequenceOutput) -> worker_pb2.SequenceOutput:
 def _output_from_pb(message: worker_pb2.SequenceOutput) -> SequenceOutput:
     failure = None
     if message.HasField("error"):
-        failure = WorkFailure(Reason(message.error.reason), message.error.message)
+        failure = WorkFailure(Reason.parse(message.error.reason), message.error.message)
     return SequenceOutput(
         request_id=message.request_id,
         index=message.index,

@@ -49,7 +49,8 @@ def serving(*args: str) -> Iterator[Served]:
     try:
         served = _await_ready(process)
         yield served
-        stop(served)
+        if process.poll() is None:
+            stop(served)
     finally:
         if process.poll() is None:
             process.kill()

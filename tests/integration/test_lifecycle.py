@@ -1,0 +1,58 @@
+"""Starting and stopping leave nothing behind; the HTTP port tells the truth."""
+
+import signal
+import urllib.request
+
+import psutil
+import pytest
+
+from common.engine.weights.resolve import ModelSource
+from tests.integration.processes import STOP_TIMEOUT_S, Served, serving, spawn, stop
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def _get(served: Served, path: str) -> str:
+    with urllib.request.urlopen(f"http://{served.http}{path}", timeout=5) as response:
+        body: bytes = response.read()
+    return body.decode()
+
+
+def test_http_port_serves_health_readiness_and_metrics(served: Served) -> None:
+    assert _get(served, "/healthz") == "ok\n"
+    assert _get(served, "/readyz") == "ready\n"
+    metrics = _get(served, "/metrics")
+    for name in ("time_to_first_token", "inter_token_latency", "request_queue_time", "handoff"):
+        assert f"pdserve_{name}_seconds_bucket" in metrics
+    assert 'pdserve_worker_kv_blocks{role="decode",state="free",worker="decode-0"}' in metrics
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_everything(model: ModelSource, number: signal.Signals) -> None:
+    with serving(model.name, "--prefill", "0") as served:
+        assert any("raylet" in process.name() for process in served.family())
+        stop(served, number)
+
+
+def test_a_signal_during_start_up_stops_everything(model: ModelSource) -> None:
+    process = spawn(model.name)
+    root = psutil.Process(process.pid)
+    try:
+        family = _await_raylet(root)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=STOP_TIMEOUT_S)
+        _, alive = psutil.wait_procs(family, timeout=STOP_TIMEOUT_S)
+        assert not alive, f"left behind: {alive}"
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def _await_raylet(root: psutil.Process) -> list[psutil.Process]:
+    for _ in range(400):
+        family = [root, *root.children(recursive=True)]
+        if any("raylet" in process.name() for process in family):
+            return family
+        psutil.wait_procs([root], timeout=0.05)
+    raise AssertionError("Ray did not start")
