@@ -1,0 +1,38 @@
+"""What a figure was measured on; goes into every result file."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+_LIBRARIES = ("torch", "transformers", "ray", "grpcio", "numba", "numpy")
+
+
+def describe() -> dict[str, object]:
+    """Hardware, versions, date and command line."""
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "command": " ".join(["python -m benchmarks." + Path(sys.argv[0]).stem, *sys.argv[1:]]),
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+    }
+
+
+def write_result(name: str, figures: object) -> Path:
+    """Write benchmarks/results/NAME.json; returns its path."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"environment": describe(), "figures": figures}, indent=2) + "\n")
+    return path
+
+
+def _cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":")[1].strip() for line in lines if "model name" in line), "unknown")

@@ -1,0 +1,51 @@
+"""A `pdserve serve` process to measure."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+from pdserve.client import AsyncClient
+from pdserve.v1 import inference_pb2
+
+_START_TIMEOUT_S = 120.0
+
+
+@contextlib.asynccontextmanager
+async def serving(*args: str) -> AsyncGenerator[str]:
+    """Start `pdserve serve ARGS` on free ports; yields the gRPC address, stops it afterwards."""
+    pdserve = str(Path(sys.executable).parent / "pdserve")
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    process = await asyncio.create_subprocess_exec(
+        *(pdserve, "serve", *args, "--grpc-port", "0", "--http-port", "0"),
+        stdout=asyncio.subprocess.PIPE,
+        env=environment,
+    )
+    try:
+        if process.stdout is None:
+            raise RuntimeError("no pipe")
+        line = b""
+        async with asyncio.timeout(_START_TIMEOUT_S):
+            while b"pdserve ready" not in line:
+                line = await process.stdout.readline()
+                if not line:
+                    raise RuntimeError("pdserve serve ended before it was ready")
+        yield line.decode().split("grpc=")[1].split()[0]
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        await process.wait()
+
+
+async def first_token_after_start(model: str) -> float:
+    """Seconds from the start of the command to the first token of a first request."""
+    start_s = time.perf_counter()
+    async with serving(model) as address, AsyncClient(address) as client:
+        sampling = inference_pb2.SamplingParams(max_tokens=1)
+        async for _ in client.generate([("user", "Hello")], sampling):
+            return time.perf_counter() - start_s
+    raise RuntimeError("no token came")
