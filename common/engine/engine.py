@@ -38,7 +38,7 @@ def build_engine(model_dir: Path, config: EngineConfig, num_threads: int) -> Eng
     torch.set_num_threads(num_threads)
     device = select_device(config)
     model, spec = load_model(model_dir, config.dtype, device)
-    block_bytes = KVCache.block_bytes(spec, config.block_size, device)
+    block_bytes = KVCache.block_bytes(spec, config.block_size)
     num_blocks = int(config.kv_cache_gib * 2**30) // block_bytes
     if num_blocks < 2:
         raise SetupError(
@@ -46,7 +46,7 @@ def build_engine(model_dir: Path, config: EngineConfig, num_threads: int) -> Eng
             "raise it",
         )
     cache = KVCache(spec, num_blocks, config.block_size, device)
-    backend = select_backend(config.attention_backend, cache)
+    backend = select_backend(config.attention_backend, cache, spec.num_heads)
     if backend.name == "cpu":
         _set_numba_threads(num_threads)
     runner = ModelRunner(model, backend, config.block_size, device)

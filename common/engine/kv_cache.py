@@ -13,19 +13,16 @@ class KVCache:
 
     `keys` is [layers, blocks, kv_heads, head_dim, block_size] and `values` is
     [layers, blocks, kv_heads, block_size, head_dim]: a score is then a sum over contiguous positions
-    and an output a sum over contiguous channels, which is what vector units want. On the CPU blocks are
-    float32 whatever the model's dtype (bfloat16 to float32 is exact, and the kernel computes in float32).
-
-    The wire layout is canonical: [layers, 2, tokens, kv_heads, head_dim] in the model's dtype.
+    and an output a sum over contiguous channels, which is what vector units want. Blocks hold
+    the model's dtype, on the wire too, whose layout is canonical: [layers, 2, tokens, kv_heads, head_dim].
     """
 
     def __init__(
         self, spec: ModelSpec, num_blocks: int, block_size: int, device: torch.device
     ) -> None:
-        storage = torch.float32 if device.type == "cpu" else DTYPES[spec.dtype]
+        storage = DTYPES[spec.dtype]
         shape = (spec.num_layers, num_blocks, spec.num_kv_heads)
         self.block_size = block_size
-        self.wire_dtype = DTYPES[spec.dtype]
         self.keys = torch.zeros(*shape, spec.head_dim, block_size, dtype=storage, device=device)
         self.values = torch.zeros(*shape, block_size, spec.head_dim, dtype=storage, device=device)
 
@@ -36,10 +33,9 @@ class KVCache:
         return num_bytes
 
     @staticmethod
-    def block_bytes(spec: ModelSpec, block_size: int, device: torch.device) -> int:
+    def block_bytes(spec: ModelSpec, block_size: int) -> int:
         """Memory of one block over all layers."""
-        element: int = 4 if device.type == "cpu" else DTYPES[spec.dtype].itemsize
-        return spec.kv_bytes_per_token(element) * block_size
+        return spec.kv_bytes_per_token(DTYPES[spec.dtype].itemsize) * block_size
 
     def read(self, block_table: list[int], start: int, end: int) -> torch.Tensor:
         """Copy positions [start, end) out: [layers, 2, end - start, kv_heads, head_dim] on the host."""
@@ -49,7 +45,7 @@ class KVCache:
         window = slice(start - first * self.block_size, end - first * self.block_size)
         keys = self.keys[:, blocks].permute(0, 1, 4, 2, 3).flatten(1, 2)[:, window]
         values = self.values[:, blocks].permute(0, 1, 3, 2, 4).flatten(1, 2)[:, window]
-        return torch.stack((keys, values), dim=1).to(device="cpu", dtype=self.wire_dtype)
+        return torch.stack((keys, values), dim=1).to("cpu")
 
     def write(self, block_table: list[int], start: int, payload: torch.Tensor) -> None:
         """Copy `payload` (wire layout, tokens from position `start`) into the sequence's blocks.

@@ -1,18 +1,20 @@
-"""The fast CPU backend: numba kernels over float32 blocks."""
+"""The fast CPU backend: numba kernels over blocks in the model's dtype, arithmetic in float32."""
+
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.engine.attention.cpu_kernel import QUERY_TILE, attention_kernel, store
+from common.engine.attention.cpu_kernel import QUERY_TILE, attention_kernel, kernel_fits, store
 from common.engine.kv_cache import KVCache
 from common.engine.ragged import RaggedInputs
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]
 
 
 class CpuBackend:
-    """Needs float32 blocks in host memory; both worker roles use it.
+    """Needs blocks in host memory, of a shape that `fits`; both worker roles use it.
 
     torch must be imported before numba starts its threads: both then find one libgomp and share its
     pool instead of fighting over the cores.
@@ -20,10 +22,15 @@ class CpuBackend:
 
     name = "cpu"
 
-    def __init__(self, cache: KVCache) -> None:
-        self._keys = cache.keys.numpy()
-        self._values = cache.values.numpy()
-        self._kernel = attention_kernel(cache.block_size, self._keys.shape[3])
+    def __init__(self, cache: KVCache, num_heads: int) -> None:
+        self._keys, self._values = _as_array(cache.keys), _as_array(cache.values)
+        kv_heads, head_dim = self._keys.shape[2:4]
+        self._kernel = attention_kernel(cache.block_size, head_dim, num_heads // kv_heads)
+
+    @staticmethod
+    def fits(cache: KVCache) -> bool:
+        """Whether the kernel's vectors tile this cache's blocks."""
+        return kernel_fits(cache.block_size, cache.keys.shape[3])
 
     def begin(self, inputs: RaggedInputs) -> None:
         """Cut every sequence's queries into tiles, the kernel's work items."""
@@ -43,21 +50,24 @@ class CpuBackend:
         inputs = self._inputs
         keys, values = self._keys[layer], self._values[layer]
         store(_as_array(key), _as_array(value), keys, values, inputs.slot_mapping)
-        out = torch.empty(query.shape, dtype=torch.float32)
+        out = torch.empty(query.shape, dtype=query.dtype)
         self._kernel(
             _as_array(query),
             keys,
             values,
-            out.numpy(),
+            _as_array(out),
             inputs.block_tables,
             inputs.query_start,
             inputs.context_len,
             self._items,
             np.float32(scale),
         )
-        return out.to(query.dtype)
+        return out
 
 
 def _as_array(tensor: torch.Tensor) -> Array:
-    array: Array = tensor.to(torch.float32).contiguous().numpy()
+    """Share the tensor's memory with numpy, which has no bfloat16: its bits go as uint16."""
+    tensor = tensor.contiguous()
+    bits = tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
+    array: Array = bits.numpy()
     return array

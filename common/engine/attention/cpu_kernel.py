@@ -26,15 +26,17 @@ Kernel = Callable[..., None]
 Jitable = Callable[..., None]
 
 
+def kernel_fits(block_size: int, head_dim: int) -> bool:
+    """`block_size` must divide TILE; it and `head_dim` must be multiples of LANES."""
+    return not (block_size % vec.LANES or head_dim % vec.LANES or _TILE % block_size)
+
+
 @lru_cache(maxsize=8)
 def attention_kernel(block_size: int, head_dim: int, group: int) -> Kernel:
-    """Compile (once per machine, on disk) the kernel for one block shape.
+    """Compile (once per machine, on disk) the kernel for one block shape that `kernel_fits`.
 
-    `block_size` must divide TILE; it and `head_dim` must be multiples of LANES. Raises ValueError.
     Closures hold numbers and plain functions only: numba's disk cache would miss on anything else.
     """
-    if block_size % vec.LANES or head_dim % vec.LANES or _TILE % block_size:
-        raise ValueError(f"{block_size=} or {head_dim=} does not fit vectors of {vec.LANES}")
     decode_rows = next(n for n in range(min(group, _MAX_ROWS), 0, -1) if group % n == 0)
     chunk_rows = decode_rows * (_MAX_ROWS // decode_rows)
     decode_one = _item_function(block_size, head_dim, group, decode_rows)
@@ -74,7 +76,9 @@ def _item_function(block_size: int, head_dim: int, group: int, rows: int) -> Jit
             limits[r] = position + min(r, n - 1) // group + 1
         for r in range(n):
             for d in range(head_dim):
-                q[r * head_dim + d] = vec.widen(query[r // group, head * group + r % group, d]) * scale
+                q[r * head_dim + d] = (
+                    vec.widen(query[r // group, head * group + r % group, d]) * scale
+                )
         flat_k, flat_v = keys.reshape(-1), values.reshape(-1)
         for first_key in range(0, position + query.shape[0], _TILE):
             for r in range(0, padded, rows):
@@ -109,7 +113,9 @@ def _tile_function(block_size: int, head_dim: int, rows: int) -> Jitable:
                 q, r * head_dim, keys, at, s, b * block_size, rows, head_dim, block_size
             )
         for i in range(rows):
-            weigh(s, i * _TILE, limits[r + i] - first_key, acc, (r + i) * head_dim, peak, norm, r + i)
+            weigh(
+                s, i * _TILE, limits[r + i] - first_key, acc, (r + i) * head_dim, peak, norm, r + i
+            )
         for b in range((seen + block_size - 1) // block_size):
             at = (np.int64(table[first + b]) * kv_heads + head) * block
             count = min(seen - b * block_size, block_size)

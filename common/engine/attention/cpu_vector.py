@@ -18,7 +18,9 @@ from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
 
 LANES = 16
-TILE = 64  # key positions between two updates of the running softmax; a row of scores has this stride
+TILE = (
+    64  # key positions between two updates of the running softmax; a row of scores has this stride
+)
 
 # numba's codegen objects have no usable types
 Builder = Any
@@ -42,7 +44,7 @@ def _literal(value: types.Type) -> int:
     return number
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@intrinsic(prefer_literal=True)
 def score_block(ctx, q, q_at, keys, k_at, s, s_at, rows, dim, size):  # type: ignore[no-untyped-def]
     """s[r, 0:size] = q[r, 0:dim] . keys[0:dim, 0:size] for `rows` rows of one block (keys transposed)."""
     n, d, width = _literal(rows), _literal(dim), _literal(size)
@@ -73,7 +75,7 @@ def score_block(ctx, q, q_at, keys, k_at, s, s_at, rows, dim, size):  # type: ig
     return sig, generate
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@intrinsic(prefer_literal=True)
 def accumulate_block(ctx, p, p_at, values, v_at, count, acc, acc_at, rows, dim):  # type: ignore[no-untyped-def]
     """acc[r, 0:dim] += p[r, 0:count] . values[0:count, 0:dim] for `rows` rows of one block."""
     n, d = _literal(rows), _literal(dim)
@@ -85,7 +87,9 @@ def accumulate_block(ctx, p, p_at, values, v_at, count, acc, acc_at, rows, dim):
         panel = min(d, 4 * LANES)  # columns whose sums fit in registers beside their inputs
         for start in range(0, d, panel):
             columns = range(start, min(start + panel, d), LANES)
-            spots = [(r, builder.add(acc_base, _index(r * d + c))) for r in range(n) for c in columns]
+            spots = [
+                (r, builder.add(acc_base, _index(r * d + c))) for r in range(n) for c in columns
+            ]
             sums = [_variable(builder, _load_f32(builder, acc_data, at)) for _, at in spots]
             with cgutils.for_range(builder, count) as loop:
                 v_row = builder.add(v_base, builder.mul(loop.index, _index(d)))
@@ -105,7 +109,7 @@ def accumulate_block(ctx, p, p_at, values, v_at, count, acc, acc_at, rows, dim):
     return sig, generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def row_max(ctx, s, s_at):  # type: ignore[no-untyped-def]
     """The largest of the TILE scores from `s_at`; NaN is passed over (its weight stays NaN)."""
     sig = types.float32(s, types.intp)
@@ -123,7 +127,7 @@ def row_max(ctx, s, s_at):  # type: ignore[no-untyped-def]
     return sig, generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def row_exp(ctx, s, s_at, peak):  # type: ignore[no-untyped-def]
     """s <- exp(s - peak) for TILE scores; returns their sum. Range-reduced polynomial, 2e-7 relative."""
     sig = types.float32(s, types.intp, types.float32)
@@ -136,12 +140,14 @@ def row_exp(ctx, s, s_at, peak):  # type: ignore[no-untyped-def]
             weight = _exp(builder, builder.fsub(_load_f32(builder, data, at), peak))
             _store(builder, weight, data, at)
             total = builder.fadd(total, weight)
-        return _reduce(builder, "llvm.vector.reduce.fadd", [ir.Constant(_F32, 0.0), total], fast=True)
+        return _reduce(
+            builder, "llvm.vector.reduce.fadd", [ir.Constant(_F32, 0.0), total], fast=True
+        )
 
     return sig, generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def widen(ctx, bits):  # type: ignore[no-untyped-def]
     """One stored number (float32, float16, or bfloat16 as uint16) as float32."""
 
@@ -156,7 +162,7 @@ def widen(ctx, bits):  # type: ignore[no-untyped-def]
     return types.float32(bits), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def narrow(ctx, like, number):  # type: ignore[no-untyped-def]
     """A float32 in the storage type of `like`; to bfloat16 it rounds to nearest, ties to even."""
 

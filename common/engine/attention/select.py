@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-import torch
-
 from common.config import Backend
 from common.engine.attention.backend import AttentionBackend
 from common.engine.attention.reference import ReferenceBackend
@@ -11,24 +9,31 @@ from common.engine.kv_cache import KVCache
 from pdserve.errors import SetupError
 
 
-def select_backend(name: Backend, cache: KVCache) -> AttentionBackend:
+def select_backend(name: Backend, cache: KVCache, num_heads: int) -> AttentionBackend:
     """Build the named backend; `auto` takes the fastest that fits. Raises SetupError."""
-    available = _available(cache.keys.device)
+    available = _available(cache)
     if name == "auto":
         name = "cpu" if "cpu" in available else "reference"
     if name not in available:
+        head_dim = cache.keys.shape[3]
         raise SetupError(
-            f"engine.attention_backend '{name}' is not available on {cache.keys.device.type}",
+            f"engine.attention_backend '{name}' is not available on {cache.keys.device.type} "
+            f"for blocks of {cache.block_size} positions and heads of {head_dim} channels",
             f"this machine has: {', '.join(sorted(available))}",
         )
-    return available[name](cache)
+    return available[name](cache, num_heads)
 
 
-def _available(device: torch.device) -> dict[str, Callable[[KVCache], AttentionBackend]]:
-    found: dict[str, Callable[[KVCache], AttentionBackend]] = {"reference": ReferenceBackend}
-    if device.type == "cpu":
+def _available(cache: KVCache) -> dict[str, Callable[[KVCache, int], AttentionBackend]]:
+    found: dict[str, Callable[[KVCache, int], AttentionBackend]] = {"reference": _reference}
+    if cache.keys.device.type == "cpu":
         # numba takes 0.3 s to import; a CUDA worker never needs it
         from common.engine.attention.cpu import CpuBackend
 
-        found["cpu"] = CpuBackend
+        if CpuBackend.fits(cache):
+            found["cpu"] = CpuBackend
     return found
+
+
+def _reference(cache: KVCache, num_heads: int) -> AttentionBackend:
+    return ReferenceBackend(cache)
