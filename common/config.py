@@ -20,6 +20,9 @@ class EngineConfig(_Frozen):
     dtype: Dtype = "bfloat16"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     attention_backend: Backend = "auto"
+    fusion: Literal["auto", "off"] = Field(
+        "auto", description="off: run transformers' own modules, also for families we can fuse"
+    )
     block_size: int = Field(16, ge=1, le=256, description="Token positions in a KV block")
     kv_cache_gib: float = Field(1.0, gt=0, description="Memory for KV blocks, GiB")
     max_batch_tokens: int = Field(256, ge=1, description="Tokens a step may run; cuts long prompts")

@@ -10,6 +10,7 @@ from common.engine.attention.interface import UnsupportedAttentionError
 from common.engine.attention.select import select_backend
 from common.engine.batch import Batch, BatchEntry
 from common.engine.block_pool import BlockPool
+from common.engine.fused.select import select_model
 from common.engine.kv_cache import KVCache
 from common.engine.model_runner import ModelRunner
 from common.engine.model_spec import ModelSpec
@@ -47,9 +48,10 @@ def build_engine(model_dir: Path, config: EngineConfig, num_threads: int) -> Eng
         )
     cache = KVCache(spec, num_blocks, config.block_size, device)
     backend = select_backend(config.attention_backend, cache, spec.num_heads)
-    if backend.name == "cpu":
+    if device.type == "cpu":
         _set_numba_threads(num_threads)
-    runner = ModelRunner(model, backend, config.block_size, device)
+    token_model = select_model(model, config.fusion, backend, device)
+    runner = ModelRunner(token_model, config.block_size)
     engine = Engine(spec, config, BlockPool(num_blocks, config.block_size), cache, runner)
     _probe(engine)
     return engine

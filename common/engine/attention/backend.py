@@ -19,9 +19,16 @@ class AttentionBackend(Protocol):
         """Prepare for one step's batch."""
 
     def attend(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: float,
+        window: int | None = None,
     ) -> torch.Tensor:
         """Store `key` and `value` [T, kv_heads, head_dim], then return causal attention of `query`.
 
-        `query` is [T, heads, head_dim]; so is the result, in the query's dtype.
+        `query` is [T, heads, head_dim], in the blocks' dtype; so is the result, which the next call may
+        overwrite. With a `window` a position sees that many positions, itself included.
         """

@@ -1,16 +1,16 @@
 """The fast CPU backend: numba kernels over blocks in the model's dtype, arithmetic in float32."""
 
-from typing import Any
-
+import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.engine.attention.cpu_kernel import QUERY_TILE, attention_kernel, kernel_fits, store
+from common.engine.cpu.arrays import as_array
+from common.engine.cpu.attention_kernel import QUERY_TILE, attention_kernel, kernel_fits, store
 from common.engine.kv_cache import KVCache
 from common.engine.ragged import RaggedInputs
 
-Array = NDArray[Any]
+_UNLIMITED = 1 << 40  # a window wider than any context
 
 
 class CpuBackend:
@@ -23,9 +23,11 @@ class CpuBackend:
     name = "cpu"
 
     def __init__(self, cache: KVCache, num_heads: int) -> None:
-        self._keys, self._values = _as_array(cache.keys), _as_array(cache.values)
+        self._keys, self._values = as_array(cache.keys), as_array(cache.values)
         kv_heads, head_dim = self._keys.shape[2:4]
-        self._kernel = attention_kernel(cache.block_size, head_dim, num_heads // kv_heads)
+        group, storage = num_heads // kv_heads, self._keys.dtype.name
+        self._kernel = attention_kernel(cache.block_size, head_dim, group, storage)
+        self._out: torch.Tensor | None = None
 
     @staticmethod
     def fits(cache: KVCache) -> bool:
@@ -35,39 +37,59 @@ class CpuBackend:
     def begin(self, inputs: RaggedInputs) -> None:
         """Cut every sequence's queries into tiles, the kernel's work items."""
         self._inputs = inputs
-        counts = np.diff(inputs.query_start)
-        items = [
-            (seq, first, min(first + QUERY_TILE, count))
-            for seq, count in enumerate(counts.tolist())
-            for first in range(0, count, QUERY_TILE)
-        ]
-        self._items = np.array(items, dtype=np.int32)
+        self._items = _work_items(inputs, numba.get_num_threads())
+        self._out = None
 
     def attend(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: float,
+        window: int | None = None,
     ) -> torch.Tensor:
         """See AttentionBackend.attend."""
         inputs = self._inputs
         keys, values = self._keys[layer], self._values[layer]
-        store(_as_array(key), _as_array(value), keys, values, inputs.slot_mapping)
-        out = torch.empty(query.shape, dtype=query.dtype)
+        store(as_array(key), as_array(value), keys, values, inputs.slot_mapping)
+        out = self._reserve_out(query)
         self._kernel(
-            _as_array(query),
+            as_array(query),
             keys,
             values,
-            _as_array(out),
+            as_array(out),
             inputs.block_tables,
             inputs.query_start,
             inputs.context_len,
             self._items,
             np.float32(scale),
+            window or _UNLIMITED,
         )
         return out
 
+    def _reserve_out(self, query: torch.Tensor) -> torch.Tensor:
+        # one for all layers of a step: a layer has used its output before the next one attends
+        if self._out is None or self._out.shape != query.shape:
+            self._out = torch.empty(query.shape, dtype=query.dtype)
+        return self._out
 
-def _as_array(tensor: torch.Tensor) -> Array:
-    """Share the tensor's memory with numpy, which has no bfloat16: its bits go as uint16."""
-    tensor = tensor.contiguous()
-    bits = tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
-    array: Array = bits.numpy()
-    return array
+
+def _work_items(inputs: RaggedInputs, num_threads: int) -> NDArray[np.int32]:
+    """[n, 3]: sequence, first and end query of tiles, dealt so that every thread has a like share.
+
+    numba gives each thread one run of consecutive items: the costliest items are dealt out in turn.
+    """
+    counts = np.diff(inputs.query_start)
+    tiles = -(-counts // QUERY_TILE)
+    seq = np.repeat(np.arange(len(counts), dtype=np.int32), tiles)
+    within = np.arange(len(seq)) - np.repeat(np.cumsum(tiles) - tiles, tiles)
+    first = within * QUERY_TILE
+    end = np.minimum(first + QUERY_TILE, counts[seq])
+    items = np.stack((seq, first, end), axis=1).astype(np.int32)
+    cost = (inputs.context_len[seq] - counts[seq] + end) * (end - first)
+    order = np.argsort(-cost, kind="stable")
+    dealt: NDArray[np.int32] = items[
+        np.concatenate([order[i::num_threads] for i in range(num_threads)])
+    ]
+    return dealt

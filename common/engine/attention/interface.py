@@ -28,6 +28,7 @@ def paged_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     paged_attention: AttentionBackend | None = None,
+    sliding_window: int | None = None,
     **features: object,
 ) -> tuple[torch.Tensor, None]:
     """Attend for one layer. `query` [1, heads, T, dim], `key` and `value` [1, kv_heads, T, dim].
@@ -45,8 +46,9 @@ def paged_attention(
             f"{type(module).__name__} drops the keyword paged_attention"
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    rows = (query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1))
-    return paged_attention.attend(layer, *rows, scale)[None], None
+    # some models rotate in float32; blocks hold the model's dtype
+    query, key, value = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
+    return paged_attention.attend(layer, query, key, value, scale, sliding_window)[None], None
 
 
 def register() -> None:

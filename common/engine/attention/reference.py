@@ -23,7 +23,13 @@ class ReferenceBackend:
         self._tables = torch.from_numpy(inputs.block_tables).to(device).long()
 
     def attend(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: float,
+        window: int | None = None,
     ) -> torch.Tensor:
         """See AttentionBackend.attend."""
         keys, values = self._cache.keys[layer], self._cache.values[layer]
@@ -37,17 +43,20 @@ class ReferenceBackend:
             table = self._tables[row, : -(-context // self._cache.block_size)]
             k = keys[table].permute(1, 0, 3, 2).flatten(1, 2)[:, :context]
             v = values[table].permute(1, 0, 2, 3).flatten(1, 2)[:, :context]
-            out[span] = _attend_one(query[span], k.to(query.dtype), v.to(query.dtype), scale)
+            out[span] = _attend_one(
+                query[span], k.to(query.dtype), v.to(query.dtype), scale, window
+            )
         return out
 
 
 def _attend_one(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int | None
 ) -> torch.Tensor:
     """`query` [n, heads, dim] holds the last n of the key's positions [kv_heads, context, dim]."""
     n, context = query.shape[0], key.shape[1]
     positions = torch.arange(context - n, context, device=query.device)
-    mask = torch.arange(context, device=query.device)[None, :] <= positions[:, None]
+    distance = positions[:, None] - torch.arange(context, device=query.device)[None, :]
+    mask = (distance >= 0) & (distance < (window or context))
     out = scaled_dot_product_attention(
         query.transpose(0, 1)[None], key[None], value[None], mask, scale=scale, enable_gqa=True
     )

@@ -3,7 +3,7 @@
 One work item is a tile of queries of one sequence and one KV head. It walks the sequence's blocks once,
 TILE positions at a time, with the running maximum and sum of FlashAttention's online softmax (Dao et al.
 2022), so memory is bounded by the tile, not by the context. Query heads that share a KV head (GQA) are
-rows of one tile and share its loads. Products run in cpu_vector's register tiles.
+rows of one tile and share its loads. Products run in vector.py's register tiles.
 Only positions that the sequence has written are read from `values`: what a freed block still holds, even
 NaN, cannot reach another sequence.
 """
@@ -13,13 +13,16 @@ from functools import lru_cache
 
 import numba
 import numpy as np
+from numba import types
 from numba.extending import register_jitable
 
-from common.engine.attention import cpu_vector as vec
+from common.engine.cpu import vector as vec
+from common.engine.cpu.emit import LANES
 
 QUERY_TILE = 16
 _MAX_ROWS = 12  # rows whose scores stay in registers
-_NEG = np.float32(-1e30)
+_NEG = np.float32(-1e30)  # a masked score
+_LOW = np.float32(-1e29)  # a row's maximum before it saw a key: above any masked score
 _TILE = vec.TILE
 
 Kernel = Callable[..., None]
@@ -28,22 +31,24 @@ Jitable = Callable[..., None]
 
 def kernel_fits(block_size: int, head_dim: int) -> bool:
     """`block_size` must divide TILE; it and `head_dim` must be multiples of LANES."""
-    return not (block_size % vec.LANES or head_dim % vec.LANES or _TILE % block_size)
+    return not (block_size % LANES or head_dim % LANES or _TILE % block_size)
 
 
 @lru_cache(maxsize=8)
-def attention_kernel(block_size: int, head_dim: int, group: int) -> Kernel:
+def attention_kernel(block_size: int, head_dim: int, group: int, storage: str) -> Kernel:
     """Compile (once per machine, on disk) the kernel for one block shape that `kernel_fits`.
 
-    Closures hold numbers and plain functions only: numba's disk cache would miss on anything else.
+    `storage` is the numpy name of the blocks' dtype. The signature is explicit, so that queries of any
+    stride share one compilation. Closures hold numbers and plain functions only: numba's disk cache would
+    miss on anything else.
     """
     decode_rows = next(n for n in range(min(group, _MAX_ROWS), 0, -1) if group % n == 0)
     chunk_rows = decode_rows * (_MAX_ROWS // decode_rows)
     decode_one = _item_function(block_size, head_dim, group, decode_rows)
     run_chunk = _item_function(block_size, head_dim, group, chunk_rows)
 
-    @numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy")
-    def attend(query, keys, values, out, tables, starts, contexts, items, scale):  # type: ignore[no-untyped-def]
+    @numba.njit(_signature(storage), cache=True, nogil=True, parallel=True, error_model="numpy")
+    def attend(query, keys, values, out, tables, starts, contexts, items, scale, window):  # type: ignore[no-untyped-def]
         # query, out [T, heads, dim]; keys [blocks, kv_heads, dim, size];
         # values [blocks, kv_heads, size, dim];
         # items [n, 3]: sequence, first query, end query (within the sequence)
@@ -54,11 +59,24 @@ def attention_kernel(block_size: int, head_dim: int, group: int) -> Kernel:
             begin, context = starts[seq] + first, contexts[seq] - (starts[seq + 1] - starts[seq])
             q, o = query[begin : begin + end - first], out[begin : begin + end - first]
             if end - first == 1:
-                decode_one(q, keys, values, o, tables[seq], context + first, head, scale)
+                decode_one(q, keys, values, o, tables[seq], context + first, head, scale, window)
             else:
-                run_chunk(q, keys, values, o, tables[seq], context + first, head, scale)
+                run_chunk(q, keys, values, o, tables[seq], context + first, head, scale, window)
 
     return attend  # type: ignore[no-any-return]
+
+
+def _signature(storage: str) -> types.Type:
+    number, i32 = types.Array, types.int32
+    kind = numba.from_dtype(np.dtype(storage))
+    tensors = (
+        number(kind, 3, "A"),
+        number(kind, 4, "C"),
+        number(kind, 4, "C"),
+        number(kind, 3, "C"),
+    )
+    layout = (number(i32, 2, "C"), number(i32, 1, "C"), number(i32, 1, "C"), number(i32, 2, "C"))
+    return types.void(*tensors, *layout, types.float32, types.int64)
 
 
 def _item_function(block_size: int, head_dim: int, group: int, rows: int) -> Jitable:
@@ -66,25 +84,26 @@ def _item_function(block_size: int, head_dim: int, group: int, rows: int) -> Jit
     attend_tile = _tile_function(block_size, head_dim, rows)
 
     @register_jitable
-    def run_item(query, keys, values, out, table, position, head, scale):  # type: ignore[no-untyped-def]
+    def run_item(query, keys, values, out, table, position, head, scale, window):  # type: ignore[no-untyped-def]
         n = query.shape[0] * group
         padded = (n + rows - 1) // rows * rows
         q, acc = np.zeros(padded * head_dim, np.float32), np.zeros(padded * head_dim, np.float32)
-        peak, norm = np.full(padded, _NEG, np.float32), np.zeros(padded, np.float32)
+        peak, norm = np.full(padded, _LOW, np.float32), np.zeros(padded, np.float32)
         scores, limits = np.empty(rows * _TILE, np.float32), np.empty(padded, np.int64)
         for r in range(padded):
             limits[r] = position + min(r, n - 1) // group + 1
+        start = max(position + 1 - window, 0) // _TILE * _TILE
         for r in range(n):
             for d in range(head_dim):
                 q[r * head_dim + d] = (
                     vec.widen(query[r // group, head * group + r % group, d]) * scale
                 )
         flat_k, flat_v = keys.reshape(-1), values.reshape(-1)
-        for first_key in range(0, position + query.shape[0], _TILE):
+        for first_key in range(start, position + query.shape[0], _TILE):
             for r in range(0, padded, rows):
-                if limits[r + rows - 1] > first_key:
+                if limits[r] - window < first_key + _TILE and limits[r + rows - 1] > first_key:
                     attend_tile(
-                        q, r, first_key, limits, flat_k, flat_v, keys.shape[1], head, table,
+                        q, r, first_key, limits, window, flat_k, flat_v, keys.shape[1], head, table,
                         acc, peak, norm, scores,
                     )  # fmt: skip
         for r in range(n):
@@ -103,7 +122,7 @@ def _tile_function(block_size: int, head_dim: int, rows: int) -> Jitable:
 
     @register_jitable
     def attend_tile(  # type: ignore[no-untyped-def]
-        q, r, first_key, limits, keys, values, kv_heads, head, table, acc, peak, norm, s
+        q, r, first_key, limits, window, keys, values, kv_heads, head, table, acc, peak, norm, s
     ):
         seen = min(limits[r + rows - 1] - first_key, _TILE)  # limits never fall from row to row
         first = first_key // block_size
@@ -113,9 +132,8 @@ def _tile_function(block_size: int, head_dim: int, rows: int) -> Jitable:
                 q, r * head_dim, keys, at, s, b * block_size, rows, head_dim, block_size
             )
         for i in range(rows):
-            weigh(
-                s, i * _TILE, limits[r + i] - first_key, acc, (r + i) * head_dim, peak, norm, r + i
-            )
+            end = limits[r + i] - first_key
+            weigh(s, i * _TILE, end - window, end, acc, (r + i) * head_dim, peak, norm, r + i)
         for b in range((seen + block_size - 1) // block_size):
             at = (np.int64(table[first + b]) * kv_heads + head) * block
             count = min(seen - b * block_size, block_size)
@@ -129,11 +147,16 @@ def _tile_function(block_size: int, head_dim: int, rows: int) -> Jitable:
 
 
 def _weigh_function(head_dim: int) -> Jitable:
-    """Scores of one row to weights; what the row has gathered is rescaled when its maximum rises."""
+    """Scores of one row to weights, to zero outside [start, end) of the tile.
+
+    What the row has gathered is rescaled when its maximum rises.
+    """
 
     @register_jitable
-    def weigh(s, at, num_keys, acc, acc_at, peak, norm, r):  # type: ignore[no-untyped-def]
-        for j in range(max(num_keys, 0), _TILE):
+    def weigh(s, at, start, end, acc, acc_at, peak, norm, r):  # type: ignore[no-untyped-def]
+        for j in range(min(start, _TILE)):
+            s[at + j] = _NEG
+        for j in range(max(end, 0), _TILE):
             s[at + j] = _NEG
         tile_peak = vec.row_max(s, at)
         if tile_peak > peak[r]:

@@ -1,0 +1,156 @@
+"""Emitters of LLVM vector IR, the words that vector.py's intrinsics are written in.
+
+Every emitter takes the IR builder first. Offsets count elements from an array's first.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.typing.templates import Signature
+
+LANES = 16
+
+# numba's codegen objects have no usable types
+Builder = Any
+Context = Any
+Values = Sequence[Any]
+
+F32 = ir.FloatType()
+I32 = ir.IntType(32)
+VECTOR = ir.VectorType(F32, LANES)
+INTS = ir.VectorType(I32, LANES)
+# 2**f on [0, 1): Taylor in f*ln2, relative error below 2e-7
+_POWERS = (1.0, 0.6931472, 0.24022651, 0.05550411, 0.009618129, 0.0013333558, 0.00015403530)
+_LOG2E = 1.4426950408889634
+_LOWEST = -126.0  # below it 2**x is taken as zero
+
+
+def literal(value: types.Type) -> int:
+    """A size known when the kernel is compiled. Raises TypeError, which numba reports."""
+    if not isinstance(value, types.IntegerLiteral):
+        raise TypeError("sizes must be compile-time constants")
+    number: int = value.literal_value
+    return number
+
+
+def exp(builder: Builder, x: Any) -> Any:
+    """e**x, range-reduced polynomial; 0 far below zero, undefined above 88, NaN goes through."""
+    x = builder.fmul(x, constant(_LOG2E))
+    # an ordered comparison: NaN is not "below" and goes through
+    is_tiny = builder.fcmp_ordered("<", x, constant(_LOWEST))
+    x = builder.select(is_tiny, constant(_LOWEST), x)
+    whole = call(builder, "llvm.floor", [x])
+    fraction = builder.fsub(x, whole)
+    result = constant(_POWERS[-1])
+    for power in reversed(_POWERS[:-1]):
+        result = call(builder, "llvm.fma", [result, fraction, constant(power)])
+    exponent = builder.add(builder.fptosi(whole, INTS), _ints(127))
+    scale = builder.bitcast(builder.shl(exponent, _ints(23)), VECTOR)
+    return builder.select(is_tiny, constant(0.0), builder.fmul(result, scale))
+
+
+def load(builder: Builder, data: Any, at: Any, array: types.Array) -> Any:
+    """LANES stored numbers as a float32 vector."""
+    if array.dtype == types.float32:
+        return load_f32(builder, data, at)
+    pointer = builder.gep(data, [at])
+    if array.dtype == types.float16:
+        half = ir.VectorType(ir.HalfType(), LANES)
+        return builder.fpext(_aligned_load(builder, pointer, half, 2), VECTOR)
+    if array.dtype != types.uint16:
+        raise TypeError(f"no vector load for {array.dtype}")
+    bits = _aligned_load(builder, pointer, ir.VectorType(ir.IntType(16), LANES), 2)
+    high = builder.shl(builder.zext(bits, INTS), _ints(16))
+    return builder.bitcast(high, VECTOR)
+
+
+def load_f32(builder: Builder, data: Any, at: Any) -> Any:
+    """LANES float32 numbers."""
+    return _aligned_load(builder, builder.gep(data, [at]), VECTOR, 4)
+
+
+def _aligned_load(builder: Builder, pointer: Any, kind: ir.Type, align: int) -> Any:
+    return builder.load(builder.bitcast(pointer, kind.as_pointer()), align=align)
+
+
+def store(builder: Builder, vector: Any, data: Any, at: Any) -> None:
+    """LANES float32 numbers to a float32 array."""
+    pointer = builder.bitcast(builder.gep(data, [at]), VECTOR.as_pointer())
+    builder.store(vector, pointer, align=4)
+
+
+def store_as(builder: Builder, vector: Any, data: Any, at: Any, array: types.Array) -> None:
+    """LANES float32 numbers in the array's storage type; to bfloat16 they round to nearest, ties to even."""
+    if array.dtype == types.float32:
+        return store(builder, vector, data, at)
+    pointer = builder.gep(data, [at])
+    if array.dtype == types.float16:
+        kind = ir.VectorType(ir.HalfType(), LANES)
+        value = builder.fptrunc(vector, kind)
+    else:
+        kind = ir.VectorType(ir.IntType(16), LANES)
+        value = builder.trunc(builder.lshr(_rounded(builder, vector), _ints(16)), kind)
+    builder.store(value, builder.bitcast(pointer, kind.as_pointer()), align=2)
+    return None
+
+
+def _rounded(builder: Builder, vector: Any) -> Any:
+    bits = builder.bitcast(vector, INTS)
+    is_odd = builder.and_(builder.lshr(bits, _ints(16)), _ints(1))
+    rounded = builder.add(builder.add(bits, _ints(0x7FFF)), is_odd)
+    return builder.select(builder.fcmp_unordered("uno", vector, vector), _ints(0x7FC00000), rounded)
+
+
+def _ints(value: int) -> Any:
+    return ir.Constant(INTS, [value] * LANES)
+
+
+def variable(builder: Builder, value: Any) -> Any:
+    """A stack slot, which LLVM turns into a register."""
+    slot = cgutils.alloca_once(builder, VECTOR)
+    builder.store(value, slot)
+    return slot
+
+
+def add_product(builder: Builder, total: Any, left: Any, right: Any) -> None:
+    """Add left * right to a variable, fused."""
+    builder.store(call(builder, "llvm.fma", [left, right, builder.load(total)]), total)
+
+
+def splat(builder: Builder, scalar: Any) -> Any:
+    """One number in every lane."""
+    first = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), scalar, ir.Constant(I32, 0))
+    zeros = ir.Constant(INTS, [0] * LANES)
+    return builder.shuffle_vector(first, ir.Constant(VECTOR, ir.Undefined), zeros)
+
+
+def call(builder: Builder, name: str, args: list[Any]) -> Any:
+    """An LLVM intrinsic on vectors."""
+    kind = ir.FunctionType(VECTOR, [VECTOR] * len(args))
+    function = cgutils.get_or_insert_function(builder.module, kind, f"{name}.v{LANES}f32")
+    return builder.call(function, args)
+
+
+def reduce_lanes(builder: Builder, name: str, args: list[Any], *, fast: bool = False) -> Any:
+    """An LLVM reduction of a vector to one number; `fast` lets it add in any order."""
+    kind = ir.FunctionType(F32, [arg.type for arg in args])
+    function = cgutils.get_or_insert_function(builder.module, kind, f"{name}.v{LANES}f32")
+    return builder.call(function, args, fastmath=("reassoc",) if fast else ())
+
+
+def constant(value: float) -> Any:
+    """One float32 constant in every lane."""
+    return ir.Constant(VECTOR, [float(np.float32(value))] * LANES)
+
+
+def index(value: int) -> Any:
+    """A constant offset."""
+    return ir.Constant(ir.IntType(64), value)
+
+
+def array_data(context: Context, builder: Builder, sig: Signature, args: Values, i: int) -> Any:
+    """Where the i-th argument, an array, begins."""
+    return context.make_array(sig.args[i])(context, builder, args[i]).data

@@ -1,0 +1,96 @@
+"""What a fused decoder layer does between its matrix products, on the CPU.
+
+Arrays hold float32, float16, or bfloat16 as uint16; arithmetic is float32. Each row is computed by one
+thread in a fixed order, so a row's result does not depend on its neighbours.
+"""
+
+import numba
+import numpy as np
+
+from common.engine.cpu import vector as vec
+from common.engine.cpu.activation import GELU_TANH, SILU, gate
+from common.engine.cpu.emit import LANES
+
+# reassociation alone lets the sums vectorise; NaN and infinity keep their meaning
+_FAST = {"reassoc", "contract"}
+
+
+@numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy", fastmath=_FAST)
+def rms_norm(x, weight, eps, out):  # type: ignore[no-untyped-def]
+    """out[t] = x[t] / rms(x[t]) * weight; x and out [T, n] may be one array."""
+    for t in numba.prange(x.shape[0]):
+        total = np.float32(0)
+        for i in range(x.shape[1]):
+            number = vec.widen(x[t, i])
+            total += number * number
+        scale = np.float32(1) / np.sqrt(total / np.float32(x.shape[1]) + eps)
+        for i in range(x.shape[1]):
+            out[t, i] = vec.narrow(out[t, i], vec.widen(x[t, i]) * scale * weight[i])
+
+
+@numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy", fastmath=_FAST)
+def add_rms_norm(residual, delta, weight, eps, out):  # type: ignore[no-untyped-def]
+    """residual += delta, then out = rms_norm(residual); all [T, n]."""
+    for t in numba.prange(residual.shape[0]):
+        total = np.float32(0)
+        for i in range(residual.shape[1]):
+            stored = vec.narrow(residual[t, i], vec.widen(residual[t, i]) + vec.widen(delta[t, i]))
+            residual[t, i] = stored
+            number = vec.widen(stored)
+            total += number * number
+        scale = np.float32(1) / np.sqrt(total / np.float32(residual.shape[1]) + eps)
+        for i in range(residual.shape[1]):
+            out[t, i] = vec.narrow(out[t, i], vec.widen(residual[t, i]) * scale * weight[i])
+
+
+@numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy", fastmath=_FAST)
+def norm_heads(x, first, end, weight, eps):  # type: ignore[no-untyped-def]
+    """RMS norm of each head in [first, end) of x [T, heads, dim], in place."""
+    for t in numba.prange(x.shape[0]):
+        for h in range(first, end):
+            total = np.float32(0)
+            for i in range(x.shape[2]):
+                number = vec.widen(x[t, h, i])
+                total += number * number
+            scale = np.float32(1) / np.sqrt(total / np.float32(x.shape[2]) + eps)
+            for i in range(x.shape[2]):
+                x[t, h, i] = vec.narrow(x[t, h, i], vec.widen(x[t, h, i]) * scale * weight[i])
+
+
+@numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy")
+def rotate(x, num_heads, cos, sin):  # type: ignore[no-untyped-def]
+    """Rotary embedding of the first `num_heads` heads of x [T, heads, dim], in place.
+
+    cos, sin [T, rotary dim] float32; channels beyond the rotary dim stay as they are.
+    """
+    half = cos.shape[1] // 2
+    for t in numba.prange(x.shape[0]):
+        for h in range(num_heads):
+            for i in range(half):
+                low, high = vec.widen(x[t, h, i]), vec.widen(x[t, h, i + half])
+                turned = low * cos[t, i] - high * sin[t, i]
+                x[t, h, i] = vec.narrow(x[t, h, i], turned)
+                turned = high * cos[t, i + half] + low * sin[t, i + half]
+                x[t, h, i + half] = vec.narrow(x[t, h, i + half], turned)
+
+
+@numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy")
+def silu_gate(gate_up, out):  # type: ignore[no-untyped-def]
+    """out = silu(gate) * up; gate_up [T, 2n] holds gate, then up; n is a multiple of LANES."""
+    n = out.shape[1]
+    flat, flat_out = gate_up.reshape(-1), out.reshape(-1)
+    for t in numba.prange(out.shape[0]):
+        for i in range(0, n, LANES):
+            at = t * 2 * n + i
+            gate(flat, at, at + n, flat_out, t * n + i, SILU)
+
+
+@numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy")
+def gelu_tanh_gate(gate_up, out):  # type: ignore[no-untyped-def]
+    """As silu_gate, with gelu's tanh form."""
+    n = out.shape[1]
+    flat, flat_out = gate_up.reshape(-1), out.reshape(-1)
+    for t in numba.prange(out.shape[0]):
+        for i in range(0, n, LANES):
+            at = t * 2 * n + i
+            gate(flat, at, at + n, flat_out, t * n + i, GELU_TANH)

@@ -1,0 +1,50 @@
+"""FusedOps on the CPU: numba kernels on the tensors' own memory."""
+
+import numpy as np
+import torch
+
+from common.engine.cpu import step_kernels
+from common.engine.cpu.arrays import as_array
+from common.engine.cpu.emit import LANES
+from common.engine.fused.weights import Activation, DecoderWeights
+
+
+class CpuOps:
+    """See FusedOps for every method."""
+
+    @staticmethod
+    def fits(weights: DecoderWeights) -> bool:
+        """Whether the gate's vectors tile every MLP."""
+        return all(layer.gate_up.out_features % (2 * LANES) == 0 for layer in weights.layers)
+
+    def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
+        """RMS norm of rows."""
+        step_kernels.rms_norm(as_array(x), weight.numpy(), np.float32(eps), as_array(out))
+
+    def add_norm(
+        self,
+        residual: torch.Tensor,
+        delta: torch.Tensor,
+        weight: torch.Tensor,
+        eps: float,
+        out: torch.Tensor,
+    ) -> None:
+        """Residual sum and RMS norm in one pass."""
+        step_kernels.add_rms_norm(
+            as_array(residual), as_array(delta), weight.numpy(), np.float32(eps), as_array(out)
+        )
+
+    def norm_heads(
+        self, x: torch.Tensor, first: int, end: int, weight: torch.Tensor, eps: float
+    ) -> None:
+        """RMS norm of heads in place."""
+        step_kernels.norm_heads(as_array(x), first, end, weight.numpy(), np.float32(eps))
+
+    def rotate(self, x: torch.Tensor, heads: int, cos: torch.Tensor, sin: torch.Tensor) -> None:
+        """Rotary embedding in place."""
+        step_kernels.rotate(as_array(x), heads, cos.numpy(), sin.numpy())
+
+    def gate(self, gate_up: torch.Tensor, out: torch.Tensor, activation: Activation) -> None:
+        """Gated activation."""
+        kernel = step_kernels.silu_gate if activation == "silu" else step_kernels.gelu_tanh_gate
+        kernel(as_array(gate_up), as_array(out))

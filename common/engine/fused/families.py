@@ -1,0 +1,136 @@
+"""The fusion pass: from a `transformers` model to DecoderWeights, for the families that we know.
+
+A model is fused only when every one of its parameters was taken; anything unexpected (an adapter, a bias,
+a new norm in a later `transformers`) leaves it to the general path, which is slower and never wrong.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from common.engine.fused.weights import Activation, DecoderWeights, LayerWeights, Linear
+
+_FAMILIES = {
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+    "Phi3ForCausalLM",
+    "Gemma3ForCausalLM",
+}
+_ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
+
+Module = Any  # modules of `transformers`, read by attribute name
+
+
+def fuse(model: nn.Module) -> DecoderWeights | None:
+    """The model's weights merged for FusedDecoder, or None when it is not one we know exactly."""
+    if type(model).__name__ not in _FAMILIES:
+        return None
+    return _Reader(model).read()
+
+
+class _Reader:
+    def __init__(self, model: Module) -> None:
+        self._model = model
+        self._config = model.config
+        self._is_gemma = type(model).__name__.startswith("Gemma")
+        self._taken: set[int] = set()
+
+    def read(self) -> DecoderWeights | None:
+        config, body = self._config, self._model.model
+        activation = _ACTIVATIONS.get(
+            getattr(config, "hidden_activation", None) or config.hidden_act
+        )
+        attention = body.layers[0].self_attn
+        if activation is None or getattr(attention, "attn_logit_softcapping", None):
+            return None
+        layers = tuple(self._layer(layer) for layer in body.layers)
+        weights = DecoderWeights(
+            embedding=self._take(body.embed_tokens.weight),
+            embedding_scale=self._embedding_scale(body.embed_tokens),
+            layers=layers,
+            final_norm=self._norm(body.norm),
+            head=self._linear(self._model.lm_head),
+            rotary=body.rotary_emb,
+            num_heads=config.num_attention_heads,
+            num_kv_heads=config.num_key_value_heads,
+            head_dim=attention.head_dim,
+            scale=attention.scaling,
+            norm_eps=config.rms_norm_eps,
+            activation=activation,
+            logit_softcap=getattr(config, "final_logit_softcapping", None),
+        )
+        is_complete = all(id(parameter) in self._taken for parameter in self._model.parameters())
+        return weights if is_complete and _is_uniform(layers) else None
+
+    def _layer(self, layer: Module) -> LayerWeights:
+        attention, mlp = layer.self_attn, layer.mlp
+        has_head_norms = hasattr(attention, "q_norm")
+        return LayerWeights(
+            attention_norm=self._norm(layer.input_layernorm),
+            qkv=self._merge(attention, ("q_proj", "k_proj", "v_proj"), "qkv_proj"),
+            q_norm=self._norm(attention.q_norm) if has_head_norms else None,
+            k_norm=self._norm(attention.k_norm) if has_head_norms else None,
+            output=self._linear(attention.o_proj),
+            post_attention_norm=self._norm(layer.post_attention_layernorm)
+            if self._is_gemma
+            else None,
+            mlp_norm=self._norm(
+                layer.pre_feedforward_layernorm
+                if self._is_gemma
+                else layer.post_attention_layernorm
+            ),
+            gate_up=self._merge(mlp, ("gate_proj", "up_proj"), "gate_up_proj"),
+            down=self._linear(mlp.down_proj),
+            post_mlp_norm=self._norm(layer.post_feedforward_layernorm) if self._is_gemma else None,
+            window=self._window(attention),
+            rotary=attention.layer_type if self._is_gemma else None,
+        )
+
+    def _window(self, attention: Module) -> int | None:
+        """Qwen and Gemma say it per layer; Mistral and Phi read it from the configuration."""
+        window: int | None = (
+            attention.sliding_window
+            if hasattr(attention, "sliding_window")
+            else getattr(self._config, "sliding_window", None)
+            if type(self._model).__name__ in ("MistralForCausalLM", "Phi3ForCausalLM")
+            else None
+        )
+        return window
+
+    def _merge(self, owner: Module, names: tuple[str, ...], merged: str) -> Linear:
+        """One product for several that read the same input; Phi3 stores it so already."""
+        if hasattr(owner, merged):
+            return self._linear(getattr(owner, merged))
+        parts: list[Module] = [getattr(owner, name) for name in names]
+        weight = torch.cat([self._take(part.weight) for part in parts])
+        biases = [self._take(part.bias) for part in parts if part.bias is not None]
+        return Linear(weight.t(), torch.cat(biases) if biases else None)
+
+    def _linear(self, module: Module) -> Linear:
+        bias = None if module.bias is None else self._take(module.bias)
+        return Linear(self._take(module.weight).t(), bias)
+
+    def _norm(self, module: Module) -> torch.Tensor:
+        weight = self._take(module.weight).float()
+        return weight + 1 if self._is_gemma else weight
+
+    def _embedding_scale(self, module: Module) -> torch.Tensor | None:
+        scale = getattr(module, "embed_scale", None)
+        return None if scale is None else scale.to(module.weight.dtype)
+
+    def _take(self, parameter: nn.Parameter) -> torch.Tensor:
+        self._taken.add(id(parameter))
+        return parameter.detach()
+
+
+def _is_uniform(layers: tuple[LayerWeights, ...]) -> bool:
+    """Whether one workspace serves every layer."""
+    return len(set(_widths(layers))) == 1
+
+
+def _widths(layers: tuple[LayerWeights, ...]) -> Iterator[tuple[int, int]]:
+    return ((layer.qkv.out_features, layer.gate_up.out_features) for layer in layers)

@@ -1,0 +1,82 @@
+"""What a fused layer does between its matrix products: the seam, and its plain torch form."""
+
+from typing import Protocol
+
+import torch
+from torch.nn import functional
+
+from common.engine.fused.weights import Activation
+
+
+class FusedOps(Protocol):
+    """Every method writes into its last argument, or in place; rows are tokens."""
+
+    def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
+        """RMS norm of x [T, n]; x and out may be one tensor."""
+
+    def add_norm(
+        self,
+        residual: torch.Tensor,
+        delta: torch.Tensor,
+        weight: torch.Tensor,
+        eps: float,
+        out: torch.Tensor,
+    ) -> None:
+        """residual += delta, then out = norm(residual); all [T, n]."""
+
+    def norm_heads(
+        self, x: torch.Tensor, first: int, end: int, weight: torch.Tensor, eps: float
+    ) -> None:
+        """RMS norm of each head in [first, end) of x [T, heads, dim]."""
+
+    def rotate(self, x: torch.Tensor, heads: int, cos: torch.Tensor, sin: torch.Tensor) -> None:
+        """Rotary embedding of the first `heads` heads of x [T, heads, dim]; cos, sin [T, rotary dim]."""
+
+    def gate(self, gate_up: torch.Tensor, out: torch.Tensor, activation: Activation) -> None:
+        """out [T, n] = activation(gate) * up, from [T, 2n]."""
+
+
+class TorchOps:
+    """Runs on any device."""
+
+    def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
+        """See FusedOps."""
+        wide = x.float()
+        out.copy_(wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps) * weight)
+
+    def add_norm(
+        self,
+        residual: torch.Tensor,
+        delta: torch.Tensor,
+        weight: torch.Tensor,
+        eps: float,
+        out: torch.Tensor,
+    ) -> None:
+        """See FusedOps."""
+        residual.add_(delta)
+        self.norm(residual, weight, eps, out)
+
+    def norm_heads(
+        self, x: torch.Tensor, first: int, end: int, weight: torch.Tensor, eps: float
+    ) -> None:
+        """See FusedOps."""
+        heads = x[:, first:end]
+        self.norm(heads, weight, eps, heads)
+
+    def rotate(self, x: torch.Tensor, heads: int, cos: torch.Tensor, sin: torch.Tensor) -> None:
+        """See FusedOps."""
+        turned = x[:, :heads, : cos.shape[1]]
+        wide, half = turned.float(), cos.shape[1] // 2
+        crossed = torch.cat((-wide[..., half:], wide[..., :half]), dim=-1)
+        turned.copy_(wide * cos[:, None] + crossed * sin[:, None])
+
+    def gate(self, gate_up: torch.Tensor, out: torch.Tensor, activation: Activation) -> None:
+        """See FusedOps."""
+        gate, up = gate_up.chunk(2, dim=-1)
+        wide = gate.float()
+        active = (
+            functional.silu(wide)
+            if activation == "silu"
+            else functional.gelu(wide, approximate="tanh")
+        )
+        out.copy_(active * up)
