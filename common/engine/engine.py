@@ -36,8 +36,12 @@ def build_engine(model_dir: Path, config: EngineConfig, num_threads: int) -> Eng
 
     Raises SetupError when the machine or the model does not allow it.
     """
-    torch.set_num_threads(num_threads)
     device = select_device(config)
+    if device.type == "cpu":
+        # numba takes 0.3 s to import; a CUDA worker never needs it
+        from common.engine.cpu.threads import set_num_threads
+
+        set_num_threads(num_threads)
     model, spec = load_model(model_dir, config.dtype, device)
     block_bytes = KVCache.block_bytes(spec, config.block_size)
     num_blocks = int(config.kv_cache_gib * 2**30) // block_bytes
@@ -48,8 +52,6 @@ def build_engine(model_dir: Path, config: EngineConfig, num_threads: int) -> Eng
         )
     cache = KVCache(spec, num_blocks, config.block_size, device)
     backend = select_backend(config.attention_backend, cache, spec.num_heads)
-    if device.type == "cpu":
-        _set_numba_threads(num_threads)
     token_model = select_model(model, config.fusion, backend, device)
     runner = ModelRunner(token_model, config.block_size)
     engine = Engine(spec, config, BlockPool(num_blocks, config.block_size), cache, runner)
@@ -65,15 +67,9 @@ def select_device(config: EngineConfig) -> torch.device:
     return torch.device("cuda" if config.device != "cpu" and has_cuda else "cpu")
 
 
-def _set_numba_threads(num_threads: int) -> None:
-    import numba  # its import is the cost that a CUDA worker is spared
-
-    numba.set_num_threads(min(num_threads, numba.config.NUMBA_NUM_THREADS))
-
-
 def _probe(engine: Engine) -> None:
     """Run a chunk and a decode token: compiles or loads kernels, and finds unsupported layers now."""
-    sampling = SamplingParams(temperature=0.0, seed=0, max_tokens=2)
+    sampling = SamplingParams(temperature=1.0, seed=0, max_tokens=2)
     request = WorkRequest("probe", 0, (0, 1, 2), sampling)
     seq = Sequence(request, Timeline(arrival_s=0.0))
     seq.block_table = engine.pool.allocate(engine.pool.num_blocks_for(4))

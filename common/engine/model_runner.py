@@ -36,5 +36,5 @@ class ModelRunner:
         return [next(samples) if entry.samples else None for entry in batch.entries]
 
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:
-        """Float32 logits [rows that sample, vocab]."""
-        return self._model.logits(inputs).float()
+        """Logits [rows that sample, vocab] in the model's dtype."""
+        return self._model.logits(inputs)

@@ -4,6 +4,7 @@ A draw is a function of (seed, position) alone, so a request gets the same token
 worker, before and after preemption.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 
@@ -32,26 +33,50 @@ def sample(logits: torch.Tensor, sequences: SequenceOf[Sequence]) -> list[Sample
 
     The position that seeds a draw is the index the new token will have in the whole sequence.
     """
-    finite = torch.isfinite(logits).all(dim=-1).tolist()
-    greedy = logits.argmax(dim=-1).tolist()
-    samples = []
-    for row, seq in enumerate(sequences):
-        token_id = greedy[row]
-        if finite[row] and seq.sampling.temperature > 0:
-            draw = uniform(seq.sampling.seed, len(seq.token_ids))
-            token_id = _draw_token(logits[row], seq.sampling.temperature, draw)
-        samples.append(Sample(token_id, finite[row]))
-    return samples
+    greedy, draw = _kernels(logits.device)
+    tokens, finite = greedy(logits)
+    warm = [r for r, seq in enumerate(sequences) if seq.sampling.temperature > 0 and finite[r]]
+    if warm:
+        temperatures = [sequences[r].sampling.temperature for r in warm]
+        drawn = [uniform(sequences[r].sampling.seed, len(sequences[r].token_ids)) for r in warm]
+        for row, token in zip(warm, draw(logits, warm, temperatures, drawn), strict=True):
+            tokens[row] = token
+    return [Sample(token, is_finite) for token, is_finite in zip(tokens, finite, strict=True)]
 
 
-def _draw_token(logits: torch.Tensor, temperature: float, draw: float) -> int:
-    """Inverse of the cumulative distribution at `draw`; float64, so that the tail is not lost."""
-    scaled = logits.double() / temperature
-    cumulative = torch.softmax(scaled, dim=-1).cumsum(dim=-1)
-    target = draw * cumulative[-1]
-    index = int(torch.searchsorted(cumulative, target, right=True))
-    last: int = logits.shape[-1] - 1
-    return min(index, last)
+Greedy = Callable[[torch.Tensor], tuple[list[int], list[bool]]]
+Draw = Callable[[torch.Tensor, list[int], list[float], list[float]], list[int]]
+
+
+def _kernels(device: torch.device) -> tuple[Greedy, Draw]:
+    if device.type != "cpu":
+        return greedy_tokens, draw_tokens
+    # numba takes 0.3 s to import; a CUDA worker never needs it
+    from common.engine.cpu import sampling
+
+    return sampling.greedy_tokens, sampling.draw_tokens
+
+
+def greedy_tokens(logits: torch.Tensor) -> tuple[list[int], list[bool]]:
+    """Each row's most likely token, and whether all its logits are finite."""
+    # one NaN or infinity makes the sum so; finite logits are far from overflowing it
+    finite = torch.isfinite(logits.sum(dim=-1, dtype=torch.float32))
+    return logits.argmax(dim=-1).tolist(), finite.tolist()
+
+
+def draw_tokens(
+    logits: torch.Tensor, rows: list[int], temperatures: list[float], draws: list[float]
+) -> list[int]:
+    """Inverse of each row's cumulative softmax(logits / temperature) at `draws`.
+
+    In float64, so that the tail of a large vocabulary is not lost.
+    """
+    column = logits.new_tensor(temperatures, dtype=torch.float64)[:, None]
+    cumulative = torch.softmax(logits[rows].double() / column, dim=-1).cumsum(dim=-1)
+    targets = logits.new_tensor(draws, dtype=torch.float64)[:, None] * cumulative[:, -1:]
+    index = torch.searchsorted(cumulative, targets, right=True)[:, 0]
+    tokens: list[int] = index.clamp(max=logits.shape[-1] - 1).tolist()
+    return tokens
 
 
 def _splitmix64(state: int) -> int:

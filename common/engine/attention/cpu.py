@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from common.engine.cpu.arrays import as_array
 from common.engine.cpu.attention_kernel import QUERY_TILE, attention_kernel, kernel_fits, store
+from common.engine.cpu.threads import limit_numba
 from common.engine.kv_cache import KVCache
 from common.engine.ragged import RaggedInputs
 
@@ -14,11 +15,7 @@ _UNLIMITED = 1 << 40  # a window wider than any context
 
 
 class CpuBackend:
-    """Needs blocks in host memory, of a shape that `fits`; both worker roles use it.
-
-    torch must be imported before numba starts its threads: both then find one libgomp and share its
-    pool instead of fighting over the cores.
-    """
+    """Needs blocks in host memory, of a shape that `fits`; both worker roles use it."""
 
     name = "cpu"
 
@@ -28,6 +25,7 @@ class CpuBackend:
         group, storage = num_heads // kv_heads, self._keys.dtype.name
         self._kernel = attention_kernel(cache.block_size, head_dim, group, storage)
         self._out: torch.Tensor | None = None
+        self._num_threads = numba.get_num_threads()
 
     @staticmethod
     def fits(cache: KVCache) -> bool:
@@ -37,7 +35,8 @@ class CpuBackend:
     def begin(self, inputs: RaggedInputs) -> None:
         """Cut every sequence's queries into tiles, the kernel's work items."""
         self._inputs = inputs
-        self._items = _work_items(inputs, numba.get_num_threads())
+        limit_numba(self._num_threads)  # steps run in another thread than the constructor
+        self._items = _work_items(inputs, self._num_threads)
         self._out = None
 
     def attend(

@@ -135,6 +135,23 @@ def row_exp(ctx, s, s_at, peak):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def softmax_weights(ctx, row, at, peak, slope, out):  # type: ignore[no-untyped-def]
+    """out[0:LANES] = exp((row[at:] - peak) * slope) for stored numbers no larger than `peak`."""
+    sig = types.void(row, types.intp, types.float32, types.float32, out)
+
+    def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
+        data, out_data = (emit.array_data(context, builder, sig, args, i) for i in (0, 4))
+        below = builder.fsub(
+            emit.load(builder, data, args[1], sig.args[0]), emit.splat(builder, args[2])
+        )
+        weights = emit.exp(builder, builder.fmul(below, emit.splat(builder, args[3])))
+        emit.store(builder, weights, out_data, emit.index(0))
+        return context.get_dummy_value()
+
+    return sig, generate
+
+
+@intrinsic
 def widen(ctx, bits):  # type: ignore[no-untyped-def]
     """One stored number (float32, float16, or bfloat16 as uint16) as float32."""
 
