@@ -50,5 +50,7 @@ PROMPTS = (
     DemoPrompt(
         "list", "What are five good habits for staying healthy? Please give a numbered list.", 110
     ),
-    DemoPrompt("long text", "Explain to a curious child why the sky is blue and sunsets are red.", 200),
+    DemoPrompt(
+        "long text", "Explain to a curious child why the sky is blue and sunsets are red.", 200
+    ),
 )

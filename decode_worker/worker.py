@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from common.config import WorkerSpec
 from common.engine.counters import Counters
-from common.engine.engine import build_engine
+from common.engine.engine import BUILD_TIMEOUT_S, build_engine
 from common.engine.kv_cache import kv_layout
 from common.engine.loop import EngineLoop
 from common.engine.worker_identity import make_info, with_age
@@ -25,10 +25,12 @@ class DecodeWorker:
         transport: KVTransport,
         on_crash: Callable[[BaseException], None],
     ) -> None:
-        engine = build_engine(spec.model_dir, spec.engine, spec.num_threads)
+        self._loop = EngineLoop(spec.name, self._step, self._idle, on_crash)
+        engine = self._loop.call(
+            lambda: build_engine(spec.model_dir, spec.engine, spec.num_threads), BUILD_TIMEOUT_S
+        )
         limits = spec.engine
         self.info: WorkerInfo = make_info(spec, engine.spec)
-        self._loop = EngineLoop(spec.name, self._step, self._idle, on_crash)
         scheduler = DecodeScheduler(
             engine.pool, limits.max_batch_tokens, limits.max_num_seqs, limits.watermark
         )

@@ -23,6 +23,8 @@ def start_ray(config: ServeConfig, num_cpus: int) -> bool:
             namespace=config.namespace,
             num_cpus=num_cpus,
             object_store_memory=_store_bytes(config),
+            # Ray runs workers at nice 15; ours are what the machine is for
+            _system_config={"worker_niceness": 0},
         )
         return True
     _init(address=config.ray_address, namespace=config.namespace)

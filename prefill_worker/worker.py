@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 from common.config import WorkerSpec
 from common.engine.counters import Counters
-from common.engine.engine import build_engine
+from common.engine.engine import BUILD_TIMEOUT_S, build_engine
 from common.engine.loop import EngineLoop
 from common.engine.worker_identity import make_info, with_age
 from common.kv_transfer.wire import WireItem
@@ -27,14 +27,16 @@ class PrefillWorker:
     """A KVSource for decode workers and a WorkerPort for routers."""
 
     def __init__(self, spec: WorkerSpec, on_crash: Callable[[BaseException], None]) -> None:
-        engine = build_engine(spec.model_dir, spec.engine, spec.num_threads)
+        self._loop = EngineLoop(spec.name, self._step, self._idle, on_crash)
+        engine = self._loop.call(
+            lambda: build_engine(spec.model_dir, spec.engine, spec.num_threads), BUILD_TIMEOUT_S
+        )
         limits = spec.engine
         scheduler = PrefillScheduler(engine.pool, limits.max_batch_tokens, limits.max_num_seqs)
         self.info: WorkerInfo = make_info(spec, engine.spec)
         self._engine = PrefillEngine(engine, scheduler, Counters())
         self._sinks: list[Callable[[StepOutput], None]] = []
         self._load = self._engine.load()
-        self._loop = EngineLoop(spec.name, self._step, self._idle, on_crash)
 
     def start(self) -> None:
         """Start the engine's thread."""

@@ -19,6 +19,8 @@ from common.engine.weights.load import load_model
 from common.request import SamplingParams, WorkRequest
 from pdserve.errors import SetupError
 
+BUILD_TIMEOUT_S = 1800.0  # a large model from slow storage; the deployment's own limit is shorter
+
 
 @dataclass(frozen=True, slots=True)
 class Engine:

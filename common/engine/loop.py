@@ -1,7 +1,9 @@
 """The thread an engine lives in.
 
+0. `call` builds the engine in this thread, before `start`: OpenMP keeps a team of threads for every thread
+   that ever used it, and with two teams on the same cores both stop spinning, which halves decode speed.
 1. Other threads `post` messages (callables); the loop runs them between steps, in order.
-2. Then it calls `step`, which returns whether there was anything to do.
+2. Then, once started, it calls `step`, which returns whether there was anything to do.
 3. With nothing to do it sleeps until the next message, at most `_IDLE_S`, then runs `on_idle`.
 4. An exception from `step` or a message ends the loop and is handed to `on_crash`: a worker with a broken
    engine must die and be restarted, not pretend to live.
@@ -13,7 +15,10 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
 
+T = TypeVar("T")
 _IDLE_S = 1.0
 
 Message = Callable[[], None]
@@ -34,6 +39,7 @@ class EngineLoop:
         self._on_crash = on_crash
         self._mailbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._started = False
         self._stopping = False
         self._busy = False
         self.last_progress_s = time.monotonic()
@@ -43,9 +49,20 @@ class EngineLoop:
         """Seconds since the last step while one is running; 0 when idle."""
         return time.monotonic() - self.last_progress_s if self._busy else 0.0
 
-    def start(self) -> None:
-        """Start the thread."""
+    def call(self, function: Callable[[], T], timeout_s: float) -> T:
+        """What `function` returns or raises, run in the engine's thread. Before `start` only."""
+        future: Future[T] = Future()
+        self.post(lambda: _settle(future, function))
         self._thread.start()
+        return future.result(timeout_s)
+
+    def start(self) -> None:
+        """Start stepping."""
+        self._started = True
+        if self._thread.is_alive():
+            self.wake()
+        else:
+            self._thread.start()
 
     def post(self, message: Message) -> None:
         """Have `message` run in the engine's thread before its next step."""
@@ -67,14 +84,17 @@ class EngineLoop:
         try:
             while not self._stopping:
                 self._drain()
-                self._busy = True
-                worked = self._step()
-                self._busy = False
-                self.last_progress_s = time.monotonic()
-                if not worked:
+                if not (self._started and self._advance()):
                     self._sleep()
         except BaseException as error:  # the loop's last word; re-raising would only reach stderr
             self._on_crash(error)
+
+    def _advance(self) -> bool:
+        self._busy = True
+        worked = self._step()
+        self._busy = False
+        self.last_progress_s = time.monotonic()
+        return worked
 
     def _drain(self) -> None:
         while not self._mailbox.empty():
@@ -84,8 +104,16 @@ class EngineLoop:
         try:
             self._handle(self._mailbox.get(timeout=_IDLE_S))
         except queue.Empty:
-            self._on_idle()
+            if self._started:
+                self._on_idle()
 
     def _handle(self, message: Message | None) -> None:
         if message is not None:
             message()
+
+
+def _settle(future: Future[T], function: Callable[[], T]) -> None:
+    try:
+        future.set_result(function())
+    except BaseException as error:  # belongs to the caller, in the caller's thread
+        future.set_exception(error)
