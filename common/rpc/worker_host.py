@@ -36,15 +36,14 @@ class WorkerHost:
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
         try:
-            self._loop.run_until_complete(self._serve())
+            # a Runner ends what gRPC leaves running before it closes the loop
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._serve())
         except Exception as error:
             if self._started.done():
                 raise
             self._started.set_exception(error)  # start() raises it
-        finally:
-            self._loop.close()
 
     async def _serve(self) -> None:
         server = grpc.aio.server(options=SERVER_OPTIONS)

@@ -94,12 +94,12 @@ async def _next_step(
 ) -> StepOutput | None:
     """The next step, or None after a while without one or when the router has gone."""
     getter = asyncio.ensure_future(steps.get())
-    await asyncio.wait(
-        {getter, reader}, timeout=_REPORT_EVERY_S, return_when=asyncio.FIRST_COMPLETED
-    )
-    if getter.done():
-        return getter.result()
-    getter.cancel()
+    try:
+        await asyncio.wait(
+            {getter, reader}, timeout=_REPORT_EVERY_S, return_when=asyncio.FIRST_COMPLETED
+        )
+    finally:
+        getter.cancel()  # also when the stream ends meanwhile; one that is done stays done
     with contextlib.suppress(asyncio.CancelledError):
         return await getter
     return None

@@ -6,11 +6,25 @@ import torch
 from common.engine.cpu import step_kernels
 from common.engine.cpu.arrays import as_array
 from common.engine.cpu.emit import LANES
-from common.engine.fused.weights import Activation, DecoderWeights
+from common.engine.cpu.matmul_kernel import DEPTH, OUTPUTS, skinny_matmul
+from common.engine.fused.ops import matmul
+from common.engine.fused.weights import Activation, DecoderWeights, Linear
+
+# up to so many tokens our product is the faster one; measured on Zen 5 (docs/engine.md)
+_SKINNY_TOKENS = {torch.bfloat16: 40, torch.float32: 128}
+_NO_BIAS = np.zeros(0, np.float32)
 
 
 class CpuOps:
     """See FusedOps for every method."""
+
+    def linear(self, x: torch.Tensor, layer: Linear, out: torch.Tensor) -> None:
+        """The product that is faster for this number of tokens."""
+        if len(x) > _SKINNY_TOKENS.get(x.dtype, 0) or not _tiles(layer):
+            matmul(x, layer, out)
+            return
+        bias = _NO_BIAS if layer.bias is None else layer.bias.float().numpy()
+        skinny_matmul(as_array(x), as_array(layer.weight), bias, as_array(out))
 
     @staticmethod
     def fits(weights: DecoderWeights) -> bool:
@@ -48,3 +62,9 @@ class CpuOps:
         """Gated activation."""
         kernel = step_kernels.silu_gate if activation == "silu" else step_kernels.gelu_tanh_gate
         kernel(as_array(gate_up), as_array(out))
+
+
+def _tiles(layer: Linear) -> bool:
+    outputs, depth = layer.weight.shape
+    fits: bool = outputs % OUTPUTS == 0 and depth % DEPTH == 0
+    return fits

@@ -96,15 +96,15 @@ class FusedDecoder:
             ops.norm(work.residual, layer.attention_norm, eps, work.normed)
         else:
             ops.add_norm(work.residual, work.delta, layer.attention_norm, eps, work.normed)
-        layer.qkv.into(work.normed, work.qkv)
+        ops.linear(work.normed, layer.qkv, work.qkv)
         attended = self._attend(index, layer, work, table)
-        layer.output.into(attended, work.delta)
+        ops.linear(attended, layer.output, work.delta)
         if layer.post_attention_norm is not None:
             ops.norm(work.delta, layer.post_attention_norm, eps, work.delta)
         ops.add_norm(work.residual, work.delta, layer.mlp_norm, eps, work.normed)
-        layer.gate_up.into(work.normed, work.gate_up)
+        ops.linear(work.normed, layer.gate_up, work.gate_up)
         ops.gate(work.gate_up, work.gated, weights.activation)
-        layer.down.into(work.gated, work.delta)
+        ops.linear(work.gated, layer.down, work.delta)
         if layer.post_mlp_norm is not None:
             ops.norm(work.delta, layer.post_mlp_norm, eps, work.delta)
 
@@ -131,7 +131,7 @@ class FusedDecoder:
         residual, delta = work.residual[sample_rows], work.delta[sample_rows]
         self._ops.add_norm(residual, delta, weights.final_norm, weights.norm_eps, delta)
         logits = delta.new_empty(len(delta), weights.head.out_features)
-        weights.head.into(delta, logits)
+        self._ops.linear(delta, weights.head, logits)
         if weights.logit_softcap is not None:
             logits = torch.tanh(logits / weights.logit_softcap) * weights.logit_softcap
         return logits

@@ -108,11 +108,11 @@ class _Reader:
         parts: list[Module] = [getattr(owner, name) for name in names]
         weight = torch.cat([self._take(part.weight) for part in parts])
         biases = [self._take(part.bias) for part in parts if part.bias is not None]
-        return Linear(weight.t(), torch.cat(biases) if biases else None)
+        return Linear(weight, torch.cat(biases) if biases else None)
 
     def _linear(self, module: Module) -> Linear:
         bias = None if module.bias is None else self._take(module.bias)
-        return Linear(self._take(module.weight).t(), bias)
+        return Linear(self._take(module.weight), bias)
 
     def _norm(self, module: Module) -> torch.Tensor:
         weight = self._take(module.weight).float()

@@ -1,15 +1,18 @@
-"""What a fused layer does between its matrix products: the seam, and its plain torch form."""
+"""What a fused layer does computes, step by step: the seam, and its plain torch form."""
 
 from typing import Protocol
 
 import torch
 from torch.nn import functional
 
-from common.engine.fused.weights import Activation
+from common.engine.fused.weights import Activation, Linear
 
 
 class FusedOps(Protocol):
     """Every method writes into its last argument, or in place; rows are tokens."""
+
+    def linear(self, x: torch.Tensor, layer: Linear, out: torch.Tensor) -> None:
+        """out [T, out] = the layer's product with x [T, in]."""
 
     def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
         """RMS norm of x [T, n]; x and out may be one tensor."""
@@ -38,6 +41,10 @@ class FusedOps(Protocol):
 
 class TorchOps:
     """Runs on any device."""
+
+    def linear(self, x: torch.Tensor, layer: Linear, out: torch.Tensor) -> None:
+        """See FusedOps."""
+        matmul(x, layer, out)
 
     def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
         """See FusedOps."""
@@ -80,3 +87,11 @@ class TorchOps:
             else functional.gelu(wide, approximate="tanh")
         )
         out.copy_(active * up)
+
+
+def matmul(x: torch.Tensor, layer: Linear, out: torch.Tensor) -> None:
+    """The library's product, written into `out`."""
+    if layer.bias is None:
+        torch.mm(x, layer.weight.t(), out=out)
+    else:
+        torch.addmm(layer.bias, x, layer.weight.t(), out=out)

@@ -1,4 +1,4 @@
-"""What a fused decoder computes with: the weights of every layer, merged and transposed once at load."""
+"""What a fused decoder computes with: the weights of every layer, merged once at load."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,23 +10,15 @@ Activation = Literal["silu", "gelu_tanh"]
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """y = x @ weight + bias; weight [in, out] is a transposed view of what the checkpoint stores."""
+    """y = x @ weight^T + bias; weight [out, in], contiguous, as checkpoints store it."""
 
     weight: torch.Tensor
     bias: torch.Tensor | None
 
-    def into(self, x: torch.Tensor, out: torch.Tensor) -> None:
-        """Write the product of x [T, in] into `out` [T, out]."""
-        if self.bias is None:
-            torch.mm(x, self.weight, out=out)
-        else:
-            torch.addmm(self.bias, x, self.weight, out=out)
-
     @property
     def out_features(self) -> int:
         """Columns of the result."""
-        columns: int = self.weight.shape[1]
-        return columns
+        return len(self.weight)
 
 
 @dataclass(frozen=True, slots=True)
