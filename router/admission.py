@@ -43,7 +43,7 @@ class Admission:
         self._config = config
         self._live: dict[str, Ticket] = {}
         self._num_queued = 0
-        self._is_draining = False
+        self.is_draining = False
         self.accepted = 0
         self.rejected = 0
         self.ended = dict.fromkeys(Outcome, 0)
@@ -97,10 +97,10 @@ class Admission:
 
     def drain(self) -> None:
         """Let nobody in any more."""
-        self._is_draining = True
+        self.is_draining = True
 
     def _refusal(self, request_id: str) -> RequestError | None:
-        if self._is_draining:
+        if self.is_draining:
             return UnavailableError("the router is shutting down", reason=Reason.SHUTTING_DOWN)
         if request_id in self._live:
             return DuplicateRequestError(f"request {request_id} is running", field="request_id")

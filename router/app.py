@@ -102,7 +102,7 @@ class Router:
         reflection.enable_server_reflection(names, self._server)
 
     def _is_ready(self) -> bool:
-        return bool(self._pool.candidates(Role.DECODE))
+        return not self._admission.is_draining and bool(self._pool.candidates(Role.DECODE))
 
     async def _set_health(self, status: int) -> None:
         for name in ("", *_SERVICES):

@@ -40,7 +40,11 @@ class IncrementalDetokenizer:
 
 
 class StopStrings:
-    """Finds the first of several texts in a stream, across pieces; holds back what may become one."""
+    """Finds the first of several texts in a stream, across pieces; holds back what may become one.
+
+    First is the one that is complete first, and the longest of those that are complete together: so the
+    result does not depend on where the pieces are cut.
+    """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
@@ -52,10 +56,11 @@ class StopStrings:
         if self.is_hit:
             return ""
         self._held += text
-        found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        found = [(at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
             self.is_hit = True
-            return self._release(min(found))
+            _, start = min(found)
+            return self._release(start)
         return self._release(len(self._held) - self._longest_possible_start())
 
     def flush(self) -> str:

@@ -60,10 +60,11 @@ class HttpServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop answering and free the port."""
-        self._server.shutdown()
+        """Stop answering, if it had started, and free the port."""
+        if self._thread.is_alive():
+            self._server.shutdown()  # would wait for ever for a loop that never ran
+            self._thread.join(5.0)
         self._server.server_close()
-        self._thread.join(5.0)
 
     def _answer(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
@@ -77,6 +78,6 @@ class HttpServer:
         if path == "/readyz":
             ready = self._is_ready()
             start("200 OK" if ready else "503 Service Unavailable", headers)
-            return [b"ready\n" if ready else b"no decode worker is ready\n"]
+            return [b"ready\n" if ready else b"no decode worker is ready, or the router drains\n"]
         start("404 Not Found", headers)
         return [b"try /healthz, /readyz or /metrics\n"]

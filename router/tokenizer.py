@@ -7,7 +7,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer as FastTokenizer
 
@@ -26,7 +28,7 @@ class Tokenizer:
     """The model's tokenizer and chat template, read from its folder."""
 
     def __init__(self, model_dir: Path) -> None:
-        """Raises SetupError when the folder has no readable tokenizer.json."""
+        """Raises SetupError, with the file's name, when one cannot be read."""
         try:
             self._fast = FastTokenizer.from_file(str(model_dir / "tokenizer.json"))
         except Exception as error:  # the Rust library raises bare Exception
@@ -40,7 +42,12 @@ class Tokenizer:
             if name.endswith("_token") and isinstance(token, str | dict)
         }
         source = _chat_template(model_dir, config)
-        self._template = _environment().from_string(source) if source else None
+        try:
+            self._template = _environment().from_string(source) if source else None
+        except TemplateSyntaxError as error:
+            raise SetupError(
+                f"{model_dir}: line {error.lineno} of the chat template is no Jinja: {error}"
+            ) from error
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a raw prompt, with the tokenizer's own special tokens (BOS) if it adds any."""
@@ -62,7 +69,7 @@ class Tokenizer:
             return self._template.render(
                 messages=turns, add_generation_prompt=True, **self._specials
             )
-        except TemplateError as error:
+        except Exception as error:  # a template is a program: it raises what Python raises
             raise InvalidRequestError(
                 f"the chat template refuses: {error}", field="chat"
             ) from error
@@ -73,14 +80,19 @@ class Tokenizer:
 
 
 def _read_json(path: Path) -> dict[str, object]:
-    data: dict[str, object] = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        data = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise SetupError(f"{path} cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise SetupError(f"{path} must hold keys and values")
     return data
 
 
 def _chat_template(model_dir: Path, config: dict[str, object]) -> str | None:
     file = model_dir / "chat_template.jinja"
     if file.exists():
-        return file.read_text()
+        return file.read_text("utf-8")
     template = config.get("chat_template")
     if isinstance(template, list):  # several named ones; the default is what chat means
         named = {entry["name"]: entry["template"] for entry in template}
@@ -88,12 +100,25 @@ def _chat_template(model_dir: Path, config: dict[str, object]) -> str | None:
     return template if isinstance(template, str) else None
 
 
+class _GenerationTag(Extension):
+    """`{% generation %}` marks the assistant's words for training; here it is no more than its body."""
+
+    tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """The tag's body."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
 def _environment() -> ImmutableSandboxedEnvironment:
     # Templates come with model files: sandboxed, and with the two functions the ecosystem's templates call.
     def raise_exception(message: str) -> NoReturn:
         raise TemplateError(message)
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag]
+    )
     environment.filters["tojson"] = lambda value, **options: json.dumps(
         value, ensure_ascii=False, **options
     )
