@@ -9,7 +9,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import cast
 
 import grpc
@@ -24,6 +24,9 @@ from pdserve.v1 import worker_pb2, worker_pb2_grpc
 _BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 _SILENT_AFTER_S = 5.0  # workers report every second
 _log = get_logger()
+
+_Outgoing = asyncio.Queue[worker_pb2.ConnectRequest | None]
+_Call = grpc.aio.StreamStreamCall[worker_pb2.ConnectRequest, worker_pb2.ConnectResponse]
 
 
 class WorkStream:
@@ -58,7 +61,7 @@ class WorkerLink:
         self._on_info = on_info
         self._last_heard_s = time.monotonic()
         self._streams: dict[str, WorkStream] = {}
-        self._outgoing: asyncio.Queue[worker_pb2.ConnectRequest] = asyncio.Queue()
+        self._outgoing: _Outgoing = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
         self._channel: grpc.aio.Channel | None = None
 
@@ -116,16 +119,19 @@ class WorkerLink:
 
     async def _converse(self, stub: worker_pb2_grpc.WorkerStub) -> None:
         # the stubs describe the synchronous call; on an aio channel it is an async iterator
-        call = cast(AsyncIterable[worker_pb2.ConnectResponse], stub.Connect(self._send()))  # type: ignore[arg-type]
-        async for message in call:
-            self._last_heard_s = time.monotonic()
-            if message.HasField("step"):
-                for output in step_from_pb(message.step):
-                    self._hand_out(output)
-            elif message.HasField("load"):
-                self.load = load_from_pb(message.load)
-            elif message.HasField("info") and not self._accept(info_from_pb(message.info)):
-                return
+        call = cast(_Call, stub.Connect(_take_all(self._outgoing)))  # type: ignore[arg-type]
+        try:
+            async for message in call:
+                self._last_heard_s = time.monotonic()
+                if message.HasField("step"):
+                    for output in step_from_pb(message.step):
+                        self._hand_out(output)
+                elif message.HasField("load"):
+                    self.load = load_from_pb(message.load)
+                elif message.HasField("info") and not self._accept(info_from_pb(message.info)):
+                    return
+        finally:
+            call.cancel()
 
     def _accept(self, info: WorkerInfo) -> bool:
         try:
@@ -138,10 +144,6 @@ class WorkerLink:
         self.is_connected = True
         return True
 
-    async def _send(self) -> AsyncIterator[worker_pb2.ConnectRequest]:
-        while True:
-            yield await self._outgoing.get()
-
     def _hand_out(self, output: SequenceOutput) -> None:
         stream = self._streams.get(output.request_id)
         if stream is None:
@@ -152,10 +154,17 @@ class WorkerLink:
 
     def _lose(self) -> None:
         self.is_connected = False
+        self._outgoing.put_nowait(None)  # ends the lost call's writer, which gRPC leaves waiting
         self._outgoing = asyncio.Queue()
         for stream in self._streams.values():
             stream.fail(Reason.WORKER_LOST, "the decode worker is gone")
         self._streams.clear()
+
+
+async def _take_all(messages: _Outgoing) -> AsyncIterator[worker_pb2.ConnectRequest]:
+    """Everything put into the queue, up to the first None."""
+    while (message := await messages.get()) is not None:
+        yield message
 
 
 def _brief(error: Exception) -> str:
