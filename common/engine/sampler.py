@@ -13,6 +13,7 @@ import torch
 from common.engine.sequence import Sequence
 
 _MASK = (1 << 64) - 1
+_COLDEST = 1e-6  # greedy in effect; the inverse of a much lower temperature overflows float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ def sample(logits: torch.Tensor, sequences: SequenceOf[Sequence]) -> list[Sample
     tokens, finite = greedy(logits)
     warm = [r for r, seq in enumerate(sequences) if seq.sampling.temperature > 0 and finite[r]]
     if warm:
-        temperatures = [sequences[r].sampling.temperature for r in warm]
+        temperatures = [max(sequences[r].sampling.temperature, _COLDEST) for r in warm]
         drawn = [uniform(sequences[r].sampling.seed, len(sequences[r].token_ids)) for r in warm]
         for row, token in zip(warm, draw(logits, warm, temperatures, drawn), strict=True):
             tokens[row] = token
