@@ -24,6 +24,8 @@ from pdserve.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_g
 
 Messages = Sequence[tuple[str, str]]
 
+_TOO_LARGE = "larger than max"
+
 _ERRORS: dict[grpc.StatusCode, type[RequestError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
     grpc.StatusCode.NOT_FOUND: NotFoundError,
@@ -123,6 +125,10 @@ def to_error(error: grpc.aio.AioRpcError) -> RequestError:
     message = error.details() or error.code().name
     reason, field, retry_after_s = _details(error)
     if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        if (
+            reason is None and _TOO_LARGE in message
+        ):  # gRPC's own refusal, which no retry will change
+            return InvalidRequestError(message)
         return OverloadedError(message, retry_after_s=retry_after_s)
     kind = _ERRORS.get(error.code(), InternalError)
     return kind(message, reason=reason, field=field)

@@ -11,6 +11,7 @@ from prometheus_client.exposition import ThreadingWSGIServer
 
 from pdserve.errors import SetupError
 
+_STOP_WITHIN_S = 0.1  # how often the serving thread looks whether it should end
 _TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 
 
@@ -52,7 +53,10 @@ class HttpServer:
             ) from error
         self.port = self._server.server_port
         self._thread = threading.Thread(
-            target=self._server.serve_forever, name="router-http", daemon=True
+            target=self._server.serve_forever,
+            args=(_STOP_WITHIN_S,),
+            name="router-http",
+            daemon=True,
         )
 
     def start(self) -> None:

@@ -1,0 +1,113 @@
+"""A worker without a model: it does what a test tells it, behind the real gRPC service."""
+
+import threading
+from collections.abc import Callable
+
+from common.request import (
+    FinishReason,
+    Role,
+    SequenceOutput,
+    StepOutput,
+    WorkerInfo,
+    WorkerLoad,
+    WorkRequest,
+)
+from tests.unit.router.tiny_tokenizer import VOCAB_SIZE
+
+WITHIN_S = 5.0
+CONTEXT, BLOCKS, BLOCK_SIZE = 512, 16, 16  # KV memory for 256 positions
+
+Script = Callable[["ScriptedWorker", WorkRequest], None]
+
+
+class ScriptedWorker:
+    """Implements WorkerPort. `script` runs at each submission; without one nothing happens by itself."""
+
+    def __init__(
+        self,
+        name: str = "decode-0",
+        role: Role = Role.DECODE,
+        fingerprint: str = "tiny",
+        script: Script | None = None,
+    ) -> None:
+        self.info = WorkerInfo(name, role, 4711, f"{name}-first", fingerprint, CONTEXT, VOCAB_SIZE)
+        self.requests: list[WorkRequest] = []
+        self.live: set[str] = set()
+        self.cancelled: list[str] = []
+        self.reported = WorkerLoad(
+            blocks_total=BLOCKS, blocks_free=BLOCKS, block_size=BLOCK_SIZE, num_running=0
+        )
+        self._script = script
+        self._sinks: list[Callable[[StepOutput], None]] = []
+        self._changed = threading.Condition(threading.RLock())
+
+    def submit(self, request: WorkRequest) -> None:
+        """See WorkerPort."""
+        with self._changed:
+            self.requests.append(request)
+            self.live.add(request.request_id)
+            self._changed.notify_all()
+        if self._script:
+            self._script(self, request)
+
+    def cancel(self, request_id: str) -> None:
+        """See WorkerPort."""
+        with self._changed:
+            if request_id in self.live:
+                self.live.remove(request_id)
+                self.cancelled.append(request_id)
+                self._changed.notify_all()
+
+    def load(self) -> WorkerLoad:
+        """See WorkerPort."""
+        return self.reported
+
+    def subscribe(self, sink: Callable[[StepOutput], None]) -> Callable[[], None]:
+        """See WorkerPort."""
+        with self._changed:
+            self._sinks.append(sink)
+            self._changed.notify_all()
+
+        def unsubscribe() -> None:
+            with self._changed:
+                self._sinks.remove(sink)
+                self._changed.notify_all()
+
+        return unsubscribe
+
+    def publish(self, *outputs: SequenceOutput) -> None:
+        """One engine step with these outputs."""
+        with self._changed:
+            ended = {o.request_id for o in outputs if o.finish_reason or o.failure}
+            self.live -= ended
+            self._changed.notify_all()
+            sinks = list(self._sinks)
+        for sink in sinks:
+            sink(StepOutput(outputs))
+
+    def say(self, request: WorkRequest, text: str, index: int = 0, *, ends: bool = False) -> None:
+        """A step with the text's bytes as tokens."""
+        reason = FinishReason.STOP if ends else None
+        self.publish(SequenceOutput(request.request_id, index, tuple(text.encode()), reason))
+
+    def wait(self, is_so: Callable[["ScriptedWorker"], bool]) -> None:
+        """Block until it is so; fails after WITHIN_S."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: is_so(self), WITHIN_S), (
+                f"{self.info.name}: live {self.live}, cancelled {self.cancelled}"
+            )
+
+    def wait_for_request(self, number: int = 1) -> WorkRequest:
+        """The number-th request, once it is here."""
+        self.wait(lambda worker: len(worker.requests) >= number)
+        return self.requests[number - 1]
+
+
+def echo(worker: ScriptedWorker, request: WorkRequest) -> None:
+    """A script: answer with the prompt, one token a step, cut at max_tokens."""
+    tokens = request.prompt_token_ids[: request.sampling.max_tokens]
+    is_cut = len(tokens) < len(request.prompt_token_ids)
+    last = FinishReason.LENGTH if is_cut else FinishReason.STOP
+    for index, token in enumerate(tokens):
+        reason = last if index == len(tokens) - 1 else None
+        worker.publish(SequenceOutput(request.request_id, index, (token,), reason))
