@@ -1,0 +1,129 @@
+"""Ragged batches over paged memory for tests of attention, and dense attention to compare with."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from common.config import Backend
+from common.engine.attention.select import select_backend
+from common.engine.batch import Batch, BatchEntry
+from common.engine.kv_cache import DTYPES, KVCache
+from common.engine.model_spec import ModelSpec
+from common.engine.ragged import RaggedInputs
+from tests.unit.common.engine.sequences import make_sequence
+
+LAYERS, LAYER = 2, 1  # the layer that is tested is not the first
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a backend is built for."""
+
+    block_size: int
+    head_dim: int
+    num_heads: int
+    num_kv_heads: int
+    dtype: str = "float32"
+
+    def random(self, tokens: int, heads: int, seed: int) -> torch.Tensor:
+        """[tokens, heads, head_dim], normal, rounded to the shape's dtype."""
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(tokens, heads, self.head_dim, generator=generator).to(DTYPES[self.dtype])
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One sequence's part in a step: `computed` positions in memory, `new` ones run."""
+
+    computed: int
+    new: int
+    seed: int
+    factor: float = 1.0
+
+    def query(self, shape: Shape) -> torch.Tensor:
+        """Queries of the new positions."""
+        return shape.random(self.new, shape.num_heads, self.seed)
+
+    def keys_values(self, shape: Shape) -> torch.Tensor:
+        """[2, positions, kv_heads, head_dim] of every position, old and new."""
+        total = self.computed + self.new
+        pair = [shape.random(total, shape.num_kv_heads, self.seed + k) for k in (10_000, 20_000)]
+        return torch.stack(pair) * self.factor
+
+    def changed(self) -> "Turn":
+        """Another sequence of the same length."""
+        return replace(self, seed=self.seed + 1)
+
+
+@dataclass(frozen=True)
+class Step:
+    """How a batch is attended: score scale and sliding window."""
+
+    scale: float = 0.3
+    window: int | None = None
+
+
+def attend_paged(
+    backend: Backend,
+    shape: Shape,
+    turns: list[Turn],
+    step: Step = Step(),
+    stale: float = float("nan"),
+) -> list[torch.Tensor]:
+    """Each sequence's output, run as one ragged batch in memory that held `stale` everywhere."""
+    # two blocks to spare; the tables interleave, since they are dealt from a shuffled deck
+    needed = [-(-(turn.computed + turn.new) // shape.block_size) for turn in turns]
+    cache = _make_cache(shape, sum(needed) + 2, stale)
+    deck = torch.randperm(sum(needed) + 2, generator=torch.Generator().manual_seed(3)).tolist()
+    inputs = _place(cache, shape, turns, [[deck.pop() for _ in range(n)] for n in needed])
+    runner = select_backend(backend, cache, shape.num_heads)
+    runner.begin(inputs)
+    new = torch.cat([turn.keys_values(shape)[:, turn.computed :] for turn in turns], dim=1)
+    query = torch.cat([turn.query(shape) for turn in turns])
+    out = runner.attend(LAYER, query, new[0], new[1], step.scale, step.window)
+    return [part.clone() for part in out.split([turn.new for turn in turns])]
+
+
+def attend_dense(shape: Shape, turn: Turn, step: Step = Step()) -> torch.Tensor:
+    """The same by the formula, in float64, with no blocks."""
+    group = shape.num_heads // shape.num_kv_heads
+    keys, values = turn.keys_values(shape).double().repeat_interleave(group, dim=2)
+    scores = torch.einsum("qhd,khd->hqk", turn.query(shape).double(), keys) * step.scale
+    seen_by = torch.arange(turn.computed, turn.computed + turn.new)[:, None]
+    distance = seen_by - torch.arange(turn.computed + turn.new)[None, :]
+    visible = (distance >= 0) & (distance < (step.window or 1 << 30))
+    weights = scores.masked_fill(~visible, float("-inf")).softmax(dim=-1)
+    return torch.einsum("hqk,khd->qhd", weights, values)
+
+
+def _make_cache(shape: Shape, num_blocks: int, stale: float) -> KVCache:
+    spec = ModelSpec(
+        num_layers=LAYERS,
+        num_heads=shape.num_heads,
+        num_kv_heads=shape.num_kv_heads,
+        head_dim=shape.head_dim,
+        vocab_size=1,
+        max_context_tokens=1,
+        eos_token_ids=frozenset(),
+        dtype=shape.dtype,
+        fingerprint="",
+    )
+    cache = KVCache(spec, num_blocks, shape.block_size, torch.device("cpu"))
+    cache.keys.fill_(stale)
+    cache.values.fill_(stale)
+    return cache
+
+
+def _place(
+    cache: KVCache, shape: Shape, turns: list[Turn], tables: list[list[int]]
+) -> RaggedInputs:
+    """Write what each sequence has computed already, and describe the step."""
+    entries = []
+    for turn, table in zip(turns, tables, strict=True):
+        seq = make_sequence(turn.computed + turn.new, computed=turn.computed)
+        seq.block_table = table
+        entries.append(BatchEntry(seq, turn.new))
+        if turn.computed:
+            past = turn.keys_values(shape)[:, : turn.computed]
+            cache.write(table, 0, past[None].repeat(LAYERS, 1, 1, 1, 1))
+    return RaggedInputs.from_batch(Batch(tuple(entries)), shape.block_size)
