@@ -111,7 +111,9 @@ class WorkerLink:
         while self.refusal is None:
             try:
                 await self._converse(stub)
-            except (grpc.RpcError, grpc.aio.UsageError) as error:
+            except (
+                Exception
+            ) as error:  # a peer's nonsense too: whoever waits must learn of the loss
                 _log.warning("worker_lost", address=self.address, error=_brief(error))
             failures = 0 if self.is_connected else failures + 1
             self._lose()

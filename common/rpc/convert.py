@@ -60,7 +60,8 @@ def request_to_pb(request: WorkRequest) -> worker_pb2.SubmitRequest:
             ignore_eos=sampling.ignore_eos,
         ),
         prefill_worker=request.prefill_worker or "",
-        timeout_us=to_us(request.timeout_s) if request.timeout_s is not None else 0,
+        # 0 says "no deadline", which one that has just passed must not become
+        timeout_us=max(to_us(request.timeout_s), 1) if request.timeout_s is not None else 0,
     )
 
 

@@ -6,7 +6,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import grpc
@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from common.config import RouterConfig
 from common.request import Role
 from pdserve.errors import PdserveError, SetupError, UnavailableError
+from pdserve.v1 import worker_pb2, worker_pb2_grpc
 from router.app import Router
 from tests.integration.router_stack import HOST, Stack, collect, serving
 from tests.integration.scripted_worker import WITHIN_S, ScriptedWorker, echo
@@ -176,3 +177,27 @@ async def test_a_worker_that_is_not_there_is_named_by_address(model_dir: Path) -
         with pytest.raises(UnavailableError, match=address):
             await router.start(HOST, 0, 0, timeout_s=0.2)
         await asyncio.wait_for(router.stop(0.0), WITHIN_S)
+
+
+class NewerWorker(worker_pb2_grpc.WorkerServicer):
+    """Speaks a later version of the protocol, with a role that this router cannot know."""
+
+    async def Connect(
+        self,
+        request_iterator: AsyncIterator[worker_pb2.ConnectRequest],
+        context: grpc.aio.ServicerContext[worker_pb2.ConnectRequest, worker_pb2.ConnectResponse],
+    ) -> AsyncIterator[worker_pb2.ConnectResponse]:
+        info = worker_pb2.WorkerInfo(name="new", role=99)  # type: ignore[arg-type]
+        yield worker_pb2.ConnectResponse(info=info)
+
+
+async def test_a_worker_with_an_unknown_role_counts_as_not_there(model_dir: Path) -> None:
+    server = grpc.aio.server()
+    worker_pb2_grpc.add_WorkerServicer_to_server(NewerWorker(), server)
+    address = f"{HOST}:{server.add_insecure_port(f'{HOST}:0')}"
+    await server.start()
+    router = Router("tiny", model_dir, [address], RouterConfig())
+    with pytest.raises(UnavailableError, match=address):
+        await router.start(HOST, 0, 0, timeout_s=0.2)
+    await asyncio.wait_for(router.stop(0.0), WITHIN_S)
+    await server.stop(grace=None)
