@@ -1,0 +1,119 @@
+"""The engine's tokens are those of `transformers`, however prompts are cut and mixed."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from common.engine.batch import Batch, BatchEntry, cut_chunks
+from common.engine.engine import Engine
+from common.engine.ragged import RaggedInputs
+from common.engine.sequence import Sequence
+from tests.unit.common.engine.sequences import NO_EOS, hold, make_sequence
+from tests.unit.common.engine.tiny_models import (
+    VOCAB,
+    continue_greedily,
+    engine_config,
+    load_reference,
+    make_engine,
+    poison,
+    save_model,
+)
+
+PROMPT = [random.Random(3).randrange(VOCAB) for _ in range(20)]
+NEW_TOKENS = 6
+
+
+class Model:
+    """A model folder, and what `transformers` makes of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.reference: Any = load_reference(folder)
+        self.expected = continue_greedily(self.reference, PROMPT, NEW_TOKENS)
+
+    def engine(self, **changes: object) -> Engine:
+        engine = make_engine(self.folder, engine_config(**changes))  # type: ignore[arg-type]
+        poison(engine)
+        return engine
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen2", "gpt2", "mistral"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """Mistral's window of 8 positions is shorter than the prompt."""
+    return Model(save_model(tmp_path_factory.mktemp("models"), request.param))
+
+
+@pytest.fixture(scope="module", params=["auto", "off"])
+def engine(request: pytest.FixtureRequest, model: Model) -> Engine:
+    return model.engine(fusion=request.param)
+
+
+def generate(engine: Engine, sequences: list[Sequence], budget: int) -> None:
+    """Run all to their ends: decode tokens first, what is left of `budget` to chunks."""
+    while unfinished := [seq for seq in sequences if not seq.is_finished]:
+        decoding = [BatchEntry(s, 1) for s in unfinished if s.num_uncomputed_tokens == 1]
+        filling = [seq for seq in unfinished if seq.num_uncomputed_tokens > 1]
+        entries = (*decoding, *cut_chunks(filling, budget - len(decoding)))
+        for entry, sample in zip(entries, engine.runner.run(Batch(entries)), strict=True):
+            entry.seq.num_computed_tokens += entry.num_tokens
+            assert (sample is not None) == (entry.seq.num_uncomputed_tokens == 0)
+            if sample is not None:
+                assert sample.is_finite
+                entry.seq.append(sample.token_id, NO_EOS)
+
+
+def continuations(engine: Engine, prompts: list[list[int]], budget: int) -> list[list[int]]:
+    sequences = [make_sequence(prompt, max_tokens=NEW_TOKENS) for prompt in prompts]
+    for seq in sequences:
+        hold(engine.pool, seq, seq.num_prompt_tokens + NEW_TOKENS)
+    generate(engine, sequences, budget)
+    for seq in sequences:
+        engine.pool.release(seq.block_table)
+    return [seq.token_ids[seq.num_prompt_tokens :] for seq in sequences]
+
+
+def test_the_reference_is_lively(model: Model) -> None:
+    """Else equal tokens would prove little."""
+    assert len(set(model.expected)) >= 3
+
+
+def test_every_way_to_cut_the_prompt_gives_the_same_tokens(engine: Engine, model: Model) -> None:
+    for chunk in range(1, len(PROMPT) + 1):
+        assert continuations(engine, [PROMPT], chunk) == [model.expected], chunk
+
+
+@pytest.mark.parametrize("budget", [5, 16, 200])
+def test_mixed_batches_give_what_each_prompt_gives_alone(
+    engine: Engine, model: Model, budget: int
+) -> None:
+    """Short and long prompts side by side, so that some decode while others are still cut."""
+    prompts = [PROMPT[:1], PROMPT[3:], PROMPT * 3, PROMPT[:16]]
+    expected = [continue_greedily(model.reference, prompt, NEW_TOKENS) for prompt in prompts]
+    assert continuations(engine, prompts, budget) == expected
+
+
+def test_logits_are_those_of_transformers(engine: Engine, model: Model) -> None:
+    seq = hold(engine.pool, make_sequence(PROMPT))
+    for num_tokens in (7, 13):
+        inputs = RaggedInputs.from_batch(Batch((BatchEntry(seq, num_tokens),)), 16)
+        logits = engine.runner.logits(inputs)
+        seq.num_computed_tokens += num_tokens
+    engine.pool.release(seq.block_table)
+    with torch.inference_mode():
+        expected = model.reference(torch.tensor([PROMPT])).logits[0, -1:]
+    torch.testing.assert_close(logits, expected, atol=2e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("block_size", "backend"), [(5, "reference"), (16, "reference")])
+def test_block_size_and_backend_change_nothing(model: Model, block_size: int, backend: str) -> None:
+    engine = model.engine(block_size=block_size, backend=backend)
+    assert continuations(engine, [PROMPT, PROMPT[:3]], 6)[0] == model.expected
+
+
+def test_a_step_in_the_middle_of_a_prompt_samples_nothing(engine: Engine) -> None:
+    seq = hold(engine.pool, make_sequence(PROMPT))
+    assert engine.runner.run(Batch((BatchEntry(seq, 8),))) == [None]
+    engine.pool.release(seq.block_table)

@@ -1,0 +1,99 @@
+"""Folders with tiny random models of real families: quick to build, lively enough to tell tokens apart."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from common.config import Backend, EngineConfig
+from common.engine.engine import Engine, build_engine
+from common.engine.kv_cache import KVCache
+
+VOCAB = 101
+_SHAPE = {
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "intermediate_size": 128,
+    "max_position_embeddings": 512,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+    "tie_word_embeddings": False,
+}
+FAMILIES: dict[str, dict[str, object]] = {
+    "llama": _SHAPE,
+    "qwen2": _SHAPE,
+    "mistral": {**_SHAPE, "sliding_window": 8},
+    "gemma2": {**_SHAPE, "sliding_window": 8},
+    "gpt2": {
+        "vocab_size": VOCAB,
+        "n_embd": 64,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": 512,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "tie_word_embeddings": False,
+    },
+}
+_KV_BYTES_PER_TOKEN = 2 * 2 * 2 * 16 * 4  # of the llama shape in float32
+
+
+def save_model(folder: Path, family: str, **changes: object) -> Path:
+    """Write config.json and model.safetensors of a random model of `family`; the same one every time."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **(FAMILIES[family] | changes))
+    model = AutoModelForCausalLM.from_config(config)
+    for name, parameter in model.named_parameters():
+        # the families' own initialisation is so small that every next token is the same
+        is_norm = parameter.dim() == 1 and name.endswith("weight")
+        torch.nn.init.normal_(parameter, mean=float(is_norm), std=0.4)
+    model.save_pretrained(folder)
+    return folder
+
+
+def load_reference(folder: Path) -> Any:
+    """The model as `transformers` runs it."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def continue_greedily(reference: Any, prompt: list[int], num_tokens: int) -> list[int]:
+    """What `transformers` generates."""
+    ids = torch.tensor([prompt])
+    output = reference.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=num_tokens, do_sample=False
+    )
+    tokens: list[int] = output[0, len(prompt) :].tolist()
+    return tokens
+
+
+def engine_config(
+    *, num_blocks: int = 64, block_size: int = 16, backend: Backend = "auto", **changes: object
+) -> EngineConfig:
+    """float32 on the CPU, with so many blocks of the llama shape."""
+    fields: dict[str, object] = {
+        "dtype": "float32",
+        "device": "cpu",
+        "attention_backend": backend,
+        "block_size": block_size,
+        # half a block more, since the count is rounded down
+        "kv_cache_gib": (num_blocks + 0.5) * block_size * _KV_BYTES_PER_TOKEN / 2**30,
+    }
+    return EngineConfig.model_validate(fields | changes)
+
+
+def make_engine(folder: Path, config: EngineConfig) -> Engine:
+    """One thread, so that tests share the cores."""
+    return build_engine(folder, config, num_threads=1)
+
+
+def poison(engine: Engine) -> None:
+    """Fill all KV memory with NaN: whoever reads what nobody wrote shows it."""
+    cache: KVCache = engine.cache
+    cache.keys.fill_(float("nan"))
+    cache.values.fill_(float("nan"))
