@@ -11,7 +11,7 @@ from common.engine.engine import Engine, build_engine
 from common.engine.kv_cache import KVCache
 
 VOCAB = 101
-_SHAPE = {
+_SHAPE: dict[str, object] = {
     "vocab_size": VOCAB,
     "hidden_size": 64,
     "num_hidden_layers": 2,

@@ -1,0 +1,78 @@
+"""The scheduler and its pool through any order of prompts, cancels and steps."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from common.engine.block_pool import BlockPool
+from common.engine.sequence import Sequence
+from prefill_worker.scheduler import PrefillScheduler
+from tests.unit.common.engine.sequences import make_sequence
+
+NUM_BLOCKS, BLOCK_SIZE, BUDGET, MAX_SEQS = 12, 4, 10, 3
+
+
+class PrefillMachine(RuleBasedStateMachine):
+    """`live` holds what was added and is neither cancelled nor done, in order of arrival."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = BlockPool(NUM_BLOCKS, BLOCK_SIZE)
+        self.scheduler = PrefillScheduler(self.pool, BUDGET, MAX_SEQS)
+        self.live: list[Sequence] = []
+
+    @rule(num_tokens=st.integers(1, NUM_BLOCKS * BLOCK_SIZE))
+    def add(self, num_tokens: int) -> None:
+        seq = make_sequence(num_tokens)
+        self.scheduler.add(seq)
+        self.live.append(seq)
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        self._end(data.draw(st.sampled_from(self.live)))
+
+    @rule()
+    def step(self) -> None:
+        batch = self.scheduler.schedule()
+        assert (batch is None) == (not self.live)
+        if batch is None:
+            return
+        assert 1 <= batch.num_tokens <= BUDGET
+        assert len(batch.entries) <= MAX_SEQS
+        # first come, first served: the batch is the longest-waiting prompts, and only the last is cut
+        assert [entry.seq for entry in batch.entries] == self.live[: len(batch.entries)]
+        assert all(entry.samples for entry in batch.entries[:-1])
+        for entry in batch.entries:
+            entry.seq.num_computed_tokens += entry.num_tokens
+            capacity = len(entry.seq.block_table) * BLOCK_SIZE
+            assert entry.seq.num_prompt_tokens <= capacity
+        for entry in batch.entries:
+            if not entry.seq.num_uncomputed_tokens:
+                self._end(entry.seq)
+
+    def _end(self, seq: Sequence) -> None:
+        self.scheduler.remove(seq)
+        self.live.remove(seq)
+
+    @invariant()
+    def every_held_block_has_one_live_holder(self) -> None:
+        self.pool.check_integrity([block for seq in self.live for block in seq.block_table])
+
+    @invariant()
+    def only_running_prompts_hold_blocks(self) -> None:
+        assert not any(seq.block_table for seq in self.scheduler.waiting)
+        assert [*self.scheduler.running, *self.scheduler.waiting] == self.live
+
+    def teardown(self) -> None:
+        """Left alone, all finish: every step runs at least one token."""
+        for _ in range(sum(seq.num_uncomputed_tokens for seq in self.live)):
+            self.step()
+        assert not self.live
+        self.pool.check_integrity([])
+
+
+TestPrefillMachine = PrefillMachine.TestCase
+TestPrefillMachine.settings = settings(
+    deadline=None, derandomize=True, max_examples=60, stateful_step_count=40
+)
