@@ -1,0 +1,154 @@
+"""Do the objects fit each other, the configuration and the code?"""
+
+import json
+import shlex
+from pathlib import Path
+from typing import get_args
+
+from cli.settings import load_config
+from common.config import ServeConfig, WorkerSpec
+from tests.unit.deploy.commands import container_commands, option
+from tests.unit.deploy.rendering import Doc, containers, one, pod_templates
+
+ROLES = get_args(WorkerSpec.model_fields["role"].annotation)  # also the names of Ray's resources
+_STOP_S = 20  # stopping the workers (10 s at most) and leaving Ray
+
+
+def configuration(docs: list[Doc], folder: Path) -> ServeConfig:
+    """The ConfigMap's file, as the router reads it. Raises SetupError."""
+    file = folder / "pdserve.yaml"
+    file.write_text(one(docs, "ConfigMap")["data"]["pdserve.yaml"])
+    return load_config(file, {})
+
+
+def port_problems(docs: list[Doc], config: ServeConfig) -> list[str]:
+    """Service, container and configuration must name the same ports."""
+    pod = one(docs, "Deployment")["spec"]["template"]
+    router = pod["spec"]["containers"][0]
+    declared = {port["name"]: port["containerPort"] for port in router["ports"]}
+    problems = []
+    if declared != (listening := {"grpc": config.grpc_port, "http": config.http_port}):
+        problems.append(f"the container declares {declared}, pdserve listens on {listening}")
+    service = one(docs, "Service")["spec"]
+    for port in service["ports"]:
+        if declared.get(port["targetPort"]) != port["port"]:
+            problems.append(f"the Service's port {port} is none of {declared}")
+    for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
+        if router[kind]["httpGet"]["port"] != "http":
+            problems.append(f"{kind} does not ask the HTTP port")
+    if not service["selector"].items() <= pod["metadata"]["labels"].items():
+        problems.append("the Service selects no router")
+    return problems
+
+
+def role_problems(docs: list[Doc], config: ServeConfig) -> list[str]:
+    """One worker group a role, advertising what `pdserve serve` asks Ray for."""
+    groups = one(docs, "RayCluster")["spec"]["workerGroupSpecs"]
+    problems = []
+    if [group["groupName"] for group in groups] != list(ROLES):
+        problems.append(f"the worker groups are not {ROLES}")
+    for group in groups:
+        role = group["groupName"]
+        (resources,) = shlex.split(group["rayStartParams"]["resources"])
+        if json.loads(resources) != {role: 1}:
+            problems.append(f"group {role} advertises {resources}")
+        counts = {group[key] for key in ("replicas", "minReplicas", "maxReplicas")}
+        if counts != {getattr(config, role, None)}:
+            problems.append(f"group {role} has {counts} replicas, the configuration another number")
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        if limits.get("nvidia.com/gpu") != ("1" if config.engine.device == "cuda" else None):
+            problems.append(f"group {role} has other GPUs than device {config.engine.device} needs")
+    return problems
+
+
+def reference_problems(docs: list[Doc], config: ServeConfig) -> list[str]:
+    """Names by which one object means another."""
+    cluster = one(docs, "RayCluster")
+    name = cluster["metadata"]["name"]
+    spec = one(docs, "Deployment")["spec"]["template"]["spec"]
+    words = next(words for words in container_commands(docs) if words[:2] == ["pdserve", "serve"])
+    head = cluster["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
+    ports = {port["name"]: port["containerPort"] for port in head["ports"]}
+    ray = f"ray://{name}-head-svc:{ports['client']}"
+    expected: dict[str, tuple[object, object]] = {
+        "--ray-address": (option(words, "--ray-address"), ray),
+        "--config": (option(words, "--config"), _config_path(docs, spec)),
+    }
+    for container in containers(spec):
+        for variable in container["env"]:
+            if variable["name"] == "RAY_AUTH_TOKEN":
+                secret = variable["valueFrom"]["secretKeyRef"]
+                expected["secret"] = (secret, {"name": name, "key": "auth_token"})
+        if container["name"] == "wait-for-workers":
+            expected["waits for"] = (f'ray.init("{ray}")' in container["args"][0], True)
+    for words in container_commands(docs):
+        if words[:3] == ["pdserve", "model", "pull"]:
+            expected[f"model in {words}"] = (words[3], config.model)
+    return [f"{what}: {a!r} should be {b!r}" for what, (a, b) in expected.items() if a != b]
+
+
+def pod_problems(docs: list[Doc]) -> list[str]:
+    """What Kubernetes checks only when it runs a pod, and what every pod of ours must have."""
+    problems = []
+    account = one(docs, "ServiceAccount")["metadata"]["name"]
+    for doc in docs:
+        for name, template in pod_templates(doc):
+            spec = template["spec"]
+            volumes = {volume["name"] for volume in spec["volumes"]}
+            if spec.get("serviceAccountName") != account:
+                problems.append(f"{name}: service account")
+            if spec.get("enableServiceLinks") is not False:
+                problems.append(f"{name}: Services would set PDSERVE_* variables")
+            if not spec["securityContext"].get("runAsNonRoot"):
+                problems.append(f"{name}: may run as root")
+            for container in containers(spec):
+                where = f"{name}/{container['name']}"
+                mounted = {mount["name"] for mount in container["volumeMounts"]}
+                problems += [f"{where}: no volume {v}" for v in sorted(mounted - volumes)]
+                if not container["securityContext"].get("readOnlyRootFilesystem"):
+                    problems.append(f"{where}: its file system is writable")
+    return problems
+
+
+def time_problems(docs: list[Doc], config: ServeConfig) -> list[str]:
+    """Kubernetes must wait for as long as pdserve may take."""
+    spec = one(docs, "Deployment")["spec"]["template"]["spec"]
+    router = spec["containers"][0]
+    problems = []
+    startup = router["startupProbe"]["periodSeconds"] * router["startupProbe"]["failureThreshold"]
+    if startup <= config.start_timeout_s:
+        problems.append(f"{startup} s for a start that may take {config.start_timeout_s} s")
+    stop = router["lifecycle"]["preStop"]["sleep"]["seconds"] + config.drain_timeout_s + _STOP_S
+    if spec["terminationGracePeriodSeconds"] < stop:
+        problems.append(f"terminationGracePeriodSeconds is less than {stop} s")
+    return problems
+
+
+def budget_problems(docs: list[Doc]) -> list[str]:
+    """A budget whose selector matches nothing protects nothing."""
+    cluster = one(docs, "RayCluster")
+    known = [one(docs, "Deployment")["spec"]["template"]["metadata"]["labels"]]
+    for group in ("headgroup", *(g["groupName"] for g in cluster["spec"]["workerGroupSpecs"])):
+        node_type = "head" if group == "headgroup" else "worker"
+        labels = {"cluster": cluster["metadata"]["name"], "group": group, "node-type": node_type}
+        known.append({f"ray.io/{key}": value for key, value in labels.items()})
+    budgets = [doc for doc in docs if doc["kind"] == "PodDisruptionBudget"]
+    problems = []
+    for labels in known:
+        found = [
+            b for b in budgets if b["spec"]["selector"]["matchLabels"].items() <= labels.items()
+        ]
+        if len(found) != 1:
+            problems.append(f"{len(found)} budgets for pods with {labels}")
+    return problems
+
+
+def _config_path(docs: list[Doc], spec: Doc) -> str | None:
+    """Where the router finds the ConfigMap's file."""
+    config_map = one(docs, "ConfigMap")
+    (key,) = config_map["data"]
+    name = config_map["metadata"]["name"]
+    volumes = [v["name"] for v in spec["volumes"] if v.get("configMap", {}).get("name") == name]
+    mounts = spec["containers"][0]["volumeMounts"]
+    paths = [mount["mountPath"] for mount in mounts if mount["name"] in volumes]
+    return f"{paths[0]}/{key}" if paths else None

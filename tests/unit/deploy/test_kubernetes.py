@@ -1,0 +1,84 @@
+"""deploy/k8s/base is what Kubernetes and KubeRay take, and what the code needs."""
+
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from router.http import HttpServer
+from tests.unit.deploy import fitting
+from tests.unit.deploy.commands import container_commands, pdserve_problems
+from tests.unit.deploy.objects import object_problems
+from tests.unit.deploy.rendering import BASE, REPOSITORY, Doc, one, render, render_with_kubectl
+
+
+@pytest.fixture(scope="module")
+def docs() -> list[Doc]:
+    """The base's objects."""
+    return render(BASE)
+
+
+def test_our_renderer_and_kubectl_agree(docs: list[Doc]) -> None:
+    by_kubectl = render_with_kubectl(BASE)
+    if by_kubectl is None:
+        pytest.skip("no kubectl here")
+
+    def name(doc: Doc) -> tuple[str, str]:
+        return doc["kind"], doc["metadata"]["name"]
+
+    assert sorted(by_kubectl, key=name) == sorted(docs, key=name)
+
+
+def test_every_object_fits_its_schema(docs: list[Doc]) -> None:
+    assert object_problems(docs) == []
+
+
+def test_the_router_and_the_model_fetchers_use_commands_that_exist(docs: list[Doc]) -> None:
+    commands = container_commands(docs)
+    assert [words[1] for words in commands].count("serve") == 1
+    assert [words[1] for words in commands].count("model") == 3
+    assert [problem for words in commands for problem in pdserve_problems(words)] == []
+
+
+def test_objects_fit_each_other_and_the_configuration(docs: list[Doc], tmp_path: Path) -> None:
+    config = fitting.configuration(docs, tmp_path)
+    assert fitting.port_problems(docs, config) == []
+    assert fitting.role_problems(docs, config) == []
+    assert fitting.reference_problems(docs, config) == []
+    assert fitting.time_problems(docs, config) == []
+
+
+def test_pods_are_complete_and_locked_down(docs: list[Doc]) -> None:
+    assert fitting.pod_problems(docs) == []
+    assert fitting.budget_problems(docs) == []
+
+
+def test_probes_ask_for_pages_that_the_router_has(docs: list[Doc]) -> None:
+    router = one(docs, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    probes = ("startupProbe", "livenessProbe", "readinessProbe")
+    paths = [router[probe]["httpGet"]["path"] for probe in probes]
+    server = HttpServer("127.0.0.1", 0, CollectorRegistry(), lambda: False)
+    server.start()
+    try:
+        answers = [_status(f"http://127.0.0.1:{server.port}{path}") for path in paths]
+    finally:
+        server.stop()
+    # a router without workers lives, and takes no requests
+    assert answers == [200, 200, 503]
+
+
+def test_the_rays_are_of_one_version(docs: list[Doc]) -> None:
+    version = one(docs, "RayCluster")["spec"]["rayVersion"]
+    assert f"ray=={version}" in (REPOSITORY / "constraints.txt").read_text().splitlines()
+
+
+def _status(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            status: int = response.status
+            return status
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code

@@ -1,0 +1,85 @@
+"""deploy/ray is a cluster that `ray up` takes and on which `pdserve serve` finds what it asks for."""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cli.settings import load_config
+from tests.unit.deploy.commands import option, pdserve_problems, ray_problems, shell_commands
+from tests.unit.deploy.fitting import ROLES
+from tests.unit.deploy.objects import schema_problems
+from tests.unit.deploy.rendering import REPOSITORY
+
+FOLDER = REPOSITORY / "deploy" / "ray"
+
+
+@pytest.fixture
+def cluster() -> dict[str, Any]:
+    """cluster.yaml."""
+    loaded: dict[str, Any] = yaml.safe_load((FOLDER / "cluster.yaml").read_text())
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def schema() -> dict[str, Any]:
+    """The schema by which the installed Ray checks a cluster's description."""
+    spec = importlib.util.find_spec("ray")
+    assert spec is not None
+    assert spec.origin is not None
+    file = Path(spec.origin).parent / "autoscaler" / "ray-schema.json"
+    loaded: dict[str, Any] = json.loads(file.read_text())
+    return loaded
+
+
+def _lines(cluster: dict[str, Any]) -> list[str]:
+    commands = [line for key in cluster if key.endswith("_commands") for line in cluster[key]]
+    return [*commands, *(FOLDER / "start-router.sh").read_text().splitlines()]
+
+
+def test_ray_takes_the_description(cluster: dict[str, Any], schema: dict[str, Any]) -> None:
+    assert schema_problems(cluster, schema) == []
+
+
+def test_ray_would_refuse_a_misspelt_key(cluster: dict[str, Any], schema: dict[str, Any]) -> None:
+    cluster["available_node_types"]["prefill"]["min_worker"] = 1
+    (problem,) = schema_problems(cluster, schema)
+    assert "min_worker" in problem
+
+
+def test_each_role_has_as_many_gpu_nodes_as_workers(cluster: dict[str, Any]) -> None:
+    config = load_config(FOLDER / "pdserve.yaml", {})
+    assert config.engine.device == "cuda"
+    types = cluster["available_node_types"]
+    assert set(types) == {cluster["head_node_type"], *ROLES}
+    for role in ROLES:
+        assert types[role]["resources"] == {role: 1, "GPU": 1}
+        assert types[role]["min_workers"] == types[role]["max_workers"] == getattr(config, role)
+    assert cluster["max_workers"] == config.prefill + config.decode
+    assert types[cluster["head_node_type"]]["resources"] == {"CPU": 0}
+
+
+def test_its_commands_exist(cluster: dict[str, Any]) -> None:
+    lines = _lines(cluster)
+    ours, rays = shell_commands(lines, "pdserve"), shell_commands(lines, "ray")
+    assert [words[1] for words in ours] == ["model", "serve"]
+    assert [words[1] for words in rays] == ["stop", "start", "stop", "start"]
+    assert [problem for words in ours for problem in pdserve_problems(words)] == []
+    assert [problem for words in rays for problem in ray_problems(words)] == []
+
+
+@pytest.mark.parametrize("line", ["ray start --head --prot=6379", "ray begin --head"])
+def test_a_ray_command_with_a_typo_is_refused(line: str) -> None:
+    (words,) = shell_commands([line], "ray")
+    assert ray_problems(words)
+
+
+def test_nodes_fetch_the_model_that_the_router_serves(cluster: dict[str, Any]) -> None:
+    pull, serve = shell_commands(_lines(cluster), "pdserve")
+    assert pull[3] == load_config(FOLDER / "pdserve.yaml", {}).model
+    mounted = cluster["file_mounts"]["/home/pdserve/router"]
+    assert (REPOSITORY / mounted / Path(option(serve, "--config")).name).is_file()
+    assert "~/router/start-router.sh" in " ".join(cluster["head_start_ray_commands"])
