@@ -1,5 +1,9 @@
 """The KV tensors, and their exchange with the canonical wire layout."""
 
+import contextlib
+import math
+import mmap
+
 import torch
 
 from common.engine.model_spec import ModelSpec
@@ -9,22 +13,31 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 class KVCache:
-    """Keys and values of every layer, in blocks.
+    """Keys and values of every layer, in blocks, in the model's dtype.
 
-    `keys` is [layers, blocks, kv_heads, head_dim, block_size] and `values` is
-    [layers, blocks, kv_heads, block_size, head_dim]: a score is then a sum over contiguous positions
-    and an output a sum over contiguous channels, which is what vector units want. Blocks hold
-    the model's dtype, on the wire too, whose layout is canonical: [layers, 2, tokens, kv_heads, head_dim].
+    `keys` is [layers, blocks, kv_heads, head_dim / pack, block_size, pack] and `values` is
+    [layers, blocks, kv_heads, block_size / pack, head_dim, pack], where `pack` numbers fill 4 bytes: a
+    score is then a sum over lanes of positions and an output one over lanes of channels, and a pair of
+    two-byte numbers is what a CPU's dot-product instruction takes.
+
+    The wire layout is canonical: [layers, 2, tokens, kv_heads, head_dim].
     """
 
     def __init__(
         self, spec: ModelSpec, num_blocks: int, block_size: int, device: torch.device
     ) -> None:
-        storage = DTYPES[spec.dtype]
+        dtype = DTYPES[spec.dtype]
+        self.block_size, self.num_kv_heads, self.head_dim = (
+            block_size,
+            spec.num_kv_heads,
+            spec.head_dim,
+        )
+        self._pack = pack = (
+            4 // dtype.itemsize if not block_size % 2 and not spec.head_dim % 2 else 1
+        )
         shape = (spec.num_layers, num_blocks, spec.num_kv_heads)
-        self.block_size = block_size
-        self.keys = torch.zeros(*shape, spec.head_dim, block_size, dtype=storage, device=device)
-        self.values = torch.zeros(*shape, block_size, spec.head_dim, dtype=storage, device=device)
+        self.keys = _zeros((*shape, spec.head_dim // pack, block_size, pack), dtype, device)
+        self.values = _zeros((*shape, block_size // pack, spec.head_dim, pack), dtype, device)
 
     @property
     def num_bytes(self) -> int:
@@ -43,14 +56,14 @@ class KVCache:
         blocks = torch.tensor(block_table[first : -(-end // self.block_size)])
         blocks = blocks.to(self.keys.device)
         window = slice(start - first * self.block_size, end - first * self.block_size)
-        keys = self.keys[:, blocks].permute(0, 1, 4, 2, 3).flatten(1, 2)[:, window]
-        values = self.values[:, blocks].permute(0, 1, 3, 2, 4).flatten(1, 2)[:, window]
+        keys = self.keys[:, blocks].permute(0, 1, 4, 2, 3, 5).flatten(4).flatten(1, 2)[:, window]
+        values = self.values[:, blocks].permute(0, 1, 3, 5, 2, 4).flatten(1, 3)[:, window]
         return torch.stack((keys, values), dim=1).to("cpu")
 
     def write(self, block_table: list[int], start: int, payload: torch.Tensor) -> None:
         """Copy `payload` (wire layout, tokens from position `start`) into the sequence's blocks.
 
-        Whole blocks go in one indexed copy; only the two ragged edges are written slice by slice.
+        Whole blocks go in one indexed copy; only the two ragged edges are written slot by slot.
         """
         size, end = self.block_size, start + payload.shape[2]
         payload = payload.to(device=self.keys.device, dtype=self.keys.dtype)
@@ -59,20 +72,49 @@ class KVCache:
             blocks = torch.tensor(block_table[whole_start // size : whole_end // size])
             part = payload[:, :, whole_start - start : whole_end - start]
             part = part.unflatten(2, (-1, size))  # [layers, 2, blocks, size, kv_heads, head_dim]
-            self.keys[:, blocks] = part[:, 0].permute(0, 1, 3, 4, 2)
-            self.values[:, blocks] = part[:, 1].permute(0, 1, 3, 2, 4)
-        edges = {(start, whole_start), (max(whole_end, whole_start), end)}
-        for lo, hi in edges:
+            keys = part[:, 0].unflatten(4, (-1, self._pack))
+            self.keys[:, blocks] = keys.permute(0, 1, 3, 4, 2, 5)
+            values = part[:, 1].unflatten(2, (-1, self._pack))
+            self.values[:, blocks] = values.permute(0, 1, 4, 2, 5, 3)
+        for lo, hi in {(start, whole_start), (max(whole_end, whole_start), end)}:
             if hi > lo:
-                self._write_edge(
-                    block_table[lo // size], lo, payload[:, :, lo - start : hi - start]
+                part = payload[:, :, lo - start : hi - start]
+                slots = block_table[lo // size] * size + torch.arange(
+                    lo % size, lo % size + hi - lo
                 )
+                for layer in range(len(self.keys)):
+                    self.store(layer, slots, part[layer, 0], part[layer, 1])
 
-    def _write_edge(self, block_id: int, position: int, part: torch.Tensor) -> None:
-        offset = position % self.block_size
-        window = slice(offset, offset + part.shape[2])
-        self.keys[:, block_id, :, :, window] = part[:, 0].permute(0, 2, 3, 1)
-        self.values[:, block_id, :, window] = part[:, 1].permute(0, 2, 1, 3)
+    def store(
+        self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+    ) -> None:
+        """Scatter `keys` and `values` [T, kv_heads, head_dim] to slots [T] (block * size + offset)."""
+        block, offset = slots // self.block_size, slots % self.block_size
+        packed = keys.to(self.keys.dtype).unflatten(2, (-1, self._pack))
+        self.keys[layer, block, :, :, offset] = packed
+        row, lane = offset // self._pack, offset % self._pack
+        self.values[layer, block, :, row, :, lane] = values.to(self.values.dtype)
+
+    def gather(self, layer: int, blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of whole blocks in order: two of [kv_heads, blocks * size, head_dim]."""
+        keys = self.keys[layer, blocks].permute(1, 0, 3, 2, 4).flatten(3).flatten(1, 2)
+        values = self.values[layer, blocks].permute(1, 0, 2, 4, 3).flatten(1, 3)
+        return keys, values
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Zeroed memory; on the host in huge pages where the kernel grants them.
+
+    Blocks lie scattered: with small pages a decode step spends more time on address translation than on
+    keys and values. Pages are taken from the system when they are first written.
+    """
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 def kv_layout(spec: ModelSpec) -> KVLayout:

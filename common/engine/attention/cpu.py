@@ -21,16 +21,15 @@ class CpuBackend:
 
     def __init__(self, cache: KVCache, num_heads: int) -> None:
         self._keys, self._values = as_array(cache.keys), as_array(cache.values)
-        kv_heads, head_dim = self._keys.shape[2:4]
-        group, storage = num_heads // kv_heads, self._keys.dtype.name
-        self._kernel = attention_kernel(cache.block_size, head_dim, group, storage)
+        group, storage = num_heads // cache.num_kv_heads, self._keys.dtype.name
+        self._kernel = attention_kernel(cache.block_size, cache.head_dim, group, storage)
         self._out: torch.Tensor | None = None
         self._num_threads = numba.get_num_threads()
 
     @staticmethod
     def fits(cache: KVCache) -> bool:
         """Whether the kernel's vectors tile this cache's blocks."""
-        return kernel_fits(cache.block_size, cache.keys.shape[3])
+        return kernel_fits(cache.block_size, cache.head_dim)
 
     def begin(self, inputs: RaggedInputs) -> None:
         """Cut every sequence's queries into tiles, the kernel's work items."""

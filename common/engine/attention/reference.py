@@ -32,17 +32,13 @@ class ReferenceBackend:
         window: int | None = None,
     ) -> torch.Tensor:
         """See AttentionBackend.attend."""
-        keys, values = self._cache.keys[layer], self._cache.values[layer]
-        block, offset = self._slots // self._cache.block_size, self._slots % self._cache.block_size
-        keys[block, :, :, offset] = key.to(keys.dtype)
-        values[block, :, offset] = value.to(values.dtype)
+        self._cache.store(layer, self._slots, key, value)
         out = torch.empty_like(query)
         starts, contexts = self._inputs.query_start, self._inputs.context_len
         for row, context in enumerate(contexts.tolist()):
             span = slice(int(starts[row]), int(starts[row + 1]))
             table = self._tables[row, : -(-context // self._cache.block_size)]
-            k = keys[table].permute(1, 0, 3, 2).flatten(1, 2)[:, :context]
-            v = values[table].permute(1, 0, 2, 3).flatten(1, 2)[:, :context]
+            k, v = (kv[:, :context] for kv in self._cache.gather(layer, table))
             out[span] = _attend_one(
                 query[span], k.to(query.dtype), v.to(query.dtype), scale, window
             )

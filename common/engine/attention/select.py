@@ -15,10 +15,9 @@ def select_backend(name: Backend, cache: KVCache, num_heads: int) -> AttentionBa
     if name == "auto":
         name = "cpu" if "cpu" in available else "reference"
     if name not in available:
-        head_dim = cache.keys.shape[3]
         raise SetupError(
             f"engine.attention_backend '{name}' is not available on {cache.keys.device.type} "
-            f"for blocks of {cache.block_size} positions and heads of {head_dim} channels",
+            f"for blocks of {cache.block_size} positions and heads of {cache.head_dim} channels",
             f"this machine has: {', '.join(sorted(available))}",
         )
     return available[name](cache, num_heads)

@@ -18,6 +18,14 @@ Builder = Any
 Context = Any
 Values = Sequence[Any]
 
+
+class BFloat(ir.Type):  # type: ignore[misc]  # llvmlite has no types
+    """LLVM's bfloat, which llvmlite has no class for."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+
 F32 = ir.FloatType()
 I32 = ir.IntType(32)
 VECTOR = ir.VectorType(F32, LANES)
@@ -87,22 +95,11 @@ def store_as(builder: Builder, vector: Any, data: Any, at: Any, array: types.Arr
     """LANES float32 numbers in the array's storage type; to bfloat16 they round to nearest, ties to even."""
     if array.dtype == types.float32:
         return store(builder, vector, data, at)
-    pointer = builder.gep(data, [at])
-    if array.dtype == types.float16:
-        kind = ir.VectorType(ir.HalfType(), LANES)
-        value = builder.fptrunc(vector, kind)
-    else:
-        kind = ir.VectorType(ir.IntType(16), LANES)
-        value = builder.trunc(builder.lshr(_rounded(builder, vector), _ints(16)), kind)
-    builder.store(value, builder.bitcast(pointer, kind.as_pointer()), align=2)
+    number = ir.HalfType() if array.dtype == types.float16 else BFloat()
+    kind = ir.VectorType(number, LANES)
+    pointer = builder.bitcast(builder.gep(data, [at]), kind.as_pointer())
+    builder.store(builder.fptrunc(vector, kind), pointer, align=2)
     return None
-
-
-def _rounded(builder: Builder, vector: Any) -> Any:
-    bits = builder.bitcast(vector, INTS)
-    is_odd = builder.and_(builder.lshr(bits, _ints(16)), _ints(1))
-    rounded = builder.add(builder.add(bits, _ints(0x7FFF)), is_odd)
-    return builder.select(builder.fcmp_unordered("uno", vector, vector), _ints(0x7FC00000), rounded)
 
 
 def _ints(value: int) -> Any:
@@ -122,10 +119,15 @@ def add_product(builder: Builder, total: Any, left: Any, right: Any) -> None:
 
 
 def splat(builder: Builder, scalar: Any) -> Any:
-    """One number in every lane."""
-    first = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), scalar, ir.Constant(I32, 0))
-    zeros = ir.Constant(INTS, [0] * LANES)
-    return builder.shuffle_vector(first, ir.Constant(VECTOR, ir.Undefined), zeros)
+    """One float32 in every lane."""
+    return splat_as(builder, scalar, VECTOR)
+
+
+def splat_as(builder: Builder, scalar: Any, kind: ir.Type) -> Any:
+    """One number in every lane of a vector kind of LANES lanes."""
+    nothing = ir.Constant(kind, ir.Undefined)
+    first = builder.insert_element(nothing, scalar, ir.Constant(I32, 0))
+    return builder.shuffle_vector(first, nothing, _ints(0))
 
 
 def call(builder: Builder, name: str, args: list[Any]) -> Any:
@@ -175,10 +177,11 @@ def _fold(builder: Builder, a: Any, b: Any, half: int) -> Any:
         for source in (0, LANES):
             low += [source + run + i for i in range(half)]
             high += [source + run + half + i for i in range(half)]
-    return builder.fadd(_shuffle(builder, a, b, low), _shuffle(builder, a, b, high))
+    return builder.fadd(shuffle(builder, a, b, low), shuffle(builder, a, b, high))
 
 
-def _shuffle(builder: Builder, a: Any, b: Any, lanes: list[int]) -> Any:
+def shuffle(builder: Builder, a: Any, b: Any, lanes: list[int]) -> Any:
+    """Lanes picked from two vectors by number, b's from LANES on."""
     return builder.shuffle_vector(a, b, ir.Constant(INTS, lanes))
 
 
@@ -190,6 +193,11 @@ def constant(value: float) -> Any:
 def index(value: int) -> Any:
     """A constant offset."""
     return ir.Constant(ir.IntType(64), value)
+
+
+def multiply_add(builder: Builder, number: Any, factor: int, base: Any) -> Any:
+    """An offset: number * factor + base."""
+    return builder.add(builder.mul(number, index(factor)), base)
 
 
 def array_data(context: Context, builder: Builder, sig: Signature, args: Values, i: int) -> Any:

@@ -8,52 +8,49 @@ All offsets count elements from an array's first. Sizes must be compile-time con
 """
 
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
 
-from common.engine.cpu import emit
+from common.engine.cpu import emit, packed
 from common.engine.cpu.emit import LANES, Builder, Context, Values
-
-# key positions between two updates of the running softmax; a row of scores has this stride
-TILE = 64
+from common.engine.cpu.packed import pack_of
+from common.engine.cpu.softmax import TILE
 
 
 @intrinsic(prefer_literal=True)
-def score_block(ctx, q, q_at, keys, k_at, s, s_at, rows, dim, size):  # type: ignore[no-untyped-def]
-    """s[r, 0:size] = q[r, 0:dim] . keys[0:dim, 0:size] for `rows` rows of one block (keys transposed)."""
-    n, d, width = emit.literal(rows), emit.literal(dim), emit.literal(size)
+def score_block(ctx, q, q_at, keys, k_at, scale, s, s_at, rows, dim, size):  # type: ignore[no-untyped-def]
+    """s[r, 0:size] = scale * q[r, 0:dim] . keys of one block [dim / pack, size, pack], for `rows` rows."""
+    n, steps, width = emit.literal(rows), emit.literal(dim) // pack_of(keys), emit.literal(size)
     # few rows make few independent sums: split each, or the adder's latency is what one waits for
-    splits = next(k for k in (8, 4, 2, 1) if k * n <= 12 and d % k == 0)
-    sig = types.void(q, types.intp, keys, types.intp, s, types.intp, rows, dim, size)
+    splits = next(k for k in (8, 4, 2, 1) if k * n <= 12 and steps % k == 0)
+    sig = types.void(q, types.intp, keys, types.intp, types.float32, s, types.intp, rows, dim, size)
 
     def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
+        pack = pack_of(sig.args[2])
         q_data, k_data, s_data = (
-            emit.array_data(context, builder, sig, args, i) for i in (0, 2, 4)
+            emit.array_data(context, builder, sig, args, i) for i in (0, 2, 5)
         )
-        q_base, k_base, s_base = args[1], args[3], args[5]
         for v in range(0, width, LANES):
             sums = [emit.variable(builder, emit.constant(0.0)) for _ in range(n * splits)]
-            with cgutils.for_range(builder, emit.index(d // splits)) as loop:
+            with cgutils.for_range(builder, emit.index(steps // splits)) as loop:
                 for k in range(splits):
-                    channel = builder.add(
-                        builder.mul(loop.index, emit.index(splits)), emit.index(k)
-                    )
-                    k_row = builder.add(k_base, builder.mul(channel, emit.index(width)))
-                    key = emit.load(builder, k_data, builder.add(k_row, emit.index(v)), sig.args[2])
+                    step = emit.multiply_add(builder, loop.index, splits, emit.index(k))
+                    k_row = emit.multiply_add(builder, step, width * pack, args[3])
+                    k_at = builder.add(k_row, emit.index(v * pack))
+                    key = packed.load(builder, k_data, k_at, sig.args[2])
                     for r in range(n):
-                        at = builder.add(builder.add(q_base, emit.index(r * d)), channel)
-                        scalar = builder.load(builder.gep(q_data, [at]))
-                        emit.add_product(
-                            builder, sums[r * splits + k], emit.splat(builder, scalar), key
-                        )
+                        q_row = builder.add(args[1], emit.index(r * steps * pack))
+                        q_at = emit.multiply_add(builder, step, pack, q_row)
+                        scalar = packed.broadcast(builder, q_data, q_at, sig.args[0])
+                        packed.add_product(builder, sums[r * splits + k], scalar, key)
             for r in range(n):
                 parts = [builder.load(part) for part in sums[r * splits : (r + 1) * splits]]
-                total = reduce(builder.fadd, parts)
-                emit.store(builder, total, s_data, builder.add(s_base, emit.index(r * TILE + v)))
+                total = builder.fmul(reduce(builder.fadd, parts), emit.splat(builder, args[4]))
+                emit.store(builder, total, s_data, builder.add(args[6], emit.index(r * TILE + v)))
         return context.get_dummy_value()
 
     return sig, generate
@@ -61,77 +58,67 @@ def score_block(ctx, q, q_at, keys, k_at, s, s_at, rows, dim, size):  # type: ig
 
 @intrinsic(prefer_literal=True)
 def accumulate_block(ctx, p, p_at, values, v_at, count, acc, acc_at, rows, dim):  # type: ignore[no-untyped-def]
-    """acc[r, 0:dim] += p[r, 0:count] . values[0:count, 0:dim] for `rows` rows of one block."""
+    """acc[r, 0:dim] += p[r, 0:count] . the first `count` values of a block [size / pack, dim, pack]."""
     n, d = emit.literal(rows), emit.literal(dim)
     sig = types.void(p, types.intp, values, types.intp, types.intp, acc, types.intp, rows, dim)
 
     def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
-        p_data, v_data, acc_data = (
-            emit.array_data(context, builder, sig, args, i) for i in (0, 2, 5)
+        weights, block = (
+            _Source(emit.array_data(context, builder, sig, args, i), args[i + 1], sig.args[i])
+            for i in (0, 2)
         )
-        p_base, v_base, count, acc_base = args[1], args[3], args[4], args[6]
+        acc_data = emit.array_data(context, builder, sig, args, 5)
         panel = min(d, 4 * LANES)  # columns whose sums fit in registers beside their inputs
         for start in range(0, d, panel):
             columns = range(start, min(start + panel, d), LANES)
-            spots = [
-                (r, builder.add(acc_base, emit.index(r * d + c))) for r in range(n) for c in columns
-            ]
-            sums = [emit.variable(builder, emit.load_f32(builder, acc_data, at)) for _, at in spots]
-            with cgutils.for_range(builder, count) as loop:
-                v_row = builder.add(v_base, builder.mul(loop.index, emit.index(d)))
-                row_values = [
-                    emit.load(builder, v_data, builder.add(v_row, emit.index(c)), sig.args[2])
-                    for c in columns
-                ]
-                for r in range(n):
-                    at = builder.add(builder.add(p_base, emit.index(r * TILE)), loop.index)
-                    weight = emit.splat(builder, builder.load(builder.gep(p_data, [at])))
-                    for c, value in enumerate(row_values):
-                        emit.add_product(builder, sums[r * len(row_values) + c], weight, value)
-            for (_, at), total in zip(spots, sums, strict=True):
+            spots = [builder.add(args[6], emit.index(r * d + c)) for r in range(n) for c in columns]
+            sums = [emit.variable(builder, emit.load_f32(builder, acc_data, at)) for at in spots]
+            _accumulate(builder, args[4], weights, block, d, columns, sums)
+            for at, total in zip(spots, sums, strict=True):
                 emit.store(builder, builder.load(total), acc_data, at)
         return context.get_dummy_value()
 
     return sig, generate
 
 
-@intrinsic
-def row_max(ctx, s, s_at):  # type: ignore[no-untyped-def]
-    """The largest of the TILE scores from `s_at`; NaN is passed over (its weight stays NaN)."""
-    sig = types.float32(s, types.intp)
-
-    def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
-        data = emit.array_data(context, builder, sig, args, 0)
-        parts = [
-            emit.load_f32(builder, data, builder.add(args[1], emit.index(v)))
-            for v in range(0, TILE, LANES)
-        ]
-        largest = parts[0]
-        for part in parts[1:]:
-            largest = emit.call(builder, "llvm.maxnum", [largest, part])
-        return emit.reduce_lanes(builder, "llvm.vector.reduce.fmax", [largest])
-
-    return sig, generate
+class _Source(NamedTuple):
+    data: Any
+    base: Any
+    array: types.Array
 
 
-@intrinsic
-def row_exp(ctx, s, s_at, peak):  # type: ignore[no-untyped-def]
-    """s <- exp(s - peak) for TILE scores; returns their sum. Range-reduced polynomial, 2e-7 relative."""
-    sig = types.float32(s, types.intp, types.float32)
+def _accumulate(
+    builder: Builder,
+    count: Any,
+    weights: _Source,
+    block: _Source,
+    dim: int,
+    columns: range,
+    sums: list[Any],
+) -> None:
+    """Add `count` positions to sums[row, column]. The odd one's partner was perhaps never written."""
+    pack = pack_of(block.array)
 
-    def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
-        data, peak = emit.array_data(context, builder, sig, args, 0), emit.splat(builder, args[2])
-        total = emit.constant(0.0)
-        for v in range(0, TILE, LANES):
-            at = builder.add(args[1], emit.index(v))
-            weight = emit.exp(builder, builder.fsub(emit.load_f32(builder, data, at), peak))
-            emit.store(builder, weight, data, at)
-            total = builder.fadd(total, weight)
-        return emit.reduce_lanes(
-            builder, "llvm.vector.reduce.fadd", [ir.Constant(emit.F32, 0.0), total], fast=True
-        )
+    def add(step: Any, is_odd: bool) -> None:
+        loaded = []
+        for c in columns:
+            at = emit.multiply_add(builder, step, dim * pack, block.base)
+            at = builder.add(at, emit.index(c * pack))
+            loaded.append(packed.load(builder, block.data, at, block.array, is_odd))
+        for r in range(len(sums) // len(loaded)):
+            at = emit.multiply_add(builder, step, pack, weights.base)
+            at = builder.add(at, emit.index(r * TILE))
+            weight = packed.broadcast(builder, weights.data, at, weights.array)
+            for c, value in enumerate(loaded):
+                packed.add_product(builder, sums[r * len(loaded) + c], weight, value)
 
-    return sig, generate
+    whole = builder.udiv(count, emit.index(pack))
+    with cgutils.for_range(builder, whole) as loop:
+        add(loop.index, is_odd=False)
+    if pack > 1:
+        rest = builder.urem(count, emit.index(pack))
+        with builder.if_then(builder.icmp_unsigned("!=", rest, emit.index(0))):
+            add(whole, is_odd=True)
 
 
 @intrinsic
@@ -149,6 +136,20 @@ def softmax_weights(ctx, row, at, peak, slope, out):  # type: ignore[no-untyped-
         return context.get_dummy_value()
 
     return sig, generate
+
+
+@intrinsic(prefer_literal=True)
+def prefetch(ctx, array, at, count):  # type: ignore[no-untyped-def]
+    """Ask for the cache lines of `count` numbers that will be read soon."""
+    numbers, line = emit.literal(count), 64 // (4 // pack_of(array))
+
+    def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
+        data = emit.array_data(context, builder, sig, args, 0)
+        for offset in range(0, numbers, line):
+            emit.prefetch(builder, data, builder.add(args[1], emit.index(offset)))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, count), generate
 
 
 @intrinsic

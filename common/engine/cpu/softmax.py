@@ -1,0 +1,100 @@
+"""The running softmax of FlashAttention (Dao et al. 2022) over one tile of scores, as a numba intrinsic."""
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.typing.templates import Signature
+from numba.extending import intrinsic
+
+from common.engine.cpu import emit
+from common.engine.cpu.emit import LANES, Builder, Context, Values
+
+TILE = 64  # key positions between two updates; a row of scores and of weights has this stride
+LOWEST_PEAK = -1e29  # a row's maximum before it saw a key
+_MASKED = -1e30  # below it: the weight of a masked score is exactly 0
+
+
+@intrinsic(prefer_literal=True)
+def softmax_rows(ctx, s, ends, r, first_key, window, p, acc, peak, norm, rows, dim):  # type: ignore[no-untyped-def]
+    """Scores s [rows, TILE] to weights p, in p's storage, for rows r to r + rows of a work item.
+
+    Row i sees the positions below ends[i], and only the last `window` of them. Where its maximum rises,
+    acc[i, 0:dim] and norm[i], which hold what earlier tiles gave, are scaled to it. NaN stays NaN.
+    """
+    num_rows, channels = emit.literal(rows), emit.literal(dim)
+    i64 = types.intp
+    sig = types.void(s, ends, i64, i64, i64, p, acc, peak, norm, rows, dim)
+
+    def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
+        arrays = {i: emit.array_data(context, builder, sig, args, i) for i in (0, 1, 5, 6, 7, 8)}
+        with cgutils.for_range(builder, emit.index(num_rows)) as loop:
+            row = builder.add(args[2], loop.index)
+            end = builder.sub(builder.load(builder.gep(arrays[1], [row])), args[3])
+            at = builder.mul(loop.index, emit.index(TILE))
+            scores = _load_masked(builder, arrays[0], at, builder.sub(end, args[4]), end)
+            peak_at, norm_at = (builder.gep(arrays[i], [row]) for i in (7, 8))
+            tile_peak = _largest(builder, scores)
+            rises = builder.fcmp_ordered(">", tile_peak, builder.load(peak_at))
+            with builder.if_then(rises, likely=False):
+                acc_at = builder.mul(row, emit.index(channels))
+                _rescale(builder, tile_peak, peak_at, norm_at, arrays[6], acc_at, channels)
+            highest = emit.splat(builder, builder.load(peak_at))
+            total = emit.constant(0.0)
+            for v, score in enumerate(scores):
+                weight = emit.exp(builder, builder.fsub(score, highest))
+                here = builder.add(at, emit.index(v * LANES))
+                emit.store_as(builder, weight, arrays[5], here, sig.args[5])
+                total = builder.fadd(total, weight)
+            zero = ir.Constant(emit.F32, 0.0)
+            added = emit.reduce_lanes(builder, "llvm.vector.reduce.fadd", [zero, total], fast=True)
+            builder.store(builder.fadd(builder.load(norm_at), added), norm_at)
+        return context.get_dummy_value()
+
+    return sig, generate
+
+
+def _load_masked(builder: Builder, data: Any, at: Any, start: Any, end: Any) -> list[Any]:
+    """A row's scores, masked outside [start, end) of the tile."""
+    low, high = (
+        emit.splat_as(builder, builder.trunc(bound, emit.I32), emit.INTS) for bound in (start, end)
+    )
+    scores = []
+    for first in range(0, TILE, LANES):
+        lanes = ir.Constant(emit.INTS, list(range(first, first + LANES)))
+        is_seen = builder.and_(
+            builder.icmp_signed(">=", lanes, low), builder.icmp_signed("<", lanes, high)
+        )
+        score = emit.load_f32(builder, data, builder.add(at, emit.index(first)))
+        scores.append(builder.select(is_seen, score, emit.constant(_MASKED)))
+    return scores
+
+
+def _largest(builder: Builder, vectors: list[Any]) -> Any:
+    """The largest number; NaN is passed over (a comparison with it is false)."""
+    largest = emit.constant(_MASKED)
+    for vector in vectors:
+        largest = _max(builder, vector, largest)
+    span = LANES // 2
+    while span:
+        lanes = [(i + span) % LANES for i in range(LANES)]
+        largest = _max(builder, emit.shuffle(builder, largest, largest, lanes), largest)
+        span //= 2
+    return builder.extract_element(largest, ir.Constant(emit.I32, 0))
+
+
+def _max(builder: Builder, a: Any, b: Any) -> Any:
+    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+
+def _rescale(
+    builder: Builder, tile_peak: Any, peak_at: Any, norm_at: Any, acc: Any, acc_at: Any, dim: int
+) -> None:
+    fall = emit.splat(builder, builder.fsub(builder.load(peak_at), tile_peak))
+    factor = emit.exp(builder, fall)
+    builder.store(tile_peak, peak_at)
+    first = builder.extract_element(factor, ir.Constant(emit.I32, 0))
+    builder.store(builder.fmul(builder.load(norm_at), first), norm_at)
+    for channel in range(0, dim, LANES):
+        at = builder.add(acc_at, emit.index(channel))
+        emit.store(builder, builder.fmul(emit.load_f32(builder, acc, at), factor), acc, at)
