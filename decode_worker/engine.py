@@ -59,7 +59,7 @@ class DecodeEngine:
         self._inbox.admit(self._scheduler.has_room, self._scheduler.watermark_blocks)
         collected = self._inbox.collect()
         self._take_in(collected)
-        batch = self._scheduler.schedule()
+        batch = self._scheduler.schedule(len(self._inbox.pulls))
         if batch is not None:
             self._run(batch)
         if batch is None and collected.is_empty and not self._outputs:

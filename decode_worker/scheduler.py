@@ -59,10 +59,13 @@ class DecodeScheduler:
         elif seq in self.waiting:
             self.waiting.remove(seq)
 
-    def schedule(self) -> Batch | None:
-        """The next step's batch, None when there is nothing to run."""
+    def schedule(self, num_arriving: int = 0) -> Batch | None:
+        """The next step's batch, None when there is nothing to run.
+
+        The batch keeps slots for the `num_arriving` sequences on their way in.
+        """
         stalled = self._grow_running()
-        self._admit()
+        self._admit(self._max_num_seqs - num_arriving)
         ready = [seq for seq in self.running if seq is not stalled]
         decoding = [BatchEntry(s, 1) for s in ready if s.num_uncomputed_tokens == 1]
         filling = [seq for seq in ready if seq.num_uncomputed_tokens > 1]
@@ -98,8 +101,8 @@ class DecodeScheduler:
         self.num_preemptions += 1
         self.waiting.appendleft(seq)
 
-    def _admit(self) -> None:
-        while self.waiting and len(self.running) < self._max_num_seqs:
+    def _admit(self, max_running: int) -> None:
+        while self.waiting and len(self.running) < max_running:
             seq = self.waiting[0]
             num_blocks = self._pool.num_blocks_for(len(seq.token_ids))
             # The watermark leaves running sequences room to grow; alone, a sequence may take it all.

@@ -1,0 +1,133 @@
+"""The scheduler and its pool through any order of arrivals, growth, cancels, failures and pressure."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from common.engine.batch import Batch
+from common.engine.block_pool import BlockPool
+from common.engine.sequence import Sequence
+from decode_worker.scheduler import DecodeScheduler
+from tests.unit.common.engine.sequences import NO_EOS, make_sequence
+
+NUM_BLOCKS, BLOCK_SIZE, BUDGET, MAX_SEQS, MAX_ARRIVING = 14, 4, 4, 3, 2
+CAPACITY = NUM_BLOCKS * BLOCK_SIZE
+
+
+class DecodeMachine(RuleBasedStateMachine):
+    """`arriving` are sequences whose KV is on its way: they hold blocks and are not scheduled yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = BlockPool(NUM_BLOCKS, BLOCK_SIZE)
+        self.scheduler = DecodeScheduler(self.pool, BUDGET, MAX_SEQS, watermark=0.1)
+        self.live: list[Sequence] = []
+        self.arriving: list[Sequence] = []
+
+    @rule(prompt=st.integers(1, 40), max_tokens=st.integers(1, 30))
+    def submit(self, prompt: int, max_tokens: int) -> None:
+        seq = make_sequence(prompt, max_tokens=max_tokens)
+        if self.scheduler.can_ever_run(prompt + max_tokens):
+            self.scheduler.add(seq)
+            self.live.append(seq)
+        else:
+            assert prompt + max_tokens > CAPACITY
+
+    @rule(prompt=st.integers(1, 40), max_tokens=st.integers(2, 30))
+    def pull(self, prompt: int, max_tokens: int) -> None:
+        """Reserve blocks for a prompt and its first token, as the inbox does."""
+        num_blocks = self.pool.num_blocks_for(prompt + 1)
+        keep_free = self.scheduler.watermark_blocks if self.pool.num_held else 0
+        if (
+            len(self.arriving) < MAX_ARRIVING
+            and self.scheduler.can_ever_run(prompt + max_tokens)
+            and self.scheduler.has_room(len(self.arriving))
+            and self.pool.can_allocate(num_blocks, keep_free=keep_free)
+        ):
+            seq = make_sequence(prompt, max_tokens=max_tokens)
+            seq.block_table = self.pool.allocate(num_blocks)
+            self.arriving.append(seq)
+            self.live.append(seq)
+
+    @precondition(lambda self: self.arriving)
+    @rule(computed=st.integers(0, 40), has_token=st.booleans())
+    def arrive(self, computed: int, has_token: bool) -> None:
+        """All KV and token 1, or what there was of it when the transfer failed."""
+        seq = self.arriving.pop(0)
+        if has_token:
+            seq.append(9, NO_EOS)
+        seq.num_computed_tokens = min(computed, len(seq.token_ids) - 1)
+        self.scheduler.join(seq)
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        self._end(data.draw(st.sampled_from(self.live)))
+
+    @rule()
+    def step(self) -> None:
+        before = list(self.scheduler.running)
+        batch = self.scheduler.schedule(len(self.arriving))
+        if before:
+            assert self.scheduler.running[:1] == before[:1]  # the oldest is never preempted
+        if batch is None:
+            assert self.arriving or not self.live
+            return
+        self._check(batch)
+        for entry in batch.entries:
+            samples = entry.samples
+            entry.seq.num_computed_tokens += entry.num_tokens
+            if samples:
+                entry.seq.append(9, NO_EOS)
+        for seq in [entry.seq for entry in batch.entries if entry.seq.is_finished]:
+            self._end(seq)
+
+    def _check(self, batch: Batch) -> None:
+        sizes = [entry.num_tokens for entry in batch.entries]
+        decoding = [entry.seq.num_uncomputed_tokens == 1 for entry in batch.entries]
+        assert batch.num_tokens <= BUDGET
+        assert all(sizes)
+        assert len({id(entry.seq) for entry in batch.entries}) == len(sizes)
+        assert decoding == sorted(decoding, reverse=True)  # decode tokens come first
+        ready = [s for s in self.scheduler.running if s.num_uncomputed_tokens == 1]
+        assert sum(decoding) >= len(ready) - 1  # one may wait for blocks, none for chunks
+        for entry in batch.entries:
+            needed = entry.seq.num_computed_tokens + entry.num_tokens
+            assert needed <= len(entry.seq.block_table) * BLOCK_SIZE
+
+    def _end(self, seq: Sequence) -> None:
+        self.live.remove(seq)
+        if seq in self.arriving:
+            self.arriving.remove(seq)
+        self.scheduler.remove(seq)
+        self.pool.release(seq.block_table)
+        seq.block_table.clear()
+
+    @invariant()
+    def every_held_block_has_one_live_holder(self) -> None:
+        self.pool.check_integrity([block for seq in self.live for block in seq.block_table])
+
+    @invariant()
+    def the_batch_has_a_slot_for_everybody_on_the_way(self) -> None:
+        assert len(self.scheduler.running) + len(self.arriving) <= MAX_SEQS
+
+    @invariant()
+    def every_live_sequence_stands_in_one_place(self) -> None:
+        places = [*self.arriving, *self.scheduler.running, *self.scheduler.waiting]
+        assert sorted(map(id, places)) == sorted(map(id, self.live))
+        assert not any(seq.block_table for seq in self.scheduler.waiting)
+
+    def teardown(self) -> None:
+        """Once all KV has arrived everybody finishes; recomputation costs steps, but not for ever."""
+        while self.arriving:
+            self.arrive(computed=3, has_token=False)
+        for _ in range(len(self.live) * 2 * CAPACITY):
+            self.step()
+        assert not self.live
+        self.pool.check_integrity([])
+
+
+TestDecodeMachine = DecodeMachine.TestCase
+TestDecodeMachine.settings = settings(
+    deadline=None, derandomize=True, max_examples=120, stateful_step_count=50
+)
