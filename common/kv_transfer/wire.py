@@ -1,8 +1,8 @@
 """What travels from prefill to decode: a small msgpack header, and for a chunk one contiguous host buffer.
 
 A payload is [layers, 2, tokens, kv_heads, head_dim], C order, in the model's dtype, seen as bytes.
-The receiver trusts nothing: version, request, attempt, fingerprint, layout, token range and checksum
-(XXH3-64) must all fit, or the item is refused with a WireError.
+The receiver trusts nothing: version, request, attempt, fingerprint, layout, token range and the checksums
+of header and payload (XXH3-64) must all fit, or the item is refused with a WireError.
 """
 
 from typing import Annotated, Literal
@@ -18,6 +18,7 @@ from common.request import PrefillChunkTiming
 from pdserve.errors import Reason
 
 _MAX_HEADER_BYTES = 1 << 20
+_DIGEST_BYTES = 8
 
 Payload = NDArray[np.uint8]
 WireItem = tuple[bytes, Payload | None]
@@ -28,7 +29,7 @@ class WireError(ValueError):
 
 
 class _Header(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     version: Literal[1] = 1
     request_id: str
@@ -76,17 +77,21 @@ _HEADERS: TypeAdapter[Header] = TypeAdapter(Annotated[Header, Field(discriminato
 
 
 def encode_header(header: Header) -> bytes:
-    """Header to msgpack."""
+    """Header to bytes: checksum, then msgpack."""
     packed: bytes = msgpack.packb(header.model_dump())
-    return packed
+    return _digest(packed) + packed
 
 
 def decode_header(data: bytes) -> Header:
-    """Msgpack to header. Raises WireError for anything else, never another exception."""
+    """Bytes to header. Raises WireError for anything else, never another exception."""
     if len(data) > _MAX_HEADER_BYTES:
         raise WireError(f"header of {len(data)} bytes")
+    packed = data[_DIGEST_BYTES:]
+    if _digest(packed) != data[:_DIGEST_BYTES]:
+        raise WireError("header fails its checksum")
     try:
-        return _HEADERS.validate_python(msgpack.unpackb(data, strict_map_key=True, use_list=False))
+        fields = msgpack.unpackb(packed, strict_map_key=True, use_list=False)
+        return _HEADERS.validate_python(fields)
     except ValidationError as error:
         first = error.errors()[0]
         raise WireError(
@@ -137,6 +142,11 @@ def make_failure(request_id: str, attempt: int, reason: Reason, message: str) ->
         request_id=request_id, attempt=attempt, reason=str(reason), message=message
     )
     return encode_header(header), None
+
+
+def _digest(packed: bytes) -> bytes:
+    digest: bytes = xxhash.xxh3_64_digest(packed)
+    return digest
 
 
 def _checksum(payload: Payload) -> int:

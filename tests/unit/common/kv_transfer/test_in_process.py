@@ -1,0 +1,103 @@
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from common.kv_transfer.in_process import InProcessStream, InProcessTransport
+from common.kv_transfer.transport import TransferError
+from common.kv_transfer.wire import WireItem
+from common.request import SamplingParams, WorkRequest
+
+REQUEST = WorkRequest("r1", 4, (1, 2, 3), SamplingParams(0.0, 0, 5))
+ITEMS: list[WireItem] = [(b"one", None), (b"two", None), (b"three", None)]
+WAIT_S = 5.0
+
+
+class Source:
+    """A KVSource that answers with `items`."""
+
+    def __init__(self, items: Callable[[], Iterator[WireItem]]) -> None:
+        self._items = items
+        self.requests: list[WorkRequest] = []
+        self.cancelled: list[tuple[str, int]] = []
+
+    def stream(self, request: WorkRequest) -> Iterator[WireItem]:
+        self.requests.append(request)
+        return self._items()
+
+    def cancel_stream(self, request_id: str, attempt: int) -> None:
+        self.cancelled.append((request_id, attempt))
+
+
+def open_stream(source: Source) -> InProcessStream:
+    return InProcessTransport({"p0": source}).open("p0", REQUEST)
+
+
+def test_items_come_in_order_and_then_the_end() -> None:
+    source = Source(lambda: iter(ITEMS))
+    stream = open_stream(source)
+    assert [stream.next(WAIT_S) for _ in ITEMS] == ITEMS
+    assert stream.next(WAIT_S) is None
+    assert source.requests == [REQUEST]
+
+
+def test_an_item_can_be_read_before_the_next_one_exists() -> None:
+    may_go_on = threading.Event()
+
+    def items() -> Iterator[WireItem]:
+        yield ITEMS[0]
+        assert may_go_on.wait(WAIT_S)
+        yield ITEMS[1]
+
+    stream = open_stream(Source(items))
+    assert stream.next(WAIT_S) == ITEMS[0]
+    may_go_on.set()
+    assert stream.next(WAIT_S) == ITEMS[1]
+
+
+def test_a_source_that_breaks_is_a_transfer_error_after_what_it_sent() -> None:
+    def items() -> Iterator[WireItem]:
+        yield ITEMS[0]
+        raise OSError("cable cut")
+
+    stream = open_stream(Source(items))
+    assert stream.next(WAIT_S) == ITEMS[0]
+    with pytest.raises(TransferError, match="cable cut"):
+        stream.next(WAIT_S)
+
+
+def test_a_silent_source_is_a_transfer_error_in_time() -> None:
+    never = threading.Event()
+
+    def items() -> Iterator[WireItem]:
+        never.wait(WAIT_S)
+        yield ITEMS[0]
+
+    stream = open_stream(Source(items))
+    with pytest.raises(TransferError, match=r"no KV for 0\.05 s"):
+        stream.next(0.05)
+    never.set()
+
+
+def test_a_worker_that_is_not_there_is_a_transfer_error() -> None:
+    with pytest.raises(TransferError, match="no prefill worker named p1"):
+        InProcessTransport({"p0": Source(lambda: iter(ITEMS))}).open("p1", REQUEST)
+
+
+def test_closing_tells_the_source_which_run_it_was() -> None:
+    source = Source(lambda: iter(ITEMS))
+    stream = open_stream(source)
+    stream.close()
+    stream.close()
+    assert set(source.cancelled) == {("r1", 4)}
+
+
+def test_streams_of_one_transport_do_not_mix() -> None:
+    sources = {name: Source(lambda n=name: iter([(n.encode(), None)])) for name in ("p0", "p1")}  # type: ignore[misc]
+    transport = InProcessTransport(sources)
+    streams = [transport.open(name, REQUEST) for name in ("p1", "p0", "p1")]
+    assert [stream.next(WAIT_S) for stream in streams] == [
+        (b"p1", None),
+        (b"p0", None),
+        (b"p1", None),
+    ]
