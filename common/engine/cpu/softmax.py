@@ -32,7 +32,11 @@ def softmax_rows(ctx, s, ends, r, first_key, window, p, acc, peak, norm, rows, d
             row = builder.add(args[2], loop.index)
             end = builder.sub(builder.load(builder.gep(arrays[1], [row])), args[3])
             at = builder.mul(loop.index, emit.index(TILE))
-            scores = _load_masked(builder, arrays[0], at, builder.sub(end, args[4]), end)
+            start = builder.sub(end, args[4])
+            start = builder.select(  # also keeps a window of any width within 32 bits
+                builder.icmp_signed("<", start, emit.index(0)), emit.index(0), start
+            )
+            scores = _load_masked(builder, arrays[0], at, start, end)
             peak_at, norm_at = (builder.gep(arrays[i], [row]) for i in (7, 8))
             tile_peak = _largest(builder, scores)
             rises = builder.fcmp_ordered(">", tile_peak, builder.load(peak_at))
