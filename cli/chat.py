@@ -18,7 +18,9 @@ _HELP = "type a message; /new starts over, /quit or Ctrl-D leaves"
 def command(
     address: Annotated[str, typer.Option(help="The router's gRPC address")] = DEFAULT_ADDRESS,
     system: Annotated[str | None, typer.Option(help="System message")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer")] = 512,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, max=2**31 - 1, help="Most tokens of an answer")
+    ] = 512,
     temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.0,
 ) -> None:
     """Talk with the served model."""

@@ -1,7 +1,6 @@
 """`pdserve doctor`: what this machine has, and what would keep pdserve from running on it."""
 
 import importlib.metadata
-import importlib.util
 import os
 import shutil
 import socket
@@ -14,21 +13,23 @@ import psutil
 import typer
 from rich.console import Console
 
+from cli.shadowing import HOME, OURS, foreign_packages, remedy
 from common.config import ServeConfig
 from common.engine.weights.cache import default_cache_dir
 
 _GIB = 2**30
-_OURS = ("common", "router", "prefill_worker", "decode_worker", "deploy", "cli", "pdserve")
+_LIBRARIES = ("torch", "transformers", "ray", "grpcio", "protobuf", "numba")
 _SHM = Path("/dev/shm")  # noqa: S108 - its size matters, nothing is written there
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One check's result. `problem` says what to do; None is fine."""
+    """One check's result. A `problem` keeps pdserve from running and says what to do; a `remark` does not."""
 
     name: str
     value: str
     problem: str | None = None
+    remark: str | None = None
 
 
 def command() -> None:
@@ -38,30 +39,30 @@ def command() -> None:
     for finding in findings:
         mark = "[red]✗[/red]" if finding.problem else "[green]✓[/green]"
         console.print(f"{mark} {finding.name}: {finding.value}", highlight=False)
-        if finding.problem:
-            console.print(f"    [yellow]{finding.problem}[/yellow]")
+        for note, color in ((finding.problem, "yellow"), (finding.remark, "dim")):
+            if note:
+                console.print(f"    [{color}]{note}[/{color}]")
     raise typer.Exit(1 if any(finding.problem for finding in findings) else 0)
 
 
-def check_shadowing() -> list[Finding]:
-    """Our top-level names are common words: a foreign package may stand in front of ours."""
-    home = Path(__file__).resolve().parent.parent
-    found = []
-    for name in _OURS:
-        spec = importlib.util.find_spec(name)
-        origin = Path(spec.origin).resolve() if spec and spec.origin else None
-        if origin is None or home not in origin.parents:
-            remedy = f"a foreign package named '{name}' shadows pdserve's; use a venv of its own"
-            found.append(Finding(f"package {name}", str(origin), remedy))
-    return found or [Finding("packages", f"all {len(_OURS)} are pdserve's own, in {home}")]
+def _check_packages() -> list[Finding]:
+    foreign = foreign_packages()
+    if not foreign:
+        return [Finding("packages", f"all {len(OURS)} are pdserve's own, in {HOME}")]
+    return [Finding(f"package {n}", str(origin), remedy(n)) for n, origin in foreign.items()]
 
 
 def _check_versions() -> list[Finding]:
-    names = ("torch", "transformers", "ray", "grpcio", "protobuf", "numba")
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
     python = sys.version.split()[0]
     problem = None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed"
-    return [Finding("python", python, problem), Finding("libraries", versions)]
+    versions, missing = [], []
+    for name in _LIBRARIES:
+        try:
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+    lack = f"not installed: {', '.join(missing)}; install pdserve again" if missing else None
+    return [Finding("python", python, problem), Finding("libraries", ", ".join(versions), lack)]
 
 
 def _check_machine() -> list[Finding]:
@@ -71,7 +72,11 @@ def _check_machine() -> list[Finding]:
     config = ServeConfig()
     store = 2 * config.transfer.max_inflight_mib * 2**20 * config.decode
     return [
-        Finding("cores", str(cores), None if cores > 1 else "prefill and decode will share a core"),
+        Finding(
+            "cores",
+            str(cores),
+            remark="prefill and decode share a core" if cores == 1 else None,
+        ),
         Finding("memory", f"{free / _GIB:.1f} GiB available", _need(free, 4 * _GIB, "4 GiB")),
         Finding(
             "shared memory",
@@ -114,7 +119,7 @@ def _need(have: int, want: int, text: str) -> str | None:
 
 _CHECKS: tuple[Callable[[], list[Finding]], ...] = (
     _check_versions,
-    check_shadowing,
+    _check_packages,
     _check_machine,
     _check_ports,
     _check_cache,

@@ -23,9 +23,13 @@ def command(
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at once")] = 8,
     address: Annotated[str, typer.Option(help="The router's gRPC address")] = DEFAULT_ADDRESS,
-    max_tokens: Annotated[int | None, typer.Option(help="Most tokens to generate")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, max=2**31 - 1, help="Most tokens to generate")
+    ] = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.0,
-    seed: Annotated[int | None, typer.Option(min=0, help="Makes sampling repeatable")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**64 - 1, help="Makes sampling repeatable")
+    ] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Skip the chat template")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line")] = False,
@@ -33,9 +37,12 @@ def command(
     """Send one prompt, or a file of them, to a running router."""
     if (prompt is None) == (prompts_file is None):
         raise SetupError("give either a PROMPT or --prompts-file")
-    sampling = inference_pb2.SamplingParams(
-        temperature=temperature, seed=seed, max_tokens=max_tokens, stop=stop or []
-    )
+    try:
+        sampling = inference_pb2.SamplingParams(
+            temperature=temperature, seed=seed, max_tokens=max_tokens, stop=stop or []
+        )
+    except ValueError as error:  # bytes that are no text
+        raise SetupError(f"--stop: {error}") from error
     if prompts_file is not None:
         prompts = read_prompts(prompts_file, raw=raw)
         failed = asyncio.run(_run_file(address, prompts, sampling, concurrency, as_json=as_json))

@@ -27,9 +27,21 @@ app.add_typer(model.app, name="model", help="Fetch and list models.")
 def main() -> None:
     """Entry point of the console script."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except PdserveError as error:
         print(f"pdserve: {error}", file=sys.stderr)
         sys.exit(EXIT_FAILED if isinstance(error, RequestError) else EXIT_USAGE)
-    except KeyboardInterrupt:
+    except typer.TyperException as error:
+        message = " ".join(_usage_message(error).split()).removesuffix(".")
+        if message:  # empty when help was printed instead
+            print(f"pdserve: {message}. Try --help", file=sys.stderr)
+        sys.exit(EXIT_USAGE)
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
+
+
+def _usage_message(error: typer.TyperException) -> str:
+    """With the option's name, which `str` leaves out."""
+    if isinstance(error, typer.BadParameter):
+        return error.format_message()
+    return str(error)

@@ -1,23 +1,33 @@
 """Building the configuration: flag > PDSERVE_* > file > default. The only reader of the environment."""
 
 import difflib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from common.config import ServeConfig
 from pdserve.errors import SetupError
 
 Values = dict[str, object]
 
+_PREFIX = "PDSERVE_"
+_NEAR = 0.8  # below, a variable may be somebody else's, such as Kubernetes' PDSERVE_SERVICE_HOST
+
 
 class _Layers(BaseSettings, ServeConfig):
     """ServeConfig that also reads PDSERVE_*; nested keys are joined by `__`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="PDSERVE_", env_nested_delimiter="__", extra="forbid", frozen=True
+        env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
     )
 
     @classmethod
@@ -39,23 +49,39 @@ def load_config(file: Path | None, flags: Values) -> ServeConfig:
     """
     values = _read_file(file) if file else {}
     _check_keys(values, ServeConfig, "")
+    _check_environment()
     given = {key: value for key, value in flags.items() if value is not None}
     try:
         layered = _Layers(**values).model_dump()  # type: ignore[arg-type]  # validated by pydantic
         for key, value in given.items():
             _set(layered, key, value)
         return ServeConfig.model_validate(layered)
+    except SettingsError as error:
+        raise SetupError(f"{_PREFIX}*: {error}", "a whole section is one JSON object") from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "configuration"
-        raise SetupError(f"{key}: {first['msg']} (got {first['input']!r})") from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise SetupError(f"{key}: {message} (got {first['input']!r})") from error
+
+
+def setting_keys(model: type[BaseModel] = ServeConfig, prefix: str = "") -> Iterator[str]:
+    """The dotted name of every setting."""
+    for name, field in model.model_fields.items():
+        section = _section(field.annotation)
+        if section is None:
+            yield f"{prefix}{name}"
+        else:
+            yield from setting_keys(section, f"{prefix}{name}.")
 
 
 def _read_file(file: Path) -> Values:
     try:
-        data = yaml.safe_load(file.read_text())
+        data = yaml.safe_load(file.read_text("utf-8"))
     except OSError as error:
         raise SetupError(f"--config {file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SetupError(f"--config {file} is not UTF-8 text: {error.reason}") from error
     except yaml.YAMLError as error:
         raise SetupError(f"--config {file} is not YAML: {str(error).splitlines()[0]}") from error
     if data is None:
@@ -73,9 +99,30 @@ def _check_keys(values: Values, model: type[BaseModel], prefix: str) -> None:
             near = difflib.get_close_matches(str(key), model.model_fields, n=1)
             remedy = f"did you mean '{prefix}{near[0]}'?" if near else "see docs/configuration.md"
             raise SetupError(f"unknown configuration key '{prefix}{key}'", remedy)
-        inner = known.annotation
-        if isinstance(value, dict) and isinstance(inner, type) and issubclass(inner, BaseModel):
-            _check_keys(value, inner, f"{prefix}{key}.")
+        section = _section(known.annotation)
+        if isinstance(value, dict) and section is not None:
+            _check_keys(value, section, f"{prefix}{key}.")
+
+
+def _check_environment() -> None:
+    """Refuse PDSERVE_* that names no setting, where it is surely meant to."""
+    known = [key.replace(".", "__").upper() for key in setting_keys()]
+    sections = {key.partition("__")[0] for key in known if "__" in key}
+    for name in os.environ:
+        key = name.upper().removeprefix(_PREFIX)
+        if not name.upper().startswith(_PREFIX) or key in known or key in sections:
+            continue
+        near = difflib.get_close_matches(key, known, n=1, cutoff=_NEAR)
+        if near or key.partition("__")[0] in sections:
+            remedy = f"did you mean {_PREFIX}{near[0]}?" if near else "see docs/configuration.md"
+            raise SetupError(f"unknown environment variable {name}", remedy)
+
+
+def _section(annotation: object) -> type[BaseModel] | None:
+    """The settings model that a key holds, or None when it holds a value."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return None
 
 
 def _set(values: Values, dotted: str, value: object) -> None:

@@ -105,11 +105,22 @@ def make_request(
     sampling: inference_pb2.SamplingParams | None,
     request_id: str,
 ) -> inference_pb2.GenerateRequest:
-    """The message for a prompt of any of the three kinds."""
-    request = inference_pb2.GenerateRequest(request_id=request_id, sampling=sampling)
+    """The message for a prompt of any of the three kinds. Raises InvalidRequestError."""
+    request = inference_pb2.GenerateRequest(sampling=sampling)
+    try:
+        request.request_id = request_id
+        _fill_prompt(request, prompt)
+    except ValueError as error:  # half a character, or a number that is no uint32
+        raise InvalidRequestError(f"the prompt cannot be sent: {error}") from error
+    return request
+
+
+def _fill_prompt(
+    request: inference_pb2.GenerateRequest, prompt: str | Messages | Sequence[int]
+) -> None:
     if isinstance(prompt, str):
         request.text = prompt
-        return request
+        return
     request.tokens.SetInParent()
     for part in prompt:
         if isinstance(part, int):
@@ -117,7 +128,6 @@ def make_request(
         else:
             role, content = part
             request.chat.messages.add(role=role, content=content)
-    return request
 
 
 def to_error(error: grpc.aio.AioRpcError) -> RequestError:

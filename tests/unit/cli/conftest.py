@@ -1,0 +1,54 @@
+"""Running the command line in this process."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cli.main import main
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def line(self) -> str:
+        """The one line on stderr; fails when there are more or fewer."""
+        (line,) = [line for line in self.err.splitlines() if line.strip()]
+        assert "Traceback" not in self.out
+        return line
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No setting of the developer's own, and a cache that is empty."""
+    for name in list(os.environ):
+        if name.startswith("PDSERVE_") or name == "RAY_ADDRESS":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """`run("serve", "--prefill", "1")` is that command to its end."""
+
+    def run_command(*args: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["pdserve", *args])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        code = exit_.value.code
+        out, err = capsys.readouterr()
+        return Ended(code if isinstance(code, int) else 0, out, err)
+
+    return run_command

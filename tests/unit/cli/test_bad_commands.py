@@ -1,0 +1,147 @@
+"""Whatever is wrong with a command line: an exit code, one line on stderr with what to change."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.conftest import Run
+
+NOBODY = ("--address", "127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["serve", "no-such-model"], ["no-such-model", "smollm2-135m"]),
+        (["serve", "smolm2-135m"], ["Did you mean smollm2-135m?"]),
+        (["serve", "./missing"], ["no such folder", "missing"]),
+        (["serve", "missing.gguf"], ["no such file", "missing.gguf"]),
+        (["serve", "--prefill", "some"], ["--prefill", "integer"]),
+        (["serve", "--prefill", "-1"], ["prefill", "greater than or equal to 0", "-1"]),
+        (["serve", "--decode", "0"], ["decode", "greater than or equal to 1"]),
+        (["serve", "--grpc-port", "65536"], ["grpc_port", "65535"]),
+        (["serve", "--dtype", "int3"], ["engine.dtype", "float32", "int3"]),
+        (["serve", "--pin", "some"], ["pin", "auto"]),
+        (["serve", "--namespace", "a b"], ["namespace", "a b"]),
+        (["serve", "--config", "missing.yaml"], ["--config", "missing.yaml"]),
+        (["serve", "--no-such-flag"], ["--no-such-flag", "--help"]),
+        (["serve", "--prefill"], ["--prefill", "requires an argument"]),
+        (["no-such-command"], ["no-such-command", "--help"]),
+        (["generate"], ["PROMPT", "--prompts-file"]),
+        (["generate", "x", "--prompts-file", "y"], ["PROMPT", "--prompts-file"]),
+        (["generate", "--prompts-file", "missing"], ["--prompts-file", "missing"]),
+        (["generate", "x", "--max-tokens", "0"], ["--max-tokens"]),
+        (["generate", "x", "--max-tokens", str(2**31)], ["--max-tokens"]),
+        (["generate", "x", "--seed", "-1"], ["--seed"]),
+        (["generate", "x", "--seed", str(2**64)], ["--seed"]),
+        (["generate", "x", "--concurrency", "0"], ["--concurrency"]),
+        (["generate", "x", "--stop", "\udcff"], ["--stop"]),
+        (["chat", "--max-tokens", "0"], ["--max-tokens"]),
+        (["model", "pull", "no-such-model"], ["no-such-model", "smollm2-135m"]),
+        (["model", "pull", "a", "b"], ["unexpected", "b"]),
+    ],
+)
+def test_what_cannot_start_is_one_line_and_code_2(
+    run: Run, args: list[str], expected: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = run(*args)
+    assert ended.code == 2
+    assert ended.line.startswith("pdserve: ")
+    for part in expected:
+        assert part in ended.line
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["generate", "x", *NOBODY],
+        ["generate", "\udcff", *NOBODY],
+        ["generate", "x", "--address", "no such host"],
+        ["status", *NOBODY],
+        ["status", "--json", *NOBODY],
+    ],
+)
+def test_a_request_that_fails_is_one_line_and_code_1(run: Run, args: list[str]) -> None:
+    ended = run(*args)
+    assert ended.code == 1
+    assert ended.line.startswith("pdserve: ")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("not json", "line 2"),
+        ("[]", "not a JSON object"),
+        ("{}", "no prompt"),
+        ('{"prompt": 3}', "no prompt"),
+        ('{"token_ids": ["x"]}', "invalid literal"),
+        ('{"messages": [{"role": "user"}]}', "content"),
+    ],
+)
+def test_a_bad_line_of_prompts_is_named_by_its_number(
+    run: Run, tmp_path: Path, line: str, reason: str
+) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text(f'{{"prompt": "fine"}}\n{line}\n')
+    ended = run("generate", "--prompts-file", str(file), *NOBODY)
+    assert ended.code == 2
+    assert "line 2" in ended.line
+    assert reason in ended.line
+
+
+def test_prompts_that_cannot_be_sent_are_reported_each_and_the_code_is_1(
+    run: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "prompts.jsonl"
+    entries: list[dict[str, object]] = [
+        {"token_ids": [-1]},
+        {"token_ids": [2**32]},
+        {"prompt": "\ud800"},
+        {"prompt": "x"},
+    ]
+    named = [{"request_id": f"r{i}", **entry} for i, entry in enumerate(entries)]
+    file.write_text("\n".join(json.dumps(entry) for entry in named))
+    ended = run("generate", "--prompts-file", str(file), *NOBODY)
+    assert ended.code == 1
+    errors = [json.loads(line) for line in ended.out.splitlines()]
+    reasons = {error["request_id"]: error["error"]["reason"] for error in errors}
+    assert reasons == dict.fromkeys(("r0", "r1", "r2"), "INVALID_FIELD") | {"r3": "NO_WORKER"}
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"\n \n"])
+def test_a_file_without_prompts_is_refused(run: Run, tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_bytes(content)
+    ended = run("generate", "--prompts-file", str(file))
+    assert ended.code == 2
+    assert str(file) in ended.line
+
+
+def test_a_configuration_key_that_is_unknown_is_answered_with_the_nearest(
+    run: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("router: {max_queued_request: 3}")
+    ended = run("serve", "--config", str(file))
+    assert ended.code == 2
+    assert "did you mean 'router.max_queued_requests'?" in ended.line
+
+
+def test_an_interrupt_is_code_130_without_a_word(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cli.serve.load_config", interrupt)
+    ended = run("serve")
+    assert (ended.code, ended.err) == (130, "")
+
+
+def test_help_shows_every_command_and_its_flags(run: Run) -> None:
+    shown = run("--help")
+    assert shown.code == 0
+    for name in ("serve", "generate", "chat", "status", "doctor", "demo", "model"):
+        assert name in shown.out
+    assert "--prefill" in run("serve", "--help").out
+    assert run().code == 2  # nothing asked for: help, and no success
