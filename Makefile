@@ -44,6 +44,7 @@ proto: $(STAMP)  ## regenerate pdserve/v1 from proto/
 
 bench: setup  ## the benchmarks that need no extra install; writes benchmarks/results/
 	$(PY) -m benchmarks.engine_step
+	$(PY) -m benchmarks.peers
 
 clean:  ## remove caches and build leftovers (keeps .venv)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
