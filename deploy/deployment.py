@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray
+from ray.exceptions import ActorAlreadyExistsError
 from ray.actor import ActorClass, ActorHandle
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
@@ -103,7 +104,7 @@ class Deployment:
             handle: ActorHandle = actor_class.options(
                 name=spec.name, namespace=spec.namespace, max_restarts=0, **options
             ).remote(spec)
-        except ValueError as error:
+        except (ValueError, ActorAlreadyExistsError) as error:  # the second through ray://
             raise SetupError(
                 f"Ray already has a worker named {spec.name} in namespace '{spec.namespace}'",
                 "choose another namespace",
