@@ -90,7 +90,7 @@ async def _show(console: Console, client: AsyncClient) -> None:
         await asyncio.gather(*(_ask(client, lane) for lane in lanes))
     took_s = time.monotonic() - started_s
     rows = [(lane.prompt.title, _finished(lane)) for lane in lanes]
-    console.print("", waterfall_table(rows))
+    console.print("", waterfall_table(rows, console.width))
     console.print(_summary(lanes, took_s))
     await _check_blocks(console, client)
 

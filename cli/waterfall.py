@@ -7,25 +7,32 @@ from rich.text import Text
 
 from pdserve.v1 import inference_pb2
 
-_WIDTH = 46
+_WIDE, _NARROW = 46, 18  # characters of a bar; the narrow one lets the table fit 80 columns
+_TABLE_WITHOUT_BARS = 60
 _STYLES = {"queue": "grey42", "prefill": "yellow", "hand-off": "magenta", "decode": "green"}
 
 
-def waterfall_table(rows: Sequence[tuple[str, inference_pb2.Finished]]) -> Table:
+def waterfall_table(
+    rows: Sequence[tuple[str, inference_pb2.Finished]], console_width: int
+) -> Table:
     """One row per request: title, bar, and the numbers in milliseconds; all bars share one scale."""
     longest_us = max((done.timings.total_us for _, done in rows), default=1)
-    table = Table(title="where the time went (ms)", title_justify="left", box=None, padding=(0, 1))
-    table.add_column("request")
-    table.add_column(legend(), width=_WIDTH, no_wrap=True)
-    for name in ("queue", "chunks", "prefill", "1st token", "hand-off", "decode", "total"):
-        table.add_column(name, justify="right", style=_STYLES.get(name, ""))
+    width = _WIDE if console_width >= _WIDE + _TABLE_WITHOUT_BARS else _NARROW
+    heading = Text("where the time went, in ms   ").append_text(legend())
+    table = Table(
+        title=heading, title_justify="left", title_style="", box=None, padding=(0, 1, 0, 0)
+    )
+    table.add_column("request", no_wrap=True)
+    table.add_column("", width=width, no_wrap=True)
+    for name in ("queue", "chunks", "prefill", "first", "hand-off", "decode", "total"):
+        table.add_column(name, justify="right", style=_STYLES.get(name, ""), no_wrap=True)
     for title, done in rows:
         t = done.timings
         prefill_us = sum(chunk.duration_us for chunk in t.prefill_chunks)
-        chunks = "+".join(str(chunk.num_tokens) for chunk in t.prefill_chunks)
+        chunks = str(len(t.prefill_chunks))
         numbers = (t.queue_us, prefill_us, t.first_token_us, t.handoff_us, t.decode_us, t.total_us)
         queue, *others = [f"{us / 1000:.0f}" for us in numbers]
-        table.add_row(title, bar(t, longest_us), queue, chunks, *others)
+        table.add_row(title, bar(t, longest_us, width), queue, chunks, *others)
     return table
 
 
@@ -38,11 +45,11 @@ def legend() -> Text:
     return text
 
 
-def bar(timings: inference_pb2.Timings, longest_us: int) -> Text:
-    """One request's phases from its arrival, scaled so that `longest_us` fills the width."""
+def bar(timings: inference_pb2.Timings, longest_us: int, width: int) -> Text:
+    """One request's phases from its arrival, scaled so that `longest_us` fills `width` characters."""
     text, drawn = Text(), 0
     for name, end_us in phase_ends(timings):
-        end = min(round(end_us / longest_us * _WIDTH), _WIDTH)
+        end = min(round(end_us / longest_us * width), width)
         text.append("█" * max(end - drawn, 0), _STYLES[name])
         drawn = max(drawn, end)
     return text
