@@ -162,13 +162,13 @@ class Inbox:
         self, seq: Sequence, news: FailureHeader | PullFailed, found: Collected
     ) -> None:
         self.discard(seq)
+        # With all KV but no token 1, the last position is computed again to sample it.
+        seq.num_computed_tokens = min(seq.num_computed_tokens, len(seq.token_ids) - 1)
         if isinstance(news, FailureHeader):
             found.failures.append((seq, news))
             return
         found.num_rejected += isinstance(news.error, WireError)
         _log.warning("kv_lost", request_id=seq.request_id, error=repr(news.error))
-        # With all KV but no token 1, the last position is computed again to sample it.
-        seq.num_computed_tokens = min(seq.num_computed_tokens, len(seq.token_ids) - 1)
         found.orphaned.append(seq)
 
     def _finish_if_ready(self, pull: Pull, found: Collected) -> None:

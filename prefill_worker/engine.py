@@ -19,13 +19,13 @@ from common.kv_transfer.wire import (
     make_chunk,
     make_failure,
 )
-from common.request import WorkerLoad, WorkRequest
+from common.request import WorkerLoad, WorkFailure, WorkRequest
 from pdserve.errors import Reason
 from prefill_worker.outbox import KVOutbox
 from prefill_worker.scheduler import PrefillScheduler
 
 Key = tuple[str, int]  # request id, attempt
-_MAX_TOMBSTONES = 4096
+_MAX_REMEMBERED = 4096
 
 
 class PrefillEngine:
@@ -37,30 +37,32 @@ class PrefillEngine:
         self._counters = counters
         self._layout = kv_layout(engine.spec)
         self._live: dict[Key, tuple[Sequence, KVOutbox]] = {}
-        # cancels that overtook their request; the oldest are forgotten
+        # Cancels that overtook their request, and prompts that ended, whose readers may still cancel
+        # them (a request's id may come again). The oldest are forgotten.
         self._tombstones: OrderedDict[Key, None] = OrderedDict()
+        self._ended: OrderedDict[Key, None] = OrderedDict()
 
     def accept(self, request: WorkRequest, outbox: KVOutbox, arrival_s: float) -> None:
-        """Take a prompt on, or answer at once with a failure."""
+        """Take a prompt on, or answer at once with a failure. A run of the same key is given up."""
         key = (request.request_id, request.attempt)
+        self._drop(key)
+        seq = Sequence(request, Timeline(arrival_s))
+        self._live[key] = (seq, outbox)
+        self._ended.pop(key, None)
         if key in self._tombstones:
-            outbox.finish()
-        elif not self._scheduler.can_ever_run(len(request.prompt_token_ids)):
-            outbox.put(make_failure(*key, Reason.KV_CAPACITY_EXCEEDED, "prompt exceeds KV memory"))
-            outbox.finish()
+            del self._tombstones[key]
+            self._drop(key)
+        elif not self._scheduler.can_ever_run(seq.num_prompt_tokens):
+            self._fail(seq, Reason.KV_CAPACITY_EXCEEDED, "prompt exceeds KV memory")
         else:
-            seq = Sequence(request, Timeline(arrival_s))
-            self._live[key] = (seq, outbox)
             self._scheduler.add(seq)
 
     def cancel(self, key: Key) -> None:
         """Drop a prompt; if it has not come yet, it will be refused."""
         if key in self._live:
             self._drop(key)
-        else:
-            self._tombstones[key] = None
-            if len(self._tombstones) > _MAX_TOMBSTONES:
-                self._tombstones.popitem(last=False)
+        elif key not in self._ended:
+            _remember(self._tombstones, key)
 
     def step(self) -> bool:
         """Schedule, run, hand out; False when there was nothing to run."""
@@ -139,6 +141,7 @@ class PrefillEngine:
 
     def _fail(self, seq: Sequence, reason: Reason, message: str) -> None:
         key = _key(seq)
+        seq.failure = WorkFailure(reason, message)
         self._live[key][1].put(make_failure(*key, reason, message))
         self._drop(key)
 
@@ -149,6 +152,13 @@ class PrefillEngine:
             seq, outbox = live
             self._scheduler.remove(seq)
             outbox.finish()
+            _remember(self._ended, key)
+
+
+def _remember(keys: OrderedDict[Key, None], key: Key) -> None:
+    keys[key] = None
+    if len(keys) > _MAX_REMEMBERED:
+        keys.popitem(last=False)
 
 
 def _key(seq: Sequence) -> Key:

@@ -1,0 +1,205 @@
+"""Real prefill and decode workers in one process, over the in-process transport, with no router.
+
+Nothing here sleeps to let something happen: `Answers` waits on a condition, `in_engine` runs a function in
+an engine's own thread after everything posted before it, and gates (meddling_in_process.py) hold a thread.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from common.config import EngineConfig, TransferConfig, WorkerSpec
+from common.kv_transfer.in_process import InProcessTransport
+from common.kv_transfer.transport import KVSource
+from common.request import (
+    FinishReason,
+    SamplingParams,
+    SequenceOutput,
+    StepOutput,
+    WorkerLoad,
+    WorkFailure,
+    WorkRequest,
+    WorkTimings,
+)
+from decode_worker.worker import DecodeWorker
+from prefill_worker.worker import PrefillWorker
+from tests.unit.common.engine.tiny_models import engine_config
+
+WITHIN_S = 20.0
+PREFILL = "prefill-0"
+# a prompt of 40 tokens: chunks of 16, 16 and 8; items: chunk, chunk, token 1, chunk
+CHUNKS_OF_16 = engine_config(max_batch_tokens=16, max_num_seqs=8)
+T = TypeVar("T")
+Worker = PrefillWorker | DecodeWorker
+
+
+@dataclass
+class Answer:
+    """What a decode worker said of one request."""
+
+    tokens: list[int] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    failure: WorkFailure | None = None
+    timings: WorkTimings | None = None
+
+
+class Answers:
+    """Collects a worker's outputs; checks that every token comes once and in order."""
+
+    def __init__(self) -> None:
+        self._answers: dict[str, Answer] = {}
+        self._changed = threading.Condition()
+        self._faults: list[str] = []
+
+    def take(self, step: StepOutput) -> None:
+        """The sink; runs in the engine's thread."""
+        with self._changed:
+            for output in step.sequences:
+                self._take_one(output)
+            self._changed.notify_all()
+
+    def _take_one(self, output: SequenceOutput) -> None:
+        answer = self._answers.setdefault(output.request_id, Answer())
+        if output.index != len(answer.tokens) or answer.finish_reason or answer.failure:
+            self._faults.append(f"{output} after {answer}")
+        answer.tokens += output.token_ids
+        answer.finish_reason, answer.failure = output.finish_reason, output.failure
+        answer.timings = output.timings
+
+    def wait(self, request_id: str, is_enough: Callable[[Answer], bool]) -> Answer:
+        """The answer once it is enough; fails after WITHIN_S."""
+        with self._changed:
+            known = self._answers.setdefault(request_id, Answer())
+            assert self._changed.wait_for(lambda: is_enough(known), WITHIN_S), known
+            return known
+
+    def finished(self, request_id: str) -> Answer:
+        """The whole answer."""
+        return self.wait(request_id, lambda a: bool(a.finish_reason or a.failure))
+
+    def check(self) -> None:
+        """No token came twice, out of order or after the end."""
+        assert not self._faults
+
+    def forget(self, request_id: str) -> None:
+        """Expect a new request of this id."""
+        with self._changed:
+            del self._answers[request_id]
+
+    def seen(self, request_id: str) -> list[int]:
+        """Tokens so far."""
+        with self._changed:
+            return list(self._answers.get(request_id, Answer()).tokens)
+
+
+def in_engine(worker: Worker, function: Callable[[], T]) -> T:
+    """What `function` returns, run in the worker's engine thread behind all earlier messages."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    worker._loop.post(run)
+    return future.result(WITHIN_S)
+
+
+def load_now(worker: Worker) -> WorkerLoad:
+    """Load and counters of this moment, not of the last step."""
+    return in_engine(worker, worker._engine.load)
+
+
+def held(worker: Worker) -> int:
+    """Blocks that the worker holds."""
+    load = load_now(worker)
+    return load.blocks_total - load.blocks_free
+
+
+def until(is_true: Callable[[], bool], what: str) -> None:
+    """Ask again and again (each time a round trip to an engine's thread); fails after WITHIN_S."""
+    deadline = time.monotonic() + WITHIN_S
+    while not is_true():
+        assert time.monotonic() < deadline, f"still not {what}"
+
+
+class Workers:
+    """One prefill worker (unless `sources` says otherwise) and one decode worker; a context manager."""
+
+    def __init__(
+        self,
+        model_dir: Path,
+        *,
+        prefill_config: EngineConfig | None = None,
+        decode_config: EngineConfig | None = None,
+        transfer: TransferConfig | None = None,
+        wrap: Callable[[KVSource], KVSource] = lambda source: source,
+    ) -> None:
+        self.crashes: list[BaseException] = []
+        self.answers = Answers()
+        transfer = transfer or TransferConfig()
+        configs = [prefill_config or engine_config(), decode_config or engine_config()]
+        specs = [
+            WorkerSpec(
+                name=name,
+                role=role,
+                model_dir=model_dir,
+                model_name="tiny",
+                namespace="test",
+                num_threads=1,
+                engine=config,
+                transfer=transfer,
+            )
+            for name, role, config in zip(
+                (PREFILL, "decode-0"), ("prefill", "decode"), configs, strict=True
+            )
+        ]
+        self.prefill = PrefillWorker(specs[0], self.crashes.append)
+        transport = InProcessTransport({PREFILL: wrap(self.prefill)})
+        self.decode = DecodeWorker(specs[1], transport, self.crashes.append)
+        self.decode.subscribe(self.answers.take)
+
+    def __enter__(self) -> Self:
+        self.prefill.start()
+        self.decode.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for worker in (self.decode, self.prefill):
+            worker.stop(WITHIN_S)
+
+    def submit(
+        self,
+        request_id: str,
+        prompt: list[int],
+        sampling: SamplingParams,
+        *,
+        attempt: int = 0,
+        prefill: str | None = PREFILL,
+        timeout_s: float | None = None,
+    ) -> None:
+        """Hand a request to the decode worker, as a router would."""
+        self.decode.submit(
+            WorkRequest(request_id, attempt, tuple(prompt), sampling, prefill, timeout_s)
+        )
+
+    def check_at_rest(self) -> None:
+        """Nothing is held, owed or broken on either side."""
+        until(lambda: held(self.decode) + held(self.prefill) == 0, "free of blocks")
+        for worker in (self.prefill, self.decode):
+            load = load_now(worker)
+            assert (load.num_running, load.num_waiting, load.num_waiting_tokens) == (0, 0, 0)
+            in_engine(worker, worker._engine.check_integrity)
+        assert not self.crashes
+        self.answers.check()
