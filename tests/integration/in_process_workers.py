@@ -91,6 +91,12 @@ class Answers:
         with self._changed:
             del self._answers[request_id]
 
+    def has_ended(self, request_id: str) -> bool:
+        """Whether the end was reported, a good or a bad one."""
+        with self._changed:
+            answer = self._answers.get(request_id, Answer())
+            return bool(answer.finish_reason or answer.failure)
+
     def seen(self, request_id: str) -> list[int]:
         """Tokens so far."""
         with self._changed:

@@ -1,0 +1,190 @@
+"""Too little memory, too little time, numbers that are none: equal text or a clear end, and nothing held."""
+
+import random
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from common.config import TransferConfig
+from common.request import SamplingParams
+from pdserve.errors import Reason
+from tests.integration.in_process_workers import (
+    CHUNKS_OF_16,
+    PREFILL,
+    Answer,
+    Workers,
+    load_now,
+)
+from tests.integration.meddling_in_process import Gate, hold_at, meddle
+from tests.unit.common.engine.tiny_models import VOCAB, engine_config, save_model
+
+DRAW = random.Random(9)
+PROMPTS = [[DRAW.randrange(VOCAB - 1) for _ in range(n)] for n in (20, 33, 7, 48, 16, 1, 30, 25)]
+ENDLESS = SamplingParams(temperature=0.8, seed=3, max_tokens=6000)
+ROOMY = engine_config(num_blocks=400)
+POISON, BEGINNING = VOCAB - 1, 12  # no prompt has this token
+
+
+def sampling(index: int, max_tokens: int = 60) -> SamplingParams:
+    return SamplingParams(temperature=0.8, seed=index, max_tokens=max_tokens)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("llama"), "llama")
+
+
+@pytest.fixture(scope="module")
+def fragile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model, but its embedding of POISON is NaN."""
+    folder = save_model(tmp_path_factory.mktemp("fragile"), "llama")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.embed_tokens.weight"][POISON] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(model: Path) -> list[list[int]]:
+    """One after the other, with all the memory in the world."""
+    texts = []
+    with Workers(model, decode_config=ROOMY) as workers:
+        for index, prompt in enumerate(PROMPTS):
+            workers.submit(str(index), prompt, sampling(index), prefill=None)
+            texts.append(workers.answers.finished(str(index)).tokens)
+    return texts
+
+
+@pytest.mark.parametrize("sources", [[PREFILL], [None], [PREFILL, None]])
+def test_preempted_text_is_that_of_an_undisturbed_run(
+    model: Path, undisturbed: list[list[int]], sources: list[str | None]
+) -> None:
+    """Eight sequences that grow to 35 blocks together, and 12 blocks."""
+    with Workers(
+        model, prefill_config=CHUNKS_OF_16, decode_config=engine_config(num_blocks=12)
+    ) as workers:
+        for index, prompt in enumerate(PROMPTS):
+            source = sources[index % len(sources)]
+            workers.submit(str(index), prompt, sampling(index), prefill=source)
+        answers = [workers.answers.finished(str(index)) for index in range(len(PROMPTS))]
+        assert [answer.tokens for answer in answers] == undisturbed
+        workers.check_at_rest()
+        preemptions = load_now(workers.decode).preemptions
+        assert preemptions > 0
+        reported = [answer.timings.num_preemptions for answer in answers if answer.timings]
+        assert sum(reported) == preemptions
+
+
+def test_a_transfer_with_little_credit_and_few_slots(
+    model: Path, undisturbed: list[list[int]]
+) -> None:
+    transfer = TransferConfig(
+        max_concurrent_pulls=1, max_inflight_mib=1, item_timeout_s=20, inserts_per_step=1
+    )
+    tight = engine_config(num_blocks=30, max_num_seqs=2)
+    with Workers(model, prefill_config=tight, decode_config=tight, transfer=transfer) as workers:
+        for index, prompt in enumerate(PROMPTS):
+            workers.submit(str(index), prompt, sampling(index))
+        for index, expected in enumerate(undisturbed):
+            assert workers.answers.finished(str(index)).tokens == expected
+        workers.check_at_rest()
+        assert load_now(workers.decode).prefill_fallbacks == 0
+
+
+def check_expired(answer: Answer) -> None:
+    assert answer.failure is not None
+    assert answer.failure.reason is Reason.DEADLINE_EXCEEDED
+
+
+@pytest.mark.parametrize("prefill", [PREFILL, None])
+def test_a_deadline_in_the_middle_of_decoding(model: Path, prefill: str | None) -> None:
+    with Workers(model, decode_config=ROOMY) as workers:
+        workers.submit("r", PROMPTS[0], ENDLESS, prefill=prefill, timeout_s=0.1)
+        answer = workers.answers.finished("r")
+        check_expired(answer)
+        assert 0 < len(answer.tokens) < 6000
+        workers.check_at_rest()
+
+
+@pytest.mark.parametrize("prefill", [PREFILL, None])
+def test_a_deadline_that_is_over_on_arrival(model: Path, prefill: str | None) -> None:
+    with Workers(model) as workers:
+        workers.submit("r", PROMPTS[0], sampling(0), prefill=prefill, timeout_s=-1.0)
+        answer = workers.answers.finished("r")
+        check_expired(answer)
+        assert answer.tokens == []
+        workers.check_at_rest()
+        assert load_now(workers.prefill).steps == load_now(workers.decode).steps == 0
+
+
+def test_a_deadline_while_kv_is_on_the_way(model: Path) -> None:
+    gate = Gate()
+    wrap = meddle(hold_at(1, gate))
+    with Workers(model, prefill_config=CHUNKS_OF_16, decode_config=ROOMY, wrap=wrap) as workers:
+        workers.submit("r", PROMPTS[3], sampling(3), timeout_s=0.2)
+        gate.wait_reached()
+        # other work makes the engine look at its clock
+        workers.submit("other", PROMPTS[0], ENDLESS, prefill=None)
+        check_expired(workers.answers.finished("r"))
+        workers.decode.cancel("other")
+        gate.open()
+        workers.check_at_rest()
+
+
+@pytest.fixture
+def healthy(undisturbed: list[list[int]]) -> dict[int, list[int]]:
+    """Beginnings of texts that do without POISON, by prompt."""
+    texts = {index: text[:BEGINNING] for index, text in enumerate(undisturbed)}
+    texts = {index: text for index, text in texts.items() if POISON not in text}
+    assert len(texts) >= 4
+    return texts
+
+
+def beginning(index: int) -> SamplingParams:
+    return sampling(index, max_tokens=BEGINNING)
+
+
+@pytest.mark.parametrize("prefill", [PREFILL, None])
+def test_nan_logits_fail_one_request_and_harm_no_other(
+    fragile: Path, healthy: dict[int, list[int]], prefill: str | None
+) -> None:
+    with Workers(fragile, prefill_config=CHUNKS_OF_16) as workers:
+        for index in healthy:
+            workers.submit(str(index), PROMPTS[index], beginning(index), prefill=prefill)
+            poisoned = [*PROMPTS[index], POISON, 5]
+            workers.submit(f"poisoned-{index}", poisoned, beginning(index), prefill=prefill)
+        for index, text in healthy.items():
+            failure = workers.answers.finished(f"poisoned-{index}").failure
+            assert failure is not None
+            assert failure.reason is Reason.NAN_LOGITS
+            assert workers.answers.finished(str(index)).tokens == text
+        workers.check_at_rest()
+
+
+@pytest.mark.parametrize("prefill", [PREFILL, None])
+def test_memory_that_held_nan_is_safe_to_use_again(
+    fragile: Path, healthy: dict[int, list[int]], prefill: str | None
+) -> None:
+    """Twelve blocks, all of which a poisoned prompt has filled."""
+    small = engine_config(num_blocks=12)
+    with Workers(fragile, prefill_config=small, decode_config=small) as workers:
+        workers.submit("poisoned", [POISON] * 180, beginning(0), prefill=prefill)
+        assert workers.answers.finished("poisoned").failure is not None
+        for index in healthy:
+            workers.submit(str(index), PROMPTS[index], beginning(index), prefill=prefill)
+        for index, text in healthy.items():
+            assert workers.answers.finished(str(index)).tokens == text
+        workers.check_at_rest()
+
+
+def test_a_newer_attempt_takes_over(model: Path, undisturbed: list[list[int]]) -> None:
+    gate = Gate()
+    with Workers(model, prefill_config=CHUNKS_OF_16, wrap=meddle(hold_at(0, gate))) as workers:
+        workers.submit("r", PROMPTS[1], sampling(1))
+        gate.wait_reached()
+        workers.submit("r", PROMPTS[1], sampling(1), attempt=2, prefill=None)
+        workers.submit("r", PROMPTS[0], sampling(0), attempt=1, prefill=None)
+        assert workers.answers.finished("r").tokens == undisturbed[1]
+        gate.open()
+        workers.check_at_rest()
