@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray
-from ray.exceptions import ActorAlreadyExistsError
 from ray.actor import ActorClass, ActorHandle
-from ray.exceptions import ActorDiedError, RayError, RayTaskError
+from ray.exceptions import ActorAlreadyExistsError, ActorDiedError, RayError, RayTaskError
 
 from common.config import ServeConfig, WorkerSpec
 from deploy.actors import DecodeActor, PrefillActor
