@@ -36,7 +36,8 @@ def _sigmoid(builder: Builder, x: Any) -> Any:
     # an ordered comparison, so that NaN stays NaN
     is_huge = builder.fcmp_ordered(">", minus, emit.constant(_HIGHEST))
     power = emit.exp(builder, builder.select(is_huge, emit.constant(_HIGHEST), minus))
-    return builder.fdiv(emit.constant(1.0), builder.fadd(emit.constant(1.0), power))
+    sigmoid = builder.fdiv(emit.constant(1.0), builder.fadd(emit.constant(1.0), power))
+    return builder.select(is_huge, emit.constant(0.0), sigmoid)
 
 
 def _gelu_slope(builder: Builder, x: Any) -> Any:

@@ -30,10 +30,10 @@ F32 = ir.FloatType()
 I32 = ir.IntType(32)
 VECTOR = ir.VectorType(F32, LANES)
 INTS = ir.VectorType(I32, LANES)
-# 2**f on [0, 1): Taylor in f*ln2, relative error below 2e-7
+# 2**f on [-1/2, 1/2]: Taylor in f*ln2, relative error below 2e-7
 _POWERS = (1.0, 0.6931472, 0.24022651, 0.05550411, 0.009618129, 0.0013333558, 0.00015403530)
 _LOG2E = 1.4426950408889634
-_LOWEST = -126.0  # below it 2**x is taken as zero
+_LOWEST = -87.0  # below it e**x is taken as zero
 
 
 def literal(value: types.Type) -> int:
@@ -46,12 +46,13 @@ def literal(value: types.Type) -> int:
 
 def exp(builder: Builder, x: Any) -> Any:
     """e**x, range-reduced polynomial; 0 far below zero, undefined above 88, NaN goes through."""
-    x = builder.fmul(x, constant(_LOG2E))
     # an ordered comparison: NaN is not "below" and goes through
     is_tiny = builder.fcmp_ordered("<", x, constant(_LOWEST))
     x = builder.select(is_tiny, constant(_LOWEST), x)
-    whole = call(builder, "llvm.floor", [x])
-    fraction = builder.fsub(x, whole)
+    whole = call(builder, "llvm.rint", [builder.fmul(x, constant(_LOG2E))])
+    minus_whole = builder.fsub(constant(0.0), whole)
+    # fused, or the rounding of a large product would be all that is left of the fraction
+    fraction = call(builder, "llvm.fma", [x, constant(_LOG2E), minus_whole])
     result = constant(_POWERS[-1])
     for power in reversed(_POWERS[:-1]):
         result = call(builder, "llvm.fma", [result, fraction, constant(power)])

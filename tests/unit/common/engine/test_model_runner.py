@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from common.engine.batch import Batch, BatchEntry, cut_chunks
+from common.engine.batch import Batch, BatchEntry
 from common.engine.engine import Engine
 from common.engine.ragged import RaggedInputs
-from common.engine.sequence import Sequence
-from tests.unit.common.engine.sequences import NO_EOS, hold, make_sequence
+from tests.unit.common.engine.generation import continuations
+from tests.unit.common.engine.sequences import hold, make_sequence
 from tests.unit.common.engine.tiny_models import (
     VOCAB,
     continue_greedily,
@@ -51,30 +51,6 @@ def engine(request: pytest.FixtureRequest, model: Model) -> Engine:
     return model.engine(fusion=request.param)
 
 
-def generate(engine: Engine, sequences: list[Sequence], budget: int) -> None:
-    """Run all to their ends: decode tokens first, what is left of `budget` to chunks."""
-    while unfinished := [seq for seq in sequences if not seq.is_finished]:
-        decoding = [BatchEntry(s, 1) for s in unfinished if s.num_uncomputed_tokens == 1]
-        filling = [seq for seq in unfinished if seq.num_uncomputed_tokens > 1]
-        entries = (*decoding, *cut_chunks(filling, budget - len(decoding)))
-        for entry, sample in zip(entries, engine.runner.run(Batch(entries)), strict=True):
-            entry.seq.num_computed_tokens += entry.num_tokens
-            assert (sample is not None) == (entry.seq.num_uncomputed_tokens == 0)
-            if sample is not None:
-                assert sample.is_finite
-                entry.seq.append(sample.token_id, NO_EOS)
-
-
-def continuations(engine: Engine, prompts: list[list[int]], budget: int) -> list[list[int]]:
-    sequences = [make_sequence(prompt, max_tokens=NEW_TOKENS) for prompt in prompts]
-    for seq in sequences:
-        hold(engine.pool, seq, seq.num_prompt_tokens + NEW_TOKENS)
-    generate(engine, sequences, budget)
-    for seq in sequences:
-        engine.pool.release(seq.block_table)
-    return [seq.token_ids[seq.num_prompt_tokens :] for seq in sequences]
-
-
 def test_the_reference_is_lively(model: Model) -> None:
     """Else equal tokens would prove little."""
     assert len(set(model.expected)) >= 3
@@ -82,7 +58,7 @@ def test_the_reference_is_lively(model: Model) -> None:
 
 def test_every_way_to_cut_the_prompt_gives_the_same_tokens(engine: Engine, model: Model) -> None:
     for chunk in range(1, len(PROMPT) + 1):
-        assert continuations(engine, [PROMPT], chunk) == [model.expected], chunk
+        assert continuations(engine, [PROMPT], NEW_TOKENS, chunk) == [model.expected], chunk
 
 
 @pytest.mark.parametrize("budget", [5, 16, 200])
@@ -92,7 +68,7 @@ def test_mixed_batches_give_what_each_prompt_gives_alone(
     """Short and long prompts side by side, so that some decode while others are still cut."""
     prompts = [PROMPT[:1], PROMPT[3:], PROMPT * 3, PROMPT[:16]]
     expected = [continue_greedily(model.reference, prompt, NEW_TOKENS) for prompt in prompts]
-    assert continuations(engine, prompts, budget) == expected
+    assert continuations(engine, prompts, NEW_TOKENS, budget) == expected
 
 
 def test_logits_are_those_of_transformers(engine: Engine, model: Model) -> None:
@@ -110,7 +86,7 @@ def test_logits_are_those_of_transformers(engine: Engine, model: Model) -> None:
 @pytest.mark.parametrize(("block_size", "backend"), [(5, "reference"), (16, "reference")])
 def test_block_size_and_backend_change_nothing(model: Model, block_size: int, backend: str) -> None:
     engine = model.engine(block_size=block_size, backend=backend)
-    assert continuations(engine, [PROMPT, PROMPT[:3]], 6)[0] == model.expected
+    assert continuations(engine, [PROMPT, PROMPT[:3]], NEW_TOKENS, 6)[0] == model.expected
 
 
 def test_a_step_in_the_middle_of_a_prompt_samples_nothing(engine: Engine) -> None:

@@ -29,6 +29,14 @@ FAMILIES: dict[str, dict[str, object]] = {
     "llama": _SHAPE,
     "qwen2": _SHAPE,
     "mistral": {**_SHAPE, "sliding_window": 8},
+    "qwen3": _SHAPE,
+    "phi3": {**_SHAPE, "partial_rotary_factor": 0.5},
+    "gemma3_text": {
+        **_SHAPE,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "query_pre_attn_scalar": 16,
+    },
     "gemma2": {**_SHAPE, "sliding_window": 8},
     "gpt2": {
         "vocab_size": VOCAB,

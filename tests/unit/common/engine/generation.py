@@ -1,0 +1,33 @@
+"""Running an engine's model over several prompts, as a scheduler would."""
+
+from common.engine.batch import Batch, BatchEntry, cut_chunks
+from common.engine.engine import Engine
+from common.engine.sequence import Sequence
+from tests.unit.common.engine.sequences import NO_EOS, hold, make_sequence
+
+
+def continuations(
+    engine: Engine, prompts: list[list[int]], new_tokens: int, budget: int
+) -> list[list[int]]:
+    """Greedy tokens after each prompt, all run together in steps of at most `budget` tokens."""
+    sequences = [make_sequence(prompt, max_tokens=new_tokens) for prompt in prompts]
+    for seq in sequences:
+        hold(engine.pool, seq, seq.num_prompt_tokens + new_tokens)
+    generate(engine, sequences, budget)
+    for seq in sequences:
+        engine.pool.release(seq.block_table)
+    return [seq.token_ids[seq.num_prompt_tokens :] for seq in sequences]
+
+
+def generate(engine: Engine, sequences: list[Sequence], budget: int) -> None:
+    """Run all to their ends: decode tokens first, what is left of `budget` to chunks."""
+    while unfinished := [seq for seq in sequences if not seq.is_finished]:
+        decoding = [BatchEntry(s, 1) for s in unfinished if s.num_uncomputed_tokens == 1]
+        filling = [seq for seq in unfinished if seq.num_uncomputed_tokens > 1]
+        entries = (*decoding, *cut_chunks(filling, budget - len(decoding)))
+        for entry, sample in zip(entries, engine.runner.run(Batch(entries)), strict=True):
+            entry.seq.num_computed_tokens += entry.num_tokens
+            assert (sample is not None) == (entry.seq.num_uncomputed_tokens == 0)
+            if sample is not None:
+                assert sample.is_finite
+                entry.seq.append(sample.token_id, NO_EOS)
