@@ -2,6 +2,7 @@
 
 1. `run` connects, and again after every loss, with back-off, until `close`.
 2. The worker introduces itself; `on_info` may refuse it (another model), then the link stays down.
+   With its first load report it is connected.
 3. `submit` opens a WorkStream and sends the job; step outputs are fanned out to the streams.
 4. When the connection is lost every open stream gets a WORKER_LOST failure: nobody waits for the dead.
 """
@@ -130,6 +131,7 @@ class WorkerLink:
                         self._hand_out(output)
                 elif message.HasField("load"):
                     self.load = load_from_pb(message.load)
+                    self.is_connected = True  # not before: its KV memory is part of the report
                 elif message.HasField("info") and not self._accept(info_from_pb(message.info)):
                     return
         finally:
@@ -143,7 +145,6 @@ class WorkerLink:
             _log.error("worker_refused", worker=info.name, error=str(error))
             return False
         self.info = info
-        self.is_connected = True
         return True
 
     def _hand_out(self, output: SequenceOutput) -> None:

@@ -6,7 +6,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -19,8 +19,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from common.config import RouterConfig
 from common.request import Role
+from common.rpc.convert import info_to_pb
 from pdserve.errors import PdserveError, SetupError, UnavailableError
-from pdserve.v1 import worker_pb2, worker_pb2_grpc
+from pdserve.v1 import admin_pb2, worker_pb2, worker_pb2_grpc
 from router.app import Router
 from tests.integration.router_stack import HOST, Stack, collect, serving
 from tests.integration.scripted_worker import WITHIN_S, ScriptedWorker, echo
@@ -179,25 +180,63 @@ async def test_a_worker_that_is_not_there_is_named_by_address(model_dir: Path) -
         await asyncio.wait_for(router.stop(0.0), WITHIN_S)
 
 
-class NewerWorker(worker_pb2_grpc.WorkerServicer):
-    """Speaks a later version of the protocol, with a role that this router cannot know."""
+Messages = AsyncIterator[worker_pb2.ConnectResponse]
+
+
+class TypedWorker(worker_pb2_grpc.WorkerServicer):
+    """Answers every connection with messages that a test types in."""
+
+    def __init__(self, answer: Callable[[], Messages]) -> None:
+        self._answer = answer
 
     async def Connect(
         self,
         request_iterator: AsyncIterator[worker_pb2.ConnectRequest],
         context: grpc.aio.ServicerContext[worker_pb2.ConnectRequest, worker_pb2.ConnectResponse],
-    ) -> AsyncIterator[worker_pb2.ConnectResponse]:
-        info = worker_pb2.WorkerInfo(name="new", role=99)  # type: ignore[arg-type]
-        yield worker_pb2.ConnectResponse(info=info)
+    ) -> Messages:
+        async for message in self._answer():
+            yield message
+
+
+@contextlib.asynccontextmanager
+async def typed_worker(answer: Callable[[], Messages]) -> AsyncIterator[str]:
+    """Its address."""
+    server = grpc.aio.server()
+    worker_pb2_grpc.add_WorkerServicer_to_server(TypedWorker(answer), server)
+    port = server.add_insecure_port(f"{HOST}:0")
+    await server.start()
+    yield f"{HOST}:{port}"
+    await server.stop(grace=None)
 
 
 async def test_a_worker_with_an_unknown_role_counts_as_not_there(model_dir: Path) -> None:
-    server = grpc.aio.server()
-    worker_pb2_grpc.add_WorkerServicer_to_server(NewerWorker(), server)
-    address = f"{HOST}:{server.add_insecure_port(f'{HOST}:0')}"
-    await server.start()
-    router = Router("tiny", model_dir, [address], RouterConfig())
-    with pytest.raises(UnavailableError, match=address):
-        await router.start(HOST, 0, 0, timeout_s=0.2)
-    await asyncio.wait_for(router.stop(0.0), WITHIN_S)
-    await server.stop(grace=None)
+    async def newer() -> Messages:
+        info = worker_pb2.WorkerInfo(name="new", role=99)  # type: ignore[arg-type]
+        yield worker_pb2.ConnectResponse(info=info)
+
+    async with typed_worker(newer) as address:
+        router = Router("tiny", model_dir, [address], RouterConfig())
+        with pytest.raises(UnavailableError, match=address):
+            await router.start(HOST, 0, 0, timeout_s=0.2)
+        await asyncio.wait_for(router.stop(0.0), WITHIN_S)
+
+
+async def test_a_worker_counts_only_once_its_memory_is_known(model_dir: Path) -> None:
+    is_known = asyncio.Event()
+
+    async def slow() -> Messages:
+        info = info_to_pb(ScriptedWorker().info)
+        yield worker_pb2.ConnectResponse(info=info)
+        await is_known.wait()
+        load = admin_pb2.WorkerLoad(blocks_total=16, block_size=16)
+        yield worker_pb2.ConnectResponse(load=load)
+        await asyncio.Event().wait()
+
+    async with typed_worker(slow) as address:
+        router = Router("tiny", model_dir, [address], RouterConfig())
+        starting = asyncio.create_task(router.start(HOST, 0, 0, WITHIN_S))
+        done, _ = await asyncio.wait({starting}, timeout=0.1)
+        assert not done
+        is_known.set()
+        await starting
+        await router.stop(0.0)
