@@ -9,6 +9,7 @@ from rich.console import Console
 
 from cli.model import progress_bars
 from cli.settings import load_config
+from common.config import ServeConfig
 from common.engine.weights.cache import default_cache_dir
 from common.engine.weights.resolve import resolve_model
 
@@ -48,6 +49,10 @@ def command(
             "namespace": namespace,
         },
     )
+    _serve(settings)
+
+
+def _serve(settings: ServeConfig) -> None:
     with progress_bars() as progress:
         source = resolve_model(settings.model, default_cache_dir(), progress)
     # ray takes a second to import; `pdserve --help` does not need it

@@ -18,35 +18,22 @@ class RouterMetrics:
 
     def __init__(self, admission: Admission, views: Callable[[], list[WorkerView]]) -> None:
         self.registry = registry = CollectorRegistry()
-        self.ttft = Histogram(
-            "pdserve_time_to_first_token_seconds",
-            "Arrival at the router to the first token",
-            buckets=_LATENCY,
-            registry=registry,
+        self.ttft = self._histogram(
+            "time_to_first_token", "Arrival at the router to the first token", _LATENCY
         )
-        self.itl = Histogram(
-            "pdserve_inter_token_latency_seconds",
-            "Gap between two consecutive tokens",
-            buckets=_SHORT,
-            registry=registry,
+        self.itl = self._histogram(
+            "inter_token_latency", "Gap between two consecutive tokens", _SHORT
         )
-        self.queue_time = Histogram(
-            "pdserve_request_queue_time_seconds",
-            "Arrival at the router to the first prefill chunk",
-            buckets=_LATENCY,
-            registry=registry,
+        self.queue_time = self._histogram(
+            "request_queue_time", "Arrival at the router to the first prefill chunk", _LATENCY
         )
-        self.e2e = Histogram(
-            "pdserve_e2e_request_latency_seconds",
-            "Arrival at the router to the last token",
-            buckets=_LATENCY,
-            registry=registry,
+        self.e2e = self._histogram(
+            "e2e_request_latency", "Arrival at the router to the last token", _LATENCY
         )
-        self.handoff = Histogram(
-            "pdserve_handoff_seconds",
+        self.handoff = self._histogram(
+            "handoff",
             "End of the last prefill chunk to the decode step that includes the request",
-            buckets=_SHORT,
-            registry=registry,
+            _SHORT,
         )
         self.prompt_tokens = Counter("pdserve_prompt_tokens", "Prompt tokens", registry=registry)
         self.output_tokens = Counter(
@@ -57,6 +44,9 @@ class RouterMetrics:
         )
         registry.register(_AdmissionCollector(admission))
         registry.register(_WorkerCollector(views))
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"pdserve_{name}_seconds", text, buckets=buckets, registry=self.registry)
 
 
 class _AdmissionCollector(Collector):

@@ -1,0 +1,31 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.unit.repository.sources import ROOT, modules
+
+ENGINE = {"torch", "transformers", "ray", "numba", "flash_attn"}
+ROUTER = [path.removesuffix(".py").replace("/", ".") for path, _ in modules(ROOT / "router")]
+
+
+def loaded_by(*names: str) -> set[str]:
+    """Top-level modules in a fresh process that imported these."""
+    code = f"import {', '.join(names)}, json, sys; print(json.dumps(list(sys.modules)))"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    return {name.partition(".")[0] for name in json.loads(run.stdout)}
+
+
+def test_the_router_loads_nothing_of_the_engine() -> None:
+    assert "router.app" in ROUTER
+    loaded = loaded_by(*(name.removesuffix(".__init__") for name in ROUTER))
+    assert {"router", "grpc", "tokenizers"} <= loaded
+    assert loaded.isdisjoint(ENGINE)
+
+
+@pytest.mark.parametrize("name", ["cli.main", "common.config", "common.rpc.worker_host"])
+def test_what_every_process_starts_with_stays_light(name: str) -> None:
+    assert loaded_by(name).isdisjoint(ENGINE)
