@@ -6,17 +6,14 @@ from pathlib import Path
 import torch
 
 from common.config import EngineConfig
-from common.engine.attention.interface import UnsupportedAttentionError
 from common.engine.attention.select import select_backend
-from common.engine.batch import Batch, BatchEntry
 from common.engine.block_pool import BlockPool
 from common.engine.fused.select import select_model
 from common.engine.kv_cache import KVCache
 from common.engine.model_runner import ModelRunner
 from common.engine.model_spec import ModelSpec
-from common.engine.sequence import Sequence, Timeline
+from common.engine.probe import PROBE_TOKENS, Probe
 from common.engine.weights.load import load_model
-from common.request import SamplingParams, WorkRequest
 from pdserve.errors import SetupError
 
 BUILD_TIMEOUT_S = 1800.0  # a large model from slow storage; the deployment's own limit is shorter
@@ -34,20 +31,25 @@ class Engine:
 
 
 def build_engine(model_dir: Path, config: EngineConfig, num_threads: int) -> Engine:
-    """Load the model, allocate KV memory, and prove with a probe step that attention is honoured.
+    """Load the model, allocate KV memory, and prove with a probe that attention is honoured.
 
     Raises SetupError when the machine or the model does not allow it.
     """
     device = select_device(config)
     if device.type == "cpu":
+        if config.dtype == "float16":
+            raise SetupError(
+                "engine.dtype 'float16' is not available on the CPU", "use bfloat16 or float32"
+            )
         # numba takes 0.3 s to import; a CUDA worker never needs it
         from common.engine.cpu.threads import set_num_threads
 
         set_num_threads(num_threads)
     model, spec = load_model(model_dir, config.dtype, device)
+    probe = Probe(model, spec)
     block_bytes = KVCache.block_bytes(spec, config.block_size)
     num_blocks = int(config.kv_cache_gib * 2**30) // block_bytes
-    if num_blocks < 2:
+    if num_blocks < 2 or num_blocks * config.block_size < PROBE_TOKENS:
         raise SetupError(
             f"engine.kv_cache_gib {config.kv_cache_gib} holds {num_blocks} blocks of {block_bytes} bytes",
             "raise it",
@@ -56,9 +58,9 @@ def build_engine(model_dir: Path, config: EngineConfig, num_threads: int) -> Eng
     backend = select_backend(config.attention_backend, cache, spec.num_heads)
     token_model = select_model(model, config.fusion, backend, device)
     runner = ModelRunner(token_model, config.block_size)
-    engine = Engine(spec, config, BlockPool(num_blocks, config.block_size), cache, runner)
-    _probe(engine)
-    return engine
+    pool = BlockPool(num_blocks, config.block_size)
+    probe.run(runner, cache, pool)
+    return Engine(spec, config, pool, cache, runner)
 
 
 def select_device(config: EngineConfig) -> torch.device:
@@ -67,21 +69,3 @@ def select_device(config: EngineConfig) -> torch.device:
     if config.device == "cuda" and not has_cuda:
         raise SetupError("engine.device 'cuda' is not available", "this machine has: cpu")
     return torch.device("cuda" if config.device != "cpu" and has_cuda else "cpu")
-
-
-def _probe(engine: Engine) -> None:
-    """Run a chunk and a decode token: compiles or loads kernels, and finds unsupported layers now."""
-    sampling = SamplingParams(temperature=1.0, seed=0, max_tokens=2)
-    request = WorkRequest("probe", 0, (0, 1, 2), sampling)
-    seq = Sequence(request, Timeline(arrival_s=0.0))
-    seq.block_table = engine.pool.allocate(engine.pool.num_blocks_for(4))
-    try:
-        for num_tokens in (2, 1):
-            engine.runner.run(Batch((BatchEntry(seq, num_tokens),)))
-            seq.num_computed_tokens += num_tokens
-    except UnsupportedAttentionError as error:
-        raise SetupError(f"the model's attention is not supported: {error}") from error
-    except TypeError as error:
-        raise SetupError(f"the model does not take our attention keyword: {error}") from error
-    finally:
-        engine.pool.release(seq.block_table)

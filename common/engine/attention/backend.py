@@ -14,6 +14,7 @@ class AttentionBackend(Protocol):
     """
 
     name: str
+    kv_shape: tuple[int, int]  # KV heads and channels that its blocks have room for
 
     def begin(self, inputs: RaggedInputs) -> None:
         """Prepare for one step's batch."""

@@ -20,6 +20,7 @@ class CpuBackend:
     name = "cpu"
 
     def __init__(self, cache: KVCache, num_heads: int) -> None:
+        self.kv_shape = (cache.num_kv_heads, cache.head_dim)
         self._keys, self._values = as_array(cache.keys), as_array(cache.values)
         group, storage = num_heads // cache.num_kv_heads, self._keys.dtype.name
         self._kernel = attention_kernel(cache.block_size, cache.head_dim, group, storage)

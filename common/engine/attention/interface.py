@@ -37,6 +37,10 @@ def paged_attention(
     """
     layer = getattr(module, "layer_idx", None)
     asked = {k for k, v in features.items() if v is not None and v is not False} - _HARMLESS
+    if key.shape != value.shape:
+        asked.add("values of another shape than its keys")
+    if sliding_window is None and getattr(module, "sliding_window", None):
+        asked.add("a sliding window by mask alone")
     if asked or not isinstance(layer, int):
         raise UnsupportedAttentionError(
             f"{type(module).__name__} (layer {layer}) asks for {', '.join(sorted(asked)) or 'no layer index'}"
@@ -44,6 +48,11 @@ def paged_attention(
     if paged_attention is None:
         raise UnsupportedAttentionError(
             f"{type(module).__name__} drops the keyword paged_attention"
+        )
+    if (key.shape[1], key.shape[3]) != paged_attention.kv_shape:  # blocks would be overrun
+        raise UnsupportedAttentionError(
+            f"{type(module).__name__} (layer {layer}) has {key.shape[1]} KV heads of {key.shape[3]} "
+            f"channels, its configuration says {paged_attention.kv_shape}"
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     # some models rotate in float32; blocks hold the model's dtype

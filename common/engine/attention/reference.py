@@ -13,6 +13,7 @@ class ReferenceBackend:
     name = "reference"
 
     def __init__(self, cache: KVCache) -> None:
+        self.kv_shape = (cache.num_kv_heads, cache.head_dim)
         self._cache = cache
 
     def begin(self, inputs: RaggedInputs) -> None:

@@ -14,6 +14,9 @@ from common.engine.model_spec import ModelSpec
 from common.engine.weights.fingerprint import fingerprint
 from pdserve.errors import SetupError
 
+_LAYER_TYPES = {"full_attention", "sliding_attention"}
+_NEEDED = ("num_hidden_layers", "num_attention_heads", "vocab_size", "max_position_embeddings")
+
 
 def load_model(path: Path, dtype: Dtype, device: torch.device) -> tuple[torch.nn.Module, ModelSpec]:
     """Load a causal LM in eval mode with our attention, and its numbers.
@@ -25,6 +28,7 @@ def load_model(path: Path, dtype: Dtype, device: torch.device) -> tuple[torch.nn
     transformers_logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        spec = read_spec(path, config, dtype)
         model = AutoModelForCausalLM.from_pretrained(
             path,
             config=config,
@@ -36,13 +40,20 @@ def load_model(path: Path, dtype: Dtype, device: torch.device) -> tuple[torch.nn
     except (OSError, ValueError, KeyError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise SetupError(f"{path} is not a model pdserve can load: {first_line}") from error
-    model = model.to(device).eval()
-    return model, read_spec(path, config, dtype)
+    return model.to(device).eval(), spec
 
 
 def read_spec(path: Path, config: PreTrainedConfig, dtype: Dtype) -> ModelSpec:
-    """The model's numbers from its configuration files."""
+    """The model's numbers from its configuration files.
+
+    Raises SetupError for layers that are not attention over all, or a window of, earlier positions.
+    """
     text = config.get_text_config()
+    for layer, kind in enumerate(getattr(text, "layer_types", None) or ()):
+        if kind not in _LAYER_TYPES:
+            raise SetupError(f"the model is not supported: its layer {layer} is {kind}")
+    if missing := [name for name in _NEEDED if not hasattr(text, name)]:
+        raise SetupError(f"the model is not supported: {text.model_type} has no {missing[0]}")
     heads = text.num_attention_heads
     return ModelSpec(
         num_layers=text.num_hidden_layers,
