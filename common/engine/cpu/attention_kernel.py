@@ -16,9 +16,10 @@ import numpy as np
 from numba import types
 from numba.extending import register_jitable
 
+from common.engine.cpu import softmax
 from common.engine.cpu import vector as vec
 from common.engine.cpu.emit import LANES
-from common.engine.cpu.softmax import LOWEST_PEAK, TILE, softmax_rows
+from common.engine.cpu.softmax import LOWEST_PEAK, TILE
 
 QUERY_TILE = 16
 _MAX_ROWS = 12  # rows whose scores stay in registers
@@ -37,8 +38,8 @@ def attention_kernel(block_size: int, head_dim: int, group: int, storage: str) -
     """Compile (once per machine, on disk) the kernel for one block shape that `kernel_fits`.
 
     `storage` is the numpy name of the blocks' dtype. The signature is explicit, so that queries of any
-    stride share one compilation. Closures hold numbers and plain functions only: numba's disk cache would
-    miss on anything else.
+    stride share one compilation. Closures hold numbers and plain functions only, and intrinsics are named
+    through their module: numba's disk cache would miss on anything else.
     """
     decode_rows = next(n for n in range(min(group, _MAX_ROWS), 0, -1) if group % n == 0)
     chunk_rows = decode_rows * (_MAX_ROWS // decode_rows)
@@ -135,7 +136,7 @@ def _tile_function(block_size: int, head_dim: int, rows: int, is_decode: bool) -
             vec.score_block(
                 q, r * head_dim, keys, at, scale, s, b * block_size, rows, head_dim, block_size
             )
-        softmax_rows(s, limits, r, first_key, window, p, acc, peak, norm, rows, head_dim)
+        softmax.softmax_rows(s, limits, r, first_key, window, p, acc, peak, norm, rows, head_dim)
         for b in range((seen + block_size - 1) // block_size):
             at = (np.int64(table[first + b]) * kv_heads + head) * block
             if is_decode:
