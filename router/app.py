@@ -1,6 +1,7 @@
 """A router, put together."""
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ from router.service import AdminService, InferenceService
 from router.tokenizer import Tokenizer
 from router.validation import Limits
 
+_POLL_S = 0.02
+_LAST_WORDS_S = 0.5  # for statuses still on their way
 _SERVICES = ("pdserve.v1.Inference", "pdserve.v1.Admin")
 
 
@@ -60,10 +63,15 @@ class Router:
         return self._http.port if self._http else 0
 
     async def stop(self, drain_timeout_s: float) -> None:
-        """Refuse new requests, let running ones end for a while, then disconnect."""
+        """Refuse new requests by name, let running ones end for a while, then disconnect."""
         self._admission.drain()
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        await self._server.stop(grace=drain_timeout_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(drain_timeout_s):
+                while self._admission.num_in_flight:
+                    await asyncio.sleep(_POLL_S)
+        # only now: a server that stops answers new calls with a bare CANCELLED
+        await self._server.stop(grace=min(drain_timeout_s, _LAST_WORDS_S))
         await self._pool.close()
         if self._http is not None:
             await asyncio.to_thread(self._http.stop)

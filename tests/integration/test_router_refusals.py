@@ -179,9 +179,22 @@ async def test_a_router_that_stops_lets_running_requests_end(model_dir: Path) ->
         await stack.until(lambda status: status.router.requests_queued == 0)
         stopping = asyncio.create_task(stack.router.stop(5.0))
         await asyncio.sleep(0)  # the drain begins
-        with pytest.raises(UnavailableError):
+        with pytest.raises(UnavailableError, match="shutting down") as caught:
             await collect(stack.client, "x")
+        assert caught.value.reason is Reason.SHUTTING_DOWN
         assert not stopping.done()
         worker.say(request, "end", 7, ends=True)
         assert text_of(await running) == "to the end"
         await asyncio.wait_for(stopping, 5.0)
+
+
+async def test_a_router_that_stops_does_not_wait_for_ever(model_dir: Path) -> None:
+    worker = ScriptedWorker()
+    async with serving(model_dir, worker) as stack:
+        running = asyncio.create_task(collect(stack.client, "x"))
+        request = await asyncio.to_thread(worker.wait_for_request)
+        await asyncio.wait_for(stack.router.stop(0.05), 5.0)
+        with pytest.raises(RequestError):
+            await running
+        await asyncio.to_thread(worker.wait, lambda worker: not worker.live)
+        assert worker.cancelled == [request.request_id]
