@@ -18,7 +18,7 @@ class TokenModel(Protocol):
     name: str
 
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:
-        """[rows that sample, vocab] in the model's dtype; keys and values are stored on the way."""
+        """[rows that sample, vocab], float32 or the model's dtype; keys and values are stored on the way."""
 
 
 class ModelRunner:
@@ -36,5 +36,5 @@ class ModelRunner:
         return [next(samples) if entry.samples else None for entry in batch.entries]
 
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:
-        """Logits [rows that sample, vocab] in the model's dtype."""
+        """Logits [rows that sample, vocab], float32 or the model's dtype."""
         return self._model.logits(inputs)

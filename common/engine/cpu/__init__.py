@@ -20,6 +20,8 @@ def _cache_dir() -> Path:
     return default_cache_dir().parent / "kernels" / digest.hexdigest()[:16]
 
 
-with contextlib.suppress(OSError):  # a read-only home: numba then finds a place, or compiles each time
+with contextlib.suppress(
+    OSError
+):  # a read-only home: numba then finds a place, or compiles each time
     _cache_dir().mkdir(parents=True, exist_ok=True)
     numba.config.CACHE_DIR = str(_cache_dir())

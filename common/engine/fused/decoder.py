@@ -21,7 +21,9 @@ Tables = dict[str | None, tuple[torch.Tensor, torch.Tensor]]
 class _Workspace:
     """Activations of one layer for T tokens; the next layer writes over them."""
 
-    residual: torch.Tensor  # [T, hidden]
+    residual: (
+        torch.Tensor
+    )  # [T, hidden] float32 whatever the model's dtype: sums of many layers round least
     normed: torch.Tensor  # [T, hidden]
     delta: torch.Tensor  # [T, hidden] what attention or MLP adds to the residual
     qkv: torch.Tensor  # [T, (heads + 2 kv_heads) * head_dim]
@@ -33,7 +35,8 @@ class _Workspace:
         hidden, first = weights.embedding.shape[1], weights.layers[0]
         inner = max(layer.gate_up.out_features for layer in weights.layers)
         widths = (hidden, hidden, hidden, first.qkv.out_features, inner, inner // 2)
-        return _Workspace(*(weights.embedding.new_empty(tokens, width) for width in widths))
+        residual, *others = (weights.embedding.new_empty(tokens, width) for width in widths)
+        return _Workspace(residual.float(), *others)
 
     def first(self, tokens: int) -> "_Workspace":
         parts = (self.residual, self.normed, self.delta, self.qkv, self.gate_up, self.gated)
@@ -70,7 +73,7 @@ class FusedDecoder:
         return self._workspace.first(tokens)
 
     def _embed(self, input_ids: torch.Tensor, work: _Workspace) -> None:
-        torch.index_select(self._weights.embedding, 0, input_ids, out=work.residual)
+        work.residual.copy_(self._weights.embedding[input_ids])
         if self._weights.embedding_scale is not None:
             work.residual.mul_(self._weights.embedding_scale)
 
@@ -130,7 +133,8 @@ class FusedDecoder:
         weights = self._weights
         residual, delta = work.residual[sample_rows], work.delta[sample_rows]
         self._ops.add_norm(residual, delta, weights.final_norm, weights.norm_eps, delta)
-        logits = delta.new_empty(len(delta), weights.head.out_features)
+        # in bfloat16 the likeliest tokens would often tie: a step is 0.125 at 25
+        logits = residual.new_empty(len(delta), weights.head.out_features)
         self._ops.linear(delta, weights.head, logits)
         if weights.logit_softcap is not None:
             logits = torch.tanh(logits / weights.logit_softcap) * weights.logit_softcap

@@ -12,7 +12,7 @@ class FusedOps(Protocol):
     """Every method writes into its last argument, or in place; rows are tokens."""
 
     def linear(self, x: torch.Tensor, layer: Linear, out: torch.Tensor) -> None:
-        """out [T, out] = the layer's product with x [T, in]."""
+        """out [T, out] = the layer's product with x [T, in]; out may be float32 where x is not."""
 
     def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
         """RMS norm of x [T, n]; x and out may be one tensor."""
@@ -25,7 +25,7 @@ class FusedOps(Protocol):
         eps: float,
         out: torch.Tensor,
     ) -> None:
-        """residual += delta, then out = norm(residual); all [T, n]."""
+        """residual += delta, then out = norm(residual); all [T, n], the residual float32."""
 
     def norm_heads(
         self, x: torch.Tensor, first: int, end: int, weight: torch.Tensor, eps: float
@@ -90,8 +90,11 @@ class TorchOps:
 
 
 def matmul(x: torch.Tensor, layer: Linear, out: torch.Tensor) -> None:
-    """The library's product, written into `out`."""
+    """The library's product, written into `out`, which may be wider than x."""
+    result = out if out.dtype == x.dtype else x.new_empty(out.shape)
     if layer.bias is None:
-        torch.mm(x, layer.weight.t(), out=out)
+        torch.mm(x, layer.weight.t(), out=result)
     else:
-        torch.addmm(layer.bias, x, layer.weight.t(), out=out)
+        torch.addmm(layer.bias, x, layer.weight.t(), out=result)
+    if result is not out:
+        out.copy_(result)
