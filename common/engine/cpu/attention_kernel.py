@@ -19,6 +19,7 @@ from numba.extending import register_jitable
 from common.engine.cpu import softmax
 from common.engine.cpu import vector as vec
 from common.engine.cpu.emit import LANES
+from common.engine.cpu.jit import kernel
 from common.engine.cpu.softmax import LOWEST_PEAK, TILE
 
 QUERY_TILE = 16
@@ -38,15 +39,15 @@ def attention_kernel(block_size: int, head_dim: int, group: int, storage: str) -
     """Compile (once per machine, on disk) the kernel for one block shape that `kernel_fits`.
 
     `storage` is the numpy name of the blocks' dtype. The signature is explicit, so that queries of any
-    stride share one compilation. Closures hold numbers and plain functions only, and intrinsics are named
-    through their module: numba's disk cache would miss on anything else.
+    stride share one compilation.
     """
     decode_rows = next(n for n in range(min(group, _MAX_ROWS), 0, -1) if group % n == 0)
     chunk_rows = decode_rows * (_MAX_ROWS // decode_rows)
     decode_one = _item_function(block_size, head_dim, group, decode_rows)
     run_chunk = _item_function(block_size, head_dim, group, chunk_rows)
+    variant = f"{block_size}-{head_dim}-{group}-{storage}"
 
-    @numba.njit(_signature(storage), cache=True, nogil=True, parallel=True, error_model="numpy")
+    @kernel(signature=_signature(storage), variant=variant)
     def attend(query, keys, values, out, tables, starts, contexts, items, scale, window):  # type: ignore[no-untyped-def]
         # query, out [T, heads, dim]; keys [blocks, kv_heads, dim / pack, size, pack];
         # values [blocks, kv_heads, size / pack, dim, pack];
@@ -62,7 +63,7 @@ def attention_kernel(block_size: int, head_dim: int, group: int, storage: str) -
             else:
                 run_chunk(q, keys, values, o, tables[seq], context + first, head, scale, window)
 
-    return attend  # type: ignore[no-any-return]
+    return attend
 
 
 def _signature(storage: str) -> types.Type:
@@ -152,7 +153,7 @@ def _tile_function(block_size: int, head_dim: int, rows: int, is_decode: bool) -
     return attend_tile  # type: ignore[no-any-return]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel(parallel=False)
 def store(key, value, keys, values, slots):  # type: ignore[no-untyped-def]
     """Scatter `key` and `value` [T, kv_heads, dim] to their slots in one layer's blocks."""
     block_size, pack = keys.shape[3], keys.shape[4]

@@ -12,6 +12,7 @@ from numba.extending import register_jitable
 
 from common.engine.cpu import vector as vec
 from common.engine.cpu.dot import SUMS, dot_tile
+from common.engine.cpu.jit import kernel
 
 OUTPUTS = 16  # rows of weights taken together; must divide their number
 DEPTH = 32  # must divide the length of a row
@@ -39,7 +40,7 @@ def _tile_function(tokens: int) -> Callable[..., None]:
 _one, _two, _three, _four = (_tile_function(tokens) for tokens in (1, 2, 3, 4))
 
 
-@numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy")
+@kernel()
 def skinny_matmul(x, w, bias, out):  # type: ignore[no-untyped-def]
     """out [T, N] = x [T, K] @ w [N, K]^T + bias (float32 [N], or empty for none); sums in float32."""
     tokens, depth, outputs = x.shape[0], x.shape[1], w.shape[0]

@@ -5,11 +5,12 @@ import numpy as np
 
 from common.engine.cpu import vector as vec
 from common.engine.cpu.emit import LANES
+from common.engine.cpu.jit import kernel
 
 _WIDTH = 128
 
 
-@numba.njit(cache=True, nogil=True, parallel=True)
+@kernel()
 def greedy_tokens(logits, tokens, finite):  # type: ignore[no-untyped-def]
     """For logits [n, vocab]: the first index of each row's maximum, and whether the whole row is finite."""
     for r in numba.prange(logits.shape[0]):
@@ -18,7 +19,7 @@ def greedy_tokens(logits, tokens, finite):  # type: ignore[no-untyped-def]
         tokens[r] = _index_of(row, _largest(row)) if finite[r] else 0
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"reassoc"})
+@kernel(parallel=False, fastmath={"reassoc"})
 def _total(row):  # type: ignore[no-untyped-def]
     # one NaN or infinity makes the sum so; finite logits are far from overflowing it
     total = np.float32(0)
@@ -27,7 +28,7 @@ def _total(row):  # type: ignore[no-untyped-def]
     return total
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel(parallel=False)
 def _largest(row):  # type: ignore[no-untyped-def]
     # many running maxima side by side, since a single one is a chain that no compiler vectorises
     peaks = np.full(_WIDTH, -np.inf, np.float32)
@@ -41,7 +42,7 @@ def _largest(row):  # type: ignore[no-untyped-def]
     return peaks.max()
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel(parallel=False)
 def _index_of(row, number):  # type: ignore[no-untyped-def]
     for i in range(row.shape[0]):
         if vec.widen(row[i]) == number:
@@ -49,7 +50,7 @@ def _index_of(row, number):  # type: ignore[no-untyped-def]
     return 0
 
 
-@numba.njit(cache=True, nogil=True, parallel=True)
+@kernel()
 def draw_tokens(logits, rows, temperatures, draws, tokens):  # type: ignore[no-untyped-def]
     """Inverse of each row's cumulative softmax(logits / temperature) at `draws`, for the listed rows.
 
@@ -62,7 +63,7 @@ def draw_tokens(logits, rows, temperatures, draws, tokens):  # type: ignore[no-u
         tokens[rows[k]] = _draw(row, _largest(row), slope, draws[k])
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel(parallel=False)
 def _draw(row, peak, slope, draw):  # type: ignore[no-untyped-def]
     weights = np.empty(LANES, np.float32)
     total = 0.0
@@ -81,7 +82,7 @@ def _draw(row, peak, slope, draw):  # type: ignore[no-untyped-def]
     return row.shape[0] - 1
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel(parallel=False)
 def _weigh(row, start, peak, slope, weights):  # type: ignore[no-untyped-def]
     if start + LANES <= row.shape[0]:
         vec.softmax_weights(row, start, peak, slope, weights)

@@ -10,12 +10,13 @@ import numpy as np
 from common.engine.cpu import vector as vec
 from common.engine.cpu.activation import GELU_TANH, SILU, gate
 from common.engine.cpu.emit import LANES
+from common.engine.cpu.jit import kernel
 
 # reassociation alone lets the sums vectorise; NaN and infinity keep their meaning
 _FAST = {"reassoc", "contract"}
 
 
-@numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy", fastmath=_FAST)
+@kernel(fastmath=_FAST)
 def rms_norm(x, weight, eps, out):  # type: ignore[no-untyped-def]
     """out[t] = x[t] / rms(x[t]) * weight; x and out [T, n] may be one array."""
     for t in numba.prange(x.shape[0]):
@@ -28,7 +29,7 @@ def rms_norm(x, weight, eps, out):  # type: ignore[no-untyped-def]
             out[t, i] = vec.narrow(out[t, i], vec.widen(x[t, i]) * scale * weight[i])
 
 
-@numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy", fastmath=_FAST)
+@kernel(fastmath=_FAST)
 def add_rms_norm(residual, delta, weight, eps, out):  # type: ignore[no-untyped-def]
     """residual += delta, then out = rms_norm(residual); all [T, n]."""
     for t in numba.prange(residual.shape[0]):
@@ -43,7 +44,7 @@ def add_rms_norm(residual, delta, weight, eps, out):  # type: ignore[no-untyped-
             out[t, i] = vec.narrow(out[t, i], vec.widen(residual[t, i]) * scale * weight[i])
 
 
-@numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy", fastmath=_FAST)
+@kernel(fastmath=_FAST)
 def norm_heads(x, first, end, weight, eps):  # type: ignore[no-untyped-def]
     """RMS norm of each head in [first, end) of x [T, heads, dim], in place."""
     for t in numba.prange(x.shape[0]):
@@ -57,7 +58,7 @@ def norm_heads(x, first, end, weight, eps):  # type: ignore[no-untyped-def]
                 x[t, h, i] = vec.narrow(x[t, h, i], vec.widen(x[t, h, i]) * scale * weight[i])
 
 
-@numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy")
+@kernel()
 def rotate(x, num_heads, cos, sin):  # type: ignore[no-untyped-def]
     """Rotary embedding of the first `num_heads` heads of x [T, heads, dim], in place.
 
@@ -74,7 +75,7 @@ def rotate(x, num_heads, cos, sin):  # type: ignore[no-untyped-def]
                 x[t, h, i + half] = vec.narrow(x[t, h, i + half], turned)
 
 
-@numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy")
+@kernel()
 def silu_gate(gate_up, out):  # type: ignore[no-untyped-def]
     """out = silu(gate) * up; gate_up [T, 2n] holds gate, then up; n is a multiple of LANES."""
     n = out.shape[1]
@@ -85,7 +86,7 @@ def silu_gate(gate_up, out):  # type: ignore[no-untyped-def]
             gate(flat, at, at + n, flat_out, t * n + i, SILU)
 
 
-@numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy")
+@kernel()
 def gelu_tanh_gate(gate_up, out):  # type: ignore[no-untyped-def]
     """As silu_gate, with gelu's tanh form."""
     n = out.shape[1]

@@ -1,0 +1,36 @@
+"""The one way to compile a kernel: without the GIL, kept on disk in `kernel_cache.py`'s way."""
+
+from collections.abc import Callable, Set
+from typing import Any
+
+import numba
+
+from common.engine.cpu.kernel_cache import KernelCache, kernels_dir
+
+Compiled = Callable[..., Any]
+
+
+def kernel(
+    *,
+    parallel: bool = True,
+    fastmath: Set[str] = frozenset(),
+    signature: object = None,
+    variant: str = "",
+) -> Callable[[Callable[..., Any]], Compiled]:
+    """Compile a function at its first call, or now for `signature` alone.
+
+    `variant` names the constants that a closure holds: kernels of one source line that differ in them
+    must differ in it. Division by zero gives what IEEE 754 says, not an exception.
+    """
+
+    def compile_later(function: Callable[..., Any]) -> Compiled:
+        options = {"parallel": parallel, "nogil": True, "error_model": "numpy"}
+        dispatcher = numba.njit(fastmath=set(fastmath), **options)(function)
+        name = f"{function.__module__}.{function.__qualname__}/{variant}"
+        dispatcher._cache = KernelCache(name, kernels_dir())
+        if signature is not None:
+            dispatcher.compile(signature)
+            dispatcher.disable_compile()
+        return dispatcher  # type: ignore[no-any-return]
+
+    return compile_later

@@ -1,0 +1,88 @@
+"""Kernels on disk: right ones come back, whatever else compiles, and damage only costs time."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+
+from common.engine.cpu.kernel_cache import KernelCache
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import numba, numpy as np
+from common.engine.cpu.kernel_cache import KernelCache
+
+scale, folder, barrier = float(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+
+@numba.njit
+def scaled(x):
+    return x * scale
+
+scaled._cache = KernelCache(f"scaled/{scale}", folder)
+sys.stdout.write("ready\\n"); sys.stdout.flush()
+sys.stdin.readline()
+kinds = [np.float32, np.float64, np.int32, np.int64, np.int16, np.uint8]
+for kind in kinds if barrier == "up" else kinds[::-1]:
+    assert scaled(np.array([3], kind))[0] == 3 * scale, kind
+print(sum(scaled.stats.cache_hits.values()))
+"""
+
+
+def start(scale: float, folder: Path, order: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SCRIPT, str(scale), str(folder), order]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def hits_of_all(processes: list[subprocess.Popen[str]]) -> list[int]:
+    """Let all compile at one time; what each found on disk."""
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    outputs = []
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        outputs.append(process.communicate(timeout=120)[0])
+        assert process.returncode == 0
+    return [int(output) for output in outputs]
+
+
+def test_processes_that_compile_at_once_keep_each_others_kernels(tmp_path: Path) -> None:
+    kernels = [(2.0, "up"), (2.0, "down"), (3.0, "up"), (3.0, "down")]
+    hits_of_all([start(scale, tmp_path, order) for scale, order in kernels])
+    assert hits_of_all([start(scale, tmp_path, "up") for scale in (2.0, 3.0)]) == [6, 6]
+    assert len(list(tmp_path.iterdir())) == 12  # one for each constant and type, and no leftovers
+
+
+def doubled(folder: Path) -> numba.core.dispatcher.Dispatcher:
+    @numba.njit
+    def double(x):  # type: ignore[no-untyped-def]
+        return x + x
+
+    double._cache = KernelCache("double", folder)
+    assert double(np.ones(1))[0] == 2
+    return double
+
+
+def num_hits(dispatcher: numba.core.dispatcher.Dispatcher) -> int:
+    return sum(dispatcher.stats.cache_hits.values())
+
+
+@pytest.mark.parametrize("keep", [0, 10, 1000], ids=lambda keep: f"{keep} bytes left")
+def test_a_damaged_file_is_compiled_anew(tmp_path: Path, keep: int) -> None:
+    doubled(tmp_path)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:keep])
+    assert num_hits(doubled(tmp_path)) == 0
+    assert num_hits(doubled(tmp_path)) == 1
+
+
+def test_a_folder_that_cannot_be_made_only_costs_time(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    doubled(tmp_path / "file" / "kernels")
