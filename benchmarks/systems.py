@@ -31,8 +31,8 @@ class Scenario:
     outputs: tuple[int, int] = (32, 96)
 
     def works(self, seed: int) -> list[Work]:
-        """New prompts every round, or a server with a prefix cache would not prefill them again."""
-        return random_works(self.requests, seed, self.inputs, self.outputs)
+        """New prompts every round and scenario, or a server with a prefix cache would prefill them once."""
+        return random_works(self.requests, seed + self.users, self.inputs, self.outputs)
 
 
 MANY = Scenario("32 users", 32, 96)
