@@ -52,6 +52,8 @@ class CpuBackend:
         inputs = self._inputs
         keys, values = self._keys[layer], self._values[layer]
         store(as_array(key), as_array(value), keys, values, inputs.slot_mapping)
+        if query.stride(-1) != 1:
+            query = query.contiguous()
         out = self._reserve_out(query)
         self._kernel(
             as_array(query),

@@ -33,9 +33,9 @@ def gate(ctx, x, gate_at, up_at, out, out_at, kind):  # type: ignore[no-untyped-
 
 def _sigmoid(builder: Builder, x: Any) -> Any:
     minus = builder.fsub(emit.constant(0.0), x)
+    power = emit.exp(builder, minus)
     # an ordered comparison, so that NaN stays NaN
     is_huge = builder.fcmp_ordered(">", minus, emit.constant(_HIGHEST))
-    power = emit.exp(builder, builder.select(is_huge, emit.constant(_HIGHEST), minus))
     sigmoid = builder.fdiv(emit.constant(1.0), builder.fadd(emit.constant(1.0), power))
     return builder.select(is_huge, emit.constant(0.0), sigmoid)
 

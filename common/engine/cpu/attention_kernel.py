@@ -49,8 +49,8 @@ def attention_kernel(block_size: int, head_dim: int, group: int, storage: str) -
 
     @kernel(signature=_signature(storage), variant=variant)
     def attend(query, keys, values, out, tables, starts, contexts, items, scale, window):  # type: ignore[no-untyped-def]
-        # query, out [T, heads, dim]; keys [blocks, kv_heads, dim / pack, size, pack];
-        # values [blocks, kv_heads, size / pack, dim, pack];
+        # query, out [T, heads, dim], a head's numbers side by side;
+        # keys [blocks, kv_heads, dim / pack, size, pack]; values [blocks, kv_heads, size / pack, dim, pack];
         # items [n, 3]: sequence, first query, end query (within the sequence)
         kv_heads = keys.shape[1]
         for work in numba.prange(items.shape[0] * kv_heads):
@@ -88,15 +88,14 @@ def _item_function(block_size: int, head_dim: int, group: int, rows: int) -> Jit
         n = query.shape[0] * group
         padded = (n + rows - 1) // rows * rows
         q, acc = np.zeros(padded * head_dim, keys.dtype), np.zeros(padded * head_dim, np.float32)
-        peak, norm = np.full(padded, LOWEST_PEAK, np.float32), np.zeros(padded, np.float32)
+        peak, norm = np.full(padded, LOWEST_PEAK, np.float32), np.zeros(padded * LANES, np.float32)
         scores, weights = np.empty(rows * TILE, np.float32), np.empty(rows * TILE, keys.dtype)
         limits = np.empty(padded, np.int64)
         for r in range(padded):
             limits[r] = position + min(r, n - 1) // group + 1
         start = max(position + 1 - window, 0) // TILE * TILE
         for r in range(n):
-            for d in range(head_dim):
-                q[r * head_dim + d] = query[r // group, head * group + r % group, d]
+            vec.copy_row(query[r // group, head * group + r % group], q, r * head_dim, head_dim)
         flat_k, flat_v = keys.reshape(-1), values.reshape(-1)
         for first_key in range(start, position + query.shape[0], TILE):
             for r in range(0, padded, rows):
@@ -107,8 +106,9 @@ def _item_function(block_size: int, head_dim: int, group: int, rows: int) -> Jit
                     )  # fmt: skip
         for r in range(n):
             row = out[r // group, head * group + r % group]
+            total = norm[r * LANES : (r + 1) * LANES].sum()
             for d in range(head_dim):
-                row[d] = vec.narrow(row[d], acc[r * head_dim + d] / norm[r])
+                row[d] = vec.narrow(row[d], acc[r * head_dim + d] / total)
 
     return run_item  # type: ignore[no-any-return]
 

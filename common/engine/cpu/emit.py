@@ -33,6 +33,7 @@ INTS = ir.VectorType(I32, LANES)
 # 2**f on [-1/2, 1/2]: Taylor in f*ln2, relative error below 2e-7
 _POWERS = (1.0, 0.6931472, 0.24022651, 0.05550411, 0.009618129, 0.0013333558, 0.00015403530)
 _LOG2E = 1.4426950408889634
+_SHIFTER = 1.5 * 2**23 + 127
 _LOWEST = -87.0  # below it e**x is taken as zero
 
 
@@ -46,18 +47,17 @@ def literal(value: types.Type) -> int:
 
 def exp(builder: Builder, x: Any) -> Any:
     """e**x, range-reduced polynomial; 0 far below zero, undefined above 88, NaN goes through."""
-    # an ordered comparison: NaN is not "below" and goes through
-    is_tiny = builder.fcmp_ordered("<", x, constant(_LOWEST))
-    x = builder.select(is_tiny, constant(_LOWEST), x)
-    whole = call(builder, "llvm.rint", [builder.fmul(x, constant(_LOG2E))])
-    minus_whole = builder.fsub(constant(0.0), whole)
+    # Adding it leaves x / ln 2, rounded, as the sum's last bits, and 127, the exponent's bias, with it.
+    shifted = call(builder, "llvm.fma", [x, constant(_LOG2E), constant(_SHIFTER)])
+    minus_whole = builder.fsub(constant(_SHIFTER), shifted)
     # fused, or the rounding of a large product would be all that is left of the fraction
     fraction = call(builder, "llvm.fma", [x, constant(_LOG2E), minus_whole])
     result = constant(_POWERS[-1])
     for power in reversed(_POWERS[:-1]):
         result = call(builder, "llvm.fma", [result, fraction, constant(power)])
-    exponent = builder.add(builder.fptosi(whole, INTS), _ints(127))
-    scale = builder.bitcast(builder.shl(exponent, _ints(23)), VECTOR)
+    scale = builder.bitcast(builder.shl(builder.bitcast(shifted, INTS), _ints(23)), VECTOR)
+    # an ordered comparison: NaN is not "below" and goes through
+    is_tiny = builder.fcmp_ordered("<", x, constant(_LOWEST))
     return builder.select(is_tiny, constant(0.0), builder.fmul(result, scale))
 
 
@@ -136,13 +136,6 @@ def call(builder: Builder, name: str, args: list[Any]) -> Any:
     kind = ir.FunctionType(VECTOR, [VECTOR] * len(args))
     function = cgutils.get_or_insert_function(builder.module, kind, f"{name}.v{LANES}f32")
     return builder.call(function, args)
-
-
-def reduce_lanes(builder: Builder, name: str, args: list[Any], *, fast: bool = False) -> Any:
-    """An LLVM reduction of a vector to one number; `fast` lets it add in any order."""
-    kind = ir.FunctionType(F32, [arg.type for arg in args])
-    function = cgutils.get_or_insert_function(builder.module, kind, f"{name}.v{LANES}f32")
-    return builder.call(function, args, fastmath=("reassoc",) if fast else ())
 
 
 def prefetch(builder: Builder, data: Any, at: Any) -> None:

@@ -20,7 +20,8 @@ def softmax_rows(ctx, s, ends, r, first_key, window, p, acc, peak, norm, rows, d
     """Scores s [rows, TILE] to weights p, in p's storage, for rows r to r + rows of a work item.
 
     Row i sees the positions below ends[i], and only the last `window` of them. Where its maximum rises,
-    acc[i, 0:dim] and norm[i], which hold what earlier tiles gave, are scaled to it. NaN stays NaN.
+    acc[i, 0:dim] and norm[i, 0:LANES], which hold what earlier tiles gave, are scaled to it. A row's sum of
+    weights is that of its lanes. NaN stays NaN.
     """
     num_rows, channels = emit.literal(rows), emit.literal(dim)
     i64 = types.intp
@@ -37,41 +38,52 @@ def softmax_rows(ctx, s, ends, r, first_key, window, p, acc, peak, norm, rows, d
                 builder.icmp_signed("<", start, emit.index(0)), emit.index(0), start
             )
             scores = _load_masked(builder, arrays[0], at, start, end)
-            peak_at, norm_at = (builder.gep(arrays[i], [row]) for i in (7, 8))
+            peak_at = builder.gep(arrays[7], [row])
+            acc_at, norm_at = (builder.mul(row, emit.index(n)) for n in (channels, LANES))
             tile_peak = _largest(builder, scores)
             rises = builder.fcmp_ordered(">", tile_peak, builder.load(peak_at))
             with builder.if_then(rises, likely=False):
-                acc_at = builder.mul(row, emit.index(channels))
-                _rescale(builder, tile_peak, peak_at, norm_at, arrays[6], acc_at, channels)
+                fall = emit.splat(builder, builder.fsub(builder.load(peak_at), tile_peak))
+                builder.store(tile_peak, peak_at)
+                factor = emit.exp(builder, fall)
+                _scale(builder, arrays[6], acc_at, channels, factor)
+                _scale(builder, arrays[8], norm_at, LANES, factor)
             highest = emit.splat(builder, builder.load(peak_at))
-            total = emit.constant(0.0)
+            total = emit.load_f32(builder, arrays[8], norm_at)
             for v, score in enumerate(scores):
                 weight = emit.exp(builder, builder.fsub(score, highest))
                 here = builder.add(at, emit.index(v * LANES))
                 emit.store_as(builder, weight, arrays[5], here, sig.args[5])
                 total = builder.fadd(total, weight)
-            zero = ir.Constant(emit.F32, 0.0)
-            added = emit.reduce_lanes(builder, "llvm.vector.reduce.fadd", [zero, total], fast=True)
-            builder.store(builder.fadd(builder.load(norm_at), added), norm_at)
+            emit.store(builder, total, arrays[8], norm_at)
         return context.get_dummy_value()
 
     return sig, generate
 
 
 def _load_masked(builder: Builder, data: Any, at: Any, start: Any, end: Any) -> list[Any]:
-    """A row's scores, masked outside [start, end) of the tile."""
-    low, high = (
-        emit.splat_as(builder, builder.trunc(bound, emit.I32), emit.INTS) for bound in (start, end)
+    """A row's scores, masked outside [start, end) of the tile, which few tiles need."""
+    scores = [
+        emit.variable(builder, emit.load_f32(builder, data, builder.add(at, emit.index(first))))
+        for first in range(0, TILE, LANES)
+    ]
+    is_whole = builder.and_(
+        builder.icmp_signed("<=", start, emit.index(0)),
+        builder.icmp_signed(">=", end, emit.index(TILE)),
     )
-    scores = []
-    for first in range(0, TILE, LANES):
-        lanes = ir.Constant(emit.INTS, list(range(first, first + LANES)))
-        is_seen = builder.and_(
-            builder.icmp_signed(">=", lanes, low), builder.icmp_signed("<", lanes, high)
+    with builder.if_then(builder.not_(is_whole), likely=False):
+        low, high = (
+            emit.splat_as(builder, builder.trunc(bound, emit.I32), emit.INTS)
+            for bound in (start, end)
         )
-        score = emit.load_f32(builder, data, builder.add(at, emit.index(first)))
-        scores.append(builder.select(is_seen, score, emit.constant(_MASKED)))
-    return scores
+        for v, score in enumerate(scores):
+            lanes = ir.Constant(emit.INTS, list(range(v * LANES, (v + 1) * LANES)))
+            is_seen = builder.and_(
+                builder.icmp_signed(">=", lanes, low), builder.icmp_signed("<", lanes, high)
+            )
+            masked = builder.select(is_seen, builder.load(score), emit.constant(_MASKED))
+            builder.store(masked, score)
+    return [builder.load(score) for score in scores]
 
 
 def _largest(builder: Builder, vectors: list[Any]) -> Any:
@@ -91,14 +103,7 @@ def _max(builder: Builder, a: Any, b: Any) -> Any:
     return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
 
-def _rescale(
-    builder: Builder, tile_peak: Any, peak_at: Any, norm_at: Any, acc: Any, acc_at: Any, dim: int
-) -> None:
-    fall = emit.splat(builder, builder.fsub(builder.load(peak_at), tile_peak))
-    factor = emit.exp(builder, fall)
-    builder.store(tile_peak, peak_at)
-    first = builder.extract_element(factor, ir.Constant(emit.I32, 0))
-    builder.store(builder.fmul(builder.load(norm_at), first), norm_at)
-    for channel in range(0, dim, LANES):
-        at = builder.add(acc_at, emit.index(channel))
-        emit.store(builder, builder.fmul(emit.load_f32(builder, acc, at), factor), acc, at)
+def _scale(builder: Builder, data: Any, base: Any, count: int, factor: Any) -> None:
+    for offset in range(0, count, LANES):
+        at = builder.add(base, emit.index(offset))
+        emit.store(builder, builder.fmul(emit.load_f32(builder, data, at), factor), data, at)

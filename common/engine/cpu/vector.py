@@ -121,6 +121,23 @@ def _accumulate(
             add(whole, is_odd=True)
 
 
+@intrinsic(prefer_literal=True)
+def copy_row(ctx, row, out, at, count):  # type: ignore[no-untyped-def]
+    """out[at:] = row[0:count], both of one dtype; `row` must be contiguous, whatever its type says."""
+    numbers = emit.literal(count)
+
+    def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
+        source, target = (emit.array_data(context, builder, sig, args, i) for i in (0, 1))
+        kind = ir.VectorType(source.type.pointee, LANES)
+        for offset in map(emit.index, range(0, numbers, LANES)):
+            vector = emit.aligned_load(builder, builder.gep(source, [offset]), kind, 2)
+            pointer = builder.gep(target, [builder.add(args[2], offset)])
+            builder.store(vector, builder.bitcast(pointer, kind.as_pointer()), align=2)
+        return context.get_dummy_value()
+
+    return types.void(row, out, types.intp, count), generate
+
+
 @intrinsic
 def softmax_weights(ctx, row, at, peak, slope, out):  # type: ignore[no-untyped-def]
     """out[0:LANES] = exp((row[at:] - peak) * slope) for stored numbers no larger than `peak`."""
