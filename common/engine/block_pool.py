@@ -1,6 +1,5 @@
 """Owner of the KV blocks: who may use which, and how many are left. Touches no tensor."""
 
-from collections import deque
 from collections.abc import Iterable
 
 
@@ -11,6 +10,7 @@ class OutOfBlocksError(RuntimeError):
 class BlockPool:
     """Free list and reference counts of `num_blocks` blocks of `block_size` positions.
 
+    The block freed last is used first: its memory is in the caches, and memory never needed is never touched.
     Invariant: every block is either on the free list with a count of 0, or off it with a count >= 1.
     """
 
@@ -21,7 +21,7 @@ class BlockPool:
             )
         self.num_blocks = num_blocks
         self.block_size = block_size
-        self._free = deque(range(num_blocks))
+        self._free = list(range(num_blocks - 1, -1, -1))
         self._ref_counts = [0] * num_blocks
 
     @property
@@ -51,7 +51,7 @@ class BlockPool:
         """Take blocks; the caller holds one reference to each. Raises OutOfBlocksError."""
         if num_blocks > len(self._free):
             raise OutOfBlocksError(f"{num_blocks} blocks wanted, {len(self._free)} free")
-        taken = [self._free.popleft() for _ in range(num_blocks)]
+        taken = [self._free.pop() for _ in range(num_blocks)]
         for block_id in taken:
             self._ref_counts[block_id] = 1
         return taken
