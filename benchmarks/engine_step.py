@@ -27,7 +27,7 @@ from common.engine.weights.progress import NoProgress
 from common.engine.weights.resolve import resolve_model
 from common.request import SamplingParams, WorkRequest
 
-_CHUNK = 256
+_CHUNK = EngineConfig().max_batch_tokens
 _CONTEXT = 300
 Figures = dict[str, float]
 

@@ -25,7 +25,7 @@ class EngineConfig(_Frozen):
     )
     block_size: int = Field(16, ge=1, le=256, description="Token positions in a KV block")
     kv_cache_gib: float = Field(1.0, gt=0, description="Memory for KV blocks, GiB")
-    max_batch_tokens: int = Field(256, ge=1, description="Tokens a step may run; cuts long prompts")
+    max_batch_tokens: int = Field(512, ge=1, description="Tokens a step may run; cuts long prompts")
     max_num_seqs: int = Field(64, ge=1, description="Sequences in the running batch")
     watermark: float = Field(0.02, ge=0, lt=1, description="Share of blocks kept free on admission")
 
