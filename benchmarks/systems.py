@@ -97,10 +97,12 @@ async def _run_transformers(mode: Mode, model_dir: Path, works: list[Work]) -> f
             *(sys.executable, "-m", "benchmarks.transformers_peer"),
             *(mode.value, str(model_dir), str(source), str(result)),
             stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
         )
-        if await process.wait():
-            raise RuntimeError(f"transformers, {mode.value}: exit status {process.returncode}")
+        _, errors = await process.communicate()
+        if process.returncode:
+            last = errors.decode(errors="replace").strip().rpartition("\n")[2]
+            raise RuntimeError(f"transformers, {mode.value}: {last}")
         seconds: float = json.loads(result.read_text())
         return seconds
 

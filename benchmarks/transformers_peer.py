@@ -14,6 +14,7 @@ import typer
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 _STATIC_BATCH = 8
+_TIMEOUT_S = 600.0  # a token of 32 requests at once can take more than a minute on two busy cores
 
 Prompts = list[list[int]]
 Lengths = list[int]
@@ -71,7 +72,7 @@ def _continuous(model: torch.nn.Module, prompts: Prompts, lengths: Lengths) -> N
             manager.add_request(prompt, max_new_tokens=length)
         finished = 0
         while finished < len(prompts):
-            output = manager.get_result(timeout=60)
+            output = manager.get_result(timeout=_TIMEOUT_S)
             if output is None:
                 raise RuntimeError("continuous batching stopped answering")
             finished += output.is_finished()

@@ -23,7 +23,9 @@ class EngineConfig(_Frozen):
     fusion: Literal["auto", "off"] = Field(
         "auto", description="off: run transformers' own modules, also for families we can fuse"
     )
-    block_size: int = Field(16, ge=1, le=256, description="Token positions in a KV block")
+    block_size: int | None = Field(
+        None, ge=1, le=256, description="Token positions in a KV block; 16 on a CPU, 256 on CUDA"
+    )
     kv_cache_gib: float = Field(1.0, gt=0, description="Memory for KV blocks, GiB")
     max_batch_tokens: int = Field(512, ge=1, description="Tokens a step may run; cuts long prompts")
     max_num_seqs: int = Field(64, ge=1, description="Sequences in the running batch")
@@ -61,7 +63,7 @@ class ServeConfig(_Frozen):
 
     model: str = "smollm2-135m"
     prefill: int = Field(1, ge=0, le=1024, description="Prefill workers; 0: decode workers do it")
-    decode: int = Field(1, ge=1, le=1024, description="Decode workers")
+    decode: int = Field(1, ge=1, le=256, description="Decode workers")
     grpc_host: str = "127.0.0.1"
     grpc_port: Port = 50051
     http_port: Port = 8080

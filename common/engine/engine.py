@@ -6,10 +6,11 @@ from pathlib import Path
 import torch
 
 from common.config import EngineConfig
+from common.engine.attention.flash import PAGE
 from common.engine.attention.select import select_backend
 from common.engine.block_pool import BlockPool
 from common.engine.fused.select import select_model
-from common.engine.kv_cache import KVCache
+from common.engine.kv_cache import KVCache, Storage
 from common.engine.model_runner import ModelRunner
 from common.engine.model_spec import ModelSpec
 from common.engine.probe import PROBE_TOKENS, Probe
@@ -17,6 +18,7 @@ from common.engine.weights.load import load_model
 from pdserve.errors import SetupError
 
 BUILD_TIMEOUT_S = 1800.0  # a large model from slow storage; the deployment's own limit is shorter
+_BLOCK_SIZE = {"cpu": 16, "cuda": PAGE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +49,20 @@ def build_engine(model_dir: Path, config: EngineConfig, num_threads: int) -> Eng
         set_num_threads(num_threads)
     model, spec = load_model(model_dir, config.dtype, device)
     probe = Probe(model, spec)
-    block_bytes = KVCache.block_bytes(spec, config.block_size)
+    block_size = config.block_size or _BLOCK_SIZE[device.type]
+    block_bytes = KVCache.block_bytes(spec, block_size)
     num_blocks = int(config.kv_cache_gib * 2**30) // block_bytes
-    if num_blocks < 2 or num_blocks * config.block_size < PROBE_TOKENS:
+    if num_blocks < 2 or num_blocks * block_size < PROBE_TOKENS:
         raise SetupError(
             f"engine.kv_cache_gib {config.kv_cache_gib} holds {num_blocks} blocks of {block_bytes} bytes",
             "raise it",
         )
-    cache = KVCache(spec, num_blocks, config.block_size, device)
+    storage: Storage = "packed" if device.type == "cpu" else "pages"
+    cache = KVCache(spec, num_blocks, block_size, device, storage)
     backend = select_backend(config.attention_backend, cache, spec.num_heads)
     token_model = select_model(model, config.fusion, backend, device)
-    runner = ModelRunner(token_model, config.block_size)
-    pool = BlockPool(num_blocks, config.block_size)
+    runner = ModelRunner(token_model, block_size)
+    pool = BlockPool(num_blocks, block_size)
     probe.run(runner, cache, pool)
     return Engine(spec, config, pool, cache, runner)
 

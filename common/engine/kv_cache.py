@@ -3,12 +3,14 @@
 import contextlib
 import math
 import mmap
+from typing import Literal
 
 import torch
 
 from common.engine.model_spec import ModelSpec
 from common.kv_transfer.layout import KVLayout
 
+Storage = Literal["packed", "pages"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -18,13 +20,19 @@ class KVCache:
     `keys` is [layers, blocks, kv_heads, head_dim / pack, block_size, pack] and `values` is
     [layers, blocks, kv_heads, block_size / pack, head_dim, pack], where `pack` numbers fill 4 bytes: a
     score is then a sum over lanes of positions and an output one over lanes of channels, and a pair of
-    two-byte numbers is what a CPU's dot-product instruction takes.
+    two-byte numbers is what a CPU's dot-product instruction takes. In the other storage `pack` is 1 and both
+    are views of [layers, blocks, block_size, kv_heads, head_dim], the pages that CUDA kernels take.
 
     The wire layout is canonical: [layers, 2, tokens, kv_heads, head_dim].
     """
 
     def __init__(
-        self, spec: ModelSpec, num_blocks: int, block_size: int, device: torch.device
+        self,
+        spec: ModelSpec,
+        num_blocks: int,
+        block_size: int,
+        device: torch.device,
+        storage: Storage = "packed",
     ) -> None:
         dtype = DTYPES[spec.dtype]
         self.block_size, self.num_kv_heads, self.head_dim = (
@@ -32,12 +40,24 @@ class KVCache:
             spec.num_kv_heads,
             spec.head_dim,
         )
-        self._pack = pack = (
-            4 // dtype.itemsize if not block_size % 2 and not spec.head_dim % 2 else 1
+        self._storage = storage
+        is_packed = storage == "packed" and not block_size % 2 and not spec.head_dim % 2
+        self._pack = pack = 4 // dtype.itemsize if is_packed else 1
+        heads, dim = spec.num_kv_heads, spec.head_dim
+        shapes = {
+            "packed": (
+                (heads, dim // pack, block_size, pack),
+                (heads, block_size // pack, dim, pack),
+            ),
+            "pages": ((block_size, heads, dim), (block_size, heads, dim)),
+        }[storage]
+        keys, values = (
+            _zeros((spec.num_layers, num_blocks, *shape), dtype, device) for shape in shapes
         )
-        shape = (spec.num_layers, num_blocks, spec.num_kv_heads)
-        self.keys = _zeros((*shape, spec.head_dim // pack, block_size, pack), dtype, device)
-        self.values = _zeros((*shape, block_size // pack, spec.head_dim, pack), dtype, device)
+        if storage == "pages":
+            keys = keys.permute(0, 1, 3, 4, 2)[..., None]
+            values = values.permute(0, 1, 3, 2, 4)[..., None]
+        self.keys, self.values = keys, values
 
     @property
     def num_bytes(self) -> int:
@@ -89,11 +109,23 @@ class KVCache:
         self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> None:
         """Scatter `keys` and `values` [T, kv_heads, head_dim] to slots [T] (block * size + offset)."""
+        if self._storage == "pages":
+            slots = slots.to(self.keys.device)
+            for pages, new in zip(self.pages(layer), (keys, values), strict=True):
+                pages.flatten(0, 1).index_copy_(0, slots, new.to(pages.dtype))
+            return
         block, offset = slots // self.block_size, slots % self.block_size
         packed = keys.to(self.keys.dtype).unflatten(2, (-1, self._pack))
         self.keys[layer, block, :, :, offset] = packed
         row, lane = offset // self._pack, offset % self._pack
         self.values[layer, block, :, row, :, lane] = values.to(self.values.dtype)
+
+    def pages(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values as views [blocks, block_size, kv_heads, head_dim] of storage "pages"."""
+        if self._storage != "pages":
+            raise ValueError("packed blocks are no pages")
+        keys, values = self.keys[layer, ..., 0], self.values[layer, ..., 0]
+        return keys.permute(0, 3, 1, 2), values.permute(0, 2, 1, 3)
 
     def gather(self, layer: int, blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of whole blocks in order: two of [kv_heads, blocks * size, head_dim]."""

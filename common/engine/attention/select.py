@@ -4,20 +4,24 @@ from collections.abc import Callable
 
 from common.config import Backend
 from common.engine.attention.backend import AttentionBackend
+from common.engine.attention.flash import FlashBackend
 from common.engine.attention.reference import ReferenceBackend
 from common.engine.kv_cache import KVCache
 from pdserve.errors import SetupError
+
+_FASTEST_FIRST: tuple[Backend, ...] = ("flash", "cpu", "reference")
 
 
 def select_backend(name: Backend, cache: KVCache, num_heads: int) -> AttentionBackend:
     """Build the named backend; `auto` takes the fastest that fits. Raises SetupError."""
     available = _available(cache)
     if name == "auto":
-        name = "cpu" if "cpu" in available else "reference"
+        name = next(known for known in _FASTEST_FIRST if known in available)
     if name not in available:
+        dtype, device = str(cache.keys.dtype).removeprefix("torch."), cache.keys.device.type
+        shape = f"{cache.block_size} positions and heads of {cache.head_dim} channels"
         raise SetupError(
-            f"engine.attention_backend '{name}' is not available on {cache.keys.device.type} "
-            f"for blocks of {cache.block_size} positions and heads of {cache.head_dim} channels",
+            f"engine.attention_backend '{name}' is not available on {device} for {dtype} blocks of {shape}",
             f"this machine has: {', '.join(sorted(available))}",
         )
     return available[name](cache, num_heads)
@@ -31,7 +35,13 @@ def _available(cache: KVCache) -> dict[str, Callable[[KVCache, int], AttentionBa
 
         if CpuBackend.fits(cache):
             found["cpu"] = CpuBackend
+    if FlashBackend.fits(cache):
+        found["flash"] = _flash
     return found
+
+
+def _flash(cache: KVCache, num_heads: int) -> AttentionBackend:
+    return FlashBackend(cache)
 
 
 def _reference(cache: KVCache, num_heads: int) -> AttentionBackend:

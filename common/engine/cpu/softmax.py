@@ -1,5 +1,6 @@
 """The running softmax of FlashAttention (Dao et al. 2022) over one tile of scores, as a numba intrinsic."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from llvmlite import ir
@@ -38,17 +39,9 @@ def softmax_rows(ctx, s, ends, r, first_key, window, p, acc, peak, norm, rows, d
                 builder.icmp_signed("<", start, emit.index(0)), emit.index(0), start
             )
             scores = _load_masked(builder, arrays[0], at, start, end)
-            peak_at = builder.gep(arrays[7], [row])
             acc_at, norm_at = (builder.mul(row, emit.index(n)) for n in (channels, LANES))
-            tile_peak = _largest(builder, scores)
-            rises = builder.fcmp_ordered(">", tile_peak, builder.load(peak_at))
-            with builder.if_then(rises, likely=False):
-                fall = emit.splat(builder, builder.fsub(builder.load(peak_at), tile_peak))
-                builder.store(tile_peak, peak_at)
-                factor = emit.exp(builder, fall)
-                _scale(builder, arrays[6], acc_at, channels, factor)
-                _scale(builder, arrays[8], norm_at, LANES, factor)
-            highest = emit.splat(builder, builder.load(peak_at))
+            sums = ((arrays[6], acc_at, channels), (arrays[8], norm_at, LANES))
+            highest = _raise_peak(builder, scores, builder.gep(arrays[7], [row]), sums)
             total = emit.load_f32(builder, arrays[8], norm_at)
             for v, score in enumerate(scores):
                 weight = emit.exp(builder, builder.fsub(score, highest))
@@ -101,6 +94,21 @@ def _largest(builder: Builder, vectors: list[Any]) -> Any:
 
 def _max(builder: Builder, a: Any, b: Any) -> Any:
     return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+
+def _raise_peak(
+    builder: Builder, scores: list[Any], peak_at: Any, sums: Iterable[tuple[Any, Any, int]]
+) -> Any:
+    """The row's maximum after this tile, in every lane; what was summed under a lower one is scaled."""
+    tile_peak = _largest(builder, scores)
+    rises = builder.fcmp_ordered(">", tile_peak, builder.load(peak_at))
+    with builder.if_then(rises, likely=False):
+        fall = emit.splat(builder, builder.fsub(builder.load(peak_at), tile_peak))
+        builder.store(tile_peak, peak_at)
+        factor = emit.exp(builder, fall)
+        for data, base, count in sums:
+            _scale(builder, data, base, count, factor)
+    return emit.splat(builder, builder.load(peak_at))
 
 
 def _scale(builder: Builder, data: Any, base: Any, count: int, factor: Any) -> None:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.engine.kv_cache import DTYPES, KVCache, kv_layout
+from common.engine.kv_cache import DTYPES, KVCache, Storage, kv_layout
 from common.engine.model_spec import ModelSpec
 
 CPU = torch.device("cpu")
@@ -26,9 +26,9 @@ def make_spec(dtype: str = "float32") -> ModelSpec:
     )
 
 
-def make_cache(block_size: int, dtype: str = "float32") -> KVCache:
+def make_cache(block_size: int, dtype: str = "float32", storage: Storage = "packed") -> KVCache:
     """Every slot is NaN until it is written."""
-    cache = KVCache(make_spec(dtype), NUM_BLOCKS, block_size, CPU)
+    cache = KVCache(make_spec(dtype), NUM_BLOCKS, block_size, CPU, storage)
     cache.keys.fill_(float("nan"))
     cache.values.fill_(float("nan"))
     return cache
@@ -46,23 +46,27 @@ def table_for(num_tokens: int, block_size: int) -> list[int]:
     return order[: -(-num_tokens // block_size)]
 
 
+@pytest.mark.parametrize("storage", ["packed", "pages"])
 @pytest.mark.parametrize("block_size", [1, 3, 4, 16])
-def test_what_was_written_is_read_at_every_alignment(block_size: int) -> None:
+def test_what_was_written_is_read_at_every_alignment(block_size: int, storage: Storage) -> None:
     num_tokens = min(3 * block_size + 1, 20)
     payload, table = make_payload(num_tokens), table_for(num_tokens, block_size)
-    cache = make_cache(block_size)
+    cache = make_cache(block_size, storage=storage)
     cache.write(table, 0, payload)
     for start, end in itertools.combinations(range(num_tokens + 1), 2):
         assert torch.equal(cache.read(table, start, end), payload[:, :, start:end])
 
 
+@pytest.mark.parametrize("storage", ["packed", "pages"])
 @pytest.mark.parametrize("block_size", [1, 3, 4])
-def test_a_write_at_any_alignment_touches_its_positions_only(block_size: int) -> None:
+def test_a_write_at_any_alignment_touches_its_positions_only(
+    block_size: int, storage: Storage
+) -> None:
     num_tokens = 3 * block_size + 1
     payload, table = make_payload(num_tokens), table_for(num_tokens, block_size)
     capacity = len(table) * block_size
     for start, end in itertools.combinations(range(num_tokens + 1), 2):
-        cache = make_cache(block_size)
+        cache = make_cache(block_size, storage=storage)
         cache.write(table, start, payload[:, :, start:end])
         held = cache.read(table, 0, capacity)
         written = torch.full_like(held, float("nan"))
@@ -124,3 +128,18 @@ def test_memory_and_wire_sizes_follow_from_the_shape(dtype: str) -> None:
 def test_llama_2_7b_needs_half_a_mebibyte_per_token() -> None:
     spec = ModelSpec(32, 32, 32, 128, 32_000, 4096, frozenset(), "float16", "f")
     assert spec.kv_bytes_per_token(2) == 512 * 1024
+
+
+def test_pages_are_the_memory_itself_in_token_order() -> None:
+    payload, table = make_payload(9), table_for(9, 4)
+    cache = make_cache(4, storage="pages")
+    cache.write(table, 0, payload)
+    for layer in range(3):
+        for kind, pages in enumerate(cache.pages(layer)):
+            assert pages.is_contiguous()
+            assert torch.equal(pages[table].flatten(0, 1)[:9], payload[layer, kind])
+
+
+def test_packed_memory_has_no_pages() -> None:
+    with pytest.raises(ValueError, match="packed"):
+        make_cache(4).pages(0)

@@ -1,13 +1,16 @@
 """Ragged batches over paged memory for tests of attention, and dense attention to compare with."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
 from common.config import Backend
+from common.engine.attention.backend import AttentionBackend
 from common.engine.attention.select import select_backend
 from common.engine.batch import Batch, BatchEntry
-from common.engine.kv_cache import DTYPES, KVCache
+from common.engine.kv_cache import DTYPES, KVCache, Storage
 from common.engine.model_spec import ModelSpec
 from common.engine.ragged import RaggedInputs
 from tests.unit.common.engine.sequences import make_sequence
@@ -63,6 +66,9 @@ class Step:
     window: int | None = None
 
 
+Build = Callable[[KVCache], AttentionBackend]
+
+
 def attend_paged(
     backend: Backend,
     shape: Shape,
@@ -71,12 +77,25 @@ def attend_paged(
     stale: float = float("nan"),
 ) -> list[torch.Tensor]:
     """Each sequence's output, run as one ragged batch in memory that held `stale` everywhere."""
+    build = partial(select_backend, backend, num_heads=shape.num_heads)
+    return attend_with(build, "packed", shape, turns, step, stale)
+
+
+def attend_with(
+    build: Build,
+    storage: Storage,
+    shape: Shape,
+    turns: list[Turn],
+    step: Step,
+    stale: float = float("nan"),
+) -> list[torch.Tensor]:
+    """The same with a backend of one's own and its kind of memory."""
     # two blocks to spare; the tables interleave, since they are dealt from a shuffled deck
     needed = [-(-(turn.computed + turn.new) // shape.block_size) for turn in turns]
-    cache = _make_cache(shape, sum(needed) + 2, stale)
+    cache = make_cache(shape, sum(needed) + 2, stale, storage)
     deck = torch.randperm(sum(needed) + 2, generator=torch.Generator().manual_seed(3)).tolist()
-    inputs = _place(cache, shape, turns, [[deck.pop() for _ in range(n)] for n in needed])
-    runner = select_backend(backend, cache, shape.num_heads)
+    inputs = place(cache, shape, turns, [[deck.pop() for _ in range(n)] for n in needed])
+    runner = build(cache)
     runner.begin(inputs)
     new = torch.cat([turn.keys_values(shape)[:, turn.computed :] for turn in turns], dim=1)
     query = torch.cat([turn.query(shape) for turn in turns])
@@ -96,7 +115,14 @@ def attend_dense(shape: Shape, turn: Turn, step: Step = Step()) -> torch.Tensor:
     return torch.einsum("hqk,khd->qhd", weights, values)
 
 
-def _make_cache(shape: Shape, num_blocks: int, stale: float) -> KVCache:
+def make_cache(
+    shape: Shape,
+    num_blocks: int,
+    stale: float,
+    storage: Storage = "packed",
+    device: str = "cpu",
+) -> KVCache:
+    """Memory for LAYERS layers that holds `stale` everywhere."""
     spec = ModelSpec(
         num_layers=LAYERS,
         num_heads=shape.num_heads,
@@ -108,15 +134,13 @@ def _make_cache(shape: Shape, num_blocks: int, stale: float) -> KVCache:
         dtype=shape.dtype,
         fingerprint="",
     )
-    cache = KVCache(spec, num_blocks, shape.block_size, torch.device("cpu"))
+    cache = KVCache(spec, num_blocks, shape.block_size, torch.device(device), storage)
     cache.keys.fill_(stale)
     cache.values.fill_(stale)
     return cache
 
 
-def _place(
-    cache: KVCache, shape: Shape, turns: list[Turn], tables: list[list[int]]
-) -> RaggedInputs:
+def place(cache: KVCache, shape: Shape, turns: list[Turn], tables: list[list[int]]) -> RaggedInputs:
     """Write what each sequence has computed already, and describe the step."""
     entries = []
     for turn, table in zip(turns, tables, strict=True):

@@ -1,0 +1,67 @@
+"""The flash backend against the reference backend, on the device, over one memory."""
+
+import pytest
+import torch
+
+from common.engine.attention.backend import AttentionBackend
+from common.engine.attention.flash import PAGE, FlashBackend
+from common.engine.attention.reference import ReferenceBackend
+from common.engine.kv_cache import KVCache
+from tests.unit.common.engine.attention.paged import (
+    LAYER,
+    Shape,
+    Step,
+    Turn,
+    make_cache,
+    place,
+)
+
+pytestmark = pytest.mark.gpu
+
+SHAPES = [
+    Shape(PAGE, 64, num_heads=9, num_kv_heads=3, dtype="bfloat16"),
+    Shape(PAGE, 128, num_heads=32, num_kv_heads=8, dtype="bfloat16"),
+    Shape(PAGE, 128, num_heads=8, num_kv_heads=8, dtype="float16"),
+]
+MIXED = [Turn(0, 700, 1), Turn(900, 1, 2), Turn(255, 300, 3), Turn(256, 1, 4), Turn(0, 1, 5)]
+
+
+def attend(
+    backend: AttentionBackend, cache: KVCache, shape: Shape, turns: list[Turn], step: Step
+) -> list[torch.Tensor]:
+    tables, block = [], 1
+    for turn in turns:
+        count = -(-(turn.computed + turn.new) // shape.block_size)
+        tables.append(list(range(block, block + count))[::-1])
+        block += count
+    backend.begin(place(cache, shape, turns, tables))
+    new = torch.cat([turn.keys_values(shape)[:, turn.computed :] for turn in turns], dim=1).cuda()
+    query = torch.cat([turn.query(shape) for turn in turns]).cuda()
+    out = backend.attend(LAYER, query, new[0], new[1], step.scale, step.window)
+    return [part.clone() for part in out.split([turn.new for turn in turns])]
+
+
+def memory(shape: Shape) -> KVCache:
+    return make_cache(shape, 20, float("nan"), "pages", "cuda")
+
+
+@pytest.mark.parametrize("window", [None, 100])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_it_gives_what_the_reference_gives(shape: Shape, window: int | None) -> None:
+    cache, step = memory(shape), Step(0.125, window)
+    found = attend(FlashBackend(cache), cache, shape, MIXED, step)
+    expected = attend(ReferenceBackend(cache), cache, shape, MIXED, step)
+    for output, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(output, right, atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_sequence_does_not_depend_on_its_neighbours(shape: Shape) -> None:
+    for index, turn in enumerate(MIXED):
+        cache = memory(shape)
+        others = [other if i == index else other.changed() for i, other in enumerate(MIXED)]
+        first = attend(FlashBackend(cache), cache, shape, MIXED, Step(0.125))[index]
+        second = attend(FlashBackend(cache), cache, shape, others, Step(0.125))[index]
+        alone = attend(FlashBackend(cache), cache, shape, [turn], Step(0.125))[0]
+        assert torch.equal(first, second)
+        assert torch.equal(first, alone)
