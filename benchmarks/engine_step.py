@@ -16,6 +16,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.environment import describe, write_result
+from benchmarks.host_work import host_work
 from benchmarks.server import first_token_after_start
 from common.config import EngineConfig
 from common.engine.batch import Batch, BatchEntry
@@ -41,6 +42,7 @@ def main(repeats: Annotated[int, typer.Option(min=3, help="Samples per figure")]
     for threads in sorted({1, cores}):
         engine = build_engine(model_dir, EngineConfig(), threads)
         figures[f"{threads} thread(s)"] = _measure_steps(engine, repeats)
+    figures["host work"] = host_work(build_engine(model_dir, EngineConfig(), cores), 64)
     figures["activation MiB"] = _measure_memory(build_engine(model_dir, EngineConfig(), cores))
     figures["server"] = _measure_start(model_dir)
     path = write_result("engine_step", figures)

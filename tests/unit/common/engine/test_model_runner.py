@@ -83,6 +83,31 @@ def test_logits_are_those_of_transformers(engine: Engine, model: Model) -> None:
     torch.testing.assert_close(logits, expected, atol=2e-3, rtol=1e-4)
 
 
+def test_changing_one_sequence_changes_no_others_logits_by_a_bit(engine: Engine) -> None:
+    mixed = [(PROMPT, 20), (PROMPT[:9], 1), (PROMPT[4:], 7), (PROMPT[::-1], 1)]
+    expected = last_logits(engine, mixed)
+    for index, (prompt, num_tokens) in enumerate(mixed):
+        other = [(token + 1) % VOCAB for token in prompt]
+        changed = last_logits(engine, [*mixed[:index], (other, num_tokens), *mixed[index + 1 :]])
+        differs = [not torch.equal(a, b) for a, b in zip(changed, expected, strict=True)]
+        assert differs == [row == index for row in range(len(mixed))]
+
+
+def last_logits(engine: Engine, work: list[tuple[list[int], int]]) -> torch.Tensor:
+    """Logits [sequences, vocab] of one step that runs each prompt's last tokens, all at once."""
+    sequences = [hold(engine.pool, make_sequence(prompt)) for prompt, _ in work]
+    entries = []
+    for seq, (prompt, num_tokens) in zip(sequences, work, strict=True):
+        if first := len(prompt) - num_tokens:
+            engine.runner.run(Batch((BatchEntry(seq, first),)))
+            seq.num_computed_tokens = first
+        entries.append(BatchEntry(seq, num_tokens))
+    logits = engine.runner.logits(RaggedInputs.from_batch(Batch(tuple(entries)), 16))
+    for seq in sequences:
+        engine.pool.release(seq.block_table)
+    return logits.clone()
+
+
 @pytest.mark.parametrize(("block_size", "backend"), [(5, "reference"), (16, "reference")])
 def test_block_size_and_backend_change_nothing(model: Model, block_size: int, backend: str) -> None:
     engine = model.engine(block_size=block_size, backend=backend)

@@ -1,0 +1,81 @@
+"""What a decode worker's thread does beside the model: schedule, flatten, sample, keep books."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Generic, ParamSpec, TypeVar
+
+from common.config import TransferConfig
+from common.engine.counters import Counters
+from common.engine.engine import Engine
+from common.engine.kv_cache import kv_layout
+from common.engine.model_runner import ModelRunner
+from common.kv_transfer.in_process import InProcessTransport
+from common.request import SamplingParams, WorkRequest
+from decode_worker.engine import DecodeEngine
+from decode_worker.inbox import Inbox
+from decode_worker.scheduler import DecodeScheduler
+
+_CONTEXT, _STEPS = 300, 60
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Timed(Generic[P, T]):
+    """A function, and the seconds its last call took."""
+
+    def __init__(self, function: Callable[P, T]) -> None:
+        self._function = function
+        self.seconds = 0.0
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        start_s = time.perf_counter()
+        result = self._function(*args, **kwargs)
+        self.seconds = time.perf_counter() - start_s
+        return result
+
+
+class _TimedModel:
+    """The engine's model as a TokenModel."""
+
+    name = "timed"
+
+    def __init__(self, engine: Engine) -> None:
+        self.logits = _Timed(engine.runner.logits)
+
+
+def host_work(engine: Engine, num_seqs: int) -> dict[str, float]:
+    """Medians over decode steps of `num_seqs` sequences: the scheduler's us, and all but the model in ms."""
+    model = _TimedModel(engine)
+    timed = replace(engine, runner=ModelRunner(model, engine.pool.block_size))
+    scheduler = DecodeScheduler(engine.pool, 512, num_seqs, 0.0)
+    schedule = _Timed(scheduler.schedule)
+    scheduler.schedule = schedule  # type: ignore[method-assign]
+    layout, transport = kv_layout(engine.spec), InProcessTransport({})
+    inbox = Inbox(engine.pool, engine.cache, layout, transport, TransferConfig(), lambda: None)
+    worker = DecodeEngine(timed, scheduler, inbox, Counters())
+    for index in range(num_seqs):
+        worker.submit(_request(index), time.monotonic())
+    while scheduler.num_waiting_tokens:
+        worker.step()
+    schedule_us, host_ms = [], []
+    for _ in range(_STEPS):
+        start_s = time.perf_counter()
+        worker.step()
+        elapsed_s = time.perf_counter() - start_s
+        schedule_us.append(schedule.seconds * 1e6)
+        host_ms.append((elapsed_s - model.logits.seconds) * 1e3)
+    for index in range(num_seqs):
+        worker.cancel(str(index))
+    worker.close()
+    return {
+        f"scheduler at {num_seqs} sequences, us": statistics.median(schedule_us),
+        f"all but the model at {num_seqs} sequences, ms": statistics.median(host_ms),
+    }
+
+
+def _request(index: int) -> WorkRequest:
+    prompt = tuple((7 * i + index) % 40_000 + 100 for i in range(_CONTEXT))
+    sampling = SamplingParams(0.0, 0, _STEPS * 10, ignore_eos=True)
+    return WorkRequest(str(index), 0, prompt, sampling)
