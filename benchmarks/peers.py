@@ -4,6 +4,7 @@ Usage: python -m benchmarks.peers [--openai-url URL --openai-model NAME --openai
 """
 
 import asyncio
+import secrets
 import statistics
 from functools import partial
 from typing import Annotated
@@ -32,6 +33,7 @@ def main(
     openai_url: Annotated[str | None, typer.Option(help="A server with /v1/completions")] = None,
     openai_model: Annotated[str, typer.Option(help="The model's name there")] = "smollm2",
     openai_name: Annotated[str, typer.Option(help="What to call it")] = "vLLM",
+    seed: Annotated[int | None, typer.Option(help="Of the prompts; a new one each run")] = None,
     servers_only: Annotated[bool, typer.Option(help="Leave out transformers' own ways")] = False,
 ) -> None:
     """Measure, print a table, write benchmarks/results/peers.json and peers.png."""
@@ -43,12 +45,14 @@ def main(
         systems.insert(1, openai_server(openai_name, openai_url, openai_model))
     if not servers_only:
         systems += _transformers_systems()
-    results = asyncio.run(_measure(systems, rounds))
+    if seed is None:  # a peer that stays up would know the prompts of an earlier run
+        seed = secrets.randbelow(2**32)
+    results = asyncio.run(_measure(systems, rounds, seed))
     medians = _medians(results)
-    works = MANY.works(0)
+    works = MANY.works(seed)
     waste = {"padding of static batches": padding_waste(works), "KV blocks": kv_waste(works)}
     name = "peers" if openai_url is None else f"peers_{openai_name.lower()}"
-    path = write_result(name, {"medians": medians, "rounds": results, "waste": waste})
+    path = write_result(name, {"seed": seed, "medians": medians, "rounds": results, "waste": waste})
     plot(medians, path.with_suffix(".png"))
     _print(Console(), medians, waste)
 
@@ -62,7 +66,7 @@ def _transformers_systems() -> list[Offline]:
     ]
 
 
-async def _measure(systems: list[Server | Offline], rounds: int) -> Results:
+async def _measure(systems: list[Server | Offline], rounds: int, seed: int) -> Results:
     results: Results = {}
     with Progress() as progress:
         total = progress.add_task("all rounds", total=rounds * len(systems))
@@ -70,7 +74,7 @@ async def _measure(systems: list[Server | Offline], rounds: int) -> Results:
             for system in systems:
                 task = progress.add_task(system.name, total=system.num_requests)
                 advance = partial(progress.advance, task)
-                figures = await system.run(1000 * round_number, advance)
+                figures = await system.run(seed + 1000 * round_number, advance)
                 for scenario, values in figures.items():
                     kept = results.setdefault(system.name, {}).setdefault(scenario, {})
                     for figure, value in values.items():
