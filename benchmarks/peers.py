@@ -16,7 +16,15 @@ from rich.table import Table
 
 from benchmarks.environment import write_result
 from benchmarks.peers_plot import plot
-from benchmarks.systems import MANY, SCENARIOS, Offline, Server, openai_server, pdserve
+from benchmarks.systems import (
+    MANY,
+    SCENARIOS,
+    Offline,
+    Server,
+    openai_server,
+    pdserve,
+    server_version,
+)
 from benchmarks.transformers_peer import Mode
 from benchmarks.waste import kv_waste, padding_waste
 from common.engine.weights.cache import default_cache_dir
@@ -41,8 +49,10 @@ def main(
         pdserve(BASE, "--prefill", "0"),
         pdserve("pdserve 1P1D", "--prefill", "1"),
     ]
+    peer = None
     if openai_url is not None:
         systems.insert(1, openai_server(openai_name, openai_url, openai_model))
+        peer = f"{openai_name} {server_version(openai_url)}"
     if not servers_only:
         systems += _transformers_systems()
     if seed is None:  # a peer that stays up would know the prompts of an earlier run
@@ -52,7 +62,9 @@ def main(
     works = MANY.works(seed)
     waste = {"padding of static batches": padding_waste(works), "KV blocks": kv_waste(works)}
     name = "peers" if openai_url is None else f"peers_{openai_name.lower()}"
-    path = write_result(name, {"seed": seed, "medians": medians, "rounds": results, "waste": waste})
+    path = write_result(
+        name, {"seed": seed, "peer": peer, "medians": medians, "rounds": results, "waste": waste}
+    )
     plot(medians, path.with_suffix(".png"))
     _print(Console(), medians, waste)
 

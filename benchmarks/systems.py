@@ -5,6 +5,7 @@ import contextlib
 import json
 import sys
 import tempfile
+import urllib.request
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -126,3 +127,13 @@ def openai_server(name: str, url: str, model: str) -> Server:
         yield OpenAITarget(url, model)
 
     return Server(name, connect)
+
+
+def server_version(url: str) -> str:
+    """What a server says at /version, as vLLM does; empty when it says nothing."""
+    try:
+        with urllib.request.urlopen(f"{url}/version", timeout=10) as answer:
+            version: str = json.load(answer)["version"]
+            return version
+    except (OSError, ValueError, KeyError):
+        return ""
