@@ -49,11 +49,11 @@ def host_work(engine: Engine, num_seqs: int) -> dict[str, float]:
     """Medians over decode steps of `num_seqs` sequences: the scheduler's us, and all but the model in ms."""
     model = _TimedModel(engine)
     timed = replace(engine, runner=ModelRunner(model, engine.pool.block_size))
-    scheduler = DecodeScheduler(engine.pool, 512, num_seqs, 0.0)
+    scheduler = DecodeScheduler(engine.prefix, 512, num_seqs, 0.0)
     schedule = _Timed(scheduler.schedule)
     scheduler.schedule = schedule  # type: ignore[method-assign]
     layout, transport = kv_layout(engine.spec), InProcessTransport({})
-    inbox = Inbox(engine.pool, engine.cache, layout, transport, TransferConfig(), lambda: None)
+    inbox = Inbox(engine.prefix, engine.cache, layout, transport, TransferConfig(), lambda: None)
     worker = DecodeEngine(timed, scheduler, inbox, Counters())
     for index in range(num_seqs):
         worker.submit(_request(index), time.monotonic())

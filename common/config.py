@@ -26,6 +26,9 @@ class EngineConfig(_Frozen):
     block_size: int | None = Field(
         None, ge=1, le=256, description="Token positions in a KV block; 16 on a CPU, 256 on CUDA"
     )
+    prefix_cache: Literal["auto", "off"] = Field(
+        "auto", description="Share the KV of prompts that begin alike"
+    )
     kv_cache_gib: float = Field(1.0, gt=0, description="Memory for KV blocks, GiB")
     max_batch_tokens: int = Field(512, ge=1, description="Tokens a step may run; cuts long prompts")
     max_num_seqs: int = Field(64, ge=1, description="Sequences in the running batch")

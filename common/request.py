@@ -33,7 +33,10 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class WorkRequest:
-    """One request as a worker sees it: token ids in, token ids out."""
+    """One request as a worker sees it: token ids in, token ids out.
+
+    Requests share cached KV only where their `cache_salt` is the same.
+    """
 
     request_id: str
     attempt: int
@@ -41,6 +44,8 @@ class WorkRequest:
     sampling: SamplingParams
     prefill_worker: str | None = None
     timeout_s: float | None = None
+    cache_salt: str = ""
+    num_held_tokens: int = 0  # of the prompt, on the decode worker that asks for the rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,7 @@ class WorkTimings:
     handoff_s: float = 0.0
     kv_bytes: int = 0
     num_preemptions: int = 0
+    num_cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +120,8 @@ class WorkerLoad:
     kv_bytes: int = 0
     kv_rejected: int = 0
     prefill_fallbacks: int = 0
+    prefix_query_tokens: int = 0
+    prefix_hit_tokens: int = 0
     progress_age_s: float = 0.0
 
 

@@ -23,6 +23,7 @@ class DecodeEngine:
         self, engine: Engine, scheduler: DecodeScheduler, inbox: Inbox, counters: Counters
     ) -> None:
         self._engine = engine
+        self._prefix = engine.prefix
         self._scheduler = scheduler
         self._inbox = inbox
         self._counters = counters
@@ -72,7 +73,7 @@ class DecodeEngine:
         scheduler, inbox = self._scheduler, self._inbox
         self._counters.preemptions = scheduler.num_preemptions
         return self._counters.to_load(
-            self._engine.pool,
+            self._prefix,
             len(scheduler.running),
             len(scheduler.waiting) + len(inbox.waiting) + len(inbox.pulls),
             scheduler.num_waiting_tokens + inbox.num_waiting_tokens,
@@ -121,6 +122,7 @@ class DecodeEngine:
             elif seq.timeline.joined_decode_s is None:
                 seq.timeline.joined_decode_s = start_s
             seq.num_computed_tokens += entry.num_tokens
+            self._prefix.publish(seq)
             if sample is not None:
                 self._counters.output_tokens += 1
                 self._emit(seq, sample)
@@ -142,6 +144,8 @@ class DecodeEngine:
             self._end(seq)
 
     def _fail(self, seq: Sequence, reason: Reason, message: str) -> None:
+        if reason is Reason.NAN_LOGITS:
+            self._prefix.forget(seq)
         seq.failure = WorkFailure(reason, message)
         self._outputs.append(
             SequenceOutput(seq.request_id, seq.num_output_tokens, failure=seq.failure)

@@ -2,8 +2,9 @@
 
 1. `add`: the sequence waits, first come first served.
 2. `admit` (before each step): if the batch has room, blocks for the prompt and its first token are free
-   and transfer credit is left, the blocks are reserved and a pull thread starts.
-3. The thread asks the chosen prefill worker for the prompt (decode pulls) and delivers what arrives.
+   and transfer credit is left, the blocks are reserved, known prefixes first, and a pull thread starts.
+3. The thread asks the chosen prefill worker for the rest of the prompt (decode pulls) and delivers what
+   arrives.
 4. `collect` (before each step) hands over token 1 at once, and copies at most `inserts_per_step` chunks
    into the reserved blocks, so that arriving KV never holds a decode step up for long.
 5. With all KV in and token 1 known the sequence joins the batch at token 2; nothing is recomputed.
@@ -21,8 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from common.config import TransferConfig
-from common.engine.block_pool import BlockPool
 from common.engine.kv_cache import KVCache
+from common.engine.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
 from common.kv_transfer.layout import KVLayout
 from common.kv_transfer.transport import KVTransport
@@ -51,14 +52,14 @@ class Inbox:
 
     def __init__(
         self,
-        pool: BlockPool,
+        prefix: PrefixCache,
         cache: KVCache,
         layout: KVLayout,
         transport: KVTransport,
         config: TransferConfig,
         wake: Callable[[], None],
     ) -> None:
-        self._pool = pool
+        self._prefix = prefix
         self._cache = cache
         self._layout = layout
         self._transport = transport
@@ -83,12 +84,10 @@ class Inbox:
         """Start as many pulls as slots, blocks and credit allow."""
         while self.waiting and has_room(len(self.pulls)) and self._has_credit(self.waiting[0]):
             seq = self.waiting[0]
-            num_blocks = self._pool.num_blocks_for(seq.num_prompt_tokens + 1)
-            watermark = keep_free if self._pool.num_held else 0
-            if not self._pool.can_allocate(num_blocks, keep_free=watermark):
+            watermark = keep_free if self._prefix.pool.num_held else 0
+            if not self._prefix.reserve(seq, seq.num_prompt_tokens + 1, keep_free=watermark):
                 return
             self.waiting.popleft()
-            seq.block_table.extend(self._pool.allocate(num_blocks))
             self._start(seq)
 
     def collect(self) -> Collected:
@@ -144,6 +143,7 @@ class Inbox:
         seq = pull.seq
         self._cache.write(seq.block_table, chunk.start, chunk.kv)
         seq.num_computed_tokens = chunk.start + chunk.kv.shape[2]
+        self._prefix.publish(seq)
         seq.timeline.kv_bytes += chunk.num_bytes
         found.num_bytes += chunk.num_bytes
         self._finish_if_ready(pull, found)
@@ -153,6 +153,7 @@ class Inbox:
     ) -> None:
         timeline = pull.seq.timeline
         timeline.prefill_end_s = at_s - header.age_s
+        timeline.num_cached_tokens = header.num_cached_tokens
         timeline.chunks.extend(header.chunk_timings(pull.opened_s - timeline.arrival_s))
         found.first_tokens.append((pull.seq, header))
         pull.is_token_taken = True

@@ -5,7 +5,7 @@ there) into a host tensor in the cache's shape, and delivers what it found. It t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -50,12 +50,13 @@ class Pull:
 
     def __init__(self, seq: Sequence, layout: KVLayout, opened_s: float) -> None:
         self.seq = seq
+        self.request = replace(seq.request, num_held_tokens=seq.num_computed_tokens)
         self.opened_s = opened_s
-        self.num_bytes = layout.num_bytes(seq.num_prompt_tokens)
+        self.num_bytes = layout.num_bytes(seq.num_uncomputed_tokens)
         self.is_closed = False
         self._layout = layout
         self._stream: KVStream | None = None
-        self._next_start = 0
+        self._next_start = seq.num_computed_tokens
         self._has_first_token = False  # seen by the thread
         self.is_token_taken = False  # seen by the engine
 
@@ -70,9 +71,7 @@ class Pull:
     ) -> None:
         """Read until the end. Every outcome but a close is delivered; raises nothing."""
         try:
-            self._stream = stream = transport.open(
-                self.seq.request.prefill_worker or "", self.seq.request
-            )
+            self._stream = stream = transport.open(self.request.prefill_worker or "", self.request)
             # close() may have come before there was a stream to close: one of the two sides sees both
             if self.is_closed:
                 stream.close()
@@ -88,7 +87,7 @@ class Pull:
 
     def _parse(self, item: WireItem) -> News:
         header = decode_header(item[0])
-        request = self.seq.request
+        request = self.request
         if (header.request_id, header.attempt) != (request.request_id, request.attempt):
             raise WireError(f"item of {header.request_id}#{header.attempt}")
         if isinstance(header, FirstTokenHeader):

@@ -3,7 +3,7 @@
 from collections import deque
 
 from common.engine.batch import Batch, BatchEntry, cut_chunks
-from common.engine.block_pool import BlockPool
+from common.engine.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
 
 
@@ -17,9 +17,10 @@ class DecodeScheduler:
     """
 
     def __init__(
-        self, pool: BlockPool, max_batch_tokens: int, max_num_seqs: int, watermark: float
+        self, prefix: PrefixCache, max_batch_tokens: int, max_num_seqs: int, watermark: float
     ) -> None:
-        self._pool = pool
+        self._prefix = prefix
+        self._pool = pool = prefix.pool
         self._max_batch_tokens = max_batch_tokens
         self._max_num_seqs = max_num_seqs
         self.watermark_blocks = int(pool.num_blocks * watermark)
@@ -104,10 +105,8 @@ class DecodeScheduler:
     def _admit(self, max_running: int) -> None:
         while self.waiting and len(self.running) < max_running:
             seq = self.waiting[0]
-            num_blocks = self._pool.num_blocks_for(len(seq.token_ids))
             # The watermark leaves running sequences room to grow; alone, a sequence may take it all.
             keep_free = self.watermark_blocks if self.running else 0
-            if not self._pool.can_allocate(num_blocks, keep_free=keep_free):
+            if not self._prefix.reserve(seq, len(seq.token_ids), keep_free=keep_free):
                 return
-            seq.block_table.extend(self._pool.allocate(num_blocks))
             self.running.append(self.waiting.popleft())

@@ -32,10 +32,11 @@ class DecodeWorker:
         limits = spec.engine
         self.info: WorkerInfo = make_info(spec, engine.spec)
         scheduler = DecodeScheduler(
-            engine.pool, limits.max_batch_tokens, limits.max_num_seqs, limits.watermark
+            engine.prefix, limits.max_batch_tokens, limits.max_num_seqs, limits.watermark
         )
         layout = kv_layout(engine.spec)
-        inbox = Inbox(engine.pool, engine.cache, layout, transport, spec.transfer, self._loop.wake)
+        wake = self._loop.wake
+        inbox = Inbox(engine.prefix, engine.cache, layout, transport, spec.transfer, wake)
         self._engine = DecodeEngine(engine, scheduler, inbox, Counters())
         self._sinks: list[Callable[[StepOutput], None]] = []
         self._load = self._engine.load()

@@ -64,10 +64,16 @@ class AsyncClient:
         sampling: inference_pb2.SamplingParams | None = None,
         *,
         request_id: str = "",
+        cache_salt: str = "",
         timeout_s: float | None = None,
     ) -> AsyncGenerator[inference_pb2.GenerateResponse]:
-        """Stream a continuation of a text, of a chat [(role, content), ...] or of token ids."""
-        stream = self.send(make_request(prompt, sampling, request_id), timeout_s=timeout_s)
+        """Stream a continuation of a text, of a chat [(role, content), ...] or of token ids.
+
+        Requests of different `cache_salt` share no cached KV.
+        """
+        request = make_request(prompt, sampling, request_id)
+        request.cache_salt = cache_salt
+        stream = self.send(request, timeout_s=timeout_s)
         async with aclosing(stream):
             async for response in stream:
                 yield response

@@ -2,6 +2,7 @@
 
 import time
 from collections import OrderedDict
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,6 +29,15 @@ Key = tuple[str, int]  # request id, attempt
 _MAX_REMEMBERED = 4096
 
 
+@dataclass(slots=True)
+class _Prompt:
+    """A live prompt. `num_sent` counts the positions that decode holds or that are in the outbox."""
+
+    seq: Sequence
+    outbox: KVOutbox
+    num_sent: int
+
+
 class PrefillEngine:
     """Owns the live prompts. A prompt is live from `accept` to `_drop`, which frees what it held."""
 
@@ -36,7 +46,7 @@ class PrefillEngine:
         self._scheduler = scheduler
         self._counters = counters
         self._layout = kv_layout(engine.spec)
-        self._live: dict[Key, tuple[Sequence, KVOutbox]] = {}
+        self._live: dict[Key, _Prompt] = {}
         # Cancels that overtook their request, and prompts that ended, whose readers may still cancel
         # them (a request's id may come again). The oldest are forgotten.
         self._tombstones: OrderedDict[Key, None] = OrderedDict()
@@ -47,7 +57,7 @@ class PrefillEngine:
         key = (request.request_id, request.attempt)
         self._drop(key)
         seq = Sequence(request, Timeline(arrival_s))
-        self._live[key] = (seq, outbox)
+        self._live[key] = _Prompt(seq, outbox, request.num_held_tokens)
         self._ended.pop(key, None)
         if key in self._tombstones:
             del self._tombstones[key]
@@ -79,7 +89,7 @@ class PrefillEngine:
         """Load and counters now."""
         scheduler = self._scheduler
         return self._counters.to_load(
-            self._engine.pool,
+            self._engine.prefix,
             len(scheduler.running),
             len(scheduler.waiting),
             scheduler.num_waiting_tokens,
@@ -87,7 +97,7 @@ class PrefillEngine:
 
     def check_integrity(self) -> None:
         """Every held block belongs to a live prompt."""
-        held = [block for seq, _ in self._live.values() for block in seq.block_table]
+        held = [block for prompt in self._live.values() for block in prompt.seq.block_table]
         self._engine.pool.check_integrity(held)
 
     def _expire(self) -> None:
@@ -103,13 +113,14 @@ class PrefillEngine:
             entry.seq.num_computed_tokens += entry.num_tokens
             entry.seq.timeline.record_chunk(start_s, end_s, entry.num_tokens)
             self._counters.prefill_tokens += entry.num_tokens
+            self._engine.prefix.publish(entry.seq)
         # First tokens leave before any KV is copied: they are what clients wait for.
         for entry, sample in zip(batch.entries, samples, strict=True):
             if sample is not None:
                 self._send_first_token(entry.seq, sample, end_s)
         for entry in batch.entries:
             if not entry.seq.is_finished:
-                self._copy_out(entry.seq, entry.num_tokens)
+                self._copy_out(self._live[_key(entry.seq)])
         for entry, sample in zip(batch.entries, samples, strict=True):
             if sample is not None:
                 self._drop(_key(entry.seq))
@@ -124,34 +135,40 @@ class PrefillEngine:
             request_id=seq.request_id,
             attempt=seq.request.attempt,
             token_id=sample.token_id,
+            num_cached_tokens=seq.timeline.num_cached_tokens,
             age_s=time.monotonic() - end_s,
             chunks=tuple(timings),
         )
-        self._live[_key(seq)][1].put((encode_header(header), None))
+        self._live[_key(seq)].outbox.put((encode_header(header), None))
         # A sequence that ends with token 1 needs no KV on decode.
         seq.append(sample.token_id, self._engine.spec.eos_token_ids)
 
-    def _copy_out(self, seq: Sequence, num_tokens: int) -> None:
-        start = seq.num_computed_tokens - num_tokens
-        tensor = self._engine.cache.read(seq.block_table, start, seq.num_computed_tokens)
-        payload: Payload = tensor.view(torch.uint8).numpy().reshape(-1).view(np.uint8)
-        item = make_chunk(seq.request_id, seq.request.attempt, self._layout, start, payload)
-        self._counters.kv_bytes += payload.nbytes
-        self._live[_key(seq)][1].put(item)
+    def _copy_out(self, prompt: _Prompt) -> None:
+        """Send what is computed and decode has not; a cached prefix goes in pieces of a step's size."""
+        seq, size = prompt.seq, self._engine.config.max_batch_tokens
+        while prompt.num_sent < seq.num_computed_tokens:
+            start, end = prompt.num_sent, min(prompt.num_sent + size, seq.num_computed_tokens)
+            tensor = self._engine.cache.read(seq.block_table, start, end)
+            payload: Payload = tensor.view(torch.uint8).numpy().reshape(-1).view(np.uint8)
+            item = make_chunk(seq.request_id, seq.request.attempt, self._layout, start, payload)
+            self._counters.kv_bytes += payload.nbytes
+            prompt.outbox.put(item)
+            prompt.num_sent = end
 
     def _fail(self, seq: Sequence, reason: Reason, message: str) -> None:
         key = _key(seq)
+        if reason is Reason.NAN_LOGITS:
+            self._engine.prefix.forget(seq)
         seq.failure = WorkFailure(reason, message)
-        self._live[key][1].put(make_failure(*key, reason, message))
+        self._live[key].outbox.put(make_failure(*key, reason, message))
         self._drop(key)
 
     def _drop(self, key: Key) -> None:
         """The one place where a prompt ends: blocks back, stream over. Safe to repeat."""
-        live = self._live.pop(key, None)
-        if live is not None:
-            seq, outbox = live
-            self._scheduler.remove(seq)
-            outbox.finish()
+        prompt = self._live.pop(key, None)
+        if prompt is not None:
+            self._scheduler.remove(prompt.seq)
+            prompt.outbox.finish()
             _remember(self._ended, key)
 
 

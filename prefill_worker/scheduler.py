@@ -3,7 +3,7 @@
 from collections import deque
 
 from common.engine.batch import Batch, cut_chunks
-from common.engine.block_pool import BlockPool
+from common.engine.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
 
 
@@ -15,8 +15,9 @@ class PrefillScheduler:
     This is simpler than decode's scheduler because nothing here grows, so nothing is ever preempted.
     """
 
-    def __init__(self, pool: BlockPool, max_batch_tokens: int, max_num_seqs: int) -> None:
-        self._pool = pool
+    def __init__(self, prefix: PrefixCache, max_batch_tokens: int, max_num_seqs: int) -> None:
+        self._prefix = prefix
+        self._pool = prefix.pool
         self._max_batch_tokens = max_batch_tokens
         self._max_num_seqs = max_num_seqs
         self.waiting: deque[Sequence] = deque()
@@ -55,9 +56,7 @@ class PrefillScheduler:
         budget = self._max_batch_tokens - sum(seq.num_uncomputed_tokens for seq in self.running)
         while self.waiting and budget > 0 and len(self.running) < self._max_num_seqs:
             seq = self.waiting[0]
-            num_blocks = self._pool.num_blocks_for(seq.num_uncomputed_tokens)
-            if not self._pool.can_allocate(num_blocks):
+            if not self._prefix.reserve(seq, seq.num_prompt_tokens):
                 return
-            seq.block_table.extend(self._pool.allocate(num_blocks))
             self.running.append(self.waiting.popleft())
             budget -= seq.num_uncomputed_tokens

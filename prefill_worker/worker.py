@@ -32,7 +32,7 @@ class PrefillWorker:
             lambda: build_engine(spec.model_dir, spec.engine, spec.num_threads), BUILD_TIMEOUT_S
         )
         limits = spec.engine
-        scheduler = PrefillScheduler(engine.pool, limits.max_batch_tokens, limits.max_num_seqs)
+        scheduler = PrefillScheduler(engine.prefix, limits.max_batch_tokens, limits.max_num_seqs)
         self.info: WorkerInfo = make_info(spec, engine.spec)
         self._engine = PrefillEngine(engine, scheduler, Counters())
         self._sinks: list[Callable[[StepOutput], None]] = []

@@ -119,9 +119,7 @@ class Journeys:
     ) -> AsyncGenerator[Delta]:
         route = self._choose(len(job.prompt_token_ids))
         link = self._pool.link(route.decode)
-        work = WorkRequest(
-            stream.request_id, 1, job.prompt_token_ids, job.sampling, route.prefill, timeout_s
-        )
+        work = _to_work(stream.request_id, job, route, timeout_s)
         progress = _Progress(
             arrival_s,
             time.monotonic(),
@@ -207,11 +205,24 @@ class Journeys:
         metrics.e2e.observe(summary.total_s)
         metrics.prompt_tokens.inc(len(job.prompt_token_ids))
         metrics.output_tokens.inc(progress.num_tokens)
+        metrics.cached_tokens.inc(summary.timings.num_cached_tokens)
         metrics.kv_bytes.inc(summary.timings.kv_bytes)
         metrics.queue_time.observe(summary.submitted_s + summary.timings.queue_s)
         if summary.timings.handoff_s:
             metrics.handoff.observe(summary.timings.handoff_s)
         return summary
+
+
+def _to_work(work_id: str, job: Job, route: Route, timeout_s: float | None) -> WorkRequest:
+    return WorkRequest(
+        request_id=work_id,
+        attempt=1,
+        prompt_token_ids=job.prompt_token_ids,
+        sampling=job.sampling,
+        prefill_worker=route.prefill,
+        timeout_s=timeout_s,
+        cache_salt=job.cache_salt,
+    )
 
 
 def _visible(job: Job, output: SequenceOutput, new: tuple[int, ...]) -> tuple[int, ...]:

@@ -36,6 +36,11 @@ class RouterMetrics:
             _SHORT,
         )
         self.prompt_tokens = Counter("pdserve_prompt_tokens", "Prompt tokens", registry=registry)
+        self.cached_tokens = Counter(
+            "pdserve_prompt_tokens_cached",
+            "Prompt tokens that a prefix cache held",
+            registry=registry,
+        )
         self.output_tokens = Counter(
             "pdserve_generation_tokens", "Generated tokens", registry=registry
         )

@@ -141,7 +141,9 @@ def _to_response(job: Job, delta: Delta) -> inference_pb2.GenerateResponse:
 
 def _to_finished(job: Job, summary: Summary) -> inference_pb2.Finished:
     usage = inference_pb2.Usage(
-        prompt_tokens=len(job.prompt_token_ids), completion_tokens=summary.num_output_tokens
+        prompt_tokens=len(job.prompt_token_ids),
+        completion_tokens=summary.num_output_tokens,
+        cached_tokens=summary.timings.num_cached_tokens,
     )
     return inference_pb2.Finished(
         reason=finish_to_pb(summary.reason),

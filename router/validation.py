@@ -16,6 +16,7 @@ _MAX_TEMPERATURE = 100.0
 _MAX_STOPS = 16
 _MAX_STOP_CHARS = 256
 _MAX_STOP_TOKENS = 128
+_MAX_SALT_CHARS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Job:
     prompt_token_ids: tuple[int, ...]
     sampling: SamplingParams
     stop: tuple[str, ...]
+    cache_salt: str = ""
 
 
 def parse_request(
@@ -51,6 +53,8 @@ def parse_request(
     request_id = message.request_id or secrets.token_hex(8)
     if not _ID.fullmatch(request_id):
         raise InvalidRequestError("1 to 128 of [A-Za-z0-9._:-]", field="request_id")
+    if len(message.cache_salt) > _MAX_SALT_CHARS:
+        raise InvalidRequestError(f"more than {_MAX_SALT_CHARS} characters", field="cache_salt")
     prompt = _parse_prompt(message, limits, tokenizer)
     _check_stop(message.sampling, limits)
     sampling = SamplingParams(
@@ -60,7 +64,9 @@ def parse_request(
         stop_token_ids=tuple(message.sampling.stop_token_ids),
         ignore_eos=message.sampling.ignore_eos,
     )
-    return Job(request_id, prompt, sampling, tuple(message.sampling.stop))
+    return Job(
+        request_id, prompt, sampling, tuple(message.sampling.stop), cache_salt=message.cache_salt
+    )
 
 
 def _parse_prompt(

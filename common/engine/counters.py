@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from common.engine.block_pool import BlockPool
+from common.engine.prefix_cache import PrefixCache
 from common.request import WorkerLoad
 
 
@@ -19,9 +19,10 @@ class Counters:
     prefill_fallbacks: int = 0
 
     def to_load(
-        self, pool: BlockPool, num_running: int, num_waiting: int, num_waiting_tokens: int
+        self, prefix: PrefixCache, num_running: int, num_waiting: int, num_waiting_tokens: int
     ) -> WorkerLoad:
         """A report of this moment."""
+        pool = prefix.pool
         return WorkerLoad(
             num_running=num_running,
             num_waiting=num_waiting,
@@ -37,4 +38,6 @@ class Counters:
             kv_bytes=self.kv_bytes,
             kv_rejected=self.kv_rejected,
             prefill_fallbacks=self.prefill_fallbacks,
+            prefix_query_tokens=prefix.num_query_tokens,
+            prefix_hit_tokens=prefix.num_hit_tokens,
         )

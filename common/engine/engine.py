@@ -13,6 +13,7 @@ from common.engine.fused.select import select_model
 from common.engine.kv_cache import KVCache, Storage
 from common.engine.model_runner import ModelRunner
 from common.engine.model_spec import ModelSpec
+from common.engine.prefix_cache import PrefixCache
 from common.engine.probe import PROBE_TOKENS, Probe
 from common.engine.weights.load import load_model
 from pdserve.errors import SetupError
@@ -27,9 +28,14 @@ class Engine:
 
     spec: ModelSpec
     config: EngineConfig
-    pool: BlockPool
+    prefix: PrefixCache
     cache: KVCache
     runner: ModelRunner
+
+    @property
+    def pool(self) -> BlockPool:
+        """The owner of the KV blocks."""
+        return self.prefix.pool
 
 
 def build_engine(model_dir: Path, config: EngineConfig, num_threads: int) -> Engine:
@@ -64,7 +70,8 @@ def build_engine(model_dir: Path, config: EngineConfig, num_threads: int) -> Eng
     runner = ModelRunner(token_model, block_size)
     pool = BlockPool(num_blocks, block_size)
     probe.run(runner, cache, pool)
-    return Engine(spec, config, pool, cache, runner)
+    prefix = PrefixCache(pool, spec.fingerprint, is_enabled=config.prefix_cache == "auto")
+    return Engine(spec, config, prefix, cache, runner)
 
 
 def select_device(config: EngineConfig) -> torch.device:

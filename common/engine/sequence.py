@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from common.engine.prefix_chain import PrefixChain
 from common.request import (
     FinishReason,
     PrefillChunkTiming,
@@ -22,6 +23,7 @@ class Timeline:
     joined_decode_s: float | None = None
     kv_bytes: int = 0
     num_preemptions: int = 0
+    num_cached_tokens: int = 0
 
     def record_chunk(self, start_s: float, end_s: float, num_tokens: int) -> None:
         """Note one prefill step; `start_s` and `end_s` are on this process's monotonic clock."""
@@ -40,6 +42,7 @@ class Timeline:
             handoff_s=handoff_s,
             kv_bytes=self.kv_bytes,
             num_preemptions=self.num_preemptions,
+            num_cached_tokens=self.num_cached_tokens,
         )
 
 
@@ -56,6 +59,7 @@ class Sequence:
     token_ids: list[int] = field(init=False)
     block_table: list[int] = field(default_factory=list)
     num_computed_tokens: int = 0
+    chain: PrefixChain | None = None  # the PrefixCache's
     finish_reason: FinishReason | None = None
     failure: WorkFailure | None = None
 

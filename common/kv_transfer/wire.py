@@ -55,6 +55,7 @@ class FirstTokenHeader(_Header):
     kind: Literal["first_token"] = "first_token"
     token_id: int = Field(ge=0)
     age_s: float = Field(ge=0, description="End of the last chunk's compute to the sending of this")
+    num_cached_tokens: int = Field(ge=0, description="Of the prompt, not computed anew")
     chunks: tuple[tuple[float, float, int], ...] = Field(
         description="start_s, duration_s, num_tokens"
     )

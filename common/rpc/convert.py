@@ -60,6 +60,7 @@ def request_to_pb(request: WorkRequest) -> worker_pb2.SubmitRequest:
             ignore_eos=sampling.ignore_eos,
         ),
         prefill_worker=request.prefill_worker or "",
+        cache_salt=request.cache_salt,
         # 0 says "no deadline", which one that has just passed must not become
         timeout_us=max(to_us(request.timeout_s), 1) if request.timeout_s is not None else 0,
     )
@@ -80,6 +81,7 @@ def request_from_pb(message: worker_pb2.SubmitRequest) -> WorkRequest:
             ignore_eos=sampling.ignore_eos,
         ),
         prefill_worker=message.prefill_worker or None,
+        cache_salt=message.cache_salt,
         timeout_s=message.timeout_us / 1e6 if message.timeout_us else None,
     )
 
@@ -98,6 +100,7 @@ def timings_to_pb(timings: WorkTimings) -> inference_pb2.Timings:
         handoff_us=to_us(timings.handoff_s),
         kv_bytes=timings.kv_bytes,
         num_preemptions=timings.num_preemptions,
+        num_cached_tokens=timings.num_cached_tokens,
     )
 
 
@@ -113,6 +116,7 @@ def timings_from_pb(message: inference_pb2.Timings) -> WorkTimings:
         handoff_s=message.handoff_us / 1e6,
         kv_bytes=message.kv_bytes,
         num_preemptions=message.num_preemptions,
+        num_cached_tokens=message.num_cached_tokens,
     )
 
 

@@ -245,6 +245,8 @@ class WorkerLoad(_message.Message):
     KV_REJECTED_FIELD_NUMBER: _builtins.int
     PREFILL_FALLBACKS_FIELD_NUMBER: _builtins.int
     PROGRESS_AGE_US_FIELD_NUMBER: _builtins.int
+    PREFIX_QUERY_TOKENS_FIELD_NUMBER: _builtins.int
+    PREFIX_HIT_TOKENS_FIELD_NUMBER: _builtins.int
     num_running: _builtins.int
     """Sequences in the running batch."""
     num_waiting: _builtins.int
@@ -254,9 +256,9 @@ class WorkerLoad(_message.Message):
     blocks_total: _builtins.int
     """KV blocks in all."""
     blocks_free: _builtins.int
-    """KV blocks on the free list."""
+    """KV blocks that can be had now, those of the prefix cache included."""
     blocks_cached: _builtins.int
-    """KV blocks kept only as prefix cache."""
+    """Of these, blocks that still hold a known prefix."""
     block_size: _builtins.int
     """Token positions in a block."""
     steps: _builtins.int
@@ -275,6 +277,10 @@ class WorkerLoad(_message.Message):
     """Prompts finished on the decode worker because the prefill side failed."""
     progress_age_us: _builtins.int
     """Time since the engine loop last made progress, microseconds."""
+    prefix_query_tokens: _builtins.int
+    """Prompt tokens looked up in the prefix cache."""
+    prefix_hit_tokens: _builtins.int
+    """Of these, tokens found there."""
     def __init__(
         self,
         *,
@@ -293,10 +299,12 @@ class WorkerLoad(_message.Message):
         kv_rejected: _builtins.int = ...,
         prefill_fallbacks: _builtins.int = ...,
         progress_age_us: _builtins.int = ...,
+        prefix_query_tokens: _builtins.int = ...,
+        prefix_hit_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "blocks_cached", b"blocks_cached", "blocks_free", b"blocks_free", "blocks_total", b"blocks_total", "kv_bytes", b"kv_bytes", "kv_rejected", b"kv_rejected", "num_running", b"num_running", "num_waiting", b"num_waiting", "num_waiting_tokens", b"num_waiting_tokens", "output_tokens", b"output_tokens", "preemptions", b"preemptions", "prefill_fallbacks", b"prefill_fallbacks", "prefill_tokens", b"prefill_tokens", "progress_age_us", b"progress_age_us", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "blocks_cached", b"blocks_cached", "blocks_free", b"blocks_free", "blocks_total", b"blocks_total", "kv_bytes", b"kv_bytes", "kv_rejected", b"kv_rejected", "num_running", b"num_running", "num_waiting", b"num_waiting", "num_waiting_tokens", b"num_waiting_tokens", "output_tokens", b"output_tokens", "preemptions", b"preemptions", "prefill_fallbacks", b"prefill_fallbacks", "prefill_tokens", b"prefill_tokens", "prefix_hit_tokens", b"prefix_hit_tokens", "prefix_query_tokens", b"prefix_query_tokens", "progress_age_us", b"progress_age_us", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -50,12 +50,17 @@ class GenerateRequest(_message.Message):
     CHAT_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
+    CACHE_SALT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Names the request in Cancel and in logs; at most 128 characters of [A-Za-z0-9._:-]. Empty: the router makes one."""
     model: _builtins.str
     """The served model's name; empty accepts whichever model is served."""
     text: _builtins.str
     """Text, tokenized as it stands (no chat template)."""
+    cache_salt: _builtins.str
+    """Requests share cached KV only with requests of the same salt; at most 256 characters. Give each tenant its own
+    where one must not learn from a fast first token what another one asked.
+    """
     @_builtins.property
     def chat(self) -> Global___ChatPrompt:
         """Chat messages, rendered with the model's chat template."""
@@ -77,10 +82,11 @@ class GenerateRequest(_message.Message):
         chat: Global___ChatPrompt | None = ...,
         tokens: Global___TokenPrompt | None = ...,
         sampling: Global___SamplingParams | None = ...,
+        cache_salt: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "prompt", b"prompt", "sampling", b"sampling", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "model", b"model", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "chat", b"chat", "model", b"model", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["text", "chat", "tokens"]  # noqa: Y015
     _WhichOneofArgType_prompt: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
@@ -339,6 +345,7 @@ class Timings(_message.Message):
     TOTAL_US_FIELD_NUMBER: _builtins.int
     KV_BYTES_FIELD_NUMBER: _builtins.int
     NUM_PREEMPTIONS_FIELD_NUMBER: _builtins.int
+    NUM_CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     queue_us: _builtins.int
     """Arrival to the start of the first prefill chunk."""
     first_token_us: _builtins.int
@@ -353,6 +360,8 @@ class Timings(_message.Message):
     """KV bytes that travelled from prefill to decode."""
     num_preemptions: _builtins.int
     """Times the request lost its blocks and was computed again."""
+    num_cached_tokens: _builtins.int
+    """Prompt tokens that came from a prefix cache."""
     @_builtins.property
     def prefill_chunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___PrefillChunk]:
         """The prefill steps that ran parts of this prompt."""
@@ -368,10 +377,11 @@ class Timings(_message.Message):
         total_us: _builtins.int = ...,
         kv_bytes: _builtins.int = ...,
         num_preemptions: _builtins.int = ...,
+        num_cached_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_us", b"decode_us", "first_token_us", b"first_token_us", "handoff_us", b"handoff_us", "kv_bytes", b"kv_bytes", "num_preemptions", b"num_preemptions", "prefill_chunks", b"prefill_chunks", "queue_us", b"queue_us", "total_us", b"total_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_us", b"decode_us", "first_token_us", b"first_token_us", "handoff_us", b"handoff_us", "kv_bytes", b"kv_bytes", "num_cached_tokens", b"num_cached_tokens", "num_preemptions", b"num_preemptions", "prefill_chunks", b"prefill_chunks", "queue_us", b"queue_us", "total_us", b"total_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -194,10 +194,11 @@ class Workers:
         attempt: int = 0,
         prefill: str | None = PREFILL,
         timeout_s: float | None = None,
+        salt: str = "",
     ) -> None:
         """Hand a request to the decode worker, as a router would."""
         self.decode.submit(
-            WorkRequest(request_id, attempt, tuple(prompt), sampling, prefill, timeout_s)
+            WorkRequest(request_id, attempt, tuple(prompt), sampling, prefill, timeout_s, salt)
         )
 
     def check_at_rest(self) -> None:

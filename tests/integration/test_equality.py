@@ -93,7 +93,11 @@ def test_prefill_and_decode_processes_together_equal_transformers(
     assert prefill.load.prefill_tokens > 2000
     assert decode.load.kv_bytes == prefill.load.kv_bytes
     bytes_per_token = 2 * 30 * 3 * 64 * 4  # K and V, layers, kv_heads, head_dim, float32
-    assert decode.load.kv_bytes == prefill.load.prefill_tokens * bytes_per_token
+    # of all prompts' tokens, what a role's prefix cache holds is not computed there, or not sent there
+    num_tokens = prefill.load.prefill_tokens + prefill.load.prefix_hit_tokens
+    assert num_tokens == prefill.load.prefix_query_tokens == decode.load.prefix_query_tokens
+    num_sent = num_tokens - decode.load.prefix_hit_tokens
+    assert decode.load.kv_bytes == num_sent * bytes_per_token
 
 
 def test_a_colocated_decode_worker_equals_transformers(

@@ -126,12 +126,15 @@ async def test_the_worker_s_times_are_shifted_to_the_arrival_here(model_dir: Pat
     chunks = (PrefillChunkTiming(0.5, 0.25, 100), PrefillChunkTiming(1.0, 0.125, 28))
 
     def finish(worker: ScriptedWorker, request: WorkRequest) -> None:
-        work = WorkTimings(0.5, chunks, 0.0625, kv_bytes=1000, num_preemptions=2)
+        work = WorkTimings(
+            0.5, chunks, 0.0625, kv_bytes=1000, num_preemptions=2, num_cached_tokens=7
+        )
         done = SequenceOutput(request.request_id, 0, (65,), FinishReason.LENGTH, timings=work)
         worker.publish(done)
 
     async with serving(model_dir, ScriptedWorker(script=finish)) as stack:
-        times = (await collect(stack.client, "x"))[-1].finished.timings
+        done = (await collect(stack.client, "x"))[-1].finished
+    times = done.timings
     shift_us = times.queue_us - 500_000
     assert 0 <= shift_us < 1_000_000
     assert [c.start_us - shift_us for c in times.prefill_chunks] == [500_000, 1_000_000]
@@ -140,6 +143,15 @@ async def test_the_worker_s_times_are_shifted_to_the_arrival_here(model_dir: Pat
         (125_000, 28),
     ]
     assert (times.handoff_us, times.kv_bytes, times.num_preemptions) == (62_500, 1000, 2)
+    assert (times.num_cached_tokens, done.usage.cached_tokens) == (7, 7)
+
+
+async def test_a_salt_reaches_the_worker(model_dir: Path) -> None:
+    worker = ScriptedWorker(script=echo)
+    async with serving(model_dir, worker) as stack:
+        async for _ in stack.client.generate("x", cache_salt="tenant-7"):
+            pass
+    assert [request.cache_salt for request in worker.requests] == ["tenant-7"]
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def workers(model: Path) -> Iterator[Workers]:
 def answer_all(workers: Workers, tag: str, prefill: str | None = "prefill-0") -> list[list[int]]:
     """Everybody at once."""
     for index, prompt in enumerate(PROMPTS):
-        workers.submit(f"{tag}-{index}", prompt, GREEDY, prefill=prefill)
+        workers.submit(f"{tag}-{index}", prompt, GREEDY, prefill=prefill, salt=tag)
     answers = [workers.answers.finished(f"{tag}-{index}") for index in range(len(PROMPTS))]
     assert {answer.finish_reason for answer in answers} == {FinishReason.LENGTH}
     return [answer.tokens for answer in answers]
@@ -115,7 +115,7 @@ def test_a_finished_id_may_come_again_and_is_handed_off_again(
 ) -> None:
     before = load_now(workers.prefill).prefill_tokens
     for prompt, tokens in zip(PROMPTS[4:6], expected[4:6], strict=True):
-        workers.submit("again", prompt, GREEDY)
+        workers.submit("again", prompt, GREEDY, salt="again")
         assert workers.answers.finished("again").tokens == tokens
         workers.check_at_rest()
         workers.answers.forget("again")
@@ -124,7 +124,7 @@ def test_a_finished_id_may_come_again_and_is_handed_off_again(
 
 
 def test_the_answer_says_where_the_time_went(workers: Workers) -> None:
-    workers.submit("timed", PROMPTS[5], GREEDY)
+    workers.submit("timed", PROMPTS[5], GREEDY, salt="timed")
     timings = workers.answers.finished("timed").timings
     assert timings is not None
     assert [chunk.num_tokens for chunk in timings.prefill_chunks] == [16, 16, 8]

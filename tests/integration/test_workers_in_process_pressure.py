@@ -178,6 +178,18 @@ def test_memory_that_held_nan_is_safe_to_use_again(
         workers.check_at_rest()
 
 
+@pytest.mark.parametrize("prefill", [PREFILL, None])
+def test_what_a_poisoned_prompt_computed_is_not_found_again(
+    fragile: Path, prefill: str | None
+) -> None:
+    with Workers(fragile, prefill_config=CHUNKS_OF_16) as workers:
+        workers.submit("poisoned", [POISON] * 60, beginning(0), prefill=prefill)
+        assert workers.answers.finished("poisoned").failure is not None
+        workers.check_at_rest()
+        for worker in (workers.prefill, workers.decode):
+            assert load_now(worker).blocks_cached == 0
+
+
 def test_a_newer_attempt_takes_over(model: Path, undisturbed: list[list[int]]) -> None:
     gate = Gate()
     with Workers(model, prefill_config=CHUNKS_OF_16, wrap=meddle(hold_at(0, gate))) as workers:

@@ -2,6 +2,7 @@ import pytest
 
 from common.engine.batch import Batch
 from common.engine.block_pool import BlockPool
+from common.engine.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
 from decode_worker.scheduler import DecodeScheduler
 from tests.unit.common.engine.sequences import NO_EOS, hold, make_decoding, make_sequence
@@ -13,7 +14,7 @@ def make(
     num_blocks: int = 20, budget: int = 16, max_num_seqs: int = 8, watermark: float = 0.0
 ) -> tuple[DecodeScheduler, BlockPool]:
     pool = BlockPool(num_blocks, BLOCK_SIZE)
-    return DecodeScheduler(pool, budget, max_num_seqs, watermark), pool
+    return DecodeScheduler(PrefixCache(pool, "model"), budget, max_num_seqs, watermark), pool
 
 
 def join(scheduler: DecodeScheduler, pool: BlockPool, prompt: int) -> Sequence:

@@ -6,8 +6,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from common.engine.batch import Batch
 from common.engine.block_pool import BlockPool
+from common.engine.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
 from decode_worker.scheduler import DecodeScheduler
+from tests.unit.common.engine.block_contents import BlockContents
 from tests.unit.common.engine.sequences import NO_EOS, make_sequence
 
 NUM_BLOCKS, BLOCK_SIZE, BUDGET, MAX_SEQS, MAX_ARRIVING = 14, 4, 4, 3, 2
@@ -20,13 +22,16 @@ class DecodeMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.pool = BlockPool(NUM_BLOCKS, BLOCK_SIZE)
-        self.scheduler = DecodeScheduler(self.pool, BUDGET, MAX_SEQS, watermark=0.1)
+        self.prefix = PrefixCache(self.pool, "model")
+        self.scheduler = DecodeScheduler(self.prefix, BUDGET, MAX_SEQS, watermark=0.1)
+        self.contents = BlockContents(BLOCK_SIZE)
         self.live: list[Sequence] = []
         self.arriving: list[Sequence] = []
 
-    @rule(prompt=st.integers(1, 40), max_tokens=st.integers(1, 30))
-    def submit(self, prompt: int, max_tokens: int) -> None:
-        seq = make_sequence(prompt, max_tokens=max_tokens)
+    @rule(first=st.integers(8, 10), prompt=st.integers(1, 40), max_tokens=st.integers(1, 30))
+    def submit(self, first: int, prompt: int, max_tokens: int) -> None:
+        """Prompts of the same first token begin alike and so share blocks."""
+        seq = make_sequence(range(first, first + prompt), max_tokens=max_tokens)
         if self.scheduler.can_ever_run(prompt + max_tokens):
             self.scheduler.add(seq)
             self.live.append(seq)
@@ -36,16 +41,14 @@ class DecodeMachine(RuleBasedStateMachine):
     @rule(prompt=st.integers(1, 40), max_tokens=st.integers(2, 30))
     def pull(self, prompt: int, max_tokens: int) -> None:
         """Reserve blocks for a prompt and its first token, as the inbox does."""
-        num_blocks = self.pool.num_blocks_for(prompt + 1)
+        seq = make_sequence(prompt, max_tokens=max_tokens)
         keep_free = self.scheduler.watermark_blocks if self.pool.num_held else 0
         if (
             len(self.arriving) < MAX_ARRIVING
             and self.scheduler.can_ever_run(prompt + max_tokens)
             and self.scheduler.has_room(len(self.arriving))
-            and self.pool.can_allocate(num_blocks, keep_free=keep_free)
+            and self.prefix.reserve(seq, prompt + 1, keep_free=keep_free)
         ):
-            seq = make_sequence(prompt, max_tokens=max_tokens)
-            seq.block_table = self.pool.allocate(num_blocks)
             self.arriving.append(seq)
             self.live.append(seq)
 
@@ -56,7 +59,10 @@ class DecodeMachine(RuleBasedStateMachine):
         seq = self.arriving.pop(0)
         if has_token:
             seq.append(9, NO_EOS)
-        seq.num_computed_tokens = min(computed, len(seq.token_ids) - 1)
+        end = max(min(computed, len(seq.token_ids) - 1), seq.num_computed_tokens)
+        self.contents.run(seq, end - seq.num_computed_tokens)
+        seq.num_computed_tokens = end
+        self.prefix.publish(seq)
         self.scheduler.join(seq)
 
     @precondition(lambda self: self.live)
@@ -75,8 +81,11 @@ class DecodeMachine(RuleBasedStateMachine):
             return
         self._check(batch)
         for entry in batch.entries:
+            self.contents.run(entry.seq, entry.num_tokens)
+        for entry in batch.entries:
             samples = entry.samples
             entry.seq.num_computed_tokens += entry.num_tokens
+            self.prefix.publish(entry.seq)
             if samples:
                 entry.seq.append(9, NO_EOS)
         for seq in [entry.seq for entry in batch.entries if entry.seq.is_finished]:

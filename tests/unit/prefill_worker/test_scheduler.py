@@ -1,5 +1,6 @@
 from common.engine.batch import Batch
 from common.engine.block_pool import BlockPool
+from common.engine.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
 from prefill_worker.scheduler import PrefillScheduler
 from tests.unit.common.engine.sequences import NO_EOS, make_sequence
@@ -11,7 +12,7 @@ def make(
     *prompts: int, num_blocks: int = 20, budget: int = 16, max_num_seqs: int = 8
 ) -> tuple[PrefillScheduler, BlockPool, list[Sequence]]:
     pool = BlockPool(num_blocks, BLOCK_SIZE)
-    scheduler = PrefillScheduler(pool, budget, max_num_seqs)
+    scheduler = PrefillScheduler(PrefixCache(pool, "model"), budget, max_num_seqs)
     sequences = [make_sequence(prompt) for prompt in prompts]
     for seq in sequences:
         scheduler.add(seq)

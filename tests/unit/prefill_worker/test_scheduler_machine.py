@@ -5,8 +5,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from common.engine.block_pool import BlockPool
+from common.engine.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
 from prefill_worker.scheduler import PrefillScheduler
+from tests.unit.common.engine.block_contents import BlockContents
 from tests.unit.common.engine.sequences import make_sequence
 
 NUM_BLOCKS, BLOCK_SIZE, BUDGET, MAX_SEQS = 12, 4, 10, 3
@@ -18,12 +20,15 @@ class PrefillMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.pool = BlockPool(NUM_BLOCKS, BLOCK_SIZE)
-        self.scheduler = PrefillScheduler(self.pool, BUDGET, MAX_SEQS)
+        self.prefix = PrefixCache(self.pool, "model")
+        self.scheduler = PrefillScheduler(self.prefix, BUDGET, MAX_SEQS)
+        self.contents = BlockContents(BLOCK_SIZE)
         self.live: list[Sequence] = []
 
-    @rule(num_tokens=st.integers(1, NUM_BLOCKS * BLOCK_SIZE))
-    def add(self, num_tokens: int) -> None:
-        seq = make_sequence(num_tokens)
+    @rule(first=st.integers(1, 2), num_tokens=st.integers(1, NUM_BLOCKS * BLOCK_SIZE))
+    def add(self, first: int, num_tokens: int) -> None:
+        """Prompts of the same first token begin alike and so share blocks."""
+        seq = make_sequence(range(first, first + num_tokens))
         self.scheduler.add(seq)
         self.live.append(seq)
 
@@ -44,7 +49,10 @@ class PrefillMachine(RuleBasedStateMachine):
         assert [entry.seq for entry in batch.entries] == self.live[: len(batch.entries)]
         assert all(entry.samples for entry in batch.entries[:-1])
         for entry in batch.entries:
+            self.contents.run(entry.seq, entry.num_tokens)
+        for entry in batch.entries:
             entry.seq.num_computed_tokens += entry.num_tokens
+            self.prefix.publish(entry.seq)
             capacity = len(entry.seq.block_table) * BLOCK_SIZE
             assert entry.seq.num_prompt_tokens <= capacity
         for entry in batch.entries:

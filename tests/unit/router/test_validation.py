@@ -75,6 +75,7 @@ BAD = {
     "spaces in the id": (Request(text="x", request_id="a b"), INVALID, "request_id"),
     "newline after the id": (Request(text="x", request_id="a\n"), INVALID, "request_id"),
     "letters of another script": (Request(text="x", request_id="é"), INVALID, "request_id"),
+    "long salt": (Request(text="x", cache_salt="x" * 257), INVALID, "cache_salt"),
     "long id": (Request(text="x", request_id="x" * 129), INVALID, "request_id"),
 }
 
@@ -112,9 +113,10 @@ def test_the_largest_of_everything_passes(tokenizer: Tokenizer) -> None:
         stop_token_ids=[VOCAB_SIZE - 1] * 128,
         ignore_eos=True,
     )
+    request.cache_salt = "s" * 256
     request.model, request.request_id = "tiny", "Az0._:-" + "x" * 121
     sampling = SamplingParams(100.0, 2**64 - 1, 75, (VOCAB_SIZE - 1,) * 128, True)
-    expected = Job(request.request_id, tuple(b"hello"), sampling, tuple(stops))
+    expected = Job(request.request_id, tuple(b"hello"), sampling, tuple(stops), "s" * 256)
     assert parse_request(request, LIMITS, tokenizer) == expected
 
 

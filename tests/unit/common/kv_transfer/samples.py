@@ -23,7 +23,12 @@ LAYOUT = KVLayout(
     vocab_size=100,
 )
 FIRST_TOKEN = FirstTokenHeader(
-    request_id="r1", attempt=2, token_id=77, age_s=0.25, chunks=((0.5, 0.125, 64), (1.0, 0.25, 9))
+    request_id="r1",
+    attempt=2,
+    token_id=77,
+    num_cached_tokens=16,
+    age_s=0.25,
+    chunks=((0.5, 0.125, 64), (1.0, 0.25, 9)),
 )
 FAILURE = FailureHeader(request_id="r1", attempt=2, reason="NAN_LOGITS", message="broken")
 

@@ -39,6 +39,7 @@ def test_a_header_comes_back_equal(header: Header) -> None:
     request_id=st.text(max_size=40),
     attempt=st.integers(0, 2**31),
     token_id=st.integers(0, 2**31),
+    num_cached_tokens=st.integers(0, 2**20),
     age_s=st.floats(0, 1e6),
     chunks=st.lists(
         st.tuples(st.floats(0, 1e6), st.floats(0, 1e6), st.integers(1, 10**6)), max_size=4
@@ -48,11 +49,17 @@ def test_any_first_token_comes_back_equal(
     request_id: str,
     attempt: int,
     token_id: int,
+    num_cached_tokens: int,
     age_s: float,
     chunks: list[tuple[float, float, int]],
 ) -> None:
     header = FirstTokenHeader(
-        request_id=request_id, attempt=attempt, token_id=token_id, age_s=age_s, chunks=tuple(chunks)
+        request_id=request_id,
+        attempt=attempt,
+        token_id=token_id,
+        num_cached_tokens=num_cached_tokens,
+        age_s=age_s,
+        chunks=tuple(chunks),
     )
     assert decode_header(encode_header(header)) == header
 

@@ -58,6 +58,7 @@ requests = st.builds(
     sampling=sampling,
     prefill_worker=st.none() | st.text(min_size=1, max_size=10),
     timeout_s=st.none() | seconds.filter(bool),
+    cache_salt=names,
 )
 chunks = st.builds(PrefillChunkTiming, start_s=seconds, duration_s=seconds, num_tokens=u32)
 timings = st.builds(
@@ -67,6 +68,7 @@ timings = st.builds(
     handoff_s=seconds,
     kv_bytes=i64,
     num_preemptions=u32,
+    num_cached_tokens=u32,
 )
 outputs = st.builds(
     SequenceOutput,

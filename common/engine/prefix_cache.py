@@ -1,0 +1,75 @@
+"""Prefix sharing (vLLM's automatic prefix caching, Kwon et al. 2023): KV computed once serves every
+sequence that begins with the same tokens. Touches no tensor.
+
+Blocks are named as soon as they are whole and computed, by prompts and generated tokens alike, so that a
+chat's next turn finds its last one. A named block is never written again: a sequence writes only behind
+its computed tokens, and shares whole blocks only.
+"""
+
+from common.engine.block_pool import BlockPool
+from common.engine.prefix_chain import PrefixChain
+from common.engine.sequence import Sequence
+
+
+class PrefixCache:
+    """Gives sequences their blocks, shared ones first."""
+
+    def __init__(self, pool: BlockPool, fingerprint: str, *, is_enabled: bool = True) -> None:
+        self.pool = pool
+        self.num_query_tokens = 0
+        self.num_hit_tokens = 0
+        self._fingerprint = fingerprint
+        self._is_enabled = is_enabled
+
+    def reserve(self, seq: Sequence, num_tokens: int, *, keep_free: int = 0) -> bool:
+        """Give a sequence without blocks those for its first `num_tokens` positions, if they can be had
+        with `keep_free` left over; what is known of them counts as computed from here on.
+        """
+        pool = self.pool
+        num_blocks = pool.num_blocks_for(num_tokens)
+        known = pool.find(self._findable_keys(seq))
+        num_new = num_blocks - len(known)
+        if not pool.can_allocate(num_new + pool.num_cached_among(known), keep_free=keep_free):
+            return False
+        pool.share(known)
+        seq.block_table = known + pool.allocate(num_new)
+        seq.num_computed_tokens = len(known) * pool.block_size
+        self._note(seq, len(known))
+        return True
+
+    def publish(self, seq: Sequence) -> None:
+        """Let others find the sequence's blocks that are whole and computed."""
+        num_whole = seq.num_computed_tokens // self.pool.block_size
+        chain = self._chain(seq)
+        if num_whole <= chain.num_named or not self._is_enabled:
+            return
+        chain.grow(seq.token_ids, num_whole)
+        for index in range(chain.num_named, num_whole):
+            self.pool.name(seq.block_table[index], chain.keys[index])
+        chain.num_named = num_whole
+
+    def forget(self, seq: Sequence) -> None:
+        """Let nobody find the sequence's blocks: what they hold is not to be trusted."""
+        self.pool.forget(seq.block_table)
+
+    def _chain(self, seq: Sequence) -> PrefixChain:
+        if seq.chain is None:
+            salt = seq.request.cache_salt
+            seq.chain = PrefixChain(self._fingerprint, salt, self.pool.block_size)
+        return seq.chain
+
+    def _findable_keys(self, seq: Sequence) -> list[bytes]:
+        """Keys of all whole blocks but for the last token, whose logits are wanted."""
+        if not self._is_enabled:
+            return []
+        chain = self._chain(seq)
+        num_blocks = (len(seq.token_ids) - 1) // self.pool.block_size
+        chain.grow(seq.token_ids, num_blocks)
+        return chain.keys[:num_blocks]
+
+    def _note(self, seq: Sequence, num_known: int) -> None:
+        self._chain(seq).num_named = num_known
+        if seq.timeline.num_preemptions == 0:
+            seq.timeline.num_cached_tokens = seq.num_computed_tokens
+            self.num_query_tokens += len(seq.token_ids)
+            self.num_hit_tokens += seq.num_computed_tokens
