@@ -15,7 +15,7 @@ from common.kv_transfer.in_process import InProcessTransport
 from common.request import SamplingParams, WorkRequest
 from decode_worker.engine import DecodeEngine
 from decode_worker.inbox import Inbox
-from decode_worker.scheduler import DecodeScheduler
+from decode_worker.worker import make_scheduler
 
 _CONTEXT, _STEPS = 300, 60
 P = ParamSpec("P")
@@ -49,7 +49,7 @@ def host_work(engine: Engine, num_seqs: int) -> dict[str, float]:
     """Medians over decode steps of `num_seqs` sequences: the scheduler's us, and all but the model in ms."""
     model = _TimedModel(engine)
     timed = replace(engine, runner=ModelRunner(model, engine.pool.block_size))
-    scheduler = DecodeScheduler(engine.prefix, 512, num_seqs, 0.0)
+    scheduler = make_scheduler(engine)
     schedule = _Timed(scheduler.schedule)
     scheduler.schedule = schedule  # type: ignore[method-assign]
     layout, transport = kv_layout(engine.spec), InProcessTransport({})

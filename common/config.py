@@ -32,6 +32,10 @@ class EngineConfig(_Frozen):
     kv_cache_gib: float = Field(1.0, gt=0, description="Memory for KV blocks, GiB")
     max_batch_tokens: int = Field(512, ge=1, description="Tokens a step may run; cuts long prompts")
     max_num_seqs: int = Field(64, ge=1, description="Sequences in the running batch")
+    preemption: Literal["auto", "swap", "recompute"] = Field(
+        "auto", description="Under KV pressure; auto: the cheaper of the two for each sequence"
+    )
+    swap_gib: float = Field(1.0, ge=0, description="Host memory for preempted KV, GiB")
     watermark: float = Field(0.02, ge=0, lt=1, description="Share of blocks kept free on admission")
 
     @model_validator(mode="after")

@@ -117,6 +117,7 @@ class WorkerLoad:
     prefill_tokens: int = 0
     output_tokens: int = 0
     preemptions: int = 0
+    swaps: int = 0
     kv_bytes: int = 0
     kv_rejected: int = 0
     prefill_fallbacks: int = 0

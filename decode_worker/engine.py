@@ -60,7 +60,7 @@ class DecodeEngine:
         self._inbox.admit(self._scheduler.has_room, self._scheduler.watermark_blocks)
         collected = self._inbox.collect()
         self._take_in(collected)
-        batch = self._scheduler.schedule(len(self._inbox.pulls))
+        batch = self._scheduler.schedule(self._inbox.pulls.keys())
         if batch is not None:
             self._run(batch)
         if batch is None and collected.is_empty and not self._outputs:
@@ -71,7 +71,9 @@ class DecodeEngine:
     def load(self) -> WorkerLoad:
         """Load and counters now."""
         scheduler, inbox = self._scheduler, self._inbox
-        self._counters.preemptions = scheduler.num_preemptions
+        preemption = scheduler.preemption
+        self._counters.preemptions = preemption.num_swapped + preemption.num_recomputed
+        self._counters.swaps = preemption.num_swapped
         return self._counters.to_load(
             self._prefix,
             len(scheduler.running),
@@ -114,6 +116,7 @@ class DecodeEngine:
         samples = self._engine.runner.run(batch)
         end_s = time.monotonic()
         self._counters.steps += 1
+        self._note_cost(batch, end_s - start_s)
         for entry, sample in zip(batch.entries, samples, strict=True):
             seq = entry.seq
             if entry.num_prompt_tokens:
@@ -126,6 +129,11 @@ class DecodeEngine:
             if sample is not None:
                 self._counters.output_tokens += 1
                 self._emit(seq, sample)
+
+    def _note_cost(self, batch: Batch, seconds: float) -> None:
+        num_prompt_tokens = sum(entry.num_prompt_tokens for entry in batch.entries)
+        if 2 * num_prompt_tokens > batch.num_tokens:
+            self._scheduler.preemption.costs.note_prefill(batch.num_tokens, seconds)
 
     def _emit(self, seq: Sequence, sample: Sample) -> None:
         """Append a token and publish it; ends the sequence if it was the last."""

@@ -16,8 +16,7 @@ Blocks are always held by the sequence (`seq.block_table`); whoever ends the seq
 
 import queue
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -25,6 +24,7 @@ from common.config import TransferConfig
 from common.engine.kv_cache import KVCache
 from common.engine.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
+from common.engine.waiting_queue import WaitingQueue
 from common.kv_transfer.layout import KVLayout
 from common.kv_transfer.transport import KVTransport
 from common.kv_transfer.wire import FailureHeader, FirstTokenHeader, WireError
@@ -68,7 +68,7 @@ class Inbox:
         self._threads = ThreadPoolExecutor(config.max_concurrent_pulls, "kv-pull")
         self._arrivals: queue.SimpleQueue[tuple[Pull, News, float]] = queue.SimpleQueue()
         self._inflight_bytes = 0
-        self.waiting: deque[Sequence] = deque()
+        self.waiting = WaitingQueue()
         self.pulls: dict[Sequence, Pull] = {}
 
     @property
@@ -80,14 +80,21 @@ class Inbox:
         """Queue a sequence whose prompt runs on a prefill worker."""
         self.waiting.append(seq)
 
-    def admit(self, has_room: Callable[[int], bool], keep_free: int) -> None:
+    def admit(
+        self, has_room: Callable[[Sequence, Collection[Sequence]], bool], keep_free: int
+    ) -> None:
         """Start as many pulls as slots, blocks and credit allow."""
-        while self.waiting and has_room(len(self.pulls)) and self._has_credit(self.waiting[0]):
-            seq = self.waiting[0]
+
+        def enters(seq: Sequence) -> bool:
             watermark = keep_free if self._prefix.pool.num_held else 0
-            if not self._prefix.reserve(seq, seq.num_prompt_tokens + 1, keep_free=watermark):
+            return has_room(seq, self.pulls.keys()) and self._prefix.reserve(
+                seq, seq.num_prompt_tokens + 1, keep_free=watermark
+            )
+
+        while len(self.pulls) < self._config.max_concurrent_pulls:
+            seq = self.waiting.take(lambda s: self._has_credit(s) and enters(s))
+            if seq is None:
                 return
-            self.waiting.popleft()
             self._start(seq)
 
     def collect(self) -> Collected:
@@ -124,8 +131,6 @@ class Inbox:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _has_credit(self, seq: Sequence) -> bool:
-        if len(self.pulls) >= self._config.max_concurrent_pulls:
-            return False
         wanted = self._inflight_bytes + self._layout.num_bytes(seq.num_prompt_tokens)
         return not self.pulls or wanted <= self._config.max_inflight_mib * 2**20
 

@@ -1,10 +1,14 @@
 """Which sequences run next on a decode worker. Plain lists; no tensors, no sockets."""
 
-from collections import deque
+from collections.abc import Collection
 
 from common.engine.batch import Batch, BatchEntry, cut_chunks
 from common.engine.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
+from common.engine.waiting_queue import WaitingQueue
+from decode_worker.footprint import Footprint, peak_blocks
+from decode_worker.output_length import OutputLengths
+from decode_worker.preemption import Preemption
 
 
 class DecodeScheduler:
@@ -12,21 +16,29 @@ class DecodeScheduler:
 
     `running` holds sequences with blocks, oldest first: those that decode, and those whose prompt (or
     recomputation) still has chunks to run here. Every step takes all decode tokens first and gives the
-    rest of the token budget to chunks. When a sequence cannot grow, the newest is preempted by recompute;
-    the last one never is: with nobody else running it waits for blocks that arriving KV holds.
+    rest of the token budget to chunks. A sequence enters when its prompt fits now and the batch is expected
+    to fit until its sequences end. When one cannot grow all the same, the newest is preempted; the last one
+    never is: with nobody else running it waits for blocks that arriving KV holds.
     """
 
     def __init__(
-        self, prefix: PrefixCache, max_batch_tokens: int, max_num_seqs: int, watermark: float
+        self,
+        prefix: PrefixCache,
+        lengths: OutputLengths,
+        preemption: Preemption,
+        max_batch_tokens: int,
+        max_num_seqs: int,
+        watermark: float,
     ) -> None:
         self._prefix = prefix
-        self._pool = pool = prefix.pool
+        self._pool = prefix.pool
+        self._lengths = lengths
+        self.preemption = preemption
         self._max_batch_tokens = max_batch_tokens
         self._max_num_seqs = max_num_seqs
-        self.watermark_blocks = int(pool.num_blocks * watermark)
-        self.waiting: deque[Sequence] = deque()
+        self.watermark_blocks = int(prefix.pool.num_blocks * watermark)
+        self.waiting = WaitingQueue()
         self.running: list[Sequence] = []
-        self.num_preemptions = 0
 
     @property
     def num_waiting_tokens(self) -> int:
@@ -34,12 +46,16 @@ class DecodeScheduler:
         sequences = (*self.waiting, *self.running)
         return sum(s.num_uncomputed_tokens for s in sequences if s.num_uncomputed_tokens > 1)
 
-    def has_room(self, num_arriving: int) -> bool:
-        """Whether one more sequence may be on its way in, beside `num_arriving` others.
+    def has_room(self, seq: Sequence, arriving: Collection[Sequence]) -> bool:
+        """Whether `seq` may set out, beside the others that are `arriving`.
 
-        Never while a sequence waits here: it was first, or lost its blocks.
+        Never before a sequence that waits here and came sooner, or lost its blocks.
         """
-        return not self.waiting and len(self.running) + num_arriving < self._max_num_seqs
+        first = next(iter(self.waiting), None)
+        if first is not None and first.timeline.arrival_s <= seq.timeline.arrival_s:
+            return False
+        has_slot = len(self.running) + len(arriving) < self._max_num_seqs
+        return has_slot and self._will_fit(seq, arriving)
 
     def can_ever_run(self, num_tokens: int) -> bool:
         """Whether a sequence of this final length fits in the pool at all."""
@@ -59,14 +75,17 @@ class DecodeScheduler:
             self.running.remove(seq)
         elif seq in self.waiting:
             self.waiting.remove(seq)
+        self.preemption.forget(seq)
+        if seq.finish_reason is not None:
+            self._lengths.observe(seq.sampling.max_tokens, seq.num_output_tokens)
 
-    def schedule(self, num_arriving: int = 0) -> Batch | None:
+    def schedule(self, arriving: Collection[Sequence] = ()) -> Batch | None:
         """The next step's batch, None when there is nothing to run.
 
-        The batch keeps slots for the `num_arriving` sequences on their way in.
+        The batch keeps slots for the `arriving` sequences, which hold blocks already.
         """
         stalled = self._grow_running()
-        self._admit(self._max_num_seqs - num_arriving)
+        self._admit(arriving)
         ready = [seq for seq in self.running if seq is not stalled]
         decoding = [BatchEntry(s, 1) for s in ready if s.num_uncomputed_tokens == 1]
         filling = [seq for seq in ready if seq.num_uncomputed_tokens > 1]
@@ -93,20 +112,44 @@ class DecodeScheduler:
         return None
 
     def _preempt(self, seq: Sequence) -> None:
-        """Take the blocks back; the sequence is first in line to be computed again."""
+        """Take the blocks back; the sequence is first in line to go on."""
         self.running.remove(seq)
+        self.preemption.set_aside(seq, self._prefix.num_shared_tokens(seq))
         self._pool.release(seq.block_table)
         seq.block_table.clear()
         seq.num_computed_tokens = 0
         seq.timeline.num_preemptions += 1
-        self.num_preemptions += 1
-        self.waiting.appendleft(seq)
+        self.waiting.push_front(seq)
 
-    def _admit(self, max_running: int) -> None:
-        while self.waiting and len(self.running) < max_running:
-            seq = self.waiting[0]
+    def _admit(self, arriving: Collection[Sequence]) -> None:
+        def enters(seq: Sequence) -> bool:
             # The watermark leaves running sequences room to grow; alone, a sequence may take it all.
             keep_free = self.watermark_blocks if self.running else 0
-            if not self._prefix.reserve(seq, len(seq.token_ids), keep_free=keep_free):
+            return self._will_fit(seq, arriving) and self._prefix.reserve(
+                seq, len(seq.token_ids), keep_free=keep_free
+            )
+
+        while self.waiting and len(self.running) + len(arriving) < self._max_num_seqs:
+            seq = self.waiting.take(enters)
+            if seq is None:
                 return
-            self.running.append(self.waiting.popleft())
+            self.preemption.bring_back(seq)
+            self.running.append(seq)
+
+    def _will_fit(self, seq: Sequence, arriving: Collection[Sequence]) -> bool:
+        """Whether all are expected to fit until they end. Alone, a sequence always may try."""
+        inside = [*self.running, *arriving]
+        if not inside:
+            return True
+        footprints = [self._footprint(s, s.num_shared_blocks) for s in inside]
+        # what others brought in, or nobody holds any more than by sharing, stays as it is
+        num_own = sum(len(s.block_table) - s.num_shared_blocks for s in inside)
+        num_apart = self._pool.num_held - num_own
+        footprints.append(self._footprint(seq, self._prefix.num_held_prefix_blocks(seq)))
+        peak = num_apart + peak_blocks(footprints, self._pool.block_size)
+        return peak <= self._pool.num_blocks - self.watermark_blocks
+
+    def _footprint(self, seq: Sequence, num_shared_blocks: int) -> Footprint:
+        num_so_far = seq.num_output_tokens
+        expected = self._lengths.expect(seq.sampling.max_tokens, num_so_far)
+        return Footprint(len(seq.token_ids), expected - num_so_far, num_shared_blocks)

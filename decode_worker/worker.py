@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 from common.config import WorkerSpec
 from common.engine.counters import Counters
-from common.engine.engine import BUILD_TIMEOUT_S, build_engine
+from common.engine.engine import BUILD_TIMEOUT_S, Engine, build_engine
+from common.engine.host_swap import HostSwap
 from common.engine.kv_cache import kv_layout
 from common.engine.loop import EngineLoop
 from common.engine.worker_identity import make_info, with_age
@@ -13,7 +14,24 @@ from common.kv_transfer.transport import KVTransport
 from common.request import StepOutput, WorkerInfo, WorkerLoad, WorkRequest
 from decode_worker.engine import DecodeEngine
 from decode_worker.inbox import Inbox
+from decode_worker.output_length import OutputLengths
+from decode_worker.preemption import Costs, Preemption
 from decode_worker.scheduler import DecodeScheduler
+
+
+def make_scheduler(engine: Engine) -> DecodeScheduler:
+    """The scheduler that an engine's configuration describes."""
+    config, costs = engine.config, Costs()
+    max_bytes = int(config.swap_gib * 2**30)
+    memory = HostSwap(engine.cache, engine.prefix, max_bytes, costs.note_copy)
+    return DecodeScheduler(
+        engine.prefix,
+        OutputLengths(),
+        Preemption(config.preemption, costs, memory),
+        config.max_batch_tokens,
+        config.max_num_seqs,
+        config.watermark,
+    )
 
 
 class DecodeWorker:
@@ -29,11 +47,8 @@ class DecodeWorker:
         engine = self._loop.call(
             lambda: build_engine(spec.model_dir, spec.engine, spec.num_threads), BUILD_TIMEOUT_S
         )
-        limits = spec.engine
         self.info: WorkerInfo = make_info(spec, engine.spec)
-        scheduler = DecodeScheduler(
-            engine.prefix, limits.max_batch_tokens, limits.max_num_seqs, limits.watermark
-        )
+        scheduler = make_scheduler(engine)
         layout = kv_layout(engine.spec)
         wake = self._loop.wake
         inbox = Inbox(engine.prefix, engine.cache, layout, transport, spec.transfer, wake)

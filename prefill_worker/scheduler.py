@@ -1,14 +1,13 @@
 """Which prompts run next on a prefill worker. Plain lists; no tensors, no sockets."""
 
-from collections import deque
-
 from common.engine.batch import Batch, cut_chunks
 from common.engine.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
+from common.engine.waiting_queue import WaitingQueue
 
 
 class PrefillScheduler:
-    """First come, first served, under a token budget.
+    """First come, first served (WaitingQueue has the exceptions), under a token budget.
 
     Several prompts share a step and a long prompt is cut into chunks. A prompt is admitted with blocks
     for all of it, so that no half-run prompt ever waits for memory; it gives them back at its end.
@@ -20,7 +19,7 @@ class PrefillScheduler:
         self._pool = prefix.pool
         self._max_batch_tokens = max_batch_tokens
         self._max_num_seqs = max_num_seqs
-        self.waiting: deque[Sequence] = deque()
+        self.waiting = WaitingQueue()
         self.running: list[Sequence] = []
 
     @property
@@ -54,9 +53,9 @@ class PrefillScheduler:
     def _admit(self) -> None:
         # Admit only what the next step can start on: later ones would only hold memory.
         budget = self._max_batch_tokens - sum(seq.num_uncomputed_tokens for seq in self.running)
-        while self.waiting and budget > 0 and len(self.running) < self._max_num_seqs:
-            seq = self.waiting[0]
-            if not self._prefix.reserve(seq, seq.num_prompt_tokens):
+        while budget > 0 and len(self.running) < self._max_num_seqs:
+            seq = self.waiting.take(lambda s: self._prefix.reserve(s, s.num_prompt_tokens))
+            if seq is None:
                 return
-            self.running.append(self.waiting.popleft())
+            self.running.append(seq)
             budget -= seq.num_uncomputed_tokens

@@ -77,6 +77,10 @@ class BlockPool:
         """How many of these count as free as long as nobody shares them."""
         return sum(self._ref_counts[block_id] == 0 for block_id in block_ids)
 
+    def num_shared_among(self, block_ids: Iterable[int]) -> int:
+        """How many of these have more than one holder."""
+        return sum(self._ref_counts[block_id] > 1 for block_id in block_ids)
+
     def share(self, block_ids: Iterable[int]) -> None:
         """Take one more reference to blocks that `find` just returned."""
         for block_id in block_ids:

@@ -14,6 +14,7 @@ class Counters:
     prefill_tokens: int = 0
     output_tokens: int = 0
     preemptions: int = 0
+    swaps: int = 0
     kv_bytes: int = 0
     kv_rejected: int = 0
     prefill_fallbacks: int = 0
@@ -35,6 +36,7 @@ class Counters:
             prefill_tokens=self.prefill_tokens,
             output_tokens=self.output_tokens,
             preemptions=self.preemptions,
+            swaps=self.swaps,
             kv_bytes=self.kv_bytes,
             kv_rejected=self.kv_rejected,
             prefill_fallbacks=self.prefill_fallbacks,

@@ -65,6 +65,12 @@ class KVCache:
         num_bytes: int = self.keys.nbytes + self.values.nbytes
         return num_bytes
 
+    @property
+    def num_bytes_per_token(self) -> int:
+        """Memory of one position over all layers."""
+        num_bytes: int = self.keys[:, 0].nbytes + self.values[:, 0].nbytes
+        return num_bytes // self.block_size
+
     @staticmethod
     def block_bytes(spec: ModelSpec, block_size: int) -> int:
         """Memory of one block over all layers."""

@@ -33,9 +33,20 @@ class PrefixCache:
             return False
         pool.share(known)
         seq.block_table = known + pool.allocate(num_new)
+        seq.num_shared_blocks = len(known)
         seq.num_computed_tokens = len(known) * pool.block_size
         self._note(seq, len(known))
         return True
+
+    def num_held_prefix_blocks(self, seq: Sequence) -> int:
+        """Blocks that `reserve` would find now and that others hold, so that they cost nothing."""
+        known = self.pool.find(self._findable_keys(seq))
+        return len(known) - self.pool.num_cached_among(known)
+
+    def num_shared_tokens(self, seq: Sequence) -> int:
+        """Computed positions in blocks that others hold too."""
+        num_shared = self.pool.num_shared_among(seq.block_table)
+        return min(num_shared * self.pool.block_size, seq.num_computed_tokens)
 
     def publish(self, seq: Sequence) -> None:
         """Let others find the sequence's blocks that are whole and computed."""

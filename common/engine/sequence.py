@@ -59,6 +59,7 @@ class Sequence:
     token_ids: list[int] = field(init=False)
     block_table: list[int] = field(default_factory=list)
     num_computed_tokens: int = 0
+    num_shared_blocks: int = 0  # of block_table, found in the prefix cache
     chain: PrefixChain | None = None  # the PrefixCache's
     finish_reason: FinishReason | None = None
     failure: WorkFailure | None = None

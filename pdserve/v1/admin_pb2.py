@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16pdserve/v1/admin.proto\x12\npdserve.v1\"\x0f\n\rStatusRequest\"e\n\x0eStatusResponse\x12(\n\x06router\x18\x01 \x01(\x0b\x32\x18.pdserve.v1.RouterStatus\x12)\n\x07workers\x18\x02 \x03(\x0b\x32\x18.pdserve.v1.WorkerStatus\"x\n\x0cRouterStatus\x12\r\n\x05model\x18\x01 \x01(\t\x12\x1a\n\x12requests_in_flight\x18\x02 \x01(\r\x12\x17\n\x0frequests_queued\x18\x03 \x01(\r\x12$\n\x06totals\x18\x04 \x01(\x0b\x32\x14.pdserve.v1.Outcomes\"d\n\x08Outcomes\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x04\x12\x11\n\tcompleted\x18\x02 \x01(\x04\x12\x11\n\tcancelled\x18\x03 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x04\x12\x10\n\x08rejected\x18\x05 \x01(\x04\"\xc3\x01\n\x0cWorkerStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x04role\x18\x02 \x01(\x0e\x32\x16.pdserve.v1.WorkerRole\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x13\n\x0bincarnation\x18\x04 \x01(\t\x12&\n\x05state\x18\x05 \x01(\x0e\x32\x17.pdserve.v1.WorkerState\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12$\n\x04load\x18\x07 \x01(\x0b\x32\x16.pdserve.v1.WorkerLoad\"\x8e\x03\n\nWorkerLoad\x12\x13\n\x0bnum_running\x18\x01 \x01(\r\x12\x13\n\x0bnum_waiting\x18\x02 \x01(\r\x12\x1a\n\x12num_waiting_tokens\x18\x03 \x01(\r\x12\x14\n\x0c\x62locks_total\x18\x04 \x01(\r\x12\x13\n\x0b\x62locks_free\x18\x05 \x01(\r\x12\x15\n\rblocks_cached\x18\x06 \x01(\r\x12\x12\n\nblock_size\x18\x07 \x01(\r\x12\r\n\x05steps\x18\x08 \x01(\x04\x12\x16\n\x0eprefill_tokens\x18\t \x01(\x04\x12\x15\n\routput_tokens\x18\n \x01(\x04\x12\x13\n\x0bpreemptions\x18\x0b \x01(\x04\x12\x10\n\x08kv_bytes\x18\x0c \x01(\x04\x12\x13\n\x0bkv_rejected\x18\r \x01(\x04\x12\x19\n\x11prefill_fallbacks\x18\x0e \x01(\x04\x12\x17\n\x0fprogress_age_us\x18\x0f \x01(\x03\x12\x1b\n\x13prefix_query_tokens\x18\x10 \x01(\x04\x12\x19\n\x11prefix_hit_tokens\x18\x11 \x01(\x04*Z\n\nWorkerRole\x12\x1b\n\x17WORKER_ROLE_UNSPECIFIED\x10\x00\x12\x17\n\x13WORKER_ROLE_PREFILL\x10\x01\x12\x16\n\x12WORKER_ROLE_DECODE\x10\x02*{\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12WORKER_STATE_READY\x10\x01\x12\x18\n\x14WORKER_STATE_STALLED\x10\x02\x12\x1c\n\x18WORKER_STATE_UNREACHABLE\x10\x03\x32H\n\x05\x41\x64min\x12?\n\x06Status\x12\x19.pdserve.v1.StatusRequest\x1a\x1a.pdserve.v1.StatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16pdserve/v1/admin.proto\x12\npdserve.v1\"\x0f\n\rStatusRequest\"e\n\x0eStatusResponse\x12(\n\x06router\x18\x01 \x01(\x0b\x32\x18.pdserve.v1.RouterStatus\x12)\n\x07workers\x18\x02 \x03(\x0b\x32\x18.pdserve.v1.WorkerStatus\"x\n\x0cRouterStatus\x12\r\n\x05model\x18\x01 \x01(\t\x12\x1a\n\x12requests_in_flight\x18\x02 \x01(\r\x12\x17\n\x0frequests_queued\x18\x03 \x01(\r\x12$\n\x06totals\x18\x04 \x01(\x0b\x32\x14.pdserve.v1.Outcomes\"d\n\x08Outcomes\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x04\x12\x11\n\tcompleted\x18\x02 \x01(\x04\x12\x11\n\tcancelled\x18\x03 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x04\x12\x10\n\x08rejected\x18\x05 \x01(\x04\"\xc3\x01\n\x0cWorkerStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x04role\x18\x02 \x01(\x0e\x32\x16.pdserve.v1.WorkerRole\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x13\n\x0bincarnation\x18\x04 \x01(\t\x12&\n\x05state\x18\x05 \x01(\x0e\x32\x17.pdserve.v1.WorkerState\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12$\n\x04load\x18\x07 \x01(\x0b\x32\x16.pdserve.v1.WorkerLoad\"\x9d\x03\n\nWorkerLoad\x12\x13\n\x0bnum_running\x18\x01 \x01(\r\x12\x13\n\x0bnum_waiting\x18\x02 \x01(\r\x12\x1a\n\x12num_waiting_tokens\x18\x03 \x01(\r\x12\x14\n\x0c\x62locks_total\x18\x04 \x01(\r\x12\x13\n\x0b\x62locks_free\x18\x05 \x01(\r\x12\x15\n\rblocks_cached\x18\x06 \x01(\r\x12\x12\n\nblock_size\x18\x07 \x01(\r\x12\r\n\x05steps\x18\x08 \x01(\x04\x12\x16\n\x0eprefill_tokens\x18\t \x01(\x04\x12\x15\n\routput_tokens\x18\n \x01(\x04\x12\x13\n\x0bpreemptions\x18\x0b \x01(\x04\x12\x10\n\x08kv_bytes\x18\x0c \x01(\x04\x12\x13\n\x0bkv_rejected\x18\r \x01(\x04\x12\x19\n\x11prefill_fallbacks\x18\x0e \x01(\x04\x12\x17\n\x0fprogress_age_us\x18\x0f \x01(\x03\x12\x1b\n\x13prefix_query_tokens\x18\x10 \x01(\x04\x12\x19\n\x11prefix_hit_tokens\x18\x11 \x01(\x04\x12\r\n\x05swaps\x18\x12 \x01(\x04*Z\n\nWorkerRole\x12\x1b\n\x17WORKER_ROLE_UNSPECIFIED\x10\x00\x12\x17\n\x13WORKER_ROLE_PREFILL\x10\x01\x12\x16\n\x12WORKER_ROLE_DECODE\x10\x02*{\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12WORKER_STATE_READY\x10\x01\x12\x18\n\x14WORKER_STATE_STALLED\x10\x02\x12\x1c\n\x18WORKER_STATE_UNREACHABLE\x10\x03\x32H\n\x05\x41\x64min\x12?\n\x06Status\x12\x19.pdserve.v1.StatusRequest\x1a\x1a.pdserve.v1.StatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pdserve.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WORKERROLE']._serialized_start=981
-  _globals['_WORKERROLE']._serialized_end=1071
-  _globals['_WORKERSTATE']._serialized_start=1073
-  _globals['_WORKERSTATE']._serialized_end=1196
+  _globals['_WORKERROLE']._serialized_start=996
+  _globals['_WORKERROLE']._serialized_end=1086
+  _globals['_WORKERSTATE']._serialized_start=1088
+  _globals['_WORKERSTATE']._serialized_end=1211
   _globals['_STATUSREQUEST']._serialized_start=38
   _globals['_STATUSREQUEST']._serialized_end=53
   _globals['_STATUSRESPONSE']._serialized_start=55
@@ -46,7 +46,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKERSTATUS']._serialized_start=383
   _globals['_WORKERSTATUS']._serialized_end=578
   _globals['_WORKERLOAD']._serialized_start=581
-  _globals['_WORKERLOAD']._serialized_end=979
-  _globals['_ADMIN']._serialized_start=1198
-  _globals['_ADMIN']._serialized_end=1270
+  _globals['_WORKERLOAD']._serialized_end=994
+  _globals['_ADMIN']._serialized_start=1213
+  _globals['_ADMIN']._serialized_end=1285
 # @@protoc_insertion_point(module_scope)

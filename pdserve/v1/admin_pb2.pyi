@@ -247,6 +247,7 @@ class WorkerLoad(_message.Message):
     PROGRESS_AGE_US_FIELD_NUMBER: _builtins.int
     PREFIX_QUERY_TOKENS_FIELD_NUMBER: _builtins.int
     PREFIX_HIT_TOKENS_FIELD_NUMBER: _builtins.int
+    SWAPS_FIELD_NUMBER: _builtins.int
     num_running: _builtins.int
     """Sequences in the running batch."""
     num_waiting: _builtins.int
@@ -268,7 +269,7 @@ class WorkerLoad(_message.Message):
     output_tokens: _builtins.int
     """Tokens sampled."""
     preemptions: _builtins.int
-    """Sequences that lost their blocks and were computed again."""
+    """Times a sequence lost its blocks."""
     kv_bytes: _builtins.int
     """KV bytes sent (prefill) or received (decode)."""
     kv_rejected: _builtins.int
@@ -281,6 +282,8 @@ class WorkerLoad(_message.Message):
     """Prompt tokens looked up in the prefix cache."""
     prefix_hit_tokens: _builtins.int
     """Of these, tokens found there."""
+    swaps: _builtins.int
+    """Of the preemptions, those whose KV was kept in host memory; the others were computed again."""
     def __init__(
         self,
         *,
@@ -301,10 +304,11 @@ class WorkerLoad(_message.Message):
         progress_age_us: _builtins.int = ...,
         prefix_query_tokens: _builtins.int = ...,
         prefix_hit_tokens: _builtins.int = ...,
+        swaps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "blocks_cached", b"blocks_cached", "blocks_free", b"blocks_free", "blocks_total", b"blocks_total", "kv_bytes", b"kv_bytes", "kv_rejected", b"kv_rejected", "num_running", b"num_running", "num_waiting", b"num_waiting", "num_waiting_tokens", b"num_waiting_tokens", "output_tokens", b"output_tokens", "preemptions", b"preemptions", "prefill_fallbacks", b"prefill_fallbacks", "prefill_tokens", b"prefill_tokens", "prefix_hit_tokens", b"prefix_hit_tokens", "prefix_query_tokens", b"prefix_query_tokens", "progress_age_us", b"progress_age_us", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "blocks_cached", b"blocks_cached", "blocks_free", b"blocks_free", "blocks_total", b"blocks_total", "kv_bytes", b"kv_bytes", "kv_rejected", b"kv_rejected", "num_running", b"num_running", "num_waiting", b"num_waiting", "num_waiting_tokens", b"num_waiting_tokens", "output_tokens", b"output_tokens", "preemptions", b"preemptions", "prefill_fallbacks", b"prefill_fallbacks", "prefill_tokens", b"prefill_tokens", "prefix_hit_tokens", b"prefix_hit_tokens", "prefix_query_tokens", b"prefix_query_tokens", "progress_age_us", b"progress_age_us", "steps", b"steps", "swaps", b"swaps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -128,6 +128,18 @@ def held(worker: Worker) -> int:
     return load.blocks_total - load.blocks_free
 
 
+def expect_short_answers(workers: "Workers") -> None:
+    """Teach the scheduler what is wrong, or it would admit no more than fits to the end."""
+    lengths = workers.decode._engine._scheduler._lengths
+
+    def teach() -> None:
+        for power in range(14):
+            for _ in range(20):
+                lengths.observe(2**power, 1)
+
+    in_engine(workers.decode, teach)
+
+
 def until(is_true: Callable[[], bool], what: str) -> None:
     """Ask again and again (each time a round trip to an engine's thread); fails after WITHIN_S."""
     deadline = time.monotonic() + WITHIN_S

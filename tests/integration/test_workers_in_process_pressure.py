@@ -7,6 +7,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from common.config import TransferConfig
+from common.engine.host_swap import HostSwap
 from common.request import SamplingParams
 from pdserve.errors import Reason
 from tests.integration.in_process_workers import (
@@ -14,7 +15,9 @@ from tests.integration.in_process_workers import (
     PREFILL,
     Answer,
     Workers,
+    expect_short_answers,
     load_now,
+    until,
 )
 from tests.integration.meddling_in_process import Gate, hold_at, meddle
 from tests.unit.common.engine.tiny_models import VOCAB, engine_config, save_model
@@ -56,24 +59,70 @@ def undisturbed(model: Path) -> list[list[int]]:
     return texts
 
 
+@pytest.mark.parametrize("mode", ["swap", "recompute"])
 @pytest.mark.parametrize("sources", [[PREFILL], [None], [PREFILL, None]])
 def test_preempted_text_is_that_of_an_undisturbed_run(
-    model: Path, undisturbed: list[list[int]], sources: list[str | None]
+    model: Path, undisturbed: list[list[int]], sources: list[str | None], mode: str
 ) -> None:
     """Eight sequences that grow to 35 blocks together, and 12 blocks."""
-    with Workers(
-        model, prefill_config=CHUNKS_OF_16, decode_config=engine_config(num_blocks=12)
-    ) as workers:
+    tight = engine_config(num_blocks=12, preemption=mode)
+    with Workers(model, prefill_config=CHUNKS_OF_16, decode_config=tight) as workers:
+        expect_short_answers(workers)
         for index, prompt in enumerate(PROMPTS):
             source = sources[index % len(sources)]
             workers.submit(str(index), prompt, sampling(index), prefill=source)
         answers = [workers.answers.finished(str(index)) for index in range(len(PROMPTS))]
         assert [answer.tokens for answer in answers] == undisturbed
         workers.check_at_rest()
-        preemptions = load_now(workers.decode).preemptions
+        load = load_now(workers.decode)
+        preemptions = load.preemptions
         assert preemptions > 0
+        assert load.swaps == (preemptions if mode == "swap" else 0)
         reported = [answer.timings.num_preemptions for answer in answers if answer.timings]
         assert sum(reported) == preemptions
+
+
+def test_without_room_in_host_memory_they_are_computed_again(
+    model: Path, undisturbed: list[list[int]]
+) -> None:
+    """Host memory for one sequence of 60 tokens at a time."""
+    tight = engine_config(num_blocks=12, preemption="swap", swap_gib=60 * 512 / 2**30)
+    with Workers(model, decode_config=tight) as workers:
+        expect_short_answers(workers)
+        for index, prompt in enumerate(PROMPTS):
+            workers.submit(str(index), prompt, sampling(index), prefill=None)
+        for index, expected in enumerate(undisturbed):
+            assert workers.answers.finished(str(index)).tokens == expected
+        workers.check_at_rest()
+        load = load_now(workers.decode)
+        assert 0 < load.swaps < load.preemptions
+
+
+def test_a_learnt_length_keeps_the_batch_from_pressure(
+    model: Path, undisturbed: list[list[int]]
+) -> None:
+    """The same sequences in the same memory; all answers are expected to be as long as they get."""
+    with Workers(model, decode_config=engine_config(num_blocks=12)) as workers:
+        for index, prompt in enumerate(PROMPTS):
+            workers.submit(str(index), prompt, sampling(index), prefill=None)
+        for index, expected in enumerate(undisturbed):
+            assert workers.answers.finished(str(index)).tokens == expected
+        assert load_now(workers.decode).preemptions == 0
+        workers.check_at_rest()
+
+
+def test_cancelled_while_its_kv_waits_in_host_memory(model: Path) -> None:
+    with Workers(model, decode_config=engine_config(num_blocks=12, preemption="swap")) as workers:
+        expect_short_answers(workers)
+        for index, prompt in enumerate(PROMPTS):
+            workers.submit(str(index), prompt, sampling(index), prefill=None)
+        until(lambda: load_now(workers.decode).swaps > 0, "swapped out")
+        for index in range(len(PROMPTS)):
+            workers.decode.cancel(str(index))
+        workers.check_at_rest()
+        memory = workers.decode._engine._scheduler.preemption._memory
+        assert isinstance(memory, HostSwap)
+        assert memory.num_bytes == 0
 
 
 def test_a_transfer_with_little_credit_and_few_slots(

@@ -10,7 +10,14 @@ import pytest
 from common.kv_transfer.transport import KVSource
 from common.kv_transfer.wire import WireItem
 from common.request import SamplingParams, WorkRequest
-from tests.integration.in_process_workers import CHUNKS_OF_16, PREFILL, Answer, Workers, load_now
+from tests.integration.in_process_workers import (
+    CHUNKS_OF_16,
+    PREFILL,
+    Answer,
+    Workers,
+    expect_short_answers,
+    load_now,
+)
 from tests.integration.meddling_in_process import (
     Meddled,
     Rewrite,
@@ -90,6 +97,7 @@ def test_every_text_is_right_and_nothing_stays_held(model: Path, seed: int) -> N
         decode_config=tight,
         wrap=lambda source: Fated(source, plan.fates),
     ) as workers:
+        expect_short_answers(workers)
         for request in plan.requests:
             workers.decode.submit(request)
         for name, num_tokens in plan.cancel_after.items():

@@ -4,8 +4,11 @@ from common.engine.batch import Batch
 from common.engine.block_pool import BlockPool
 from common.engine.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
+from decode_worker.output_length import OutputLengths
+from decode_worker.preemption import Costs, Preemption
 from decode_worker.scheduler import DecodeScheduler
 from tests.unit.common.engine.sequences import NO_EOS, hold, make_decoding, make_sequence
+from tests.unit.decode_worker.host_memory import NoHostMemory
 
 BLOCK_SIZE = 4
 
@@ -13,8 +16,17 @@ BLOCK_SIZE = 4
 def make(
     num_blocks: int = 20, budget: int = 16, max_num_seqs: int = 8, watermark: float = 0.0
 ) -> tuple[DecodeScheduler, BlockPool]:
+    """Every sequence is expected to end with its next token, so that memory decides only when it is short."""
     pool = BlockPool(num_blocks, BLOCK_SIZE)
-    return DecodeScheduler(PrefixCache(pool, "model"), budget, max_num_seqs, watermark), pool
+    scheduler = DecodeScheduler(
+        PrefixCache(pool, "model"),
+        OutputLengths(prior_tokens=1),
+        Preemption("recompute", Costs(), NoHostMemory()),
+        budget,
+        max_num_seqs,
+        watermark,
+    )
+    return scheduler, pool
 
 
 def join(scheduler: DecodeScheduler, pool: BlockPool, prompt: int) -> Sequence:
@@ -22,6 +34,10 @@ def join(scheduler: DecodeScheduler, pool: BlockPool, prompt: int) -> Sequence:
     seq = hold(pool, make_decoding(prompt, 9))
     scheduler.join(seq)
     return seq
+
+
+def arriving(pool: BlockPool, number: int) -> list[Sequence]:
+    return [hold(pool, make_sequence(2)) for _ in range(number)]
 
 
 def shape(batch: Batch | None) -> list[tuple[Sequence, int]]:
@@ -85,14 +101,14 @@ def test_a_sequence_grows_by_a_block_when_it_needs_one() -> None:
 
 
 def test_admission_keeps_the_watermark_free_while_others_run() -> None:
-    """10 blocks, 2 of them the watermark: 5 + 3 fit, 5 + 4 do not."""
+    """10 blocks, 2 of them the watermark: with the next token 5 + 3 fit, 5 + 4 do not."""
     scheduler, pool = make(num_blocks=10, watermark=0.2)
-    first = join(scheduler, pool, 18)
-    prompt = make_sequence(16)
+    first = join(scheduler, pool, 15)
+    prompt = make_sequence(13)
     scheduler.add(prompt)
     assert run(scheduler) == [(first, 1)]
     scheduler.remove(prompt)
-    smaller = make_sequence(12)
+    smaller = make_sequence(11)
     scheduler.add(smaller)
     assert [seq for seq, _ in run(scheduler)] == [first, smaller]
 
@@ -110,7 +126,7 @@ def test_running_sequences_grow_into_the_watermark() -> None:
     assert pool.num_free == 1
     run(scheduler)
     assert run(scheduler) == [(seq, 1)]
-    assert (pool.num_free, scheduler.num_preemptions) == (0, 0)
+    assert (pool.num_free, scheduler.preemption.num_recomputed) == (0, 0)
 
 
 def test_under_pressure_the_newest_is_preempted() -> None:
@@ -121,7 +137,7 @@ def test_under_pressure_the_newest_is_preempted() -> None:
     assert newest.block_table == []
     assert newest.num_computed_tokens == 0
     assert newest.num_output_tokens == 2
-    assert newest.timeline.num_preemptions == scheduler.num_preemptions == 1
+    assert newest.timeline.num_preemptions == scheduler.preemption.num_recomputed == 1
     pool.check_integrity(oldest.block_table + middle.block_table)
 
 
@@ -159,7 +175,7 @@ def test_the_last_one_is_never_preempted_but_waits() -> None:
     arriving = pool.allocate(1)
     run(scheduler)
     assert run(scheduler) == []
-    assert (scheduler.num_preemptions, len(seq.block_table)) == (0, 2)
+    assert (scheduler.preemption.num_recomputed, len(seq.block_table)) == (0, 2)
     pool.release(arriving)
     assert run(scheduler) == [(seq, 1)]
 
@@ -185,21 +201,27 @@ def test_slots_of_those_on_their_way_are_not_given_away() -> None:
     scheduler, pool = make(max_num_seqs=3)
     seq = join(scheduler, pool, 2)
     scheduler.add(make_sequence(2))
-    assert shape(scheduler.schedule(2)) == [(seq, 1)]
-    assert len(shape(scheduler.schedule(1))) == 2
+    assert shape(scheduler.schedule(arriving(pool, 2))) == [(seq, 1)]
+    assert len(shape(scheduler.schedule(arriving(pool, 1)))) == 2
 
 
 @pytest.mark.parametrize(("num_arriving", "has_room"), [(0, True), (1, True), (2, False)])
 def test_room_counts_those_on_their_way(num_arriving: int, has_room: bool) -> None:
     scheduler, pool = make(max_num_seqs=3)
     join(scheduler, pool, 2)
-    assert scheduler.has_room(num_arriving) is has_room
+    others = arriving(pool, num_arriving)
+    assert scheduler.has_room(make_sequence(2), others) is has_room
 
 
-def test_there_is_no_room_while_a_sequence_waits_here() -> None:
+def test_there_is_no_room_while_an_older_sequence_waits_here() -> None:
     scheduler, _ = make()
-    scheduler.add(make_sequence(2))
-    assert not scheduler.has_room(0)
+    older, seq, younger = (make_sequence(2) for _ in range(3))
+    older.timeline.arrival_s, seq.timeline.arrival_s, younger.timeline.arrival_s = 1.0, 2.0, 3.0
+    scheduler.add(younger)
+    assert scheduler.has_room(seq, [])
+    scheduler.remove(younger)
+    scheduler.add(older)
+    assert not scheduler.has_room(seq, [])
 
 
 def test_waiting_tokens_are_prefill_work() -> None:
@@ -224,4 +246,4 @@ def test_a_removed_sequence_is_forgotten_wherever_it_stands() -> None:
     for seq in (waiting, running, running):
         scheduler.remove(seq)
     assert scheduler.schedule() is None
-    assert scheduler.has_room(0)
+    assert scheduler.has_room(make_sequence(2), [])

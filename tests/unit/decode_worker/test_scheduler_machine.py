@@ -8,9 +8,12 @@ from common.engine.batch import Batch
 from common.engine.block_pool import BlockPool
 from common.engine.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
+from decode_worker.output_length import OutputLengths
+from decode_worker.preemption import Costs, Preemption
 from decode_worker.scheduler import DecodeScheduler
 from tests.unit.common.engine.block_contents import BlockContents
 from tests.unit.common.engine.sequences import NO_EOS, make_sequence
+from tests.unit.decode_worker.host_memory import ContentsMemory
 
 NUM_BLOCKS, BLOCK_SIZE, BUDGET, MAX_SEQS, MAX_ARRIVING = 14, 4, 4, 3, 2
 CAPACITY = NUM_BLOCKS * BLOCK_SIZE
@@ -23,8 +26,16 @@ class DecodeMachine(RuleBasedStateMachine):
         super().__init__()
         self.pool = BlockPool(NUM_BLOCKS, BLOCK_SIZE)
         self.prefix = PrefixCache(self.pool, "model")
-        self.scheduler = DecodeScheduler(self.prefix, BUDGET, MAX_SEQS, watermark=0.1)
         self.contents = BlockContents(BLOCK_SIZE)
+        self.memory = ContentsMemory(self.contents, self.prefix, max_sequences=1)
+        self.scheduler = DecodeScheduler(
+            self.prefix,
+            OutputLengths(prior_tokens=4),
+            Preemption("swap", Costs(), self.memory),
+            BUDGET,
+            MAX_SEQS,
+            watermark=0.1,
+        )
         self.live: list[Sequence] = []
         self.arriving: list[Sequence] = []
 
@@ -46,7 +57,7 @@ class DecodeMachine(RuleBasedStateMachine):
         if (
             len(self.arriving) < MAX_ARRIVING
             and self.scheduler.can_ever_run(prompt + max_tokens)
-            and self.scheduler.has_room(len(self.arriving))
+            and self.scheduler.has_room(seq, self.arriving)
             and self.prefix.reserve(seq, prompt + 1, keep_free=keep_free)
         ):
             self.arriving.append(seq)
@@ -73,7 +84,7 @@ class DecodeMachine(RuleBasedStateMachine):
     @rule()
     def step(self) -> None:
         before = list(self.scheduler.running)
-        batch = self.scheduler.schedule(len(self.arriving))
+        batch = self.scheduler.schedule(self.arriving)
         if before:
             assert self.scheduler.running[:1] == before[:1]  # the oldest is never preempted
         if batch is None:
@@ -115,6 +126,7 @@ class DecodeMachine(RuleBasedStateMachine):
     @invariant()
     def every_held_block_has_one_live_holder(self) -> None:
         self.pool.check_integrity([block for seq in self.live for block in seq.block_table])
+        assert set(self.memory.lengths) <= set(self.scheduler.waiting)
 
     @invariant()
     def the_batch_has_a_slot_for_everybody_on_the_way(self) -> None:

@@ -7,6 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from common.engine.block_pool import BlockPool
 from common.engine.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
+from common.engine.waiting_queue import MAX_PASSES
 from prefill_worker.scheduler import PrefillScheduler
 from tests.unit.common.engine.block_contents import BlockContents
 from tests.unit.common.engine.sequences import make_sequence
@@ -24,6 +25,7 @@ class PrefillMachine(RuleBasedStateMachine):
         self.scheduler = PrefillScheduler(self.prefix, BUDGET, MAX_SEQS)
         self.contents = BlockContents(BLOCK_SIZE)
         self.live: list[Sequence] = []
+        self.passes: dict[Sequence, int] = {}
 
     @rule(first=st.integers(1, 2), num_tokens=st.integers(1, NUM_BLOCKS * BLOCK_SIZE))
     def add(self, first: int, num_tokens: int) -> None:
@@ -39,14 +41,18 @@ class PrefillMachine(RuleBasedStateMachine):
 
     @rule()
     def step(self) -> None:
+        waiting = list(self.scheduler.waiting)
         batch = self.scheduler.schedule()
+        self._count_passes(waiting)
         assert (batch is None) == (not self.live)
         if batch is None:
             return
         assert 1 <= batch.num_tokens <= BUDGET
         assert len(batch.entries) <= MAX_SEQS
-        # first come, first served: the batch is the longest-waiting prompts, and only the last is cut
-        assert [entry.seq for entry in batch.entries] == self.live[: len(batch.entries)]
+        assert [entry.seq for entry in batch.entries] == self.scheduler.running[
+            : len(batch.entries)
+        ]
+        # only the last is cut
         assert all(entry.samples for entry in batch.entries[:-1])
         for entry in batch.entries:
             self.contents.run(entry.seq, entry.num_tokens)
@@ -59,6 +65,15 @@ class PrefillMachine(RuleBasedStateMachine):
             if not entry.seq.num_uncomputed_tokens:
                 self._end(entry.seq)
 
+    def _count_passes(self, before: list[Sequence]) -> None:
+        """Of those that waited: nobody stays while more than MAX_PASSES later ones enter."""
+        after = set(self.scheduler.waiting)
+        for place, seq in enumerate(before):
+            if seq in after:
+                entered = sum(later not in after for later in before[place + 1 :])
+                self.passes[seq] = self.passes.get(seq, 0) + entered
+                assert self.passes[seq] <= MAX_PASSES
+
     def _end(self, seq: Sequence) -> None:
         self.scheduler.remove(seq)
         self.live.remove(seq)
@@ -70,7 +85,8 @@ class PrefillMachine(RuleBasedStateMachine):
     @invariant()
     def only_running_prompts_hold_blocks(self) -> None:
         assert not any(seq.block_table for seq in self.scheduler.waiting)
-        assert [*self.scheduler.running, *self.scheduler.waiting] == self.live
+        everywhere = [*self.scheduler.running, *self.scheduler.waiting]
+        assert sorted(map(id, everywhere)) == sorted(map(id, self.live))
 
     def teardown(self) -> None:
         """Left alone, all finish: every step runs at least one token."""

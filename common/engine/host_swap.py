@@ -1,0 +1,65 @@
+"""KV of preempted sequences in host memory."""
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from common.engine.kv_cache import KVCache
+from common.engine.prefix_cache import PrefixCache
+from common.engine.sequence import Sequence
+
+
+class HostSwap:
+    """Copies in the canonical layout [layers, 2, tokens, kv_heads, head_dim], within a budget of bytes."""
+
+    def __init__(
+        self,
+        cache: KVCache,
+        prefix: PrefixCache,
+        max_bytes: int,
+        note_copy: Callable[[int, float], None],
+    ) -> None:
+        """`note_copy` is told tokens and seconds of each copy."""
+        self._cache = cache
+        self._prefix = prefix
+        self._max_bytes = max_bytes
+        self._note_copy = note_copy
+        self._copies: dict[Sequence, torch.Tensor] = {}
+        self.num_bytes = 0
+
+    def save(self, seq: Sequence) -> bool:
+        """Copy the computed KV out of the sequence's blocks; False when there is no room for it."""
+        num_tokens = seq.num_computed_tokens
+        wanted = num_tokens * self._cache.num_bytes_per_token
+        if not num_tokens or self.num_bytes + wanted > self._max_bytes:
+            return False
+        start_s = time.monotonic()
+        copy = self._cache.read(seq.block_table, 0, num_tokens)
+        self._note_copy(num_tokens, time.monotonic() - start_s)
+        self._copies[seq] = copy
+        self.num_bytes += copy.nbytes
+        return True
+
+    def restore(self, seq: Sequence) -> None:
+        """Copy what the sequence's new blocks lack back in, count it as computed, forget the copy.
+
+        Does nothing without a copy. What a known prefix brought with it is not written: it is shared.
+        """
+        copy = self._copies.get(seq)
+        if copy is None:
+            return
+        start, end = seq.num_computed_tokens, copy.shape[2]
+        if start < end:
+            start_s = time.monotonic()
+            self._cache.write(seq.block_table, start, copy[:, :, start:])
+            self._note_copy(end - start, time.monotonic() - start_s)
+            seq.num_computed_tokens = end
+            self._prefix.publish(seq)
+        self.drop(seq)
+
+    def drop(self, seq: Sequence) -> None:
+        """Forget the copy, if there is one."""
+        copy = self._copies.pop(seq, None)
+        if copy is not None:
+            self.num_bytes -= copy.nbytes

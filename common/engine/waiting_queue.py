@@ -1,0 +1,57 @@
+"""Sequences that wait for memory. Touches no tensor."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from common.engine.sequence import Sequence
+
+MAX_PASSES = 16
+_LOOKAHEAD = 4
+
+
+class WaitingQueue:
+    """First come, first served, but one that does not fit lets a few smaller ones pass.
+
+    Ageing: nobody passes a sequence that was passed MAX_PASSES times, so memory drains until it fits;
+    and nobody passes one that has answered already, whose client is reading.
+    """
+
+    def __init__(self) -> None:
+        self._queue: deque[Sequence] = deque()
+        self._passes: dict[Sequence, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return iter(self._queue)
+
+    def append(self, seq: Sequence) -> None:
+        """Queue at the end."""
+        self._queue.append(seq)
+
+    def push_front(self, seq: Sequence) -> None:
+        """Queue before all others: it ran already."""
+        self._queue.appendleft(seq)
+
+    def remove(self, seq: Sequence) -> None:
+        """Forget a sequence. Raises ValueError when it does not wait."""
+        self._queue.remove(seq)
+        self._passes.pop(seq, None)
+
+    def take(self, admit: Callable[[Sequence], bool]) -> Sequence | None:
+        """Remove and return the first that `admit` lets in, of those that may be asked."""
+        for place, seq in enumerate(islice(self._queue, _LOOKAHEAD)):
+            if admit(seq):
+                self._remove_at(place)
+                return seq
+            if seq.num_output_tokens or self._passes.get(seq, 0) >= MAX_PASSES:
+                break
+        return None
+
+    def _remove_at(self, place: int) -> None:
+        self._passes.pop(self._queue[place], None)
+        del self._queue[place]
+        for seq in islice(self._queue, place):
+            self._passes[seq] = self._passes.get(seq, 0) + 1
