@@ -93,6 +93,7 @@ def summarise(records: list[Record]) -> dict[str, float]:
     duration_s = max(r.token_times_s[-1] for r in records) - min(r.start_s for r in records)
     ttft = [r.ttft_s * 1000 for r in records]
     itl = [gap * 1000 for r in records for gap in r.itl_s] or [0.0]
+    e2e = [(r.token_times_s[-1] - r.start_s) * 1000 for r in records]
     return {
         "output tok/s": sum(r.work.output_tokens for r in records) / duration_s,
         "total tok/s": sum(r.work.total_tokens for r in records) / duration_s,
@@ -101,4 +102,5 @@ def summarise(records: list[Record]) -> dict[str, float]:
         "ITL p50 ms": float(np.percentile(itl, 50)),
         "ITL p99 ms": float(np.percentile(itl, 99)),
         "TPOT p50 ms": float(np.percentile([r.tpot_s * 1000 for r in records], 50)),
+        "E2E p99 ms": float(np.percentile(e2e, 99)),
     }

@@ -16,10 +16,13 @@ _START_TIMEOUT_S = 120.0
 
 
 @contextlib.asynccontextmanager
-async def serving(*args: str) -> AsyncGenerator[str]:
-    """Start `pdserve serve ARGS` on free ports; yields the gRPC address, stops it afterwards."""
+async def serving(*args: str, **settings: str) -> AsyncGenerator[str]:
+    """Start `pdserve serve ARGS` on free ports; yields the gRPC address, stops it afterwards.
+
+    `settings` are environment variables, such as PDSERVE_ENGINE__SWAP_GIB.
+    """
     pdserve = str(Path(sys.executable).parent / "pdserve")
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | settings
     process = await asyncio.create_subprocess_exec(
         *(pdserve, "serve", *args, "--grpc-port", "0", "--http-port", "0"),
         stdout=asyncio.subprocess.PIPE,

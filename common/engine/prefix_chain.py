@@ -1,9 +1,8 @@
 """The keys under which a sequence's whole blocks are found again."""
 
+import struct
 from collections.abc import Sequence
 from hashlib import blake2b
-
-import numpy as np
 
 _DIGEST_BYTES = 16
 _SALT_BYTES = 32
@@ -31,7 +30,7 @@ class PrefixChain:
         end = num_blocks * self._block_size
         if end <= start:
             return
-        raw = np.array(token_ids[start:end], np.int32).tobytes()
+        raw = struct.pack(f"<{end - start}i", *token_ids[start:end])
         step = 4 * self._block_size
         update, digest, append = self._hash.update, self._hash.digest, self.keys.append
         for at in range(0, len(raw), step):
