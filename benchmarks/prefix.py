@@ -7,6 +7,7 @@ import asyncio
 import secrets
 import statistics
 import time
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -51,13 +52,14 @@ async def _measure(rounds: int, seed: int) -> dict[str, dict[str, float]]:
     with Progress() as progress:
         for name, args in _SYSTEMS.items():
             task = progress.add_task(name, total=rounds * _REQUESTS)
+            advance = partial(progress.advance, task)
             async with serving(DEFAULT_ALIAS, *args) as address, AsyncClient(address) as client:
                 target = PdserveTarget(client)
                 await closed_loop(target, random_works(4, seed + 99), 1, lambda: None)
                 misses, hits = [], []
                 for round_number in range(rounds):
                     works = _sharing(seed + round_number)
-                    records = await closed_loop(target, works, 1, lambda: progress.advance(task))
+                    records = await closed_loop(target, works, 1, advance)
                     misses.append(records[0].ttft_s)
                     hits += [record.ttft_s for record in records[1:]]
             miss, hit = statistics.median(misses) * 1e3, statistics.median(hits) * 1e3

@@ -35,7 +35,8 @@ class SamplingParams:
 class WorkRequest:
     """One request as a worker sees it: token ids in, token ids out.
 
-    Requests share cached KV only where their `cache_salt` is the same.
+    Requests share cached KV only where their `cache_salt` is the same. Those of one `group` have one prompt:
+    the first computes it, the others wait for that and share it.
     """
 
     request_id: str
@@ -45,6 +46,7 @@ class WorkRequest:
     prefill_worker: str | None = None
     timeout_s: float | None = None
     cache_salt: str = ""
+    group: str = ""
     num_held_tokens: int = 0  # of the prompt, on the decode worker that asks for the rest
 
 

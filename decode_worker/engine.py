@@ -165,5 +165,4 @@ class DecodeEngine:
         del self._live[seq.request_id]
         self._inbox.discard(seq)
         self._scheduler.remove(seq)
-        self._engine.pool.release(seq.block_table)
-        seq.block_table.clear()
+        self._prefix.release(seq)

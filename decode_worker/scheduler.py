@@ -115,8 +115,7 @@ class DecodeScheduler:
         """Take the blocks back; the sequence is first in line to go on."""
         self.running.remove(seq)
         self.preemption.set_aside(seq, self._prefix.num_shared_tokens(seq))
-        self._pool.release(seq.block_table)
-        seq.block_table.clear()
+        self._prefix.release(seq)
         seq.num_computed_tokens = 0
         seq.timeline.num_preemptions += 1
         self.waiting.push_front(seq)

@@ -41,8 +41,7 @@ class PrefillScheduler:
             self.running.remove(seq)
         elif seq in self.waiting:
             self.waiting.remove(seq)
-        self._pool.release(seq.block_table)
-        seq.block_table.clear()
+        self._prefix.release(seq)
 
     def schedule(self) -> Batch | None:
         """The next step's chunks, None when there is nothing to run."""

@@ -20,12 +20,17 @@ class PrefixCache:
         self.num_hit_tokens = 0
         self._fingerprint = fingerprint
         self._is_enabled = is_enabled
+        self._leaders: dict[str, Sequence] = {}  # by group: who computes the prompt now
 
     def reserve(self, seq: Sequence, num_tokens: int, *, keep_free: int = 0) -> bool:
         """Give a sequence without blocks those for its first `num_tokens` positions, if they can be had
         with `keep_free` left over; what is known of them counts as computed from here on.
+
+        False too while another of its group computes the prompt.
         """
         pool = self.pool
+        if seq.request.group in self._leaders:
+            return False
         num_blocks = pool.num_blocks_for(num_tokens)
         known = pool.find(self._findable_keys(seq))
         num_new = num_blocks - len(known)
@@ -36,7 +41,15 @@ class PrefixCache:
         seq.num_shared_blocks = len(known)
         seq.num_computed_tokens = len(known) * pool.block_size
         self._note(seq, len(known))
+        if seq.request.group and self._is_enabled and not self._is_shareable(seq):
+            self._leaders[seq.request.group] = seq
         return True
+
+    def release(self, seq: Sequence) -> None:
+        """Take the sequence's blocks back. Safe to repeat."""
+        self._stop_leading(seq)
+        self.pool.release(seq.block_table)
+        seq.block_table.clear()
 
     def num_held_prefix_blocks(self, seq: Sequence) -> int:
         """Blocks that `reserve` would find now and that others hold, so that they cost nothing."""
@@ -58,10 +71,21 @@ class PrefixCache:
         for index in range(chain.num_named, num_whole):
             self.pool.name(seq.block_table[index], chain.keys[index])
         chain.num_named = num_whole
+        if self._is_shareable(seq):
+            self._stop_leading(seq)
 
     def forget(self, seq: Sequence) -> None:
         """Let nobody find the sequence's blocks: what they hold is not to be trusted."""
         self.pool.forget(seq.block_table)
+
+    def _is_shareable(self, seq: Sequence) -> bool:
+        """Whether all that another of its group could share is computed."""
+        size = self.pool.block_size
+        return seq.num_computed_tokens >= (seq.num_prompt_tokens - 1) // size * size
+
+    def _stop_leading(self, seq: Sequence) -> None:
+        if self._leaders.get(seq.request.group) is seq:
+            del self._leaders[seq.request.group]
 
     def _chain(self, seq: Sequence) -> PrefixChain:
         if seq.chain is None:

@@ -61,6 +61,7 @@ class SubmitRequest(_message.Message):
     PREFILL_WORKER_FIELD_NUMBER: _builtins.int
     TIMEOUT_US_FIELD_NUMBER: _builtins.int
     CACHE_SALT_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Unique among the router's live requests."""
     attempt: _builtins.int
@@ -71,6 +72,8 @@ class SubmitRequest(_message.Message):
     """Time left until the client's deadline, microseconds; 0: none."""
     cache_salt: _builtins.str
     """The request shares cached KV only with requests of the same salt."""
+    group: _builtins.str
+    """Requests of one group have one prompt, which the first of them computes for all; empty: none."""
     @_builtins.property
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The prompt."""
@@ -89,10 +92,11 @@ class SubmitRequest(_message.Message):
         prefill_worker: _builtins.str = ...,
         timeout_us: _builtins.int = ...,
         cache_salt: _builtins.str = ...,
+        group: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cache_salt", b"cache_salt", "prefill_worker", b"prefill_worker", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "sampling", b"sampling", "timeout_us", b"timeout_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cache_salt", b"cache_salt", "group", b"group", "prefill_worker", b"prefill_worker", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "sampling", b"sampling", "timeout_us", b"timeout_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from common.request import SamplingParams, WorkTimings
-from tests.integration.in_process_workers import CHUNKS_OF_16, Workers
+from common.request import SamplingParams, WorkRequest, WorkTimings
+from tests.integration.in_process_workers import CHUNKS_OF_16, Workers, load_now
 from tests.unit.common.engine.tiny_models import (
     VOCAB,
     continue_greedily,
@@ -117,3 +117,26 @@ def test_twenty_at_once_with_one_prefix_answer_as_each_alone(
         tokens = workers.answers.finished(f"crowd-{index}").tokens
         assert tokens == continue_greedily(reference, prompt, NEW_TOKENS)
     workers.check_at_rest()
+
+
+@pytest.mark.parametrize("prefill", ["prefill-0", None])
+def test_a_group_computes_and_ships_its_prompt_once(workers: Workers, prefill: str | None) -> None:
+    """100 tokens: 96 in whole blocks, 4 of which everybody needs the logits."""
+    before = [load_now(worker) for worker in (workers.prefill, workers.decode)]
+    names = [f"group-{prefill}-{index}" for index in range(5)]
+    for seed, name in enumerate(names):
+        sampling = SamplingParams(temperature=0.9, seed=seed, max_tokens=20)
+        tag = f"group-{prefill}"
+        workers.decode.submit(
+            WorkRequest(name, 1, tuple(PROMPT), sampling, prefill, cache_salt=tag, group=tag)
+        )
+    texts = {tuple(workers.answers.finished(name).tokens) for name in names}
+    assert len(texts) == 5
+    workers.check_at_rest()
+    after = [load_now(worker) for worker in (workers.prefill, workers.decode)]
+    ran = [
+        now.prefill_tokens - then.prefill_tokens for now, then in zip(after, before, strict=True)
+    ]
+    assert ran == ([100 + 4 * 4, 0] if prefill else [0, 100 + 4 * 4])
+    shipped = after[1].kv_bytes - before[1].kv_bytes
+    assert shipped == ((100 + 4 * 4) * KV_BYTES if prefill else 0)

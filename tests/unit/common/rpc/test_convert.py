@@ -59,6 +59,7 @@ requests = st.builds(
     prefill_worker=st.none() | st.text(min_size=1, max_size=10),
     timeout_s=st.none() | seconds.filter(bool),
     cache_salt=names,
+    group=names,
 )
 chunks = st.builds(PrefillChunkTiming, start_s=seconds, duration_s=seconds, num_tokens=u32)
 timings = st.builds(
