@@ -1,0 +1,45 @@
+"""Several streams read as one."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def merge(sources: Sequence[AsyncGenerator[T]]) -> AsyncGenerator[T]:
+    """Items of all sources as they come. The first failure ends it; closing it closes every source."""
+    if len(sources) == 1:
+        async with aclosing(sources[0]) as only:
+            async for item in only:
+                yield item
+        return
+    news: asyncio.Queue[tuple[T] | Exception | None] = asyncio.Queue()
+    tasks = [asyncio.create_task(_drain(source, news)) for source in sources]
+    try:
+        num_open = len(tasks)
+        while num_open:
+            entry = await news.get()
+            if isinstance(entry, Exception):
+                raise entry
+            if entry is None:
+                num_open -= 1
+            else:
+                yield entry[0]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _drain(
+    source: AsyncGenerator[T], news: asyncio.Queue[tuple[T] | Exception | None]
+) -> None:
+    try:
+        async with aclosing(source):
+            async for item in source:
+                news.put_nowait((item,))
+        news.put_nowait(None)
+    except Exception as error:  # belongs to the reader, in its task
+        news.put_nowait(error)
