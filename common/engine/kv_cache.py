@@ -3,12 +3,17 @@
 import contextlib
 import math
 import mmap
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from common.engine.model_spec import ModelSpec
 from common.kv_transfer.layout import KVLayout
+
+if TYPE_CHECKING:
+    from common.engine.cpu.kv_copy import PackedBlocks
 
 Storage = Literal["packed", "pages"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -58,6 +63,7 @@ class KVCache:
             keys = keys.permute(0, 1, 3, 4, 2)[..., None]
             values = values.permute(0, 1, 3, 2, 4)[..., None]
         self.keys, self.values = keys, values
+        self._words = _as_words(keys, values) if storage == "packed" else None
 
     @property
     def num_bytes(self) -> int:
@@ -78,6 +84,13 @@ class KVCache:
 
     def read(self, block_table: list[int], start: int, end: int) -> torch.Tensor:
         """Copy positions [start, end) out: [layers, 2, end - start, kv_heads, head_dim] on the host."""
+        if self._words is not None:
+            shape = (len(self.keys), 2, end - start, self.num_kv_heads, self.head_dim)
+            # numpy asks for huge pages where torch would take one fault for every 4 KiB
+            memory = np.empty(math.prod(shape) * self.keys.itemsize, np.uint8)
+            wire = torch.from_numpy(memory).view(self.keys.dtype).view(shape)
+            self._words.read(wire, self._slots(block_table, start, end))
+            return wire
         first = start // self.block_size
         blocks = torch.tensor(block_table[first : -(-end // self.block_size)])
         blocks = blocks.to(self.keys.device)
@@ -93,6 +106,9 @@ class KVCache:
         """
         size, end = self.block_size, start + payload.shape[2]
         payload = payload.to(device=self.keys.device, dtype=self.keys.dtype)
+        if self._words is not None:
+            self._words.write(payload.contiguous(), self._slots(block_table, start, end))
+            return
         whole_start, whole_end = min(-(-start // size) * size, end), end // size * size
         if whole_end > whole_start:
             blocks = torch.tensor(block_table[whole_start // size : whole_end // size])
@@ -110,6 +126,12 @@ class KVCache:
                 )
                 for layer in range(len(self.keys)):
                     self.store(layer, slots, part[layer, 0], part[layer, 1])
+
+    def _slots(self, block_table: list[int], start: int, end: int) -> NDArray[np.int64]:
+        positions = np.arange(start, end)
+        blocks = np.array(block_table)[positions // self.block_size]
+        slots: NDArray[np.int64] = blocks * self.block_size + positions % self.block_size
+        return slots
 
     def store(
         self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
@@ -138,6 +160,16 @@ class KVCache:
         keys = self.keys[layer, blocks].permute(1, 0, 3, 2, 4).flatten(3).flatten(1, 2)
         values = self.values[layer, blocks].permute(1, 0, 2, 4, 3).flatten(1, 3)
         return keys, values
+
+
+def _as_words(keys: torch.Tensor, values: torch.Tensor) -> "PackedBlocks | None":
+    """The blocks for quick copies: in host memory, where numbers or pairs of them fill 4 bytes."""
+    if keys.device.type != "cpu" or keys.shape[-1] * keys.itemsize != 4:
+        return None
+    # numba takes 0.3 s to import; a CUDA worker never needs it
+    from common.engine.cpu.kv_copy import PackedBlocks
+
+    return PackedBlocks(keys, values)
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:

@@ -57,16 +57,17 @@ def test_what_was_written_is_read_at_every_alignment(block_size: int, storage: S
         assert torch.equal(cache.read(table, start, end), payload[:, :, start:end])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("storage", ["packed", "pages"])
 @pytest.mark.parametrize("block_size", [1, 3, 4])
 def test_a_write_at_any_alignment_touches_its_positions_only(
-    block_size: int, storage: Storage
+    block_size: int, storage: Storage, dtype: str
 ) -> None:
     num_tokens = 3 * block_size + 1
-    payload, table = make_payload(num_tokens), table_for(num_tokens, block_size)
+    payload, table = make_payload(num_tokens, dtype), table_for(num_tokens, block_size)
     capacity = len(table) * block_size
     for start, end in itertools.combinations(range(num_tokens + 1), 2):
-        cache = make_cache(block_size, storage=storage)
+        cache = make_cache(block_size, dtype, storage)
         cache.write(table, start, payload[:, :, start:end])
         held = cache.read(table, 0, capacity)
         written = torch.full_like(held, float("nan"))
@@ -97,6 +98,20 @@ def test_chunks_cross_between_block_sizes_bit_by_bit(
     for lo, hi in itertools.pairwise(edges):
         target.write(to_table, lo, source.read(from_table, lo, hi))
     assert torch.equal(target.read(to_table, start, 12), payload[:, :, start:])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_what_a_step_stores_is_what_travels(dtype: str) -> None:
+    """`store` puts single positions, `read` and `write` go by whole words: one layout."""
+    payload, table = make_payload(9, dtype), table_for(9, 4)
+    stored, written = make_cache(4, dtype), make_cache(4, dtype)
+    slots = torch.tensor([table[position // 4] * 4 + position % 4 for position in range(9)])
+    for layer in range(3):
+        stored.store(layer, slots, payload[layer, 0], payload[layer, 1])
+    written.write(table, 0, payload)
+    assert torch.equal(stored.read(table, 0, 9), payload)
+    for one, other in ((stored.keys, written.keys), (stored.values, written.values)):
+        assert torch.equal(one.nan_to_num(-99), other.nan_to_num(-99))
 
 
 def test_reading_copies() -> None:
