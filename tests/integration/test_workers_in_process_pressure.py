@@ -1,15 +1,14 @@
-"""Too little memory, too little time, numbers that are none: equal text or a clear end, and nothing held."""
+"""Too little memory, too little time: equal text or a clear end, and nothing held."""
 
-import random
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file, save_file
 
 from common.config import TransferConfig
 from common.engine.host_swap import HostSwap
 from common.request import SamplingParams
 from pdserve.errors import Reason
+from tests.integration.eight_prompts import PROMPTS, ROOMY, run_undisturbed, sampling
 from tests.integration.in_process_workers import (
     CHUNKS_OF_16,
     PREFILL,
@@ -20,17 +19,9 @@ from tests.integration.in_process_workers import (
     until,
 )
 from tests.integration.meddling_in_process import Gate, hold_at, meddle
-from tests.unit.common.engine.tiny_models import VOCAB, engine_config, save_model
+from tests.unit.common.engine.tiny_models import engine_config, save_model
 
-DRAW = random.Random(9)
-PROMPTS = [[DRAW.randrange(VOCAB - 1) for _ in range(n)] for n in (20, 33, 7, 48, 16, 1, 30, 25)]
 ENDLESS = SamplingParams(temperature=0.8, seed=3, max_tokens=6000)
-ROOMY = engine_config(num_blocks=400)
-POISON, BEGINNING = VOCAB - 1, 12  # no prompt has this token
-
-
-def sampling(index: int, max_tokens: int = 60) -> SamplingParams:
-    return SamplingParams(temperature=0.8, seed=index, max_tokens=max_tokens)
 
 
 @pytest.fixture(scope="module")
@@ -39,24 +30,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def fragile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same model, but its embedding of POISON is NaN."""
-    folder = save_model(tmp_path_factory.mktemp("fragile"), "llama")
-    weights = load_file(folder / "model.safetensors")
-    weights["model.embed_tokens.weight"][POISON] = float("nan")
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
-
-
-@pytest.fixture(scope="module")
 def undisturbed(model: Path) -> list[list[int]]:
-    """One after the other, with all the memory in the world."""
-    texts = []
-    with Workers(model, decode_config=ROOMY) as workers:
-        for index, prompt in enumerate(PROMPTS):
-            workers.submit(str(index), prompt, sampling(index), prefill=None)
-            texts.append(workers.answers.finished(str(index)).tokens)
-    return texts
+    return run_undisturbed(model)
 
 
 @pytest.mark.parametrize("mode", ["swap", "recompute"])
@@ -179,64 +154,6 @@ def test_a_deadline_while_kv_is_on_the_way(model: Path) -> None:
         workers.decode.cancel("other")
         gate.open()
         workers.check_at_rest()
-
-
-@pytest.fixture
-def healthy(undisturbed: list[list[int]]) -> dict[int, list[int]]:
-    """Beginnings of texts that do without POISON, by prompt."""
-    texts = {index: text[:BEGINNING] for index, text in enumerate(undisturbed)}
-    texts = {index: text for index, text in texts.items() if POISON not in text}
-    assert len(texts) >= 4
-    return texts
-
-
-def beginning(index: int) -> SamplingParams:
-    return sampling(index, max_tokens=BEGINNING)
-
-
-@pytest.mark.parametrize("prefill", [PREFILL, None])
-def test_nan_logits_fail_one_request_and_harm_no_other(
-    fragile: Path, healthy: dict[int, list[int]], prefill: str | None
-) -> None:
-    with Workers(fragile, prefill_config=CHUNKS_OF_16) as workers:
-        for index in healthy:
-            workers.submit(str(index), PROMPTS[index], beginning(index), prefill=prefill)
-            poisoned = [*PROMPTS[index], POISON, 5]
-            workers.submit(f"poisoned-{index}", poisoned, beginning(index), prefill=prefill)
-        for index, text in healthy.items():
-            failure = workers.answers.finished(f"poisoned-{index}").failure
-            assert failure is not None
-            assert failure.reason is Reason.NAN_LOGITS
-            assert workers.answers.finished(str(index)).tokens == text
-        workers.check_at_rest()
-
-
-@pytest.mark.parametrize("prefill", [PREFILL, None])
-def test_memory_that_held_nan_is_safe_to_use_again(
-    fragile: Path, healthy: dict[int, list[int]], prefill: str | None
-) -> None:
-    """Twelve blocks, all of which a poisoned prompt has filled."""
-    small = engine_config(num_blocks=12)
-    with Workers(fragile, prefill_config=small, decode_config=small) as workers:
-        workers.submit("poisoned", [POISON] * 180, beginning(0), prefill=prefill)
-        assert workers.answers.finished("poisoned").failure is not None
-        for index in healthy:
-            workers.submit(str(index), PROMPTS[index], beginning(index), prefill=prefill)
-        for index, text in healthy.items():
-            assert workers.answers.finished(str(index)).tokens == text
-        workers.check_at_rest()
-
-
-@pytest.mark.parametrize("prefill", [PREFILL, None])
-def test_what_a_poisoned_prompt_computed_is_not_found_again(
-    fragile: Path, prefill: str | None
-) -> None:
-    with Workers(fragile, prefill_config=CHUNKS_OF_16) as workers:
-        workers.submit("poisoned", [POISON] * 60, beginning(0), prefill=prefill)
-        assert workers.answers.finished("poisoned").failure is not None
-        workers.check_at_rest()
-        for worker in (workers.prefill, workers.decode):
-            assert load_now(worker).blocks_cached == 0
 
 
 def test_a_newer_attempt_takes_over(model: Path, undisturbed: list[list[int]]) -> None:
