@@ -5,7 +5,7 @@ STAMP  := $(VENV)/.installed
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-slow test-gpu proto bench clean
+.PHONY: help setup demo test check test-slow test-gpu proto bench bench-handoff clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ proto: $(STAMP)  ## regenerate pdserve/v1 from proto/
 bench: setup  ## the benchmarks that need no extra install; writes benchmarks/results/
 	$(PY) -m benchmarks.engine_step
 	$(PY) -m benchmarks.peers
+
+bench-handoff: setup  ## does prefill disturb decode; writes benchmarks/results/handoff.*
+	$(PY) -m benchmarks.handoff
 
 clean:  ## remove caches and build leftovers (keeps .venv)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
