@@ -48,7 +48,8 @@ class _TimedModel:
 def host_work(engine: Engine, num_seqs: int) -> dict[str, float]:
     """Medians over decode steps of `num_seqs` sequences: the scheduler's us, and all but the model in ms."""
     model = _TimedModel(engine)
-    timed = replace(engine, runner=ModelRunner(model, engine.pool.block_size))
+    runner = ModelRunner(model, engine.pool.block_size, frozenset())
+    timed = replace(engine, runner=runner)
     scheduler = make_scheduler(engine)
     schedule = _Timed(scheduler.schedule)
     scheduler.schedule = schedule  # type: ignore[method-assign]

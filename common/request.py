@@ -22,13 +22,57 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How to choose tokens and when to stop. Validated at the router's edge."""
+    """How to choose tokens and when to stop (see inference.proto). Validated at the router's edge."""
 
     temperature: float
     seed: int
     max_tokens: int
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    min_tokens: int = 0
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether some tokens may not be drawn at all."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
+    @property
+    def has_penalties(self) -> bool:
+        """Whether the tokens so far change the logits."""
+        return (
+            self.repetition_penalty != 1
+            or self.presence_penalty != 0
+            or self.frequency_penalty != 0
+        )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether tokens come from softmax(logits / temperature) as it is."""
+        is_adjusted = bool(self.logit_bias) or self.min_tokens > 0 or self.has_penalties
+        return not (is_adjusted or self.is_truncated)
+
+    @property
+    def needs_all_prompt_logits(self) -> bool:
+        """Whether every position of the prompt must run through the model, none taken from a prefix cache."""
+        return self.prompt_logprobs is not None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Natural-log probabilities at one place: of the token there, and of the likeliest ones in order."""
+
+    logprob: float
+    top_token_ids: tuple[int, ...] = ()
+    top_logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +125,10 @@ class WorkFailure:
 
 @dataclass(frozen=True, slots=True)
 class SequenceOutput:
-    """News of one sequence. `index` is the position of `token_ids[0]` in the output."""
+    """News of one sequence. `index` is the position of `token_ids[0]` in the output.
+
+    `logprobs` has one entry for each token, or none; `prompt_logprobs` comes with token 0.
+    """
 
     request_id: str
     index: int
@@ -89,6 +136,8 @@ class SequenceOutput:
     finish_reason: FinishReason | None = None
     failure: WorkFailure | None = None
     timings: WorkTimings | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,18 @@ class BatchEntry:
         """How many of the tokens are prefill work: all but a decode step's single token."""
         return 0 if self.seq.num_output_tokens and self.num_tokens == 1 else self.num_tokens
 
+    @property
+    def scored_positions(self) -> range:
+        """Which of the prompt's tokens this step gives log-probabilities of: asked for, and not known yet.
+
+        Those of token i come from the position before it, so it is one that this step runs.
+        """
+        known = self.seq.prompt_logprobs
+        if known is None:
+            return range(0)
+        end = self.seq.num_computed_tokens + self.num_tokens
+        return range(len(known) + 1, min(end + 1, self.seq.num_prompt_tokens))
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:

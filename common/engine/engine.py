@@ -67,7 +67,7 @@ def build_engine(model_dir: Path, config: EngineConfig, num_threads: int) -> Eng
     cache = KVCache(spec, num_blocks, block_size, device, storage)
     backend = select_backend(config.attention_backend, cache, spec.num_heads)
     token_model = select_model(model, config.fusion, backend, device)
-    runner = ModelRunner(token_model, block_size)
+    runner = ModelRunner(token_model, block_size, spec.eos_token_ids)
     pool = BlockPool(num_blocks, block_size)
     probe.run(runner, cache, pool)
     prefix = PrefixCache(pool, spec.fingerprint, is_enabled=config.prefix_cache == "auto")

@@ -5,6 +5,7 @@ from typing import Protocol
 import torch
 
 from common.engine.batch import Batch
+from common.engine.logprobs import score_prompts
 from common.engine.ragged import RaggedInputs
 from common.engine.sampler import Sample, sample
 
@@ -24,15 +25,25 @@ class TokenModel(Protocol):
 class ModelRunner:
     """From a batch to one sample for each sequence that reaches its end."""
 
-    def __init__(self, model: TokenModel, block_size: int) -> None:
+    def __init__(self, model: TokenModel, block_size: int, eos_token_ids: frozenset[int]) -> None:
         self._model = model
         self._block_size = block_size
+        self._eos_token_ids = eos_token_ids
 
     def run(self, batch: Batch) -> list[Sample | None]:
-        """One sample for each entry that reaches its sequence's end, None for the others."""
+        """One sample for each entry that reaches its sequence's end, None for the others.
+
+        Log-probabilities of prompt tokens are added to the sequences that want them.
+        """
         logits = self.logits(RaggedInputs.from_batch(batch, self._block_size))
         samplers = [entry.seq for entry in batch.entries if entry.samples]
-        samples = iter(sample(logits, samplers) if samplers else [])
+        num_samples = len(samplers)
+        found = sample(logits[:num_samples], samplers, self._eos_token_ids) if samplers else []
+        if len(logits) > num_samples:
+            score_prompts(logits[num_samples:], batch)
+        if num_samples == len(batch.entries):
+            return list(found)
+        samples = iter(found)
         return [next(samples) if entry.samples else None for entry in batch.entries]
 
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:

@@ -95,7 +95,7 @@ class PrefixCache:
 
     def _findable_keys(self, seq: Sequence) -> list[bytes]:
         """Keys of all whole blocks but for the last token, whose logits are wanted."""
-        if not self._is_enabled:
+        if not self._is_enabled or seq.needs_prompt_logits:
             return []
         chain = self._chain(seq)
         num_blocks = (len(seq.token_ids) - 1) // self.pool.block_size

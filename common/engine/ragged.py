@@ -22,7 +22,9 @@ class RaggedInputs:
     query_start: NDArray[np.int32]  # [S + 1]
     context_len: NDArray[np.int32]  # [S] after this step
     block_tables: NDArray[np.int32]  # [S, most blocks of any]
-    sample_rows: NDArray[np.int64]  # rows of [0, T) whose logits are wanted
+    sample_rows: NDArray[
+        np.int64
+    ]  # rows of [0, T) whose logits are wanted: all that sample, then scored ones
 
     @staticmethod
     def from_batch(batch: Batch, block_size: int) -> "RaggedInputs":
@@ -38,6 +40,7 @@ class RaggedInputs:
         seq_index = np.repeat(np.arange(len(counts)), counts)
         slots = block_tables[seq_index, positions // block_size].astype(np.int64) * block_size
         samples = np.array([entry.samples for entry in batch.entries], dtype=bool)
+        sample_rows = (query_start[1:][samples] - 1).astype(np.int64)
         return RaggedInputs(
             input_ids=_token_ids(batch),
             positions=positions,
@@ -45,7 +48,7 @@ class RaggedInputs:
             query_start=query_start,
             context_len=context_len,
             block_tables=block_tables,
-            sample_rows=(query_start[1:][samples] - 1).astype(np.int64),
+            sample_rows=np.concatenate((sample_rows, *_scored_rows(batch, query_start))),
         )
 
 
@@ -55,6 +58,17 @@ def _token_ids(batch: Batch) -> NDArray[np.int64]:
         start = entry.seq.num_computed_tokens
         flat.extend(entry.seq.token_ids[start : start + entry.num_tokens])
     return np.array(flat, dtype=np.int64)
+
+
+def _scored_rows(batch: Batch, query_start: NDArray[np.int32]) -> list[NDArray[np.int64]]:
+    """The rows that precede the entries' scored positions."""
+    rows = []
+    for entry, start in zip(batch.entries, query_start, strict=False):
+        if entry.seq.prompt_logprobs is not None:
+            scored = entry.scored_positions
+            first = int(start) - entry.seq.num_computed_tokens - 1
+            rows.append(np.arange(first + scored.start, first + scored.stop, dtype=np.int64))
+    return rows
 
 
 def _pad_tables(batch: Batch, context_len: NDArray[np.int32], block_size: int) -> NDArray[np.int32]:

@@ -1,27 +1,51 @@
-"""From logits to tokens: greedy or temperature, with counter-based random numbers.
+"""From logits to tokens, with counter-based random numbers.
 
 A draw is a function of (seed, position) alone, so a request gets the same tokens in any batch, on any
-worker, before and after preemption.
+worker, before and after preemption. In order: logit bias and min_tokens' mask, penalties, temperature,
+top k, top p, min p, draw (the order of `transformers`). Log-probabilities come before all that.
 """
 
-from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import torch
 
+from common.engine import torch_sampling
+from common.engine.logprobs import score
+from common.engine.sampling_options import Adjustments, Truncation
 from common.engine.sequence import Sequence
+from common.request import TokenLogprobs
 
 _MASK = (1 << 64) - 1
 _COLDEST = 1e-6  # greedy in effect; the inverse of a much lower temperature overflows float32
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """One sampled token; `is_finite` is False when the logits held NaN or infinity (token meaningless)."""
 
     token_id: int
     is_finite: bool = True
+    logprobs: TokenLogprobs | None = None
+
+
+class SamplingKernels(Protocol):
+    """Two modules: torch_sampling for every device, cpu.sampling for host memory."""
+
+    def greedy_tokens(self, logits: torch.Tensor) -> tuple[list[int], list[bool]]:
+        """The likeliest token of each row of [n, vocab], the first of equals; whether the row is finite."""
+
+    def draw_tokens(
+        self, logits: torch.Tensor, rows: list[int], temperatures: list[float], draws: list[float]
+    ) -> list[int]:
+        """Inverse of each listed row's cumulative softmax(logits / temperature) at `draws`; never a -inf."""
+
+    def adjust(
+        self, logits: torch.Tensor, rows: list[int], adjustments: Adjustments
+    ) -> torch.Tensor:
+        """A float32 copy [m, vocab] of the m listed rows, adjusted."""
+
+    def truncate(self, logits: torch.Tensor, truncation: Truncation) -> None:
+        """Put -inf in [m, vocab], float32, where a token may not be drawn. At least one stays in each row."""
 
 
 def uniform(seed: int, position: int) -> float:
@@ -29,55 +53,85 @@ def uniform(seed: int, position: int) -> float:
     return (_splitmix64(_splitmix64(seed & _MASK) ^ (position & _MASK)) >> 11) * 2.0**-53
 
 
-def sample(logits: torch.Tensor, sequences: SequenceOf[Sequence]) -> list[Sample]:
+def sample(
+    logits: torch.Tensor, sequences: SequenceOf[Sequence], eos_token_ids: frozenset[int]
+) -> list[Sample]:
     """Choose one token for each row of `logits` [n, vocab]; row i belongs to `sequences[i]`.
 
     The position that seeds a draw is the index the new token will have in the whole sequence.
     """
-    greedy, draw = _kernels(logits.device)
-    tokens, finite = greedy(logits)
-    warm = [r for r, seq in enumerate(sequences) if seq.sampling.temperature > 0 and finite[r]]
-    if warm:
-        temperatures = [max(sequences[r].sampling.temperature, _COLDEST) for r in warm]
-        drawn = [uniform(sequences[r].sampling.seed, len(sequences[r].token_ids)) for r in warm]
-        for row, token in zip(warm, draw(logits, warm, temperatures, drawn), strict=True):
-            tokens[row] = token
-    return [Sample(token, is_finite) for token, is_finite in zip(tokens, finite, strict=True)]
+    kernels = _kernels(logits.device)
+    tokens, finite = kernels.greedy_tokens(logits)
+    rows = [r for r, seq in enumerate(sequences) if not seq.is_plain_greedy and finite[r]]
+    if not rows:
+        return list(map(Sample, tokens, finite))
+    plain = [r for r in rows if sequences[r].sampling.is_plain]
+    _draw_warm(kernels, logits, plain, [sequences[r] for r in plain], plain, tokens)
+    shaped = [r for r in rows if not sequences[r].sampling.is_plain]
+    if shaped:
+        _choose_shaped(kernels, logits, shaped, sequences, eos_token_ids, tokens)
+    return list(map(Sample, tokens, finite, _score(logits, rows, sequences, tokens)))
 
 
-Greedy = Callable[[torch.Tensor], tuple[list[int], list[bool]]]
-Draw = Callable[[torch.Tensor, list[int], list[float], list[float]], list[int]]
+def _choose_shaped(
+    kernels: SamplingKernels,
+    logits: torch.Tensor,
+    rows: list[int],
+    sequences: SequenceOf[Sequence],
+    eos_token_ids: frozenset[int],
+    tokens: list[int],
+) -> None:
+    """Set the tokens of rows whose distribution is not the model's own."""
+    asking = [sequences[r] for r in rows]
+    shaped = kernels.adjust(logits, rows, Adjustments.of(asking, eos_token_ids))
+    for row, token in zip(rows, kernels.greedy_tokens(shaped)[0], strict=True):
+        tokens[row] = token
+    if any(seq.sampling.is_truncated for seq in asking):
+        temperatures = [max(seq.sampling.temperature, _COLDEST) for seq in asking]
+        kernels.truncate(shaped, Truncation.of(asking, temperatures))
+    _draw_warm(kernels, shaped, list(range(len(rows))), asking, rows, tokens)
 
 
-def _kernels(device: torch.device) -> tuple[Greedy, Draw]:
+def _draw_warm(
+    kernels: SamplingKernels,
+    logits: torch.Tensor,
+    rows: list[int],
+    sequences: list[Sequence],
+    places: list[int],
+    tokens: list[int],
+) -> None:
+    """Of sequences with a temperature, draw from `logits[row]` and set `tokens[place]`."""
+    warm = [i for i, seq in enumerate(sequences) if seq.sampling.temperature > 0]
+    if not warm:
+        return
+    temperatures = [max(sequences[i].sampling.temperature, _COLDEST) for i in warm]
+    draws = [uniform(sequences[i].sampling.seed, len(sequences[i].token_ids)) for i in warm]
+    drawn = kernels.draw_tokens(logits, [rows[i] for i in warm], temperatures, draws)
+    for i, token in zip(warm, drawn, strict=True):
+        tokens[places[i]] = token
+
+
+def _score(
+    logits: torch.Tensor, rows: list[int], sequences: SequenceOf[Sequence], tokens: list[int]
+) -> list[TokenLogprobs | None]:
+    """Log-probabilities of the chosen tokens, for whoever asked."""
+    scores: list[TokenLogprobs | None] = [None] * len(tokens)
+    num_top = {r: count for r in rows if (count := sequences[r].sampling.logprobs) is not None}
+    if num_top:
+        asked = list(num_top)
+        found = score(logits[asked], [tokens[r] for r in asked], list(num_top.values()))
+        for row, entry in zip(asked, found, strict=True):
+            scores[row] = entry
+    return scores
+
+
+def _kernels(device: torch.device) -> SamplingKernels:
     if device.type != "cpu":
-        return greedy_tokens, draw_tokens
+        return torch_sampling
     # numba takes 0.3 s to import; a CUDA worker never needs it
     from common.engine.cpu import sampling
 
-    return sampling.greedy_tokens, sampling.draw_tokens
-
-
-def greedy_tokens(logits: torch.Tensor) -> tuple[list[int], list[bool]]:
-    """Each row's most likely token, and whether all its logits are finite."""
-    # one NaN or infinity makes the sum so; finite logits are far from overflowing it
-    finite = torch.isfinite(logits.sum(dim=-1, dtype=torch.float32))
-    return logits.argmax(dim=-1).tolist(), finite.tolist()
-
-
-def draw_tokens(
-    logits: torch.Tensor, rows: list[int], temperatures: list[float], draws: list[float]
-) -> list[int]:
-    """Inverse of each row's cumulative softmax(logits / temperature) at `draws`.
-
-    In float64, so that the tail of a large vocabulary is not lost.
-    """
-    column = logits.new_tensor(temperatures, dtype=torch.float64)[:, None]
-    cumulative = torch.softmax(logits[rows].double() / column, dim=-1).cumsum(dim=-1)
-    targets = logits.new_tensor(draws, dtype=torch.float64)[:, None] * cumulative[:, -1:]
-    index = torch.searchsorted(cumulative, targets, right=True)[:, 0]
-    tokens: list[int] = index.clamp(max=logits.shape[-1] - 1).tolist()
-    return tokens
+    return sampling
 
 
 def _splitmix64(state: int) -> int:

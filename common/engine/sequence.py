@@ -3,10 +3,12 @@
 from dataclasses import dataclass, field
 
 from common.engine.prefix_chain import PrefixChain
+from common.engine.sampler_state import SamplerState
 from common.request import (
     FinishReason,
     PrefillChunkTiming,
     SamplingParams,
+    TokenLogprobs,
     WorkFailure,
     WorkRequest,
     WorkTimings,
@@ -63,24 +65,24 @@ class Sequence:
     chain: PrefixChain | None = None  # the PrefixCache's
     finish_reason: FinishReason | None = None
     failure: WorkFailure | None = None
+    # the rest follows from the request; kept because every step asks for it
+    request_id: str = field(init=False)
+    sampling: SamplingParams = field(init=False)
+    num_prompt_tokens: int = field(init=False)
+    is_plain_greedy: bool = field(init=False)  # the likeliest token, and nothing is told of it
+    sampler_state: SamplerState | None = None  # the sampler's own
+    # of the prompt's tokens from the 2nd on, as far as they are known; None: not asked for
+    prompt_logprobs: list[TokenLogprobs] | None = field(init=False)
 
     def __post_init__(self) -> None:
+        sampling = self.request.sampling
         self.token_ids = list(self.request.prompt_token_ids)
-
-    @property
-    def request_id(self) -> str:
-        """The request this sequence answers."""
-        return self.request.request_id
-
-    @property
-    def sampling(self) -> SamplingParams:
-        """How to choose tokens."""
-        return self.request.sampling
-
-    @property
-    def num_prompt_tokens(self) -> int:
-        """Tokens of the prompt."""
-        return len(self.request.prompt_token_ids)
+        self.request_id = self.request.request_id
+        self.sampling = sampling
+        self.num_prompt_tokens = len(self.token_ids)
+        is_greedy = sampling.is_plain and sampling.temperature == 0
+        self.is_plain_greedy = is_greedy and sampling.logprobs is None
+        self.prompt_logprobs = [] if sampling.needs_all_prompt_logits else None
 
     @property
     def num_output_tokens(self) -> int:
@@ -96,6 +98,15 @@ class Sequence:
     def is_finished(self) -> bool:
         """Ended, well or badly."""
         return self.finish_reason is not None or self.failure is not None
+
+    @property
+    def needs_prompt_logits(self) -> bool:
+        """Whether some of the prompt's log-probabilities are asked for and not known yet.
+
+        Each comes from the position before it, so that none may be taken from a prefix cache.
+        """
+        known = self.prompt_logprobs
+        return known is not None and len(known) < self.num_prompt_tokens - 1
 
     def is_expired(self, now_s: float) -> bool:
         """Its client's deadline has passed."""

@@ -1,14 +1,15 @@
-"""The sampler's kernels on tensors in host memory; same contracts as sampler.py's torch forms."""
+"""The sampler's kernels on tensors in host memory; sampler.SamplingKernels says what each does."""
 
 import numpy as np
 import torch
 
-from common.engine.cpu import sampling_kernel
+from common.engine.cpu import sampling_kernel, truncation_kernel
 from common.engine.cpu.arrays import as_array
+from common.engine.sampling_options import Adjustments, Truncation
 
 
 def greedy_tokens(logits: torch.Tensor) -> tuple[list[int], list[bool]]:
-    """Each row's most likely token, and whether all its logits are finite."""
+    """See SamplingKernels."""
     tokens, finite = np.zeros(len(logits), np.int64), np.zeros(len(logits), np.bool_)
     sampling_kernel.greedy_tokens(as_array(logits), tokens, finite)
     return tokens.tolist(), finite.tolist()
@@ -17,10 +18,36 @@ def greedy_tokens(logits: torch.Tensor) -> tuple[list[int], list[bool]]:
 def draw_tokens(
     logits: torch.Tensor, rows: list[int], temperatures: list[float], draws: list[float]
 ) -> list[int]:
-    """Inverse of each listed row's cumulative softmax(logits / temperature) at `draws`."""
+    """See SamplingKernels."""
     tokens, index = np.zeros(len(logits), np.int64), np.array(rows)
     sampling_kernel.draw_tokens(
         as_array(logits), index, np.array(temperatures), np.array(draws), tokens
     )
     drawn: list[int] = tokens[index].tolist()
     return drawn
+
+
+def adjust(logits: torch.Tensor, rows: list[int], adjustments: Adjustments) -> torch.Tensor:
+    """See SamplingKernels."""
+    out = torch.empty(len(rows), logits.shape[-1])
+    biases, seen = adjustments.biases, adjustments.seen
+    sampling_kernel.adjust(
+        as_array(logits),
+        np.array(rows),
+        (biases.starts, biases.ids, biases.values),
+        (seen.starts, seen.ids, seen.values),
+        (adjustments.repetition, adjustments.presence, adjustments.frequency),
+        out.numpy(),
+    )
+    return out
+
+
+def truncate(logits: torch.Tensor, truncation: Truncation) -> None:
+    """See SamplingKernels."""
+    truncation_kernel.truncate(
+        logits.numpy(),
+        truncation.temperature,
+        truncation.top_k,
+        truncation.top_p,
+        truncation.min_p,
+    )

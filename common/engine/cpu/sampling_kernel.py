@@ -8,6 +8,8 @@ from common.engine.cpu.emit import LANES
 from common.engine.cpu.jit import kernel
 
 _WIDTH = 128
+_SPAN = 4096  # numbers that are read several times: they stay in the nearest cache
+_RUN = 16 * LANES  # summed in float32
 
 
 @kernel()
@@ -15,8 +17,15 @@ def greedy_tokens(logits, tokens, finite):  # type: ignore[no-untyped-def]
     """For logits [n, vocab]: the first index of each row's maximum, and whether the whole row is finite."""
     for r in numba.prange(logits.shape[0]):
         row = logits[r]
-        finite[r] = np.isfinite(_total(row))
-        tokens[r] = _index_of(row, _largest(row)) if finite[r] else 0
+        total, peak, at = np.float32(0), np.float32(-np.inf), 0
+        for start in range(0, row.shape[0], _SPAN):
+            span = row[start : start + _SPAN]
+            total += _total(span)
+            highest = largest(span)
+            if highest > peak:
+                peak, at = highest, start
+        finite[r] = np.isfinite(total)
+        tokens[r] = at + _index_of(row[at : at + _SPAN], peak)
 
 
 @kernel(parallel=False, fastmath={"reassoc"})
@@ -29,7 +38,8 @@ def _total(row):  # type: ignore[no-untyped-def]
 
 
 @kernel(parallel=False)
-def _largest(row):  # type: ignore[no-untyped-def]
+def largest(row):  # type: ignore[no-untyped-def]
+    """The maximum; NaN is passed over."""
     # many running maxima side by side, since a single one is a chain that no compiler vectorises
     peaks = np.full(_WIDTH, -np.inf, np.float32)
     whole = row.shape[0] // _WIDTH * _WIDTH
@@ -60,30 +70,54 @@ def draw_tokens(logits, rows, temperatures, draws, tokens):  # type: ignore[no-u
     for k in numba.prange(rows.shape[0]):
         row = logits[rows[k]]
         slope = np.float32(1 / temperatures[k])
-        tokens[rows[k]] = _draw(row, _largest(row), slope, draws[k])
+        tokens[rows[k]] = _draw(row, largest(row), slope, draws[k])
 
 
 @kernel(parallel=False)
 def _draw(row, peak, slope, draw):  # type: ignore[no-untyped-def]
     weights = np.empty(LANES, np.float32)
     total = 0.0
-    for start in range(0, row.shape[0], LANES):
-        total += _weigh(row, start, peak, slope, weights)
+    for start in range(0, row.shape[0], _SPAN):
+        total += mass(row[start : start + _SPAN], peak, slope, weights)
     target, passed = draw * total, 0.0
-    for start in range(0, row.shape[0], LANES):
-        part = _weigh(row, start, peak, slope, weights)
-        if passed + part > target:
+    for start in range(0, row.shape[0], _SPAN):
+        span = row[start : start + _SPAN]
+        part = mass(span, peak, slope, weights)
+        if passed + part <= target:
+            passed += part
+            continue
+        for group in range(0, span.shape[0], LANES):
+            weigh(span, group, peak, slope, weights)
             for i in range(LANES):
                 passed += weights[i]
                 if passed > target:
-                    return min(start + i, row.shape[0] - 1)
-        else:
-            passed += part
-    return row.shape[0] - 1
+                    return min(start + group + i, row.shape[0] - 1)
+    return _last_possible(row)
 
 
 @kernel(parallel=False)
-def _weigh(row, start, peak, slope, weights):  # type: ignore[no-untyped-def]
+def _last_possible(row):  # type: ignore[no-untyped-def]
+    # where rounding leaves the target beyond the last weight
+    for i in range(row.shape[0] - 1, 0, -1):
+        if vec.widen(row[i]) > -np.inf:
+            return i
+    return 0
+
+
+@kernel(parallel=False)
+def mass(row, peak, slope, weights):  # type: ignore[no-untyped-def]
+    """The sum of exp((row - peak) * slope), in float64 but for short runs; weights[:LANES] is scratch."""
+    total, whole = 0.0, row.shape[0] // _RUN * _RUN
+    for start in range(0, whole, _RUN):
+        total += vec.softmax_total(row, start, peak, slope, _RUN)
+    for start in range(whole, row.shape[0], LANES):
+        total += weigh(row, start, peak, slope, weights)
+    return total
+
+
+@kernel(parallel=False, fastmath={"reassoc"})
+def weigh(row, start, peak, slope, weights):  # type: ignore[no-untyped-def]
+    """weights[:LANES] = exp((row[start:] - peak) * slope), 0 beyond the row's end; returns their sum."""
     if start + LANES <= row.shape[0]:
         vec.softmax_weights(row, start, peak, slope, weights)
     else:
@@ -94,3 +128,25 @@ def _weigh(row, start, peak, slope, weights):  # type: ignore[no-untyped-def]
     for i in range(LANES):
         total += weights[i]
     return total
+
+
+@kernel()
+def adjust(logits, rows, biases, seen, penalties, out):  # type: ignore[no-untyped-def]
+    """out [m, vocab] = the listed rows, adjusted as sampling_options.Adjustments says.
+
+    `biases` and `seen` are (starts, ids, values), `penalties` are (repetition, presence, frequency).
+    """
+    for k in numba.prange(rows.shape[0]):
+        row, to = logits[rows[k]], out[k]
+        for i in range(row.shape[0]):
+            to[i] = vec.widen(row[i])
+        starts, ids, values = biases
+        for i in range(starts[k], starts[k + 1]):
+            to[ids[i]] += values[i]
+        starts, ids, values = seen
+        repetition, presence, frequency = penalties[0][k], penalties[1][k], penalties[2][k]
+        for i in range(starts[k], starts[k + 1]):
+            logit = to[ids[i]]
+            logit = logit / repetition if logit > 0 else logit * repetition
+            is_output = np.float32(values[i] > 0)
+            to[ids[i]] = logit - frequency * values[i] - presence * is_output

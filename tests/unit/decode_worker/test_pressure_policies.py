@@ -138,8 +138,7 @@ def test_a_batch_learns_from_its_own_ends() -> None:
     scheduler.schedule()
     assert len(scheduler.waiting) == 1
     for _ in range(20):
-        ended = make_decoding(3, 1, 2, max_tokens=3)
-        ended.request = make_sequence(3, max_tokens=100).request
+        ended = make_decoding(3, 1, 2, max_tokens=100)
         ended.append(0, frozenset({0}))
         scheduler.remove(ended)
     scheduler.schedule()

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.engine import sampler
+from common.engine import torch_sampling
 from common.engine.cpu import sampling
 from common.engine.sampler import sample, uniform
 from common.engine.sequence import Sequence
@@ -14,8 +14,10 @@ from tests.unit.common.engine.sequences import NO_EOS, make_sequence
 
 Draw = Callable[[torch.Tensor, list[int], list[float], list[float]], list[int]]
 Greedy = Callable[[torch.Tensor], tuple[list[int], list[bool]]]
-BOTH_DRAWS = pytest.mark.parametrize("draw", [sampler.draw_tokens, sampling.draw_tokens])
-BOTH_GREEDY = pytest.mark.parametrize("greedy", [sampler.greedy_tokens, sampling.greedy_tokens])
+BOTH_DRAWS = pytest.mark.parametrize("draw", [torch_sampling.draw_tokens, sampling.draw_tokens])
+BOTH_GREEDY = pytest.mark.parametrize(
+    "greedy", [torch_sampling.greedy_tokens, sampling.greedy_tokens]
+)
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 
 
@@ -28,7 +30,7 @@ def random_logits(rows: int, vocab: int, seed: int = 0, scale: float = 3.0) -> t
 
 
 def chosen(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
-    return [choice.token_id for choice in sample(logits, sequences)]
+    return [choice.token_id for choice in sample(logits, sequences, NO_EOS)]
 
 
 @BOTH_GREEDY
@@ -57,7 +59,7 @@ def test_a_poisoned_row_is_flagged_and_harms_no_other(
     sequences = [asking(temperature, seed) for seed in range(3)]
     clean = chosen(logits, sequences)
     logits[1, 33] = poison
-    choices = sample(logits, sequences)
+    choices = sample(logits, sequences, NO_EOS)
     assert [choice.is_finite for choice in choices] == [True, False, True]
     assert [choices[0].token_id, choices[2].token_id] == [clean[0], clean[2]]
 

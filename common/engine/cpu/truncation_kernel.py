@@ -1,0 +1,129 @@
+"""Top k, top p and min p on the CPU without a sort: each is a floor, below which logits become -inf.
+
+A cheap bound first leaves few candidates of a large vocabulary; the floor is then found among them by halving
+the range of values they lie in.
+"""
+
+import numba
+import numpy as np
+
+from common.engine.cpu.emit import LANES
+from common.engine.cpu.jit import kernel
+from common.engine.cpu.sampling_kernel import largest, mass, weigh
+
+_PEAKS = 1024
+_BLOCK = 64
+
+
+@kernel()
+def truncate(logits, temperature, top_k, top_p, min_p):  # type: ignore[no-untyped-def]
+    """In place, for float32 logits [m, vocab] and one of each option a row; see SamplingKernels.truncate."""
+    threads = numba.get_num_threads()
+    for thread in numba.prange(threads):
+        # once a thread, not once a row: memory that comes and goes is mapped anew each time
+        numbers = np.empty(logits.shape[1] + LANES, np.float32)
+        weights = np.empty(logits.shape[1] + LANES, np.float32)
+        keys = np.empty(logits.shape[1], np.int32)
+        for r in range(thread, logits.shape[0], threads):
+            row, peak = logits[r], largest(logits[r])
+            slope = np.float32(1 / temperature[r])
+            floor = _floor(row, peak, slope, top_k[r], top_p[r], numbers, weights, keys)
+            floor = max(floor, peak + np.log(min_p[r]) * temperature[r])
+            for i in range(row.shape[0]):
+                row[i] = row[i] if row[i] >= floor else np.float32(-np.inf)
+
+
+@kernel(parallel=False)
+def _floor(row, peak, slope, top_k, top_p, numbers, weights, keys):  # type: ignore[no-untyped-def]
+    """The least logit that top k and then top p leave; `numbers`, `weights`, `keys` are scratch."""
+    floor, count, total = np.float32(-np.inf), -1, 0.0
+    if 0 < top_k < row.shape[0]:
+        count = _gather(row, _top_k_bound(row, top_k, numbers, weights, keys), numbers)
+        weights[:count] = 1
+        floor = _heaviest_floor(numbers, weights, count, top_k, keys)
+        count = _gather(numbers[:count], floor, numbers)
+    if top_p < 1:
+        if count < 0:
+            total = mass(row, peak, slope, weights)
+            # all that weigh no more than `light` do not make 1 - top_p together: the floor is above them
+            light = (1 - top_p) * total / row.shape[0]
+            count = _gather(row, peak + (np.log(light) - 0.01) / slope, numbers)
+            _weigh_all(numbers[:count], peak, slope, weights)
+        else:
+            total = _weigh_all(numbers[:count], peak, slope, weights)
+        floor = max(floor, _heaviest_floor(numbers, weights, count, top_p * total, keys))
+    return np.float64(floor)
+
+
+@kernel(parallel=False)
+def _top_k_bound(row, k, numbers, weights, keys):  # type: ignore[no-untyped-def]
+    """A number that is no larger than the k-th largest, and for a small k close to it."""
+    if not k <= _PEAKS < row.shape[0]:
+        return np.float32(-np.inf)
+    # k of so many disjoint parts have a maximum as large as the k-th largest maximum
+    peaks = numbers[:_PEAKS]
+    peaks[:] = -np.inf
+    for start in range(0, row.shape[0] // _PEAKS * _PEAKS, _PEAKS):
+        for i in range(_PEAKS):
+            peaks[i] = max(peaks[i], row[start + i])
+    count = _gather(peaks, np.float32(-np.inf), peaks)
+    weights[:count] = 1
+    if count < k:
+        return np.float32(-np.inf)
+    return _heaviest_floor(peaks, weights, count, k, keys)
+
+
+@kernel(parallel=False)
+def _gather(row, bound, numbers):  # type: ignore[no-untyped-def]
+    """Put what is finite and not below `bound` into `numbers`, which may be `row`; returns how many."""
+    lowest = max(bound, np.finfo(np.float32).min)
+    count = 0
+    for start in range(0, row.shape[0], _BLOCK):
+        block = row[start : start + _BLOCK]
+        found = 0
+        for i in range(block.shape[0]):
+            found += block[i] >= lowest
+        if found:
+            for i in range(block.shape[0]):
+                number = block[i]
+                numbers[count] = number
+                count += number >= lowest
+    return count
+
+
+@kernel(parallel=False)
+def _weigh_all(row, peak, slope, weights):  # type: ignore[no-untyped-def]
+    """weights[i] = exp((row[i] - peak) * slope), up to the next multiple of LANES; returns their sum."""
+    total = 0.0
+    for start in range(0, row.shape[0], LANES):
+        total += weigh(row, start, peak, slope, weights[start:])
+    return total
+
+
+@kernel(parallel=False)
+def _heaviest_floor(numbers, weights, count, target, keys):  # type: ignore[no-untyped-def]
+    """The largest of numbers[:count] such that those as large or larger weigh `target`; else the least.
+
+    `keys` is scratch: the numbers as integers of the same order, so that 32 halvings find any of them.
+    """
+    bits = numbers.view(np.int32)
+    low, high = np.int64(2**31), np.int64(-(2**31))
+    for i in range(count):
+        keys[i] = bits[i] ^ ((bits[i] >> 31) & 0x7FFFFFFF)
+        low, high = min(low, keys[i]), max(high, keys[i])
+    while low < high:
+        middle = high - (high - low) // 2
+        if _weight_from(keys, weights, count, np.int32(middle)) >= target:
+            low = middle
+        else:
+            high = middle - 1
+    keys[0] = np.int32(low) ^ ((np.int32(low) >> 31) & 0x7FFFFFFF)
+    return keys[:1].view(np.float32)[0]
+
+
+@kernel(parallel=False, fastmath={"reassoc"})
+def _weight_from(keys, weights, count, key):  # type: ignore[no-untyped-def]
+    total = np.float64(0)
+    for i in range(count):
+        total += weights[i] if keys[i] >= key else np.float32(0)
+    return total
