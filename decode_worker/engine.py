@@ -1,13 +1,21 @@
 """A decode worker's engine: take KV in, schedule, run, publish. All of it in the engine's thread."""
 
 import time
+from dataclasses import replace
 
 from common.engine.batch import Batch
 from common.engine.counters import Counters
 from common.engine.engine import Engine
 from common.engine.sampler import Sample
 from common.engine.sequence import Sequence, Timeline
-from common.request import SequenceOutput, StepOutput, WorkerLoad, WorkFailure, WorkRequest
+from common.request import (
+    SequenceOutput,
+    StepOutput,
+    TokenLogprobs,
+    WorkerLoad,
+    WorkFailure,
+    WorkRequest,
+)
 from decode_worker.inbox import Collected, Inbox
 from decode_worker.scheduler import DecodeScheduler
 from pdserve.errors import Reason
@@ -99,7 +107,8 @@ class DecodeEngine:
         self._counters.kv_bytes += collected.num_bytes
         self._counters.kv_rejected += collected.num_rejected
         for seq, header in collected.first_tokens:
-            self._emit(seq, Sample(header.token_id))
+            scores = TokenLogprobs(*header.logprobs) if header.logprobs else None
+            self._emit(seq, Sample(header.token_id, logprobs=scores))
         for seq, failure in collected.failures:
             if failure.reason not in _FINAL_REASONS:
                 collected.orphaned.append(seq)
@@ -109,7 +118,16 @@ class DecodeEngine:
         orphaned = [seq for seq in collected.orphaned if not seq.is_finished]
         self._counters.prefill_fallbacks += len(orphaned)
         for seq in (*orphaned, *(seq for seq in collected.ready if not seq.is_finished)):
-            self._scheduler.join(seq)
+            if seq.needs_prompt_logits:
+                self._start_over(seq)
+            else:
+                self._scheduler.join(seq)
+
+    def _start_over(self, seq: Sequence) -> None:
+        """Run the whole prompt here, in blocks that nobody else can have found."""
+        self._prefix.release(seq)
+        seq.num_computed_tokens = 0
+        self._scheduler.add(seq)
 
     def _run(self, batch: Batch) -> None:
         start_s = time.monotonic()
@@ -143,11 +161,14 @@ class DecodeEngine:
         index = seq.num_output_tokens
         seq.append(sample.token_id, self._engine.spec.eos_token_ids)
         timings = seq.timeline.summary() if seq.is_finished else None
-        self._outputs.append(
-            SequenceOutput(
-                seq.request_id, index, (sample.token_id,), seq.finish_reason, timings=timings
-            )
+        output = SequenceOutput(
+            seq.request_id, index, (sample.token_id,), seq.finish_reason, timings=timings
         )
+        if sample.logprobs or (seq.prompt_logprobs and index == 0):
+            scored = (sample.logprobs,) if sample.logprobs else ()
+            prompt = tuple(seq.prompt_logprobs or ()) if index == 0 else ()
+            output = replace(output, logprobs=scored, prompt_logprobs=prompt)
+        self._outputs.append(output)
         if seq.is_finished:
             self._end(seq)
 

@@ -29,7 +29,7 @@ from common.kv_transfer.layout import KVLayout
 from common.kv_transfer.transport import KVTransport
 from common.kv_transfer.wire import FailureHeader, FirstTokenHeader, WireError
 from common.telemetry.logs import get_logger
-from decode_worker.pull import Chunk, News, Pull, PullFailed
+from decode_worker.pull import Chunk, FirstToken, News, Pull, PullFailed
 
 _log = get_logger()
 
@@ -109,7 +109,7 @@ class Inbox:
             if isinstance(news, Chunk):
                 num_inserts += 1
                 self._insert(pull, news, found)
-            elif isinstance(news, FirstTokenHeader):
+            elif isinstance(news, FirstToken):
                 self._take_first_token(pull, news, at_s, found)
             else:
                 self._take_failure(pull.seq, news, found)
@@ -154,9 +154,10 @@ class Inbox:
         self._finish_if_ready(pull, found)
 
     def _take_first_token(
-        self, pull: Pull, header: FirstTokenHeader, at_s: float, found: Collected
+        self, pull: Pull, news: FirstToken, at_s: float, found: Collected
     ) -> None:
-        timeline = pull.seq.timeline
+        header, timeline = news.header, pull.seq.timeline
+        pull.seq.prompt_logprobs = news.prompt_logprobs
         timeline.prefill_end_s = at_s - header.age_s
         timeline.num_cached_tokens = header.num_cached_tokens
         timeline.chunks.extend(header.chunk_timings(pull.opened_s - timeline.arrival_s))

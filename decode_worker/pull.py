@@ -22,8 +22,10 @@ from common.kv_transfer.wire import (
     WireError,
     WireItem,
     check_chunk,
+    check_first_token,
     decode_header,
 )
+from common.request import TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +38,21 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class FirstToken:
+    """Token 1, and the log-probabilities of the prompt's tokens if they were asked for."""
+
+    header: FirstTokenHeader
+    prompt_logprobs: list[TokenLogprobs] | None
+
+
+@dataclass(frozen=True, slots=True)
 class PullFailed:
     """The stream is over and the prompt is not complete."""
 
     error: Exception
 
 
-News = Chunk | FirstTokenHeader | FailureHeader | PullFailed
+News = Chunk | FirstToken | FailureHeader | PullFailed
 
 
 class Pull:
@@ -91,15 +101,24 @@ class Pull:
         if (header.request_id, header.attempt) != (request.request_id, request.attempt):
             raise WireError(f"item of {header.request_id}#{header.attempt}")
         if isinstance(header, FirstTokenHeader):
-            if self._has_first_token or header.token_id >= self._layout.vocab_size:
-                raise WireError(f"token 1 is repeated or unknown: {header.token_id}")
-            self._has_first_token = True
+            return self._parse_first_token(header, item[1])
         if not isinstance(header, ChunkHeader):
             return header
         limit = self.seq.num_prompt_tokens
         payload = check_chunk(header, item[1], self._layout, self._next_start, limit)
         self._next_start = header.end
         return Chunk(header.start, self._to_tensor(payload, header), payload.nbytes)
+
+    def _parse_first_token(self, header: FirstTokenHeader, payload: Payload | None) -> FirstToken:
+        seq, vocab_size = self.seq, self._layout.vocab_size
+        if self._has_first_token or header.token_id >= vocab_size:
+            raise WireError(f"token 1 is repeated or unknown: {header.token_id}")
+        if (header.logprobs is None) != (seq.sampling.logprobs is None):
+            raise WireError("log-probabilities of token 1 are missing or were not asked for")
+        scored = seq.sampling.needs_all_prompt_logits
+        prompt = check_first_token(header, payload, seq.num_prompt_tokens, scored=scored)
+        self._has_first_token = True
+        return FirstToken(header, prompt)
 
     def _to_tensor(self, payload: Payload, header: ChunkHeader) -> torch.Tensor:
         owned = torch.from_numpy(np.array(payload, copy=True))

@@ -16,9 +16,9 @@ from common.engine.sequence import Sequence, Timeline
 from common.kv_transfer.wire import (
     FirstTokenHeader,
     Payload,
-    encode_header,
     make_chunk,
     make_failure,
+    make_first_token,
 )
 from common.request import WorkerLoad, WorkFailure, WorkRequest
 from pdserve.errors import Reason
@@ -131,6 +131,7 @@ class PrefillEngine:
             return
         self._counters.output_tokens += 1
         timings = ((c.start_s, c.duration_s, c.num_tokens) for c in seq.timeline.chunks)
+        scores = sample.logprobs
         header = FirstTokenHeader(
             request_id=seq.request_id,
             attempt=seq.request.attempt,
@@ -138,8 +139,11 @@ class PrefillEngine:
             num_cached_tokens=seq.timeline.num_cached_tokens,
             age_s=time.monotonic() - end_s,
             chunks=tuple(timings),
+            logprobs=(
+                (scores.logprob, scores.top_token_ids, scores.top_logprobs) if scores else None
+            ),
         )
-        self._live[_key(seq)].outbox.put((encode_header(header), None))
+        self._live[_key(seq)].outbox.put(make_first_token(header, seq.prompt_logprobs))
         # A sequence that ends with token 1 needs no KV on decode.
         seq.append(sample.token_id, self._engine.spec.eos_token_ids)
 

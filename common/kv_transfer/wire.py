@@ -1,10 +1,12 @@
 """What travels from prefill to decode: a small msgpack header, and for a chunk one contiguous host buffer.
 
-A payload is [layers, 2, tokens, kv_heads, head_dim], C order, in the model's dtype, seen as bytes.
+A payload is [layers, 2, tokens, kv_heads, head_dim], C order, in the model's dtype, seen as bytes. Token 1
+has one too if the request wants its prompt's log-probabilities (prompt_logprobs.py).
 The receiver trusts nothing: version, request, attempt, fingerprint, layout, token range and the checksums
 of header and payload (XXH3-64) must all fit, or the item is refused with a WireError.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgpack
@@ -13,8 +15,9 @@ import xxhash
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from common.kv_transfer import prompt_logprobs
 from common.kv_transfer.layout import KVLayout
-from common.request import PrefillChunkTiming
+from common.request import PrefillChunkTiming, TokenLogprobs
 from pdserve.errors import Reason
 
 _MAX_HEADER_BYTES = 1 << 20
@@ -59,6 +62,13 @@ class FirstTokenHeader(_Header):
     chunks: tuple[tuple[float, float, int], ...] = Field(
         description="start_s, duration_s, num_tokens"
     )
+    logprobs: tuple[float, tuple[int, ...], tuple[float, ...]] | None = Field(
+        default=None, description="The fields of TokenLogprobs"
+    )
+    prompt_top: int | None = Field(
+        default=None, ge=0, description="Likeliest tokens an entry of the payload; None: no payload"
+    )
+    checksum: int | None = Field(default=None, ge=0)
 
     def chunk_timings(self, offset_s: float) -> list[PrefillChunkTiming]:
         """The prefill steps, `offset_s` after the receiver's own zero."""
@@ -135,6 +145,30 @@ def check_chunk(
     if _checksum(payload) != header.checksum:
         raise WireError("chunk payload fails its checksum")
     return payload
+
+
+def make_first_token(header: FirstTokenHeader, prompt: Sequence[TokenLogprobs] | None) -> WireItem:
+    """The item of token 1; with `prompt`, the log-probabilities of the prompt's tokens from the 2nd on."""
+    if prompt is None:
+        return encode_header(header), None
+    num_top = len(prompt[0].top_token_ids) if prompt else 0
+    payload = prompt_logprobs.pack(prompt, num_top)
+    marks = {"prompt_top": num_top, "checksum": _checksum(payload)}
+    return encode_header(header.model_copy(update=marks)), payload
+
+
+def check_first_token(
+    header: FirstTokenHeader, payload: Payload | None, num_prompt_tokens: int, *, scored: bool
+) -> list[TokenLogprobs] | None:
+    """The prompt's log-probabilities, which must be there if `scored`. Raises WireError."""
+    if not scored:
+        return None
+    if payload is None or header.prompt_top is None or _checksum(payload) != header.checksum:
+        raise WireError("log-probabilities of the prompt are missing or fail their checksum")
+    try:
+        return prompt_logprobs.unpack(payload, num_prompt_tokens - 1, header.prompt_top)
+    except ValueError as error:
+        raise WireError(f"log-probabilities of the prompt: {error}") from error
 
 
 def make_failure(request_id: str, attempt: int, reason: Reason, message: str) -> WireItem:

@@ -6,7 +6,6 @@ from common.request import (
     FinishReason,
     PrefillChunkTiming,
     Role,
-    SamplingParams,
     SequenceOutput,
     StepOutput,
     WorkerInfo,
@@ -14,6 +13,12 @@ from common.request import (
     WorkFailure,
     WorkRequest,
     WorkTimings,
+)
+from common.rpc.convert_sampling import (
+    logprobs_from_pb,
+    logprobs_to_pb,
+    sampling_from_pb,
+    sampling_to_pb,
 )
 from pdserve.errors import Reason
 from pdserve.v1 import admin_pb2, inference_pb2, worker_pb2
@@ -47,18 +52,11 @@ def role_to_pb(role: Role) -> admin_pb2.WorkerRole.ValueType:
 
 def request_to_pb(request: WorkRequest) -> worker_pb2.SubmitRequest:
     """A worker's job to its message."""
-    sampling = request.sampling
     return worker_pb2.SubmitRequest(
         request_id=request.request_id,
         attempt=request.attempt,
         prompt_token_ids=request.prompt_token_ids,
-        sampling=inference_pb2.SamplingParams(
-            temperature=sampling.temperature,
-            seed=sampling.seed,
-            max_tokens=sampling.max_tokens,
-            stop_token_ids=sampling.stop_token_ids,
-            ignore_eos=sampling.ignore_eos,
-        ),
+        sampling=sampling_to_pb(request.sampling),
         prefill_worker=request.prefill_worker or "",
         cache_salt=request.cache_salt,
         group=request.group,
@@ -69,18 +67,11 @@ def request_to_pb(request: WorkRequest) -> worker_pb2.SubmitRequest:
 
 def request_from_pb(message: worker_pb2.SubmitRequest) -> WorkRequest:
     """A message to a worker's job."""
-    sampling = message.sampling
     return WorkRequest(
         request_id=message.request_id,
         attempt=message.attempt,
         prompt_token_ids=tuple(message.prompt_token_ids),
-        sampling=SamplingParams(
-            temperature=sampling.temperature,
-            seed=sampling.seed,
-            max_tokens=sampling.max_tokens,
-            stop_token_ids=tuple(sampling.stop_token_ids),
-            ignore_eos=sampling.ignore_eos,
-        ),
+        sampling=sampling_from_pb(message.sampling),
         prefill_worker=message.prefill_worker or None,
         cache_salt=message.cache_salt,
         group=message.group,
@@ -164,6 +155,8 @@ def _output_to_pb(output: SequenceOutput) -> worker_pb2.SequenceOutput:
         index=output.index,
         token_ids=output.token_ids,
         finish_reason=finish_to_pb(output.finish_reason),
+        logprobs=map(logprobs_to_pb, output.logprobs),
+        prompt_logprobs=map(logprobs_to_pb, output.prompt_logprobs),
     )
     if output.failure:
         message.error.reason = output.failure.reason
@@ -184,4 +177,6 @@ def _output_from_pb(message: worker_pb2.SequenceOutput) -> SequenceOutput:
         finish_reason=_FINISH_FROM_PB.get(message.finish_reason),
         failure=failure,
         timings=timings_from_pb(message.timings) if message.HasField("timings") else None,
+        logprobs=tuple(map(logprobs_from_pb, message.logprobs)),
+        prompt_logprobs=tuple(map(logprobs_from_pb, message.prompt_logprobs)),
     )

@@ -65,8 +65,8 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
             while not reader.done():
                 step = await _next_step(steps, reader)
                 share = _share(step, owned) if step else None
-                if share:
-                    yield worker_pb2.ConnectResponse(step=step_to_pb(share))
+                for part in _parts(share) if share else ():
+                    yield worker_pb2.ConnectResponse(step=step_to_pb(part))
                 yield self._report()
         finally:
             unsubscribe()
@@ -111,3 +111,10 @@ def _share(step: StepOutput, owned: set[str]) -> StepOutput | None:
         if output.finish_reason or output.failure:
             owned.discard(output.request_id)
     return StepOutput(mine) if mine else None
+
+
+def _parts(step: StepOutput) -> list[StepOutput]:
+    """A message for each prompt's log-probabilities, which may take megabytes, and one for all the rest."""
+    rest = tuple(output for output in step.sequences if not output.prompt_logprobs)
+    parts = [StepOutput((output,)) for output in step.sequences if output.prompt_logprobs]
+    return [*parts, StepOutput(rest)] if rest else parts

@@ -21,6 +21,7 @@ from common.request import (
     SamplingParams,
     SequenceOutput,
     StepOutput,
+    TokenLogprobs,
     WorkerLoad,
     WorkFailure,
     WorkRequest,
@@ -46,6 +47,8 @@ class Answer:
     finish_reason: FinishReason | None = None
     failure: WorkFailure | None = None
     timings: WorkTimings | None = None
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
 
 
 class Answers:
@@ -68,6 +71,8 @@ class Answers:
         if output.index != len(answer.tokens) or answer.finish_reason or answer.failure:
             self._faults.append(f"{output} after {answer}")
         answer.tokens += output.token_ids
+        answer.logprobs += output.logprobs
+        answer.prompt_logprobs += output.prompt_logprobs
         answer.finish_reason, answer.failure = output.finish_reason, output.failure
         answer.timings = output.timings
 

@@ -9,6 +9,7 @@ from common.request import (
     SamplingParams,
     SequenceOutput,
     StepOutput,
+    TokenLogprobs,
     WorkerInfo,
     WorkerLoad,
     WorkFailure,
@@ -42,14 +43,34 @@ token_ids = st.lists(u32, max_size=5).map(tuple)
 seconds = st.integers(0, 10**15).map(lambda us: us / 1e6)
 names = st.text(max_size=10)
 
+f32 = st.floats(width=32, allow_nan=False)
 sampling = st.builds(
     SamplingParams,
-    temperature=st.floats(0, 100, width=32),
+    temperature=f32,
     seed=u64,
     max_tokens=i32,
     stop_token_ids=token_ids,
     ignore_eos=st.booleans(),
+    top_k=i32,
+    top_p=f32,
+    min_p=f32,
+    repetition_penalty=f32,
+    presence_penalty=f32,
+    frequency_penalty=f32,
+    logit_bias=st.dictionaries(u32, f32, max_size=4).map(
+        lambda biases: tuple(sorted(biases.items()))
+    ),
+    min_tokens=i32,
+    logprobs=st.none() | i32,
+    prompt_logprobs=st.none() | i32,
 )
+logprobs = st.builds(
+    TokenLogprobs,
+    logprob=f32,
+    top_token_ids=token_ids,
+    top_logprobs=st.lists(f32, max_size=5).map(tuple),
+)
+several_logprobs = st.lists(logprobs, max_size=3).map(tuple)
 requests = st.builds(
     WorkRequest,
     request_id=names,
@@ -79,6 +100,8 @@ outputs = st.builds(
     finish_reason=st.none() | st.sampled_from(FinishReason),
     failure=st.none() | st.builds(WorkFailure, st.sampled_from(Reason), names),
     timings=st.none() | timings,
+    logprobs=several_logprobs,
+    prompt_logprobs=several_logprobs,
 )
 infos = st.builds(
     WorkerInfo,
