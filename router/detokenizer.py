@@ -51,13 +51,22 @@ class StopStrings:
         self._held = ""
         self.is_hit = False
 
-    def push(self, text: str) -> str:
-        """Add text; returns what may be sent. After a hit, `is_hit` is set and nothing more is returned."""
+    def push(self, text: str, *, may_stop: bool = True) -> str:
+        """Add text; returns what may be sent. After a hit, `is_hit` is set and nothing more is returned.
+
+        A stop that this text completes counts only if it `may_stop`.
+        """
         if self.is_hit:
             return ""
+        known = len(self._held)
         self._held += text
-        found = [(at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0]
-        if found:
+        found = [
+            (at + len(stop), at)
+            for stop in self._stops
+            # one that ends before the new text was complete before, and did not count
+            if (at := self._held.find(stop, max(0, known - len(stop) + 1))) >= 0
+        ]
+        if found and may_stop:
             self.is_hit = True
             _, start = min(found)
             return self._release(start)

@@ -13,7 +13,14 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from common.request import FinishReason, Role, SequenceOutput, WorkRequest, WorkTimings
+from common.request import (
+    FinishReason,
+    Role,
+    SequenceOutput,
+    TokenLogprobs,
+    WorkRequest,
+    WorkTimings,
+)
 from common.rpc.status import error_from_reason
 from pdserve.errors import (
     InternalError,
@@ -23,9 +30,9 @@ from pdserve.errors import (
     UnavailableError,
 )
 from router.admission import Admission, Outcome, Ticket
-from router.detokenizer import IncrementalDetokenizer, StopStrings
 from router.link import WorkStream
 from router.metrics import RouterMetrics
+from router.output_text import OutputText
 from router.policy import Route, RoutingPolicy
 from router.pool import WorkerPool
 from router.tokenizer import Tokenizer
@@ -53,6 +60,8 @@ class Delta:
     token_ids: tuple[int, ...]
     text: str
     summary: Summary | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(slots=True)
@@ -61,8 +70,7 @@ class _Progress:
 
     arrival_s: float
     submitted_s: float
-    detokenizer: IncrementalDetokenizer
-    stops: StopStrings
+    text: OutputText
     num_tokens: int = 0
     first_token_s: float = 0.0
     last_token_s: float = 0.0
@@ -123,8 +131,7 @@ class Journeys:
         progress = _Progress(
             arrival_s,
             time.monotonic(),
-            IncrementalDetokenizer(self._tokenizer.decode),
-            StopStrings(job.stop),
+            OutputText(self._tokenizer.decode, job),
         )
         link.submit(work, stream)
         self._pool.assign(route.prefill, len(job.prompt_token_ids))
@@ -165,15 +172,14 @@ class Journeys:
         if output.index > index:
             raise InternalError(f"token {index} is missing: {output.index} came next")
         new = output.token_ids[index - output.index :]
+        scores = output.logprobs[index - output.index :]
+        prompt_scores = output.prompt_logprobs if not index else ()
         self._note_times(new, progress)
         progress.num_tokens += len(new)
-        text = progress.stops.push(progress.detokenizer.push(_visible(job, output, new)))
-        reason = FinishReason.STOP if progress.stops.is_hit else output.finish_reason
-        if reason is None:
-            return Delta(index, new, text)
-        if not progress.stops.is_hit:
-            text += progress.stops.push(progress.detokenizer.flush()) + progress.stops.flush()
-        return Delta(index, new, text, self._summarize(job, route, reason, output, progress))
+        text = progress.text.push(new, output.finish_reason)
+        reason = FinishReason.STOP if progress.text.is_stopped else output.finish_reason
+        summary = self._summarize(job, route, reason, output, progress) if reason else None
+        return Delta(index, new, text, summary, scores, prompt_scores)
 
     def _note_times(self, new: tuple[int, ...], progress: _Progress) -> None:
         now_s = time.monotonic()
@@ -223,10 +229,3 @@ def _to_work(work_id: str, job: Job, route: Route, timeout_s: float | None) -> W
         timeout_s=timeout_s,
         cache_salt=job.cache_salt,
     )
-
-
-def _visible(job: Job, output: SequenceOutput, new: tuple[int, ...]) -> tuple[int, ...]:
-    """The tokens whose text the client sees: a token that stopped the request is not among them."""
-    if output.finish_reason is FinishReason.STOP and new and new[-1] in job.sampling.stop_token_ids:
-        return new[:-1]
-    return new

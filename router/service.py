@@ -8,6 +8,7 @@ from typing import TypeAlias
 import grpc
 
 from common.rpc.convert import finish_to_pb, load_to_pb, role_to_pb, timings_to_pb, to_us
+from common.rpc.convert_sampling import logprobs_to_pb
 from common.rpc.status import to_status
 from common.telemetry.logs import get_logger
 from pdserve.errors import InternalError, RequestError
@@ -133,6 +134,8 @@ def _to_response(job: Job, delta: Delta) -> inference_pb2.GenerateResponse:
         text=delta.text,
         token_ids=delta.token_ids,
         index=delta.index,
+        logprobs=map(logprobs_to_pb, delta.logprobs),
+        prompt_logprobs=map(logprobs_to_pb, delta.prompt_logprobs),
     )
     if delta.summary is not None:
         response.finished.CopyFrom(_to_finished(job, delta.summary))

@@ -1,6 +1,5 @@
 """From a client's message to a job that can run, or a typed refusal that names the field."""
 
-import math
 import re
 import secrets
 from dataclasses import dataclass
@@ -8,14 +7,11 @@ from dataclasses import dataclass
 from common.request import SamplingParams
 from pdserve.errors import InvalidRequestError, NotFoundError, Reason
 from pdserve.v1 import inference_pb2
+from router.sampling import check_prompt_logprobs, parse_sampling
 from router.tokenizer import ChatMessage, Tokenizer
 
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _ROLES = {"system", "user", "assistant"}
-_MAX_TEMPERATURE = 100.0
-_MAX_STOPS = 16
-_MAX_STOP_CHARS = 256
-_MAX_STOP_TOKENS = 128
 _MAX_SALT_CHARS = 256
 
 
@@ -56,17 +52,12 @@ def parse_request(
     if len(message.cache_salt) > _MAX_SALT_CHARS:
         raise InvalidRequestError(f"more than {_MAX_SALT_CHARS} characters", field="cache_salt")
     prompt = _parse_prompt(message, limits, tokenizer)
-    _check_stop(message.sampling, limits)
-    sampling = SamplingParams(
-        temperature=_parse_temperature(message.sampling),
-        seed=message.sampling.seed if message.sampling.HasField("seed") else secrets.randbits(64),
-        max_tokens=_parse_max_tokens(message.sampling, len(prompt), limits),
-        stop_token_ids=tuple(message.sampling.stop_token_ids),
-        ignore_eos=message.sampling.ignore_eos,
-    )
-    return Job(
-        request_id, prompt, sampling, tuple(message.sampling.stop), cache_salt=message.cache_salt
-    )
+    asked = message.sampling
+    seed = asked.seed if asked.HasField("seed") else secrets.randbits(64)
+    max_tokens = _parse_max_tokens(asked, len(prompt), limits)
+    sampling = parse_sampling(asked, seed, max_tokens, limits.vocab_size)
+    check_prompt_logprobs(sampling, len(prompt))
+    return Job(request_id, prompt, sampling, tuple(asked.stop), cache_salt=message.cache_salt)
 
 
 def _parse_prompt(
@@ -109,15 +100,6 @@ def _parse_chat(chat: inference_pb2.ChatPrompt) -> list[ChatMessage]:
     return [ChatMessage(message.role, message.content) for message in chat.messages]
 
 
-def _parse_temperature(sampling: inference_pb2.SamplingParams) -> float:
-    value = sampling.temperature
-    if not math.isfinite(value) or not 0 <= value <= _MAX_TEMPERATURE:
-        raise InvalidRequestError(
-            f"{value} is not in [0, {_MAX_TEMPERATURE:g}]", field="sampling.temperature"
-        )
-    return value
-
-
 def _parse_max_tokens(
     sampling: inference_pb2.SamplingParams, num_prompt_tokens: int, limits: Limits
 ) -> int:
@@ -141,22 +123,3 @@ def _parse_max_tokens(
             field="sampling.max_tokens",
         )
     return wanted
-
-
-def _check_stop(sampling: inference_pb2.SamplingParams, limits: Limits) -> None:
-    if len(sampling.stop) > _MAX_STOPS:
-        raise InvalidRequestError(f"more than {_MAX_STOPS} stop texts", field="sampling.stop")
-    if any(not 1 <= len(text) <= _MAX_STOP_CHARS for text in sampling.stop):
-        raise InvalidRequestError(
-            f"each must have 1 to {_MAX_STOP_CHARS} characters", field="sampling.stop"
-        )
-    if len(sampling.stop_token_ids) > _MAX_STOP_TOKENS:
-        raise InvalidRequestError(
-            f"more than {_MAX_STOP_TOKENS} stop tokens", field="sampling.stop_token_ids"
-        )
-    if any(token_id >= limits.vocab_size for token_id in sampling.stop_token_ids):
-        raise InvalidRequestError(
-            f"a token is outside the vocabulary of {limits.vocab_size}",
-            reason=Reason.TOKEN_OUT_OF_VOCABULARY,
-            field="sampling.stop_token_ids",
-        )

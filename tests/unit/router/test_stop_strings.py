@@ -78,3 +78,27 @@ def test_where_the_pieces_are_cut_makes_no_difference(
         expected = text[: end + negative_length]
     assert run(stops, pieces) == (expected, bool(found))
     assert run(stops, list(text)) == (expected, bool(found))
+
+
+def test_a_stop_that_is_complete_too_early_does_not_count() -> None:
+    stops = StopStrings(["END"])
+    assert stops.push("an EN", may_stop=False) == "an "
+    assert stops.push("D and E", may_stop=False) == "END and "
+    assert stops.push("ND?") == ""
+    assert stops.is_hit
+
+
+def test_one_that_overlaps_an_early_one_counts() -> None:
+    stops = StopStrings(["aa"])
+    assert stops.push("aa", may_stop=False) == "a"
+    assert stops.push("a") == ""
+    assert stops.is_hit
+
+
+def test_an_early_one_that_is_held_back_for_a_longer_one_does_not_count_later() -> None:
+    stops = StopStrings(["ab", "xabyy"])
+    assert stops.push("xab", may_stop=False) == ""
+    assert stops.push("yz") == "xabyz"
+    assert not stops.is_hit
+    assert stops.push("ab") == ""
+    assert stops.is_hit

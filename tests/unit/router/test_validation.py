@@ -63,7 +63,7 @@ BAD = {
     "temperature infinite": (hello(temperature=math.inf), INVALID, "sampling.temperature"),
     "temperature negative": (hello(temperature=-0.1), INVALID, "sampling.temperature"),
     "temperature above 100": (hello(temperature=100.5), INVALID, "sampling.temperature"),
-    "17 stops": (hello(stop=["x"] * 17), INVALID, "sampling.stop"),
+    "129 stops": (hello(stop=["x"] * 129), INVALID, "sampling.stop"),
     "empty stop": (hello(stop=["x", ""]), INVALID, "sampling.stop"),
     "long stop": (hello(stop=["x" * 257]), INVALID, "sampling.stop"),
     "129 stop tokens": (hello(stop_token_ids=[1] * 129), INVALID, "sampling.stop_token_ids"),
@@ -72,6 +72,38 @@ BAD = {
         VOCABULARY,
         "sampling.stop_token_ids",
     ),
+    "top_k negative": (hello(top_k=-1), INVALID, "sampling.top_k"),
+    "top_p 0": (hello(top_p=0.0), INVALID, "sampling.top_p"),
+    "top_p above 1": (hello(top_p=1.001), INVALID, "sampling.top_p"),
+    "top_p NaN": (hello(top_p=math.nan), INVALID, "sampling.top_p"),
+    "min_p negative": (hello(min_p=-0.01), INVALID, "sampling.min_p"),
+    "min_p above 1": (hello(min_p=1.01), INVALID, "sampling.min_p"),
+    "repetition 0": (hello(repetition_penalty=0.0), INVALID, "sampling.repetition_penalty"),
+    "repetition negative": (hello(repetition_penalty=-1), INVALID, "sampling.repetition_penalty"),
+    "repetition infinite": (
+        hello(repetition_penalty=math.inf),
+        INVALID,
+        "sampling.repetition_penalty",
+    ),
+    "presence below -2": (hello(presence_penalty=-2.1), INVALID, "sampling.presence_penalty"),
+    "presence above 2": (hello(presence_penalty=2.1), INVALID, "sampling.presence_penalty"),
+    "frequency NaN": (hello(frequency_penalty=math.nan), INVALID, "sampling.frequency_penalty"),
+    "frequency above 2": (hello(frequency_penalty=2.1), INVALID, "sampling.frequency_penalty"),
+    "bias outside": (hello(logit_bias={VOCAB_SIZE: 1.0}), VOCABULARY, "sampling.logit_bias"),
+    "bias of 101": (hello(logit_bias={1: 0.0, 2: 101.0}), INVALID, "sampling.logit_bias"),
+    "bias of -infinity": (hello(logit_bias={1: -math.inf}), INVALID, "sampling.logit_bias"),
+    "bias of NaN": (hello(logit_bias={1: math.nan}), INVALID, "sampling.logit_bias"),
+    "301 biases": (
+        hello(logit_bias=dict.fromkeys(range(1000, 1301), 1.0)),
+        INVALID,
+        "sampling.logit_bias",
+    ),
+    "min_tokens negative": (hello(min_tokens=-1), INVALID, "sampling.min_tokens"),
+    "min above max": (hello(min_tokens=9, max_tokens=8), INVALID, "sampling.min_tokens"),
+    "min beyond what is left": (hello(min_tokens=76), INVALID, "sampling.min_tokens"),
+    "logprobs negative": (hello(logprobs=-1), INVALID, "sampling.logprobs"),
+    "21 logprobs": (hello(logprobs=21), INVALID, "sampling.logprobs"),
+    "21 prompt logprobs": (hello(prompt_logprobs=21), INVALID, "sampling.prompt_logprobs"),
     "spaces in the id": (Request(text="x", request_id="a b"), INVALID, "request_id"),
     "newline after the id": (Request(text="x", request_id="a\n"), INVALID, "request_id"),
     "letters of another script": (Request(text="x", request_id="é"), INVALID, "request_id"),
@@ -104,7 +136,7 @@ def test_a_prompt_beyond_context_and_memory_names_both_numbers(tokenizer: Tokeni
 
 
 def test_the_largest_of_everything_passes(tokenizer: Tokenizer) -> None:
-    stops = ["y" * 256] * 16
+    stops = ["y" * 256] * 128
     request = hello(
         max_tokens=75,
         temperature=100.0,
@@ -112,10 +144,35 @@ def test_the_largest_of_everything_passes(tokenizer: Tokenizer) -> None:
         stop=stops,
         stop_token_ids=[VOCAB_SIZE - 1] * 128,
         ignore_eos=True,
+        top_k=2**31 - 1,
+        top_p=1.0,
+        min_p=1.0,
+        repetition_penalty=100.0,
+        presence_penalty=2.0,
+        frequency_penalty=-2.0,
+        logit_bias={VOCAB_SIZE - 1: 100.0, 0: -100.0},
+        min_tokens=75,
+        logprobs=20,
+        prompt_logprobs=20,
     )
     request.cache_salt = "s" * 256
     request.model, request.request_id = "tiny", "Az0._:-" + "x" * 121
-    sampling = SamplingParams(100.0, 2**64 - 1, 75, (VOCAB_SIZE - 1,) * 128, True)
+    sampling = SamplingParams(
+        temperature=100.0,
+        seed=2**64 - 1,
+        max_tokens=75,
+        stop_token_ids=(VOCAB_SIZE - 1,) * 128,
+        ignore_eos=True,
+        top_k=2**31 - 1,
+        min_p=1.0,
+        repetition_penalty=100.0,
+        presence_penalty=2.0,
+        frequency_penalty=-2.0,
+        logit_bias=((0, -100.0), (VOCAB_SIZE - 1, 100.0)),
+        min_tokens=75,
+        logprobs=20,
+        prompt_logprobs=20,
+    )
     expected = Job(request.request_id, tuple(b"hello"), sampling, tuple(stops), "s" * 256)
     assert parse_request(request, LIMITS, tokenizer) == expected
 
@@ -125,6 +182,8 @@ def test_what_is_left_open_is_filled_in(tokenizer: Tokenizer) -> None:
     assert first.sampling.temperature == 0.0
     assert first.sampling.max_tokens == 75  # what 80 positions leave
     assert not first.sampling.ignore_eos
+    assert first.sampling.is_plain
+    assert (first.sampling.logprobs, first.sampling.prompt_logprobs) == (None, None)
     assert first.request_id != second.request_id
     assert first.sampling.seed != second.sampling.seed
     wide = replace(LIMITS, kv_capacity_tokens=1000)
@@ -144,3 +203,17 @@ def test_the_three_kinds_of_prompt_become_tokens(tokenizer: Tokenizer) -> None:
     rendered = prompt(chat(("system", ""), ("user", "hé")))
     assert rendered.count(IM_END) == 2
     assert bytes("user\nhé", "utf-8") in bytes(t for t in rendered if t < 256)
+
+
+@pytest.mark.parametrize(("prompt_logprobs", "most"), [(0, 250_000), (20, 22_727)])
+def test_log_probabilities_of_a_prompt_too_long_for_a_message_are_refused(
+    tokenizer: Tokenizer, prompt_logprobs: int, most: int
+) -> None:
+    wide = replace(LIMITS, max_context_tokens=10**6, kv_capacity_tokens=10**6)
+    request = tokens(*([1] * most))
+    request.sampling.prompt_logprobs = prompt_logprobs
+    assert len(parse_request(request, wide, tokenizer).prompt_token_ids) == most
+    request.tokens.token_ids.append(1)
+    with pytest.raises(InvalidRequestError, match=f"up to {most} tokens") as caught:
+        parse_request(request, wide, tokenizer)
+    assert caught.value.field == "sampling.prompt_logprobs"

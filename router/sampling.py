@@ -1,0 +1,126 @@
+"""From a client's sampling options to those that a worker takes, or a refusal that names the field."""
+
+from dataclasses import dataclass
+
+from common.request import SamplingParams
+from pdserve.errors import InvalidRequestError, Reason
+from pdserve.v1 import inference_pb2
+
+_MAX_STOPS = 128
+_MAX_STOP_CHARS = 256
+_MAX_STOP_TOKENS = 128
+_MAX_BIASES = 300
+# Keeps a message below gRPC's 4 MiB: a token's entry takes at most 13 bytes and 7 for each likely token.
+_MAX_PROMPT_LOGPROBS = 500_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    low: float
+    high: float
+    is_open: bool = False  # the low end is not part of it
+
+    def __contains__(self, value: float) -> bool:  # false for NaN
+        is_above = value > self.low if self.is_open else value >= self.low
+        return is_above and value <= self.high
+
+    def __str__(self) -> str:
+        return f"{'(' if self.is_open else '['}{self.low:g}, {self.high:g}]"
+
+
+_BIASES = _Range(-100, 100)
+_RANGES = {
+    "temperature": _Range(0, 100),
+    "top_k": _Range(0, 2**31 - 1),
+    "top_p": _Range(0, 1, is_open=True),
+    "min_p": _Range(0, 1),
+    "repetition_penalty": _Range(0.01, 100),
+    "presence_penalty": _Range(-2, 2),
+    "frequency_penalty": _Range(-2, 2),
+    "logprobs": _Range(0, 20),
+    "prompt_logprobs": _Range(0, 20),
+}
+
+
+def parse_sampling(
+    message: inference_pb2.SamplingParams, seed: int, max_tokens: int, vocab_size: int
+) -> SamplingParams:
+    """Check every field but these two, which are known already. Raises InvalidRequestError."""
+    for name, allowed in _RANGES.items():
+        if _is_set(message, name) and getattr(message, name) not in allowed:
+            raise _refusal(name, f"{getattr(message, name):g} is not in {allowed}")
+    _check_stop(message, vocab_size)
+    _check_biases(message, vocab_size)
+    if not 0 <= message.min_tokens <= max_tokens:
+        raise _refusal("min_tokens", f"{message.min_tokens} is not in [0, {max_tokens}]")
+    return SamplingParams(
+        temperature=message.temperature,
+        seed=seed,
+        max_tokens=max_tokens,
+        stop_token_ids=tuple(message.stop_token_ids),
+        ignore_eos=message.ignore_eos,
+        top_k=message.top_k,
+        top_p=message.top_p if message.HasField("top_p") else 1.0,
+        min_p=message.min_p,
+        repetition_penalty=(
+            message.repetition_penalty if message.HasField("repetition_penalty") else 1.0
+        ),
+        presence_penalty=message.presence_penalty,
+        frequency_penalty=message.frequency_penalty,
+        logit_bias=tuple(sorted(message.logit_bias.items())),
+        min_tokens=message.min_tokens,
+        logprobs=message.logprobs if message.HasField("logprobs") else None,
+        prompt_logprobs=message.prompt_logprobs if message.HasField("prompt_logprobs") else None,
+    )
+
+
+def check_prompt_logprobs(sampling: SamplingParams, num_prompt_tokens: int) -> None:
+    """Raises InvalidRequestError when the log-probabilities of the prompt would not fit in a message."""
+    if sampling.prompt_logprobs is None:
+        return
+    most = _MAX_PROMPT_LOGPROBS // (sampling.prompt_logprobs + 2)
+    if num_prompt_tokens > most:
+        raise _refusal(
+            "prompt_logprobs",
+            f"{sampling.prompt_logprobs} go with prompts of up to {most} tokens, "
+            f"this one has {num_prompt_tokens}",
+        )
+
+
+def _is_set(message: inference_pb2.SamplingParams, name: str) -> bool:
+    has_presence = message.DESCRIPTOR.fields_by_name[name].has_presence
+    return not has_presence or message.HasField(name)  # type: ignore[arg-type]  # names of fields
+
+
+def _check_stop(message: inference_pb2.SamplingParams, vocab_size: int) -> None:
+    if len(message.stop) > _MAX_STOPS:
+        raise _refusal("stop", f"more than {_MAX_STOPS} stop texts")
+    if any(not 1 <= len(text) <= _MAX_STOP_CHARS for text in message.stop):
+        raise _refusal("stop", f"each must have 1 to {_MAX_STOP_CHARS} characters")
+    if len(message.stop_token_ids) > _MAX_STOP_TOKENS:
+        raise _refusal("stop_token_ids", f"more than {_MAX_STOP_TOKENS} stop tokens")
+    if any(token_id >= vocab_size for token_id in message.stop_token_ids):
+        raise _unknown_token("stop_token_ids", vocab_size)
+
+
+def _check_biases(message: inference_pb2.SamplingParams, vocab_size: int) -> None:
+    biases = message.logit_bias
+    if len(biases) > _MAX_BIASES:
+        raise _refusal("logit_bias", f"more than {_MAX_BIASES} tokens")
+    if any(token_id >= vocab_size for token_id in biases):
+        raise _unknown_token("logit_bias", vocab_size)
+    for value in biases.values():
+        if value not in _BIASES:
+            raise _refusal("logit_bias", f"{value:g} is not in {_BIASES}")
+
+
+def _refusal(name: str, message: str) -> InvalidRequestError:
+    return InvalidRequestError(message, field=f"sampling.{name}")
+
+
+def _unknown_token(name: str, vocab_size: int) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"a token is outside the vocabulary of {vocab_size}",
+        reason=Reason.TOKEN_OUT_OF_VOCABULARY,
+        field=f"sampling.{name}",
+    )
