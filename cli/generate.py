@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from cli import sampling as flags
 from cli.requests import DEFAULT_ADDRESS, Answer, Prompt, as_chat, ask, read_prompts
 from pdserve.client import AsyncClient
 from pdserve.errors import RequestError, SetupError
@@ -17,32 +18,34 @@ from pdserve.v1 import inference_pb2
 
 
 def command(
+    context: typer.Context,
     prompt: Annotated[str | None, typer.Argument(help="The prompt")] = None,
     prompts_file: Annotated[
         Path | None, typer.Option(help='JSON lines: {"prompt"}, {"messages"} or {"token_ids"}')
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at once")] = 8,
     address: Annotated[str, typer.Option(help="The router's gRPC address")] = DEFAULT_ADDRESS,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, max=2**31 - 1, help="Most tokens to generate")
-    ] = None,
-    temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.0,
-    seed: Annotated[
-        int | None, typer.Option(min=0, max=2**64 - 1, help="Makes sampling repeatable")
-    ] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="Stop before this text")] = None,
+    max_tokens: flags.MaxTokens = None,
+    min_tokens: flags.MinTokens = 0,
+    temperature: flags.Temperature = 0.0,
+    seed: flags.Seed = None,
+    stop: flags.Stop = None,
+    top_k: flags.TopK = 0,
+    top_p: flags.TopP = None,
+    min_p: flags.MinP = 0.0,
+    repetition_penalty: flags.RepetitionPenalty = None,
+    presence_penalty: flags.PresencePenalty = 0.0,
+    frequency_penalty: flags.FrequencyPenalty = 0.0,
+    logit_bias: flags.LogitBias = None,
+    logprobs: flags.Logprobs = None,
+    prompt_logprobs: flags.PromptLogprobs = None,
     raw: Annotated[bool, typer.Option("--raw", help="Skip the chat template")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line")] = False,
 ) -> None:
     """Send one prompt, or a file of them, to a running router."""
     if (prompt is None) == (prompts_file is None):
         raise SetupError("give either a PROMPT or --prompts-file")
-    try:
-        sampling = inference_pb2.SamplingParams(
-            temperature=temperature, seed=seed, max_tokens=max_tokens, stop=stop or []
-        )
-    except ValueError as error:  # bytes that are no text
-        raise SetupError(f"--stop: {error}") from error
+    sampling = flags.read_sampling(context)
     if prompts_file is not None:
         prompts = read_prompts(prompts_file, raw=raw)
         failed = asyncio.run(_run_file(address, prompts, sampling, concurrency, as_json=as_json))

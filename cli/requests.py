@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cli.sampling import describe_logprobs
 from pdserve.client import AsyncClient, Messages
 from pdserve.errors import SetupError
 from pdserve.v1 import inference_pb2
@@ -26,9 +27,11 @@ class Answer:
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     finished: inference_pb2.Finished | None = None
+    logprobs: list[inference_pb2.TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[inference_pb2.TokenLogprobs] = field(default_factory=list)
 
     def to_json(self) -> str:
-        """One line: request_id, text, token_ids, finish_reason, usage, timings (microseconds)."""
+        """One line: request_id, text, token_ids, finish_reason, usage, timings (microseconds), logprobs."""
         done = self.finished or inference_pb2.Finished()
         timings = done.timings
         return json.dumps(
@@ -62,9 +65,15 @@ class Answer:
                 "seed": done.seed,
                 "prefill_worker": done.prefill_worker,
                 "decode_worker": done.decode_worker,
+                **self._logprobs(),
             },
             ensure_ascii=False,
         )
+
+    def _logprobs(self) -> dict[str, list[dict[str, float | list[list[float]]]]]:
+        """Only if they were asked for, so that other answers stay short."""
+        found = {"logprobs": self.logprobs, "prompt_logprobs": self.prompt_logprobs}
+        return {name: describe_logprobs(entries) for name, entries in found.items() if entries}
 
 
 async def ask(
@@ -80,6 +89,8 @@ async def ask(
         answer.request_id = response.request_id
         answer.text += response.text
         answer.token_ids.extend(response.token_ids)
+        answer.logprobs.extend(response.logprobs)
+        answer.prompt_logprobs.extend(response.prompt_logprobs)
         on_text(response.text, len(response.token_ids))
         if response.HasField("finished"):
             answer.finished = response.finished
