@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cli import sampling as flags
-from cli.requests import DEFAULT_ADDRESS, Answer, Prompt, as_chat, ask, read_prompts
+from cli.requests import DEFAULT_ADDRESS, Answer, Prompt, as_chat, ask_all, read_prompts
 from pdserve.client import AsyncClient
 from pdserve.errors import RequestError, SetupError
 from pdserve.v1 import inference_pb2
@@ -29,6 +29,7 @@ def command(
     min_tokens: flags.MinTokens = 0,
     temperature: flags.Temperature = 0.0,
     seed: flags.Seed = None,
+    n: flags.Choices = None,
     stop: flags.Stop = None,
     top_k: flags.TopK = 0,
     top_p: flags.TopP = None,
@@ -56,15 +57,22 @@ def command(
 async def _run_one(
     address: str, prompt: str, sampling: inference_pb2.SamplingParams, *, raw: bool, as_json: bool
 ) -> None:
+    streams = not as_json and sampling.n <= 1
+
     def show(text: str, _: int) -> None:
-        if not as_json:
+        if streams:
             sys.stdout.write(text)
             sys.stdout.flush()
 
     async with AsyncClient(address) as client:
         # an empty text is sent as it is, so that the router names what is wrong with it
-        answer = await ask(client, prompt if raw or not prompt else as_chat(prompt), sampling, show)
-    print(answer.to_json() if as_json else "")
+        sent = prompt if raw or not prompt else as_chat(prompt)
+        answers = await ask_all(client, sent, sampling, show)
+    if streams:
+        print()
+        return
+    for answer in answers:
+        _print_answer(answer, as_json=as_json)
 
 
 async def _run_file(
@@ -87,8 +95,11 @@ async def _run_file(
             async def one(request_id: str, prompt: Prompt) -> bool:
                 async with limit:
                     try:
-                        answer = await ask(client, prompt, sampling, lambda *_: None, request_id)
-                        _print_answer(answer, as_json=as_json)
+                        answers = await ask_all(
+                            client, prompt, sampling, lambda *_: None, request_id
+                        )
+                        for answer in answers:
+                            _print_answer(answer, as_json=as_json)
                         return True
                     except RequestError as error:
                         _print_failure(request_id, error)
@@ -101,7 +112,8 @@ async def _run_file(
 
 
 def _print_answer(answer: Answer, *, as_json: bool) -> None:
-    print(answer.to_json() if as_json else f"--- {answer.request_id}\n{answer.text}", flush=True)
+    name = f"{answer.request_id} {answer.choice}" if answer.choice else answer.request_id
+    print(answer.to_json() if as_json else f"--- {name}\n{answer.text}", flush=True)
 
 
 def _print_failure(request_id: str, error: RequestError) -> None:

@@ -21,9 +21,10 @@ Prompt = str | Messages | list[int]
 
 @dataclass(slots=True)
 class Answer:
-    """One request's result, filled in as it streams."""
+    """One continuation, filled in as it streams."""
 
     request_id: str = ""
+    choice: int = 0
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     finished: inference_pb2.Finished | None = None
@@ -31,12 +32,13 @@ class Answer:
     prompt_logprobs: list[inference_pb2.TokenLogprobs] = field(default_factory=list)
 
     def to_json(self) -> str:
-        """One line: request_id, text, token_ids, finish_reason, usage, timings (microseconds), logprobs."""
+        """One line: ids, text, token_ids, finish_reason, usage, timings (microseconds), logprobs."""
         done = self.finished or inference_pb2.Finished()
         timings = done.timings
         return json.dumps(
             {
                 "request_id": self.request_id,
+                "choice": self.choice,
                 "text": self.text,
                 "token_ids": self.token_ids,
                 "finish_reason": FINISH_NAMES.get(done.reason, ""),
@@ -84,9 +86,21 @@ async def ask(
     request_id: str = "",
 ) -> Answer:
     """Send one prompt; `on_text` gets each piece of text and its number of tokens. Raises RequestError."""
-    answer = Answer()
+    (answer,) = await ask_all(client, prompt, sampling, on_text, request_id)
+    return answer
+
+
+async def ask_all(
+    client: AsyncClient,
+    prompt: Prompt,
+    sampling: inference_pb2.SamplingParams,
+    on_text: Callable[[str, int], None],
+    request_id: str = "",
+) -> list[Answer]:
+    """The same for all choices, in their order; `on_text` gets pieces of all."""
+    answers: dict[int, Answer] = {}
     async for response in client.generate(prompt, sampling, request_id=request_id):
-        answer.request_id = response.request_id
+        answer = answers.setdefault(response.choice, Answer(response.request_id, response.choice))
         answer.text += response.text
         answer.token_ids.extend(response.token_ids)
         answer.logprobs.extend(response.logprobs)
@@ -94,7 +108,7 @@ async def ask(
         on_text(response.text, len(response.token_ids))
         if response.HasField("finished"):
             answer.finished = response.finished
-    return answer
+    return [answers[choice] for choice in sorted(answers)]
 
 
 def as_chat(text: str) -> Messages:

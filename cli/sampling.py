@@ -20,6 +20,7 @@ def _float(help_text: str) -> Any:
 MaxTokens = Annotated[int | None, _int("Most tokens to generate", low=1)]
 MinTokens = Annotated[int, _int("Do not stop before so many tokens")]
 Temperature = Annotated[float, _float("0 is greedy")]
+Choices = Annotated[int | None, _int("So many continuations", low=1)]
 Seed = Annotated[int | None, _int("Makes sampling repeatable", high=2**64 - 1)]
 Stop = Annotated[list[str] | None, typer.Option(help="Stop before this text")]
 TopK = Annotated[int, _int("Draw from the k likeliest tokens; 0: from all")]
@@ -46,6 +47,7 @@ _FIELDS = (
     "repetition_penalty",
     "presence_penalty",
     "frequency_penalty",
+    "n",
     "logprobs",
     "prompt_logprobs",
 )

@@ -14,8 +14,9 @@ from common.telemetry.logs import get_logger
 from pdserve.errors import InternalError, RequestError
 from pdserve.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 from router.admission import Admission, Outcome
-from router.journey import Delta, Journeys, Summary
+from router.journey import Journeys
 from router.pool import WorkerPool, WorkerState, WorkerView
+from router.progress import Delta, Summary
 from router.tokenizer import Tokenizer
 from router.validation import Job, Limits, parse_request
 
@@ -136,6 +137,7 @@ def _to_response(job: Job, delta: Delta) -> inference_pb2.GenerateResponse:
         index=delta.index,
         logprobs=map(logprobs_to_pb, delta.logprobs),
         prompt_logprobs=map(logprobs_to_pb, delta.prompt_logprobs),
+        choice=delta.choice,
     )
     if delta.summary is not None:
         response.finished.CopyFrom(_to_finished(job, delta.summary))
@@ -152,7 +154,7 @@ def _to_finished(job: Job, summary: Summary) -> inference_pb2.Finished:
         reason=finish_to_pb(summary.reason),
         usage=usage,
         timings=_to_timings(summary),
-        seed=job.sampling.seed,
+        seed=summary.seed,
         prefill_worker=summary.route.prefill or "",
         decode_worker=summary.route.decode,
     )

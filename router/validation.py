@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common.request import SamplingParams
 from pdserve.errors import InvalidRequestError, NotFoundError, Reason
@@ -13,6 +13,7 @@ from router.tokenizer import ChatMessage, Tokenizer
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _ROLES = {"system", "user", "assistant"}
 _MAX_SALT_CHARS = 256
+_MAX_CHOICES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,14 @@ class Job:
     sampling: SamplingParams
     stop: tuple[str, ...]
     cache_salt: str = ""
+    num_choices: int = 1
+
+    def sampling_of(self, choice: int) -> SamplingParams:
+        """How choice i draws: from seed + i. Logprobs of the prompt come with the first alone."""
+        if not choice:
+            return self.sampling
+        seed = (self.sampling.seed + choice) % 2**64
+        return replace(self.sampling, seed=seed, prompt_logprobs=None)
 
 
 def parse_request(
@@ -57,7 +66,8 @@ def parse_request(
     max_tokens = _parse_max_tokens(asked, len(prompt), limits)
     sampling = parse_sampling(asked, seed, max_tokens, limits.vocab_size)
     check_prompt_logprobs(sampling, len(prompt))
-    return Job(request_id, prompt, sampling, tuple(asked.stop), cache_salt=message.cache_salt)
+    num_choices = _parse_num_choices(asked)
+    return Job(request_id, prompt, sampling, tuple(asked.stop), message.cache_salt, num_choices)
 
 
 def _parse_prompt(
@@ -98,6 +108,13 @@ def _parse_chat(chat: inference_pb2.ChatPrompt) -> list[ChatMessage]:
             "every message is empty", reason=Reason.EMPTY_PROMPT, field="chat.messages.content"
         )
     return [ChatMessage(message.role, message.content) for message in chat.messages]
+
+
+def _parse_num_choices(sampling: inference_pb2.SamplingParams) -> int:
+    number = sampling.n if sampling.HasField("n") else 1
+    if not 1 <= number <= _MAX_CHOICES:
+        raise InvalidRequestError(f"{number} is not in [1, {_MAX_CHOICES}]", field="sampling.n")
+    return number
 
 
 def _parse_max_tokens(

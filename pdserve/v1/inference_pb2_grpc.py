@@ -52,7 +52,7 @@ class InferenceServicer(object):
     """
 
     def Generate(self, request, context):
-        """Generates a continuation and streams it. The last message of a successful stream carries `finished`;
+        """Generates a continuation and streams it. The last message of each choice carries `finished`;
         failures are gRPC statuses with google.rpc.ErrorInfo, never messages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -34,7 +34,7 @@ class InferenceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> InferenceAsyncStub: ...
     Generate: _grpc.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]
-    """Generates a continuation and streams it. The last message of a successful stream carries `finished`;
+    """Generates a continuation and streams it. The last message of each choice carries `finished`;
     failures are gRPC statuses with google.rpc.ErrorInfo, never messages.
     """
     Cancel: _grpc.UnaryUnaryMultiCallable[_inference_pb2.CancelRequest, _inference_pb2.CancelResponse]
@@ -46,7 +46,7 @@ class InferenceAsyncStub(InferenceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]  # type: ignore[assignment]
-    """Generates a continuation and streams it. The last message of a successful stream carries `finished`;
+    """Generates a continuation and streams it. The last message of each choice carries `finished`;
     failures are gRPC statuses with google.rpc.ErrorInfo, never messages.
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_inference_pb2.CancelRequest, _inference_pb2.CancelResponse]  # type: ignore[assignment]
@@ -61,7 +61,7 @@ class InferenceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.GenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inference_pb2.GenerateResponse], _abc.AsyncIterator[_inference_pb2.GenerateResponse]]:
-        """Generates a continuation and streams it. The last message of a successful stream carries `finished`;
+        """Generates a continuation and streams it. The last message of each choice carries `finished`;
         failures are gRPC statuses with google.rpc.ErrorInfo, never messages.
         """
 

@@ -19,6 +19,7 @@ from pdserve.errors import (
     InternalError,
     InvalidRequestError,
     Reason,
+    RequestCancelledError,
     RequestError,
     RequestTimeoutError,
 )
@@ -184,3 +185,59 @@ async def test_a_hundred_at_once_each_get_their_own_tokens(model_dir: Path) -> N
         totals = await stack.until_idle()
     assert [text_of(answer) for answer in answers] == prompts
     assert (totals.accepted, totals.completed) == (100, 100)
+
+
+async def test_choices_are_answered_side_by_side_and_share_their_prompt(model_dir: Path) -> None:
+    def say(worker: ScriptedWorker, request: WorkRequest) -> None:
+        worker.say(request, f"seed {request.sampling.seed}", ends=True)
+
+    workers = [ScriptedWorker(script=say), ScriptedWorker("prefill-0", Role.PREFILL)]
+    async with serving(model_dir, *workers) as stack:
+        parts = await collect(stack.client, "x", n=3, seed=2**64 - 2, prompt_logprobs=1)
+        totals = await stack.until_idle()
+    texts = {choice: text_of([p for p in parts if p.choice == choice]) for choice in range(3)}
+    assert texts == {0: f"seed {2**64 - 2}", 1: f"seed {2**64 - 1}", 2: "seed 0"}
+    ends = {part.choice: part.finished for part in parts if part.HasField("finished")}
+    assert {choice: end.seed for choice, end in ends.items()} == {0: 2**64 - 2, 1: 2**64 - 1, 2: 0}
+    requests = workers[0].requests
+    assert len({request.request_id for request in requests}) == 3
+    (group,) = {request.group for request in requests}
+    assert group
+    assert {request.prefill_worker for request in requests} == {"prefill-0"}
+    assert [request.sampling.prompt_logprobs for request in requests].count(1) == 1
+    assert (totals.accepted, totals.completed) == (1, 1)
+
+
+async def test_one_choice_has_no_group(model_dir: Path) -> None:
+    worker = ScriptedWorker(script=echo)
+    async with serving(model_dir, worker) as stack:
+        await collect(stack.client, "x", n=1)
+    assert [request.group for request in worker.requests] == [""]
+
+
+async def test_when_one_choice_fails_the_others_are_cancelled(model_dir: Path) -> None:
+    def fail_the_second(worker: ScriptedWorker, request: WorkRequest) -> None:
+        if request.sampling.seed == 1:
+            failure = WorkFailure(Reason.NAN_LOGITS, "broken")
+            worker.publish(SequenceOutput(request.request_id, 0, failure=failure))
+
+    worker = ScriptedWorker(script=fail_the_second)
+    async with serving(model_dir, worker) as stack:
+        with pytest.raises(InternalError):
+            await collect(stack.client, "x", n=3, seed=0)
+        totals = await stack.until_idle()
+    assert (totals.failed, totals.completed) == (1, 0)
+    worker.wait(lambda worker: len(worker.cancelled) == 2)
+
+
+async def test_cancel_ends_all_choices(model_dir: Path) -> None:
+    worker = ScriptedWorker()
+    async with serving(model_dir, worker) as stack:
+        asking = asyncio.create_task(collect(stack.client, "x", request_id="mine", n=4))
+        await asyncio.to_thread(worker.wait_for_request, 4)
+        await stack.client.cancel("mine")
+        with pytest.raises(RequestCancelledError):
+            await asking
+        totals = await stack.until_idle()
+    assert totals.cancelled == 1
+    worker.wait(lambda worker: not worker.live)

@@ -107,6 +107,9 @@ BAD = {
     "spaces in the id": (Request(text="x", request_id="a b"), INVALID, "request_id"),
     "newline after the id": (Request(text="x", request_id="a\n"), INVALID, "request_id"),
     "letters of another script": (Request(text="x", request_id="é"), INVALID, "request_id"),
+    "no choice": (hello(n=0), INVALID, "sampling.n"),
+    "17 choices": (hello(n=17), INVALID, "sampling.n"),
+    "10^6 choices": (hello(n=10**6), INVALID, "sampling.n"),
     "long salt": (Request(text="x", cache_salt="x" * 257), INVALID, "cache_salt"),
     "long id": (Request(text="x", request_id="x" * 129), INVALID, "request_id"),
 }
