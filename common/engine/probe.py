@@ -5,6 +5,8 @@ counts itself) would run and answer wrongly. So its logits after a few tokens, w
 `transformers` gives it, are compared with ours, after a chunk and a decode step.
 """
 
+from dataclasses import replace
+
 import torch
 
 from common.engine.attention.interface import ATTENTION_NAME, UnsupportedAttentionError
@@ -22,6 +24,16 @@ PROBE_TOKENS = 9
 # Relative, of the whole row. Right models differ by rounding, 1e-6 in float32; wrong ones by a third or more.
 _TOLERANCE = {"float32": 0.01}
 _HALF_TOLERANCE = 0.2
+_PLAIN = SamplingParams(temperature=1.0, seed=0, max_tokens=1)
+_EVERY_OPTION = replace(
+    _PLAIN,
+    top_k=3,
+    top_p=0.9,
+    min_p=0.01,
+    repetition_penalty=1.1,
+    logit_bias=((0, 1.0),),
+    logprobs=1,
+)
 
 
 class Probe:
@@ -35,14 +47,14 @@ class Probe:
 
     def run(self, runner: ModelRunner, cache: KVCache, pool: BlockPool) -> None:
         """Run a chunk and a decode step; compiles or loads kernels on the way. Raises SetupError."""
-        sampling = SamplingParams(temperature=1.0, seed=0, max_tokens=1)
-        seq = Sequence(WorkRequest("probe", 0, self._tokens, sampling), Timeline(arrival_s=0.0))
-        seq.block_table = pool.allocate(pool.num_blocks_for(PROBE_TOKENS))
+        seq, other = (self._sequence(sampling) for sampling in (_PLAIN, _EVERY_OPTION))
+        seq.block_table = other.block_table = pool.allocate(pool.num_blocks_for(PROBE_TOKENS))
         try:
             runner.run(Batch((BatchEntry(seq, PROBE_TOKENS - 1),)))
-            seq.num_computed_tokens = PROBE_TOKENS - 1
+            seq.num_computed_tokens = other.num_computed_tokens = PROBE_TOKENS - 1
             last = Batch((BatchEntry(seq, 1),))
             runner.run(last)
+            runner.run(Batch((BatchEntry(other, 1),)))
             self._check_layers(cache.read(seq.block_table, 0, PROBE_TOKENS))
             self._check_logits(runner.logits(RaggedInputs.from_batch(last, pool.block_size)))
         except UnsupportedAttentionError as error:
@@ -51,6 +63,9 @@ class Probe:
             raise SetupError(f"the model does not take our attention keyword: {error}") from error
         finally:
             pool.release(seq.block_table)
+
+    def _sequence(self, sampling: SamplingParams) -> Sequence:
+        return Sequence(WorkRequest("probe", 0, self._tokens, sampling), Timeline(arrival_s=0.0))
 
     def _own_logits(self, model: torch.nn.Module) -> torch.Tensor:
         ids = torch.tensor([self._tokens], device=next(model.parameters()).device)
