@@ -93,7 +93,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("llama"), "llama")
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("fusion", ["auto", "off"])
 def test_a_supported_model_is_built_and_holds_no_block(
     llama: Path, dtype: str, fusion: str
@@ -121,12 +121,6 @@ def test_too_little_memory_is_named(llama: Path, num_blocks: int, block_size: in
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=f"{tmp_path} is not a model"):
         build_engine(tmp_path, engine_config(), num_threads=1)
-
-
-def test_float16_is_refused_on_the_cpu(llama: Path) -> None:
-    with pytest.raises(SetupError, match="'float16' is not available on the CPU") as caught:
-        make_engine(llama, engine_config(dtype="float16"))
-    assert caught.value.remedy == "use bfloat16 or float32"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
