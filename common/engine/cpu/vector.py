@@ -2,7 +2,8 @@
 
 Auto-vectorised loops reload their accumulators from memory on every step; here they stay in registers,
 which is what makes a matrix product fast. The IR is plain vector code, so LLVM maps it to whatever the
-machine has. Numbers are stored as float32, bfloat16 (seen as uint16) or float16 (int16); arithmetic is float32.
+machine has. Numbers are stored as float32, bfloat16 (seen as uint16) or float16 (int16); arithmetic is
+float32.
 
 All offsets count elements from an array's first. Sizes must be compile-time constants.
 """
