@@ -23,7 +23,7 @@ from tests.unit.common.engine.tiny_models import (
     save_model,
 )
 
-PROMPTS = [[random.Random(n).randrange(VOCAB) for _ in range(n)] for n in (21, 2, 39)]
+PROMPTS = [random.Random(n).choices(range(VOCAB), k=n) for n in (21, 2, 39)]
 NEW_TOKENS = 8
 PATHS: list[tuple[Backend, str]] = [
     ("cpu", "auto"),
