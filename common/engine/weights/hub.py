@@ -29,29 +29,8 @@ def fetch_from_hub(
     that what other tools have fetched is found. A whole copy from an earlier fetch serves when the
     hub does not answer. Raises SetupError, within about 20 s when there is no hub.
     """
-    # Half a second, needed for hub ids alone.
-    from huggingface_hub import HfApi, snapshot_download
-
-    progress.stage(f"ask the hub for {repo_id}", None)
     try:
-        with _no_bars():
-            # Also for its deadline: snapshot_download would wait for ever for this answer.
-            info = HfApi(endpoint).model_info(
-                repo_id, timeout=_ANSWER_WITHIN_S, files_metadata=True
-            )
-            sizes = {file.rfilename: file.size for file in info.siblings or ()}
-            progress.stage(f"download {repo_id}", _wanted_bytes(sizes))
-            with _watching(_blobs(repo_id, hub_cache), progress):
-                return Path(
-                    snapshot_download(
-                        repo_id,
-                        endpoint=endpoint,
-                        cache_dir=hub_cache,
-                        etag_timeout=_ANSWER_WITHIN_S,
-                        allow_patterns=_WANTED,
-                        ignore_patterns=_UNWANTED,
-                    )
-                )
+        return _download(repo_id, progress, endpoint, hub_cache)
     # The hub client lets its HTTP library's errors through, and has changed that library twice.
     except Exception as error:
         if copy := _earlier_copy(repo_id, hub_cache):
@@ -61,6 +40,29 @@ def fetch_from_hub(
             f"there is no folder {repo_id!r} here, and the hub did not give it: {reason}",
             "Check the name and the network, or fetch the model elsewhere and give its folder",
         ) from error
+
+
+def _download(
+    repo_id: str, progress: Progress, endpoint: str | None, hub_cache: Path | None
+) -> Path:
+    # Half a second, needed for hub ids alone.
+    from huggingface_hub import HfApi, snapshot_download
+
+    progress.stage(f"ask the hub for {repo_id}", None)
+    # Also for its deadline: snapshot_download would wait for ever for this answer.
+    info = HfApi(endpoint).model_info(repo_id, timeout=_ANSWER_WITHIN_S, files_metadata=True)
+    sizes = {file.rfilename: file.size for file in info.siblings or ()}
+    progress.stage(f"download {repo_id}", _wanted_bytes(sizes))
+    with _no_bars(), _watching(_blobs(repo_id, hub_cache), progress):
+        folder = snapshot_download(
+            repo_id,
+            endpoint=endpoint,
+            cache_dir=hub_cache,
+            etag_timeout=_ANSWER_WITHIN_S,
+            allow_patterns=_WANTED,
+            ignore_patterns=_UNWANTED,
+        )
+    return Path(folder)
 
 
 def _wanted_bytes(sizes: Mapping[str, int | None]) -> int | None:
