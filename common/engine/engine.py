@@ -45,10 +45,6 @@ def build_engine(model_dir: Path, config: EngineConfig, num_threads: int) -> Eng
     """
     device = select_device(config)
     if device.type == "cpu":
-        if config.dtype == "float16":
-            raise SetupError(
-                "engine.dtype 'float16' is not available on the CPU", "use bfloat16 or float32"
-            )
         # numba takes 0.3 s to import; a CUDA worker never needs it
         from common.engine.cpu.threads import set_num_threads
 

@@ -13,6 +13,8 @@ from common.engine.attention.backend import AttentionBackend
 ATTENTION_NAME = "pdserve_paged"
 # Keywords that carry no mathematics of their own here: rotary is already applied, dropout is off.
 _HARMLESS = {"position_ids", "cache_position", "use_cache", "output_attentions", "is_causal"}
+_SLIDING = "sliding_attention"
+_NAMES = {"softcap": "a soft cap on scores (softcap)", "s_aux": "attention sinks (s_aux)"}
 
 
 class UnsupportedAttentionError(ValueError):
@@ -36,10 +38,10 @@ def paged_attention(
     Returns [1, T, heads, dim]. Raises UnsupportedAttentionError.
     """
     layer = getattr(module, "layer_idx", None)
-    asked = {k for k, v in features.items() if v is not None and v is not False} - _HARMLESS
+    asked = _unknown(module, features)
     if key.shape != value.shape:
         asked.add("values of another shape than its keys")
-    if sliding_window is None and getattr(module, "sliding_window", None):
+    if sliding_window is None and _has_window(module, layer):
         asked.add("a sliding window by mask alone")
     if asked or not isinstance(layer, int):
         raise UnsupportedAttentionError(
@@ -58,6 +60,27 @@ def paged_attention(
     # some models rotate in float32; blocks hold the model's dtype
     query, key, value = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
     return paged_attention.attend(layer, query, key, value, scale, sliding_window)[None], None
+
+
+def _unknown(module: torch.nn.Module, features: dict[str, object]) -> set[str]:
+    names = {name for name, value in features.items() if value is not None and value is not False}
+    if getattr(module, "is_causal", True) is False:
+        names.add("attention to later positions")
+    if getattr(
+        module, "attn_logit_softcapping", None
+    ):  # Gemma3's layers have it and do not hand it on
+        names.add("softcap")
+    return {_NAMES.get(name, name) for name in names - _HARMLESS}
+
+
+def _has_window(module: torch.nn.Module, layer: int | None) -> bool:
+    """Whether the layer, or the configuration for it, has a window shorter than the context."""
+    config = getattr(module, "config", None)
+    window = getattr(module, "sliding_window", None) or getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    if not isinstance(window, int) or (kinds and layer is not None and kinds[layer] != _SLIDING):
+        return False
+    return window < getattr(config, "max_position_embeddings", window + 1)
 
 
 def register() -> None:

@@ -6,10 +6,12 @@ import torch
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+_BITS = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}
 
 
 def as_array(tensor: torch.Tensor) -> Array:
-    """Share the tensor's memory with numpy, which has no bfloat16: its bits go as uint16."""
-    bits = tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
-    array: Array = bits.numpy()
+    """Share the tensor's memory with numpy. Bits of bfloat16, which numpy has not, go as uint16, and those
+    of float16, which numba has not on a CPU, as int16."""
+    bits = _BITS.get(tensor.dtype)
+    array: Array = (tensor if bits is None else tensor.view(bits)).numpy()
     return array

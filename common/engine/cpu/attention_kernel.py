@@ -14,12 +14,11 @@ from functools import lru_cache
 import numba
 import numpy as np
 from numba import types
-from numba.extending import register_jitable
 
 from common.engine.cpu import softmax
 from common.engine.cpu import vector as vec
 from common.engine.cpu.emit import LANES
-from common.engine.cpu.jit import kernel
+from common.engine.cpu.jit import inlined, kernel
 from common.engine.cpu.softmax import LOWEST_PEAK, TILE
 
 QUERY_TILE = 16
@@ -83,7 +82,6 @@ def _item_function(block_size: int, head_dim: int, group: int, rows: int) -> Jit
     """One work item: queries at consecutive positions from `position`, for one KV head."""
     attend_tile = _tile_function(block_size, head_dim, rows, rows == group)
 
-    @register_jitable
     def run_item(query, keys, values, out, table, position, head, scale, window):  # type: ignore[no-untyped-def]
         n = query.shape[0] * group
         padded = (n + rows - 1) // rows * rows
@@ -110,7 +108,7 @@ def _item_function(block_size: int, head_dim: int, group: int, rows: int) -> Jit
             for d in range(head_dim):
                 row[d] = vec.narrow(row[d], acc[r * head_dim + d] / total)
 
-    return run_item  # type: ignore[no-any-return]
+    return inlined(run_item, f"{block_size}-{head_dim}-{group}-{rows}")
 
 
 def _tile_function(block_size: int, head_dim: int, rows: int, is_decode: bool) -> Jitable:
@@ -122,7 +120,6 @@ def _tile_function(block_size: int, head_dim: int, rows: int, is_decode: bool) -
     value_rows = next(n for n in (4, 3, 2, 1) if rows % n == 0)
     block = block_size * head_dim
 
-    @register_jitable
     def attend_tile(  # type: ignore[no-untyped-def]
         q, r, first_key, limits, window, keys, values, kv_heads, head, table,
         scale, acc, peak, norm, s, p
@@ -150,7 +147,7 @@ def _tile_function(block_size: int, head_dim: int, rows: int, is_decode: bool) -
                     acc, (r + i) * head_dim, value_rows, head_dim,
                 )  # fmt: skip
 
-    return attend_tile  # type: ignore[no-any-return]
+    return inlined(attend_tile, f"{block_size}-{head_dim}-{rows}-{is_decode}")
 
 
 @kernel()

@@ -66,7 +66,7 @@ def load(builder: Builder, data: Any, at: Any, array: types.Array) -> Any:
     if array.dtype == types.float32:
         return load_f32(builder, data, at)
     pointer = builder.gep(data, [at])
-    if array.dtype == types.float16:
+    if array.dtype == types.int16:
         half = ir.VectorType(ir.HalfType(), LANES)
         return builder.fpext(aligned_load(builder, pointer, half, 2), VECTOR)
     if array.dtype != types.uint16:
@@ -93,10 +93,10 @@ def store(builder: Builder, vector: Any, data: Any, at: Any) -> None:
 
 
 def store_as(builder: Builder, vector: Any, data: Any, at: Any, array: types.Array) -> None:
-    """LANES float32 numbers in the array's storage type; to bfloat16 they round to nearest, ties to even."""
+    """LANES float32 numbers in the array's storage type; they round to nearest, ties to even."""
     if array.dtype == types.float32:
         return store(builder, vector, data, at)
-    number = ir.HalfType() if array.dtype == types.float16 else BFloat()
+    number = ir.HalfType() if array.dtype == types.int16 else BFloat()
     kind = ir.VectorType(number, LANES)
     pointer = builder.bitcast(builder.gep(data, [at]), kind.as_pointer())
     builder.store(builder.fptrunc(vector, kind), pointer, align=2)

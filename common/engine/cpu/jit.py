@@ -4,6 +4,7 @@ from collections.abc import Callable, Set
 from typing import Any
 
 import numba
+from numba.extending import register_jitable
 
 from common.engine.cpu.kernel_cache import KernelCache, kernels_dir
 
@@ -34,3 +35,13 @@ def kernel(
         return dispatcher  # type: ignore[no-any-return]
 
     return compile_later
+
+
+def inlined(function: Callable[..., Any], variant: str) -> Compiled:
+    """A part of kernels; `variant` names the constants that it closes over, as for a kernel.
+
+    Code of one name is linked once in a process, and numba numbers names anew in each: two kernels from disk,
+    compiled by two processes, would share the part of whichever was loaded first.
+    """
+    function.__qualname__ += f".{variant}"
+    return register_jitable(function)  # type: ignore[no-any-return]

@@ -8,11 +8,10 @@ from collections.abc import Callable
 
 import numba
 import numpy as np
-from numba.extending import register_jitable
 
 from common.engine.cpu import vector as vec
 from common.engine.cpu.dot import SUMS, dot_tile
-from common.engine.cpu.jit import kernel
+from common.engine.cpu.jit import inlined, kernel
 
 OUTPUTS = 16  # rows of weights taken together; must divide their number
 DEPTH = 32  # must divide the length of a row
@@ -23,7 +22,6 @@ def _tile_function(tokens: int) -> Callable[..., None]:
     """`tokens` rows of x against OUTPUTS rows of w."""
     outputs = 4
 
-    @register_jitable
     def run(x, token, w, first, depth, bias, out, sums):  # type: ignore[no-untyped-def]
         for n in range(first, first + OUTPUTS, outputs):
             dot_tile(x, token * depth, w, n * depth, depth, sums, tokens, outputs)
@@ -34,7 +32,7 @@ def _tile_function(tokens: int) -> Callable[..., None]:
                         total += bias[n + j]
                     out[token + i, n + j] = vec.narrow(out[token + i, n + j], total)
 
-    return run  # type: ignore[no-any-return]
+    return inlined(run, str(tokens))
 
 
 _one, _two, _three, _four = (_tile_function(tokens) for tokens in (1, 2, 3, 4))

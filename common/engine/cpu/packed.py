@@ -65,7 +65,7 @@ def add_product(builder: Builder, total: Any, left: Parts, right: Parts) -> None
 def _parts(builder: Builder, words: Any, array: types.Array) -> Parts:
     if uses_dot(array):
         return [builder.bitcast(words, _PAIRS)]
-    number = ir.HalfType() if array.dtype == types.float16 else emit.BFloat()
+    number = ir.HalfType() if array.dtype == types.int16 else emit.BFloat()
     kind = ir.VectorType(number, LANES)
     shorts = builder.bitcast(words, _SHORTS)
     nothing = ir.Constant(_SHORTS, ir.Undefined)

@@ -1,7 +1,7 @@
 """What a fused decoder layer does between its matrix products, on the CPU.
 
-Arrays hold float32, float16, or bfloat16 as uint16; arithmetic is float32. Each row is computed by one
-thread in a fixed order, so a row's result does not depend on its neighbours.
+Arrays hold float32, bfloat16 as uint16, or float16 as int16; arithmetic is float32. Each row is computed
+by one thread in a fixed order, so a row's result does not depend on its neighbours.
 """
 
 import numba

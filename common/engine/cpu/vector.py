@@ -2,7 +2,8 @@
 
 Auto-vectorised loops reload their accumulators from memory on every step; here they stay in registers,
 which is what makes a matrix product fast. The IR is plain vector code, so LLVM maps it to whatever the
-machine has. KV may be stored as float32, float16 or bfloat16 (seen as uint16); arithmetic is float32.
+machine has. Numbers are stored as float32, bfloat16 (seen as uint16) or float16 (int16); arithmetic is
+float32.
 
 All offsets count elements from an array's first. Sizes must be compile-time constants.
 """
@@ -198,12 +199,12 @@ def prefetch(ctx, array, at, count):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def widen(ctx, bits):  # type: ignore[no-untyped-def]
-    """One stored number (float32, float16, or bfloat16 as uint16) as float32."""
+    """One stored number as float32."""
 
     def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
         if sig.args[0] == types.float32:
             return args[0]
-        if sig.args[0] == types.float16:
+        if sig.args[0] == types.int16:
             return builder.fpext(builder.bitcast(args[0], ir.HalfType()), emit.F32)
         high = builder.shl(builder.zext(args[0], emit.I32), ir.Constant(emit.I32, 16))
         return builder.bitcast(high, emit.F32)
@@ -213,13 +214,13 @@ def widen(ctx, bits):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def narrow(ctx, like, number):  # type: ignore[no-untyped-def]
-    """A float32 in the storage type of `like`; to bfloat16 it rounds to nearest, ties to even."""
+    """A float32 in the storage type of `like`; it rounds to nearest, ties to even."""
 
     def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
         number = args[1]
         if sig.args[0] == types.float32:
             return number
-        if sig.args[0] == types.float16:
+        if sig.args[0] == types.int16:
             return builder.bitcast(builder.fptrunc(number, ir.HalfType()), ir.IntType(16))
         bits = builder.bitcast(number, emit.I32)
         is_odd = builder.and_(

@@ -10,8 +10,9 @@ from common.engine.cpu.matmul_kernel import DEPTH, OUTPUTS, skinny_matmul
 from common.engine.fused.ops import matmul
 from common.engine.fused.weights import Activation, DecoderWeights, Linear
 
-# up to so many tokens our product is the faster one; measured on Zen 5 (docs/engine.md)
-_SKINNY_TOKENS = {torch.bfloat16: 40, torch.float32: 128}
+# up to so many tokens our product is the faster one; measured on Zen 5 (docs/engine.md), where the library's
+# for float16 has no instruction of the CPU to stand on and never is
+_SKINNY_TOKENS = {torch.bfloat16: 40, torch.float32: 128, torch.float16: 1 << 30}
 _NO_BIAS = np.zeros(0, np.float32)
 
 

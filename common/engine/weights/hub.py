@@ -1,19 +1,27 @@
 """Fetching a model folder from the Hugging Face hub: configuration, safetensors and tokenizer."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 
+from common.engine.weights.progress import Progress
 from pdserve.errors import SetupError
 
 _ANSWER_WITHIN_S = 8.0
+_POLL_S = 0.1
 _WANTED = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "vocab.txt", "merges.txt"]
 # Other formats' copies of the same weights.
 _UNWANTED = ["*/*", "consolidated*.safetensors"]
 
 
 def fetch_from_hub(
-    repo_id: str, *, endpoint: str | None = None, hub_cache: Path | None = None
+    repo_id: str,
+    progress: Progress,
+    *,
+    endpoint: str | None = None,
+    hub_cache: Path | None = None,
 ) -> Path:
     """The folder of a hub model (`org/name`); never pickled weights.
 
@@ -21,23 +29,8 @@ def fetch_from_hub(
     that what other tools have fetched is found. A whole copy from an earlier fetch serves when the
     hub does not answer. Raises SetupError, within about 20 s when there is no hub.
     """
-    # Half a second, needed for hub ids alone.
-    from huggingface_hub import HfApi, snapshot_download
-
     try:
-        with _no_bars():
-            # Asked only for its deadline: snapshot_download would wait for ever for this answer.
-            HfApi(endpoint).model_info(repo_id, timeout=_ANSWER_WITHIN_S)
-            return Path(
-                snapshot_download(
-                    repo_id,
-                    endpoint=endpoint,
-                    cache_dir=hub_cache,
-                    etag_timeout=_ANSWER_WITHIN_S,
-                    allow_patterns=_WANTED,
-                    ignore_patterns=_UNWANTED,
-                )
-            )
+        return _download(repo_id, progress, endpoint, hub_cache)
     # The hub client lets its HTTP library's errors through, and has changed that library twice.
     except Exception as error:
         if copy := _earlier_copy(repo_id, hub_cache):
@@ -47,6 +40,80 @@ def fetch_from_hub(
             f"there is no folder {repo_id!r} here, and the hub did not give it: {reason}",
             "Check the name and the network, or fetch the model elsewhere and give its folder",
         ) from error
+
+
+def _download(
+    repo_id: str, progress: Progress, endpoint: str | None, hub_cache: Path | None
+) -> Path:
+    # Half a second, needed for hub ids alone.
+    from huggingface_hub import HfApi, snapshot_download
+
+    progress.stage(f"ask the hub for {repo_id}", None)
+    # Also for its deadline: snapshot_download would wait for ever for this answer.
+    info = HfApi(endpoint).model_info(repo_id, timeout=_ANSWER_WITHIN_S, files_metadata=True)
+    sizes = {file.rfilename: file.size for file in info.siblings or ()}
+    progress.stage(f"download {repo_id}", _wanted_bytes(sizes))
+    with _no_bars(), _watching(_blobs(repo_id, hub_cache), progress):
+        folder = snapshot_download(
+            repo_id,
+            endpoint=endpoint,
+            cache_dir=hub_cache,
+            etag_timeout=_ANSWER_WITHIN_S,
+            allow_patterns=_WANTED,
+            ignore_patterns=_UNWANTED,
+        )
+    return Path(folder)
+
+
+def _wanted_bytes(sizes: Mapping[str, int | None]) -> int | None:
+    """Bytes of the files that will be fetched; None when the hub does not say."""
+    wanted = [size for name, size in sizes.items() if _is_wanted(name)]
+    return None if None in wanted else sum(size or 0 for size in wanted)
+
+
+def _is_wanted(name: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in _WANTED) and not any(
+        fnmatch(name, pattern) for pattern in _UNWANTED
+    )
+
+
+def _blobs(repo_id: str, hub_cache: Path | None) -> Path:
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = repo_folder_name(repo_id=repo_id, repo_type="model")
+    return Path(hub_cache or constants.HF_HUB_CACHE) / folder / "blobs"
+
+
+@contextmanager
+def _watching(folder: Path, progress: Progress) -> Iterator[None]:
+    """Report what the folder's files grow by; the hub client's own bars are made for its own use."""
+    done, before = threading.Event(), _size(folder)
+
+    def watch() -> None:
+        shown, is_over = before, False
+        while not is_over:
+            is_over = done.wait(_POLL_S)
+            size = _size(folder)
+            progress.advance(max(0, size - shown))
+            shown = max(shown, size)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for path in folder.glob("*"):
+        # a partial file is renamed when it is whole
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
 def _earlier_copy(repo_id: str, hub_cache: Path | None) -> Path | None:

@@ -4,7 +4,7 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Told about the stages of one task, in order, from one thread."""
+    """Told about the stages of one task, in order, never from two threads at once."""
 
     def stage(self, name: str, total: int | None) -> None:
         """A stage begins and the one before it has ended. `total` is in the units of `advance`;

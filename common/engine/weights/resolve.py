@@ -33,7 +33,7 @@ def resolve_model(
     cache_dir: Path,
     progress: Progress,
     *,
-    fetch: Callable[[str], Path] = fetch_from_hub,
+    fetch: Callable[[str, Progress], Path] = fetch_from_hub,
 ) -> ModelSource:
     """Turn an alias, a folder, a GGUF file or a hub id into a folder, fetching what is missing.
 
@@ -54,8 +54,7 @@ def resolve_model(
         kind = "file" if path.suffix in (".gguf", ".safetensors", *PICKLE_SUFFIXES) else "folder"
         raise SetupError(f"no such {kind}: {model}", "Check the path")
     if _HUB_ID.fullmatch(model):
-        progress.stage(f"download {model}", None)
-        folder = fetch(model)
+        folder = fetch(model, progress)
         check_folder(folder)
         return ModelSource(model, folder.absolute())
     # Raises: CATALOG was asked above.

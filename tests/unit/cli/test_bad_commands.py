@@ -61,6 +61,18 @@ def test_what_cannot_start_is_one_line_and_code_2(
         assert part in ended.line
 
 
+def test_a_hub_that_cannot_be_reached_is_one_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    ended = run("serve", "org/name")
+    assert ended.code == 2
+    assert "no folder 'org/name' here, and the hub did not give it" in ended.line
+    assert "fetch the model elsewhere and give its folder" in ended.line
+
+
 @pytest.mark.parametrize(
     "args",
     [

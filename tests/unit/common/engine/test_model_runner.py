@@ -22,7 +22,7 @@ from tests.unit.common.engine.tiny_models import (
     save_model,
 )
 
-PROMPT = [random.Random(3).randrange(VOCAB) for _ in range(20)]
+PROMPT = random.Random(3).choices(range(VOCAB), k=20)
 NEW_TOKENS = 6
 
 

@@ -18,7 +18,7 @@ BOTH_DRAWS = pytest.mark.parametrize("draw", [torch_sampling.draw_tokens, sampli
 BOTH_GREEDY = pytest.mark.parametrize(
     "greedy", [torch_sampling.greedy_tokens, sampling.greedy_tokens]
 )
-DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 
 
 def asking(temperature: float, seed: int = 0, prompt: int = 3) -> Sequence:

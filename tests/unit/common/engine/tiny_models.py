@@ -48,6 +48,16 @@ FAMILIES: dict[str, dict[str, object]] = {
         "eos_token_id": None,
         "tie_word_embeddings": False,
     },
+    "gpt_neox": {k: v for k, v in _SHAPE.items() if k not in ("num_key_value_heads", "head_dim")},
+    "gpt_bigcode": {
+        "vocab_size": VOCAB,
+        "n_embd": 64,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": 512,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    },
 }
 _KV_BYTES_PER_TOKEN = 2 * 2 * 2 * 16 * 4  # of the llama shape in float32
 

@@ -19,7 +19,7 @@ from tests.unit.common.engine.tiny_models import (
     save_model,
 )
 
-PROMPTS = [[random.Random(n).randrange(VOCAB) for _ in range(n)] for n in (20, 3, 37)]
+PROMPTS = [random.Random(n).choices(range(VOCAB), k=n) for n in (20, 3, 37)]
 FUSED = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma3_text")
 NEW_TOKENS = 6
 

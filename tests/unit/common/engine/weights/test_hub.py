@@ -8,6 +8,7 @@ import pytest
 
 from common.engine.weights.folder import check_folder
 from common.engine.weights.hub import fetch_from_hub
+from common.engine.weights.progress import NoProgress
 from pdserve.errors import SetupError
 
 COMMIT = "a" * 40
@@ -35,7 +36,7 @@ class FakeHub(BaseHTTPRequestHandler):
             ]
             self._answer(json.dumps(tree).encode())
         elif path.startswith("/api/models/org/name"):
-            siblings = [{"rfilename": name} for name in names]
+            siblings = [{"rfilename": name, "size": len(FILES[name])} for name in names]
             info = {"id": "org/name", "sha": COMMIT, "siblings": siblings}
             self._answer(json.dumps(info).encode())
         elif path.startswith(f"/org/name/resolve/{COMMIT}/"):
@@ -70,20 +71,46 @@ def hub() -> Iterator[str]:
 
 
 def test_a_fetch_brings_the_safetensors_and_never_a_pickle(hub: str, tmp_path: Path) -> None:
-    folder = fetch_from_hub("org/name", endpoint=hub, hub_cache=tmp_path)
+    folder = fetch_from_hub("org/name", NoProgress(), endpoint=hub, hub_cache=tmp_path)
     check_folder(folder)
     names = {path.name for path in folder.rglob("*")}
     assert names == {"config.json", "tokenizer.json", "model.safetensors"}
 
 
+class Bars:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.stages: list[tuple[str, int | None]] = []
+        self.advanced = 0
+
+    def stage(self, name: str, total: int | None) -> None:
+        self.stages.append((name, total))
+
+    def advance(self, amount: int) -> None:
+        self.advanced += amount
+
+
+def test_a_fetch_reports_the_bytes_that_it_brings(hub: str, tmp_path: Path) -> None:
+    bars = Bars()
+    fetch_from_hub("org/name", bars, endpoint=hub, hub_cache=tmp_path)
+    wanted = sum(len(FILES[n]) for n in ("config.json", "tokenizer.json", "model.safetensors"))
+    assert bars.stages == [("ask the hub for org/name", None), ("download org/name", wanted)]
+    assert bars.advanced == wanted
+    fetch_from_hub("org/name", bars, endpoint=hub, hub_cache=tmp_path)
+    assert bars.advanced == wanted, "what was there already came again"
+
+
 def test_an_earlier_copy_serves_when_the_hub_is_away(hub: str, tmp_path: Path) -> None:
-    before = fetch_from_hub("org/name", endpoint=hub, hub_cache=tmp_path)
-    assert fetch_from_hub("org/name", endpoint=NOBODY, hub_cache=tmp_path) == before
+    before = fetch_from_hub("org/name", NoProgress(), endpoint=hub, hub_cache=tmp_path)
+    assert fetch_from_hub("org/name", NoProgress(), endpoint=NOBODY, hub_cache=tmp_path) == before
 
 
 @pytest.mark.parametrize("away", [True, False])
 def test_a_model_the_hub_does_not_give_is_one_line(hub: str, tmp_path: Path, away: bool) -> None:
     with pytest.raises(SetupError, match="there is no folder 'org/other' here") as caught:
-        fetch_from_hub("org/other", endpoint=NOBODY if away else hub, hub_cache=tmp_path)
+        fetch_from_hub(
+            "org/other", NoProgress(), endpoint=NOBODY if away else hub, hub_cache=tmp_path
+        )
     assert "\n" not in str(caught.value)
     assert "give its folder" in caught.value.remedy

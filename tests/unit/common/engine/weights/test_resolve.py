@@ -50,11 +50,13 @@ def test_a_gguf_file_is_converted_once_whatever_it_is_called(gguf: Path, tmp_pat
 
 
 def test_a_hub_id_is_fetched_and_checked(folder: Path, tmp_path: Path) -> None:
-    source = resolve_model("org/name", tmp_path, NoProgress(), fetch=lambda repo_id: folder)
+    source = resolve_model(
+        "org/name", tmp_path, NoProgress(), fetch=lambda repo_id, progress: folder
+    )
     assert source == ModelSource("org/name", folder)
     (folder / "tokenizer.json").unlink()
     with pytest.raises(SetupError, match=r"lacks tokenizer\.json"):
-        resolve_model("org/name", tmp_path, NoProgress(), fetch=lambda repo_id: folder)
+        resolve_model("org/name", tmp_path, NoProgress(), fetch=lambda repo_id, progress: folder)
 
 
 @pytest.mark.parametrize(

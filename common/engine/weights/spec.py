@@ -1,0 +1,98 @@
+"""A model's numbers from its configuration files, and what they say that no backend of ours honours."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from transformers import PreTrainedConfig
+
+from common.config import Dtype
+from common.engine.model_spec import ModelSpec
+from common.engine.weights.fingerprint import fingerprint
+from common.telemetry.logs import get_logger
+from pdserve.errors import SetupError
+
+_LAYER_TYPES = {"full_attention", "sliding_attention"}
+_NEEDED = ("num_hidden_layers", "num_attention_heads", "vocab_size")
+_ALIBI = {"bloom", "mpt"}  # families that know no other positions
+
+_log = get_logger()
+
+
+def read_spec(path: Path, config: PreTrainedConfig, dtype: Dtype) -> ModelSpec:
+    """The model's numbers.
+
+    Raises SetupError for layers that are not attention over all, or a window of, earlier positions,
+    and for a configuration without the numbers.
+    """
+    text = config.get_text_config()
+    _refuse_unsupported(config, text)
+    heads = text.num_attention_heads
+    kv_heads = 1 if getattr(text, "multi_query", False) else None
+    return ModelSpec(
+        num_layers=text.num_hidden_layers,
+        num_heads=heads,
+        num_kv_heads=kv_heads or getattr(text, "num_key_value_heads", None) or heads,
+        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        vocab_size=text.vocab_size,
+        max_context_tokens=max_context_tokens(text),
+        eos_token_ids=read_eos_token_ids(path),
+        dtype=dtype,
+        fingerprint=f"{fingerprint(path)}-{dtype}",
+    )
+
+
+def max_context_tokens(text: PreTrainedConfig) -> int:
+    """The longest prompt and output together, in tokens: `max_position_embeddings`.
+
+    Sliding windows do not bound it. Two kinds of rotary scaling turn keys by an angle that depends on how
+    long the sequence has become, so that keys stored earlier no longer fit. Dynamic NTK does so beyond
+    `max_position_embeddings`, which nothing here exceeds. LongRoPE (Ding et al. 2024) does so beyond the
+    length of its pretraining: the context ends there, where its short factors hold for every sequence.
+    Raises SetupError when the configuration names no limit.
+    """
+    limit = getattr(text, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit < 1:
+        raise _unsupported(f"{text.model_type} says no context length (max_position_embeddings)")
+    for rope in _rope_parameters(text):
+        if rope.get("rope_type") == "longrope":
+            original = rope.get("original_max_position_embeddings")
+            if isinstance(original, int) and original < limit:
+                _log.warning("context_limited", reason="longrope", tokens=original, model=limit)
+                limit = original
+    return limit
+
+
+def read_eos_token_ids(path: Path) -> frozenset[int]:
+    """End-of-sequence tokens: generation_config.json's, else config.json's."""
+    for name in ("generation_config.json", "config.json"):
+        file = path / name
+        eos = json.loads(file.read_text()).get("eos_token_id") if file.exists() else None
+        if eos is not None:
+            return frozenset(eos if isinstance(eos, list) else [eos])
+    return frozenset()
+
+
+def _refuse_unsupported(config: PreTrainedConfig, text: PreTrainedConfig) -> None:
+    if getattr(config, "is_encoder_decoder", False):
+        raise _unsupported(f"{config.model_type} is an encoder with a decoder, not a decoder alone")
+    for layer, kind in enumerate(getattr(text, "layer_types", None) or ()):
+        if kind not in _LAYER_TYPES:
+            raise _unsupported(f"its layer {layer} is {kind}")
+    if getattr(text, "attn_temperature_tuning", False):
+        raise _unsupported(f"layers of {text.model_type} scale queries by positions of their own")
+    if text.model_type in _ALIBI or getattr(text, "alibi", False):
+        raise _unsupported(f"every layer of {text.model_type} adds ALiBi biases to its scores")
+    if missing := [name for name in _NEEDED if not hasattr(text, name)]:
+        raise _unsupported(f"{text.model_type} has no {missing[0]}")
+
+
+def _rope_parameters(text: PreTrainedConfig) -> Iterator[Mapping[str, object]]:
+    """One for all layers, or one for each kind of layer."""
+    parameters = getattr(text, "rope_parameters", None) or {}
+    nested = [kind for kind in parameters.values() if isinstance(kind, dict)]
+    yield from nested or [parameters]
+
+
+def _unsupported(reason: str) -> SetupError:
+    return SetupError(f"the model is not supported: {reason}")
