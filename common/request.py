@@ -91,6 +91,7 @@ class WorkRequest:
     timeout_s: float | None = None
     cache_salt: str = ""
     group: str = ""
+    priority: int = 0  # lower goes first
     num_held_tokens: int = 0  # of the prompt, on the decode worker that asks for the rest
 
 

@@ -65,14 +65,15 @@ class AsyncClient:
         *,
         request_id: str = "",
         cache_salt: str = "",
+        priority: int = 0,
         timeout_s: float | None = None,
     ) -> AsyncGenerator[inference_pb2.GenerateResponse]:
         """Stream a continuation of a text, of a chat [(role, content), ...] or of token ids.
 
-        Requests of different `cache_salt` share no cached KV.
+        Requests of different `cache_salt` share no cached KV; those of lower `priority` go first.
         """
         request = make_request(prompt, sampling, request_id)
-        request.cache_salt = cache_salt
+        request.cache_salt, request.priority = cache_salt, priority
         stream = self.send(request, timeout_s=timeout_s)
         async with aclosing(stream):
             async for response in stream:

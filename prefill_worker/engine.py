@@ -77,7 +77,7 @@ class PrefillEngine:
     def step(self) -> bool:
         """Schedule, run, hand out; False when there was nothing to run."""
         self._expire()
-        batch = self._scheduler.schedule()
+        batch = self._scheduler.schedule(time.monotonic())
         if batch is None:
             return False
         start_s = time.monotonic()

@@ -1,21 +1,29 @@
 """Which prompts run next on a prefill worker. Plain lists; no tensors, no sockets."""
 
-from common.engine.batch import Batch, cut_chunks
+from collections import deque
+from collections.abc import Callable
+
+from common.engine.batch import Batch, BatchEntry
 from common.engine.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
 from common.engine.waiting_queue import WaitingQueue
+from prefill_worker.order import PrefillOrder, Rank
 
 
 class PrefillScheduler:
-    """First come, first served (WaitingQueue has the exceptions), under a token budget.
+    """Prompts in the order of PrefillOrder, asked anew at every step, under a token budget.
 
-    Several prompts share a step and a long prompt is cut into chunks. A prompt is admitted with blocks
-    for all of it, so that no half-run prompt ever waits for memory; it gives them back at its end.
+    Several prompts share a step and a long prompt is cut into chunks, between which others may go first.
+    A prompt is admitted with blocks for all of it, so that no half-run prompt ever waits for memory; it
+    gives them back at its end. What does not fit lets smaller ones pass, with ageing (WaitingQueue).
     This is simpler than decode's scheduler because nothing here grows, so nothing is ever preempted.
     """
 
-    def __init__(self, prefix: PrefixCache, max_batch_tokens: int, max_num_seqs: int) -> None:
+    def __init__(
+        self, prefix: PrefixCache, order: PrefillOrder, max_batch_tokens: int, max_num_seqs: int
+    ) -> None:
         self._prefix = prefix
+        self._order = order
         self._pool = prefix.pool
         self._max_batch_tokens = max_batch_tokens
         self._max_num_seqs = max_num_seqs
@@ -43,18 +51,36 @@ class PrefillScheduler:
             self.waiting.remove(seq)
         self._prefix.release(seq)
 
-    def schedule(self) -> Batch | None:
-        """The next step's chunks, None when there is nothing to run."""
-        self._admit()
-        entries = cut_chunks(self.running, self._max_batch_tokens)
+    def schedule(self, now_s: float) -> Batch | None:
+        """The next step's chunks, None when there is nothing to run; `now_s` is of Timeline's clock."""
+
+        def rank(seq: Sequence) -> Rank:
+            return self._order.rank(seq, now_s)
+
+        started = deque(sorted(self.running, key=rank))
+        entries: list[BatchEntry] = []
+        budget = self._max_batch_tokens
+        while budget > 0:
+            seq = self._admit_before(started[0] if started else None, rank)
+            if seq is None and not started:
+                break
+            seq = seq or started.popleft()
+            entries.append(BatchEntry(seq, min(seq.num_uncomputed_tokens, budget)))
+            budget -= entries[-1].num_tokens
         return Batch(tuple(entries)) if entries else None
 
-    def _admit(self) -> None:
-        # Admit only what the next step can start on: later ones would only hold memory.
-        budget = self._max_batch_tokens - sum(seq.num_uncomputed_tokens for seq in self.running)
-        while budget > 0 and len(self.running) < self._max_num_seqs:
-            seq = self.waiting.take(lambda s: self._prefix.reserve(s, s.num_prompt_tokens))
-            if seq is None:
-                return
+    def _admit_before(
+        self, started: Sequence | None, rank: Callable[[Sequence], Rank]
+    ) -> Sequence | None:
+        """A waiting prompt that goes before the started one, if there is one and it fits."""
+        if not self.waiting or len(self.running) >= self._max_num_seqs:
+            return None
+
+        def enters(seq: Sequence) -> bool:
+            goes_first = started is None or rank(seq) < rank(started)
+            return goes_first and self._prefix.reserve(seq, seq.num_prompt_tokens)
+
+        seq = self.waiting.take(enters, rank)
+        if seq is not None:
             self.running.append(seq)
-            budget -= seq.num_uncomputed_tokens
+        return seq

@@ -19,6 +19,7 @@ from common.request import (
 )
 from pdserve.errors import Reason
 from prefill_worker.engine import PrefillEngine
+from prefill_worker.order import PrefillOrder
 from prefill_worker.outbox import KVOutbox
 from prefill_worker.scheduler import PrefillScheduler
 
@@ -32,7 +33,10 @@ class PrefillWorker:
             lambda: build_engine(spec.model_dir, spec.engine, spec.num_threads), BUILD_TIMEOUT_S
         )
         limits = spec.engine
-        scheduler = PrefillScheduler(engine.prefix, limits.max_batch_tokens, limits.max_num_seqs)
+        order = PrefillOrder(lambda seq: seq.num_uncomputed_tokens * 2e-4)
+        scheduler = PrefillScheduler(
+            engine.prefix, order, limits.max_batch_tokens, limits.max_num_seqs
+        )
         self.info: WorkerInfo = make_info(spec, engine.spec)
         self._engine = PrefillEngine(engine, scheduler, Counters())
         self._sinks: list[Callable[[StepOutput], None]] = []

@@ -134,6 +134,7 @@ def _to_work(
         timeout_s=timeout_s,
         cache_salt=job.cache_salt,
         group=group,
+        priority=job.priority,
     )
 
 

@@ -14,6 +14,7 @@ _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _ROLES = {"system", "user", "assistant"}
 _MAX_SALT_CHARS = 256
 _MAX_CHOICES = 16
+_MAX_PRIORITY = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Job:
     stop: tuple[str, ...]
     cache_salt: str = ""
     num_choices: int = 1
+    priority: int = 0
 
     def sampling_of(self, choice: int) -> SamplingParams:
         """How choice i draws: from seed + i. Logprobs of the prompt come with the first alone."""
@@ -60,14 +62,25 @@ def parse_request(
         raise InvalidRequestError("1 to 128 of [A-Za-z0-9._:-]", field="request_id")
     if len(message.cache_salt) > _MAX_SALT_CHARS:
         raise InvalidRequestError(f"more than {_MAX_SALT_CHARS} characters", field="cache_salt")
+    if abs(message.priority) > _MAX_PRIORITY:
+        raise InvalidRequestError(
+            f"{message.priority} is not in [-{_MAX_PRIORITY}, {_MAX_PRIORITY}]", field="priority"
+        )
     prompt = _parse_prompt(message, limits, tokenizer)
     asked = message.sampling
     seed = asked.seed if asked.HasField("seed") else secrets.randbits(64)
     max_tokens = _parse_max_tokens(asked, len(prompt), limits)
     sampling = parse_sampling(asked, seed, max_tokens, limits.vocab_size)
     check_prompt_logprobs(sampling, len(prompt))
-    num_choices = _parse_num_choices(asked)
-    return Job(request_id, prompt, sampling, tuple(asked.stop), message.cache_salt, num_choices)
+    return Job(
+        request_id,
+        prompt,
+        sampling,
+        tuple(asked.stop),
+        message.cache_salt,
+        _parse_num_choices(asked),
+        message.priority,
+    )
 
 
 def _parse_prompt(

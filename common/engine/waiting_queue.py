@@ -6,6 +6,7 @@ from itertools import islice
 
 from common.engine.sequence import Sequence
 
+Rank = tuple[float, ...]
 MAX_PASSES = 16
 _LOOKAHEAD = 4
 
@@ -40,18 +41,26 @@ class WaitingQueue:
         self._queue.remove(seq)
         self._passes.pop(seq, None)
 
-    def take(self, admit: Callable[[Sequence], bool]) -> Sequence | None:
-        """Remove and return the first that `admit` lets in, of those that may be asked."""
-        for place, seq in enumerate(islice(self._queue, _LOOKAHEAD)):
+    def take(
+        self,
+        admit: Callable[[Sequence], bool],
+        rank: Callable[[Sequence], Rank] | None = None,
+    ) -> Sequence | None:
+        """Remove and return the first that `admit` lets in, of those that may be asked.
+
+        First is the lowest by `rank`, or without one who came first.
+        """
+        order = sorted(self._queue, key=rank) if rank else self._queue
+        asked = list(islice(order, _LOOKAHEAD))
+        for place, seq in enumerate(asked):
             if admit(seq):
-                self._remove_at(place)
+                self.remove(seq)
+                self._note_passes(asked[:place])
                 return seq
             if seq.num_output_tokens or self._passes.get(seq, 0) >= MAX_PASSES:
                 break
         return None
 
-    def _remove_at(self, place: int) -> None:
-        self._passes.pop(self._queue[place], None)
-        del self._queue[place]
-        for seq in islice(self._queue, place):
+    def _note_passes(self, passed: list[Sequence]) -> None:
+        for seq in passed:
             self._passes[seq] = self._passes.get(seq, 0) + 1

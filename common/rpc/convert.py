@@ -60,6 +60,7 @@ def request_to_pb(request: WorkRequest) -> worker_pb2.SubmitRequest:
         prefill_worker=request.prefill_worker or "",
         cache_salt=request.cache_salt,
         group=request.group,
+        priority=request.priority,
         # 0 says "no deadline", which one that has just passed must not become
         timeout_us=max(to_us(request.timeout_s), 1) if request.timeout_s is not None else 0,
     )
@@ -75,6 +76,7 @@ def request_from_pb(message: worker_pb2.SubmitRequest) -> WorkRequest:
         prefill_worker=message.prefill_worker or None,
         cache_salt=message.cache_salt,
         group=message.group,
+        priority=message.priority,
         timeout_s=message.timeout_us / 1e6 if message.timeout_us else None,
     )
 

@@ -62,6 +62,7 @@ class SubmitRequest(_message.Message):
     TIMEOUT_US_FIELD_NUMBER: _builtins.int
     CACHE_SALT_FIELD_NUMBER: _builtins.int
     GROUP_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Unique among the router's live requests."""
     attempt: _builtins.int
@@ -74,6 +75,8 @@ class SubmitRequest(_message.Message):
     """The request shares cached KV only with requests of the same salt."""
     group: _builtins.str
     """Requests of one group have one prompt, which the first of them computes for all; empty: none."""
+    priority: _builtins.int
+    """Lower goes first where requests wait."""
     @_builtins.property
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The prompt."""
@@ -93,10 +96,11 @@ class SubmitRequest(_message.Message):
         timeout_us: _builtins.int = ...,
         cache_salt: _builtins.str = ...,
         group: _builtins.str = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cache_salt", b"cache_salt", "group", b"group", "prefill_worker", b"prefill_worker", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "sampling", b"sampling", "timeout_us", b"timeout_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cache_salt", b"cache_salt", "group", b"group", "prefill_worker", b"prefill_worker", "priority", b"priority", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "sampling", b"sampling", "timeout_us", b"timeout_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

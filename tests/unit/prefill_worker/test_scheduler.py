@@ -2,26 +2,30 @@ from common.engine.batch import Batch
 from common.engine.block_pool import BlockPool
 from common.engine.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
+from prefill_worker.order import PrefillOrder
 from prefill_worker.scheduler import PrefillScheduler
 from tests.unit.common.engine.sequences import NO_EOS, make_sequence
 
-BLOCK_SIZE = 4
+BLOCK_SIZE, NOW_S = 4, 1e6
 
 
 def make(
     *prompts: int, num_blocks: int = 20, budget: int = 16, max_num_seqs: int = 8
 ) -> tuple[PrefillScheduler, BlockPool, list[Sequence]]:
     pool = BlockPool(num_blocks, BLOCK_SIZE)
-    scheduler = PrefillScheduler(PrefixCache(pool, "model"), budget, max_num_seqs)
+    """Each prompt came so long before the next that none may pass."""
+    order = PrefillOrder(lambda seq: float(seq.num_uncomputed_tokens))
+    scheduler = PrefillScheduler(PrefixCache(pool, "model"), order, budget, max_num_seqs)
     sequences = [make_sequence(prompt) for prompt in prompts]
-    for seq in sequences:
+    for place, seq in enumerate(sequences):
+        seq.timeline.arrival_s = 1000.0 * place
         scheduler.add(seq)
     return scheduler, pool, sequences
 
 
 def run(scheduler: PrefillScheduler, sequences: list[Sequence]) -> list[tuple[int, int]]:
     """One step as the engine takes it; (which prompt, how many tokens) in the batch's order."""
-    batch: Batch | None = scheduler.schedule()
+    batch: Batch | None = scheduler.schedule(NOW_S)
     if batch is None:
         return []
     for entry in batch.entries:
@@ -34,14 +38,14 @@ def run(scheduler: PrefillScheduler, sequences: list[Sequence]) -> list[tuple[in
 
 def test_nothing_to_do() -> None:
     scheduler, _, _ = make()
-    assert scheduler.schedule() is None
+    assert scheduler.schedule(NOW_S) is None
 
 
 def test_several_prompts_share_a_step() -> None:
     scheduler, pool, sequences = make(5, 3, 8)
     assert run(scheduler, sequences) == [(0, 5), (1, 3), (2, 8)]
     assert pool.num_held == 0
-    assert scheduler.schedule() is None
+    assert scheduler.schedule(NOW_S) is None
 
 
 def test_a_long_prompt_is_cut_and_the_next_one_fills_its_last_step() -> None:
@@ -59,14 +63,14 @@ def test_the_budget_is_never_exceeded_and_always_used() -> None:
 
 def test_a_prompt_is_admitted_with_blocks_for_all_of_it() -> None:
     scheduler, pool, (seq,) = make(37)
-    scheduler.schedule()
+    scheduler.schedule(NOW_S)
     assert len(seq.block_table) == 10
     assert pool.num_held == 10
 
 
 def test_prompts_that_the_step_cannot_start_hold_no_memory() -> None:
     scheduler, pool, sequences = make(16, 4)
-    scheduler.schedule()
+    scheduler.schedule(NOW_S)
     assert sequences[1].block_table == []
     assert pool.num_held == 4
     assert (len(scheduler.running), len(scheduler.waiting)) == (1, 1)
@@ -90,7 +94,7 @@ def test_a_prompt_that_lacks_memory_waits_and_lets_a_smaller_one_pass() -> None:
 
 def test_a_removed_prompt_gives_its_blocks_back_wherever_it_stands() -> None:
     scheduler, pool, (running, waiting) = make(40, 40, num_blocks=12)
-    scheduler.schedule()
+    scheduler.schedule(NOW_S)
     assert pool.num_held == 10
     scheduler.remove(waiting)
     scheduler.remove(running)
@@ -116,7 +120,7 @@ def test_a_prompt_that_can_never_run_is_known_beforehand() -> None:
 def test_a_prompt_keeps_its_blocks_while_its_last_chunk_is_sampled() -> None:
     """The engine copies KV out after it has appended token 1."""
     scheduler, pool, (seq,) = make(6)
-    scheduler.schedule()
+    scheduler.schedule(NOW_S)
     seq.num_computed_tokens = 6
     seq.append(9, NO_EOS)
     assert len(seq.block_table) == 2

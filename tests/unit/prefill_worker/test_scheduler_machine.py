@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from common.engine.block_pool import BlockPool
 from common.engine.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
-from common.engine.waiting_queue import MAX_PASSES
+from prefill_worker.order import PrefillOrder
 from prefill_worker.scheduler import PrefillScheduler
 from tests.unit.common.engine.block_contents import BlockContents
 from tests.unit.common.engine.sequences import make_sequence
@@ -22,15 +22,17 @@ class PrefillMachine(RuleBasedStateMachine):
         super().__init__()
         self.pool = BlockPool(NUM_BLOCKS, BLOCK_SIZE)
         self.prefix = PrefixCache(self.pool, "model")
-        self.scheduler = PrefillScheduler(self.prefix, BUDGET, MAX_SEQS)
+        self.order = PrefillOrder(lambda seq: float(seq.num_uncomputed_tokens))
+        self.scheduler = PrefillScheduler(self.prefix, self.order, BUDGET, MAX_SEQS)
+        self.now_s = 0.0
         self.contents = BlockContents(BLOCK_SIZE)
         self.live: list[Sequence] = []
-        self.passes: dict[Sequence, int] = {}
 
     @rule(first=st.integers(1, 2), num_tokens=st.integers(1, NUM_BLOCKS * BLOCK_SIZE))
     def add(self, first: int, num_tokens: int) -> None:
         """Prompts of the same first token begin alike and so share blocks."""
         seq = make_sequence(range(first, first + num_tokens))
+        seq.timeline.arrival_s = self.now_s
         self.scheduler.add(seq)
         self.live.append(seq)
 
@@ -41,17 +43,17 @@ class PrefillMachine(RuleBasedStateMachine):
 
     @rule()
     def step(self) -> None:
-        waiting = list(self.scheduler.waiting)
-        batch = self.scheduler.schedule()
-        self._count_passes(waiting)
+        self.now_s += 1.0
+        before = list(self.scheduler.running)
+        batch = self.scheduler.schedule(self.now_s)
         assert (batch is None) == (not self.live)
         if batch is None:
             return
         assert 1 <= batch.num_tokens <= BUDGET
         assert len(batch.entries) <= MAX_SEQS
-        assert [entry.seq for entry in batch.entries] == self.scheduler.running[
-            : len(batch.entries)
-        ]
+        started = [entry.seq for entry in batch.entries if entry.seq in before]
+        ranks = [self.order.rank(seq, self.now_s) for seq in started]
+        assert ranks == sorted(ranks)
         # only the last is cut
         assert all(entry.samples for entry in batch.entries[:-1])
         for entry in batch.entries:
@@ -64,15 +66,6 @@ class PrefillMachine(RuleBasedStateMachine):
         for entry in batch.entries:
             if not entry.seq.num_uncomputed_tokens:
                 self._end(entry.seq)
-
-    def _count_passes(self, before: list[Sequence]) -> None:
-        """Of those that waited: nobody stays while more than MAX_PASSES later ones enter."""
-        after = set(self.scheduler.waiting)
-        for place, seq in enumerate(before):
-            if seq in after:
-                entered = sum(later not in after for later in before[place + 1 :])
-                self.passes[seq] = self.passes.get(seq, 0) + entered
-                assert self.passes[seq] <= MAX_PASSES
 
     def _end(self, seq: Sequence) -> None:
         self.scheduler.remove(seq)

@@ -110,6 +110,8 @@ BAD = {
     "no choice": (hello(n=0), INVALID, "sampling.n"),
     "17 choices": (hello(n=17), INVALID, "sampling.n"),
     "10^6 choices": (hello(n=10**6), INVALID, "sampling.n"),
+    "priority 101": (Request(text="x", priority=101), INVALID, "priority"),
+    "priority -101": (Request(text="x", priority=-101), INVALID, "priority"),
     "long salt": (Request(text="x", cache_salt="x" * 257), INVALID, "cache_salt"),
     "long id": (Request(text="x", request_id="x" * 129), INVALID, "request_id"),
 }
@@ -158,7 +160,7 @@ def test_the_largest_of_everything_passes(tokenizer: Tokenizer) -> None:
         logprobs=20,
         prompt_logprobs=20,
     )
-    request.cache_salt = "s" * 256
+    request.cache_salt, request.priority = "s" * 256, -100
     request.model, request.request_id = "tiny", "Az0._:-" + "x" * 121
     sampling = SamplingParams(
         temperature=100.0,
@@ -176,7 +178,9 @@ def test_the_largest_of_everything_passes(tokenizer: Tokenizer) -> None:
         logprobs=20,
         prompt_logprobs=20,
     )
-    expected = Job(request.request_id, tuple(b"hello"), sampling, tuple(stops), "s" * 256)
+    expected = Job(
+        request.request_id, tuple(b"hello"), sampling, tuple(stops), "s" * 256, priority=-100
+    )
     assert parse_request(request, LIMITS, tokenizer) == expected
 
 

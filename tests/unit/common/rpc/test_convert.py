@@ -81,6 +81,7 @@ requests = st.builds(
     timeout_s=st.none() | seconds.filter(bool),
     cache_salt=names,
     group=names,
+    priority=st.integers(-(2**31), 2**31 - 1),
 )
 chunks = st.builds(PrefillChunkTiming, start_s=seconds, duration_s=seconds, num_tokens=u32)
 timings = st.builds(
