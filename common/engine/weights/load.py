@@ -1,6 +1,5 @@
 """Loading a model folder for serving."""
 
-import json
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from common.engine.attention.interface import ATTENTION_NAME, register
 from common.engine.kv_cache import DTYPES
 from common.engine.model_spec import ModelSpec
 from common.engine.weights.fingerprint import fingerprint
+from common.engine.weights.folder import read_eos_token_ids
 from pdserve.errors import SetupError
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
@@ -66,13 +66,3 @@ def read_spec(path: Path, config: PreTrainedConfig, dtype: Dtype) -> ModelSpec:
         dtype=dtype,
         fingerprint=f"{fingerprint(path)}-{dtype}",
     )
-
-
-def read_eos_token_ids(path: Path) -> frozenset[int]:
-    """End-of-sequence tokens: generation_config.json's, else config.json's."""
-    for name in ("generation_config.json", "config.json"):
-        file = path / name
-        eos = json.loads(file.read_text()).get("eos_token_id") if file.exists() else None
-        if eos is not None:
-            return frozenset(eos if isinstance(eos, list) else [eos])
-    return frozenset()
