@@ -42,7 +42,7 @@ def main(repeats: Annotated[int, typer.Option(min=3, help="Samples per figure")]
     for threads in sorted({1, cores}):
         engine = build_engine(model_dir, EngineConfig(), threads)
         figures[f"{threads} thread(s)"] = _measure_steps(engine, repeats)
-    figures["host work"] = host_work(build_engine(model_dir, EngineConfig(), cores), 64)
+    figures["host work"] = host_work(build_engine(model_dir, EngineConfig(), cores), model_dir, 64)
     figures["activation MiB"] = _measure_memory(build_engine(model_dir, EngineConfig(), cores))
     figures["server"] = _measure_start(model_dir)
     path = write_result("engine_step", figures)

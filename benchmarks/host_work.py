@@ -4,13 +4,16 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Generic, ParamSpec, TypeVar
 
 from common.config import TransferConfig
 from common.engine.counters import Counters
 from common.engine.engine import Engine
+from common.engine.grammar import Grammars
 from common.engine.kv_cache import kv_layout
 from common.engine.model_runner import ModelRunner
+from common.grammar.matcher import MaskFiller
 from common.kv_transfer.in_process import InProcessTransport
 from common.request import SamplingParams, WorkRequest
 from decode_worker.engine import DecodeEngine
@@ -45,17 +48,19 @@ class _TimedModel:
         self.logits = _Timed(engine.runner.logits)
 
 
-def host_work(engine: Engine, num_seqs: int) -> dict[str, float]:
+def host_work(engine: Engine, model_dir: Path, num_seqs: int) -> dict[str, float]:
     """Medians over decode steps of `num_seqs` sequences: the scheduler's us, and all but the model in ms."""
     model = _TimedModel(engine)
-    runner = ModelRunner(model, engine.pool.block_size, frozenset())
+    mask_filler = MaskFiller(engine.spec.vocab_size)
+    runner = ModelRunner(model, engine.pool.block_size, frozenset(), mask_filler)
     timed = replace(engine, runner=runner)
     scheduler = make_scheduler(engine)
     schedule = _Timed(scheduler.schedule)
     scheduler.schedule = schedule  # type: ignore[method-assign]
     layout, transport = kv_layout(engine.spec), InProcessTransport({})
     inbox = Inbox(engine.prefix, engine.cache, layout, transport, TransferConfig(), lambda: None)
-    worker = DecodeEngine(timed, scheduler, inbox, Counters())
+    grammars = Grammars(model_dir, engine.spec, lambda: None)
+    worker = DecodeEngine(timed, scheduler, inbox, grammars, Counters())
     for index in range(num_seqs):
         worker.submit(_request(index), time.monotonic())
     while scheduler.num_waiting_tokens:

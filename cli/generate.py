@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cli import sampling as flags
+from cli import structured
 from cli.requests import DEFAULT_ADDRESS, Answer, Prompt, as_chat, ask_all, read_prompts
 from pdserve.client import AsyncClient
 from pdserve.errors import RequestError, SetupError
@@ -40,6 +41,10 @@ def command(
     logit_bias: flags.LogitBias = None,
     logprobs: flags.Logprobs = None,
     prompt_logprobs: flags.PromptLogprobs = None,
+    schema: structured.Schema = None,
+    regex: structured.Regex = None,
+    grammar: structured.Lark = None,
+    choice: structured.Choice = None,
     raw: Annotated[bool, typer.Option("--raw", help="Skip the chat template")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line")] = False,
 ) -> None:
@@ -47,6 +52,7 @@ def command(
     if (prompt is None) == (prompts_file is None):
         raise SetupError("give either a PROMPT or --prompts-file")
     sampling = flags.read_sampling(context)
+    structured.set_form(sampling, schema, regex, grammar, choice)
     if prompts_file is not None:
         prompts = read_prompts(prompts_file, raw=raw)
         failed = asyncio.run(_run_file(address, prompts, sampling, concurrency, as_json=as_json))

@@ -20,6 +20,23 @@ class FinishReason(StrEnum):
     LENGTH = "length"
 
 
+class GrammarKind(StrEnum):
+    """How a grammar is written; the values are the field names of the public StructuredOutput."""
+
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    LARK = "grammar"
+    CHOICE = "choice"
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What the output has to look like. `texts` has one entry, but for a choice, where each is one."""
+
+    kind: GrammarKind
+    texts: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How to choose tokens and when to stop (see inference.proto). Validated at the router's edge."""
@@ -39,6 +56,7 @@ class SamplingParams:
     min_tokens: int = 0
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    grammar: Grammar | None = None
 
     @property
     def is_truncated(self) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from common.engine.batch import Batch
 from common.engine.counters import Counters
 from common.engine.engine import Engine
+from common.engine.grammar import Grammars
 from common.engine.sampler import Sample
 from common.engine.sequence import Sequence, Timeline
 from common.request import (
@@ -21,19 +22,25 @@ from decode_worker.scheduler import DecodeScheduler
 from pdserve.errors import Reason
 
 # A prefill worker's refusal that another run of the prompt would only repeat.
-_FINAL_REASONS = {Reason.NAN_LOGITS, Reason.DEADLINE_EXCEEDED}
+_FINAL_REASONS = {Reason.NAN_LOGITS, Reason.GRAMMAR_FAILED, Reason.DEADLINE_EXCEEDED}
 
 
 class DecodeEngine:
     """Owns the live sequences. A sequence is live from `submit` to `_end`, which frees what it held."""
 
     def __init__(
-        self, engine: Engine, scheduler: DecodeScheduler, inbox: Inbox, counters: Counters
+        self,
+        engine: Engine,
+        scheduler: DecodeScheduler,
+        inbox: Inbox,
+        grammars: Grammars,
+        counters: Counters,
     ) -> None:
         self._engine = engine
         self._prefix = engine.prefix
         self._scheduler = scheduler
         self._inbox = inbox
+        self._grammars = grammars
         self._counters = counters
         self._live: dict[str, Sequence] = {}
         self._outputs: list[SequenceOutput] = []
@@ -51,10 +58,10 @@ class DecodeEngine:
         if not self._scheduler.can_ever_run(num_tokens):
             message = f"{num_tokens} tokens exceed the {self._engine.pool.num_blocks} KV blocks"
             self._fail(seq, Reason.KV_CAPACITY_EXCEEDED, message)
-        elif request.prefill_worker is None:
-            self._scheduler.add(seq)
+        elif request.sampling.grammar is not None:
+            self._grammars.prepare(seq, request.sampling.grammar)
         else:
-            self._inbox.add(seq)
+            self._enqueue(seq)
 
     def cancel(self, request_id: str) -> None:
         """End a request without a word; unknown ids are ignored."""
@@ -65,6 +72,7 @@ class DecodeEngine:
     def step(self) -> StepOutput | None:
         """Take in, schedule, run; None when there was nothing to do."""
         self._expire()
+        self._take_prepared()
         self._inbox.admit(self._scheduler.has_room, self._scheduler.watermark_blocks)
         collected = self._inbox.collect()
         self._take_in(collected)
@@ -95,13 +103,29 @@ class DecodeEngine:
         self._engine.pool.check_integrity(held)
 
     def close(self) -> None:
-        """Stop pulling."""
+        """Stop pulling and compiling."""
         self._inbox.close()
+        self._grammars.close()
 
     def _expire(self) -> None:
         now_s = time.monotonic()
         for seq in [s for s in self._live.values() if s.is_expired(now_s)]:
             self._fail(seq, Reason.DEADLINE_EXCEEDED, "the client's deadline passed")
+
+    def _take_prepared(self) -> None:
+        for seq, error in self._grammars.collect():
+            if self._live.get(seq.request_id) is not seq:
+                continue  # ended meanwhile
+            if error is not None:
+                self._fail(seq, Reason.GRAMMAR_FAILED, str(error))
+            else:
+                self._enqueue(seq)
+
+    def _enqueue(self, seq: Sequence) -> None:
+        if seq.request.prefill_worker is None:
+            self._scheduler.add(seq)
+        else:
+            self._inbox.add(seq)
 
     def _take_in(self, collected: Collected) -> None:
         self._counters.kv_bytes += collected.num_bytes
@@ -157,6 +181,9 @@ class DecodeEngine:
         """Append a token and publish it; ends the sequence if it was the last."""
         if not sample.is_finite:
             self._fail(seq, Reason.NAN_LOGITS, "the model returned NaN or infinite logits")
+            return
+        if seq.matcher is not None and (error := seq.matcher.error):
+            self._fail(seq, Reason.GRAMMAR_FAILED, error)
             return
         index = seq.num_output_tokens
         seq.append(sample.token_id, self._engine.spec.eos_token_ids)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from common.config import WorkerSpec
 from common.engine.counters import Counters
 from common.engine.engine import BUILD_TIMEOUT_S, Engine, build_engine
+from common.engine.grammar import Grammars
 from common.engine.host_swap import HostSwap
 from common.engine.kv_cache import kv_layout
 from common.engine.loop import EngineLoop
@@ -52,7 +53,8 @@ class DecodeWorker:
         layout = kv_layout(engine.spec)
         wake = self._loop.wake
         inbox = Inbox(engine.prefix, engine.cache, layout, transport, spec.transfer, wake)
-        self._engine = DecodeEngine(engine, scheduler, inbox, Counters())
+        grammars = Grammars(spec.model_dir, engine.spec, wake)
+        self._engine = DecodeEngine(engine, scheduler, inbox, grammars, Counters())
         self._sinks: list[Callable[[StepOutput], None]] = []
         self._load = self._engine.load()
 

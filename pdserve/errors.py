@@ -34,6 +34,7 @@ class Reason(StrEnum):
     WORKER_LOST = "WORKER_LOST"
     SHUTTING_DOWN = "SHUTTING_DOWN"
     NAN_LOGITS = "NAN_LOGITS"
+    GRAMMAR_FAILED = "GRAMMAR_FAILED"
     INTERNAL = "INTERNAL"
 
     @classmethod

@@ -10,6 +10,7 @@ import torch
 from common.engine.batch import Batch
 from common.engine.counters import Counters
 from common.engine.engine import Engine
+from common.engine.grammar import Grammars
 from common.engine.kv_cache import kv_layout
 from common.engine.sampler import Sample
 from common.engine.sequence import Sequence, Timeline
@@ -41,9 +42,12 @@ class _Prompt:
 class PrefillEngine:
     """Owns the live prompts. A prompt is live from `accept` to `_drop`, which frees what it held."""
 
-    def __init__(self, engine: Engine, scheduler: PrefillScheduler, counters: Counters) -> None:
+    def __init__(
+        self, engine: Engine, scheduler: PrefillScheduler, grammars: Grammars, counters: Counters
+    ) -> None:
         self._engine = engine
         self._scheduler = scheduler
+        self._grammars = grammars
         self._counters = counters
         self._layout = kv_layout(engine.spec)
         self._live: dict[Key, _Prompt] = {}
@@ -64,6 +68,8 @@ class PrefillEngine:
             self._drop(key)
         elif not self._scheduler.can_ever_run(seq.num_prompt_tokens):
             self._fail(seq, Reason.KV_CAPACITY_EXCEEDED, "prompt exceeds KV memory")
+        elif request.sampling.grammar is not None:
+            self._grammars.prepare(seq, request.sampling.grammar)
         else:
             self._scheduler.add(seq)
 
@@ -77,6 +83,7 @@ class PrefillEngine:
     def step(self) -> bool:
         """Schedule, run, hand out; False when there was nothing to run."""
         self._expire()
+        self._take_prepared()
         batch = self._scheduler.schedule(time.monotonic())
         if batch is None:
             return False
@@ -95,6 +102,10 @@ class PrefillEngine:
             scheduler.num_waiting_tokens,
         )
 
+    def close(self) -> None:
+        """Stop compiling."""
+        self._grammars.close()
+
     def check_integrity(self) -> None:
         """Every held block belongs to a live prompt."""
         held = [block for prompt in self._live.values() for block in prompt.seq.block_table]
@@ -104,6 +115,16 @@ class PrefillEngine:
         now_s = time.monotonic()
         for seq in [s for s in self._scheduler.waiting if s.is_expired(now_s)]:
             self._fail(seq, Reason.DEADLINE_EXCEEDED, "deadline passed before prefill began")
+
+    def _take_prepared(self) -> None:
+        for seq, error in self._grammars.collect():
+            prompt = self._live.get(_key(seq))
+            if prompt is None or prompt.seq is not seq:
+                continue  # ended meanwhile
+            if error is not None:
+                self._fail(seq, Reason.GRAMMAR_FAILED, str(error))
+            else:
+                self._scheduler.add(seq)
 
     def _apply(
         self, batch: Batch, samples: list[Sample | None], start_s: float, end_s: float
@@ -128,6 +149,9 @@ class PrefillEngine:
     def _send_first_token(self, seq: Sequence, sample: Sample, end_s: float) -> None:
         if not sample.is_finite:
             self._fail(seq, Reason.NAN_LOGITS, "the model returned NaN or infinite logits")
+            return
+        if seq.matcher is not None and (error := seq.matcher.error):
+            self._fail(seq, Reason.GRAMMAR_FAILED, error)
             return
         self._counters.output_tokens += 1
         timings = ((c.start_s, c.duration_s, c.num_tokens) for c in seq.timeline.chunks)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from common.config import WorkerSpec
 from common.engine.counters import Counters
 from common.engine.engine import BUILD_TIMEOUT_S, build_engine
+from common.engine.grammar import Grammars
 from common.engine.loop import EngineLoop
 from common.engine.worker_identity import make_info, with_age
 from common.kv_transfer.wire import WireItem
@@ -38,7 +39,8 @@ class PrefillWorker:
             engine.prefix, order, limits.max_batch_tokens, limits.max_num_seqs
         )
         self.info: WorkerInfo = make_info(spec, engine.spec)
-        self._engine = PrefillEngine(engine, scheduler, Counters())
+        grammars = Grammars(spec.model_dir, engine.spec, self._loop.wake)
+        self._engine = PrefillEngine(engine, scheduler, grammars, Counters())
         self._sinks: list[Callable[[StepOutput], None]] = []
         self._load = self._engine.load()
 
@@ -48,6 +50,7 @@ class PrefillWorker:
 
     def stop(self, timeout_s: float) -> bool:
         """Stop it; whether it stopped in time."""
+        self._engine.close()
         return self._loop.stop(timeout_s)
 
     def stream(self, request: WorkRequest) -> Iterator[WireItem]:

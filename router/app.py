@@ -11,11 +11,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from common.config import RouterConfig
+from common.engine.weights.folder import read_eos_token_ids
 from common.request import Role
 from common.rpc.channel import SERVER_OPTIONS
 from pdserve.errors import SetupError
 from pdserve.v1 import admin_pb2_grpc, inference_pb2_grpc
 from router.admission import Admission
+from router.grammar import GrammarChecker
 from router.http import HttpServer
 from router.journey import Journeys
 from router.metrics import RouterMetrics
@@ -37,6 +39,7 @@ class Router:
         self, model: str, model_dir: Path, worker_addresses: Sequence[str], config: RouterConfig
     ) -> None:
         self._model = model
+        self._model_dir = model_dir
         self._tokenizer = Tokenizer(model_dir)
         self._pool = WorkerPool(worker_addresses, config)
         self._admission = Admission(config)
@@ -44,6 +47,7 @@ class Router:
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
         self._http: HttpServer | None = None
+        self._grammars: GrammarChecker | None = None
 
     async def start(self, host: str, grpc_port: int, http_port: int, timeout_s: float) -> int:
         """Connect to the workers, then serve; returns the gRPC port. Raises SetupError."""
@@ -73,6 +77,8 @@ class Router:
         # only now: a server that stops answers new calls with a bare CANCELLED
         await self._server.stop(grace=min(drain_timeout_s, _LAST_WORDS_S))
         await self._pool.close()
+        if self._grammars is not None:
+            await self._grammars.close()
         if self._http is not None:
             await asyncio.to_thread(self._http.stop)
 
@@ -90,6 +96,8 @@ class Router:
             max_context_tokens=info.max_context_tokens,
             kv_capacity_tokens=self._pool.min_kv_capacity_tokens(),
         )
+        eos_token_ids = read_eos_token_ids(self._model_dir)
+        self._grammars = GrammarChecker(self._model_dir, eos_token_ids, info.vocab_size)
         journeys = Journeys(
             secrets.token_hex(4),
             self._pool,
@@ -99,7 +107,7 @@ class Router:
             self._metrics,
         )
         inference_pb2_grpc.add_InferenceServicer_to_server(
-            InferenceService(limits, self._tokenizer, self._admission, journeys),
+            InferenceService(limits, self._tokenizer, self._grammars, self._admission, journeys),
             self._server,
         )
         admin_pb2_grpc.add_AdminServicer_to_server(

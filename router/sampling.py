@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from common.request import SamplingParams
 from pdserve.errors import InvalidRequestError, Reason
 from pdserve.v1 import inference_pb2
+from router.structured import parse_grammar
 
 _MAX_STOPS = 128
 _MAX_STOP_CHARS = 256
@@ -71,6 +72,7 @@ def parse_sampling(
         min_tokens=message.min_tokens,
         logprobs=message.logprobs if message.HasField("logprobs") else None,
         prompt_logprobs=message.prompt_logprobs if message.HasField("prompt_logprobs") else None,
+        grammar=parse_grammar(message),
     )
 
 

@@ -14,6 +14,7 @@ from common.telemetry.logs import get_logger
 from pdserve.errors import InternalError, RequestError
 from pdserve.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 from router.admission import Admission, Outcome
+from router.grammar import GrammarChecker
 from router.journey import Journeys
 from router.pool import WorkerPool, WorkerState, WorkerView
 from router.progress import Delta, Summary
@@ -39,11 +40,13 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         self,
         limits: Limits,
         tokenizer: Tokenizer,
+        grammars: GrammarChecker,
         admission: Admission,
         journeys: Journeys,
     ) -> None:
         self._limits = limits
         self._tokenizer = tokenizer
+        self._grammars = grammars
         self._admission = admission
         self._journeys = journeys
 
@@ -52,7 +55,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
     ) -> AsyncIterator[inference_pb2.GenerateResponse]:
         """See inference.proto."""
         try:
-            job = self._parse(request)
+            job = await self._parse(request)
             deltas = self._journeys.run(job, context.time_remaining())
             async with aclosing(deltas):
                 async for delta in deltas:
@@ -78,9 +81,12 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             await context.abort_with_status(to_status(error))
         return inference_pb2.CancelResponse()
 
-    def _parse(self, request: inference_pb2.GenerateRequest) -> Job:
+    async def _parse(self, request: inference_pb2.GenerateRequest) -> Job:
         try:
-            return parse_request(request, self._limits, self._tokenizer)
+            job = parse_request(request, self._limits, self._tokenizer)
+            if job.sampling.grammar is not None:
+                await self._grammars.check(job.sampling.grammar)
+            return job
         except RequestError:
             self._admission.reject()
             raise

@@ -11,11 +11,13 @@ from common.engine.attention.select import select_backend
 from common.engine.block_pool import BlockPool
 from common.engine.fused.select import select_model
 from common.engine.kv_cache import KVCache, Storage
+from common.engine.masking import warm_up
 from common.engine.model_runner import ModelRunner
 from common.engine.model_spec import ModelSpec
 from common.engine.prefix_cache import PrefixCache
 from common.engine.probe import PROBE_TOKENS, Probe
 from common.engine.weights.load import load_model
+from common.grammar.matcher import MaskFiller
 from pdserve.errors import SetupError
 
 BUILD_TIMEOUT_S = 1800.0  # a large model from slow storage; the deployment's own limit is shorter
@@ -63,9 +65,10 @@ def build_engine(model_dir: Path, config: EngineConfig, num_threads: int) -> Eng
     cache = KVCache(spec, num_blocks, block_size, device, storage)
     backend = select_backend(config.attention_backend, cache, spec.num_heads)
     token_model = select_model(model, config.fusion, backend, device)
-    runner = ModelRunner(token_model, block_size, spec.eos_token_ids)
+    runner = ModelRunner(token_model, block_size, spec.eos_token_ids, MaskFiller(spec.vocab_size))
     pool = BlockPool(num_blocks, block_size)
     probe.run(runner, cache, pool)
+    warm_up(cache.keys.dtype, device)
     prefix = PrefixCache(pool, spec.fingerprint, is_enabled=config.prefix_cache == "auto")
     return Engine(spec, config, prefix, cache, runner)
 

@@ -1,8 +1,8 @@
 """From logits to tokens, with counter-based random numbers.
 
 A draw is a function of (seed, position) alone, so a request gets the same tokens in any batch, on any
-worker, before and after preemption. In order: logit bias and min_tokens' mask, penalties, temperature,
-top k, top p, min p, draw (the order of `transformers`). Log-probabilities come before all that.
+worker, before and after preemption. In order: the grammar's mask, logit bias and min_tokens' mask, penalties,
+temperature, top k, top p, min p, draw (the order of `transformers`). Log-probabilities come before all that.
 """
 
 from collections.abc import Sequence as SequenceOf
@@ -12,6 +12,7 @@ import torch
 
 from common.engine import torch_sampling
 from common.engine.logprobs import score
+from common.engine.masking import PendingMasks
 from common.engine.sampling_options import Adjustments, Truncation
 from common.engine.sequence import Sequence
 from common.request import TokenLogprobs
@@ -54,12 +55,21 @@ def uniform(seed: int, position: int) -> float:
 
 
 def sample(
-    logits: torch.Tensor, sequences: SequenceOf[Sequence], eos_token_ids: frozenset[int]
+    logits: torch.Tensor,
+    sequences: SequenceOf[Sequence],
+    eos_token_ids: frozenset[int],
+    masks: PendingMasks | None = None,
 ) -> list[Sample]:
     """Choose one token for each row of `logits` [n, vocab]; row i belongs to `sequences[i]`.
 
-    The position that seeds a draw is the index the new token will have in the whole sequence.
+    The position that seeds a draw is the index the new token will have in the whole sequence. `masks` of
+    grammars are applied in place.
     """
+    unmasked = logits
+    if masks is not None:
+        if any(seq.sampling.logprobs is not None for seq in sequences):
+            unmasked = logits.clone()
+        masks.apply(logits)
     kernels = _kernels(logits.device)
     tokens, finite = kernels.greedy_tokens(logits)
     rows = [r for r, seq in enumerate(sequences) if not seq.is_plain_greedy and finite[r]]
@@ -70,7 +80,7 @@ def sample(
     shaped = [r for r in rows if not sequences[r].sampling.is_plain]
     if shaped:
         _choose_shaped(kernels, logits, shaped, sequences, eos_token_ids, tokens)
-    return list(map(Sample, tokens, finite, _score(logits, rows, sequences, tokens)))
+    return list(map(Sample, tokens, finite, _score(unmasked, rows, sequences, tokens)))
 
 
 def _choose_shaped(

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from common.engine.prefix_chain import PrefixChain
 from common.engine.sampler_state import SamplerState
+from common.grammar.matcher import GrammarMatcher
 from common.request import (
     FinishReason,
     PrefillChunkTiming,
@@ -53,7 +54,8 @@ class Sequence:
     """Tokens, blocks and progress of one request.
 
     `num_computed_tokens` counts the positions whose KV is in `block_table`; it alone tells prefill,
-    a chunk, an arrived hand-off and decode apart. `block_table` is append-only until released.
+    a chunk, an arrived hand-off and decode apart. `block_table` is append-only until released. `matcher`
+    says where the output stands in the request's grammar, if it has one; see engine/grammar.py.
     """
 
     request: WorkRequest
@@ -71,6 +73,7 @@ class Sequence:
     num_prompt_tokens: int = field(init=False)
     is_plain_greedy: bool = field(init=False)  # the likeliest token, and nothing is told of it
     sampler_state: SamplerState | None = None  # the sampler's own
+    matcher: GrammarMatcher | None = None
     # of the prompt's tokens from the 2nd on, as far as they are known; None: not asked for
     prompt_logprobs: list[TokenLogprobs] | None = field(init=False)
 
@@ -116,9 +119,12 @@ class Sequence:
     def append(self, token_id: int, eos_token_ids: frozenset[int]) -> None:
         """Add a sampled token and note whether it ends the sequence."""
         self.token_ids.append(token_id)
+        if self.matcher is not None:
+            self.matcher.accept(token_id)
         sampling = self.sampling
         is_eos = token_id in eos_token_ids and not sampling.ignore_eos
-        if is_eos or token_id in sampling.stop_token_ids:
+        is_complete = self.matcher is not None and self.matcher.is_complete
+        if is_eos or is_complete or token_id in sampling.stop_token_ids:
             self.finish_reason = FinishReason.STOP
         elif self.num_output_tokens >= sampling.max_tokens:
             self.finish_reason = FinishReason.LENGTH

@@ -1,6 +1,7 @@
 """Sampling options and log-probabilities to and from messages that both our protocols share."""
 
 from common.request import SamplingParams, TokenLogprobs
+from common.rpc.structured import grammar_from_pb, grammar_to_pb
 from pdserve.v1 import inference_pb2
 
 
@@ -22,6 +23,7 @@ def sampling_to_pb(sampling: SamplingParams) -> inference_pb2.SamplingParams:
         min_tokens=sampling.min_tokens,
         logprobs=sampling.logprobs,
         prompt_logprobs=sampling.prompt_logprobs,
+        structured_output=grammar_to_pb(sampling.grammar),
     )
 
 
@@ -43,6 +45,7 @@ def sampling_from_pb(message: inference_pb2.SamplingParams) -> SamplingParams:
         min_tokens=message.min_tokens,
         logprobs=message.logprobs if message.HasField("logprobs") else None,
         prompt_logprobs=message.prompt_logprobs if message.HasField("prompt_logprobs") else None,
+        grammar=grammar_from_pb(message.structured_output),
     )
 
 

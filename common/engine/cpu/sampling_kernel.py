@@ -10,6 +10,7 @@ from common.engine.cpu.jit import kernel
 _WIDTH = 128
 _SPAN = 4096  # numbers that are read several times: they stay in the nearest cache
 _RUN = 16 * LANES  # summed in float32
+_LEAST_EXPONENT = np.float32(-87)  # e to the power of less is 0 in float32
 
 
 @kernel()
@@ -92,14 +93,14 @@ def _draw(row, peak, slope, draw):  # type: ignore[no-untyped-def]
                 passed += weights[i]
                 if passed > target:
                     return min(start + group + i, row.shape[0] - 1)
-    return _last_possible(row)
+    return _last_possible(row, peak, slope)
 
 
 @kernel(parallel=False)
-def _last_possible(row):  # type: ignore[no-untyped-def]
-    # where rounding leaves the target beyond the last weight
+def _last_possible(row, peak, slope):  # type: ignore[no-untyped-def]
+    # where rounding leaves the target beyond the last weight that is not 0
     for i in range(row.shape[0] - 1, 0, -1):
-        if vec.widen(row[i]) > -np.inf:
+        if (vec.widen(row[i]) - peak) * slope > _LEAST_EXPONENT:
             return i
     return 0
 

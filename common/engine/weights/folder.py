@@ -29,6 +29,16 @@ def check_folder(folder: Path) -> None:
         )
 
 
+def read_eos_token_ids(path: Path) -> frozenset[int]:
+    """End-of-sequence tokens: generation_config.json's, else config.json's."""
+    for name in ("generation_config.json", "config.json"):
+        file = path / name
+        eos = json.loads(file.read_text()).get("eos_token_id") if file.exists() else None
+        if eos is not None:
+            return frozenset(eos if isinstance(eos, list) else [eos])
+    return frozenset()
+
+
 def refuse_pickle(path: Path, holder: str) -> SetupError:
     """The error for pickled weights at `path`; `holder` is the name the user gave."""
     return SetupError(

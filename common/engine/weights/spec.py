@@ -1,6 +1,5 @@
 """A model's numbers from its configuration files, and what they say that no backend of ours honours."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from transformers import PreTrainedConfig
 from common.config import Dtype
 from common.engine.model_spec import ModelSpec
 from common.engine.weights.fingerprint import fingerprint
+from common.engine.weights.folder import read_eos_token_ids
 from common.telemetry.logs import get_logger
 from pdserve.errors import SetupError
 
@@ -61,16 +61,6 @@ def max_context_tokens(text: PreTrainedConfig) -> int:
                 _log.warning("context_limited", reason="longrope", tokens=original, model=limit)
                 limit = original
     return limit
-
-
-def read_eos_token_ids(path: Path) -> frozenset[int]:
-    """End-of-sequence tokens: generation_config.json's, else config.json's."""
-    for name in ("generation_config.json", "config.json"):
-        file = path / name
-        eos = json.loads(file.read_text()).get("eos_token_id") if file.exists() else None
-        if eos is not None:
-            return frozenset(eos if isinstance(eos, list) else [eos])
-    return frozenset()
 
 
 def _refuse_unsupported(config: PreTrainedConfig, text: PreTrainedConfig) -> None:

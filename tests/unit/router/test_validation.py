@@ -140,6 +140,24 @@ def test_a_prompt_beyond_context_and_memory_names_both_numbers(tokenizer: Tokeni
         parse_request(hello(max_tokens=76), LIMITS, tokenizer)
 
 
+_LARGEST = SamplingParams(
+    temperature=100.0,
+    seed=2**64 - 1,
+    max_tokens=75,
+    stop_token_ids=(VOCAB_SIZE - 1,) * 128,
+    ignore_eos=True,
+    top_k=2**31 - 1,
+    min_p=1.0,
+    repetition_penalty=100.0,
+    presence_penalty=2.0,
+    frequency_penalty=-2.0,
+    logit_bias=((0, -100.0), (VOCAB_SIZE - 1, 100.0)),
+    min_tokens=75,
+    logprobs=20,
+    prompt_logprobs=20,
+)
+
+
 def test_the_largest_of_everything_passes(tokenizer: Tokenizer) -> None:
     stops = ["y" * 256] * 128
     request = hello(
@@ -162,24 +180,8 @@ def test_the_largest_of_everything_passes(tokenizer: Tokenizer) -> None:
     )
     request.cache_salt, request.priority = "s" * 256, -100
     request.model, request.request_id = "tiny", "Az0._:-" + "x" * 121
-    sampling = SamplingParams(
-        temperature=100.0,
-        seed=2**64 - 1,
-        max_tokens=75,
-        stop_token_ids=(VOCAB_SIZE - 1,) * 128,
-        ignore_eos=True,
-        top_k=2**31 - 1,
-        min_p=1.0,
-        repetition_penalty=100.0,
-        presence_penalty=2.0,
-        frequency_penalty=-2.0,
-        logit_bias=((0, -100.0), (VOCAB_SIZE - 1, 100.0)),
-        min_tokens=75,
-        logprobs=20,
-        prompt_logprobs=20,
-    )
     expected = Job(
-        request.request_id, tuple(b"hello"), sampling, tuple(stops), "s" * 256, priority=-100
+        request.request_id, tuple(b"hello"), _LARGEST, tuple(stops), "s" * 256, priority=-100
     )
     assert parse_request(request, LIMITS, tokenizer) == expected
 

@@ -4,6 +4,8 @@ from hypothesis import strategies as st
 
 from common.request import (
     FinishReason,
+    Grammar,
+    GrammarKind,
     PrefillChunkTiming,
     Role,
     SamplingParams,
@@ -44,6 +46,10 @@ seconds = st.integers(0, 10**15).map(lambda us: us / 1e6)
 names = st.text(max_size=10)
 
 f32 = st.floats(width=32, allow_nan=False)
+single = st.sampled_from([kind for kind in GrammarKind if kind is not GrammarKind.CHOICE])
+grammars = st.builds(Grammar, single, st.tuples(st.text(max_size=10))) | st.builds(
+    Grammar, st.just(GrammarKind.CHOICE), st.lists(st.text(max_size=5), max_size=3).map(tuple)
+)
 sampling = st.builds(
     SamplingParams,
     temperature=f32,
@@ -63,6 +69,7 @@ sampling = st.builds(
     min_tokens=i32,
     logprobs=st.none() | i32,
     prompt_logprobs=st.none() | i32,
+    grammar=st.none() | grammars,
 )
 logprobs = st.builds(
     TokenLogprobs,

@@ -1,0 +1,66 @@
+"""Grammar masks on their way to the logits: filled in the background, applied before sampling."""
+
+from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from common.engine.sequence import Sequence
+from common.grammar.matcher import MaskFiller, Masks
+
+# Finite, so that a row's sum still tells whether the model returned NaN or infinity; far enough below any
+# logit that its softmax weight is 0 at every temperature. float16 ends at 65504.
+FORBIDDEN = {torch.float32: -1e30, torch.bfloat16: -1e30, torch.float16: -6e4}
+
+
+@dataclass(frozen=True, slots=True)
+class PendingMasks:
+    """Masks of the rows `rows` of a step's logits, perhaps still being filled."""
+
+    rows: list[int]
+    masks: "Future[Masks]"
+
+    def apply(self, logits: torch.Tensor) -> None:
+        """Wait for the masks; set forbidden tokens of `logits` [n, vocab] to FORBIDDEN, in place.
+
+        What is NaN or infinite stays so.
+        """
+        _kernel(logits.device)(logits, self.rows, self.masks.result())
+
+
+def start_masks(filler: MaskFiller, sequences: SequenceOf[Sequence]) -> PendingMasks | None:
+    """Begin to fill the masks of those that have a grammar; row i of the logits is `sequences[i]`'s."""
+    rows = [row for row, seq in enumerate(sequences) if seq.matcher is not None]
+    if not rows:
+        return None
+    return PendingMasks(rows, filler.start([m for seq in sequences if (m := seq.matcher)]))
+
+
+def mask_logits(logits: torch.Tensor, rows: list[int], masks: Masks) -> None:
+    """Row i of `masks` [len(rows), words] belongs to row rows[i] of `logits` [n, vocab]."""
+    index = torch.tensor(rows, device=logits.device)
+    words = torch.from_numpy(masks).to(logits.device)
+    bits = words[:, :, None] >> torch.arange(32, dtype=torch.int32, device=logits.device)
+    is_allowed = (bits & 1).bool().flatten(1)[:, : logits.shape[1]]
+    chosen = logits[index]
+    logits[index] = torch.where(is_allowed, chosen, chosen * 0 + FORBIDDEN[logits.dtype])
+
+
+def warm_up(dtype: torch.dtype, device: torch.device) -> None:
+    """Compile or load the kernel, so that the first grammar does not wait for it."""
+    _kernel(device)(torch.zeros(1, 1, dtype=dtype, device=device), [0], np.zeros((1, 1), np.int32))
+
+
+Kernel = Callable[[torch.Tensor, list[int], Masks], None]
+
+
+def _kernel(device: torch.device) -> Kernel:
+    if device.type != "cpu":
+        return mask_logits
+    # numba takes 0.3 s to import; a CUDA worker never needs it
+    from common.engine.cpu import masking
+
+    return masking.mask_logits

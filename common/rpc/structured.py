@@ -1,0 +1,26 @@
+"""Between the public StructuredOutput and our Grammar."""
+
+from common.request import Grammar, GrammarKind
+from pdserve.v1 import inference_pb2
+
+
+def grammar_to_pb(grammar: Grammar | None) -> inference_pb2.StructuredOutput | None:
+    """A grammar to its message; none stays none."""
+    if grammar is None:
+        return None
+    message = inference_pb2.StructuredOutput()
+    if grammar.kind is GrammarKind.CHOICE:
+        message.choice.texts.extend(grammar.texts)
+    else:
+        setattr(message, grammar.kind, grammar.texts[0])
+    return message
+
+
+def grammar_from_pb(message: inference_pb2.StructuredOutput) -> Grammar | None:
+    """The reverse; None when no form is set."""
+    form = message.WhichOneof("form")
+    if form is None:
+        return None
+    if form == "choice":
+        return Grammar(GrammarKind.CHOICE, tuple(message.choice.texts))
+    return Grammar(GrammarKind(form), (getattr(message, form),))

@@ -1,0 +1,124 @@
+"""Refuses grammars that cannot be compiled, without compiling any in this process.
+
+1. `check` answers from memory if it has seen the grammar: clients repeat a few of them.
+2. Otherwise it waits for its turn at the child process (common/grammar/child.py), which is started at the
+   first grammar and again after each one that killed it: one grammar at a time, no threads.
+3. A verdict, the child's death or the deadline ends the wait, within MAX_WAIT_S of the call in every case.
+4. A caller that leaves while the child is busy takes the child with it: its answer would be the next one's.
+"""
+
+import asyncio
+import json
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections import OrderedDict
+from collections.abc import Collection
+from pathlib import Path
+
+from common.request import Grammar
+from pdserve.errors import InternalError, InvalidRequestError, OverloadedError
+
+MAX_WAIT_S = 1.6
+_MAX_COMPILE_S = 1.2  # of wall clock, on a machine that is busy
+_MAX_COMPILE_CPU_S = 0.5
+_MAX_REMEMBERED = 256
+_RETRY_AFTER_S = 1.0
+_TOO_SLOW = f"it takes more than {_MAX_COMPILE_CPU_S} s to compile"
+_DEATHS = {-signal.SIGPROF: _TOO_SLOW, -signal.SIGSEGV: "it is nested too deeply"}
+_ANY_OTHER_DEATH = "it is too large to compile"
+
+
+class GrammarChecker:
+    """Owns the child process and what it said of earlier grammars. All methods on one event loop."""
+
+    def __init__(self, model_dir: Path, eos_token_ids: Collection[int], vocab_size: int) -> None:
+        eos = ",".join(map(str, eos_token_ids))
+        self._arguments = (str(model_dir), eos, str(vocab_size), str(_MAX_COMPILE_CPU_S))
+        self._verdicts: OrderedDict[Grammar, str | None] = OrderedDict()
+        self._turn = asyncio.Lock()
+        self._child: Process | None = None
+
+    async def check(self, grammar: Grammar) -> None:
+        """Return if it compiles.
+
+        Raises InvalidRequestError, or OverloadedError when so many wait that nobody could tell in time.
+        """
+        verdict = await self._find_verdict(grammar)
+        if verdict is not None:
+            raise InvalidRequestError(verdict, field=f"sampling.structured_output.{grammar.kind}")
+
+    async def close(self) -> None:
+        """End the child."""
+        async with self._turn:
+            await self._end_child()
+
+    async def _find_verdict(self, grammar: Grammar) -> str | None:
+        try:
+            async with asyncio.timeout(MAX_WAIT_S):
+                if grammar not in self._verdicts:
+                    async with self._turn:
+                        if (
+                            grammar not in self._verdicts
+                        ):  # somebody may have asked the same meanwhile
+                            self._remember(grammar, await self._ask(grammar))
+        except TimeoutError:
+            raise OverloadedError(
+                "too many grammars wait to be compiled", retry_after_s=_RETRY_AFTER_S
+            ) from None
+        self._verdicts.move_to_end(grammar)
+        return self._verdicts[grammar]
+
+    def _remember(self, grammar: Grammar, verdict: str | None) -> None:
+        self._verdicts[grammar] = verdict
+        if len(self._verdicts) > _MAX_REMEMBERED:
+            self._verdicts.popitem(last=False)
+
+    async def _ask(self, grammar: Grammar) -> str | None:
+        """The child's verdict: None, or why it is refused."""
+        answer = None
+        try:
+            child = self._child
+            if child is None or child.returncode is not None:
+                child = await self._start_child()
+            _write_line(child, json.dumps([grammar.kind, *grammar.texts]))
+            try:
+                async with asyncio.timeout(_MAX_COMPILE_S):
+                    answer = await _read_line(child)
+                    if answer is None:
+                        return _DEATHS.get(await child.wait(), _ANY_OTHER_DEATH)
+            except TimeoutError:
+                return _TOO_SLOW
+            verdict: str | None = json.loads(answer)
+            return verdict
+        finally:
+            if answer is None:
+                await self._end_child()
+
+    async def _start_child(self) -> Process:
+        """A child that is ready. Raises InternalError when the model's tokenizer does not allow one."""
+        command = (sys.executable, "-P", "-m", "common.grammar.child", *self._arguments)
+        child = self._child = await asyncio.create_subprocess_exec(
+            *command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL
+        )
+        if await _read_line(child) is None:
+            raise InternalError("this model's tokenizer.json is not fit for grammars")
+        return child
+
+    async def _end_child(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            if child.returncode is None:
+                child.kill()
+            await child.wait()
+
+
+def _write_line(child: Process, line: str) -> None:
+    if child.stdin is not None:  # it is a pipe; the type does not know
+        child.stdin.write(line.encode() + b"\n")
+
+
+async def _read_line(child: Process) -> bytes | None:
+    """The next line, None when the child has ended."""
+    line = await child.stdout.readline() if child.stdout is not None else b""
+    return line or None
