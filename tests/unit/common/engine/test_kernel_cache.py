@@ -1,5 +1,6 @@
 """Kernels on disk: right ones come back, whatever else compiles, and damage only costs time."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,29 @@ for kind in kinds if barrier == "up" else kinds[::-1]:
 print(sum(scaled.stats.cache_hits.values()))
 """
 
+LONG = "\n            ".join(f"x[i] = np.sin(x[i] + constant) * {k} + constant" for k in range(60))
+WITH_A_PART = f"""
+import sys
+import numpy as np
+from common.engine.cpu.jit import inlined, kernel
+
+def make(constant):
+    def part(x):
+        for i in range(x.shape[0]):
+            {LONG}
+    part = inlined(part, str(constant))
+
+    @kernel(parallel=False, variant=str(constant))
+    def run(x):
+        part(x)
+    return run
+
+for constant in map(int, sys.argv[1:]):
+    x = np.zeros(3)
+    make(constant)(x)
+    print(x[0])
+"""
+
 
 def start(scale: float, folder: Path, order: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", SCRIPT, str(scale), str(folder), order]
@@ -58,6 +82,24 @@ def test_processes_that_compile_at_once_keep_each_others_kernels(tmp_path: Path)
     hits_of_all([start(scale, tmp_path, order) for scale, order in kernels])
     assert hits_of_all([start(scale, tmp_path, "up") for scale in (2.0, 3.0)]) == [6, 6]
     assert len(list(tmp_path.iterdir())) == 12  # one for each constant and type, and no leftovers
+
+
+def run_with_a_part(cache: Path, *constants: str) -> list[str]:
+    """What kernels of these constants give in a process of their own."""
+    command = [sys.executable, "-c", WITH_A_PART, *constants]
+    environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return result.stdout.split()
+
+
+def test_kernels_that_two_processes_compiled_serve_a_third_together(tmp_path: Path) -> None:
+    """Each numbers its functions from the start, so only the constants tell two parts' names apart.
+
+    The part is too long for the compiler to dissolve it in the kernel.
+    """
+    alone = run_with_a_part(tmp_path, "2") + run_with_a_part(tmp_path, "3")
+    assert alone[0] != alone[1]
+    assert run_with_a_part(tmp_path, "2", "3") == alone
 
 
 def doubled(folder: Path) -> numba.core.dispatcher.Dispatcher:
