@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -11,7 +12,7 @@ import pytest
 from common.engine import grammar as engine_grammar
 from common.grammar.compiler import GrammarCompiler
 from common.grammar.matcher import GrammarMatcher
-from common.request import FinishReason, Grammar, SamplingParams
+from common.request import FinishReason, Grammar, SamplingParams, WorkRequest
 from pdserve.errors import Reason
 from tests.integration.in_process_workers import (
     CHUNKS_OF_16,
@@ -171,6 +172,22 @@ def test_one_token_may_be_all(model: Path, source: str | None) -> None:
         workers.submit("r", PROMPTS[1], sampling(1, choice("x")), prefill=source)
         answer = workers.answers.finished("r")
         assert (answer.tokens, answer.finish_reason) == ([ord("x")], FinishReason.STOP)
+        workers.check_at_rest()
+
+
+@pytest.mark.parametrize("source", [PREFILL, None])
+def test_continuations_of_one_prompt_have_matchers_of_their_own(
+    model: Path, undisturbed: list[list[int]], source: str | None
+) -> None:
+    """Index 5 has its own seed; its neighbours in the group draw with others."""
+    with Workers(model, decode_config=engine_config(num_blocks=400)) as workers:
+        for seed in (5, 6, 7):
+            params = replace(sampling(5, GRAMMARS[0]), seed=seed)
+            request = WorkRequest(str(seed), 0, tuple(PROMPTS[5]), params, source, group="g")
+            workers.decode.submit(request)
+        texts = [workers.answers.finished(str(seed)).tokens for seed in (5, 6, 7)]
+        assert texts[0] == undisturbed[5]
+        assert len({tuple(text) for text in texts}) == 3
         workers.check_at_rest()
 
 
