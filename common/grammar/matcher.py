@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
-from llguidance import LLExecutor, LLMatcher
+from llguidance import LLMatcher
 from numpy.typing import NDArray
 
 _WORD = 32
@@ -49,12 +49,15 @@ class GrammarMatcher:
 
 
 class MaskFiller:
-    """Computes masks in the background, without the GIL, while the model runs."""
+    """Computes masks in the background, without the GIL, while the model runs.
 
-    def __init__(self, vocab_size: int, num_threads: int = 1) -> None:
+    In one thread, one after the other: on a CPU the model has all the cores, and each further thread that
+    takes turns with its own (as in llguidance's LLExecutor) costs more than it saves.
+    """
+
+    def __init__(self, vocab_size: int) -> None:
         """`vocab_size` is the number of logits; tokens that only the tokenizer knows are masked out."""
         self._vocab_size = vocab_size
-        self._workers = LLExecutor(num_threads)
         self._thread = ThreadPoolExecutor(1, "grammar-masks")
 
     def start(self, matchers: Sequence[GrammarMatcher]) -> "Future[Masks]":
@@ -68,12 +71,9 @@ class MaskFiller:
     def _fill(self, matchers: tuple[GrammarMatcher, ...]) -> Masks:
         num_words = _num_words(matchers[0].vocab_size)
         masks = np.zeros((len(matchers), num_words), np.int32)
-        self._workers.unsafe_compute_mask_ptr(
-            [(matcher.state, row) for row, matcher in enumerate(matchers)],
-            masks.ctypes.data,
-            num_words * masks.itemsize,
-            len(matchers),
-        )
+        row_bytes = num_words * masks.itemsize
+        for index, matcher in enumerate(matchers):
+            matcher.state.unsafe_compute_mask_ptr(masks.ctypes.data + index * row_bytes, row_bytes)
         masks = np.ascontiguousarray(masks[:, : _num_words(self._vocab_size)])
         if self._vocab_size % _WORD:
             masks[:, -1] &= np.int32((1 << self._vocab_size % _WORD) - 1)
