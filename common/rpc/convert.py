@@ -14,6 +14,7 @@ from common.request import (
     WorkRequest,
     WorkTimings,
 )
+from common.rpc.convert_routing import correction_from_pb, profile_from_pb, profile_to_pb
 from common.rpc.convert_sampling import (
     logprobs_from_pb,
     logprobs_to_pb,
@@ -134,21 +135,25 @@ def load_to_pb(load: WorkerLoad) -> admin_pb2.WorkerLoad:
 
 def load_from_pb(message: admin_pb2.WorkerLoad) -> WorkerLoad:
     """A message to a load report."""
-    names = [name for name in WorkerLoad.__dataclass_fields__ if name != "progress_age_s"]
+    names = WorkerLoad.__dataclass_fields__.keys() - {"progress_age_s", "correction"}
     values = {name: getattr(message, name) for name in names}
+    if message.HasField("correction"):
+        values["correction"] = correction_from_pb(message.correction)
     return WorkerLoad(**values, progress_age_s=message.progress_age_us / 1e6)
 
 
 def info_to_pb(info: WorkerInfo) -> worker_pb2.WorkerInfo:
     """A worker's identity to its message."""
-    fields = asdict(info)
-    return worker_pb2.WorkerInfo(**{**fields, "role": _ROLE_TO_PB[info.role]})
+    fields = {name: getattr(info, name) for name in WorkerInfo.__dataclass_fields__}
+    fields |= {"role": _ROLE_TO_PB[info.role], "profile": profile_to_pb(info.profile)}
+    return worker_pb2.WorkerInfo(**fields)
 
 
 def info_from_pb(message: worker_pb2.WorkerInfo) -> WorkerInfo:
     """A message to a worker's identity."""
     values = {name: getattr(message, name) for name in WorkerInfo.__dataclass_fields__}
-    return WorkerInfo(**{**values, "role": _ROLE_FROM_PB[message.role]})
+    values |= {"role": _ROLE_FROM_PB[message.role], "profile": profile_from_pb(message.profile)}
+    return WorkerInfo(**values)
 
 
 def _output_to_pb(output: SequenceOutput) -> worker_pb2.SequenceOutput:
