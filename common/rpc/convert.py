@@ -1,7 +1,5 @@
 """Between the worker protocol's messages and our dataclasses; the only place that knows both."""
 
-from dataclasses import asdict
-
 from common.request import (
     FinishReason,
     PrefillChunkTiming,
@@ -14,7 +12,12 @@ from common.request import (
     WorkRequest,
     WorkTimings,
 )
-from common.rpc.convert_routing import correction_from_pb, profile_from_pb, profile_to_pb
+from common.rpc.convert_routing import (
+    correction_from_pb,
+    correction_to_pb,
+    profile_from_pb,
+    profile_to_pb,
+)
 from common.rpc.convert_sampling import (
     logprobs_from_pb,
     logprobs_to_pb,
@@ -33,6 +36,7 @@ _ROLE_TO_PB = {
     Role.PREFILL: admin_pb2.WORKER_ROLE_PREFILL,
     Role.DECODE: admin_pb2.WORKER_ROLE_DECODE,
 }
+_COUNTS = tuple(WorkerLoad.__dataclass_fields__.keys() - {"progress_age_s", "correction"})
 _ROLE_FROM_PB = {number: role for role, number in _ROLE_TO_PB.items()}
 
 
@@ -128,15 +132,16 @@ def step_from_pb(message: worker_pb2.StepOutput) -> tuple[SequenceOutput, ...]:
 
 def load_to_pb(load: WorkerLoad) -> admin_pb2.WorkerLoad:
     """A load report to its message."""
-    fields = asdict(load)
-    age_us = to_us(fields.pop("progress_age_s"))
-    return admin_pb2.WorkerLoad(**fields, progress_age_us=age_us)
+    return admin_pb2.WorkerLoad(
+        **{name: getattr(load, name) for name in _COUNTS},
+        correction=correction_to_pb(load.correction),
+        progress_age_us=to_us(load.progress_age_s),
+    )
 
 
 def load_from_pb(message: admin_pb2.WorkerLoad) -> WorkerLoad:
     """A message to a load report."""
-    names = WorkerLoad.__dataclass_fields__.keys() - {"progress_age_s", "correction"}
-    values = {name: getattr(message, name) for name in names}
+    values = {name: getattr(message, name) for name in _COUNTS}
     if message.HasField("correction"):
         values["correction"] = correction_from_pb(message.correction)
     return WorkerLoad(**values, progress_age_s=message.progress_age_us / 1e6)

@@ -30,6 +30,17 @@ def profile_from_pb(message: worker_pb2.WorkerProfile) -> WorkerProfile:
     return profile if profile.is_sound() else WorkerProfile()
 
 
+def correction_to_pb(correction: Correction) -> admin_pb2.CostCorrection:
+    """A correction to its message."""
+    return admin_pb2.CostCorrection(
+        prefill=correction.prefill,
+        decode=correction.decode,
+        copy_out=correction.copy_out,
+        insert=correction.insert,
+        handoff_s=correction.handoff_s,
+    )
+
+
 def correction_from_pb(message: admin_pb2.CostCorrection) -> Correction:
     """A message to a correction."""
     return Correction(
