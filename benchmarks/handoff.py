@@ -73,7 +73,9 @@ async def _run(system: Server, seed: int, on_done: OnDone) -> dict[str, Outcome]
             "flood": await flood(target, seed + 1, on_done),
         }
     if system.name == DISAGGREGATED:
-        async with serving("--prefill", "1") as address, AsyncClient(address) as client:
+        # every prompt must travel, also those that the router would run where they decode
+        arguments = ("--prefill", "1", "--policy", "least_loaded")
+        async with serving(*arguments) as address, AsyncClient(address) as client:
             await handoffs(client, seed + 2, lambda: None)  # warms up
             outcomes["hand-off"] = await handoffs(client, seed + 3, on_done)
     return outcomes

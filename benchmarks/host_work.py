@@ -58,7 +58,10 @@ def host_work(engine: Engine, model_dir: Path, num_seqs: int) -> dict[str, float
     schedule = _Timed(scheduler.schedule)
     scheduler.schedule = schedule  # type: ignore[method-assign]
     layout, transport = kv_layout(engine.spec), InProcessTransport({})
-    inbox = Inbox(engine.prefix, engine.cache, layout, transport, TransferConfig(), lambda: None)
+    transfer = TransferConfig()
+    inbox = Inbox(
+        engine.prefix, engine.cache, engine.costs, layout, transport, transfer, lambda: None
+    )
     grammars = Grammars(model_dir, engine.spec, lambda: None)
     worker = DecodeEngine(timed, scheduler, inbox, grammars, Counters())
     for index in range(num_seqs):

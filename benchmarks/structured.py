@@ -51,7 +51,10 @@ class _Bench:
         config = EngineConfig(max_num_seqs=_SEQUENCES, prefix_cache="off")
         engine = build_engine(model_dir, config, num_threads)
         layout, transport = kv_layout(engine.spec), InProcessTransport({})
-        inbox = Inbox(engine.prefix, engine.cache, layout, transport, TransferConfig(), _nothing)
+        transfer = TransferConfig()
+        inbox = Inbox(
+            engine.prefix, engine.cache, engine.costs, layout, transport, transfer, _nothing
+        )
         self._prepared = threading.Semaphore(0)
         grammars = Grammars(model_dir, engine.spec, self._prepared.release)
         self._engine = DecodeEngine(engine, make_scheduler(engine), inbox, grammars, Counters())

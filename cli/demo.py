@@ -14,7 +14,7 @@ from cli.demo_prompts import PROMPTS, DemoPrompt
 from cli.model import progress_bars
 from cli.requests import Answer, as_chat, ask
 from cli.waterfall import waterfall_table
-from common.config import ServeConfig
+from common.config import RouterConfig, ServeConfig
 from common.engine.weights.cache import default_cache_dir
 from common.engine.weights.catalog import DEFAULT_ALIAS
 from common.engine.weights.resolve import ModelSource, resolve_model
@@ -64,7 +64,9 @@ async def _run(source: ModelSource) -> None:
     from deploy.serve import running  # ray takes a second to import; --help does not need it
 
     console = Console()
-    config = ServeConfig(prefill=1, decode=1, grpc_port=0, http_port=0)
+    # every prompt through the prefill worker: the demo shows the hand-off
+    router = RouterConfig(policy="least_loaded")
+    config = ServeConfig(prefill=1, decode=1, grpc_port=0, http_port=0, router=router)
     status = console.status("starting")
     with status:
         started_s = time.monotonic()

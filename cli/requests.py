@@ -33,49 +33,53 @@ class Answer:
 
     def to_json(self) -> str:
         """One line: ids, text, token_ids, finish_reason, usage, timings (microseconds), logprobs."""
-        done = self.finished or inference_pb2.Finished()
-        timings = done.timings
-        return json.dumps(
-            {
-                "request_id": self.request_id,
-                "choice": self.choice,
-                "text": self.text,
-                "token_ids": self.token_ids,
-                "finish_reason": FINISH_NAMES.get(done.reason, ""),
-                "usage": {
-                    "prompt_tokens": done.usage.prompt_tokens,
-                    "completion_tokens": done.usage.completion_tokens,
-                    "cached_tokens": done.usage.cached_tokens,
-                },
-                "timings": {
-                    "queue_us": timings.queue_us,
-                    "first_token_us": timings.first_token_us,
-                    "handoff_us": timings.handoff_us,
-                    "decode_us": timings.decode_us,
-                    "total_us": timings.total_us,
-                    "kv_bytes": timings.kv_bytes,
-                    "num_preemptions": timings.num_preemptions,
-                    "prefill_chunks": [
-                        {
-                            "start_us": chunk.start_us,
-                            "duration_us": chunk.duration_us,
-                            "num_tokens": chunk.num_tokens,
-                        }
-                        for chunk in timings.prefill_chunks
-                    ],
-                },
-                "seed": done.seed,
-                "prefill_worker": done.prefill_worker,
-                "decode_worker": done.decode_worker,
-                **self._logprobs(),
-            },
-            ensure_ascii=False,
-        )
+        answer = {
+            "request_id": self.request_id,
+            "choice": self.choice,
+            "text": self.text,
+            "token_ids": self.token_ids,
+            **describe_finished(self.finished or inference_pb2.Finished()),
+            **self._logprobs(),
+        }
+        return json.dumps(answer, ensure_ascii=False)
 
     def _logprobs(self) -> dict[str, list[dict[str, float | list[list[float]]]]]:
         """Only if they were asked for, so that other answers stay short."""
         found = {"logprobs": self.logprobs, "prompt_logprobs": self.prompt_logprobs}
         return {name: describe_logprobs(entries) for name, entries in found.items() if entries}
+
+
+def describe_finished(done: inference_pb2.Finished) -> dict[str, object]:
+    """The stable JSON form of how a choice ended."""
+    timings = done.timings
+    return {
+        "finish_reason": FINISH_NAMES.get(done.reason, ""),
+        "usage": {
+            "prompt_tokens": done.usage.prompt_tokens,
+            "completion_tokens": done.usage.completion_tokens,
+            "cached_tokens": done.usage.cached_tokens,
+        },
+        "timings": {
+            "queue_us": timings.queue_us,
+            "first_token_us": timings.first_token_us,
+            "handoff_us": timings.handoff_us,
+            "decode_us": timings.decode_us,
+            "total_us": timings.total_us,
+            "kv_bytes": timings.kv_bytes,
+            "num_preemptions": timings.num_preemptions,
+            "prefill_chunks": [
+                {
+                    "start_us": chunk.start_us,
+                    "duration_us": chunk.duration_us,
+                    "num_tokens": chunk.num_tokens,
+                }
+                for chunk in timings.prefill_chunks
+            ],
+        },
+        "seed": done.seed,
+        "prefill_worker": done.prefill_worker,
+        "decode_worker": done.decode_worker,
+    }
 
 
 async def ask(

@@ -26,6 +26,9 @@ def command(
         int | None, typer.Option(help="Port of /healthz, /readyz, /metrics; 0: any free one")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16")] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="How workers are chosen: cost, least_loaded or round_robin")
+    ] = None,
     pin: Annotated[str | None, typer.Option(help="auto: each worker its own cores; off")] = None,
     ray_address: Annotated[
         str | None, typer.Option(envvar="RAY_ADDRESS", help="Join this Ray; unset: a private one")
@@ -44,6 +47,7 @@ def command(
             "grpc_port": grpc_port,
             "http_port": http_port,
             "engine.dtype": dtype,
+            "router.policy": policy,
             "pin": pin,
             "ray_address": ray_address,
             "namespace": namespace,

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Backend = Literal["auto", "cpu", "flash", "reference"]
+PolicyName = Literal["cost", "least_loaded", "round_robin"]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -58,6 +59,10 @@ class TransferConfig(_Frozen):
 class RouterConfig(_Frozen):
     """The router."""
 
+    policy: PolicyName = Field(
+        "cost",
+        description="How workers are chosen; least_loaded: prompts always to the prefill pool",
+    )
     max_inflight_requests: int = Field(1024, ge=1)
     max_queued_requests: int = Field(256, ge=1, description="Accepted requests without a token yet")
     stalled_after_s: float = Field(

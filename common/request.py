@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from common.profile import Correction, WorkerProfile
 from pdserve.errors import Reason
 
 
@@ -170,6 +171,7 @@ class WorkerInfo:
     model_fingerprint: str
     max_context_tokens: int
     vocab_size: int
+    profile: WorkerProfile = field(default_factory=WorkerProfile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +181,7 @@ class WorkerLoad:
     num_running: int = 0
     num_waiting: int = 0
     num_waiting_tokens: int = 0
+    backlog_tokens: int = 0  # of these, tokens that this worker itself will run
     blocks_total: int = 0
     blocks_free: int = 0
     blocks_cached: int = 0
@@ -194,6 +197,7 @@ class WorkerLoad:
     prefix_query_tokens: int = 0
     prefix_hit_tokens: int = 0
     progress_age_s: float = 0.0
+    correction: Correction = field(default_factory=Correction)
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,11 +90,13 @@ class DecodeEngine:
         preemption = scheduler.preemption
         self._counters.preemptions = preemption.num_swapped + preemption.num_recomputed
         self._counters.swaps = preemption.num_swapped
+        backlog_tokens = scheduler.num_waiting_tokens
         return self._counters.to_load(
-            self._prefix,
+            self._engine,
             len(scheduler.running),
             len(scheduler.waiting) + len(inbox.waiting) + len(inbox.pulls),
-            scheduler.num_waiting_tokens + inbox.num_waiting_tokens,
+            backlog_tokens + inbox.num_waiting_tokens,
+            backlog_tokens,
         )
 
     def check_integrity(self) -> None:
@@ -158,7 +160,7 @@ class DecodeEngine:
         samples = self._engine.runner.run(batch)
         end_s = time.monotonic()
         self._counters.steps += 1
-        self._note_cost(batch, end_s - start_s)
+        self._engine.costs.note_step(batch, end_s - start_s)
         for entry, sample in zip(batch.entries, samples, strict=True):
             seq = entry.seq
             if entry.num_prompt_tokens:
@@ -166,16 +168,23 @@ class DecodeEngine:
                 self._counters.prefill_tokens += entry.num_tokens
             elif seq.timeline.joined_decode_s is None:
                 seq.timeline.joined_decode_s = start_s
+                self._note_handoff(seq, len(batch.entries) - 1)
             seq.num_computed_tokens += entry.num_tokens
             self._prefix.publish(seq)
             if sample is not None:
                 self._counters.output_tokens += 1
                 self._emit(seq, sample)
 
-    def _note_cost(self, batch: Batch, seconds: float) -> None:
-        num_prompt_tokens = sum(entry.num_prompt_tokens for entry in batch.entries)
-        if 2 * num_prompt_tokens > batch.num_tokens:
-            self._scheduler.preemption.costs.note_prefill(batch.num_tokens, seconds)
+    def _note_handoff(self, seq: Sequence, num_others: int) -> None:
+        """Learn what a hand-off took beside what the router reckons with anyway."""
+        handoff_s = seq.timeline.handoff_s
+        if handoff_s is None:
+            return
+        profile, chunks = self._engine.costs.profile, seq.timeline.chunks
+        num_tokens = chunks[-1].num_tokens if chunks else seq.num_prompt_tokens
+        copies_s = profile.copy_out_s(num_tokens) + profile.insert_s(num_tokens)
+        border_s = profile.decode_step_s(num_others, 0) / 2
+        self._engine.costs.note_handoff(handoff_s - copies_s - border_s)
 
     def _emit(self, seq: Sequence, sample: Sample) -> None:
         """Append a token and publish it; ends the sequence if it was the last."""

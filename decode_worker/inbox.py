@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from common.config import TransferConfig
+from common.engine.costs import Costs
 from common.engine.kv_cache import KVCache
 from common.engine.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
@@ -54,6 +55,7 @@ class Inbox:
         self,
         prefix: PrefixCache,
         cache: KVCache,
+        costs: Costs,
         layout: KVLayout,
         transport: KVTransport,
         config: TransferConfig,
@@ -61,6 +63,7 @@ class Inbox:
     ) -> None:
         self._prefix = prefix
         self._cache = cache
+        self._costs = costs
         self._layout = layout
         self._transport = transport
         self._config = config
@@ -146,7 +149,9 @@ class Inbox:
 
     def _insert(self, pull: Pull, chunk: Chunk, found: Collected) -> None:
         seq = pull.seq
+        start_s = time.monotonic()
         self._cache.write(seq.block_table, chunk.start, chunk.kv)
+        self._costs.note_insert(chunk.num_bytes, time.monotonic() - start_s)
         seq.num_computed_tokens = chunk.start + chunk.kv.shape[2]
         self._prefix.publish(seq)
         seq.timeline.kv_bytes += chunk.num_bytes

@@ -2,10 +2,11 @@
 
 from typing import Literal, Protocol
 
+from common.engine.costs import Costs
 from common.engine.sequence import Sequence
+from common.profile import count_pairs
 
 Mode = Literal["auto", "swap", "recompute"]
-_SMOOTHING = 0.2
 
 
 class HostMemory(Protocol):
@@ -24,29 +25,12 @@ class HostMemory(Protocol):
         """Forget the copy, if there is one."""
 
 
-class Costs:
-    """Seconds a token, as measured here: running it as prefill, and copying its KV one way."""
-
-    def __init__(self, prefill_s: float = 2e-4, copy_s: float = 1e-5) -> None:
-        """Both are guesses until something was measured."""
-        self.prefill_s = prefill_s
-        self.copy_s = copy_s
-
-    def note_prefill(self, num_tokens: int, seconds: float) -> None:
-        """A step ran `num_tokens`, most of them of prompts."""
-        self.prefill_s += _SMOOTHING * (seconds / num_tokens - self.prefill_s)
-
-    def note_copy(self, num_tokens: int, seconds: float) -> None:
-        """KV of `num_tokens` was copied out or in."""
-        self.copy_s += _SMOOTHING * (seconds / num_tokens - self.copy_s)
-
-
 class Preemption:
     """Chooses the cheaper way back for each sequence that loses its blocks."""
 
     def __init__(self, mode: Mode, costs: Costs, memory: HostMemory) -> None:
         self._mode = mode
-        self.costs = costs
+        self._costs = costs
         self._memory = memory
         self.num_swapped = 0
         self.num_recomputed = 0
@@ -71,5 +55,7 @@ class Preemption:
     def _prefers_swap(self, num_tokens: int, num_shared_tokens: int) -> bool:
         if self._mode != "auto":
             return self._mode == "swap"
-        recompute_s = (num_tokens - num_shared_tokens) * self.costs.prefill_s
-        return 2 * num_tokens * self.costs.copy_s < recompute_s
+        profile, num_lost = self._costs.profile, num_tokens - num_shared_tokens
+        # beside somebody: the last sequence is never preempted
+        recompute_s = profile.prompt_s(num_lost, count_pairs(num_lost, num_shared_tokens), 1)
+        return profile.copy_out_s(num_tokens) + profile.insert_s(num_tokens) < recompute_s

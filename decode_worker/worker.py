@@ -5,30 +5,30 @@ from collections.abc import Callable
 
 from common.config import WorkerSpec
 from common.engine.counters import Counters
-from common.engine.engine import BUILD_TIMEOUT_S, Engine, build_engine
+from common.engine.engine import BUILD_TIMEOUT_S, Engine
 from common.engine.grammar import Grammars
 from common.engine.host_swap import HostSwap
 from common.engine.kv_cache import kv_layout
 from common.engine.loop import EngineLoop
+from common.engine.profile_cache import build_profiled
 from common.engine.worker_identity import make_info, with_age
 from common.kv_transfer.transport import KVTransport
 from common.request import StepOutput, WorkerInfo, WorkerLoad, WorkRequest
 from decode_worker.engine import DecodeEngine
 from decode_worker.inbox import Inbox
 from decode_worker.output_length import OutputLengths
-from decode_worker.preemption import Costs, Preemption
+from decode_worker.preemption import Preemption
 from decode_worker.scheduler import DecodeScheduler
 
 
 def make_scheduler(engine: Engine) -> DecodeScheduler:
     """The scheduler that an engine's configuration describes."""
-    config, costs = engine.config, Costs()
-    max_bytes = int(config.swap_gib * 2**30)
-    memory = HostSwap(engine.cache, engine.prefix, max_bytes, costs.note_copy)
+    config, max_bytes = engine.config, int(engine.config.swap_gib * 2**30)
+    memory = HostSwap(engine.cache, engine.prefix, max_bytes, engine.costs)
     return DecodeScheduler(
         engine.prefix,
         OutputLengths(),
-        Preemption(config.preemption, costs, memory),
+        Preemption(config.preemption, engine.costs, memory),
         config.max_batch_tokens,
         config.max_num_seqs,
         config.watermark,
@@ -45,14 +45,15 @@ class DecodeWorker:
         on_crash: Callable[[BaseException], None],
     ) -> None:
         self._loop = EngineLoop(spec.name, self._step, self._idle, on_crash)
-        engine = self._loop.call(
-            lambda: build_engine(spec.model_dir, spec.engine, spec.num_threads), BUILD_TIMEOUT_S
-        )
-        self.info: WorkerInfo = make_info(spec, engine.spec)
+        engine = self._loop.call(lambda: build_profiled(spec), BUILD_TIMEOUT_S)
+        self.info: WorkerInfo = make_info(spec, engine.spec, engine.costs.profile)
+        self.prefixes = engine.pool.prefixes
         scheduler = make_scheduler(engine)
         layout = kv_layout(engine.spec)
         wake = self._loop.wake
-        inbox = Inbox(engine.prefix, engine.cache, layout, transport, spec.transfer, wake)
+        inbox = Inbox(
+            engine.prefix, engine.cache, engine.costs, layout, transport, spec.transfer, wake
+        )
         grammars = Grammars(spec.model_dir, engine.spec, wake)
         self._engine = DecodeEngine(engine, scheduler, inbox, grammars, Counters())
         self._sinks: list[Callable[[StepOutput], None]] = []

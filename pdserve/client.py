@@ -99,6 +99,16 @@ class AsyncClient:
         except grpc.aio.AioRpcError as error:
             raise to_error(error) from error
 
+    async def explain(
+        self, request_id: str, timeout_s: float = 5.0
+    ) -> inference_pb2.ExplainResponse:
+        """Why a request went where it did."""
+        request = inference_pb2.ExplainRequest(request_id=request_id)
+        try:
+            return await self._inference.Explain(request, timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise to_error(error) from error
+
     async def status(self, timeout_s: float = 5.0) -> admin_pb2.StatusResponse:
         """The router's and its workers' state."""
         try:

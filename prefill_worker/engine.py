@@ -89,17 +89,21 @@ class PrefillEngine:
             return False
         start_s = time.monotonic()
         samples = self._engine.runner.run(batch)
-        self._apply(batch, samples, start_s, time.monotonic())
+        end_s = time.monotonic()
+        self._engine.costs.note_step(batch, end_s - start_s)
+        self._apply(batch, samples, start_s, end_s)
         return True
 
     def load(self) -> WorkerLoad:
         """Load and counters now."""
         scheduler = self._scheduler
+        backlog_tokens = scheduler.num_waiting_tokens
         return self._counters.to_load(
-            self._engine.prefix,
+            self._engine,
             len(scheduler.running),
             len(scheduler.waiting),
-            scheduler.num_waiting_tokens,
+            backlog_tokens,
+            backlog_tokens,
         )
 
     def close(self) -> None:
@@ -176,9 +180,11 @@ class PrefillEngine:
         seq, size = prompt.seq, self._engine.config.max_batch_tokens
         while prompt.num_sent < seq.num_computed_tokens:
             start, end = prompt.num_sent, min(prompt.num_sent + size, seq.num_computed_tokens)
+            start_s = time.monotonic()
             tensor = self._engine.cache.read(seq.block_table, start, end)
             payload: Payload = tensor.view(torch.uint8).numpy().reshape(-1).view(np.uint8)
             item = make_chunk(seq.request_id, seq.request.attempt, self._layout, start, payload)
+            self._engine.costs.note_copy_out(payload.nbytes, time.monotonic() - start_s)
             self._counters.kv_bytes += payload.nbytes
             prompt.outbox.put(item)
             prompt.num_sent = end

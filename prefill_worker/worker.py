@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 
 from common.config import WorkerSpec
 from common.engine.counters import Counters
-from common.engine.engine import BUILD_TIMEOUT_S, build_engine
+from common.engine.engine import BUILD_TIMEOUT_S
 from common.engine.grammar import Grammars
 from common.engine.loop import EngineLoop
+from common.engine.profile_cache import build_profiled
 from common.engine.worker_identity import make_info, with_age
 from common.kv_transfer.wire import WireItem
 from common.request import (
@@ -30,15 +31,14 @@ class PrefillWorker:
 
     def __init__(self, spec: WorkerSpec, on_crash: Callable[[BaseException], None]) -> None:
         self._loop = EngineLoop(spec.name, self._step, self._idle, on_crash)
-        engine = self._loop.call(
-            lambda: build_engine(spec.model_dir, spec.engine, spec.num_threads), BUILD_TIMEOUT_S
-        )
+        engine = self._loop.call(lambda: build_profiled(spec), BUILD_TIMEOUT_S)
         limits = spec.engine
-        order = PrefillOrder(lambda seq: seq.num_uncomputed_tokens * 2e-4)
+        order = PrefillOrder(engine.costs.seconds_left)
         scheduler = PrefillScheduler(
             engine.prefix, order, limits.max_batch_tokens, limits.max_num_seqs
         )
-        self.info: WorkerInfo = make_info(spec, engine.spec)
+        self.info: WorkerInfo = make_info(spec, engine.spec, engine.costs.profile)
+        self.prefixes = engine.pool.prefixes
         grammars = Grammars(spec.model_dir, engine.spec, self._loop.wake)
         self._engine = PrefillEngine(engine, scheduler, grammars, Counters())
         self._sinks: list[Callable[[StepOutput], None]] = []

@@ -17,11 +17,13 @@ from common.rpc.channel import SERVER_OPTIONS
 from pdserve.errors import SetupError
 from pdserve.v1 import admin_pb2_grpc, inference_pb2_grpc
 from router.admission import Admission
+from router.dispatch import Dispatcher
+from router.explain import Explanations
 from router.grammar import GrammarChecker
 from router.http import HttpServer
 from router.journey import Journeys
 from router.metrics import RouterMetrics
-from router.policy import LeastLoaded
+from router.policy import make_policy
 from router.pool import WorkerPool
 from router.service import AdminService, InferenceService
 from router.tokenizer import Tokenizer
@@ -40,9 +42,11 @@ class Router:
     ) -> None:
         self._model = model
         self._model_dir = model_dir
+        self._config = config
         self._tokenizer = Tokenizer(model_dir)
         self._pool = WorkerPool(worker_addresses, config)
         self._admission = Admission(config)
+        self._explanations = Explanations()
         self._metrics = RouterMetrics(self._admission, self._pool.views)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
@@ -101,13 +105,20 @@ class Router:
         journeys = Journeys(
             secrets.token_hex(4),
             self._pool,
-            LeastLoaded(),
+            Dispatcher(self._pool, make_policy(self._config.policy), self._explanations),
             self._admission,
             self._tokenizer,
             self._metrics,
         )
         inference_pb2_grpc.add_InferenceServicer_to_server(
-            InferenceService(limits, self._tokenizer, self._grammars, self._admission, journeys),
+            InferenceService(
+                limits,
+                self._tokenizer,
+                self._grammars,
+                self._admission,
+                journeys,
+                self._explanations,
+            ),
             self._server,
         )
         admin_pb2_grpc.add_AdminServicer_to_server(
@@ -118,7 +129,7 @@ class Router:
         reflection.enable_server_reflection(names, self._server)
 
     def _is_ready(self) -> bool:
-        return not self._admission.is_draining and bool(self._pool.candidates(Role.DECODE))
+        return not self._admission.is_draining and self._pool.is_ready()
 
     async def _set_health(self, status: int) -> None:
         for name in ("", *_SERVICES):

@@ -1,7 +1,7 @@
 """One request's way through the router.
 
 1. `run` is entered with a validated Job; admission lets it in or sheds it.
-2. The policy picks a (prefill, decode) pair; without a prefill worker the decode worker does both.
+2. The policy picks a (prefill, decode) pair, or a decode worker that does both.
 3. The job goes down the decode worker's stream; decode pulls the KV from the prefill worker it names.
 4. Tokens come back with their index: repeats are dropped, a gap is a fault; text is made of them.
    Several choices travel side by side to the same pair and are read as one stream (merge.py).
@@ -14,16 +14,18 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from itertools import repeat
 
-from common.request import Role, WorkRequest
+from common.request import WorkRequest
 from common.rpc.status import error_from_reason
-from pdserve.errors import Reason, RequestCancelledError, RequestTimeoutError, UnavailableError
+from pdserve.errors import Reason, RequestCancelledError, RequestTimeoutError
 from router.admission import Admission, Outcome, Ticket
+from router.dispatch import Dispatcher
 from router.link import WorkStream
 from router.merge import merge
 from router.metrics import RouterMetrics
 from router.output_text import OutputText
-from router.policy import Route, RoutingPolicy
+from router.policy import Decision
 from router.pool import WorkerPool
+from router.prediction import Route
 from router.progress import Delta, Progress
 from router.tokenizer import Tokenizer
 from router.validation import Job
@@ -36,14 +38,14 @@ class Journeys:
         self,
         router_id: str,
         pool: WorkerPool,
-        policy: RoutingPolicy,
+        dispatcher: Dispatcher,
         admission: Admission,
         tokenizer: Tokenizer,
         metrics: RouterMetrics,
     ) -> None:
         self._router_id = router_id
         self._pool = pool
-        self._policy = policy
+        self._dispatcher = dispatcher
         self._admission = admission
         self._tokenizer = tokenizer
         self._metrics = metrics
@@ -57,20 +59,22 @@ class Journeys:
         ticket = self._admission.enter(job.request_id, lambda: _cancel(streams))
         ticket.outcome = Outcome.CANCELLED  # unless it is seen to end in another way
         try:
-            route = self._choose(len(job.prompt_token_ids))
+            decision = self._dispatcher.choose(job)
             group = work_id if job.num_choices > 1 else ""
             works = [
-                _to_work(stream.request_id, group, job, choice, route, timeout_s)
+                _to_work(stream.request_id, group, job, choice, decision.route, timeout_s)
                 for choice, stream in enumerate(streams)
             ]
             progress = [
-                self._progress(job, choice, route, arrival_s) for choice in range(len(works))
+                self._progress(job, choice, decision, arrival_s) for choice in range(len(works))
             ]
             travels = map(self._travel, works, progress, streams, repeat(ticket))
             num_open = len(works)
             async with aclosing(merge([*travels])) as deltas:
                 async for delta in deltas:
-                    num_open -= delta.summary is not None
+                    if delta.summary is not None:
+                        self._dispatcher.note_output(delta.summary.num_output_tokens)
+                        num_open -= 1
                     if not num_open:
                         ticket.outcome = Outcome.COMPLETED
                     yield delta
@@ -85,18 +89,18 @@ class Journeys:
     async def _travel(
         self, work: WorkRequest, progress: Progress, stream: WorkStream, ticket: Ticket
     ) -> AsyncGenerator[Delta]:
-        route = progress.route
-        link = self._pool.link(route.decode)
+        decision = progress.decision
+        link = self._pool.link(decision.route.decode)
         # the first choice computes the prompt for all
-        num_tokens = 0 if progress.choice else len(work.prompt_token_ids)
+        num_tokens = 0 if progress.choice else decision.num_new_tokens
         link.submit(work, stream)
-        self._pool.assign(route.prefill, num_tokens)
+        self._pool.assign(decision.prompt_worker, num_tokens)
         try:
             while True:
                 output = await stream.next()
                 if output.failure:
                     raise error_from_reason(output.failure.reason, output.failure.message)
-                self._pool.assign(route.prefill, -num_tokens)
+                self._pool.assign(decision.prompt_worker, -num_tokens)
                 num_tokens = 0
                 self._admission.note_token(ticket)
                 delta = progress.advance(output)
@@ -104,22 +108,12 @@ class Journeys:
                 if delta.summary is not None:
                     return
         finally:
-            self._pool.assign(route.prefill, -num_tokens)
+            self._pool.assign(decision.prompt_worker, -num_tokens)
             link.release(stream)
 
-    def _progress(self, job: Job, choice: int, route: Route, arrival_s: float) -> Progress:
+    def _progress(self, job: Job, choice: int, decision: Decision, arrival_s: float) -> Progress:
         text = OutputText(self._tokenizer.decode, job)
-        return Progress(job, choice, route, arrival_s, time.monotonic(), text, self._metrics)
-
-    def _choose(self, num_prompt_tokens: int) -> Route:
-        route = self._policy.choose(
-            self._pool.candidates(Role.PREFILL),
-            self._pool.candidates(Role.DECODE),
-            num_prompt_tokens,
-        )
-        if route is None:
-            raise UnavailableError("no decode worker is ready")
-        return route
+        return Progress(job, choice, decision, arrival_s, time.monotonic(), text, self._metrics)
 
 
 def _to_work(

@@ -2,7 +2,7 @@
 
 1. `run` connects, and again after every loss, with back-off, until `close`.
 2. The worker introduces itself; `on_info` may refuse it (another model), then the link stays down.
-   With its first load report it is connected.
+   With its first load report it is connected. Then it tells which prefixes it holds, and what changes.
 3. `submit` opens a WorkStream and sends the job; step outputs are fanned out to the streams.
 4. When the connection is lost every open stream gets a WORKER_LOST failure: nobody waits for the dead.
 """
@@ -18,9 +18,11 @@ import grpc
 from common.request import SequenceOutput, WorkerInfo, WorkerLoad, WorkFailure, WorkRequest
 from common.rpc.channel import CLIENT_OPTIONS
 from common.rpc.convert import info_from_pb, load_from_pb, request_to_pb, step_from_pb
+from common.rpc.convert_routing import prefixes_from_pb
 from common.telemetry.logs import get_logger
 from pdserve.errors import PdserveError, Reason, UnavailableError
 from pdserve.v1 import worker_pb2, worker_pb2_grpc
+from router.prefix_index import PrefixIndex
 
 _BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 _SILENT_AFTER_S = 5.0  # workers report every second
@@ -57,6 +59,7 @@ class WorkerLink:
         self.address = address
         self.info: WorkerInfo | None = None
         self.load = WorkerLoad()
+        self.prefixes = PrefixIndex()
         self.is_connected = False
         self.refusal: PdserveError | None = None
         self._on_info = on_info
@@ -132,6 +135,10 @@ class WorkerLink:
                 elif message.HasField("load"):
                     self.load = load_from_pb(message.load)
                     self.is_connected = True  # not before: its KV memory is part of the report
+                elif message.HasField("prefixes"):
+                    if not self.prefixes.apply(prefixes_from_pb(message.prefixes)):
+                        resync = worker_pb2.ResyncPrefixes()
+                        self._outgoing.put_nowait(worker_pb2.ConnectRequest(resync=resync))
                 elif message.HasField("info") and not self._accept(info_from_pb(message.info)):
                     return
         finally:
@@ -157,6 +164,7 @@ class WorkerLink:
 
     def _lose(self) -> None:
         self.is_connected = False
+        self.prefixes = PrefixIndex()
         self._outgoing.put_nowait(None)  # ends the lost call's writer, which gRPC leaves waiting
         self._outgoing = asyncio.Queue()
         for stream in self._streams.values():

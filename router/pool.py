@@ -2,14 +2,15 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from common.config import RouterConfig
 from common.request import Role, WorkerInfo, WorkerLoad
 from pdserve.errors import SetupError, UnavailableError
 from router.link import WorkerLink
-from router.policy import Candidate
+from router.prediction import Candidate
+from router.prefix_index import PromptKeys
 
 _POLL_S = 0.02
 
@@ -33,7 +34,7 @@ class WorkerView:
 
 
 class WorkerPool:
-    """Links by address, and what is known of prefill workers' queues.
+    """Links by address, and what is known of the prompts on their way.
 
     Workers report their load; between two reports the pool adds what this router sent meanwhile.
     """
@@ -74,14 +75,24 @@ class WorkerPool:
         ]
         return sorted(views, key=lambda v: (v.info.role != Role.PREFILL, v.info.name))
 
-    def candidates(self, role: Role) -> list[Candidate]:
-        """Workers of a role that can take work now."""
+    @property
+    def fingerprint(self) -> str:
+        """The model that all workers agree on; "" before the first introduced itself."""
+        infos = (link.info for link in self._links)
+        return next((info.model_fingerprint for info in infos if info is not None), "")
+
+    def is_ready(self) -> bool:
+        """Whether some decode worker can take work now."""
+        return any(view.state is WorkerState.READY for view in self.views() if _decodes(view.info))
+
+    def candidates(self, role: Role, keys: PromptKeys) -> list[Candidate]:
+        """Workers of a role that can take a prompt of these keys now."""
         found = []
         for link in self._links:
             if link.info is None or link.info.role != role:
                 continue
             if self._state(link) is WorkerState.READY:
-                found.append(self._candidate(link, link.info))
+                found.append(self._candidate(link, link.info, keys))
         return found
 
     def link(self, name: str) -> WorkerLink:
@@ -93,25 +104,24 @@ class WorkerPool:
 
     def min_kv_capacity_tokens(self) -> int:
         """Token positions in the smallest decode worker's KV memory."""
-        loads = [v.load for v in self.views() if v.info.role == Role.DECODE]
+        loads = [view.load for view in self.views() if _decodes(view.info)]
         return min((load.blocks_total * load.block_size for load in loads), default=0)
 
-    def assign(self, prefill_worker: str | None, num_tokens: int) -> None:
-        """Note prompt tokens on their way to a prefill worker, if any (negative: they are done)."""
-        if prefill_worker is None:
-            return
-        assigned = self._assigned_tokens.get(prefill_worker, 0) + num_tokens
-        self._assigned_tokens[prefill_worker] = assigned
+    def assign(self, worker: str, num_tokens: int) -> None:
+        """Note prompt tokens on their way to the worker that will run them (negative: they are done)."""
+        self._assigned_tokens[worker] = self._assigned_tokens.get(worker, 0) + num_tokens
 
-    def _candidate(self, link: WorkerLink, info: WorkerInfo) -> Candidate:
+    def _candidate(self, link: WorkerLink, info: WorkerInfo, keys: PromptKeys) -> Candidate:
         load = link.load
         return Candidate(
             name=info.name,
             num_sequences=max(load.num_running + load.num_waiting, link.num_live),
-            num_waiting_tokens=max(
-                load.num_waiting_tokens, self._assigned_tokens.get(info.name, 0)
-            ),
+            backlog_tokens=max(load.backlog_tokens, self._assigned_tokens.get(info.name, 0)),
             blocks_free=load.blocks_free,
+            blocks_total=load.blocks_total,
+            block_size=load.block_size,
+            num_cached_tokens=link.prefixes.num_tokens(keys, load.block_size),
+            profile=replace(info.profile, correction=load.correction),
         )
 
     def _state(self, link: WorkerLink) -> WorkerState:
@@ -130,3 +140,7 @@ class WorkerPool:
                 f"worker {known.name} has {known.model_fingerprint}",
                 "give all workers of a deployment the same model and dtype",
             )
+
+
+def _decodes(info: WorkerInfo) -> bool:
+    return info.role == Role.DECODE

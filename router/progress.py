@@ -7,7 +7,8 @@ from common.request import FinishReason, SequenceOutput, TokenLogprobs, WorkTimi
 from pdserve.errors import InternalError
 from router.metrics import RouterMetrics
 from router.output_text import OutputText
-from router.policy import Route
+from router.policy import Decision
+from router.prediction import Route
 from router.validation import Job
 
 
@@ -44,7 +45,7 @@ class Progress:
 
     job: Job
     choice: int
-    route: Route
+    decision: Decision
     arrival_s: float
     submitted_s: float
     text: OutputText
@@ -85,7 +86,7 @@ class Progress:
     def _summarize(self, reason: FinishReason, output: SequenceOutput) -> Summary:
         summary = Summary(
             reason=reason,
-            route=self.route,
+            route=self.decision.route,
             seed=self.job.sampling_of(self.choice).seed,
             num_output_tokens=self.num_tokens,
             submitted_s=self.submitted_s - self.arrival_s,

@@ -14,6 +14,7 @@ from common.telemetry.logs import get_logger
 from pdserve.errors import InternalError, RequestError
 from pdserve.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 from router.admission import Admission, Outcome
+from router.explain import Explanations
 from router.grammar import GrammarChecker
 from router.journey import Journeys
 from router.pool import WorkerPool, WorkerState, WorkerView
@@ -43,12 +44,14 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         grammars: GrammarChecker,
         admission: Admission,
         journeys: Journeys,
+        explanations: Explanations,
     ) -> None:
         self._limits = limits
         self._tokenizer = tokenizer
         self._grammars = grammars
         self._admission = admission
         self._journeys = journeys
+        self._explanations = explanations
 
     async def Generate(
         self, request: inference_pb2.GenerateRequest, context: GenerateContext
@@ -59,7 +62,11 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             deltas = self._journeys.run(job, context.time_remaining())
             async with aclosing(deltas):
                 async for delta in deltas:
-                    yield _to_response(job, delta)
+                    response = _to_response(job, delta)
+                    if delta.summary is not None:
+                        finished = response.finished
+                        self._explanations.finish(job.request_id, delta.choice, finished)
+                    yield response
         except RequestError as error:
             await context.abort_with_status(to_status(error))
         except Exception as error:
@@ -80,6 +87,19 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         except RequestError as error:
             await context.abort_with_status(to_status(error))
         return inference_pb2.CancelResponse()
+
+    async def Explain(
+        self,
+        request: inference_pb2.ExplainRequest,
+        context: grpc.aio.ServicerContext[
+            inference_pb2.ExplainRequest, inference_pb2.ExplainResponse
+        ],
+    ) -> inference_pb2.ExplainResponse:
+        """See inference.proto."""
+        try:
+            return self._explanations.explain(request.request_id)
+        except RequestError as error:
+            await context.abort_with_status(to_status(error))
 
     async def _parse(self, request: inference_pb2.GenerateRequest) -> Job:
         try:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
+from common.prefix_log import PrefixLog
+
 
 class OutOfBlocksError(RuntimeError):
     """More blocks were asked for than can be had; callers ask `can_allocate` first."""
@@ -30,6 +32,7 @@ class BlockPool:
         self._ref_counts = [0] * num_blocks
         self._keys: list[bytes | None] = [None] * num_blocks
         self._blocks: dict[bytes, int] = {}
+        self.prefixes = PrefixLog(max_changes=num_blocks)
 
     @property
     def num_free(self) -> int:
@@ -95,6 +98,7 @@ class BlockPool:
         if self._keys[block_id] is None and key not in self._blocks:
             self._keys[block_id] = key
             self._blocks[key] = block_id
+            self.prefixes.add(key)
 
     def forget(self, block_ids: Iterable[int]) -> None:
         """Let nobody find these held blocks any more."""
@@ -157,3 +161,4 @@ class BlockPool:
         if key is not None:
             del self._blocks[key]
             self._keys[block_id] = None
+            self.prefixes.remove(key)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from common.engine.prefix_cache import PrefixCache
+from common.engine.engine import Engine
 from common.request import WorkerLoad
 
 
@@ -20,14 +20,20 @@ class Counters:
     prefill_fallbacks: int = 0
 
     def to_load(
-        self, prefix: PrefixCache, num_running: int, num_waiting: int, num_waiting_tokens: int
+        self,
+        engine: Engine,
+        num_running: int,
+        num_waiting: int,
+        num_waiting_tokens: int,
+        backlog_tokens: int,
     ) -> WorkerLoad:
         """A report of this moment."""
-        pool = prefix.pool
+        pool, prefix = engine.pool, engine.prefix
         return WorkerLoad(
             num_running=num_running,
             num_waiting=num_waiting,
             num_waiting_tokens=num_waiting_tokens,
+            backlog_tokens=backlog_tokens,
             blocks_total=pool.num_blocks,
             blocks_free=pool.num_free,
             blocks_cached=pool.num_cached,
@@ -42,4 +48,5 @@ class Counters:
             prefill_fallbacks=self.prefill_fallbacks,
             prefix_query_tokens=prefix.num_query_tokens,
             prefix_hit_tokens=prefix.num_hit_tokens,
+            correction=engine.costs.profile.correction,
         )

@@ -9,6 +9,7 @@ from common.config import EngineConfig
 from common.engine.attention.flash import PAGE
 from common.engine.attention.select import select_backend
 from common.engine.block_pool import BlockPool
+from common.engine.costs import Costs
 from common.engine.fused.select import select_model
 from common.engine.kv_cache import KVCache, Storage
 from common.engine.masking import warm_up
@@ -33,6 +34,7 @@ class Engine:
     prefix: PrefixCache
     cache: KVCache
     runner: ModelRunner
+    costs: Costs
 
     @property
     def pool(self) -> BlockPool:
@@ -70,7 +72,7 @@ def build_engine(model_dir: Path, config: EngineConfig, num_threads: int) -> Eng
     probe.run(runner, cache, pool)
     warm_up(cache.keys.dtype, device)
     prefix = PrefixCache(pool, spec.fingerprint, is_enabled=config.prefix_cache == "auto")
-    return Engine(spec, config, prefix, cache, runner)
+    return Engine(spec, config, prefix, cache, runner, Costs())
 
 
 def select_device(config: EngineConfig) -> torch.device:

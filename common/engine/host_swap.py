@@ -1,10 +1,10 @@
 """KV of preempted sequences in host memory."""
 
 import time
-from collections.abc import Callable
 
 import torch
 
+from common.engine.costs import Costs
 from common.engine.kv_cache import KVCache
 from common.engine.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
@@ -18,13 +18,12 @@ class HostSwap:
         cache: KVCache,
         prefix: PrefixCache,
         max_bytes: int,
-        note_copy: Callable[[int, float], None],
+        costs: Costs,
     ) -> None:
-        """`note_copy` is told tokens and seconds of each copy."""
         self._cache = cache
         self._prefix = prefix
         self._max_bytes = max_bytes
-        self._note_copy = note_copy
+        self._costs = costs
         self._copies: dict[Sequence, torch.Tensor] = {}
         self.num_bytes = 0
 
@@ -36,7 +35,7 @@ class HostSwap:
             return False
         start_s = time.monotonic()
         copy = self._cache.read(seq.block_table, 0, num_tokens)
-        self._note_copy(num_tokens, time.monotonic() - start_s)
+        self._costs.note_copy_out(copy.nbytes, time.monotonic() - start_s)
         self._copies[seq] = copy
         self.num_bytes += copy.nbytes
         return True
@@ -52,8 +51,9 @@ class HostSwap:
         start, end = seq.num_computed_tokens, copy.shape[2]
         if start < end:
             start_s = time.monotonic()
-            self._cache.write(seq.block_table, start, copy[:, :, start:])
-            self._note_copy(end - start, time.monotonic() - start_s)
+            rest = copy[:, :, start:]
+            self._cache.write(seq.block_table, start, rest)
+            self._costs.note_insert(rest.nbytes, time.monotonic() - start_s)
             seq.num_computed_tokens = end
             self._prefix.publish(seq)
         self.drop(seq)

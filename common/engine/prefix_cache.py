@@ -7,8 +7,8 @@ its computed tokens, and shares whole blocks only.
 """
 
 from common.engine.block_pool import BlockPool
-from common.engine.prefix_chain import PrefixChain
 from common.engine.sequence import Sequence
+from common.prefix_chain import PrefixChain
 
 
 class PrefixCache:

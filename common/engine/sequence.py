@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from common.engine.prefix_chain import PrefixChain
 from common.engine.sampler_state import SamplerState
 from common.grammar.matcher import GrammarMatcher
+from common.prefix_chain import PrefixChain
 from common.request import (
     FinishReason,
     PrefillChunkTiming,
@@ -34,15 +34,19 @@ class Timeline:
             PrefillChunkTiming(start_s - self.arrival_s, end_s - start_s, num_tokens)
         )
 
+    @property
+    def handoff_s(self) -> float | None:
+        """From the end of prefill elsewhere to the decode step that included the sequence."""
+        if self.prefill_end_s is None or self.joined_decode_s is None:
+            return None
+        return self.joined_decode_s - self.prefill_end_s
+
     def summary(self) -> WorkTimings:
         """The durations to report when the sequence ends."""
-        handoff_s = 0.0
-        if self.prefill_end_s is not None and self.joined_decode_s is not None:
-            handoff_s = self.joined_decode_s - self.prefill_end_s
         return WorkTimings(
             queue_s=self.chunks[0].start_s if self.chunks else 0.0,
             prefill_chunks=tuple(self.chunks),
-            handoff_s=handoff_s,
+            handoff_s=self.handoff_s or 0.0,
             kv_bytes=self.kv_bytes,
             num_preemptions=self.num_preemptions,
             num_cached_tokens=self.num_cached_tokens,

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 from common.config import WorkerSpec
 from common.engine.model_spec import ModelSpec
+from common.profile import WorkerProfile
 from common.request import Role, WorkerInfo, WorkerLoad
 
 
-def make_info(spec: WorkerSpec, model: ModelSpec) -> WorkerInfo:
+def make_info(spec: WorkerSpec, model: ModelSpec, profile: WorkerProfile) -> WorkerInfo:
     """The identity of this process; call once per process start."""
     return WorkerInfo(
         name=spec.name,
@@ -19,6 +20,7 @@ def make_info(spec: WorkerSpec, model: ModelSpec) -> WorkerInfo:
         model_fingerprint=model.fingerprint,
         max_context_tokens=model.max_context_tokens,
         vocab_size=model.vocab_size,
+        profile=profile,
     )
 
 

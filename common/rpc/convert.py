@@ -1,7 +1,5 @@
 """Between the worker protocol's messages and our dataclasses; the only place that knows both."""
 
-from dataclasses import asdict
-
 from common.request import (
     FinishReason,
     PrefillChunkTiming,
@@ -13,6 +11,12 @@ from common.request import (
     WorkFailure,
     WorkRequest,
     WorkTimings,
+)
+from common.rpc.convert_routing import (
+    correction_from_pb,
+    correction_to_pb,
+    profile_from_pb,
+    profile_to_pb,
 )
 from common.rpc.convert_sampling import (
     logprobs_from_pb,
@@ -32,6 +36,7 @@ _ROLE_TO_PB = {
     Role.PREFILL: admin_pb2.WORKER_ROLE_PREFILL,
     Role.DECODE: admin_pb2.WORKER_ROLE_DECODE,
 }
+_COUNTS = tuple(WorkerLoad.__dataclass_fields__.keys() - {"progress_age_s", "correction"})
 _ROLE_FROM_PB = {number: role for role, number in _ROLE_TO_PB.items()}
 
 
@@ -127,28 +132,33 @@ def step_from_pb(message: worker_pb2.StepOutput) -> tuple[SequenceOutput, ...]:
 
 def load_to_pb(load: WorkerLoad) -> admin_pb2.WorkerLoad:
     """A load report to its message."""
-    fields = asdict(load)
-    age_us = to_us(fields.pop("progress_age_s"))
-    return admin_pb2.WorkerLoad(**fields, progress_age_us=age_us)
+    return admin_pb2.WorkerLoad(
+        **{name: getattr(load, name) for name in _COUNTS},
+        correction=correction_to_pb(load.correction),
+        progress_age_us=to_us(load.progress_age_s),
+    )
 
 
 def load_from_pb(message: admin_pb2.WorkerLoad) -> WorkerLoad:
     """A message to a load report."""
-    names = [name for name in WorkerLoad.__dataclass_fields__ if name != "progress_age_s"]
-    values = {name: getattr(message, name) for name in names}
+    values = {name: getattr(message, name) for name in _COUNTS}
+    if message.HasField("correction"):
+        values["correction"] = correction_from_pb(message.correction)
     return WorkerLoad(**values, progress_age_s=message.progress_age_us / 1e6)
 
 
 def info_to_pb(info: WorkerInfo) -> worker_pb2.WorkerInfo:
     """A worker's identity to its message."""
-    fields = asdict(info)
-    return worker_pb2.WorkerInfo(**{**fields, "role": _ROLE_TO_PB[info.role]})
+    fields = {name: getattr(info, name) for name in WorkerInfo.__dataclass_fields__}
+    fields |= {"role": _ROLE_TO_PB[info.role], "profile": profile_to_pb(info.profile)}
+    return worker_pb2.WorkerInfo(**fields)
 
 
 def info_from_pb(message: worker_pb2.WorkerInfo) -> WorkerInfo:
     """A message to a worker's identity."""
     values = {name: getattr(message, name) for name in WorkerInfo.__dataclass_fields__}
-    return WorkerInfo(**{**values, "role": _ROLE_FROM_PB[message.role]})
+    values |= {"role": _ROLE_FROM_PB[message.role], "profile": profile_from_pb(message.profile)}
+    return WorkerInfo(**values)
 
 
 def _output_to_pb(output: SequenceOutput) -> worker_pb2.SequenceOutput:

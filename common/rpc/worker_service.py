@@ -1,6 +1,6 @@
 """The worker's side of the router's stream.
 
-1. A router connects; the worker introduces itself (WorkerInfo), then reports its load.
+1. A router connects; the worker introduces itself (WorkerInfo), then reports its load and prefixes.
 2. Submits and cancels come down; a connection owns what was submitted on it.
 3. The engine's thread publishes one StepOutput per step; each connection takes its own requests' share.
 4. When the stream ends, for whatever reason, everything it still owns is cancelled.
@@ -9,12 +9,15 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import grpc
 
+from common.prefix_log import PrefixLog
 from common.request import StepOutput, WorkerInfo, WorkerLoad, WorkRequest
 from common.rpc.convert import info_to_pb, load_to_pb, request_from_pb, step_to_pb
+from common.rpc.convert_routing import prefixes_to_pb
 from pdserve.v1 import worker_pb2, worker_pb2_grpc
 
 _REPORT_EVERY_S = 1.0
@@ -24,6 +27,7 @@ class WorkerPort(Protocol):
     """What the service drives. All methods may be called from any thread."""
 
     info: WorkerInfo
+    prefixes: PrefixLog
 
     def submit(self, request: WorkRequest) -> None:
         """Start a request."""
@@ -36,6 +40,14 @@ class WorkerPort(Protocol):
 
     def subscribe(self, sink: Callable[[StepOutput], None]) -> Callable[[], None]:
         """Call `sink` after every step, on the engine's thread; returns what ends it."""
+
+
+@dataclass(slots=True)
+class _Connection:
+    """What one router's stream has: the requests it owns, how far it knows the prefixes."""
+
+    owned: set[str] = field(default_factory=set)
+    prefixes_reached: int | None = None
 
 
 class WorkerService(worker_pb2_grpc.WorkerServicer):
@@ -52,41 +64,50 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         """See worker.proto."""
         loop = asyncio.get_running_loop()
         steps: asyncio.Queue[StepOutput] = asyncio.Queue()
-        owned: set[str] = set()
+        connection = _Connection()
 
         def enqueue(step: StepOutput) -> None:
             loop.call_soon_threadsafe(steps.put_nowait, step)
 
         unsubscribe = self._worker.subscribe(enqueue)
-        reader = asyncio.create_task(self._read(request_iterator, owned))
+        reader = asyncio.create_task(self._read(request_iterator, connection))
         try:
             yield worker_pb2.ConnectResponse(info=info_to_pb(self._worker.info))
-            yield self._report()
+            for report in self._reports(connection):
+                yield report
             while not reader.done():
                 step = await _next_step(steps, reader)
-                share = _share(step, owned) if step else None
+                share = _share(step, connection.owned) if step else None
                 for part in _parts(share) if share else ():
                     yield worker_pb2.ConnectResponse(step=step_to_pb(part))
-                yield self._report()
+                for report in self._reports(connection):
+                    yield report
         finally:
             unsubscribe()
             reader.cancel()
-            for request_id in owned:
+            for request_id in connection.owned:
                 self._worker.cancel(request_id)
 
     async def _read(
-        self, messages: AsyncIterator[worker_pb2.ConnectRequest], owned: set[str]
+        self, messages: AsyncIterator[worker_pb2.ConnectRequest], connection: _Connection
     ) -> None:
         async for message in messages:
             if message.HasField("submit"):
-                owned.add(message.submit.request_id)
+                connection.owned.add(message.submit.request_id)
                 self._worker.submit(request_from_pb(message.submit))
             elif message.HasField("cancel"):
-                owned.discard(message.cancel.request_id)
+                connection.owned.discard(message.cancel.request_id)
                 self._worker.cancel(message.cancel.request_id)
+            elif message.HasField("resync"):
+                connection.prefixes_reached = None
 
-    def _report(self) -> worker_pb2.ConnectResponse:
-        return worker_pb2.ConnectResponse(load=load_to_pb(self._worker.load()))
+    def _reports(self, connection: _Connection) -> list[worker_pb2.ConnectResponse]:
+        """Load, and what changed of the prefixes since the last time."""
+        reports = [worker_pb2.ConnectResponse(load=load_to_pb(self._worker.load()))]
+        for update in self._worker.prefixes.since(connection.prefixes_reached):
+            reports.append(worker_pb2.ConnectResponse(prefixes=prefixes_to_pb(update)))
+            connection.prefixes_reached = update.end
+        return reports
 
 
 async def _next_step(

@@ -248,6 +248,8 @@ class WorkerLoad(_message.Message):
     PREFIX_QUERY_TOKENS_FIELD_NUMBER: _builtins.int
     PREFIX_HIT_TOKENS_FIELD_NUMBER: _builtins.int
     SWAPS_FIELD_NUMBER: _builtins.int
+    BACKLOG_TOKENS_FIELD_NUMBER: _builtins.int
+    CORRECTION_FIELD_NUMBER: _builtins.int
     num_running: _builtins.int
     """Sequences in the running batch."""
     num_waiting: _builtins.int
@@ -284,6 +286,12 @@ class WorkerLoad(_message.Message):
     """Of these, tokens found there."""
     swaps: _builtins.int
     """Of the preemptions, those whose KV was kept in host memory; the others were computed again."""
+    backlog_tokens: _builtins.int
+    """Of num_waiting_tokens, those that this worker itself will run."""
+    @_builtins.property
+    def correction(self) -> Global___CostCorrection:
+        """What the worker has learnt about its costs since its start."""
+
     def __init__(
         self,
         *,
@@ -305,11 +313,51 @@ class WorkerLoad(_message.Message):
         prefix_query_tokens: _builtins.int = ...,
         prefix_hit_tokens: _builtins.int = ...,
         swaps: _builtins.int = ...,
+        backlog_tokens: _builtins.int = ...,
+        correction: Global___CostCorrection | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "blocks_cached", b"blocks_cached", "blocks_free", b"blocks_free", "blocks_total", b"blocks_total", "kv_bytes", b"kv_bytes", "kv_rejected", b"kv_rejected", "num_running", b"num_running", "num_waiting", b"num_waiting", "num_waiting_tokens", b"num_waiting_tokens", "output_tokens", b"output_tokens", "preemptions", b"preemptions", "prefill_fallbacks", b"prefill_fallbacks", "prefill_tokens", b"prefill_tokens", "prefix_hit_tokens", b"prefix_hit_tokens", "prefix_query_tokens", b"prefix_query_tokens", "progress_age_us", b"progress_age_us", "steps", b"steps", "swaps", b"swaps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog_tokens", b"backlog_tokens", "block_size", b"block_size", "blocks_cached", b"blocks_cached", "blocks_free", b"blocks_free", "blocks_total", b"blocks_total", "correction", b"correction", "kv_bytes", b"kv_bytes", "kv_rejected", b"kv_rejected", "num_running", b"num_running", "num_waiting", b"num_waiting", "num_waiting_tokens", b"num_waiting_tokens", "output_tokens", b"output_tokens", "preemptions", b"preemptions", "prefill_fallbacks", b"prefill_fallbacks", "prefill_tokens", b"prefill_tokens", "prefix_hit_tokens", b"prefix_hit_tokens", "prefix_query_tokens", b"prefix_query_tokens", "progress_age_us", b"progress_age_us", "steps", b"steps", "swaps", b"swaps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkerLoad: _TypeAlias = WorkerLoad  # noqa: Y015
+
+@_typing.final
+class CostCorrection(_message.Message):
+    """Moving averages of what was observed. The factors multiply what the start-up profile predicts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREFILL_FIELD_NUMBER: _builtins.int
+    DECODE_FIELD_NUMBER: _builtins.int
+    COPY_OUT_FIELD_NUMBER: _builtins.int
+    INSERT_FIELD_NUMBER: _builtins.int
+    HANDOFF_S_FIELD_NUMBER: _builtins.int
+    prefill: _builtins.float
+    """Of prompt tokens' share in a step."""
+    decode: _builtins.float
+    """Of steps that only decode."""
+    copy_out: _builtins.float
+    """Of copying KV out of blocks."""
+    insert: _builtins.float
+    """Of copying KV into blocks."""
+    handoff_s: _builtins.float
+    """End of prefill elsewhere to the decode step, beside copies and the wait for a running step, seconds."""
+    def __init__(
+        self,
+        *,
+        prefill: _builtins.float = ...,
+        decode: _builtins.float = ...,
+        copy_out: _builtins.float = ...,
+        insert: _builtins.float = ...,
+        handoff_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copy_out", b"copy_out", "decode", b"decode", "handoff_s", b"handoff_s", "insert", b"insert", "prefill", b"prefill"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CostCorrection: _TypeAlias = CostCorrection  # noqa: Y015

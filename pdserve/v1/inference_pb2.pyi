@@ -665,3 +665,129 @@ class CancelResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelResponse: _TypeAlias = CancelResponse  # noqa: Y015
+
+@_typing.final
+class ExplainRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """A request that was routed, running or ended."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainRequest: _TypeAlias = ExplainRequest  # noqa: Y015
+
+@_typing.final
+class ExplainResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    EXPECTED_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    NUM_ROUTES_FIELD_NUMBER: _builtins.int
+    ROUTES_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The request."""
+    policy: _builtins.str
+    """The policy that decided (router.policy)."""
+    prompt_tokens: _builtins.int
+    """Tokens of the prompt."""
+    expected_output_tokens: _builtins.int
+    """How long the router expected the answer to be, tokens."""
+    num_routes: _builtins.int
+    """Routes there were."""
+    @_builtins.property
+    def routes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouteCost]:
+        """The route taken, then the cheapest of the others by prediction."""
+
+    @_builtins.property
+    def finished(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finished]:
+        """How its choices ended, in their order; those that run still, failed or were cancelled are missing."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        policy: _builtins.str = ...,
+        prompt_tokens: _builtins.int = ...,
+        expected_output_tokens: _builtins.int = ...,
+        num_routes: _builtins.int = ...,
+        routes: _abc.Iterable[Global___RouteCost] | None = ...,
+        finished: _abc.Iterable[Global___Finished] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_output_tokens", b"expected_output_tokens", "finished", b"finished", "num_routes", b"num_routes", "policy", b"policy", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "routes", b"routes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
+
+@_typing.final
+class RouteCost(_message.Message):
+    """One way to serve the request and what it was predicted to cost, in microseconds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREFILL_WORKER_FIELD_NUMBER: _builtins.int
+    DECODE_WORKER_FIELD_NUMBER: _builtins.int
+    QUEUE_US_FIELD_NUMBER: _builtins.int
+    PREFILL_US_FIELD_NUMBER: _builtins.int
+    TRANSFER_US_FIELD_NUMBER: _builtins.int
+    INTERFERENCE_US_FIELD_NUMBER: _builtins.int
+    DECODE_US_FIELD_NUMBER: _builtins.int
+    TOTAL_US_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    SHIPPED_TOKENS_FIELD_NUMBER: _builtins.int
+    prefill_worker: _builtins.str
+    """Runs the prompt; empty when the decode worker does."""
+    decode_worker: _builtins.str
+    """Generates."""
+    queue_us: _builtins.int
+    """Until the prompt begins: for memory, for earlier prompts, for the step that runs."""
+    prefill_us: _builtins.int
+    """The steps that run the prompt."""
+    transfer_us: _builtins.int
+    """What of the KV's transfer is not hidden behind prefill, until decode goes on."""
+    interference_us: _builtins.int
+    """How long sequences on the decode worker, now and expected soon, stand still for it, summed over them."""
+    decode_us: _builtins.int
+    """Generation there, and what others lose by the larger batch."""
+    total_us: _builtins.int
+    """The sum; the cost-based policy takes the smallest."""
+    cached_tokens: _builtins.int
+    """Prompt tokens known where the prompt would run."""
+    shipped_tokens: _builtins.int
+    """Prompt tokens whose KV would travel."""
+    def __init__(
+        self,
+        *,
+        prefill_worker: _builtins.str = ...,
+        decode_worker: _builtins.str = ...,
+        queue_us: _builtins.int = ...,
+        prefill_us: _builtins.int = ...,
+        transfer_us: _builtins.int = ...,
+        interference_us: _builtins.int = ...,
+        decode_us: _builtins.int = ...,
+        total_us: _builtins.int = ...,
+        cached_tokens: _builtins.int = ...,
+        shipped_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "decode_us", b"decode_us", "decode_worker", b"decode_worker", "interference_us", b"interference_us", "prefill_us", b"prefill_us", "prefill_worker", b"prefill_worker", "queue_us", b"queue_us", "shipped_tokens", b"shipped_tokens", "total_us", b"total_us", "transfer_us", b"transfer_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RouteCost: _TypeAlias = RouteCost  # noqa: Y015

@@ -45,6 +45,11 @@ class InferenceStub(object):
                 request_serializer=pdserve_dot_v1_dot_inference__pb2.CancelRequest.SerializeToString,
                 response_deserializer=pdserve_dot_v1_dot_inference__pb2.CancelResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/pdserve.v1.Inference/Explain',
+                request_serializer=pdserve_dot_v1_dot_inference__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=pdserve_dot_v1_dot_inference__pb2.ExplainResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServicer(object):
@@ -66,6 +71,13 @@ class InferenceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """Why a request went where it did, and once it has ended, where its time went. Of the latest requests only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -78,6 +90,11 @@ def add_InferenceServicer_to_server(servicer, server):
                     servicer.Cancel,
                     request_deserializer=pdserve_dot_v1_dot_inference__pb2.CancelRequest.FromString,
                     response_serializer=pdserve_dot_v1_dot_inference__pb2.CancelResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=pdserve_dot_v1_dot_inference__pb2.ExplainRequest.FromString,
+                    response_serializer=pdserve_dot_v1_dot_inference__pb2.ExplainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -135,6 +152,33 @@ class Inference(object):
             '/pdserve.v1.Inference/Cancel',
             pdserve_dot_v1_dot_inference__pb2.CancelRequest.SerializeToString,
             pdserve_dot_v1_dot_inference__pb2.CancelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pdserve.v1.Inference/Explain',
+            pdserve_dot_v1_dot_inference__pb2.ExplainRequest.SerializeToString,
+            pdserve_dot_v1_dot_inference__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -26,6 +26,7 @@ class ConnectRequest(_message.Message):
 
     SUBMIT_FIELD_NUMBER: _builtins.int
     CANCEL_FIELD_NUMBER: _builtins.int
+    RESYNC_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def submit(self) -> Global___SubmitRequest:
         """Starts a request (decode workers only)."""
@@ -34,21 +35,41 @@ class ConnectRequest(_message.Message):
     def cancel(self) -> Global___CancelWork:
         """Stops a request; unknown ids are ignored."""
 
+    @_builtins.property
+    def resync(self) -> Global___ResyncPrefixes:
+        """Asks for a snapshot: a PrefixUpdate did not follow from the one before."""
+
     def __init__(
         self,
         *,
         submit: Global___SubmitRequest | None = ...,
         cancel: Global___CancelWork | None = ...,
+        resync: Global___ResyncPrefixes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "message", b"message", "submit", b"submit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "message", b"message", "resync", b"resync", "submit", b"submit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "message", b"message", "submit", b"submit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "message", b"message", "resync", b"resync", "submit", b"submit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["submit", "cancel"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["submit", "cancel", "resync"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___ConnectRequest: _TypeAlias = ConnectRequest  # noqa: Y015
+
+@_typing.final
+class ResyncPrefixes(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResyncPrefixes: _TypeAlias = ResyncPrefixes  # noqa: Y015
 
 @_typing.final
 class SubmitRequest(_message.Message):
@@ -133,6 +154,7 @@ class ConnectResponse(_message.Message):
     INFO_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
+    PREFIXES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def info(self) -> Global___WorkerInfo:
         """First message of every stream."""
@@ -145,22 +167,129 @@ class ConnectResponse(_message.Message):
     def load(self) -> _admin_pb2.WorkerLoad:
         """A load report: after each step, and at least every second."""
 
+    @_builtins.property
+    def prefixes(self) -> Global___PrefixUpdate:
+        """Which prefixes the worker's blocks hold: a snapshot first, then changes, after each step that made some."""
+
     def __init__(
         self,
         *,
         info: Global___WorkerInfo | None = ...,
         step: Global___StepOutput | None = ...,
         load: _admin_pb2.WorkerLoad | None = ...,
+        prefixes: Global___PrefixUpdate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["info", b"info", "load", b"load", "message", b"message", "step", b"step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["info", b"info", "load", b"load", "message", b"message", "prefixes", b"prefixes", "step", b"step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["info", b"info", "load", b"load", "message", b"message", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["info", b"info", "load", b"load", "message", b"message", "prefixes", b"prefixes", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["info", "step", "load"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["info", "step", "load", "prefixes"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___ConnectResponse: _TypeAlias = ConnectResponse  # noqa: Y015
+
+@_typing.final
+class PrefixUpdate(_message.Message):
+    """Leads from the state after `start` changes to that after `end`. Each digest has 8 bytes: the first of the
+    block's key, whose chain follows from fingerprint, salt, block size and tokens.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    IS_SNAPSHOT_FIELD_NUMBER: _builtins.int
+    ADDED_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    start: _builtins.int
+    """Where the receiver must stand; meaningless in a snapshot."""
+    end: _builtins.int
+    """Where it stands afterwards. Further parts of a snapshot lead from here to here."""
+    is_snapshot: _builtins.bool
+    """Forget everything first."""
+    added: _builtins.bytes
+    """Digests that blocks got; at most 65,536, one behind the other."""
+    removed: _builtins.bytes
+    """Digests that blocks lost; at most 65,536."""
+    def __init__(
+        self,
+        *,
+        start: _builtins.int = ...,
+        end: _builtins.int = ...,
+        is_snapshot: _builtins.bool = ...,
+        added: _builtins.bytes = ...,
+        removed: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "end", b"end", "is_snapshot", b"is_snapshot", "removed", b"removed", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrefixUpdate: _TypeAlias = PrefixUpdate  # noqa: Y015
+
+@_typing.final
+class WorkerProfile(_message.Message):
+    """What work costs on a worker, as it measured at its start. Seconds are doubles: most are far below one us."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROW_COUNTS_FIELD_NUMBER: _builtins.int
+    ROW_SECONDS_FIELD_NUMBER: _builtins.int
+    SAMPLE_S_FIELD_NUMBER: _builtins.int
+    POSITION_S_FIELD_NUMBER: _builtins.int
+    PAIR_S_FIELD_NUMBER: _builtins.int
+    COPY_OUT_BYTE_S_FIELD_NUMBER: _builtins.int
+    INSERT_BYTE_S_FIELD_NUMBER: _builtins.int
+    KV_BYTES_PER_TOKEN_FIELD_NUMBER: _builtins.int
+    MAX_BATCH_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_NUM_SEQS_FIELD_NUMBER: _builtins.int
+    sample_s: _builtins.float
+    """Seconds for each decoding sequence of a step."""
+    position_s: _builtins.float
+    """Seconds for each position that decoding sequences hold."""
+    pair_s: _builtins.float
+    """Seconds for each prompt token and position at or before it."""
+    copy_out_byte_s: _builtins.float
+    """Seconds for each byte of KV copied out of blocks."""
+    insert_byte_s: _builtins.float
+    """Seconds for each byte of KV copied into blocks."""
+    kv_bytes_per_token: _builtins.int
+    """Size of one position's KV."""
+    max_batch_tokens: _builtins.int
+    """The most tokens of a step."""
+    max_num_seqs: _builtins.int
+    """The most sequences of a step."""
+    @_builtins.property
+    def row_counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens that a step ran, ascending."""
+
+    @_builtins.property
+    def row_seconds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Seconds of these steps without attention."""
+
+    def __init__(
+        self,
+        *,
+        row_counts: _abc.Iterable[_builtins.int] | None = ...,
+        row_seconds: _abc.Iterable[_builtins.float] | None = ...,
+        sample_s: _builtins.float = ...,
+        position_s: _builtins.float = ...,
+        pair_s: _builtins.float = ...,
+        copy_out_byte_s: _builtins.float = ...,
+        insert_byte_s: _builtins.float = ...,
+        kv_bytes_per_token: _builtins.int = ...,
+        max_batch_tokens: _builtins.int = ...,
+        max_num_seqs: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copy_out_byte_s", b"copy_out_byte_s", "insert_byte_s", b"insert_byte_s", "kv_bytes_per_token", b"kv_bytes_per_token", "max_batch_tokens", b"max_batch_tokens", "max_num_seqs", b"max_num_seqs", "pair_s", b"pair_s", "position_s", b"position_s", "row_counts", b"row_counts", "row_seconds", b"row_seconds", "sample_s", b"sample_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkerProfile: _TypeAlias = WorkerProfile  # noqa: Y015
 
 @_typing.final
 class WorkerInfo(_message.Message):
@@ -173,6 +302,7 @@ class WorkerInfo(_message.Message):
     MODEL_FINGERPRINT_FIELD_NUMBER: _builtins.int
     MAX_CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     VOCAB_SIZE_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique in the deployment."""
     role: _admin_pb2.WorkerRole.ValueType
@@ -187,6 +317,10 @@ class WorkerInfo(_message.Message):
     """The most positions (prompt + output) of one sequence."""
     vocab_size: _builtins.int
     """Token ids must be below this."""
+    @_builtins.property
+    def profile(self) -> Global___WorkerProfile:
+        """What work costs there."""
+
     def __init__(
         self,
         *,
@@ -197,10 +331,11 @@ class WorkerInfo(_message.Message):
         model_fingerprint: _builtins.str = ...,
         max_context_tokens: _builtins.int = ...,
         vocab_size: _builtins.int = ...,
+        profile: Global___WorkerProfile | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["profile", b"profile"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "max_context_tokens", b"max_context_tokens", "model_fingerprint", b"model_fingerprint", "name", b"name", "pid", b"pid", "role", b"role", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "max_context_tokens", b"max_context_tokens", "model_fingerprint", b"model_fingerprint", "name", b"name", "pid", b"pid", "profile", b"profile", "role", b"role", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -15,6 +15,8 @@ from tests.integration.scripted_worker import WITHIN_S, ScriptedWorker
 
 HOST = "127.0.0.1"
 MODEL = "tiny"
+# every prompt travels, also those that the router would run where they decode
+ALWAYS_PREFILL = RouterConfig(policy="least_loaded")
 
 
 @dataclass(slots=True)

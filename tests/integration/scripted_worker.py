@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 
+from common.prefix_log import PrefixLog
 from common.request import (
     FinishReason,
     Role,
@@ -31,6 +32,7 @@ class ScriptedWorker:
         script: Script | None = None,
     ) -> None:
         self.info = WorkerInfo(name, role, 4711, f"{name}-first", fingerprint, CONTEXT, VOCAB_SIZE)
+        self.prefixes = PrefixLog(max_changes=BLOCKS)
         self.requests: list[WorkRequest] = []
         self.live: set[str] = set()
         self.cancelled: list[str] = []

@@ -78,7 +78,9 @@ def _check(answers: list[tuple[list[int], str]], cases: list[Case]) -> None:
 def test_prefill_and_decode_processes_together_equal_transformers(
     model: ModelSource, cases: list[Case]
 ) -> None:
-    with serving(model.name, "--dtype", "float32", "--prefill", "1", "--decode", "1") as served:
+    # the policy that sends every prompt to the prefill pool
+    roles = ("--prefill", "1", "--decode", "1", "--policy", "least_loaded")
+    with serving(model.name, "--dtype", "float32", *roles) as served:
         answers, status = asyncio.run(_answer_all(served.grpc, cases))
     _check(answers, cases)
     prefill, decode = status.workers

@@ -9,7 +9,15 @@ import torch
 
 from common.rpc.worker_host import WorkerHost
 from tests.integration.in_process_workers import CHUNKS_OF_16, WITHIN_S, Workers
-from tests.integration.router_stack import HOST, Stack, collect, routing, serving, text_of
+from tests.integration.router_stack import (
+    ALWAYS_PREFILL,
+    HOST,
+    Stack,
+    collect,
+    routing,
+    serving,
+    text_of,
+)
 from tests.integration.scripted_worker import ScriptedWorker, echo
 from tests.unit.common.engine.tiny_models import load_reference, save_model
 from tests.unit.router.tiny_tokenizer import IM_END, VOCAB_SIZE, write_folder
@@ -35,7 +43,7 @@ def addresses(model: Path) -> Iterator[list[str]]:
 
 @pytest.fixture
 async def stack(model: Path, addresses: list[str]) -> AsyncIterator[Stack]:
-    async with routing(model, addresses) as stack:
+    async with routing(model, addresses, ALWAYS_PREFILL) as stack:
         yield stack
 
 

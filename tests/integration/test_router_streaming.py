@@ -24,7 +24,7 @@ from pdserve.errors import (
     RequestTimeoutError,
 )
 from pdserve.v1 import inference_pb2
-from tests.integration.router_stack import collect, serving, text_of
+from tests.integration.router_stack import ALWAYS_PREFILL, collect, serving, text_of
 from tests.integration.scripted_worker import ScriptedWorker, echo
 from tests.unit.router.tiny_tokenizer import IM_END, write_folder
 
@@ -53,7 +53,7 @@ async def test_tokens_stream_as_whole_characters_with_a_summary_at_the_end(
 
 async def test_the_worker_gets_the_job_as_it_was_validated(model_dir: Path) -> None:
     decode, prefill = ScriptedWorker(script=echo), ScriptedWorker("prefill-0", Role.PREFILL)
-    async with serving(model_dir, decode, prefill) as stack:
+    async with serving(model_dir, decode, prefill, config=ALWAYS_PREFILL) as stack:
         parts = await collect(
             stack.client, "ab", temperature=0.5, seed=2**64 - 1, stop_token_ids=[9], ignore_eos=True
         )
@@ -192,7 +192,7 @@ async def test_choices_are_answered_side_by_side_and_share_their_prompt(model_di
         worker.say(request, f"seed {request.sampling.seed}", ends=True)
 
     workers = [ScriptedWorker(script=say), ScriptedWorker("prefill-0", Role.PREFILL)]
-    async with serving(model_dir, *workers) as stack:
+    async with serving(model_dir, *workers, config=ALWAYS_PREFILL) as stack:
         parts = await collect(stack.client, "x", n=3, seed=2**64 - 2, prompt_logprobs=1)
         totals = await stack.until_idle()
     texts = {choice: text_of([p for p in parts if p.choice == choice]) for choice in range(3)}

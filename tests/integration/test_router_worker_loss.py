@@ -13,7 +13,15 @@ from common.rpc.channel import SERVER_OPTIONS
 from common.rpc.worker_service import WorkerService
 from pdserve.errors import Reason, UnavailableError
 from pdserve.v1 import admin_pb2, worker_pb2_grpc
-from tests.integration.router_stack import HOST, Stack, collect, routing, serving, text_of
+from tests.integration.router_stack import (
+    ALWAYS_PREFILL,
+    HOST,
+    Stack,
+    collect,
+    routing,
+    serving,
+    text_of,
+)
 from tests.integration.scripted_worker import ScriptedWorker, echo
 from tests.unit.router.tiny_tokenizer import write_folder
 
@@ -79,8 +87,8 @@ async def test_the_other_decode_worker_gets_the_work_of_a_lost_one(model_dir: Pa
 
 
 async def test_without_its_prefill_worker_decode_runs_prompts_itself(model_dir: Path) -> None:
-    decode = ScriptedWorker(script=echo)
-    async with serving(model_dir, decode, ScriptedWorker("prefill-0", Role.PREFILL)) as stack:
+    decode, source = ScriptedWorker(script=echo), ScriptedWorker("prefill-0", Role.PREFILL)
+    async with serving(model_dir, decode, source, config=ALWAYS_PREFILL) as stack:
         assert (await collect(stack.client, "x"))[-1].finished.prefill_worker == "prefill-0"
         await stack.lose(1)
         await until_states(stack, UNREACHABLE, READY)
@@ -109,7 +117,7 @@ async def test_requests_spread_over_workers_by_what_each_has(model_dir: Path) ->
 async def test_prompts_go_to_the_prefill_worker_with_fewer_tokens_to_run(model_dir: Path) -> None:
     decode = ScriptedWorker()
     sources = [ScriptedWorker(f"prefill-{number}", Role.PREFILL) for number in range(2)]
-    async with serving(model_dir, decode, *sources) as stack:
+    async with serving(model_dir, decode, *sources, config=ALWAYS_PREFILL) as stack:
         tasks = []
         for number, prompt in enumerate(("x" * 30, "x" * 10, "x" * 10, "x" * 5)):
             tasks.append(asyncio.create_task(collect(stack.client, prompt)))

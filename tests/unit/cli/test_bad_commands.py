@@ -78,6 +78,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(
     [
         ["generate", "x", *NOBODY],
         ["generate", "\udcff", *NOBODY],
+        ["explain", "x", *NOBODY],
         ["generate", "x", "--address", "no such host"],
         ["status", *NOBODY],
         ["status", "--json", *NOBODY],

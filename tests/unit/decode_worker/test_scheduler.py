@@ -2,10 +2,11 @@ import pytest
 
 from common.engine.batch import Batch
 from common.engine.block_pool import BlockPool
+from common.engine.costs import Costs
 from common.engine.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
 from decode_worker.output_length import OutputLengths
-from decode_worker.preemption import Costs, Preemption
+from decode_worker.preemption import Preemption
 from decode_worker.scheduler import DecodeScheduler
 from tests.unit.common.engine.sequences import NO_EOS, hold, make_decoding, make_sequence
 from tests.unit.decode_worker.host_memory import NoHostMemory

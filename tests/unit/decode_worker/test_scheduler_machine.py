@@ -6,10 +6,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from common.engine.batch import Batch
 from common.engine.block_pool import BlockPool
+from common.engine.costs import Costs
 from common.engine.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
 from decode_worker.output_length import OutputLengths
-from decode_worker.preemption import Costs, Preemption
+from decode_worker.preemption import Preemption
 from decode_worker.scheduler import DecodeScheduler
 from tests.unit.common.engine.block_contents import BlockContents
 from tests.unit.common.engine.sequences import NO_EOS, make_sequence

@@ -2,6 +2,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.prefix_log import PrefixUpdate
+from common.profile import Correction, WorkerProfile
 from common.request import (
     FinishReason,
     Grammar,
@@ -33,6 +35,7 @@ from common.rpc.convert import (
     timings_to_pb,
     to_us,
 )
+from common.rpc.convert_routing import prefixes_from_pb, prefixes_to_pb
 from pdserve.errors import Reason
 from pdserve.v1 import admin_pb2, inference_pb2, worker_pb2
 
@@ -111,6 +114,21 @@ outputs = st.builds(
     logprobs=several_logprobs,
     prompt_logprobs=several_logprobs,
 )
+costs = st.floats(0, 1e6)
+corrections = st.builds(Correction, *[costs] * 5)
+profiles = st.builds(
+    WorkerProfile,
+    row_seconds=st.tuples(costs, costs),
+    **dict.fromkeys(("sample_s", "position_s", "pair_s", "copy_out_byte_s"), costs),
+    insert_byte_s=costs,
+    kv_bytes_per_token=u32,
+    max_batch_tokens=st.integers(1, 2**32 - 1),
+    max_num_seqs=st.integers(1, 2**32 - 1),
+)
+digests = st.lists(st.binary(min_size=8, max_size=8), max_size=3).map(tuple)
+prefixes = st.builds(
+    PrefixUpdate, start=u64, end=u64, is_snapshot=st.booleans(), added=digests, removed=digests
+)
 infos = st.builds(
     WorkerInfo,
     name=names,
@@ -120,14 +138,15 @@ infos = st.builds(
     model_fingerprint=names,
     max_context_tokens=u32,
     vocab_size=u32,
+    profile=profiles,
 )
-_NARROW = ("num_running", "num_waiting", "num_waiting_tokens", "block_size")
+_NARROW = ("num_running", "num_waiting", "num_waiting_tokens", "backlog_tokens", "block_size")
 _COUNTS = {
     name: u32 if name in _NARROW or name.startswith("blocks_") else u64
     for name in WorkerLoad.__dataclass_fields__
-    if name != "progress_age_s"
+    if name not in ("progress_age_s", "correction")
 }
-loads = st.builds(WorkerLoad, **_COUNTS, progress_age_s=seconds)
+loads = st.builds(WorkerLoad, **_COUNTS, progress_age_s=seconds, correction=corrections)
 
 
 @no_deadline
@@ -163,6 +182,23 @@ def test_a_load_report_arrives_as_it_was_sent(load: WorkerLoad) -> None:
 def test_an_identity_arrives_as_it_was_sent(info: WorkerInfo) -> None:
     wire = info_to_pb(info).SerializeToString()
     assert info_from_pb(worker_pb2.WorkerInfo.FromString(wire)) == info
+
+
+@no_deadline
+@given(prefixes)
+def test_a_prefix_update_arrives_as_it_was_sent(update: PrefixUpdate) -> None:
+    wire = prefixes_to_pb(update).SerializeToString()
+    assert prefixes_from_pb(worker_pb2.PrefixUpdate.FromString(wire)) == update
+
+
+def test_numbers_that_cannot_be_reckoned_with_become_guesses() -> None:
+    info = WorkerInfo("d", Role.DECODE, 1, "i", "m", 1, 1, WorkerProfile(row_counts=(1,)))
+    assert info_from_pb(info_to_pb(info)).profile == WorkerProfile()
+    assert (
+        info_from_pb(worker_pb2.WorkerInfo(role=admin_pb2.WORKER_ROLE_DECODE)).profile
+        == WorkerProfile()
+    )
+    assert load_from_pb(admin_pb2.WorkerLoad()).correction == Correction()
 
 
 def test_no_prefill_worker_and_no_deadline_are_empty_on_the_wire() -> None:

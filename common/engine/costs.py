@@ -1,0 +1,75 @@
+"""What work costs on this worker: its start-up profile, corrected by what it sees. No tensors here."""
+
+from dataclasses import replace
+
+from common.engine.batch import Batch
+from common.engine.sequence import Sequence
+from common.profile import WorkerProfile, count_pairs
+
+_SMOOTHING = 0.2
+_MOST_AT_ONCE = 4.0
+_LEAST_HANDOFF_S = 1e-4
+
+
+class Costs:
+    """Moving averages of observed over predicted. Everything on the engine's thread.
+
+    An observation counts as at most four times, and at least a quarter of, what is believed: a stall
+    (a page fault, a neighbour's start) must not teach much, a lasting change still shows in some steps.
+    """
+
+    def __init__(self, profile: WorkerProfile | None = None) -> None:
+        """Without a profile the defaults are guesses."""
+        self._measured = self.profile = profile or WorkerProfile()
+
+    def begin(self, measured: WorkerProfile) -> None:
+        """Start anew from a measured profile."""
+        self._measured = self.profile = measured
+
+    def seconds_left(self, seq: Sequence) -> float:
+        """What the rest of a prompt takes, alone."""
+        num_left, start = seq.num_uncomputed_tokens, seq.num_computed_tokens
+        return self.profile.prompt_s(num_left, count_pairs(num_left, start))
+
+    def note_step(self, batch: Batch, seconds: float) -> None:
+        """A batch ran; call before its sequences advance."""
+        num_decoding = num_positions = num_prompt_tokens = 0
+        num_pairs = 0.0
+        for entry in batch.entries:
+            start = entry.seq.num_computed_tokens
+            if entry.num_prompt_tokens:
+                num_prompt_tokens += entry.num_tokens
+                num_pairs += count_pairs(entry.num_tokens, start)
+            else:
+                num_decoding += 1
+                num_positions += start
+        if not num_prompt_tokens:
+            expected_s = self._measured.decode_step_s(num_decoding, num_positions)
+            self._learn("decode", seconds, expected_s)
+            return
+        expected_s = self._measured.prompt_s(num_prompt_tokens, num_pairs, num_decoding)
+        decode_s = self.profile.decode_step_s(num_decoding, num_positions)
+        if expected_s > decode_s:  # else the difference would be mostly noise
+            self._learn("prefill", max(seconds - decode_s, 0.0), expected_s)
+
+    def note_copy_out(self, num_bytes: int, seconds: float) -> None:
+        """KV was copied out of the blocks."""
+        self._learn("copy_out", seconds, num_bytes * self._measured.copy_out_byte_s)
+
+    def note_insert(self, num_bytes: int, seconds: float) -> None:
+        """KV was copied into blocks."""
+        self._learn("insert", seconds, num_bytes * self._measured.insert_byte_s)
+
+    def note_handoff(self, seconds: float) -> None:
+        """A prompt that ran elsewhere joined the batch so long after its prefill, beside the copies."""
+        self._learn("handoff_s", max(seconds, _LEAST_HANDOFF_S), 1.0)
+
+    def _learn(self, name: str, observed_s: float, predicted_s: float) -> None:
+        if predicted_s <= 0:
+            return
+        correction = self.profile.correction
+        believed = float(getattr(correction, name))
+        seen = observed_s / predicted_s
+        bounded = min(max(seen, believed / _MOST_AT_ONCE), believed * _MOST_AT_ONCE)
+        learnt = believed + _SMOOTHING * (bounded - believed)
+        self.profile = replace(self.profile, correction=replace(correction, **{name: learnt}))

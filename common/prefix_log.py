@@ -1,0 +1,85 @@
+"""Which prefixes a worker's blocks hold, told to whoever listens: changes, or all of it.
+
+1. The BlockPool notes each key that a block gets or loses, in the engine's thread.
+2. Each router's connection asks, after each step, for what changed `since` the number it has reached.
+3. One that is new, or so far behind that the changes are forgotten, gets a snapshot instead.
+Nothing grows: changes are kept in a bounded log, and a message carries at most MAX_DIGESTS.
+"""
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+
+DIGEST_BYTES = 8  # of a key's own digest: one wrong prediction in 2**64
+MAX_DIGESTS = 2**16
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixUpdate:
+    """Leads from the state after `start` changes to that after `end`.
+
+    A snapshot begins with everything forgotten, whatever the receiver had. Its further parts, if it has
+    any, are updates from `end` to `end`.
+    """
+
+    start: int
+    end: int
+    is_snapshot: bool = False
+    added: tuple[bytes, ...] = ()
+    removed: tuple[bytes, ...] = ()
+
+
+class PrefixLog:
+    """The digests of a pool's keys and their last changes. Written by one thread, read by any."""
+
+    def __init__(self, max_changes: int) -> None:
+        self._lock = threading.Lock()
+        self._held: set[bytes] = set()
+        self._changes: deque[tuple[bytes, bool]] = deque(maxlen=min(max_changes, MAX_DIGESTS))
+        self._end = 0
+
+    def add(self, key: bytes) -> None:
+        """A block got this key."""
+        self._note(key[:DIGEST_BYTES], is_added=True)
+
+    def remove(self, key: bytes) -> None:
+        """A block lost it."""
+        self._note(key[:DIGEST_BYTES], is_added=False)
+
+    def since(self, reached: int | None) -> list[PrefixUpdate]:
+        """What leads from the state after `reached` changes (None: from nothing) to now; [] for nothing."""
+        if reached == self._end:
+            return []
+        with self._lock:
+            num_missing = self._end - reached if reached is not None else -1
+            if not 0 <= num_missing <= len(self._changes):
+                return self._snapshot()
+            return [self._delta(num_missing)]
+
+    def _note(self, digest: bytes, *, is_added: bool) -> None:
+        with self._lock:
+            if is_added:
+                self._held.add(digest)
+            else:
+                self._held.discard(digest)
+            self._changes.append((digest, is_added))
+            self._end += 1
+
+    def _delta(self, num_missing: int) -> PrefixUpdate:
+        skipped = len(self._changes) - num_missing
+        # the last word on each digest counts
+        last = dict(change for index, change in enumerate(self._changes) if index >= skipped)
+        return PrefixUpdate(
+            start=self._end - num_missing,
+            end=self._end,
+            added=tuple(digest for digest, is_added in last.items() if is_added),
+            removed=tuple(digest for digest, is_added in last.items() if not is_added),
+        )
+
+    def _snapshot(self) -> list[PrefixUpdate]:
+        held = tuple(self._held)
+        parts = [held[at : at + MAX_DIGESTS] for at in range(0, len(held), MAX_DIGESTS)] or [()]
+        return [
+            PrefixUpdate(self._end, self._end, is_snapshot=index == 0, added=part)
+            for index, part in enumerate(parts)
+        ]

@@ -1,0 +1,65 @@
+"""From a job to a decision: asks the pool who is there and the policy whom to take."""
+
+import math
+import time
+
+from common.request import Role
+from pdserve.errors import UnavailableError
+from router.explain import Explanations
+from router.policy import Decision, RoutingPolicy
+from router.pool import WorkerPool
+from router.prediction import Ask
+from router.prefix_index import PromptKeys
+from router.validation import Job
+
+_PRIOR_OUTPUT_TOKENS = 256.0
+_SMOOTHING = 0.05
+_RATE_WINDOW_S = 10.0
+
+
+class ArrivalRate:
+    """Requests a second, over about the last _RATE_WINDOW_S: a count that decays exponentially."""
+
+    def __init__(self) -> None:
+        self._per_s = 0.0
+        self._last_s = 0.0
+
+    def arrive(self, now_s: float) -> float:
+        """Count a request; returns the rate of those before it."""
+        before = self._per_s * math.exp(min((self._last_s - now_s) / _RATE_WINDOW_S, 0.0))
+        self._per_s, self._last_s = before + 1 / _RATE_WINDOW_S, now_s
+        return before
+
+
+class Dispatcher:
+    """Chooses workers for jobs, and keeps its decisions for `Explain`.
+
+    Learns how long answers get and how often requests come.
+    """
+
+    def __init__(self, pool: WorkerPool, policy: RoutingPolicy, explanations: Explanations) -> None:
+        self._pool = pool
+        self._policy = policy
+        self._explanations = explanations
+        self._output_tokens = _PRIOR_OUTPUT_TOKENS
+        self._arrivals = ArrivalRate()
+
+    def choose(self, job: Job) -> Decision:
+        """The workers for a job, now. Raises UnavailableError when no decode worker is ready."""
+        # who wants every prompt token's logits shares none of it
+        shareable = () if job.sampling.needs_all_prompt_logits else job.prompt_token_ids
+        keys = PromptKeys(self._pool.fingerprint, job.cache_salt, shareable)
+        expected = min(max(round(self._output_tokens), 1), job.sampling.max_tokens)
+        decision = self._policy.choose(
+            Ask(len(job.prompt_token_ids), expected, self._arrivals.arrive(time.monotonic())),
+            self._pool.candidates(Role.PREFILL, keys),
+            self._pool.candidates(Role.DECODE, keys),
+        )
+        if decision is None:
+            raise UnavailableError("no decode worker is ready")
+        self._explanations.begin(job.request_id, decision)
+        return decision
+
+    def note_output(self, num_tokens: int) -> None:
+        """An answer ended with so many tokens."""
+        self._output_tokens += _SMOOTHING * (num_tokens - self._output_tokens)

@@ -1,0 +1,72 @@
+"""The latest decisions, for `Explain`."""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from common.rpc.convert import to_us
+from pdserve.errors import NotFoundError
+from pdserve.v1 import inference_pb2
+from router.policy import Decision
+from router.prediction import RouteCost
+
+_MAX_REMEMBERED = 1024
+
+
+@dataclass(slots=True)
+class _Entry:
+    decision: Decision
+    finished: dict[int, inference_pb2.Finished] = field(default_factory=dict)
+
+
+class Explanations:
+    """Decisions by request id, the oldest forgotten; of an id that came again, the last."""
+
+    def __init__(self, max_remembered: int = _MAX_REMEMBERED) -> None:
+        self._max_remembered = max_remembered
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+
+    def begin(self, request_id: str, decision: Decision) -> None:
+        """A request was routed."""
+        self._entries[request_id] = _Entry(decision)
+        self._entries.move_to_end(request_id)
+        if len(self._entries) > self._max_remembered:
+            self._entries.popitem(last=False)
+
+    def finish(self, request_id: str, choice: int, finished: inference_pb2.Finished) -> None:
+        """One of its choices ended well; ignored when its decision is forgotten."""
+        if request_id in self._entries:
+            self._entries[request_id].finished[choice] = finished
+
+    def explain(self, request_id: str) -> inference_pb2.ExplainResponse:
+        """What is known of a request. Raises NotFoundError."""
+        entry = self._entries.get(request_id)
+        if entry is None:
+            raise NotFoundError(
+                f"request {request_id} is not among the last {self._max_remembered}",
+                field="request_id",
+            )
+        decision = entry.decision
+        return inference_pb2.ExplainResponse(
+            request_id=request_id,
+            policy=decision.policy,
+            prompt_tokens=decision.ask.num_prompt_tokens,
+            expected_output_tokens=decision.ask.num_output_tokens,
+            num_routes=decision.num_routes,
+            routes=[_to_pb(cost) for cost in (decision.chosen, *decision.others)],
+            finished=[done for _, done in sorted(entry.finished.items())],
+        )
+
+
+def _to_pb(cost: RouteCost) -> inference_pb2.RouteCost:
+    return inference_pb2.RouteCost(
+        prefill_worker=cost.route.prefill or "",
+        decode_worker=cost.route.decode,
+        queue_us=to_us(cost.queue_s),
+        prefill_us=to_us(cost.prefill_s),
+        transfer_us=to_us(cost.transfer_s),
+        interference_us=to_us(cost.interference_s),
+        decode_us=to_us(cost.decode_s),
+        total_us=to_us(cost.total_s),
+        cached_tokens=cost.num_cached_tokens,
+        shipped_tokens=cost.num_shipped_tokens,
+    )

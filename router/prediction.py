@@ -1,0 +1,183 @@
+"""What each way to serve a request is predicted to cost. Plain numbers; no sockets, no clocks.
+
+A route's cost is the waiting that it causes, in seconds summed over everybody who waits: the request
+itself until its decode goes on, the sequences on the decode worker that stand still meanwhile (those that
+are expected to come, too), and what generation takes there, by the larger batch also for the others. So a
+short prompt beside few sequences runs where it decodes, a long one beside many does not, and no threshold
+says what short and few are.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from common.profile import WorkerProfile, count_pairs
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request, as far as costs go."""
+
+    num_prompt_tokens: int
+    num_output_tokens: int  # expected
+    arrivals_per_s: float = 0.0  # of requests like it, for all decode workers together
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A worker that could take the request now."""
+
+    name: str
+    num_sequences: int = 0  # running and waiting
+    backlog_tokens: int = 0  # of prompts, still to run there
+    blocks_free: int = 0
+    blocks_total: int = 0
+    block_size: int = 1
+    num_cached_tokens: int = 0  # of this prompt, less than all of it
+    profile: WorkerProfile = field(default_factory=WorkerProfile)
+
+    @property
+    def num_positions(self) -> int:
+        """Positions of KV that its sequences hold, about."""
+        return (self.blocks_total - self.blocks_free) * self.block_size
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The choice. Without `prefill` the decode worker runs the prompt itself."""
+
+    decode: str
+    prefill: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RouteCost:
+    """A route's cost, in seconds; inference.proto says what each part is."""
+
+    route: Route
+    queue_s: float
+    prefill_s: float
+    transfer_s: float
+    interference_s: float
+    decode_s: float
+    num_cached_tokens: int
+    num_shipped_tokens: int
+
+    @property
+    def total_s(self) -> float:
+        """All of it."""
+        waiting_s = self.queue_s + self.prefill_s + self.transfer_s
+        return waiting_s + self.interference_s + self.decode_s
+
+
+def predict(
+    ask: Ask, prefill: Sequence[Candidate], decode: Sequence[Candidate]
+) -> Iterator[RouteCost]:
+    """The cost of every pair, and of every decode worker alone."""
+    sources = [_Source(ask, candidate) for candidate in prefill]
+    for candidate in decode:
+        target = _Target(ask, candidate, ask.arrivals_per_s / len(decode))
+        yield target.alone()
+        for source in sources:
+            yield target.behind(source)
+
+
+class _Source:
+    """A prefill worker: what holds whichever decode worker asks it."""
+
+    def __init__(self, ask: Ask, worker: Candidate) -> None:
+        self.worker = worker
+        profile, cached = worker.profile, worker.num_cached_tokens
+        num_new = ask.num_prompt_tokens - cached
+        self.queue_s = _backlog_s(ask, worker, num_decoding=0)
+        self.prefill_s = profile.prompt_s(num_new, count_pairs(num_new, cached))
+        self._last_chunk = (
+            ask.num_prompt_tokens
+            if profile.num_steps(num_new, 0) == 1
+            else profile.last_chunk(num_new, 0)
+        )
+
+    def num_exposed(self, num_shipped: int) -> int:
+        """Tokens whose KV can leave only when the prompt is done; the others go while it runs."""
+        return min(num_shipped, self._last_chunk)
+
+
+class _Target:
+    """A decode worker: what holds whoever runs the prompt."""
+
+    def __init__(self, ask: Ask, worker: Candidate, arrivals_per_s: float) -> None:
+        self._ask = ask
+        self._worker = worker
+        self._arrivals_per_s = arrivals_per_s
+        profile, limit = worker.profile, worker.profile.max_num_seqs
+        # who is there now decodes by the time that this prompt runs
+        self._others = others = min(worker.num_sequences, limit)
+        self._step_s = profile.decode_step_s(others, worker.num_positions)
+        num_later = worker.num_positions + ask.num_prompt_tokens
+        larger_s = profile.decode_step_s(min(others + 1, limit), num_later)
+        slower_s = larger_s - self._step_s
+        self._decode_s = ask.num_output_tokens * (larger_s + others * slower_s)
+        self._room_s = _room_s(ask, worker, self._step_s)
+        self._border_s = self._step_s / 2  # of a step that runs already, half is left on average
+
+    def alone(self) -> RouteCost:
+        """It runs the prompt itself, in steps that it shares with its decoding sequences."""
+        worker, others = self._worker, self._others
+        profile, cached = worker.profile, worker.num_cached_tokens
+        num_new = self._ask.num_prompt_tokens - cached
+        added_s = profile.prompt_s(num_new, count_pairs(num_new, cached), others)
+        backlog_s = _backlog_s(self._ask, worker, others)
+        prefill_s = added_s + profile.num_steps(num_new, others) * self._step_s
+        # who comes while it runs is held up by what is left of it, half on average
+        disturbed = others + self._arrivals_per_s * prefill_s / 2
+        return RouteCost(
+            Route(worker.name),
+            queue_s=self._room_s + backlog_s + self._border_s,
+            prefill_s=prefill_s,
+            transfer_s=0.0,
+            interference_s=disturbed * added_s,
+            decode_s=self._decode_s,
+            num_cached_tokens=cached,
+            num_shipped_tokens=0,
+        )
+
+    def behind(self, source: _Source) -> RouteCost:
+        """A prefill worker runs the prompt; what is lacking here travels."""
+        worker, profile = self._worker, self._worker.profile
+        num_shipped = self._ask.num_prompt_tokens - worker.num_cached_tokens
+        num_exposed = source.num_exposed(num_shipped)
+        copies_s = source.worker.profile.copy_out_s(num_exposed) + profile.insert_s(num_exposed)
+        return RouteCost(
+            Route(worker.name, source.worker.name),
+            queue_s=self._room_s + source.queue_s,
+            prefill_s=source.prefill_s,
+            transfer_s=profile.correction.handoff_s + copies_s + self._border_s,
+            interference_s=self._others * profile.insert_s(num_shipped),
+            decode_s=self._decode_s,
+            num_cached_tokens=source.worker.num_cached_tokens,
+            num_shipped_tokens=num_shipped,
+        )
+
+
+def _backlog_s(ask: Ask, worker: Candidate, num_decoding: int) -> float:
+    """Until prompts that came earlier have run, taken to be of this one's length."""
+    num_tokens, profile = worker.backlog_tokens, worker.profile
+    if not num_tokens:
+        return 0.0
+    num_pairs = num_tokens * min(num_tokens, ask.num_prompt_tokens) / 2
+    step_s = profile.decode_step_s(num_decoding, worker.num_positions)
+    added_s = profile.prompt_s(num_tokens, num_pairs, num_decoding)
+    return added_s + profile.num_steps(num_tokens, num_decoding) * step_s
+
+
+def _room_s(ask: Ask, worker: Candidate, step_s: float) -> float:
+    """Until there are blocks and a place in the batch.
+
+    Within the time that one sequence stays all that is held now comes free, at an even pace
+    (Little's law); so what is missing comes free in its share of that.
+    """
+    num_wanted = -(-(ask.num_prompt_tokens + 1) // worker.block_size)
+    num_held = worker.blocks_total - worker.blocks_free
+    blocks = max(num_wanted - worker.blocks_free, 0) / num_held if num_held else 0.0
+    limit = worker.profile.max_num_seqs
+    places = max(worker.num_sequences + 1 - limit, 0) / limit
+    return max(blocks, places) * ask.num_output_tokens * step_s
