@@ -8,6 +8,7 @@ Nothing grows: changes are kept in a bounded log, and a message carries at most 
 
 import threading
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 DIGEST_BYTES = 8  # of a key's own digest: one wrong prediction in 2**64
@@ -38,13 +39,21 @@ class PrefixLog:
         self._changes: deque[tuple[bytes, bool]] = deque(maxlen=min(max_changes, MAX_DIGESTS))
         self._end = 0
 
-    def add(self, key: bytes) -> None:
-        """A block got this key."""
-        self._note(key[:DIGEST_BYTES], is_added=True)
+    def add(self, keys: Iterable[bytes]) -> None:
+        """Blocks got these keys."""
+        digests = [key[:DIGEST_BYTES] for key in keys]
+        with self._lock:
+            self._held.update(digests)
+            self._changes.extend([(digest, True) for digest in digests])
+            self._end += len(digests)
 
     def remove(self, key: bytes) -> None:
         """A block lost it."""
-        self._note(key[:DIGEST_BYTES], is_added=False)
+        digest = key[:DIGEST_BYTES]
+        with self._lock:
+            self._held.discard(digest)
+            self._changes.append((digest, False))
+            self._end += 1
 
     def since(self, reached: int | None) -> list[PrefixUpdate]:
         """What leads from the state after `reached` changes (None: from nothing) to now; [] for nothing."""
@@ -55,15 +64,6 @@ class PrefixLog:
             if not 0 <= num_missing <= len(self._changes):
                 return self._snapshot()
             return [self._delta(num_missing)]
-
-    def _note(self, digest: bytes, *, is_added: bool) -> None:
-        with self._lock:
-            if is_added:
-                self._held.add(digest)
-            else:
-                self._held.discard(digest)
-            self._changes.append((digest, is_added))
-            self._end += 1
 
     def _delta(self, num_missing: int) -> PrefixUpdate:
         skipped = len(self._changes) - num_missing

@@ -91,14 +91,17 @@ class BlockPool:
                 del self._cached[block_id]
             self._ref_counts[block_id] += 1
 
-    def name(self, block_id: int, key: bytes) -> None:
-        """Make a held block findable, unless another one holds the same already."""
-        if self._ref_counts[block_id] < 1:
-            raise ValueError(f"block {block_id} gets a key but nobody holds it")
-        if self._keys[block_id] is None and key not in self._blocks:
-            self._keys[block_id] = key
-            self._blocks[key] = block_id
-            self.prefixes.add(key)
+    def name(self, block_ids: Sequence[int], keys: Sequence[bytes]) -> None:
+        """Make held blocks findable, each by its key, unless another one holds the same already."""
+        new = []
+        for block_id, key in zip(block_ids, keys, strict=True):
+            if self._ref_counts[block_id] < 1:
+                raise ValueError(f"block {block_id} gets a key but nobody holds it")
+            if self._keys[block_id] is None and key not in self._blocks:
+                self._keys[block_id] = key
+                self._blocks[key] = block_id
+                new.append(key)
+        self.prefixes.add(new)
 
     def forget(self, block_ids: Iterable[int]) -> None:
         """Let nobody find these held blocks any more."""

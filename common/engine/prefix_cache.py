@@ -68,8 +68,8 @@ class PrefixCache:
         if num_whole <= chain.num_named or not self._is_enabled:
             return
         chain.grow(seq.token_ids, num_whole)
-        for index in range(chain.num_named, num_whole):
-            self.pool.name(seq.block_table[index], chain.keys[index])
+        new = slice(chain.num_named, num_whole)
+        self.pool.name(seq.block_table[new], chain.keys[new])
         chain.num_named = num_whole
         if self._is_shareable(seq):
             self._stop_leading(seq)

@@ -45,7 +45,7 @@ def learn(worker: ScriptedWorker, text: str, salt: str = "") -> None:
     tokens = list(text.encode())
     chain.grow(tokens, len(tokens) // BLOCK_SIZE)
     for key in chain.keys:
-        worker.prefixes.add(key)
+        worker.prefixes.add([key])
     worker.publish()
 
 

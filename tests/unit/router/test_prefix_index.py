@@ -36,7 +36,7 @@ def holding(*prompts: list[int], salt: str = "", size: int = SIZE) -> PrefixInde
         chain = PrefixChain(MODEL, salt, size)
         chain.grow(prompt, len(prompt) // size)
         for key in chain.keys:
-            log.add(key)
+            log.add([key])
     follow(index, log, None)
     return index
 
@@ -95,7 +95,7 @@ def test_changes_before_the_first_snapshot_are_not_believed() -> None:
 def test_who_is_too_far_behind_gets_a_snapshot_and_who_is_not_only_the_changes() -> None:
     log = PrefixLog(max_changes=3)
     for number in range(5):
-        log.add(bytes([number]) * 24)
+        log.add([bytes([number]) * 24])
     (changes,) = log.since(2)
     assert (changes.start, changes.end, changes.is_snapshot) == (2, 5, False)
     assert changes.added == tuple(bytes([number]) * 8 for number in (2, 3, 4))
@@ -107,10 +107,10 @@ def test_who_is_too_far_behind_gets_a_snapshot_and_who_is_not_only_the_changes()
 
 def test_of_several_changes_to_one_key_the_last_counts() -> None:
     log = PrefixLog(10)
-    log.add(b"a" * 24)
+    log.add([b"a" * 24])
     log.remove(b"a" * 24)
     log.remove(b"b" * 24)
-    log.add(b"b" * 24)
+    log.add([b"b" * 24])
     (update,) = log.since(0)
     assert (update.added, update.removed) == ((b"b" * 8,), (b"a" * 8,))
 
@@ -119,7 +119,7 @@ def test_a_large_snapshot_comes_in_parts(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("common.prefix_log.MAX_DIGESTS", 100)
     log, index = PrefixLog(1000), PrefixIndex()
     for number in range(250):
-        log.add(number.to_bytes(8, "big"))
+        log.add([number.to_bytes(8, "big")])
     parts = log.since(None)
     assert [len(part.added) for part in parts] == [100, 100, 50]
     assert follow(index, log, None) == 250
@@ -176,7 +176,7 @@ class IndexMachine(RuleBasedStateMachine):
         lost = self.pool.prefixes.since(self.reached[which])
         if not lost or lost[0].is_snapshot:
             return
-        self.pool.prefixes.add(b"x" * 24)
+        self.pool.prefixes.add([b"x" * 24])
         self.pool.prefixes.remove(b"x" * 24)
         (late,) = self.pool.prefixes.since(lost[0].end)
         if not late.is_snapshot:
