@@ -65,7 +65,7 @@ def host_work(engine: Engine, model_dir: Path, num_seqs: int) -> dict[str, float
     grammars = Grammars(model_dir, engine.spec, lambda: None)
     worker = DecodeEngine(timed, scheduler, inbox, grammars, Counters())
     for index in range(num_seqs):
-        worker.submit(_request(index), time.monotonic())
+        worker.submit(engine.prefix.new_sequence(_request(index), time.monotonic()))
     while scheduler.num_waiting_tokens:
         worker.step()
     schedule_us, host_ms = [], []

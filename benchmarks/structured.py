@@ -57,13 +57,15 @@ class _Bench:
         )
         self._prepared = threading.Semaphore(0)
         grammars = Grammars(model_dir, engine.spec, self._prepared.release)
+        self._prefix = engine.prefix
         self._engine = DecodeEngine(engine, make_scheduler(engine), inbox, grammars, Counters())
 
     def run(self, *, with_schema: bool) -> "_Run":
         """All sequences to their ends."""
         start_s = time.perf_counter()
         for index in range(_SEQUENCES):
-            self._engine.submit(_request(index, with_schema=with_schema), time.monotonic())
+            request = _request(index, with_schema=with_schema)
+            self._engine.submit(self._prefix.new_sequence(request, time.monotonic()))
         for _ in range(_SEQUENCES if with_schema else 0):
             self._prepared.acquire()
         num_tokens, steps_ms = 0, []

@@ -8,14 +8,13 @@ from common.engine.counters import Counters
 from common.engine.engine import Engine
 from common.engine.grammar import Grammars
 from common.engine.sampler import Sample
-from common.engine.sequence import Sequence, Timeline
+from common.engine.sequence import Sequence
 from common.request import (
     SequenceOutput,
     StepOutput,
     TokenLogprobs,
     WorkerLoad,
     WorkFailure,
-    WorkRequest,
 )
 from decode_worker.inbox import Collected, Inbox
 from decode_worker.scheduler import DecodeScheduler
@@ -45,9 +44,9 @@ class DecodeEngine:
         self._live: dict[str, Sequence] = {}
         self._outputs: list[SequenceOutput] = []
 
-    def submit(self, request: WorkRequest, arrival_s: float) -> None:
+    def submit(self, seq: Sequence) -> None:
         """Take a request on, or fail it at once. A newer attempt replaces an older one."""
-        seq = Sequence(request, Timeline(arrival_s))
+        request = seq.request
         known = self._live.get(request.request_id)
         if known is not None:
             if known.request.attempt >= request.attempt:

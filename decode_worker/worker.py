@@ -47,6 +47,7 @@ class DecodeWorker:
         self._loop = EngineLoop(spec.name, self._step, self._idle, on_crash)
         engine = self._loop.call(lambda: build_profiled(spec), BUILD_TIMEOUT_S)
         self.info: WorkerInfo = make_info(spec, engine.spec, engine.costs.profile)
+        self._prefix = engine.prefix
         self.prefixes = engine.pool.prefixes
         scheduler = make_scheduler(engine)
         layout = kv_layout(engine.spec)
@@ -70,8 +71,8 @@ class DecodeWorker:
 
     def submit(self, request: WorkRequest) -> None:
         """See WorkerPort.submit."""
-        arrival_s = time.monotonic()
-        self._loop.post(lambda: self._engine.submit(request, arrival_s))
+        seq = self._prefix.new_sequence(request, time.monotonic())
+        self._loop.post(lambda: self._engine.submit(seq))
 
     def cancel(self, request_id: str) -> None:
         """See WorkerPort.cancel."""

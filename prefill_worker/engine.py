@@ -13,7 +13,7 @@ from common.engine.engine import Engine
 from common.engine.grammar import Grammars
 from common.engine.kv_cache import kv_layout
 from common.engine.sampler import Sample
-from common.engine.sequence import Sequence, Timeline
+from common.engine.sequence import Sequence
 from common.kv_transfer.wire import (
     FirstTokenHeader,
     Payload,
@@ -21,7 +21,7 @@ from common.kv_transfer.wire import (
     make_failure,
     make_first_token,
 )
-from common.request import WorkerLoad, WorkFailure, WorkRequest
+from common.request import WorkerLoad, WorkFailure
 from pdserve.errors import Reason
 from prefill_worker.outbox import KVOutbox
 from prefill_worker.scheduler import PrefillScheduler
@@ -56,11 +56,10 @@ class PrefillEngine:
         self._tombstones: OrderedDict[Key, None] = OrderedDict()
         self._ended: OrderedDict[Key, None] = OrderedDict()
 
-    def accept(self, request: WorkRequest, outbox: KVOutbox, arrival_s: float) -> None:
+    def accept(self, seq: Sequence, outbox: KVOutbox) -> None:
         """Take a prompt on, or answer at once with a failure. A run of the same key is given up."""
-        key = (request.request_id, request.attempt)
+        request, key = seq.request, _key(seq)
         self._drop(key)
-        seq = Sequence(request, Timeline(arrival_s))
         self._live[key] = _Prompt(seq, outbox, request.num_held_tokens)
         self._ended.pop(key, None)
         if key in self._tombstones:

@@ -38,6 +38,7 @@ class PrefillWorker:
             engine.prefix, order, limits.max_batch_tokens, limits.max_num_seqs
         )
         self.info: WorkerInfo = make_info(spec, engine.spec, engine.costs.profile)
+        self._prefix = engine.prefix
         self.prefixes = engine.pool.prefixes
         grammars = Grammars(spec.model_dir, engine.spec, self._loop.wake)
         self._engine = PrefillEngine(engine, scheduler, grammars, Counters())
@@ -55,8 +56,8 @@ class PrefillWorker:
 
     def stream(self, request: WorkRequest) -> Iterator[WireItem]:
         """See KVSource.stream. Runs in a transport's thread."""
-        outbox, arrival_s = KVOutbox(), time.monotonic()
-        self._loop.post(lambda: self._engine.accept(request, outbox, arrival_s))
+        seq, outbox = self._prefix.new_sequence(request, time.monotonic()), KVOutbox()
+        self._loop.post(lambda: self._engine.accept(seq, outbox))
         is_complete = False
         try:
             yield from outbox.items()

@@ -7,8 +7,9 @@ its computed tokens, and shares whole blocks only.
 """
 
 from common.engine.block_pool import BlockPool
-from common.engine.sequence import Sequence
+from common.engine.sequence import Sequence, Timeline
 from common.prefix_chain import PrefixChain
+from common.request import WorkRequest
 
 
 class PrefixCache:
@@ -21,6 +22,12 @@ class PrefixCache:
         self._fingerprint = fingerprint
         self._is_enabled = is_enabled
         self._leaders: dict[str, Sequence] = {}  # by group: who computes the prompt now
+
+    def new_sequence(self, request: WorkRequest, arrival_s: float) -> Sequence:
+        """A sequence with the keys of its prompt, which cost more than finding them. From any thread."""
+        seq = Sequence(request, Timeline(arrival_s))
+        self._findable_keys(seq)
+        return seq
 
     def reserve(self, seq: Sequence, num_tokens: int, *, keep_free: int = 0) -> bool:
         """Give a sequence without blocks those for its first `num_tokens` positions, if they can be had
