@@ -135,7 +135,7 @@ def test_rounding_hides_no_wrong_positions(tmp_path: Path, dtype: str) -> None:
 
 def test_a_window_as_wide_as_the_context_is_none(tmp_path: Path) -> None:
     folder = save_random(tmp_path, "phimoe", {**EXPERTS, "sliding_window": 64})
-    make_engine(folder, engine_config(backend="reference"))
+    assert make_engine(folder, engine_config(backend="reference")).spec.max_context_tokens == 64
 
 
 def test_a_model_that_fails_on_its_own_is_refused_in_one_line(tmp_path: Path) -> None:
