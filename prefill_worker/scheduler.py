@@ -1,9 +1,8 @@
 """Which prompts run next on a prefill worker. Plain lists; no tensors, no sockets."""
 
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from common.engine.batch import Batch, BatchEntry
+from common.engine.batch import Batch, cut_chunks
 from common.engine.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
 from common.engine.waiting_queue import WaitingQueue
@@ -57,17 +56,16 @@ class PrefillScheduler:
         def rank(seq: Sequence) -> Rank:
             return self._order.rank(seq, now_s)
 
-        started = deque(sorted(self.running, key=rank))
-        entries: list[BatchEntry] = []
-        budget = self._max_batch_tokens
-        while budget > 0:
-            seq = self._admit_before(started[0] if started else None, rank)
-            if seq is None and not started:
-                break
-            seq = seq or started.popleft()
-            entries.append(BatchEntry(seq, min(seq.num_uncomputed_tokens, budget)))
-            budget -= entries[-1].num_tokens
+        entries = cut_chunks(self._in_order(rank), self._max_batch_tokens)
         return Batch(tuple(entries)) if entries else None
+
+    def _in_order(self, rank: Callable[[Sequence], Rank]) -> Iterator[Sequence]:
+        """Prompts as they go, each admitted only when it is asked for: others would just hold memory."""
+        for started in (*sorted(self.running, key=rank), None):
+            while (seq := self._admit_before(started, rank)) is not None:
+                yield seq
+            if started is not None:
+                yield started
 
     def _admit_before(
         self, started: Sequence | None, rank: Callable[[Sequence], Rank]

@@ -49,12 +49,13 @@ class Batch:
 
 
 def cut_chunks(sequences: Iterable[Sequence], budget: int) -> list[BatchEntry]:
-    """Chunked prefill (Sarathi-Serve, Agrawal et al. 2024): in order, each takes what is left of `budget`."""
-    entries = []
-    for seq in sequences:
-        if budget < 1:
-            break
-        entry = BatchEntry(seq, min(seq.num_uncomputed_tokens, budget))
-        entries.append(entry)
-        budget -= entry.num_tokens
+    """Chunked prefill (Sarathi-Serve, Agrawal et al. 2024): in order, each takes what is left of `budget`.
+
+    Asks for no sequence that the budget leaves nothing for, so an iterator may admit them as it goes.
+    """
+    entries: list[BatchEntry] = []
+    order = iter(sequences)
+    while budget > 0 and (seq := next(order, None)) is not None:
+        entries.append(BatchEntry(seq, min(seq.num_uncomputed_tokens, budget)))
+        budget -= entries[-1].num_tokens
     return entries
