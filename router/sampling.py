@@ -1,8 +1,9 @@
 """From a client's sampling options to those that a worker takes, or a refusal that names the field."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common.request import SamplingParams
+from common.rpc.convert_sampling import sampling_from_pb
 from pdserve.errors import InvalidRequestError, Reason
 from pdserve.v1 import inference_pb2
 from router.structured import parse_grammar
@@ -54,24 +55,13 @@ def parse_sampling(
     _check_biases(message, vocab_size)
     if not 0 <= message.min_tokens <= max_tokens:
         raise _refusal("min_tokens", f"{message.min_tokens} is not in [0, {max_tokens}]")
-    return SamplingParams(
-        temperature=message.temperature,
+    repetition = message.repetition_penalty if message.HasField("repetition_penalty") else 1.0
+    return replace(
+        sampling_from_pb(message),
         seed=seed,
         max_tokens=max_tokens,
-        stop_token_ids=tuple(message.stop_token_ids),
-        ignore_eos=message.ignore_eos,
-        top_k=message.top_k,
         top_p=message.top_p if message.HasField("top_p") else 1.0,
-        min_p=message.min_p,
-        repetition_penalty=(
-            message.repetition_penalty if message.HasField("repetition_penalty") else 1.0
-        ),
-        presence_penalty=message.presence_penalty,
-        frequency_penalty=message.frequency_penalty,
-        logit_bias=tuple(sorted(message.logit_bias.items())),
-        min_tokens=message.min_tokens,
-        logprobs=message.logprobs if message.HasField("logprobs") else None,
-        prompt_logprobs=message.prompt_logprobs if message.HasField("prompt_logprobs") else None,
+        repetition_penalty=repetition,
         grammar=parse_grammar(message),
     )
 
