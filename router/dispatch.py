@@ -50,11 +50,12 @@ class Dispatcher:
         shareable = () if job.sampling.needs_all_prompt_logits else job.prompt_token_ids
         keys = PromptKeys(self._pool.fingerprint, job.cache_salt, shareable)
         expected = min(max(round(self._output_tokens), 1), job.sampling.max_tokens)
-        decision = self._policy.choose(
-            Ask(len(job.prompt_token_ids), expected, self._arrivals.arrive(time.monotonic())),
-            self._pool.candidates(Role.PREFILL, keys),
-            self._pool.candidates(Role.DECODE, keys),
+        rate = self._arrivals.arrive(time.monotonic())
+        ask = Ask(len(job.prompt_token_ids), expected, rate, job.priority)
+        prefill, decode = (
+            self._pool.candidates(role, keys, ask) for role in (Role.PREFILL, Role.DECODE)
         )
+        decision = self._policy.choose(ask, prefill, decode)
         if decision is None:
             raise UnavailableError("no decode worker is ready")
         self._explanations.begin(job.request_id, decision)

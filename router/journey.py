@@ -94,21 +94,21 @@ class Journeys:
         # the first choice computes the prompt for all
         num_tokens = 0 if progress.choice else decision.num_new_tokens
         link.submit(work, stream)
-        self._pool.assign(decision.prompt_worker, num_tokens)
+        assigned = self._pool.assigned
+        prompt = assigned.add(decision.prompt_worker, num_tokens, work.priority)
         try:
             while True:
                 output = await stream.next()
                 if output.failure:
                     raise error_from_reason(output.failure.reason, output.failure.message)
-                self._pool.assign(decision.prompt_worker, -num_tokens)
-                num_tokens = 0
+                assigned.discard(prompt)
                 self._admission.note_token(ticket)
                 delta = progress.advance(output)
                 yield delta
                 if delta.summary is not None:
                     return
         finally:
-            self._pool.assign(decision.prompt_worker, -num_tokens)
+            assigned.discard(prompt)
             link.release(stream)
 
     def _progress(self, job: Job, choice: int, decision: Decision, arrival_s: float) -> Progress:

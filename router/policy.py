@@ -76,7 +76,9 @@ class LeastLoaded:
         if not decode:
             return None
         target = min(decode, key=lambda c: (c.num_sequences, -c.blocks_free, c.name))
-        source = min(prefill, key=lambda c: (c.backlog_tokens, c.name), default=None)
+        source = min(
+            prefill, key=lambda c: (c.backlog_tokens, c.overtaken_tokens, c.name), default=None
+        )
         route = Route(target.name, source.name if source else None)
         return _explained("least_loaded", ask, route, prefill, decode)
 

@@ -8,8 +8,9 @@ from enum import StrEnum
 from common.config import RouterConfig
 from common.request import Role, WorkerInfo, WorkerLoad
 from pdserve.errors import SetupError, UnavailableError
+from router.assigned import Assigned
 from router.link import WorkerLink
-from router.prediction import Candidate
+from router.prediction import Ask, Candidate
 from router.prefix_index import PromptKeys
 
 _POLL_S = 0.02
@@ -34,15 +35,12 @@ class WorkerView:
 
 
 class WorkerPool:
-    """Links by address, and what is known of the prompts on their way.
-
-    Workers report their load; between two reports the pool adds what this router sent meanwhile.
-    """
+    """Links by address, and the prompts on their way to them."""
 
     def __init__(self, addresses: Sequence[str], config: RouterConfig) -> None:
         self._config = config
         self._links = [WorkerLink(address, self._check_agreement) for address in addresses]
-        self._assigned_tokens: dict[str, int] = {}
+        self.assigned = Assigned()
 
     def start(self) -> None:
         """Connect to every worker, in the background."""
@@ -85,14 +83,14 @@ class WorkerPool:
         """Whether some decode worker can take work now."""
         return any(view.state is WorkerState.READY for view in self.views() if _decodes(view.info))
 
-    def candidates(self, role: Role, keys: PromptKeys) -> list[Candidate]:
+    def candidates(self, role: Role, keys: PromptKeys, ask: Ask) -> list[Candidate]:
         """Workers of a role that can take a prompt of these keys now."""
         found = []
         for link in self._links:
             if link.info is None or link.info.role != role:
                 continue
             if self._state(link) is WorkerState.READY:
-                found.append(self._candidate(link, link.info, keys))
+                found.append(self._candidate(link, link.info, keys, ask))
         return found
 
     def link(self, name: str) -> WorkerLink:
@@ -107,20 +105,24 @@ class WorkerPool:
         loads = [view.load for view in self.views() if _decodes(view.info)]
         return min((load.blocks_total * load.block_size for load in loads), default=0)
 
-    def assign(self, worker: str, num_tokens: int) -> None:
-        """Note prompt tokens on their way to the worker that will run them (negative: they are done)."""
-        self._assigned_tokens[worker] = self._assigned_tokens.get(worker, 0) + num_tokens
-
-    def _candidate(self, link: WorkerLink, info: WorkerInfo, keys: PromptKeys) -> Candidate:
+    def _candidate(
+        self, link: WorkerLink, info: WorkerInfo, keys: PromptKeys, ask: Ask
+    ) -> Candidate:
         load = link.load
+        num_cached = link.prefixes.num_tokens(keys, load.block_size)
+        num_new, num_assigned = ask.num_prompt_tokens - num_cached, self.assigned.total(info.name)
+        # decode workers run their own prompts first come first served
+        overtakes = info.role == Role.PREFILL
+        num_behind = self.assigned.behind(info.name, num_new, ask.priority) if overtakes else 0
         return Candidate(
             name=info.name,
             num_sequences=max(load.num_running + load.num_waiting, link.num_live),
-            backlog_tokens=max(load.backlog_tokens, self._assigned_tokens.get(info.name, 0)),
+            backlog_tokens=max(load.backlog_tokens, num_assigned) - num_behind,
+            overtaken_tokens=num_behind,
             blocks_free=load.blocks_free,
             blocks_total=load.blocks_total,
             block_size=load.block_size,
-            num_cached_tokens=link.prefixes.num_tokens(keys, load.block_size),
+            num_cached_tokens=num_cached,
             profile=replace(info.profile, correction=load.correction),
         )
 

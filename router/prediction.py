@@ -20,6 +20,7 @@ class Ask:
     num_prompt_tokens: int
     num_output_tokens: int  # expected
     arrivals_per_s: float = 0.0  # of requests like it, for all decode workers together
+    priority: int = 0  # lower goes first
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +29,12 @@ class Candidate:
 
     name: str
     num_sequences: int = 0  # running and waiting
-    backlog_tokens: int = 0  # of prompts, still to run there
+    backlog_tokens: int = 0  # of prompts that run there before this one
     blocks_free: int = 0
     blocks_total: int = 0
     block_size: int = 1
     num_cached_tokens: int = 0  # of this prompt, less than all of it
+    overtaken_tokens: int = 0  # of prompts there that let this one pass
     profile: WorkerProfile = field(default_factory=WorkerProfile)
 
     @property
@@ -89,6 +91,10 @@ class _Source:
         profile, cached = worker.profile, worker.num_cached_tokens
         num_new = ask.num_prompt_tokens - cached
         self.queue_s = _backlog_s(ask, worker, num_decoding=0)
+        if not worker.backlog_tokens:
+            # a step of those that let it pass runs already; half is left on average
+            num_running = min(worker.overtaken_tokens, profile.max_batch_tokens)
+            self.queue_s += profile.prompt_s(num_running, count_pairs(num_running)) / 2
         self.prefill_s = profile.prompt_s(num_new, count_pairs(num_new, cached))
         self._last_chunk = (
             ask.num_prompt_tokens

@@ -126,6 +126,17 @@ def test_earlier_prompts_are_waited_for() -> None:
     assert cost(Ask(50, 7), PREFILL, busy)[False].queue_s == 98 + 12 + 6
 
 
+def test_a_prompt_that_overtakes_waits_for_half_of_the_step_that_runs() -> None:
+    """Steps hold 100 tokens: a full one takes 110, one of the last 40 takes 50."""
+    long = replace(PREFILL, overtaken_tokens=2000)
+    assert cost(Ask(50, 7), long, DECODE)[True].queue_s == 110 / 2
+    ending = replace(PREFILL, overtaken_tokens=40)
+    assert cost(Ask(50, 7), ending, DECODE)[True].queue_s == 50 / 2
+    # whoever waits for earlier prompts waits for that step among theirs
+    both = replace(long, backlog_tokens=40)
+    assert cost(Ask(50, 7), both, DECODE)[True].queue_s == 50
+
+
 def test_the_attention_of_earlier_prompts_is_that_of_prompts_like_this_one() -> None:
     profile = replace(PROFILE, pair_s=1.0)
     waiting = replace(PREFILL, backlog_tokens=100, profile=profile)
