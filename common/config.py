@@ -33,6 +33,9 @@ class EngineConfig(_Frozen):
     kv_cache_gib: float = Field(1.0, gt=0, description="Memory for KV blocks, GiB")
     max_batch_tokens: int = Field(512, ge=1, description="Tokens a step may run; cuts long prompts")
     max_num_seqs: int = Field(64, ge=1, description="Sequences in the running batch")
+    itl_target_s: float | None = Field(
+        None, gt=0, description="Decode steps are kept within this time; unset: as they come"
+    )
     preemption: Literal["auto", "swap", "recompute"] = Field(
         "auto", description="Under KV pressure; auto: the cheaper of the two for each sequence"
     )

@@ -10,6 +10,8 @@ from bisect import bisect_left
 from dataclasses import astuple, dataclass
 from itertools import pairwise
 
+_LEAST_CHUNK = 16  # tokens
+
 
 def count_pairs(num_tokens: int, start: int = 0) -> float:
     """Pairs of a prompt token and a position at or before it, for `num_tokens` from position `start`."""
@@ -46,13 +48,15 @@ class WorkerProfile:
     kv_bytes_per_token: int = 2**14
     max_batch_tokens: int = 512
     max_num_seqs: int = 64
+    itl_target_s: float = 0.0  # for a step's time; 0: none
     correction: Correction = Correction()
 
     def is_sound(self) -> bool:
         """Whether it can be reckoned with: numbers from a disk or a peer may be anything."""
         counts, seconds = self.row_counts, self.row_seconds
         rates = (self.sample_s, self.position_s, self.pair_s, self.copy_out_byte_s)
-        costs = (*seconds, *rates, self.insert_byte_s, *astuple(self.correction))
+        others = (self.insert_byte_s, self.itl_target_s)
+        costs = (*seconds, *rates, *others, *astuple(self.correction))
         return (
             len(counts) == len(seconds) >= 2
             and counts[0] > 0
@@ -69,17 +73,67 @@ class WorkerProfile:
         attention_s = num_sequences * self.sample_s + num_positions * self.position_s
         return self.correction.decode * (self._rows_s(num_sequences) + attention_s)
 
+    def fits_step(self, num_sequences: int, num_positions: int) -> bool:
+        """Whether so many sequences may decode together, by max_num_seqs and the ITL target; one always."""
+        if num_sequences <= 1 or num_sequences > self.max_num_seqs or not self.itl_target_s:
+            return num_sequences <= self.max_num_seqs
+        return self.decode_step_s(num_sequences, num_positions) <= self.itl_target_s
+
+    def num_places(self, num_positions_each: float) -> int:
+        """The most sequences of so many positions that may decode together."""
+        counts = range(1, self.max_num_seqs + 1)
+        most = bisect_left(
+            counts, True, key=lambda n: not self.fits_step(n, round(n * num_positions_each))
+        )
+        return max(most, 1)
+
+    def prompt_budget(self, num_decoding: int, num_positions: int = 0, start: int = 0) -> int:
+        """Prompt tokens that a step may run beside `num_decoding` sequences of `num_positions` positions.
+
+        What max_batch_tokens leaves and, where there is an ITL target, what brings the step up to it; but at
+        least a few, or the prompt would never end. `start` is how much of the prompt lies before them.
+        """
+        most = max(self.max_batch_tokens - num_decoding, 1)
+        if not self.itl_target_s or not num_decoding:
+            return most
+        left_s = self.itl_target_s - self.decode_step_s(num_decoding, num_positions)
+
+        def is_too_long(num_tokens: int) -> bool:
+            pairs_s = count_pairs(num_tokens, start) * self.pair_s
+            rows_s = self._added_s(num_tokens, num_decoding)
+            return self.correction.prefill * (rows_s + pairs_s) > left_s
+
+        fitting = bisect_left(range(1, most + 1), True, key=is_too_long)
+        return max(fitting, min(_LEAST_CHUNK, most))
+
     def num_steps(self, num_tokens: int, num_decoding: int) -> int:
         """Steps that a prompt's `num_tokens` take beside so many decoding sequences."""
-        return -(-num_tokens // self._chunk(num_decoding))
+        return -(-num_tokens // self.prompt_budget(num_decoding))
 
     def last_chunk(self, num_tokens: int, num_decoding: int) -> int:
         """Tokens in the last of these steps."""
-        return num_tokens % self._chunk(num_decoding) or min(num_tokens, self._chunk(num_decoding))
+        chunk = self.prompt_budget(num_decoding)
+        return num_tokens % chunk or min(num_tokens, chunk)
+
+    def tail(self, num_tokens: int, num_late: int) -> int:
+        """Of a prompt's last tokens, which one step could run, how many to leave to a step of their own.
+
+        The KV of the others leaves meanwhile; what is left to send when the prompt ends then takes about one
+        decode step. `num_late` is of how many tokens KV would leave after that one step. 0 where the further
+        step takes longer than that saves.
+        """
+        copy_s = self.copy_out_s(1) + self.insert_s(1)
+        most = int(self.decode_step_s(1, 0) / copy_s) if copy_s else num_tokens
+        tail = max(most, _LEAST_CHUNK)
+        num_before = num_tokens - tail
+        if num_before <= 0:
+            return 0
+        step_s = self._rows_s(tail) + self._rows_s(num_before) - self._rows_s(num_tokens)
+        return tail if (num_late - tail) * copy_s > self.correction.prefill * step_s else 0
 
     def prompt_s(self, num_tokens: int, num_pairs: float, num_decoding: int = 0) -> float:
         """What prompt tokens add to the steps that run them; with nobody decoding, all of their time."""
-        chunk = self._chunk(num_decoding)
+        chunk = self.prompt_budget(num_decoding)
         num_full, rest = divmod(num_tokens, chunk)
         rows_s = num_full * self._added_s(chunk, num_decoding) + self._added_s(rest, num_decoding)
         return self.correction.prefill * (rows_s + num_pairs * self.pair_s)
@@ -93,9 +147,6 @@ class WorkerProfile:
         """Copying the KV of so many tokens into blocks."""
         num_bytes = num_tokens * self.kv_bytes_per_token
         return self.correction.insert * num_bytes * self.insert_byte_s
-
-    def _chunk(self, num_decoding: int) -> int:
-        return max(self.max_batch_tokens - num_decoding, 1)
 
     def _added_s(self, num_rows: int, num_decoding: int) -> float:
         if not num_rows:

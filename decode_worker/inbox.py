@@ -31,6 +31,7 @@ from common.kv_transfer.transport import KVTransport
 from common.kv_transfer.wire import FailureHeader, FirstTokenHeader, WireError
 from common.telemetry.logs import get_logger
 from decode_worker.pull import Chunk, FirstToken, News, Pull, PullFailed
+from decode_worker.scheduler import urgency
 
 _log = get_logger()
 
@@ -95,7 +96,7 @@ class Inbox:
             )
 
         while len(self.pulls) < self._config.max_concurrent_pulls:
-            seq = self.waiting.take(lambda s: self._has_credit(s) and enters(s))
+            seq = self.waiting.take(lambda s: self._has_credit(s) and enters(s), urgency)
             if seq is None:
                 return
             self._start(seq)

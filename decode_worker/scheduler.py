@@ -3,9 +3,10 @@
 from collections.abc import Collection
 
 from common.engine.batch import Batch, BatchEntry, cut_chunks
+from common.engine.costs import Costs
 from common.engine.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
-from common.engine.waiting_queue import WaitingQueue
+from common.engine.waiting_queue import Rank, WaitingQueue
 from decode_worker.footprint import Footprint, peak_blocks
 from decode_worker.output_length import OutputLengths
 from decode_worker.preemption import Preemption
@@ -15,10 +16,11 @@ class DecodeScheduler:
     """Continuous batching (Orca, Yu et al. 2022): sequences enter and leave at every step.
 
     `running` holds sequences with blocks, oldest first: those that decode, and those whose prompt (or
-    recomputation) still has chunks to run here. Every step takes all decode tokens first and gives the
-    rest of the token budget to chunks. A sequence enters when its prompt fits now and the batch is expected
-    to fit until its sequences end. When one cannot grow all the same, the newest is preempted; the last one
-    never is: with nobody else running it waits for blocks that arriving KV holds.
+    recomputation) still has chunks to run here. Every step takes all decode tokens first and gives to chunks
+    what the token budget and the ITL target leave. A sequence enters when its prompt fits now, the batch is
+    expected to fit until its sequences end, and its steps keep the ITL target. When one cannot grow all the
+    same, the newest is preempted, of the least urgent ones; the last one never is: with nobody else running
+    it waits for blocks that arriving KV holds.
     """
 
     def __init__(
@@ -26,16 +28,14 @@ class DecodeScheduler:
         prefix: PrefixCache,
         lengths: OutputLengths,
         preemption: Preemption,
-        max_batch_tokens: int,
-        max_num_seqs: int,
+        costs: Costs,
         watermark: float,
     ) -> None:
         self._prefix = prefix
         self._pool = prefix.pool
         self._lengths = lengths
         self.preemption = preemption
-        self._max_batch_tokens = max_batch_tokens
-        self._max_num_seqs = max_num_seqs
+        self._costs = costs
         self.watermark_blocks = int(prefix.pool.num_blocks * watermark)
         self.waiting = WaitingQueue()
         self.running: list[Sequence] = []
@@ -51,11 +51,10 @@ class DecodeScheduler:
 
         Never before a sequence that waits here and came sooner, or lost its blocks.
         """
-        first = next(iter(self.waiting), None)
-        if first is not None and first.timeline.arrival_s <= seq.timeline.arrival_s:
+        first = min(self.waiting, key=urgency, default=None)
+        if first is not None and _in_turn(first) <= _in_turn(seq):
             return False
-        has_slot = len(self.running) + len(arriving) < self._max_num_seqs
-        return has_slot and self._will_fit(seq, arriving)
+        return self._has_place(seq, arriving) and self._will_fit(seq, arriving)
 
     def can_ever_run(self, num_tokens: int) -> bool:
         """Whether a sequence of this final length fits in the pool at all."""
@@ -88,8 +87,8 @@ class DecodeScheduler:
         self._admit(arriving)
         ready = [seq for seq in self.running if seq is not stalled]
         decoding = [BatchEntry(s, 1) for s in ready if s.num_uncomputed_tokens == 1]
-        filling = [seq for seq in ready if seq.num_uncomputed_tokens > 1]
-        entries = decoding + cut_chunks(filling, self._max_batch_tokens - len(decoding))
+        filling = sorted((s for s in ready if s.num_uncomputed_tokens > 1), key=urgency)
+        entries = decoding + cut_chunks(filling, self._prompt_budget(decoding, filling))
         return Batch(tuple(entries)) if entries else None
 
     def _grow_running(self) -> Sequence | None:
@@ -108,8 +107,24 @@ class DecodeScheduler:
             elif len(self.running) == 1:
                 return seq
             else:
-                self._preempt(self.running[-1])
+                newest, victim = max(
+                    enumerate(self.running), key=lambda place: (place[1].request.priority, place[0])
+                )
+                self._preempt(victim)
+                position -= newest < position
         return None
+
+    def _prompt_budget(self, decoding: list[BatchEntry], filling: list[Sequence]) -> int:
+        if not filling:
+            return 0
+        num_positions = sum(entry.seq.num_computed_tokens for entry in decoding)
+        start = filling[0].num_computed_tokens
+        return self._costs.profile.prompt_budget(len(decoding), num_positions, start)
+
+    def _has_place(self, seq: Sequence, arriving: Collection[Sequence]) -> bool:
+        inside = (*self.running, *arriving, seq)
+        num_positions = sum(len(s.token_ids) for s in inside)
+        return self._costs.profile.fits_step(len(inside), num_positions)
 
     def _preempt(self, seq: Sequence) -> None:
         """Take the blocks back; the sequence is first in line to go on."""
@@ -124,12 +139,12 @@ class DecodeScheduler:
         def enters(seq: Sequence) -> bool:
             # The watermark leaves running sequences room to grow; alone, a sequence may take it all.
             keep_free = self.watermark_blocks if self.running else 0
-            return self._will_fit(seq, arriving) and self._prefix.reserve(
-                seq, len(seq.token_ids), keep_free=keep_free
-            )
+            has_room = self._has_place(seq, arriving) and self._will_fit(seq, arriving)
+            return has_room and self._prefix.reserve(seq, len(seq.token_ids), keep_free=keep_free)
 
-        while self.waiting and len(self.running) + len(arriving) < self._max_num_seqs:
-            seq = self.waiting.take(enters)
+        most = self._costs.profile.max_num_seqs
+        while self.waiting and len(self.running) + len(arriving) < most:
+            seq = self.waiting.take(enters, urgency)
             if seq is None:
                 return
             self.preemption.bring_back(seq)
@@ -152,3 +167,12 @@ class DecodeScheduler:
         num_so_far = seq.num_output_tokens
         expected = self._lengths.expect(seq.sampling.max_tokens, num_so_far)
         return Footprint(len(seq.token_ids), expected - num_so_far, num_shared_blocks)
+
+
+def urgency(seq: Sequence) -> Rank:
+    """Those that have answered already first, since a client is reading; then by priority."""
+    return (-1.0,) if seq.num_output_tokens else (0.0, seq.request.priority)
+
+
+def _in_turn(seq: Sequence) -> tuple[Rank, float]:
+    return urgency(seq), seq.timeline.arrival_s

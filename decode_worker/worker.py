@@ -29,8 +29,7 @@ def make_scheduler(engine: Engine) -> DecodeScheduler:
         engine.prefix,
         OutputLengths(),
         Preemption(config.preemption, engine.costs, memory),
-        config.max_batch_tokens,
-        config.max_num_seqs,
+        engine.costs,
         config.watermark,
     )
 

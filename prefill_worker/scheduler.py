@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator
 
-from common.engine.batch import Batch, cut_chunks
+from common.engine.batch import Batch, BatchEntry, cut_chunks
+from common.engine.costs import Costs
 from common.engine.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
 from common.engine.waiting_queue import WaitingQueue
@@ -12,20 +13,18 @@ from prefill_worker.order import PrefillOrder, Rank
 class PrefillScheduler:
     """Prompts in the order of PrefillOrder, asked anew at every step, under a token budget.
 
-    Several prompts share a step and a long prompt is cut into chunks, between which others may go first.
+    Several prompts share a step and a long prompt is cut into chunks, between which others may go first; the
+    last chunk is tapered where that pays (WorkerProfile.tail).
     A prompt is admitted with blocks for all of it, so that no half-run prompt ever waits for memory; it
     gives them back at its end. What does not fit lets smaller ones pass, with ageing (WaitingQueue).
     This is simpler than decode's scheduler because nothing here grows, so nothing is ever preempted.
     """
 
-    def __init__(
-        self, prefix: PrefixCache, order: PrefillOrder, max_batch_tokens: int, max_num_seqs: int
-    ) -> None:
+    def __init__(self, prefix: PrefixCache, order: PrefillOrder, costs: Costs) -> None:
         self._prefix = prefix
         self._order = order
         self._pool = prefix.pool
-        self._max_batch_tokens = max_batch_tokens
-        self._max_num_seqs = max_num_seqs
+        self._costs = costs
         self.waiting = WaitingQueue()
         self.running: list[Sequence] = []
 
@@ -56,8 +55,20 @@ class PrefillScheduler:
         def rank(seq: Sequence) -> Rank:
             return self._order.rank(seq, now_s)
 
-        entries = cut_chunks(self._in_order(rank), self._max_batch_tokens)
-        return Batch(tuple(entries)) if entries else None
+        entries = cut_chunks(self._in_order(rank), self._costs.profile.max_batch_tokens)
+        return Batch(tuple(map(self._taper, entries))) if entries else None
+
+    def _taper(self, entry: BatchEntry) -> BatchEntry:
+        """A chunk that would end its prompt, less the tail whose KV alone is to be left at the end."""
+        if not entry.samples:
+            return entry
+        seq = entry.seq
+        num_done = seq.num_computed_tokens
+        if num_done == seq.timeline.num_cached_tokens:
+            num_done = 0  # a cached prefix leaves with the first chunk
+        num_late = seq.num_prompt_tokens - max(num_done, seq.request.num_held_tokens)
+        tail = self._costs.profile.tail(entry.num_tokens, num_late)
+        return BatchEntry(seq, entry.num_tokens - tail) if tail else entry
 
     def _in_order(self, rank: Callable[[Sequence], Rank]) -> Iterator[Sequence]:
         """Prompts as they go, each admitted only when it is asked for: others would just hold memory."""
@@ -71,7 +82,7 @@ class PrefillScheduler:
         self, started: Sequence | None, rank: Callable[[Sequence], Rank]
     ) -> Sequence | None:
         """A waiting prompt that goes before the started one, if there is one and it fits."""
-        if not self.waiting or len(self.running) >= self._max_num_seqs:
+        if not self.waiting or len(self.running) >= self._costs.profile.max_num_seqs:
             return None
 
         def enters(seq: Sequence) -> bool:

@@ -32,11 +32,8 @@ class PrefillWorker:
     def __init__(self, spec: WorkerSpec, on_crash: Callable[[BaseException], None]) -> None:
         self._loop = EngineLoop(spec.name, self._step, self._idle, on_crash)
         engine = self._loop.call(lambda: build_profiled(spec), BUILD_TIMEOUT_S)
-        limits = spec.engine
         order = PrefillOrder(engine.costs.seconds_left)
-        scheduler = PrefillScheduler(
-            engine.prefix, order, limits.max_batch_tokens, limits.max_num_seqs
-        )
+        scheduler = PrefillScheduler(engine.prefix, order, engine.costs)
         self.info: WorkerInfo = make_info(spec, engine.spec, engine.costs.profile)
         self._prefix = engine.prefix
         self.prefixes = engine.pool.prefixes

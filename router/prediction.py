@@ -42,6 +42,11 @@ class Candidate:
         """Positions of KV that its sequences hold, about."""
         return (self.blocks_total - self.blocks_free) * self.block_size
 
+    @property
+    def num_places(self) -> int:
+        """Sequences that it runs at once, of the lengths that they have now."""
+        return self.profile.num_places(self.num_positions / max(self.num_sequences, 1))
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -96,15 +101,18 @@ class _Source:
             num_running = min(worker.overtaken_tokens, profile.max_batch_tokens)
             self.queue_s += profile.prompt_s(num_running, count_pairs(num_running)) / 2
         self.prefill_s = profile.prompt_s(num_new, count_pairs(num_new, cached))
-        self._last_chunk = (
-            ask.num_prompt_tokens
-            if profile.num_steps(num_new, 0) == 1
-            else profile.last_chunk(num_new, 0)
-        )
+        self._last = profile.last_chunk(num_new, 0)
+        self._is_one_step = profile.num_steps(num_new, 0) == 1
 
-    def num_exposed(self, num_shipped: int) -> int:
-        """Tokens whose KV can leave only when the prompt is done; the others go while it runs."""
-        return min(num_shipped, self._last_chunk)
+    def taper(self, num_shipped: int) -> tuple[int, float]:
+        """Tokens whose KV can leave only when the prompt is done, and what bringing them down takes."""
+        profile, last = self.worker.profile, self._last
+        num_late = num_shipped if self._is_one_step else min(num_shipped, last)
+        tail = profile.tail(last, num_late)
+        if not tail:
+            return num_late, 0.0
+        apart_s = profile.prompt_s(tail, 0) + profile.prompt_s(last - tail, 0)
+        return tail, apart_s - profile.prompt_s(last, 0)
 
 
 class _Target:
@@ -114,7 +122,7 @@ class _Target:
         self._ask = ask
         self._worker = worker
         self._arrivals_per_s = arrivals_per_s
-        profile, limit = worker.profile, worker.profile.max_num_seqs
+        profile, limit = worker.profile, worker.num_places
         # who is there now decodes by the time that this prompt runs
         self._others = others = min(worker.num_sequences, limit)
         self._step_s = profile.decode_step_s(others, worker.num_positions)
@@ -150,12 +158,12 @@ class _Target:
         """A prefill worker runs the prompt; what is lacking here travels."""
         worker, profile = self._worker, self._worker.profile
         num_shipped = self._ask.num_prompt_tokens - worker.num_cached_tokens
-        num_exposed = source.num_exposed(num_shipped)
+        num_exposed, taper_s = source.taper(num_shipped)
         copies_s = source.worker.profile.copy_out_s(num_exposed) + profile.insert_s(num_exposed)
         return RouteCost(
             Route(worker.name, source.worker.name),
             queue_s=self._room_s + source.queue_s,
-            prefill_s=source.prefill_s,
+            prefill_s=source.prefill_s + taper_s,
             transfer_s=profile.correction.handoff_s + copies_s + self._border_s,
             interference_s=self._others * profile.insert_s(num_shipped),
             decode_s=self._decode_s,
@@ -184,6 +192,6 @@ def _room_s(ask: Ask, worker: Candidate, step_s: float) -> float:
     num_wanted = -(-(ask.num_prompt_tokens + 1) // worker.block_size)
     num_held = worker.blocks_total - worker.blocks_free
     blocks = max(num_wanted - worker.blocks_free, 0) / num_held if num_held else 0.0
-    limit = worker.profile.max_num_seqs
+    limit = worker.num_places
     places = max(worker.num_sequences + 1 - limit, 0) / limit
     return max(blocks, places) * ask.num_output_tokens * step_s

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from common.config import EngineConfig
 from common.engine.batch import Batch
 from common.engine.sequence import Sequence
 from common.profile import WorkerProfile, count_pairs
@@ -9,6 +10,16 @@ from common.profile import WorkerProfile, count_pairs
 _SMOOTHING = 0.2
 _MOST_AT_ONCE = 4.0
 _LEAST_HANDOFF_S = 1e-4
+
+
+def within_limits(profile: WorkerProfile, config: EngineConfig) -> WorkerProfile:
+    """The profile with the limits of a configuration, which schedulers and routers keep."""
+    return replace(
+        profile,
+        max_batch_tokens=config.max_batch_tokens,
+        max_num_seqs=config.max_num_seqs,
+        itl_target_s=config.itl_target_s or 0.0,
+    )
 
 
 class Costs:

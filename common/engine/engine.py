@@ -9,7 +9,7 @@ from common.config import EngineConfig
 from common.engine.attention.flash import PAGE
 from common.engine.attention.select import select_backend
 from common.engine.block_pool import BlockPool
-from common.engine.costs import Costs
+from common.engine.costs import Costs, within_limits
 from common.engine.fused.select import select_model
 from common.engine.kv_cache import KVCache, Storage
 from common.engine.masking import warm_up
@@ -19,6 +19,7 @@ from common.engine.prefix_cache import PrefixCache
 from common.engine.probe import PROBE_TOKENS, Probe
 from common.engine.weights.load import load_model
 from common.grammar.matcher import MaskFiller
+from common.profile import WorkerProfile
 from pdserve.errors import SetupError
 
 BUILD_TIMEOUT_S = 1800.0  # a large model from slow storage; the deployment's own limit is shorter
@@ -72,7 +73,8 @@ def build_engine(model_dir: Path, config: EngineConfig, num_threads: int) -> Eng
     probe.run(runner, cache, pool)
     warm_up(cache.keys.dtype, device)
     prefix = PrefixCache(pool, spec.fingerprint, is_enabled=config.prefix_cache == "auto")
-    return Engine(spec, config, prefix, cache, runner, Costs())
+    costs = Costs(within_limits(WorkerProfile(), config))
+    return Engine(spec, config, prefix, cache, runner, costs)
 
 
 def select_device(config: EngineConfig) -> torch.device:

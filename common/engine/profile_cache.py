@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from common.config import WorkerSpec
+from common.engine.costs import within_limits
 from common.engine.engine import Engine, build_engine
 from common.engine.profiling import largest_step, measure_profile
 from common.engine.weights.cache import default_cache_dir
@@ -19,6 +20,7 @@ from common.profile import WorkerProfile
 from common.telemetry.logs import get_logger
 from pdserve import __version__
 
+_NO_PART = {"swap_gib", "watermark", "preemption", "itl_target_s"}  # of what is measured
 _log = get_logger()
 
 
@@ -30,7 +32,8 @@ def profiles_dir() -> Path:
 def build_profiled(spec: WorkerSpec) -> Engine:
     """A worker's engine, with costs that begin at its profile. Raises SetupError as build_engine does."""
     engine = build_engine(spec.model_dir, spec.engine, spec.num_threads)
-    engine.costs.begin(load_or_measure(engine, spec.num_threads, profiles_dir()))
+    measured = load_or_measure(engine, spec.num_threads, profiles_dir())
+    engine.costs.begin(within_limits(measured, spec.engine))
     return engine
 
 
@@ -57,7 +60,7 @@ def _name(engine: Engine, num_threads: int) -> str:
     device = engine.cache.keys.device
     facts = {
         "fingerprint": engine.spec.fingerprint,  # the dtype is a part of it
-        "engine": engine.config.model_dump(exclude={"swap_gib", "watermark", "preemption"}),
+        "engine": engine.config.model_dump(exclude=_NO_PART),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu(),
         "num_threads": num_threads,
         "version": __version__,

@@ -52,6 +52,31 @@ def test_beside_others_a_prompt_pays_only_its_rows_and_runs_in_smaller_chunks() 
     )
 
 
+def test_an_itl_target_leaves_a_prompt_what_decoding_does_not_take() -> None:
+    """Four sequences of 20 positions take 14 + 2 + 5; n tokens of the prompt n, and 1/8 a pair of theirs."""
+    profile = replace(PROFILE, max_batch_tokens=100, row_counts=(1, 101), row_seconds=(11.0, 111.0))
+    far = replace(profile, itl_target_s=21.0 + 40 + 800 / 8)
+    assert far.prompt_budget(4, 20) == 40
+    # 32 behind 10 others: 32 + (320 + 512) / 8 = 136; 33 would be 33 + (330 + 544.5) / 8 = 142.3
+    assert replace(far, itl_target_s=21.0 + 140).prompt_budget(4, 20, start=10) == 32
+    # alone, a prompt disturbs nobody; beside others it goes on, if only slowly
+    assert replace(far, itl_target_s=1.0).prompt_budget(0) == 100
+    assert replace(far, itl_target_s=1.0).prompt_budget(90) == 10
+    assert replace(far, itl_target_s=1.0).num_steps(32, 4) == 2
+
+
+def test_an_itl_target_limits_the_batch_to_what_decodes_within_it() -> None:
+    """A sequence of 20 positions adds 1 + 0.5 + 5 to the step's 10."""
+    limited = replace(PROFILE, itl_target_s=10 + 3 * 6.5)
+    assert limited.fits_step(3, 60)
+    assert not limited.fits_step(4, 80)
+    assert (limited.num_places(20), PROFILE.num_places(20)) == (3, 8)
+    assert not PROFILE.fits_step(9, 0)
+    # the first may always decode
+    assert limited.fits_step(1, 1000)
+    assert limited.num_places(1000) == 1
+
+
 def test_a_batch_as_large_as_the_budget_still_leaves_a_token_a_step() -> None:
     assert PROFILE.num_steps(3, 25) == 3
 

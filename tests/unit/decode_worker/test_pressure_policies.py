@@ -111,8 +111,9 @@ def test_without_room_in_host_memory_it_is_computed_again() -> None:
 
 
 def scheduler_of(pool: BlockPool, lengths: OutputLengths) -> DecodeScheduler:
-    preemption = Preemption("recompute", Costs(), NoHostMemory())
-    return DecodeScheduler(PrefixCache(pool, "model"), lengths, preemption, 64, 8, watermark=0.0)
+    costs = Costs(WorkerProfile(max_batch_tokens=64, max_num_seqs=8))
+    preemption = Preemption("recompute", costs, NoHostMemory())
+    return DecodeScheduler(PrefixCache(pool, "model"), lengths, preemption, costs, watermark=0.0)
 
 
 def test_a_sequence_enters_only_if_the_batch_is_expected_to_fit_to_its_end() -> None:

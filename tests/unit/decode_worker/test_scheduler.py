@@ -5,6 +5,7 @@ from common.engine.block_pool import BlockPool
 from common.engine.costs import Costs
 from common.engine.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
+from common.profile import WorkerProfile
 from decode_worker.output_length import OutputLengths
 from decode_worker.preemption import Preemption
 from decode_worker.scheduler import DecodeScheduler
@@ -15,16 +16,21 @@ BLOCK_SIZE = 4
 
 
 def make(
-    num_blocks: int = 20, budget: int = 16, max_num_seqs: int = 8, watermark: float = 0.0
+    num_blocks: int = 20,
+    budget: int = 16,
+    max_num_seqs: int = 8,
+    watermark: float = 0.0,
+    profile: WorkerProfile | None = None,
 ) -> tuple[DecodeScheduler, BlockPool]:
     """Every sequence is expected to end with its next token, so that memory decides only when it is short."""
     pool = BlockPool(num_blocks, BLOCK_SIZE)
+    profile = profile or WorkerProfile(max_batch_tokens=budget, max_num_seqs=max_num_seqs)
+    costs = Costs(profile)
     scheduler = DecodeScheduler(
         PrefixCache(pool, "model"),
         OutputLengths(prior_tokens=1),
-        Preemption("recompute", Costs(), NoHostMemory()),
-        budget,
-        max_num_seqs,
+        Preemption("recompute", costs, NoHostMemory()),
+        costs,
         watermark,
     )
     return scheduler, pool
@@ -212,17 +218,6 @@ def test_room_counts_those_on_their_way(num_arriving: int, has_room: bool) -> No
     join(scheduler, pool, 2)
     others = arriving(pool, num_arriving)
     assert scheduler.has_room(make_sequence(2), others) is has_room
-
-
-def test_there_is_no_room_while_an_older_sequence_waits_here() -> None:
-    scheduler, _ = make()
-    older, seq, younger = (make_sequence(2) for _ in range(3))
-    older.timeline.arrival_s, seq.timeline.arrival_s, younger.timeline.arrival_s = 1.0, 2.0, 3.0
-    scheduler.add(younger)
-    assert scheduler.has_room(seq, [])
-    scheduler.remove(younger)
-    scheduler.add(older)
-    assert not scheduler.has_room(seq, [])
 
 
 def test_waiting_tokens_are_prefill_work() -> None:

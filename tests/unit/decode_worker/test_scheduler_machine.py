@@ -9,6 +9,7 @@ from common.engine.block_pool import BlockPool
 from common.engine.costs import Costs
 from common.engine.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
+from common.profile import WorkerProfile
 from decode_worker.output_length import OutputLengths
 from decode_worker.preemption import Preemption
 from decode_worker.scheduler import DecodeScheduler
@@ -29,21 +30,27 @@ class DecodeMachine(RuleBasedStateMachine):
         self.prefix = PrefixCache(self.pool, "model")
         self.contents = BlockContents(BLOCK_SIZE)
         self.memory = ContentsMemory(self.contents, self.prefix, max_sequences=1)
+        costs = Costs(WorkerProfile(max_batch_tokens=BUDGET, max_num_seqs=MAX_SEQS))
         self.scheduler = DecodeScheduler(
             self.prefix,
             OutputLengths(prior_tokens=4),
-            Preemption("swap", Costs(), self.memory),
-            BUDGET,
-            MAX_SEQS,
+            Preemption("swap", costs, self.memory),
+            costs,
             watermark=0.1,
         )
         self.live: list[Sequence] = []
         self.arriving: list[Sequence] = []
 
-    @rule(first=st.integers(8, 10), prompt=st.integers(1, 40), max_tokens=st.integers(1, 30))
-    def submit(self, first: int, prompt: int, max_tokens: int) -> None:
+    @rule(
+        first=st.integers(8, 10),
+        prompt=st.integers(1, 40),
+        max_tokens=st.integers(1, 30),
+        priority=st.integers(-1, 1),
+    )
+    def submit(self, first: int, prompt: int, max_tokens: int, priority: int) -> None:
         """Prompts of the same first token begin alike and so share blocks."""
-        seq = make_sequence(range(first, first + prompt), max_tokens=max_tokens)
+        tokens = range(first, first + prompt)
+        seq = make_sequence(tokens, max_tokens=max_tokens, priority=priority)
         if self.scheduler.can_ever_run(prompt + max_tokens):
             self.scheduler.add(seq)
             self.live.append(seq)
@@ -87,7 +94,8 @@ class DecodeMachine(RuleBasedStateMachine):
         before = list(self.scheduler.running)
         batch = self.scheduler.schedule(self.arriving)
         if before:
-            assert self.scheduler.running[:1] == before[:1]  # the oldest is never preempted
+            # of the most urgent ones the oldest is never preempted
+            assert min(before, key=lambda seq: seq.request.priority) in self.scheduler.running
         if batch is None:
             assert self.arriving or not self.live
             return

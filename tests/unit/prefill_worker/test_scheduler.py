@@ -1,7 +1,9 @@
 from common.engine.batch import Batch
 from common.engine.block_pool import BlockPool
+from common.engine.costs import Costs
 from common.engine.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
+from common.profile import WorkerProfile
 from prefill_worker.order import PrefillOrder
 from prefill_worker.scheduler import PrefillScheduler
 from tests.unit.common.engine.sequences import NO_EOS, make_sequence
@@ -10,12 +12,17 @@ BLOCK_SIZE, NOW_S = 4, 1e6
 
 
 def make(
-    *prompts: int, num_blocks: int = 20, budget: int = 16, max_num_seqs: int = 8
+    *prompts: int,
+    num_blocks: int = 20,
+    budget: int = 16,
+    max_num_seqs: int = 8,
+    profile: WorkerProfile | None = None,
 ) -> tuple[PrefillScheduler, BlockPool, list[Sequence]]:
     pool = BlockPool(num_blocks, BLOCK_SIZE)
     """Each prompt came so long before the next that none may pass."""
     order = PrefillOrder(lambda seq: float(seq.num_uncomputed_tokens))
-    scheduler = PrefillScheduler(PrefixCache(pool, "model"), order, budget, max_num_seqs)
+    profile = profile or WorkerProfile(max_batch_tokens=budget, max_num_seqs=max_num_seqs)
+    scheduler = PrefillScheduler(PrefixCache(pool, "model"), order, Costs(profile))
     sequences = [make_sequence(prompt) for prompt in prompts]
     for place, seq in enumerate(sequences):
         seq.timeline.arrival_s = 1000.0 * place
@@ -39,6 +46,21 @@ def run(scheduler: PrefillScheduler, sequences: list[Sequence]) -> list[tuple[in
 def test_nothing_to_do() -> None:
     scheduler, _, _ = make()
     assert scheduler.schedule(NOW_S) is None
+
+
+def test_the_last_chunk_is_tapered_where_its_copies_outlast_a_further_step() -> None:
+    """A step takes 10 seconds and 1 a row; a token's KV 1 to copy each way: 5 tokens take a decode step."""
+    profile = WorkerProfile(
+        (1, 101), (11.0, 111.0), 0.0, 0.0, 0.0, 1.0, 1.0, kv_bytes_per_token=1, max_batch_tokens=40
+    )
+    scheduler, _, sequences = make(62, num_blocks=30, profile=profile)
+    assert [run(scheduler, sequences) for _ in range(3)] == [[(0, 40)], [(0, 6)], [(0, 16)]]
+    # 4 x 2 seconds saved by a step of 10 more
+    scheduler, _, sequences = make(60, num_blocks=30, profile=profile)
+    assert [run(scheduler, sequences) for _ in range(3)] == [[(0, 40)], [(0, 20)], []]
+    # one step would do
+    scheduler, _, sequences = make(30, num_blocks=30, profile=profile)
+    assert [run(scheduler, sequences) for _ in range(2)] == [[(0, 14)], [(0, 16)]]
 
 
 def test_several_prompts_share_a_step() -> None:

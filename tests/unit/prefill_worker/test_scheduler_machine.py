@@ -5,8 +5,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from common.engine.block_pool import BlockPool
+from common.engine.costs import Costs
 from common.engine.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
+from common.profile import WorkerProfile
 from prefill_worker.order import PrefillOrder
 from prefill_worker.scheduler import PrefillScheduler
 from tests.unit.common.engine.block_contents import BlockContents
@@ -23,7 +25,8 @@ class PrefillMachine(RuleBasedStateMachine):
         self.pool = BlockPool(NUM_BLOCKS, BLOCK_SIZE)
         self.prefix = PrefixCache(self.pool, "model")
         self.order = PrefillOrder(lambda seq: float(seq.num_uncomputed_tokens))
-        self.scheduler = PrefillScheduler(self.prefix, self.order, BUDGET, MAX_SEQS)
+        profile = WorkerProfile(max_batch_tokens=BUDGET, max_num_seqs=MAX_SEQS)
+        self.scheduler = PrefillScheduler(self.prefix, self.order, Costs(profile))
         self.now_s = 0.0
         self.contents = BlockContents(BLOCK_SIZE)
         self.live: list[Sequence] = []

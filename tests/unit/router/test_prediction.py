@@ -1,7 +1,8 @@
 """Costs of routes by hand. A step of n rows takes 10 + n seconds; KV of a token takes 1 s to copy each way.
 
 So a prompt of n tokens takes 10 + n alone and adds n to steps in which others decode; steps hold 100 tokens,
-and a hand-off takes 3 s beside its copies.
+and a hand-off takes 3 s beside its copies. A prefill worker leaves the last 16 tokens to a step of their own,
+10 more, where the copies of those before take longer.
 """
 
 from dataclasses import replace
@@ -48,7 +49,7 @@ def test_when_all_are_idle_the_transfer_alone_tells_them_apart() -> None:
     found = cost(Ask(50, 7), PREFILL, DECODE)
     decode_s = 7 * 11  # alone in the batch
     assert parts(found[False]) == (0, 60, 0, 0, decode_s)
-    assert parts(found[True]) == (0, 60, 3 + 50 + 50, 0, decode_s)
+    assert parts(found[True]) == (0, 60 + 10, 3 + 16 + 16, 0, decode_s)
     assert (found[False].num_shipped_tokens, found[True].num_shipped_tokens) == (0, 50)
     assert decide(Ask(50, 7), [PREFILL], [DECODE]).route == Route("d")
 
@@ -59,7 +60,7 @@ def test_a_prompt_beside_three_that_decode_makes_each_of_them_wait() -> None:
     found = cost(Ask(50, 7), PREFILL, busy)
     decode_s = 7 * (14 + 3 * 1)
     assert parts(found[False]) == (6.5, 50 + 13, 0, 3 * 50, decode_s)
-    assert parts(found[True]) == (0, 60, 3 + 50 + 50 + 6.5, 3 * 50, decode_s)
+    assert parts(found[True]) == (0, 60 + 10, 3 + 16 + 16 + 6.5, 3 * 50, decode_s)
 
 
 def test_cheap_copies_send_a_long_prompt_away_from_a_busy_decode_worker_and_keep_a_short_one() -> (
@@ -79,8 +80,11 @@ def test_cheap_copies_send_a_long_prompt_away_from_a_busy_decode_worker_and_keep
 
 def test_a_long_prompt_hides_all_but_its_last_chunk_and_pays_each_step() -> None:
     found = cost(Ask(230, 1), PREFILL, DECODE)
-    assert found[True].prefill_s == found[False].prefill_s == 110 + 110 + 40
-    assert found[True].transfer_s == 3 + 30 + 30
+    assert found[False].prefill_s == 110 + 110 + 40
+    assert found[True].prefill_s == 110 + 110 + 40 + 10
+    assert found[True].transfer_s == 3 + 16 + 16
+    # 18: only 2 tokens' copies, 4 s, would be saved
+    assert cost(Ask(218, 1), PREFILL, DECODE)[True].transfer_s == 3 + 18 + 18
     assert found[True].num_shipped_tokens == 230
 
 
@@ -105,8 +109,13 @@ def test_what_prefill_knows_travels_all_the_same() -> None:
     known = replace(PREFILL, num_cached_tokens=240)
     found = cost(Ask(250, 7), known, DECODE)
     assert found[True].prefill_s == 20
-    # one step, behind which everything leaves
+    # one step, behind which everything leaves: there is nothing to taper
     assert found[True].transfer_s == 3 + 250 + 250
+    # a step of 14, behind which what was known leaves
+    known = replace(PREFILL, num_cached_tokens=220)
+    found = cost(Ask(250, 7), known, DECODE)
+    assert found[True].prefill_s == 10 + 14 + 10 + 16
+    assert found[True].transfer_s == 3 + 16 + 16
 
 
 def test_of_two_workers_the_one_that_knows_the_prompt_is_taken() -> None:

@@ -17,21 +17,24 @@ def make_sequence(
     computed: int = 0,
     request_id: str = "r",
     timeout_s: float | None = None,
+    priority: int = 0,
 ) -> Sequence:
     """A sequence of these prompt tokens, or of so many, with `computed` positions done; greedy."""
     tokens = range(1, prompt + 1) if isinstance(prompt, int) else prompt
     sampling = sampling or SamplingParams(temperature=0.0, seed=0, max_tokens=max_tokens)
-    request = WorkRequest(request_id, 0, tuple(tokens), sampling, timeout_s=timeout_s)
+    request = WorkRequest(
+        request_id, 0, tuple(tokens), sampling, timeout_s=timeout_s, priority=priority
+    )
     seq = Sequence(request, Timeline(arrival_s=0.0))
     seq.num_computed_tokens = computed
     return seq
 
 
 def make_decoding(
-    prompt: int, *outputs: int, max_tokens: int = 100, request_id: str = "r"
+    prompt: int, *outputs: int, max_tokens: int = 100, request_id: str = "r", priority: int = 0
 ) -> Sequence:
     """A sequence whose prompt is computed and that has sampled `outputs` already."""
-    seq = make_sequence(prompt, max_tokens=max_tokens, request_id=request_id)
+    seq = make_sequence(prompt, max_tokens=max_tokens, request_id=request_id, priority=priority)
     for token_id in outputs:
         seq.append(token_id, NO_EOS)
     seq.num_computed_tokens = len(seq.token_ids) - 1

@@ -1,0 +1,70 @@
+from common.engine.sequence import Sequence
+from tests.unit.common.engine.sequences import hold, make_decoding, make_sequence
+from tests.unit.decode_worker.test_scheduler import join, make, run
+
+
+def test_the_more_urgent_enters_first_and_then_who_came_first() -> None:
+    scheduler, _ = make(max_num_seqs=1)
+    late, first, second, urgent = (
+        make_sequence(2, max_tokens=1, priority=priority) for priority in (1, 0, 0, -1)
+    )
+    for seq in (late, first, second, urgent):
+        scheduler.add(seq)
+    entered: list[Sequence] = []
+    for _ in range(4):
+        ((seq, _),) = run(scheduler)
+        entered.append(seq)
+        scheduler.remove(seq)
+    assert entered == [urgent, first, second, late]
+
+
+def test_the_more_urgent_prompt_takes_its_chunk_first() -> None:
+    scheduler, _ = make()
+    later, urgent = make_sequence(12), make_sequence(12, priority=-1)
+    scheduler.join(later)
+    scheduler.join(urgent)
+    assert run(scheduler) == [(urgent, 12), (later, 4)]
+
+
+def test_the_least_urgent_is_preempted_the_newest_of_several() -> None:
+    scheduler, pool = make(num_blocks=8)
+    seqs = [make_decoding(7, 9, priority=priority) for priority in (1, 1, 0, 0)]
+    for seq in seqs:
+        scheduler.join(hold(pool, seq))
+    run(scheduler)
+    assert run(scheduler) == [(seqs[2], 1), (seqs[3], 1)]
+    assert list(scheduler.waiting) == [seqs[0], seqs[1]]
+
+
+def test_one_that_has_answered_goes_before_the_most_urgent() -> None:
+    scheduler, pool = make(num_blocks=6)
+    oldest, newest = join(scheduler, pool, 11), join(scheduler, pool, 11)
+    urgent = make_sequence(2, priority=-100)
+    run(scheduler)
+    scheduler.add(urgent)
+    run(scheduler)
+    assert list(scheduler.waiting) == [newest, urgent]
+    scheduler.remove(oldest)
+    pool.release(oldest.block_table)
+    assert run(scheduler) == [(newest, 13), (urgent, 2)]
+
+
+def test_a_more_urgent_one_sets_out_before_one_that_waits_here() -> None:
+    scheduler, _ = make()
+    here, urgent, other = make_sequence(2), make_sequence(2, priority=-1), make_sequence(2)
+    for at_s, seq in enumerate((here, urgent, other)):
+        seq.timeline.arrival_s = float(at_s)
+    scheduler.add(here)
+    assert scheduler.has_room(urgent, [])
+    assert not scheduler.has_room(other, [])
+
+
+def test_there_is_no_room_while_an_older_sequence_waits_here() -> None:
+    scheduler, _ = make()
+    older, seq, younger = (make_sequence(2) for _ in range(3))
+    older.timeline.arrival_s, seq.timeline.arrival_s, younger.timeline.arrival_s = 1.0, 2.0, 3.0
+    scheduler.add(younger)
+    assert scheduler.has_room(seq, [])
+    scheduler.remove(younger)
+    scheduler.add(older)
+    assert not scheduler.has_room(seq, [])
