@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib.util
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from router.validation import Limits
 _POLL_S = 0.02
 _LAST_WORDS_S = 0.5  # for statuses still on their way
 _SERVICES = ("pdserve.v1.Inference", "pdserve.v1.Admin")
+_HAS_VLLM_CONTRACT = importlib.util.find_spec("smg_grpc_proto") is not None  # pdserve[openai]
 
 
 class Router:
@@ -52,6 +54,7 @@ class Router:
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
         self._http: HttpServer | None = None
         self._grammars: GrammarChecker | None = None
+        self._services = [*_SERVICES]
 
     async def start(self, host: str, grpc_port: int, http_port: int, timeout_s: float) -> int:
         """Connect to the workers, then serve; returns the gRPC port. Raises SetupError."""
@@ -110,27 +113,47 @@ class Router:
             self._tokenizer,
             self._metrics,
         )
-        inference_pb2_grpc.add_InferenceServicer_to_server(
-            InferenceService(
-                limits,
-                self._tokenizer,
-                self._grammars,
-                self._admission,
-                journeys,
-                self._explanations,
-            ),
-            self._server,
+        inference = InferenceService(
+            limits,
+            self._tokenizer,
+            self._grammars,
+            self._admission,
+            journeys,
+            self._explanations,
         )
+        inference_pb2_grpc.add_InferenceServicer_to_server(inference, self._server)
         admin_pb2_grpc.add_AdminServicer_to_server(
             AdminService(self._model, self._admission, self._pool), self._server
         )
+        if _HAS_VLLM_CONTRACT:
+            self._add_vllm_service(limits, inference, journeys)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
+
+    def _add_vllm_service(
+        self, limits: Limits, inference: InferenceService, journeys: Journeys
+    ) -> None:
+        from smg_grpc_proto import vllm_engine_pb2_grpc
+
+        from router.vllm_service import SERVICE_NAME, VllmEngineService
+
+        service = VllmEngineService(
+            self._model_dir,
+            limits,
+            inference.parse,
+            self._admission,
+            journeys,
+            self._explanations,
+            self._pool.views,
+            self._is_ready,
+        )
+        vllm_engine_pb2_grpc.add_VllmEngineServicer_to_server(service, self._server)
+        self._services.append(SERVICE_NAME)
 
     def _is_ready(self) -> bool:
         return not self._admission.is_draining and self._pool.is_ready()
 
     async def _set_health(self, status: int) -> None:
-        for name in ("", *_SERVICES):
+        for name in ("", *self._services):
             await self._health.set(name, status)

@@ -49,10 +49,15 @@ class StopStrings:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
-        self.is_hit = False
+        self.hit = ""  # the text that was found
+
+    @property
+    def is_hit(self) -> bool:
+        """Whether one was found."""
+        return bool(self.hit)
 
     def push(self, text: str, *, may_stop: bool = True) -> str:
-        """Add text; returns what may be sent. After a hit, `is_hit` is set and nothing more is returned.
+        """Add text; returns what may be sent. After a hit, `hit` is set and nothing more is returned.
 
         A stop that this text completes counts only if it `may_stop`.
         """
@@ -67,8 +72,8 @@ class StopStrings:
             if (at := self._held.find(stop, max(0, known - len(stop) + 1))) >= 0
         ]
         if found and may_stop:
-            self.is_hit = True
-            _, start = min(found)
+            end, start = min(found)
+            self.hit = self._held[start:end]
             return self._release(start)
         return self._release(len(self._held) - self._longest_possible_start())
 

@@ -21,6 +21,11 @@ class OutputText:
         """Whether a stop text ended it."""
         return self._stops.is_hit
 
+    @property
+    def stop_text(self) -> str:
+        """The one that did; empty before."""
+        return self._stops.hit
+
     def push(self, new: tuple[int, ...], finish_reason: FinishReason | None) -> str:
         """Add tokens, the last ones if there is a `finish_reason`; returns the text that became certain.
 

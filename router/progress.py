@@ -24,6 +24,7 @@ class Summary:
     first_token_s: float
     total_s: float
     timings: WorkTimings
+    stop_text: str  # the client's text that ended it, or empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,7 @@ class Progress:
             first_token_s=self.first_token_s - self.arrival_s,
             total_s=time.monotonic() - self.arrival_s,
             timings=output.timings or WorkTimings(),
+            stop_text=self.text.stop_text,
         )
         self._count(summary)
         return summary

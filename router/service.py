@@ -58,7 +58,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
     ) -> AsyncIterator[inference_pb2.GenerateResponse]:
         """See inference.proto."""
         try:
-            job = await self._parse(request)
+            job = await self.parse(request)
             deltas = self._journeys.run(job, context.time_remaining())
             async with aclosing(deltas):
                 async for delta in deltas:
@@ -101,7 +101,8 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         except RequestError as error:
             await context.abort_with_status(to_status(error))
 
-    async def _parse(self, request: inference_pb2.GenerateRequest) -> Job:
+    async def parse(self, request: inference_pb2.GenerateRequest) -> Job:
+        """The job that a request asks for. Raises RequestError, and counts it."""
         try:
             job = parse_request(request, self._limits, self._tokenizer)
             if job.sampling.grammar is not None:
@@ -166,11 +167,12 @@ def _to_response(job: Job, delta: Delta) -> inference_pb2.GenerateResponse:
         choice=delta.choice,
     )
     if delta.summary is not None:
-        response.finished.CopyFrom(_to_finished(job, delta.summary))
+        response.finished.CopyFrom(to_finished(job, delta.summary))
     return response
 
 
-def _to_finished(job: Job, summary: Summary) -> inference_pb2.Finished:
+def to_finished(job: Job, summary: Summary) -> inference_pb2.Finished:
+    """How a choice of the job ended."""
     usage = inference_pb2.Usage(
         prompt_tokens=len(job.prompt_token_ids),
         completion_tokens=summary.num_output_tokens,

@@ -74,6 +74,7 @@ async def test_reflection_lists_the_services_and_describes_them(model_dir: Path)
     assert services == {
         "pdserve.v1.Inference",
         "pdserve.v1.Admin",
+        "vllm.grpc.engine.VllmEngine",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
     }
