@@ -1,6 +1,7 @@
 """`pdserve serve`."""
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -8,13 +9,17 @@ import typer
 from rich.console import Console
 
 from cli.model import progress_bars
-from cli.settings import load_config
+from cli.settings import Values, load_config
 from common.config import ServeConfig
 from common.engine.weights.cache import default_cache_dir
 from common.engine.weights.resolve import resolve_model
 
+# flags that are not named as their key
+_KEYS = {"dtype": "engine.dtype", "policy": "router.policy"}
+
 
 def command(
+    context: typer.Context,
     model: Annotated[
         str | None, typer.Argument(help="Alias, local folder, GGUF file or hub id")
     ] = None,
@@ -24,6 +29,9 @@ def command(
     grpc_port: Annotated[int | None, typer.Option(help="gRPC port; 0: any free one")] = None,
     http_port: Annotated[
         int | None, typer.Option(help="Port of /healthz, /readyz, /metrics; 0: any free one")
+    ] = None,
+    openai_port: Annotated[
+        int | None, typer.Option(help="Port of the OpenAI API; unset: off; 0: any free one")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16")] = None,
     policy: Annotated[
@@ -37,23 +45,17 @@ def command(
     config: Annotated[Path | None, typer.Option(help="YAML file with any setting")] = None,
 ) -> None:
     """Serve a model until interrupted."""
-    settings = load_config(
-        config,
-        {
-            "model": model,
-            "prefill": prefill,
-            "decode": decode,
-            "grpc_host": grpc_host,
-            "grpc_port": grpc_port,
-            "http_port": http_port,
-            "engine.dtype": dtype,
-            "router.policy": policy,
-            "pin": pin,
-            "ray_address": ray_address,
-            "namespace": namespace,
-        },
-    )
-    _serve(settings)
+    _serve(load_config(config, read_flags(context.params)))
+
+
+def key_of(parameter: str) -> str:
+    """The setting that a parameter of the command names."""
+    return _KEYS.get(parameter, parameter)
+
+
+def read_flags(parameters: Mapping[str, object]) -> Values:
+    """Every flag's value by its setting's key; None where it was not given."""
+    return {key_of(name): value for name, value in parameters.items() if name != "config"}
 
 
 def _serve(settings: ServeConfig) -> None:
@@ -68,11 +70,13 @@ def _serve(settings: ServeConfig) -> None:
     def ready(endpoints: Endpoints) -> None:
         status.stop()
         host = endpoints.host
-        print(
+        line = (
             f"pdserve ready: model={source.name} grpc={host}:{endpoints.grpc_port} "
-            f"http={host}:{endpoints.http_port}",
-            flush=True,
+            f"http={host}:{endpoints.http_port}"
         )
+        if endpoints.openai_port is not None:
+            line += f" openai=http://{host}:{endpoints.openai_port}/v1"
+        print(line, flush=True)
 
     with status:
         asyncio.run(serve(settings, source.name, source.path, status.update, ready))

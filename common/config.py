@@ -1,9 +1,10 @@
 """Every setting, as frozen objects built once at the entry point (flag > PDSERVE_* > file > default)."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Backend = Literal["auto", "cpu", "flash", "reference"]
@@ -82,6 +83,8 @@ class ServeConfig(_Frozen):
     grpc_host: str = "127.0.0.1"
     grpc_port: Port = 50051
     http_port: Port = 8080
+    openai_port: Port | None = Field(None, description="OpenAI's HTTP API; unset: off")
+    openai_options: str | None = Field(None, description="More options for `smg launch`")
     pin: Literal["auto", "off"] = "auto"
     ray_address: str | None = Field(None, description="Join this Ray cluster; unset: a private Ray")
     namespace: str = Field("pdserve", pattern=r"^[A-Za-z0-9_-]{1,64}$")
@@ -90,6 +93,12 @@ class ServeConfig(_Frozen):
     engine: EngineConfig = EngineConfig()
     transfer: TransferConfig = TransferConfig()
     router: RouterConfig = RouterConfig()
+
+    @field_validator("openai_options")
+    @classmethod
+    def _split(cls, options: str | None) -> str | None:
+        shlex.split(options or "")  # raises ValueError where a quotation does not end
+        return options
 
 
 class WorkerSpec(_Frozen):

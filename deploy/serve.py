@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.config import ServeConfig
 from common.telemetry.logs import configure_logs
 from deploy.deployment import Deployment
+from deploy.openai_gateway import OpenAiGateway, check_installed
 from pdserve.errors import SetupError
 from router.app import Router
 from router.http import check_port
@@ -22,6 +23,7 @@ class Endpoints:
     host: str
     grpc_port: int
     http_port: int
+    openai_port: int | None = None  # without it, no OpenAI API
 
     @property
     def grpc_address(self) -> str:
@@ -35,10 +37,17 @@ async def running(
     config: ServeConfig, model_name: str, model_dir: Path, report: Callable[[str], None]
 ) -> AsyncIterator[Endpoints]:
     """A deployment with its router; everything is stopped on the way out, however that happens."""
-    for key, port in (("grpc_port", config.grpc_port), ("http_port", config.http_port)):
+    ports = (
+        ("grpc_port", config.grpc_port),
+        ("http_port", config.http_port),
+        ("openai_port", config.openai_port or 0),
+    )
+    for key, port in ports:
         check_port(config.grpc_host, key, port)
+    if config.openai_port is not None:
+        check_installed()
     deployment = Deployment(config, model_name, model_dir)
-    router = None
+    router = gateway = None
     try:
         addresses = await _start(deployment, report)
         report("connecting the router")
@@ -46,10 +55,23 @@ async def running(
         grpc_port = await router.start(
             config.grpc_host, config.grpc_port, config.http_port, config.start_timeout_s
         )
-        yield Endpoints(config.grpc_host, grpc_port, router.http_port)
+        endpoints = Endpoints(config.grpc_host, grpc_port, router.http_port)
+        if config.openai_port is not None:
+            report("starting the OpenAI gateway")
+            gateway = OpenAiGateway(
+                endpoints.grpc_address,
+                config.grpc_host,
+                config.openai_port,
+                config.openai_options or "",
+            )
+            await gateway.start(config.start_timeout_s)
+            endpoints = replace(endpoints, openai_port=gateway.port)
+        yield endpoints
     finally:
         if router is not None:
             await router.stop(config.drain_timeout_s)
+        if gateway is not None:
+            await gateway.stop()
         await asyncio.to_thread(deployment.stop)
 
 

@@ -1,0 +1,203 @@
+"""OpenAI's HTTP API: the gateway smg in front of the router's vLLM contract, as a child process.
+
+1. `start` runs the child (openai_child.py) and returns when it answers; if it ends instead: SetupError.
+2. When it dies later, that is logged and another one is started on the same port, after a growing pause.
+3. `stop` ends it within seconds; if this process dies in any way, the kernel ends the child.
+
+There is one worker to choose, the router, which admits, places and refuses by itself: all that smg would
+decide about workers is switched off.
+"""
+
+import asyncio
+import contextlib
+import importlib.util
+import json
+import os
+import secrets
+import shlex
+import socket
+import sys
+from asyncio.subprocess import PIPE, STDOUT, Process
+from http.client import HTTPConnection, HTTPException
+
+from common.telemetry.logs import get_logger
+from pdserve.errors import SetupError
+
+_POLL_S = 0.05
+_ASK_TIMEOUT_S = 1.0
+_STOP_TIMEOUT_S = 3.0
+_MIN_PAUSE_S, _MAX_PAUSE_S = 0.1, 10.0
+_MAX_LINE_BYTES = 2**20
+_OPTIONS = (
+    "--policy=round_robin",
+    "--disable-retries",
+    "--disable-circuit-breaker",
+    "--disable-health-check",
+    "--disable-load-monitoring",
+    "--disable-worker-overload-protection",
+    "--worker-stale-secs=0",
+    "--worker-wedge-secs=86400",
+    "--max-concurrent-requests=0",
+    "--history-backend=none",
+    "--shutdown-grace-period-secs=1",
+    "--prometheus-host=127.0.0.1",
+    "--log-level=error",
+    "--log-json",
+)
+_log = get_logger()
+
+
+def check_installed() -> None:
+    """Raises SetupError when the packages of the extra `openai` are missing."""
+    for name in ("smg", "smg_grpc_proto"):
+        if importlib.util.find_spec(name) is None:
+            package = name.replace("_", "-")
+            raise SetupError(
+                f"openai_port needs the package {package}", "pip install 'pdserve[openai]'"
+            )
+
+
+class OpenAiGateway:
+    """Owns the child process. All methods on one event loop."""
+
+    def __init__(self, grpc_address: str, host: str, port: int, options: str = "") -> None:
+        """`port` 0 takes any free one; `options` are more of smg's, on one line; they may replace ours."""
+        self._grpc_address = grpc_address
+        self._options = (*_OPTIONS, *shlex.split(options))
+        self._host = host
+        self.port = port or _free_port(host)
+        self._process: Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._last_words = ""
+
+    async def start(self, timeout_s: float) -> None:
+        """Return when the model can be used. Raises SetupError."""
+        await self._launch()
+        try:
+            await self._await_ready(timeout_s)
+        except BaseException:
+            await self.stop()
+            raise
+        self._supervisor = asyncio.create_task(self._supervise(timeout_s))
+
+    async def stop(self) -> None:
+        """End the child, if there is one."""
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.wait([self._supervisor])
+        process = self._process
+        if process is None:
+            return
+        if process.returncode is None:
+            process.terminate()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_STOP_TIMEOUT_S):
+                    await process.wait()
+        await self._end(process)
+
+    async def _supervise(self, timeout_s: float) -> None:
+        pause_s = _MIN_PAUSE_S
+        while True:
+            if self._process is not None:
+                code = await self._process.wait()
+                await self._end(self._process)
+                _log.error("openai_gateway_died", code=code, last_words=self._last_words)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _MAX_PAUSE_S)
+            try:
+                await self._launch()
+                await self._await_ready(timeout_s)
+            except (OSError, SetupError) as error:
+                _log.error("openai_gateway_not_restarted", reason=str(error))
+                if self._process is not None:
+                    await self._end(self._process)
+            else:
+                pause_s = _MIN_PAUSE_S
+                _log.info("openai_gateway_restarted")
+
+    async def _launch(self) -> None:
+        self._last_words = ""
+        process = self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "deploy.openai_child"),
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=STDOUT,
+            limit=_MAX_LINE_BYTES,
+            start_new_session=True,  # Ctrl-C is for the router, which lets running requests end
+        )
+        self._reader = asyncio.create_task(self._read(process))
+        if process.stdin is not None:  # it is a pipe; the type does not know
+            process.stdin.write(json.dumps([os.getpid(), *self._arguments()]).encode() + b"\n")
+
+    def _arguments(self) -> list[str]:
+        return [
+            f"--host={self._host}",
+            f"--port={self.port}",
+            f"--worker-urls=grpc://{self._grpc_address}",
+            f"--prometheus-port={_free_port('127.0.0.1')}",
+            # shuts smg's own control plane, which could add workers: nobody knows this key
+            f"--control-plane-api-keys=pdserve:pdserve:admin:{secrets.token_urlsafe(32)}",
+            *self._options,
+        ]
+
+    async def _await_ready(self, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not await asyncio.to_thread(self._is_ready):
+                    if self._process is not None and self._process.returncode is not None:
+                        raise SetupError(
+                            f"smg ended with code {self._process.returncode}: {self._last_words}",
+                            "unset openai_port to go on without it",
+                        )
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            raise SetupError(
+                f"smg was not ready in {timeout_s} s: {self._last_words}", "raise start_timeout_s"
+            ) from None
+
+    def _is_ready(self) -> bool:
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)  # noqa: S104
+        connection = HTTPConnection(host, self.port, timeout=_ASK_TIMEOUT_S)
+        try:
+            connection.request("GET", "/readiness")
+            with (
+                connection.getresponse() as response
+            ):  # closing the connection alone leaves it open
+                return response.status == 200
+        except (OSError, HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    async def _read(self, process: Process) -> None:
+        """Log what the child reports, and keep its last line for when it dies."""
+        while process.stdout is not None:
+            try:
+                line = (await process.stdout.readline()).decode(errors="replace")
+            except ValueError:  # an endless one
+                continue
+            if not line:
+                return
+            try:
+                record = json.loads(line)
+                self._last_words = str(record["message"])
+                said, reason = self._last_words, record.get("error")
+                _log.warning("openai_gateway", said=said, reason=reason)
+            except (ValueError, KeyError, TypeError):  # its banner, or its last words
+                self._last_words = line.strip() or self._last_words
+
+    async def _end(self, process: Process) -> None:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        if self._reader is not None:
+            await self._reader
+        self._process = None
+
+
+def _free_port(host: str) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
