@@ -16,7 +16,7 @@ import psutil
 PDSERVE = Path(sys.executable).parent / "pdserve"
 START_TIMEOUT_S = 100.0
 STOP_TIMEOUT_S = 30.0
-_READY = re.compile(r"pdserve ready: model=(\S+) grpc=(\S+) http=(\S+)")
+_READY = re.compile(r"pdserve ready: model=(\S+) grpc=(\S+) http=(\S+)(?: openai=(\S+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,7 @@ class Served:
     process: subprocess.Popen[str]
     grpc: str
     http: str
+    openai: str = ""
 
     def family(self) -> list[psutil.Process]:
         """The launcher and everything below it: Ray's services and the workers."""
@@ -77,7 +78,7 @@ def _await_ready(process: subprocess.Popen[str]) -> Served:
         assert process.stdout is not None
         for line in process.stdout:
             if found := _READY.match(line):
-                return Served(process, found[2], found[3])
+                return Served(process, found[2], found[3], found[4] or "")
     finally:
         watchdog.cancel()
     raise AssertionError(f"not ready: {process.stderr and process.stderr.read()}")
