@@ -35,7 +35,7 @@ def command(
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16")] = None,
     policy: Annotated[
-        str | None, typer.Option(help="How workers are chosen: cost, least_loaded or round_robin")
+        str | None, typer.Option(help="Choice of workers: cost, least_loaded, round_robin, local")
     ] = None,
     pin: Annotated[str | None, typer.Option(help="auto: each worker its own cores; off")] = None,
     ray_address: Annotated[

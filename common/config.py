@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Backend = Literal["auto", "cpu", "flash", "reference"]
-PolicyName = Literal["cost", "least_loaded", "round_robin"]
+PolicyName = Literal["cost", "least_loaded", "round_robin", "local"]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 

@@ -75,12 +75,28 @@ class LeastLoaded:
         """See RoutingPolicy.choose."""
         if not decode:
             return None
-        target = min(decode, key=lambda c: (c.num_sequences, -c.blocks_free, c.name))
+        target = min(decode, key=_fewest_sequences)
         source = min(
             prefill, key=lambda c: (c.backlog_tokens, c.overtaken_tokens, c.name), default=None
         )
         route = Route(target.name, source.name if source else None)
         return _explained("least_loaded", ask, route, prefill, decode)
+
+
+class Local:
+    """The decode worker with the fewest sequences runs the prompt too; nothing is ever handed off.
+
+    The other end from `least_loaded`: comparing both shows what disaggregation is worth.
+    """
+
+    def choose(
+        self, ask: Ask, prefill: Sequence[Candidate], decode: Sequence[Candidate]
+    ) -> Decision | None:
+        """See RoutingPolicy.choose."""
+        if not decode:
+            return None
+        route = Route(min(decode, key=_fewest_sequences).name)
+        return _explained("local", ask, route, prefill, decode)
 
 
 class RoundRobin:
@@ -106,6 +122,7 @@ _POLICIES: dict[PolicyName, Callable[[], RoutingPolicy]] = {
     "cost": CostBased,
     "least_loaded": LeastLoaded,
     "round_robin": RoundRobin,
+    "local": Local,
 }
 
 
@@ -132,6 +149,10 @@ def _decision(
     others: Iterable[RouteCost] = (cost for cost in costs if cost is not chosen)
     kept = heapq.nsmallest(_NUM_KEPT - 1, others, key=_order)
     return Decision(name, ask, chosen, tuple(kept), len(costs))
+
+
+def _fewest_sequences(worker: Candidate) -> tuple[int, int, str]:
+    return worker.num_sequences, -worker.blocks_free, worker.name
 
 
 def _order(cost: RouteCost) -> tuple[float, str, str]:

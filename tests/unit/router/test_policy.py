@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.profile import Correction, WorkerProfile
-from router.policy import CostBased, Decision, LeastLoaded, RoundRobin, make_policy
+from router.policy import CostBased, Decision, LeastLoaded, Local, RoundRobin, make_policy
 from router.prediction import Ask, Candidate, Route, predict
 
 ASK = Ask(num_prompt_tokens=10, num_output_tokens=10)
@@ -85,6 +85,14 @@ def test_nobody_with_less_to_do_is_passed_over(
     assert route == choose(prefill[::-1], decode[::-1])
 
 
+def test_local_leaves_an_idle_prefill_pool_alone_and_shares_the_decode_workers() -> None:
+    decode = [worker("d0", sequences=5), worker("d1", sequences=2, tokens=700)]
+    decision = Local().choose(ASK, [worker("p0")], decode)
+    assert decision
+    assert decision.route == Route("d1", prefill=None)
+    assert decision.num_routes == 4  # those not taken stay explained
+
+
 def test_round_robin_takes_each_pool_in_turn() -> None:
     policy = RoundRobin()
     prefill, decode = [worker("p1"), worker("p0")], [worker(f"d{n}") for n in (2, 0, 1)]
@@ -102,7 +110,7 @@ def test_round_robin_takes_each_pool_in_turn() -> None:
     assert alone.route == Route("d0")
 
 
-@pytest.mark.parametrize("name", ["cost", "least_loaded", "round_robin"])
+@pytest.mark.parametrize("name", ["cost", "least_loaded", "round_robin", "local"])
 def test_without_a_decode_worker_no_policy_has_a_route(name: str) -> None:
     policy = make_policy(name)  # type: ignore[arg-type]  # the parameter's type is text
     assert policy.choose(ASK, [worker("p0")], []) is None
