@@ -4,12 +4,14 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
 _LIBRARIES = ("torch", "transformers", "ray", "grpcio", "numba", "numpy")
+_LIST_OF_NUMBERS = re.compile(r"\[\n([-+.,\deE\s]+)\]")
 
 
 def describe() -> dict[str, object]:
@@ -29,8 +31,13 @@ def write_result(name: str, figures: object) -> Path:
     """Write benchmarks/results/NAME.json; returns its path."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"environment": describe(), "figures": figures}, indent=2) + "\n")
+    text = json.dumps({"environment": describe(), "figures": figures}, indent=2)
+    path.write_text(_LIST_OF_NUMBERS.sub(_on_one_line, text) + "\n")
     return path
+
+
+def _on_one_line(numbers: re.Match[str]) -> str:
+    return f"[{' '.join(numbers[1].split())}]"
 
 
 def _cpu_name() -> str:

@@ -6,6 +6,7 @@ Usage: python -m benchmarks.handoff [--openai-url URL --openai-model NAME --open
 import asyncio
 import secrets
 import statistics
+from dataclasses import asdict
 from functools import partial
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.environment import write_result
-from benchmarks.handoff_plot import plot_gaps
+from benchmarks.handoff_plot import largest_gaps, plot
 from benchmarks.handoff_scenarios import NUM_REQUESTS, Outcome, flood, handoffs, steady_arrivals
 from benchmarks.load import OnDone, closed_loop
 from benchmarks.server import serving
@@ -45,9 +46,8 @@ def main(
         system: {name: _medians(outcomes) for name, outcomes in scenarios.items()}
         for system, scenarios in results.items()
     }
-    path = write_result("handoff", {"seed": seed, "peer": peer, "medians": medians})
-    last = {system: scenarios["flood"][-1].gaps for system, scenarios in results.items()}
-    plot_gaps(last, path.with_suffix(".png"))
+    figures = {"seed": seed, "peer": peer, "medians": medians, "flood": _last_flood(results)}
+    plot(write_result("handoff", figures))
     _print(medians)
 
 
@@ -79,6 +79,12 @@ async def _run(system: Server, seed: int, on_done: OnDone) -> dict[str, Outcome]
             await handoffs(client, seed + 2, lambda: None)  # warms up
             outcomes["hand-off"] = await handoffs(client, seed + 3, on_done)
     return outcomes
+
+
+def _last_flood(results: Rounds) -> dict[str, dict[str, list[float]]]:
+    """What is drawn: of the last round, so that the picture and the table are of one run."""
+    floods = {system: scenarios["flood"][-1] for system, scenarios in results.items()}
+    return {system: asdict(largest_gaps(flood.gaps)) for system, flood in floods.items()}
 
 
 def _medians(outcomes: list[Outcome]) -> dict[str, float]:
