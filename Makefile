@@ -46,8 +46,10 @@ bench: setup  ## the benchmarks that need no extra install; writes benchmarks/re
 	$(PY) -m benchmarks.engine_step
 	$(PY) -m benchmarks.peers
 
-bench-handoff: setup  ## does prefill disturb decode; writes benchmarks/results/handoff.*
-	$(PY) -m benchmarks.handoff
+bench-handoff: setup  ## hand-off, goodput, routing (PEER="--openai-url URL ...", BENCH_TRACES=FOLDER)
+	$(PY) -m benchmarks.handoff $(PEER)
+	$(PY) -m benchmarks.goodput $(PEER)
+	$(PY) -m benchmarks.routing
 
 clean:  ## remove caches and build leftovers (keeps .venv)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -73,11 +73,12 @@ async def _user(
     target: Target, queue: Iterator[Work], records: list[Record], on_done: OnDone
 ) -> None:
     for work in queue:
-        records.append(await _run(target, work))
+        records.append(await run_work(target, work))
         on_done()
 
 
-async def _run(target: Target, work: Work) -> Record:
+async def run_work(target: Target, work: Work) -> Record:
+    """Send it now; returns when it has ended. Raises RuntimeError when tokens are missing."""
     start_s, times, tokens = time.perf_counter(), list[float](), 0
     async with aclosing(target.stream(work)) as stream:
         async for count in stream:

@@ -38,3 +38,45 @@ def random_works(
         if rate_per_s is not None:
             arrival_s += rng.expovariate(rate_per_s)
     return works
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A request without its text: the prompt is a list of segments, each an id of its content and a length.
+
+    Segments of one id begin with the same tokens, so prompts that begin with the same ids share a prefix.
+    """
+
+    arrival_s: float  # on a clock of its own
+    segments: tuple[tuple[str, int], ...]
+    output_tokens: int
+
+    @property
+    def input_tokens(self) -> int:
+        """Length of the prompt."""
+        return sum(length for _, length in self.segments)
+
+
+def offered_at(shapes: list[Shape], rate_per_s: float, seed: str) -> list[Work]:
+    """All requests but the last, at a mean rate: gaps are multiplied, so bursts stay bursts.
+
+    The last shape only ends the last gap. `seed` makes the text; other seeds share no prefix.
+    Raises ValueError for shapes that span no time.
+    """
+    span_s = shapes[-1].arrival_s - shapes[0].arrival_s
+    if span_s <= 0:
+        raise ValueError("requests that all arrive at once have no rate")
+    stretch = (len(shapes) - 1) / rate_per_s / span_s
+    return [
+        Work(
+            tuple(token for part in shape.segments for token in _content(seed, *part)),
+            shape.output_tokens,
+            (shape.arrival_s - shapes[0].arrival_s) * stretch,
+        )
+        for shape in shapes[:-1]
+    ]
+
+
+def _content(seed: str, content_id: str, length: int) -> list[int]:
+    rng = random.Random(f"{seed}/{content_id}")
+    return [rng.randint(_FIRST_PLAIN_TOKEN, _LAST_PLAIN_TOKEN) for _ in range(length)]
