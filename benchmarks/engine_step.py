@@ -21,7 +21,8 @@ from benchmarks.server import first_token_after_start
 from common.config import EngineConfig
 from common.engine.batch import Batch, BatchEntry
 from common.engine.engine import Engine, build_engine
-from common.engine.sequence import Sequence, Timeline
+from common.engine.sequence import Sequence
+from common.engine.timeline import Timeline
 from common.engine.weights.cache import default_cache_dir
 from common.engine.weights.catalog import DEFAULT_ALIAS
 from common.engine.weights.progress import NoProgress

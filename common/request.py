@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from common.profile import Correction, WorkerProfile
+from common.timings import WorkTimings
 from pdserve.errors import Reason
 
 
@@ -115,27 +116,6 @@ class WorkRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class PrefillChunkTiming:
-    """One prefill step's share in one prompt; `start_s` counts from the request's arrival there."""
-
-    start_s: float
-    duration_s: float
-    num_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class WorkTimings:
-    """A request's durations as the worker that finished it saw them, in seconds."""
-
-    queue_s: float = 0.0
-    prefill_chunks: tuple[PrefillChunkTiming, ...] = ()
-    handoff_s: float = 0.0
-    kv_bytes: int = 0
-    num_preemptions: int = 0
-    num_cached_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class WorkFailure:
     """Why a sequence ended badly."""
 
@@ -147,7 +127,8 @@ class WorkFailure:
 class SequenceOutput:
     """News of one sequence. `index` is the position of `token_ids[0]` in the output.
 
-    `logprobs` has one entry for each token, or none; `prompt_logprobs` comes with token 0.
+    `logprobs` has one entry for each token, or none; `prompt_logprobs` comes with token 0. `timings` come
+    with the end; with token 2, what is known by then.
     """
 
     request_id: str

@@ -16,6 +16,7 @@ from common.request import (
     WorkerLoad,
     WorkFailure,
 )
+from common.timings import DecodeStepTiming
 from decode_worker.inbox import Collected, Inbox
 from decode_worker.scheduler import DecodeScheduler
 from pdserve.errors import Reason
@@ -160,14 +161,17 @@ class DecodeEngine:
         end_s = time.monotonic()
         self._counters.steps += 1
         self._engine.costs.note_step(batch, end_s - start_s)
+        step = DecodeStepTiming(start_s, end_s - start_s, len(batch.entries), batch.num_tokens)
         for entry, sample in zip(batch.entries, samples, strict=True):
             seq = entry.seq
             if entry.num_prompt_tokens:
                 seq.timeline.record_chunk(start_s, end_s, entry.num_tokens)
                 self._counters.prefill_tokens += entry.num_tokens
-            elif seq.timeline.joined_decode_s is None:
-                seq.timeline.joined_decode_s = start_s
-                self._note_handoff(seq, len(batch.entries) - 1)
+            else:
+                seq.timeline.steps.add(step)
+                if seq.timeline.joined_decode_s is None:
+                    seq.timeline.joined_decode_s = start_s
+                    self._note_handoff(seq, len(batch.entries) - 1)
             seq.num_computed_tokens += entry.num_tokens
             self._prefix.publish(seq)
             if sample is not None:
@@ -179,7 +183,7 @@ class DecodeEngine:
         handoff_s = seq.timeline.handoff_s
         if handoff_s is None:
             return
-        profile, chunks = self._engine.costs.profile, seq.timeline.chunks
+        profile, chunks = self._engine.costs.profile, seq.timeline.prefill_chunks
         num_tokens = chunks[-1].num_tokens if chunks else seq.num_prompt_tokens
         copies_s = profile.copy_out_s(num_tokens) + profile.insert_s(num_tokens)
         border_s = profile.decode_step_s(num_others, 0) / 2
@@ -195,7 +199,8 @@ class DecodeEngine:
             return
         index = seq.num_output_tokens
         seq.append(sample.token_id, self._engine.spec.eos_token_ids)
-        timings = seq.timeline.summary() if seq.is_finished else None
+        # a stop text that the router finds ends it without a word from here: token 2 tells of the hand-off
+        timings = seq.timeline.summary() if seq.is_finished or index == 1 else None
         output = SequenceOutput(
             seq.request_id, index, (sample.token_id,), seq.finish_reason, timings=timings
         )

@@ -112,7 +112,7 @@ class Inbox:
                 continue  # discarded meanwhile
             if isinstance(news, Chunk):
                 num_inserts += 1
-                self._insert(pull, news, found)
+                self._insert(pull, news, at_s, found)
             elif isinstance(news, FirstToken):
                 self._take_first_token(pull, news, at_s, found)
             else:
@@ -140,6 +140,7 @@ class Inbox:
 
     def _start(self, seq: Sequence) -> None:
         pull = Pull(seq, self._layout, time.monotonic())
+        seq.timeline.remote = pull.remote
         self.pulls[seq] = pull
         self._inflight_bytes += pull.num_bytes
         self._threads.submit(pull.run, self._transport, self._config.item_timeout_s, self._deliver)
@@ -148,12 +149,15 @@ class Inbox:
         self._arrivals.put((pull, news, time.monotonic()))
         self._wake()
 
-    def _insert(self, pull: Pull, chunk: Chunk, found: Collected) -> None:
-        seq = pull.seq
+    def _insert(self, pull: Pull, chunk: Chunk, at_s: float, found: Collected) -> None:
+        seq, num_tokens = pull.seq, chunk.kv.shape[2]
         start_s = time.monotonic()
         self._cache.write(seq.block_table, chunk.start, chunk.kv)
-        self._costs.note_insert(chunk.num_bytes, time.monotonic() - start_s)
-        seq.num_computed_tokens = chunk.start + chunk.kv.shape[2]
+        end_s = time.monotonic()
+        self._costs.note_insert(chunk.num_bytes, end_s - start_s)
+        inserted = start_s, end_s
+        pull.remote.note_transfer(chunk.copied, at_s, inserted, num_tokens, chunk.num_bytes)
+        seq.num_computed_tokens = chunk.start + num_tokens
         self._prefix.publish(seq)
         seq.timeline.kv_bytes += chunk.num_bytes
         found.num_bytes += chunk.num_bytes
@@ -164,9 +168,8 @@ class Inbox:
     ) -> None:
         header, timeline = news.header, pull.seq.timeline
         pull.seq.prompt_logprobs = news.prompt_logprobs
-        timeline.prefill_end_s = at_s - header.age_s
         timeline.num_cached_tokens = header.num_cached_tokens
-        timeline.chunks.extend(header.chunk_timings(pull.opened_s - timeline.arrival_s))
+        pull.remote.note_first_token(header.chunks, header.sent_s, at_s)
         found.first_tokens.append((pull.seq, header))
         pull.is_token_taken = True
         self._finish_if_ready(pull, found)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from common.engine.kv_cache import DTYPES
+from common.engine.remote_prefill import RemotePrefill
 from common.engine.sequence import Sequence
 from common.kv_transfer.layout import KVLayout
 from common.kv_transfer.transport import KVStream, KVTransport, TransferError
@@ -35,6 +36,7 @@ class Chunk:
     start: int
     kv: torch.Tensor
     num_bytes: int
+    copied: tuple[float, float]  # see ChunkHeader
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,8 @@ class Pull:
 
     def __init__(self, seq: Sequence, layout: KVLayout, opened_s: float) -> None:
         self.seq = seq
+        self.remote = RemotePrefill(asked_s=opened_s)
         self.request = replace(seq.request, num_held_tokens=seq.num_computed_tokens)
-        self.opened_s = opened_s
         self.num_bytes = layout.num_bytes(seq.num_uncomputed_tokens)
         self.is_closed = False
         self._layout = layout
@@ -107,7 +109,8 @@ class Pull:
         limit = self.seq.num_prompt_tokens
         payload = check_chunk(header, item[1], self._layout, self._next_start, limit)
         self._next_start = header.end
-        return Chunk(header.start, self._to_tensor(payload, header), payload.nbytes)
+        kv = self._to_tensor(payload, header)
+        return Chunk(header.start, kv, payload.nbytes, header.copied)
 
     def _parse_first_token(self, header: FirstTokenHeader, payload: Payload | None) -> FirstToken:
         seq, vocab_size = self.seq, self._layout.vocab_size

@@ -141,7 +141,7 @@ class PrefillEngine:
         # First tokens leave before any KV is copied: they are what clients wait for.
         for entry, sample in zip(batch.entries, samples, strict=True):
             if sample is not None:
-                self._send_first_token(entry.seq, sample, end_s)
+                self._send_first_token(entry.seq, sample)
         for entry in batch.entries:
             if not entry.seq.is_finished:
                 self._copy_out(self._live[_key(entry.seq)])
@@ -149,7 +149,7 @@ class PrefillEngine:
             if sample is not None:
                 self._drop(_key(entry.seq))
 
-    def _send_first_token(self, seq: Sequence, sample: Sample, end_s: float) -> None:
+    def _send_first_token(self, seq: Sequence, sample: Sample) -> None:
         if not sample.is_finite:
             self._fail(seq, Reason.NAN_LOGITS, "the model returned NaN or infinite logits")
             return
@@ -157,14 +157,15 @@ class PrefillEngine:
             self._fail(seq, Reason.GRAMMAR_FAILED, error)
             return
         self._counters.output_tokens += 1
-        timings = ((c.start_s, c.duration_s, c.num_tokens) for c in seq.timeline.chunks)
+        timeline = seq.timeline
+        timings = ((c.start_s, c.duration_s, c.num_tokens) for c in timeline.chunks)
         scores = sample.logprobs
         header = FirstTokenHeader(
             request_id=seq.request_id,
             attempt=seq.request.attempt,
             token_id=sample.token_id,
-            num_cached_tokens=seq.timeline.num_cached_tokens,
-            age_s=time.monotonic() - end_s,
+            num_cached_tokens=timeline.num_cached_tokens,
+            sent_s=time.monotonic() - timeline.arrival_s,
             chunks=tuple(timings),
             logprobs=(
                 (scores.logprob, scores.top_token_ids, scores.top_logprobs) if scores else None
@@ -182,7 +183,9 @@ class PrefillEngine:
             start_s = time.monotonic()
             tensor = self._engine.cache.read(seq.block_table, start, end)
             payload: Payload = tensor.view(torch.uint8).numpy().reshape(-1).view(np.uint8)
-            item = make_chunk(seq.request_id, seq.request.attempt, self._layout, start, payload)
+            copied = start_s - seq.timeline.arrival_s, time.monotonic() - start_s
+            key = _key(seq)
+            item = make_chunk(*key, self._layout, start, payload, copied)
             self._engine.costs.note_copy_out(payload.nbytes, time.monotonic() - start_s)
             self._counters.kv_bytes += payload.nbytes
             prompt.outbox.put(item)

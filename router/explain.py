@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from common.rpc.convert import to_us
+from common.rpc.convert_timings import to_us
 from pdserve.errors import NotFoundError
 from pdserve.v1 import inference_pb2
 from router.policy import Decision

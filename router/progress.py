@@ -1,9 +1,10 @@
 """What one choice of a request has sent so far, and what becomes of the next output."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from common.request import FinishReason, SequenceOutput, TokenLogprobs, WorkTimings
+from common.request import FinishReason, SequenceOutput, TokenLogprobs
+from common.timings import WorkTimings
 from pdserve.errors import InternalError
 from router.metrics import RouterMetrics
 from router.output_text import OutputText
@@ -54,6 +55,7 @@ class Progress:
     num_tokens: int = 0
     first_token_s: float = 0.0
     last_token_s: float = 0.0
+    timings: WorkTimings = field(default_factory=WorkTimings)  # the last that the worker told
 
     def advance(self, output: SequenceOutput) -> Delta:
         """Take the next output in. Raises InternalError when a token is missing before it."""
@@ -62,6 +64,7 @@ class Progress:
             raise InternalError(f"token {index} is missing: {output.index} came next")
         new = output.token_ids[index - output.index :]
         self._note_times(new)
+        self.timings = output.timings or self.timings
         self.num_tokens += len(new)
         text = self.text.push(new, output.finish_reason)
         reason = FinishReason.STOP if self.text.is_stopped else output.finish_reason
@@ -70,7 +73,7 @@ class Progress:
             index,
             new,
             text,
-            self._summarize(reason, output) if reason else None,
+            self._summarize(reason) if reason else None,
             output.logprobs[index - output.index :],
             output.prompt_logprobs if not index else (),
         )
@@ -84,7 +87,7 @@ class Progress:
             self.metrics.itl.observe(now_s - self.last_token_s)
         self.last_token_s = now_s
 
-    def _summarize(self, reason: FinishReason, output: SequenceOutput) -> Summary:
+    def _summarize(self, reason: FinishReason) -> Summary:
         summary = Summary(
             reason=reason,
             route=self.decision.route,
@@ -93,7 +96,7 @@ class Progress:
             submitted_s=self.submitted_s - self.arrival_s,
             first_token_s=self.first_token_s - self.arrival_s,
             total_s=time.monotonic() - self.arrival_s,
-            timings=output.timings or WorkTimings(),
+            timings=self.timings,
             stop_text=self.text.stop_text,
         )
         self._count(summary)

@@ -2,13 +2,13 @@
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import replace
 from typing import TypeAlias
 
 import grpc
 
-from common.rpc.convert import finish_to_pb, load_to_pb, role_to_pb, timings_to_pb, to_us
+from common.rpc.convert import finish_to_pb, load_to_pb, role_to_pb
 from common.rpc.convert_sampling import logprobs_to_pb
+from common.rpc.convert_timings import timings_to_pb, to_us
 from common.rpc.status import to_status
 from common.telemetry.logs import get_logger
 from pdserve.errors import InternalError, RequestError
@@ -190,10 +190,7 @@ def to_finished(job: Job, summary: Summary) -> inference_pb2.Finished:
 
 def _to_timings(summary: Summary) -> inference_pb2.Timings:
     """The worker's offsets count from the submission; the client's from the arrival here."""
-    offset_s = summary.submitted_s
-    work = summary.timings
-    chunks = tuple(replace(c, start_s=c.start_s + offset_s) for c in work.prefill_chunks)
-    message = timings_to_pb(replace(work, queue_s=work.queue_s + offset_s, prefill_chunks=chunks))
+    message = timings_to_pb(summary.timings.after(summary.submitted_s))
     message.first_token_us = to_us(summary.first_token_s)
     message.decode_us = to_us(summary.total_s - summary.first_token_s)
     message.total_us = to_us(summary.total_s)

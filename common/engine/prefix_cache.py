@@ -7,7 +7,8 @@ its computed tokens, and shares whole blocks only.
 """
 
 from common.engine.block_pool import BlockPool
-from common.engine.sequence import Sequence, Timeline
+from common.engine.sequence import Sequence
+from common.engine.timeline import Timeline
 from common.prefix_chain import PrefixChain
 from common.request import WorkRequest
 

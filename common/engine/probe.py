@@ -17,7 +17,8 @@ from common.engine.kv_cache import KVCache
 from common.engine.model_runner import ModelRunner
 from common.engine.model_spec import ModelSpec
 from common.engine.ragged import RaggedInputs
-from common.engine.sequence import Sequence, Timeline
+from common.engine.sequence import Sequence
+from common.engine.timeline import Timeline
 from common.request import SamplingParams, WorkRequest
 from pdserve.errors import SetupError
 

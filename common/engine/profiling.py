@@ -10,7 +10,8 @@ from itertools import accumulate
 
 from common.engine.batch import Batch, BatchEntry
 from common.engine.engine import Engine
-from common.engine.sequence import Sequence, Timeline
+from common.engine.sequence import Sequence
+from common.engine.timeline import Timeline
 from common.profile import WorkerProfile, count_pairs
 from common.request import SamplingParams, WorkRequest
 

@@ -3,54 +3,16 @@
 from dataclasses import dataclass, field
 
 from common.engine.sampler_state import SamplerState
+from common.engine.timeline import Timeline
 from common.grammar.matcher import GrammarMatcher
 from common.prefix_chain import PrefixChain
 from common.request import (
     FinishReason,
-    PrefillChunkTiming,
     SamplingParams,
     TokenLogprobs,
     WorkFailure,
     WorkRequest,
-    WorkTimings,
 )
-
-
-@dataclass(slots=True)
-class Timeline:
-    """When things happened to a sequence; monotonic seconds of this process."""
-
-    arrival_s: float
-    chunks: list[PrefillChunkTiming] = field(default_factory=list)
-    prefill_end_s: float | None = None
-    joined_decode_s: float | None = None
-    kv_bytes: int = 0
-    num_preemptions: int = 0
-    num_cached_tokens: int = 0
-
-    def record_chunk(self, start_s: float, end_s: float, num_tokens: int) -> None:
-        """Note one prefill step; `start_s` and `end_s` are on this process's monotonic clock."""
-        self.chunks.append(
-            PrefillChunkTiming(start_s - self.arrival_s, end_s - start_s, num_tokens)
-        )
-
-    @property
-    def handoff_s(self) -> float | None:
-        """From the end of prefill elsewhere to the decode step that included the sequence."""
-        if self.prefill_end_s is None or self.joined_decode_s is None:
-            return None
-        return self.joined_decode_s - self.prefill_end_s
-
-    def summary(self) -> WorkTimings:
-        """The durations to report when the sequence ends."""
-        return WorkTimings(
-            queue_s=self.chunks[0].start_s if self.chunks else 0.0,
-            prefill_chunks=tuple(self.chunks),
-            handoff_s=self.handoff_s or 0.0,
-            kv_bytes=self.kv_bytes,
-            num_preemptions=self.num_preemptions,
-            num_cached_tokens=self.num_cached_tokens,
-        )
 
 
 @dataclass(slots=True, eq=False)

@@ -3,7 +3,8 @@
 A payload is [layers, 2, tokens, kv_heads, head_dim], C order, in the model's dtype, seen as bytes. Token 1
 has one too if the request wants its prompt's log-probabilities (prompt_logprobs.py).
 The receiver trusts nothing: version, request, attempt, fingerprint, layout, token range and the checksums
-of header and payload (XXH3-64) must all fit, or the item is refused with a WireError.
+of header and payload (XXH3-64) must all fit, or the item is refused with a WireError. Seconds in headers are
+of the sender's monotonic clock, from the prompt's arrival there; engine/remote_prefill.py translates them.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from common.kv_transfer import prompt_logprobs
 from common.kv_transfer.layout import KVLayout
-from common.request import PrefillChunkTiming, TokenLogprobs
+from common.request import TokenLogprobs
 from pdserve.errors import Reason
 
 _MAX_HEADER_BYTES = 1 << 20
@@ -25,6 +26,7 @@ _DIGEST_BYTES = 8
 
 Payload = NDArray[np.uint8]
 WireItem = tuple[bytes, Payload | None]
+Seconds = Annotated[float, Field(ge=0)]
 
 
 class WireError(ValueError):
@@ -34,7 +36,7 @@ class WireError(ValueError):
 class _Header(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     request_id: str
     attempt: int
 
@@ -50,6 +52,9 @@ class ChunkHeader(_Header):
     start: int = Field(ge=0)
     end: int = Field(gt=0)
     checksum: int = Field(ge=0)
+    copied: tuple[Seconds, Seconds] = Field(
+        description="Start and duration of the copy out of blocks; sent at its end"
+    )
 
 
 class FirstTokenHeader(_Header):
@@ -57,10 +62,10 @@ class FirstTokenHeader(_Header):
 
     kind: Literal["first_token"] = "first_token"
     token_id: int = Field(ge=0)
-    age_s: float = Field(ge=0, description="End of the last chunk's compute to the sending of this")
+    sent_s: Seconds
     num_cached_tokens: int = Field(ge=0, description="Of the prompt, not computed anew")
     chunks: tuple[tuple[float, float, int], ...] = Field(
-        description="start_s, duration_s, num_tokens"
+        min_length=1, description="start_s, duration_s, num_tokens"
     )
     logprobs: tuple[float, tuple[int, ...], tuple[float, ...]] | None = Field(
         default=None, description="The fields of TokenLogprobs"
@@ -69,10 +74,6 @@ class FirstTokenHeader(_Header):
         default=None, ge=0, description="Likeliest tokens an entry of the payload; None: no payload"
     )
     checksum: int | None = Field(default=None, ge=0)
-
-    def chunk_timings(self, offset_s: float) -> list[PrefillChunkTiming]:
-        """The prefill steps, `offset_s` after the receiver's own zero."""
-        return [PrefillChunkTiming(offset_s + s, d, n) for s, d, n in self.chunks]
 
 
 class FailureHeader(_Header):
@@ -113,9 +114,14 @@ def decode_header(data: bytes) -> Header:
 
 
 def make_chunk(
-    request_id: str, attempt: int, layout: KVLayout, start: int, payload: Payload
+    request_id: str,
+    attempt: int,
+    layout: KVLayout,
+    start: int,
+    payload: Payload,
+    copied: tuple[float, float],
 ) -> WireItem:
-    """Header and payload for the chunk that begins at position `start`."""
+    """Header and payload for the chunk that begins at position `start`; `copied` as in ChunkHeader."""
     header = ChunkHeader(
         request_id=request_id,
         attempt=attempt,
@@ -124,6 +130,7 @@ def make_chunk(
         start=start,
         end=start + payload.nbytes // layout.num_bytes(1),
         checksum=_checksum(payload),
+        copied=copied,
     )
     return encode_header(header), payload
 

@@ -2,7 +2,6 @@
 
 from common.request import (
     FinishReason,
-    PrefillChunkTiming,
     Role,
     SequenceOutput,
     StepOutput,
@@ -10,7 +9,6 @@ from common.request import (
     WorkerLoad,
     WorkFailure,
     WorkRequest,
-    WorkTimings,
 )
 from common.rpc.convert_routing import (
     correction_from_pb,
@@ -24,6 +22,7 @@ from common.rpc.convert_sampling import (
     sampling_from_pb,
     sampling_to_pb,
 )
+from common.rpc.convert_timings import timings_from_pb, timings_to_pb, to_us
 from pdserve.errors import Reason
 from pdserve.v1 import admin_pb2, inference_pb2, worker_pb2
 
@@ -38,11 +37,6 @@ _ROLE_TO_PB = {
 }
 _COUNTS = tuple(WorkerLoad.__dataclass_fields__.keys() - {"progress_age_s", "correction"})
 _ROLE_FROM_PB = {number: role for role, number in _ROLE_TO_PB.items()}
-
-
-def to_us(seconds: float) -> int:
-    """Seconds to whole microseconds."""
-    return round(seconds * 1e6)
 
 
 def finish_to_pb(reason: FinishReason | None) -> inference_pb2.FinishReason.ValueType:
@@ -83,40 +77,6 @@ def request_from_pb(message: worker_pb2.SubmitRequest) -> WorkRequest:
         group=message.group,
         priority=message.priority,
         timeout_s=message.timeout_us / 1e6 if message.timeout_us else None,
-    )
-
-
-def timings_to_pb(timings: WorkTimings) -> inference_pb2.Timings:
-    """A worker's durations to the public message; the router adds its own."""
-    chunks = [
-        inference_pb2.PrefillChunk(
-            start_us=to_us(c.start_s), duration_us=to_us(c.duration_s), num_tokens=c.num_tokens
-        )
-        for c in timings.prefill_chunks
-    ]
-    return inference_pb2.Timings(
-        queue_us=to_us(timings.queue_s),
-        prefill_chunks=chunks,
-        handoff_us=to_us(timings.handoff_s),
-        kv_bytes=timings.kv_bytes,
-        num_preemptions=timings.num_preemptions,
-        num_cached_tokens=timings.num_cached_tokens,
-    )
-
-
-def timings_from_pb(message: inference_pb2.Timings) -> WorkTimings:
-    """The reverse of timings_to_pb."""
-    chunks = tuple(
-        PrefillChunkTiming(c.start_us / 1e6, c.duration_us / 1e6, c.num_tokens)
-        for c in message.prefill_chunks
-    )
-    return WorkTimings(
-        queue_s=message.queue_us / 1e6,
-        prefill_chunks=chunks,
-        handoff_s=message.handoff_us / 1e6,
-        kv_bytes=message.kv_bytes,
-        num_preemptions=message.num_preemptions,
-        num_cached_tokens=message.num_cached_tokens,
     )
 
 

@@ -40,6 +40,11 @@ class AdminStub(object):
                 request_serializer=pdserve_dot_v1_dot_admin__pb2.StatusRequest.SerializeToString,
                 response_deserializer=pdserve_dot_v1_dot_admin__pb2.StatusResponse.FromString,
                 _registered_method=True)
+        self.Blocks = channel.unary_unary(
+                '/pdserve.v1.Admin/Blocks',
+                request_serializer=pdserve_dot_v1_dot_admin__pb2.BlocksRequest.SerializeToString,
+                response_deserializer=pdserve_dot_v1_dot_admin__pb2.BlocksResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer(object):
@@ -53,6 +58,13 @@ class AdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Blocks(self, request, context):
+        """Who holds which worker's KV blocks, and why.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +72,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=pdserve_dot_v1_dot_admin__pb2.StatusRequest.FromString,
                     response_serializer=pdserve_dot_v1_dot_admin__pb2.StatusResponse.SerializeToString,
+            ),
+            'Blocks': grpc.unary_unary_rpc_method_handler(
+                    servicer.Blocks,
+                    request_deserializer=pdserve_dot_v1_dot_admin__pb2.BlocksRequest.FromString,
+                    response_serializer=pdserve_dot_v1_dot_admin__pb2.BlocksResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +107,33 @@ class Admin(object):
             '/pdserve.v1.Admin/Status',
             pdserve_dot_v1_dot_admin__pb2.StatusRequest.SerializeToString,
             pdserve_dot_v1_dot_admin__pb2.StatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Blocks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pdserve.v1.Admin/Blocks',
+            pdserve_dot_v1_dot_admin__pb2.BlocksRequest.SerializeToString,
+            pdserve_dot_v1_dot_admin__pb2.BlocksResponse.FromString,
             options,
             channel_credentials,
             insecure,

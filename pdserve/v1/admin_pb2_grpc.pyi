@@ -35,6 +35,8 @@ class AdminStub:
     def __new__(cls, channel: _aio.Channel) -> AdminAsyncStub: ...
     Status: _grpc.UnaryUnaryMultiCallable[_admin_pb2.StatusRequest, _admin_pb2.StatusResponse]
     """The router's and each worker's state."""
+    Blocks: _grpc.UnaryUnaryMultiCallable[_admin_pb2.BlocksRequest, _admin_pb2.BlocksResponse]
+    """Who holds which worker's KV blocks, and why."""
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -43,6 +45,8 @@ class AdminAsyncStub(AdminStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Status: _aio.UnaryUnaryMultiCallable[_admin_pb2.StatusRequest, _admin_pb2.StatusResponse]  # type: ignore[assignment]
     """The router's and each worker's state."""
+    Blocks: _aio.UnaryUnaryMultiCallable[_admin_pb2.BlocksRequest, _admin_pb2.BlocksResponse]  # type: ignore[assignment]
+    """Who holds which worker's KV blocks, and why."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     """Operations; not for end users."""
@@ -54,5 +58,13 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.StatusResponse, _abc.Awaitable[_admin_pb2.StatusResponse]]:
         """The router's and each worker's state."""
+
+    @_abc_1.abstractmethod
+    def Blocks(
+        self,
+        request: _admin_pb2.BlocksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.BlocksResponse, _abc.Awaitable[_admin_pb2.BlocksResponse]]:
+        """Who holds which worker's KV blocks, and why."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

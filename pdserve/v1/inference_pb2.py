@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from pdserve.v1 import ledger_pb2 as pdserve_dot_v1_dot_ledger__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1apdserve/v1/inference.proto\x12\npdserve.v1\"\xf5\x01\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x16.pdserve.v1.ChatPromptH\x00\x12)\n\x06tokens\x18\x05 \x01(\x0b\x32\x17.pdserve.v1.TokenPromptH\x00\x12,\n\x08sampling\x18\x06 \x01(\x0b\x32\x1a.pdserve.v1.SamplingParams\x12\x12\n\ncache_salt\x18\x07 \x01(\t\x12\x10\n\x08priority\x18\x08 \x01(\x11\x42\x08\n\x06prompt\"7\n\nChatPrompt\x12)\n\x08messages\x18\x01 \x03(\x0b\x32\x17.pdserve.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\" \n\x0bTokenPrompt\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"\x8b\x05\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x11\n\x04seed\x18\x02 \x01(\x04H\x01\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x0c\n\x04stop\x18\x04 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x05 \x03(\r\x12\x12\n\nignore_eos\x18\x06 \x01(\x08\x12\r\n\x05top_k\x18\x07 \x01(\x05\x12\x12\n\x05top_p\x18\x08 \x01(\x02H\x03\x88\x01\x01\x12\r\n\x05min_p\x18\t \x01(\x02\x12\x1f\n\x12repetition_penalty\x18\n \x01(\x02H\x04\x88\x01\x01\x12\x18\n\x10presence_penalty\x18\x0b \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x0c \x01(\x02\x12=\n\nlogit_bias\x18\r \x03(\x0b\x32).pdserve.v1.SamplingParams.LogitBiasEntry\x12\x12\n\nmin_tokens\x18\x0e \x01(\x05\x12\x15\n\x08logprobs\x18\x0f \x01(\x05H\x05\x88\x01\x01\x12\x1c\n\x0fprompt_logprobs\x18\x10 \x01(\x05H\x06\x88\x01\x01\x12\x37\n\x11structured_output\x18\x14 \x01(\x0b\x32\x1c.pdserve.v1.StructuredOutput\x12\x0e\n\x01n\x18\x15 \x01(\x05H\x07\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x07\n\x05_seedB\r\n\x0b_max_tokensB\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\x0b\n\t_logprobsB\x12\n\x10_prompt_logprobsB\x04\n\x02_n\"{\n\x10StructuredOutput\x12\x15\n\x0bjson_schema\x18\x01 \x01(\tH\x00\x12\x0f\n\x05regex\x18\x02 \x01(\tH\x00\x12\x11\n\x07grammar\x18\x03 \x01(\tH\x00\x12$\n\x06\x63hoice\x18\x04 \x01(\x0b\x32\x12.pdserve.v1.ChoiceH\x00\x42\x06\n\x04\x66orm\"\x17\n\x06\x43hoice\x12\r\n\x05texts\x18\x01 \x03(\t\"\xef\x01\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\r\n\x05index\x18\x04 \x01(\r\x12&\n\x08\x66inished\x18\x05 \x01(\x0b\x32\x14.pdserve.v1.Finished\x12+\n\x08logprobs\x18\x06 \x03(\x0b\x32\x19.pdserve.v1.TokenLogprobs\x12\x32\n\x0fprompt_logprobs\x18\x07 \x03(\x0b\x32\x19.pdserve.v1.TokenLogprobs\x12\x0e\n\x06\x63hoice\x18\x08 \x01(\r\"M\n\rTokenLogprobs\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12\x15\n\rtop_token_ids\x18\x02 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x03 \x03(\x02\"\xb9\x01\n\x08\x46inished\x12(\n\x06reason\x18\x01 \x01(\x0e\x32\x18.pdserve.v1.FinishReason\x12 \n\x05usage\x18\x02 \x01(\x0b\x32\x11.pdserve.v1.Usage\x12$\n\x07timings\x18\x03 \x01(\x0b\x32\x13.pdserve.v1.Timings\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\x16\n\x0eprefill_worker\x18\x05 \x01(\t\x12\x15\n\rdecode_worker\x18\x06 \x01(\t\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\"\xe4\x01\n\x07Timings\x12\x10\n\x08queue_us\x18\x01 \x01(\x03\x12\x30\n\x0eprefill_chunks\x18\x02 \x03(\x0b\x32\x18.pdserve.v1.PrefillChunk\x12\x16\n\x0e\x66irst_token_us\x18\x03 \x01(\x03\x12\x12\n\nhandoff_us\x18\x04 \x01(\x03\x12\x11\n\tdecode_us\x18\x05 \x01(\x03\x12\x10\n\x08total_us\x18\x06 \x01(\x03\x12\x10\n\x08kv_bytes\x18\x07 \x01(\x03\x12\x17\n\x0fnum_preemptions\x18\x08 \x01(\r\x12\x19\n\x11num_cached_tokens\x18\t \x01(\r\"I\n\x0cPrefillChunk\x12\x10\n\x08start_us\x18\x01 \x01(\x03\x12\x13\n\x0b\x64uration_us\x18\x02 \x01(\x03\x12\x12\n\nnum_tokens\x18\x03 \x01(\r\"#\n\rCancelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\x10\n\x0e\x43\x61ncelResponse\"$\n\x0e\x45xplainRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xcf\x01\n\x0f\x45xplainResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12\x1e\n\x16\x65xpected_output_tokens\x18\x04 \x01(\r\x12\x12\n\nnum_routes\x18\x05 \x01(\r\x12%\n\x06routes\x18\x06 \x03(\x0b\x32\x15.pdserve.v1.RouteCost\x12&\n\x08\x66inished\x18\x07 \x03(\x0b\x32\x14.pdserve.v1.Finished\"\xe2\x01\n\tRouteCost\x12\x16\n\x0eprefill_worker\x18\x01 \x01(\t\x12\x15\n\rdecode_worker\x18\x02 \x01(\t\x12\x10\n\x08queue_us\x18\x03 \x01(\x03\x12\x12\n\nprefill_us\x18\x04 \x01(\x03\x12\x13\n\x0btransfer_us\x18\x05 \x01(\x03\x12\x17\n\x0finterference_us\x18\x06 \x01(\x03\x12\x11\n\tdecode_us\x18\x07 \x01(\x03\x12\x10\n\x08total_us\x18\x08 \x01(\x03\x12\x15\n\rcached_tokens\x18\t \x01(\r\x12\x16\n\x0eshipped_tokens\x18\n \x01(\r*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xd9\x01\n\tInference\x12G\n\x08Generate\x12\x1b.pdserve.v1.GenerateRequest\x1a\x1c.pdserve.v1.GenerateResponse0\x01\x12?\n\x06\x43\x61ncel\x12\x19.pdserve.v1.CancelRequest\x1a\x1a.pdserve.v1.CancelResponse\x12\x42\n\x07\x45xplain\x12\x1a.pdserve.v1.ExplainRequest\x1a\x1b.pdserve.v1.ExplainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1apdserve/v1/inference.proto\x12\npdserve.v1\x1a\x17pdserve/v1/ledger.proto\"\xf5\x01\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x16.pdserve.v1.ChatPromptH\x00\x12)\n\x06tokens\x18\x05 \x01(\x0b\x32\x17.pdserve.v1.TokenPromptH\x00\x12,\n\x08sampling\x18\x06 \x01(\x0b\x32\x1a.pdserve.v1.SamplingParams\x12\x12\n\ncache_salt\x18\x07 \x01(\t\x12\x10\n\x08priority\x18\x08 \x01(\x11\x42\x08\n\x06prompt\"7\n\nChatPrompt\x12)\n\x08messages\x18\x01 \x03(\x0b\x32\x17.pdserve.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\" \n\x0bTokenPrompt\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"\x8b\x05\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x11\n\x04seed\x18\x02 \x01(\x04H\x01\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x0c\n\x04stop\x18\x04 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x05 \x03(\r\x12\x12\n\nignore_eos\x18\x06 \x01(\x08\x12\r\n\x05top_k\x18\x07 \x01(\x05\x12\x12\n\x05top_p\x18\x08 \x01(\x02H\x03\x88\x01\x01\x12\r\n\x05min_p\x18\t \x01(\x02\x12\x1f\n\x12repetition_penalty\x18\n \x01(\x02H\x04\x88\x01\x01\x12\x18\n\x10presence_penalty\x18\x0b \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x0c \x01(\x02\x12=\n\nlogit_bias\x18\r \x03(\x0b\x32).pdserve.v1.SamplingParams.LogitBiasEntry\x12\x12\n\nmin_tokens\x18\x0e \x01(\x05\x12\x15\n\x08logprobs\x18\x0f \x01(\x05H\x05\x88\x01\x01\x12\x1c\n\x0fprompt_logprobs\x18\x10 \x01(\x05H\x06\x88\x01\x01\x12\x37\n\x11structured_output\x18\x14 \x01(\x0b\x32\x1c.pdserve.v1.StructuredOutput\x12\x0e\n\x01n\x18\x15 \x01(\x05H\x07\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x07\n\x05_seedB\r\n\x0b_max_tokensB\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\x0b\n\t_logprobsB\x12\n\x10_prompt_logprobsB\x04\n\x02_n\"{\n\x10StructuredOutput\x12\x15\n\x0bjson_schema\x18\x01 \x01(\tH\x00\x12\x0f\n\x05regex\x18\x02 \x01(\tH\x00\x12\x11\n\x07grammar\x18\x03 \x01(\tH\x00\x12$\n\x06\x63hoice\x18\x04 \x01(\x0b\x32\x12.pdserve.v1.ChoiceH\x00\x42\x06\n\x04\x66orm\"\x17\n\x06\x43hoice\x12\r\n\x05texts\x18\x01 \x03(\t\"\xef\x01\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\r\n\x05index\x18\x04 \x01(\r\x12&\n\x08\x66inished\x18\x05 \x01(\x0b\x32\x14.pdserve.v1.Finished\x12+\n\x08logprobs\x18\x06 \x03(\x0b\x32\x19.pdserve.v1.TokenLogprobs\x12\x32\n\x0fprompt_logprobs\x18\x07 \x03(\x0b\x32\x19.pdserve.v1.TokenLogprobs\x12\x0e\n\x06\x63hoice\x18\x08 \x01(\r\"M\n\rTokenLogprobs\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12\x15\n\rtop_token_ids\x18\x02 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x03 \x03(\x02\"\xb9\x01\n\x08\x46inished\x12(\n\x06reason\x18\x01 \x01(\x0e\x32\x18.pdserve.v1.FinishReason\x12 \n\x05usage\x18\x02 \x01(\x0b\x32\x11.pdserve.v1.Usage\x12$\n\x07timings\x18\x03 \x01(\x0b\x32\x13.pdserve.v1.Timings\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\x16\n\x0eprefill_worker\x18\x05 \x01(\t\x12\x15\n\rdecode_worker\x18\x06 \x01(\t\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\"\xe7\x02\n\x07Timings\x12\x10\n\x08queue_us\x18\x01 \x01(\x03\x12\x30\n\x0eprefill_chunks\x18\x02 \x03(\x0b\x32\x18.pdserve.v1.PrefillChunk\x12\x16\n\x0e\x66irst_token_us\x18\x03 \x01(\x03\x12\x12\n\nhandoff_us\x18\x04 \x01(\x03\x12\x11\n\tdecode_us\x18\x05 \x01(\x03\x12\x10\n\x08total_us\x18\x06 \x01(\x03\x12\x10\n\x08kv_bytes\x18\x07 \x01(\x03\x12\x17\n\x0fnum_preemptions\x18\x08 \x01(\r\x12\x19\n\x11num_cached_tokens\x18\t \x01(\r\x12\x0f\n\x07pull_us\x18\n \x01(\x03\x12)\n\ttransfers\x18\x0b \x03(\x0b\x32\x16.pdserve.v1.KVTransfer\x12-\n\x0c\x64\x65\x63ode_steps\x18\x0c \x01(\x0b\x32\x17.pdserve.v1.DecodeSteps\x12\x16\n\x0e\x63lock_error_us\x18\r \x01(\x03\"\xa0\x01\n\nKVTransfer\x12\x19\n\x11\x63opy_out_start_us\x18\x01 \x01(\x03\x12\x13\n\x0b\x63opy_out_us\x18\x02 \x01(\x03\x12\x0f\n\x07wire_us\x18\x03 \x01(\x03\x12\x17\n\x0finsert_start_us\x18\x04 \x01(\x03\x12\x11\n\tinsert_us\x18\x05 \x01(\x03\x12\x12\n\nnum_tokens\x18\x06 \x01(\r\x12\x11\n\tnum_bytes\x18\x07 \x01(\x04\"r\n\x0b\x44\x65\x63odeSteps\x12\x11\n\tnum_steps\x18\x01 \x01(\r\x12\x10\n\x08start_us\x18\x02 \x03(\x03\x12\x13\n\x0b\x64uration_us\x18\x03 \x03(\x03\x12\x15\n\rnum_sequences\x18\x04 \x03(\r\x12\x12\n\nnum_tokens\x18\x05 \x03(\r\"I\n\x0cPrefillChunk\x12\x10\n\x08start_us\x18\x01 \x01(\x03\x12\x13\n\x0b\x64uration_us\x18\x02 \x01(\x03\x12\x12\n\nnum_tokens\x18\x03 \x01(\r\"#\n\rCancelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\x10\n\x0e\x43\x61ncelResponse\"$\n\x0e\x45xplainRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\x8d\x02\n\x0f\x45xplainResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12\x1e\n\x16\x65xpected_output_tokens\x18\x04 \x01(\r\x12\x12\n\nnum_routes\x18\x05 \x01(\r\x12%\n\x06routes\x18\x06 \x03(\x0b\x32\x15.pdserve.v1.RouteCost\x12&\n\x08\x66inished\x18\x07 \x03(\x0b\x32\x14.pdserve.v1.Finished\x12\x12\n\narrival_us\x18\x08 \x01(\x03\x12(\n\x06\x62locks\x18\t \x03(\x0b\x32\x18.pdserve.v1.WorkerBlocks\"\xe2\x01\n\tRouteCost\x12\x16\n\x0eprefill_worker\x18\x01 \x01(\t\x12\x15\n\rdecode_worker\x18\x02 \x01(\t\x12\x10\n\x08queue_us\x18\x03 \x01(\x03\x12\x12\n\nprefill_us\x18\x04 \x01(\x03\x12\x13\n\x0btransfer_us\x18\x05 \x01(\x03\x12\x17\n\x0finterference_us\x18\x06 \x01(\x03\x12\x11\n\tdecode_us\x18\x07 \x01(\x03\x12\x10\n\x08total_us\x18\x08 \x01(\x03\x12\x15\n\rcached_tokens\x18\t \x01(\r\x12\x16\n\x0eshipped_tokens\x18\n \x01(\r*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xd9\x01\n\tInference\x12G\n\x08Generate\x12\x1b.pdserve.v1.GenerateRequest\x1a\x1c.pdserve.v1.GenerateResponse0\x01\x12?\n\x06\x43\x61ncel\x12\x19.pdserve.v1.CancelRequest\x1a\x1a.pdserve.v1.CancelResponse\x12\x42\n\x07\x45xplain\x12\x1a.pdserve.v1.ExplainRequest\x1a\x1b.pdserve.v1.ExplainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,46 +34,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_FINISHREASON']._serialized_start=2660
-  _globals['_FINISHREASON']._serialized_end=2755
-  _globals['_GENERATEREQUEST']._serialized_start=43
-  _globals['_GENERATEREQUEST']._serialized_end=288
-  _globals['_CHATPROMPT']._serialized_start=290
-  _globals['_CHATPROMPT']._serialized_end=345
-  _globals['_CHATMESSAGE']._serialized_start=347
-  _globals['_CHATMESSAGE']._serialized_end=391
-  _globals['_TOKENPROMPT']._serialized_start=393
-  _globals['_TOKENPROMPT']._serialized_end=425
-  _globals['_SAMPLINGPARAMS']._serialized_start=428
-  _globals['_SAMPLINGPARAMS']._serialized_end=1079
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=919
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=967
-  _globals['_STRUCTUREDOUTPUT']._serialized_start=1081
-  _globals['_STRUCTUREDOUTPUT']._serialized_end=1204
-  _globals['_CHOICE']._serialized_start=1206
-  _globals['_CHOICE']._serialized_end=1229
-  _globals['_GENERATERESPONSE']._serialized_start=1232
-  _globals['_GENERATERESPONSE']._serialized_end=1471
-  _globals['_TOKENLOGPROBS']._serialized_start=1473
-  _globals['_TOKENLOGPROBS']._serialized_end=1550
-  _globals['_FINISHED']._serialized_start=1553
-  _globals['_FINISHED']._serialized_end=1738
-  _globals['_USAGE']._serialized_start=1740
-  _globals['_USAGE']._serialized_end=1820
-  _globals['_TIMINGS']._serialized_start=1823
-  _globals['_TIMINGS']._serialized_end=2051
-  _globals['_PREFILLCHUNK']._serialized_start=2053
-  _globals['_PREFILLCHUNK']._serialized_end=2126
-  _globals['_CANCELREQUEST']._serialized_start=2128
-  _globals['_CANCELREQUEST']._serialized_end=2163
-  _globals['_CANCELRESPONSE']._serialized_start=2165
-  _globals['_CANCELRESPONSE']._serialized_end=2181
-  _globals['_EXPLAINREQUEST']._serialized_start=2183
-  _globals['_EXPLAINREQUEST']._serialized_end=2219
-  _globals['_EXPLAINRESPONSE']._serialized_start=2222
-  _globals['_EXPLAINRESPONSE']._serialized_end=2429
-  _globals['_ROUTECOST']._serialized_start=2432
-  _globals['_ROUTECOST']._serialized_end=2658
-  _globals['_INFERENCE']._serialized_start=2758
-  _globals['_INFERENCE']._serialized_end=2975
+  _globals['_FINISHREASON']._serialized_start=3157
+  _globals['_FINISHREASON']._serialized_end=3252
+  _globals['_GENERATEREQUEST']._serialized_start=68
+  _globals['_GENERATEREQUEST']._serialized_end=313
+  _globals['_CHATPROMPT']._serialized_start=315
+  _globals['_CHATPROMPT']._serialized_end=370
+  _globals['_CHATMESSAGE']._serialized_start=372
+  _globals['_CHATMESSAGE']._serialized_end=416
+  _globals['_TOKENPROMPT']._serialized_start=418
+  _globals['_TOKENPROMPT']._serialized_end=450
+  _globals['_SAMPLINGPARAMS']._serialized_start=453
+  _globals['_SAMPLINGPARAMS']._serialized_end=1104
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=944
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=992
+  _globals['_STRUCTUREDOUTPUT']._serialized_start=1106
+  _globals['_STRUCTUREDOUTPUT']._serialized_end=1229
+  _globals['_CHOICE']._serialized_start=1231
+  _globals['_CHOICE']._serialized_end=1254
+  _globals['_GENERATERESPONSE']._serialized_start=1257
+  _globals['_GENERATERESPONSE']._serialized_end=1496
+  _globals['_TOKENLOGPROBS']._serialized_start=1498
+  _globals['_TOKENLOGPROBS']._serialized_end=1575
+  _globals['_FINISHED']._serialized_start=1578
+  _globals['_FINISHED']._serialized_end=1763
+  _globals['_USAGE']._serialized_start=1765
+  _globals['_USAGE']._serialized_end=1845
+  _globals['_TIMINGS']._serialized_start=1848
+  _globals['_TIMINGS']._serialized_end=2207
+  _globals['_KVTRANSFER']._serialized_start=2210
+  _globals['_KVTRANSFER']._serialized_end=2370
+  _globals['_DECODESTEPS']._serialized_start=2372
+  _globals['_DECODESTEPS']._serialized_end=2486
+  _globals['_PREFILLCHUNK']._serialized_start=2488
+  _globals['_PREFILLCHUNK']._serialized_end=2561
+  _globals['_CANCELREQUEST']._serialized_start=2563
+  _globals['_CANCELREQUEST']._serialized_end=2598
+  _globals['_CANCELRESPONSE']._serialized_start=2600
+  _globals['_CANCELRESPONSE']._serialized_end=2616
+  _globals['_EXPLAINREQUEST']._serialized_start=2618
+  _globals['_EXPLAINREQUEST']._serialized_end=2654
+  _globals['_EXPLAINRESPONSE']._serialized_start=2657
+  _globals['_EXPLAINRESPONSE']._serialized_end=2926
+  _globals['_ROUTECOST']._serialized_start=2929
+  _globals['_ROUTECOST']._serialized_end=3155
+  _globals['_INFERENCE']._serialized_start=3255
+  _globals['_INFERENCE']._serialized_end=3472
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from pdserve.v1 import ledger_pb2 as _ledger_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -562,6 +563,10 @@ class Timings(_message.Message):
     KV_BYTES_FIELD_NUMBER: _builtins.int
     NUM_PREEMPTIONS_FIELD_NUMBER: _builtins.int
     NUM_CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    PULL_US_FIELD_NUMBER: _builtins.int
+    TRANSFERS_FIELD_NUMBER: _builtins.int
+    DECODE_STEPS_FIELD_NUMBER: _builtins.int
+    CLOCK_ERROR_US_FIELD_NUMBER: _builtins.int
     queue_us: _builtins.int
     """Arrival to the start of the first prefill chunk."""
     first_token_us: _builtins.int
@@ -578,9 +583,23 @@ class Timings(_message.Message):
     """Times the request lost its blocks and was computed again."""
     num_cached_tokens: _builtins.int
     """Prompt tokens that came from a prefix cache."""
+    pull_us: _builtins.int
+    """Offset at which the decode worker asked the prefill worker for the KV; 0 when prefilled locally."""
+    clock_error_us: _builtins.int
+    """With transfers: prefill chunks and copies out were timed on another process's clock and may lie wrong by so much,
+    all together and in either direction.
+    """
     @_builtins.property
     def prefill_chunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___PrefillChunk]:
         """The prefill steps that ran parts of this prompt."""
+
+    @_builtins.property
+    def transfers(self) -> _containers.RepeatedCompositeFieldContainer[Global___KVTransfer]:
+        """The KV's way from prefill to decode, in the order of its tokens."""
+
+    @_builtins.property
+    def decode_steps(self) -> Global___DecodeSteps:
+        """The decode steps that this request took part in."""
 
     def __init__(
         self,
@@ -594,14 +613,110 @@ class Timings(_message.Message):
         kv_bytes: _builtins.int = ...,
         num_preemptions: _builtins.int = ...,
         num_cached_tokens: _builtins.int = ...,
+        pull_us: _builtins.int = ...,
+        transfers: _abc.Iterable[Global___KVTransfer] | None = ...,
+        decode_steps: Global___DecodeSteps | None = ...,
+        clock_error_us: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decode_steps", b"decode_steps"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_us", b"decode_us", "first_token_us", b"first_token_us", "handoff_us", b"handoff_us", "kv_bytes", b"kv_bytes", "num_cached_tokens", b"num_cached_tokens", "num_preemptions", b"num_preemptions", "prefill_chunks", b"prefill_chunks", "queue_us", b"queue_us", "total_us", b"total_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_error_us", b"clock_error_us", "decode_steps", b"decode_steps", "decode_us", b"decode_us", "first_token_us", b"first_token_us", "handoff_us", b"handoff_us", "kv_bytes", b"kv_bytes", "num_cached_tokens", b"num_cached_tokens", "num_preemptions", b"num_preemptions", "prefill_chunks", b"prefill_chunks", "pull_us", b"pull_us", "queue_us", b"queue_us", "total_us", b"total_us", "transfers", b"transfers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Timings: _TypeAlias = Timings  # noqa: Y015
+
+@_typing.final
+class KVTransfer(_message.Message):
+    """One run of KV on its way: copied out of prefill's blocks, carried, waiting for a step border, copied into decode's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COPY_OUT_START_US_FIELD_NUMBER: _builtins.int
+    COPY_OUT_US_FIELD_NUMBER: _builtins.int
+    WIRE_US_FIELD_NUMBER: _builtins.int
+    INSERT_START_US_FIELD_NUMBER: _builtins.int
+    INSERT_US_FIELD_NUMBER: _builtins.int
+    NUM_TOKENS_FIELD_NUMBER: _builtins.int
+    NUM_BYTES_FIELD_NUMBER: _builtins.int
+    copy_out_start_us: _builtins.int
+    """Offset of the copy out of prefill's blocks."""
+    copy_out_us: _builtins.int
+    """How long it took."""
+    wire_us: _builtins.int
+    """From its end until the KV lay verified in the decode worker's memory: checksums, transport, queues."""
+    insert_start_us: _builtins.int
+    """Offset of the copy into decode's blocks."""
+    insert_us: _builtins.int
+    """How long it took."""
+    num_tokens: _builtins.int
+    """Positions."""
+    num_bytes: _builtins.int
+    """Size of their KV."""
+    def __init__(
+        self,
+        *,
+        copy_out_start_us: _builtins.int = ...,
+        copy_out_us: _builtins.int = ...,
+        wire_us: _builtins.int = ...,
+        insert_start_us: _builtins.int = ...,
+        insert_us: _builtins.int = ...,
+        num_tokens: _builtins.int = ...,
+        num_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copy_out_start_us", b"copy_out_start_us", "copy_out_us", b"copy_out_us", "insert_start_us", b"insert_start_us", "insert_us", b"insert_us", "num_bytes", b"num_bytes", "num_tokens", b"num_tokens", "wire_us", b"wire_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KVTransfer: _TypeAlias = KVTransfer  # noqa: Y015
+
+@_typing.final
+class DecodeSteps(_message.Message):
+    """Columns with one entry for each step: the first 64 and the last 64 of num_steps."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUM_STEPS_FIELD_NUMBER: _builtins.int
+    START_US_FIELD_NUMBER: _builtins.int
+    DURATION_US_FIELD_NUMBER: _builtins.int
+    NUM_SEQUENCES_FIELD_NUMBER: _builtins.int
+    NUM_TOKENS_FIELD_NUMBER: _builtins.int
+    num_steps: _builtins.int
+    """Steps in all."""
+    @_builtins.property
+    def start_us(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Offset of the step's start."""
+
+    @_builtins.property
+    def duration_us(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The step's duration."""
+
+    @_builtins.property
+    def num_sequences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Sequences that shared it."""
+
+    @_builtins.property
+    def num_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens that it ran for them; more than sequences where prompts ran beside."""
+
+    def __init__(
+        self,
+        *,
+        num_steps: _builtins.int = ...,
+        start_us: _abc.Iterable[_builtins.int] | None = ...,
+        duration_us: _abc.Iterable[_builtins.int] | None = ...,
+        num_sequences: _abc.Iterable[_builtins.int] | None = ...,
+        num_tokens: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_us", b"duration_us", "num_sequences", b"num_sequences", "num_steps", b"num_steps", "num_tokens", b"num_tokens", "start_us", b"start_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecodeSteps: _TypeAlias = DecodeSteps  # noqa: Y015
 
 @_typing.final
 class PrefillChunk(_message.Message):
@@ -697,6 +812,8 @@ class ExplainResponse(_message.Message):
     NUM_ROUTES_FIELD_NUMBER: _builtins.int
     ROUTES_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
+    ARRIVAL_US_FIELD_NUMBER: _builtins.int
+    BLOCKS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request."""
     policy: _builtins.str
@@ -707,6 +824,8 @@ class ExplainResponse(_message.Message):
     """How long the router expected the answer to be, tokens."""
     num_routes: _builtins.int
     """Routes there were."""
+    arrival_us: _builtins.int
+    """When it came, microseconds since the router's start; offsets in `finished` count from there."""
     @_builtins.property
     def routes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouteCost]:
         """The route taken, then the cheapest of the others by prediction."""
@@ -714,6 +833,10 @@ class ExplainResponse(_message.Message):
     @_builtins.property
     def finished(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finished]:
         """How its choices ended, in their order; those that run still, failed or were cancelled are missing."""
+
+    @_builtins.property
+    def blocks(self) -> _containers.RepeatedCompositeFieldContainer[_ledger_pb2.WorkerBlocks]:
+        """What it holds now on each worker. Those that do not answer within 2 s say so."""
 
     def __init__(
         self,
@@ -725,10 +848,12 @@ class ExplainResponse(_message.Message):
         num_routes: _builtins.int = ...,
         routes: _abc.Iterable[Global___RouteCost] | None = ...,
         finished: _abc.Iterable[Global___Finished] | None = ...,
+        arrival_us: _builtins.int = ...,
+        blocks: _abc.Iterable[_ledger_pb2.WorkerBlocks] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_output_tokens", b"expected_output_tokens", "finished", b"finished", "num_routes", b"num_routes", "policy", b"policy", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "routes", b"routes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrival_us", b"arrival_us", "blocks", b"blocks", "expected_output_tokens", b"expected_output_tokens", "finished", b"finished", "num_routes", b"num_routes", "policy", b"policy", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "routes", b"routes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -72,7 +72,8 @@ class InferenceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Explain(self, request, context):
-        """Why a request went where it did, and once it has ended, where its time went. Of the latest requests only.
+        """Why a request went where it did, which KV blocks it holds, and once it has ended, where its time went. Of the latest
+        requests only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

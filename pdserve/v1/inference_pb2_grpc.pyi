@@ -40,7 +40,9 @@ class InferenceStub:
     Cancel: _grpc.UnaryUnaryMultiCallable[_inference_pb2.CancelRequest, _inference_pb2.CancelResponse]
     """Stops a request. Its Generate stream ends with CANCELLED and everything it held is given back."""
     Explain: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ExplainRequest, _inference_pb2.ExplainResponse]
-    """Why a request went where it did, and once it has ended, where its time went. Of the latest requests only."""
+    """Why a request went where it did, which KV blocks it holds, and once it has ended, where its time went. Of the latest
+    requests only.
+    """
 
 @_typing.type_check_only
 class InferenceAsyncStub(InferenceStub):
@@ -54,7 +56,9 @@ class InferenceAsyncStub(InferenceStub):
     Cancel: _aio.UnaryUnaryMultiCallable[_inference_pb2.CancelRequest, _inference_pb2.CancelResponse]  # type: ignore[assignment]
     """Stops a request. Its Generate stream ends with CANCELLED and everything it held is given back."""
     Explain: _aio.UnaryUnaryMultiCallable[_inference_pb2.ExplainRequest, _inference_pb2.ExplainResponse]  # type: ignore[assignment]
-    """Why a request went where it did, and once it has ended, where its time went. Of the latest requests only."""
+    """Why a request went where it did, which KV blocks it holds, and once it has ended, where its time went. Of the latest
+    requests only.
+    """
 
 class InferenceServicer(metaclass=_abc_1.ABCMeta):
     """Text generation."""
@@ -83,6 +87,8 @@ class InferenceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.ExplainRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.ExplainResponse, _abc.Awaitable[_inference_pb2.ExplainResponse]]:
-        """Why a request went where it did, and once it has ended, where its time went. Of the latest requests only."""
+        """Why a request went where it did, which KV blocks it holds, and once it has ended, where its time went. Of the latest
+        requests only.
+        """
 
 def add_InferenceServicer_to_server(servicer: InferenceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

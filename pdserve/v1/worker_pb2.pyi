@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from pdserve.v1 import admin_pb2 as _admin_pb2
 from pdserve.v1 import inference_pb2 as _inference_pb2
+from pdserve.v1 import ledger_pb2 as _ledger_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -27,6 +28,7 @@ class ConnectRequest(_message.Message):
     SUBMIT_FIELD_NUMBER: _builtins.int
     CANCEL_FIELD_NUMBER: _builtins.int
     RESYNC_FIELD_NUMBER: _builtins.int
+    QUERY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def submit(self) -> Global___SubmitRequest:
         """Starts a request (decode workers only)."""
@@ -39,22 +41,77 @@ class ConnectRequest(_message.Message):
     def resync(self) -> Global___ResyncPrefixes:
         """Asks for a snapshot: a PrefixUpdate did not follow from the one before."""
 
+    @_builtins.property
+    def query(self) -> Global___QueryBlocks:
+        """Asks who holds the worker's blocks."""
+
     def __init__(
         self,
         *,
         submit: Global___SubmitRequest | None = ...,
         cancel: Global___CancelWork | None = ...,
         resync: Global___ResyncPrefixes | None = ...,
+        query: Global___QueryBlocks | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "message", b"message", "resync", b"resync", "submit", b"submit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "message", b"message", "query", b"query", "resync", b"resync", "submit", b"submit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "message", b"message", "resync", b"resync", "submit", b"submit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "message", b"message", "query", b"query", "resync", b"resync", "submit", b"submit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["submit", "cancel", "resync"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["submit", "cancel", "resync", "query"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___ConnectRequest: _TypeAlias = ConnectRequest  # noqa: Y015
+
+@_typing.final
+class QueryBlocks(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUERY_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    query_id: _builtins.int
+    """Names the question in its answer."""
+    request_id: _builtins.str
+    """Only of this request, or of the requests of this group; empty: of all."""
+    def __init__(
+        self,
+        *,
+        query_id: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["query_id", b"query_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryBlocks: _TypeAlias = QueryBlocks  # noqa: Y015
+
+@_typing.final
+class BlocksAnswer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUERY_ID_FIELD_NUMBER: _builtins.int
+    LEDGER_FIELD_NUMBER: _builtins.int
+    query_id: _builtins.int
+    """Of the question."""
+    @_builtins.property
+    def ledger(self) -> _ledger_pb2.BlockLedger:
+        """As it stood between two steps; request ids are those that routers submitted."""
+
+    def __init__(
+        self,
+        *,
+        query_id: _builtins.int = ...,
+        ledger: _ledger_pb2.BlockLedger | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ledger", b"ledger"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ledger", b"ledger", "query_id", b"query_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlocksAnswer: _TypeAlias = BlocksAnswer  # noqa: Y015
 
 @_typing.final
 class ResyncPrefixes(_message.Message):
@@ -155,6 +212,7 @@ class ConnectResponse(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
     PREFIXES_FIELD_NUMBER: _builtins.int
+    BLOCKS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def info(self) -> Global___WorkerInfo:
         """First message of every stream."""
@@ -171,6 +229,10 @@ class ConnectResponse(_message.Message):
     def prefixes(self) -> Global___PrefixUpdate:
         """Which prefixes the worker's blocks hold: a snapshot first, then changes, after each step that made some."""
 
+    @_builtins.property
+    def blocks(self) -> Global___BlocksAnswer:
+        """The answer to a question, before the next step."""
+
     def __init__(
         self,
         *,
@@ -178,12 +240,13 @@ class ConnectResponse(_message.Message):
         step: Global___StepOutput | None = ...,
         load: _admin_pb2.WorkerLoad | None = ...,
         prefixes: Global___PrefixUpdate | None = ...,
+        blocks: Global___BlocksAnswer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["info", b"info", "load", b"load", "message", b"message", "prefixes", b"prefixes", "step", b"step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "info", b"info", "load", b"load", "message", b"message", "prefixes", b"prefixes", "step", b"step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["info", b"info", "load", b"load", "message", b"message", "prefixes", b"prefixes", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "info", b"info", "load", b"load", "message", b"message", "prefixes", b"prefixes", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["info", "step", "load", "prefixes"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["info", "step", "load", "prefixes", "blocks"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 

@@ -25,8 +25,8 @@ from common.request import (
     WorkerLoad,
     WorkFailure,
     WorkRequest,
-    WorkTimings,
 )
+from common.timings import WorkTimings
 from decode_worker.worker import DecodeWorker
 from prefill_worker.worker import PrefillWorker
 from tests.unit.common.engine.tiny_models import engine_config

@@ -7,14 +7,13 @@ import pytest
 
 from common.request import (
     FinishReason,
-    PrefillChunkTiming,
     Role,
     SamplingParams,
     SequenceOutput,
     WorkFailure,
     WorkRequest,
-    WorkTimings,
 )
+from common.timings import PrefillChunkTiming, WorkTimings
 from pdserve.errors import (
     InternalError,
     InvalidRequestError,

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from common.request import SamplingParams, WorkRequest, WorkTimings
+from common.request import SamplingParams, WorkRequest
+from common.timings import WorkTimings
 from tests.integration.in_process_workers import CHUNKS_OF_16, Workers, load_now
 from tests.unit.common.engine.tiny_models import (
     VOCAB,

@@ -4,7 +4,8 @@ import pytest
 
 from common.engine.block_pool import BlockPool
 from common.engine.prefix_cache import PrefixCache
-from common.engine.sequence import Sequence, Timeline
+from common.engine.sequence import Sequence
+from common.engine.timeline import Timeline
 from common.prefix_chain import PrefixChain
 from common.request import SamplingParams, WorkRequest
 from tests.unit.common.engine.sequences import NO_EOS

@@ -1,7 +1,6 @@
 import pytest
 
-from common.engine.sequence import Timeline
-from common.request import FinishReason, PrefillChunkTiming, SamplingParams
+from common.request import FinishReason, SamplingParams
 from tests.unit.common.engine.sequences import NO_EOS, make_decoding, make_sequence
 
 EOS = frozenset({7, 8})
@@ -80,23 +79,3 @@ def test_a_deadline_counts_from_arrival() -> None:
 
 def test_without_a_timeout_nothing_expires() -> None:
     assert not make_sequence(2).is_expired(1e12)
-
-
-def test_the_summary_counts_from_arrival() -> None:
-    timeline = Timeline(arrival_s=10.0)
-    timeline.record_chunk(10.5, 11.5, 64)
-    timeline.record_chunk(12.0, 12.25, 8)
-    timeline.prefill_end_s, timeline.joined_decode_s = 12.25, 12.75
-    timeline.kv_bytes, timeline.num_preemptions = 4096, 2
-    summary = timeline.summary()
-    assert summary.queue_s == 0.5
-    assert summary.prefill_chunks == (
-        PrefillChunkTiming(0.5, 1.0, 64),
-        PrefillChunkTiming(2.0, 0.25, 8),
-    )
-    assert (summary.handoff_s, summary.kv_bytes, summary.num_preemptions) == (0.5, 4096, 2)
-
-
-def test_a_sequence_that_never_ran_has_no_durations() -> None:
-    summary = Timeline(arrival_s=10.0).summary()
-    assert (summary.queue_s, summary.prefill_chunks, summary.handoff_s) == (0.0, (), 0.0)

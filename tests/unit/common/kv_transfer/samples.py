@@ -27,7 +27,7 @@ FIRST_TOKEN = FirstTokenHeader(
     attempt=2,
     token_id=77,
     num_cached_tokens=16,
-    age_s=0.25,
+    sent_s=1.5,
     chunks=((0.5, 0.125, 64), (1.0, 0.25, 9)),
 )
 FAILURE = FailureHeader(request_id="r1", attempt=2, reason="NAN_LOGITS", message="broken")
@@ -38,7 +38,7 @@ def make_payload(num_tokens: int) -> Payload:
 
 
 def chunk(start: int = 8, num_tokens: int = 5) -> tuple[ChunkHeader, Payload]:
-    encoded, payload = make_chunk("r1", 2, LAYOUT, start, make_payload(num_tokens))
+    encoded, payload = make_chunk("r1", 2, LAYOUT, start, make_payload(num_tokens), (1.25, 0.0625))
     header = decode_header(encoded)
     assert isinstance(header, ChunkHeader)
     assert payload is not None

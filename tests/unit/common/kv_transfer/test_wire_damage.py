@@ -90,7 +90,8 @@ def forged(header: BaseModel, **changes: object) -> bytes:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"version": 2},
+        {"version": 1},
+        {"version": 3},
         {"kind": "chunks"},
         {"request_id": 5},
         {"attempt": "2"},
@@ -100,6 +101,9 @@ def forged(header: BaseModel, **changes: object) -> bytes:
         {"layout": (2, 3, 4)},
         {"checksum": None},
         {"fingerprint": b"model-a"},
+        {"copied": (1.0,)},
+        {"copied": (1.0, -0.5)},
+        {"copied": (float("inf"), 0.0)},
     ],
     ids=str,
 )
@@ -113,9 +117,10 @@ def test_a_field_that_is_not_ours_is_refused(changes: dict[str, object]) -> None
     "changes",
     [
         {"token_id": -1},
-        {"age_s": -0.5},
-        {"age_s": float("nan")},
-        {"age_s": float("inf")},
+        {"sent_s": -0.5},
+        {"sent_s": float("nan")},
+        {"sent_s": float("inf")},
+        {"chunks": ()},
         {"chunks": ((1, 2),)},
         {"chunks": ((1.0, float("nan"), 2),)},
     ],

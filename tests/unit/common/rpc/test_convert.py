@@ -8,7 +8,6 @@ from common.request import (
     FinishReason,
     Grammar,
     GrammarKind,
-    PrefillChunkTiming,
     Role,
     SamplingParams,
     SequenceOutput,
@@ -18,7 +17,6 @@ from common.request import (
     WorkerLoad,
     WorkFailure,
     WorkRequest,
-    WorkTimings,
 )
 from common.rpc.convert import (
     finish_to_pb,
@@ -31,11 +29,10 @@ from common.rpc.convert import (
     role_to_pb,
     step_from_pb,
     step_to_pb,
-    timings_from_pb,
-    timings_to_pb,
-    to_us,
 )
 from common.rpc.convert_routing import prefixes_from_pb, prefixes_to_pb
+from common.rpc.convert_timings import timings_from_pb, timings_to_pb, to_us
+from common.timings import DecodeStepTiming, PrefillChunkTiming, TransferTiming, WorkTimings
 from pdserve.errors import Reason
 from pdserve.v1 import admin_pb2, inference_pb2, worker_pb2
 
@@ -94,6 +91,8 @@ requests = st.builds(
     priority=st.integers(-(2**31), 2**31 - 1),
 )
 chunks = st.builds(PrefillChunkTiming, start_s=seconds, duration_s=seconds, num_tokens=u32)
+transfers = st.builds(TransferTiming, *[seconds] * 5, u32, i64)
+steps = st.builds(DecodeStepTiming, seconds, seconds, u32, u32)
 timings = st.builds(
     WorkTimings,
     queue_s=seconds,
@@ -102,6 +101,11 @@ timings = st.builds(
     kv_bytes=i64,
     num_preemptions=u32,
     num_cached_tokens=u32,
+    pull_s=st.none() | seconds.filter(bool),
+    transfers=st.lists(transfers, max_size=3).map(tuple),
+    decode_steps=st.lists(steps, max_size=3).map(tuple),
+    num_decode_steps=u32,
+    clock_error_s=seconds,
 )
 outputs = st.builds(
     SequenceOutput,
