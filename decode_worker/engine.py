@@ -2,13 +2,16 @@
 
 import time
 from dataclasses import replace
+from functools import partial
 
 from common.engine.batch import Batch
+from common.engine.bookkeeping import draw_up
 from common.engine.counters import Counters
 from common.engine.engine import Engine
 from common.engine.grammar import Grammars
 from common.engine.sampler import Sample
 from common.engine.sequence import Sequence
+from common.ledger import BlockLedger
 from common.request import (
     SequenceOutput,
     StepOutput,
@@ -18,6 +21,7 @@ from common.request import (
 )
 from common.timings import DecodeStepTiming
 from decode_worker.inbox import Collected, Inbox
+from decode_worker.ledger import state_of
 from decode_worker.scheduler import DecodeScheduler
 from pdserve.errors import Reason
 
@@ -103,6 +107,12 @@ class DecodeEngine:
         """Every held block belongs to a live sequence."""
         held = [block for seq in self._live.values() for block in seq.block_table]
         self._engine.pool.check_integrity(held)
+
+    def ledger(self, request_id: str) -> BlockLedger:
+        """Who holds which blocks, of all requests or of one or one group."""
+        state = partial(state_of, scheduler=self._scheduler, inbox=self._inbox)
+        host_bytes = self._scheduler.preemption.num_host_bytes
+        return draw_up(self._engine.pool, self._live.values(), state, host_bytes, request_id)
 
     def close(self) -> None:
         """Stop pulling and compiling."""

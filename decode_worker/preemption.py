@@ -21,6 +21,9 @@ class HostMemory(Protocol):
         Does nothing without a copy.
         """
 
+    def num_bytes_of(self, seq: Sequence) -> int:
+        """Size of the sequence's copy, 0 without one."""
+
     def drop(self, seq: Sequence) -> None:
         """Forget the copy, if there is one."""
 
@@ -47,6 +50,10 @@ class Preemption:
     def bring_back(self, seq: Sequence) -> None:
         """After it got blocks again."""
         self._memory.restore(seq)
+
+    def num_host_bytes(self, seq: Sequence) -> int:
+        """Memory that its KV takes while it waits."""
+        return self._memory.num_bytes_of(seq)
 
     def forget(self, seq: Sequence) -> None:
         """It will not come back."""

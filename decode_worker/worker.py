@@ -13,6 +13,7 @@ from common.engine.loop import EngineLoop
 from common.engine.profile_cache import build_profiled
 from common.engine.worker_identity import make_info, with_age
 from common.kv_transfer.transport import KVTransport
+from common.ledger import BlockLedger
 from common.request import StepOutput, WorkerInfo, WorkerLoad, WorkRequest
 from decode_worker.engine import DecodeEngine
 from decode_worker.inbox import Inbox
@@ -80,6 +81,10 @@ class DecodeWorker:
     def load(self) -> WorkerLoad:
         """See WorkerPort.load."""
         return with_age(self._load, self._loop.progress_age_s)
+
+    def ask_blocks(self, request_id: str, answer: Callable[[BlockLedger], None]) -> None:
+        """See WorkerPort.ask_blocks."""
+        self._loop.post(lambda: answer(self._engine.ledger(request_id)))
 
     def subscribe(self, sink: Callable[[StepOutput], None]) -> Callable[[], None]:
         """See WorkerPort.subscribe."""

@@ -109,6 +109,13 @@ class AsyncClient:
         except grpc.aio.AioRpcError as error:
             raise to_error(error) from error
 
+    async def blocks(self, timeout_s: float = 5.0) -> admin_pb2.BlocksResponse:
+        """Who holds which worker's KV blocks, and why."""
+        try:
+            return await self._admin.Blocks(admin_pb2.BlocksRequest(), timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise to_error(error) from error
+
     async def status(self, timeout_s: float = 5.0) -> admin_pb2.StatusResponse:
         """The router's and its workers' state."""
         try:

@@ -3,11 +3,13 @@
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
 from common.engine.batch import Batch
+from common.engine.bookkeeping import draw_up
 from common.engine.counters import Counters
 from common.engine.engine import Engine
 from common.engine.grammar import Grammars
@@ -21,8 +23,10 @@ from common.kv_transfer.wire import (
     make_failure,
     make_first_token,
 )
+from common.ledger import BlockLedger
 from common.request import WorkerLoad, WorkFailure
 from pdserve.errors import Reason
+from prefill_worker.ledger import state_of
 from prefill_worker.outbox import KVOutbox
 from prefill_worker.scheduler import PrefillScheduler
 
@@ -104,6 +108,12 @@ class PrefillEngine:
             backlog_tokens,
             backlog_tokens,
         )
+
+    def ledger(self, request_id: str) -> BlockLedger:
+        """Who holds which blocks, of all prompts or of those of a request or group."""
+        live = [prompt.seq for prompt in self._live.values()]
+        state = partial(state_of, scheduler=self._scheduler)
+        return draw_up(self._engine.pool, live, state, lambda _: 0, request_id)
 
     def close(self) -> None:
         """Stop compiling."""

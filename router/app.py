@@ -18,6 +18,7 @@ from common.rpc.channel import SERVER_OPTIONS
 from pdserve.errors import SetupError
 from pdserve.v1 import admin_pb2_grpc, inference_pb2_grpc
 from router.admission import Admission
+from router.blocks import Blocks
 from router.dispatch import Dispatcher
 from router.explain import Explanations
 from router.grammar import GrammarChecker
@@ -29,6 +30,7 @@ from router.pool import WorkerPool
 from router.service import AdminService, InferenceService
 from router.tokenizer import Tokenizer
 from router.validation import Limits
+from router.work_ids import WorkIds
 
 _POLL_S = 0.02
 _LAST_WORDS_S = 0.5  # for statuses still on their way
@@ -49,6 +51,8 @@ class Router:
         self._pool = WorkerPool(worker_addresses, config)
         self._admission = Admission(config)
         self._explanations = Explanations()
+        self._work_ids = WorkIds(secrets.token_hex(4))
+        self._blocks = Blocks(self._pool, self._work_ids)
         self._metrics = RouterMetrics(self._admission, self._pool.views)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
@@ -106,7 +110,7 @@ class Router:
         eos_token_ids = read_eos_token_ids(self._model_dir)
         self._grammars = GrammarChecker(self._model_dir, eos_token_ids, info.vocab_size)
         journeys = Journeys(
-            secrets.token_hex(4),
+            self._work_ids,
             self._pool,
             Dispatcher(self._pool, make_policy(self._config.policy), self._explanations),
             self._admission,
@@ -120,10 +124,11 @@ class Router:
             self._admission,
             journeys,
             self._explanations,
+            self._blocks,
         )
         inference_pb2_grpc.add_InferenceServicer_to_server(inference, self._server)
         admin_pb2_grpc.add_AdminServicer_to_server(
-            AdminService(self._model, self._admission, self._pool), self._server
+            AdminService(self._model, self._admission, self._pool, self._blocks), self._server
         )
         if _HAS_VLLM_CONTRACT:
             self._add_vllm_service(limits, inference, journeys)

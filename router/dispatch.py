@@ -46,11 +46,12 @@ class Dispatcher:
 
     def choose(self, job: Job) -> Decision:
         """The workers for a job, now. Raises UnavailableError when no decode worker is ready."""
+        arrival_s = time.monotonic()
         # who wants every prompt token's logits shares none of it
         shareable = () if job.sampling.needs_all_prompt_logits else job.prompt_token_ids
         keys = PromptKeys(self._pool.fingerprint, job.cache_salt, shareable)
         expected = min(max(round(self._output_tokens), 1), job.sampling.max_tokens)
-        rate = self._arrivals.arrive(time.monotonic())
+        rate = self._arrivals.arrive(arrival_s)
         ask = Ask(len(job.prompt_token_ids), expected, rate, job.priority)
         prefill, decode = (
             self._pool.candidates(role, keys, ask) for role in (Role.PREFILL, Role.DECODE)
@@ -58,7 +59,7 @@ class Dispatcher:
         decision = self._policy.choose(ask, prefill, decode)
         if decision is None:
             raise UnavailableError("no decode worker is ready")
-        self._explanations.begin(job.request_id, decision)
+        self._explanations.begin(job.request_id, decision, arrival_s)
         return decision
 
     def note_output(self, num_tokens: int) -> None:

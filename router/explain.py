@@ -1,5 +1,6 @@
 """The latest decisions, for `Explain`."""
 
+import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ _MAX_REMEMBERED = 1024
 @dataclass(slots=True)
 class _Entry:
     decision: Decision
+    arrival_s: float  # since the router's start
     finished: dict[int, inference_pb2.Finished] = field(default_factory=dict)
 
 
@@ -23,11 +25,12 @@ class Explanations:
 
     def __init__(self, max_remembered: int = _MAX_REMEMBERED) -> None:
         self._max_remembered = max_remembered
+        self._start_s = time.monotonic()
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
 
-    def begin(self, request_id: str, decision: Decision) -> None:
-        """A request was routed."""
-        self._entries[request_id] = _Entry(decision)
+    def begin(self, request_id: str, decision: Decision, arrival_s: float) -> None:
+        """A request was routed; `arrival_s` is on the router's monotonic clock."""
+        self._entries[request_id] = _Entry(decision, arrival_s - self._start_s)
         self._entries.move_to_end(request_id)
         if len(self._entries) > self._max_remembered:
             self._entries.popitem(last=False)
@@ -53,6 +56,7 @@ class Explanations:
             expected_output_tokens=decision.ask.num_output_tokens,
             num_routes=decision.num_routes,
             routes=[_to_pb(cost) for cost in (decision.chosen, *decision.others)],
+            arrival_us=to_us(entry.arrival_s),
             finished=[done for _, done in sorted(entry.finished.items())],
         )
 

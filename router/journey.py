@@ -29,6 +29,7 @@ from router.prediction import Route
 from router.progress import Delta, Progress
 from router.tokenizer import Tokenizer
 from router.validation import Job
+from router.work_ids import WorkIds
 
 
 class Journeys:
@@ -36,14 +37,14 @@ class Journeys:
 
     def __init__(
         self,
-        router_id: str,
+        work_ids: WorkIds,
         pool: WorkerPool,
         dispatcher: Dispatcher,
         admission: Admission,
         tokenizer: Tokenizer,
         metrics: RouterMetrics,
     ) -> None:
-        self._router_id = router_id
+        self._work_ids = work_ids
         self._pool = pool
         self._dispatcher = dispatcher
         self._admission = admission
@@ -53,14 +54,13 @@ class Journeys:
     async def run(self, job: Job, timeout_s: float | None) -> AsyncGenerator[Delta]:
         """Yield the request's deltas. Raises RequestError; closing the iterator cancels the request."""
         arrival_s = time.monotonic()
-        # worker-side ids must be unique over all routers that share the workers
-        work_id = f"{self._router_id}/{job.request_id}"
-        streams = [WorkStream(name) for name in _names(work_id, job.num_choices)]
+        names = self._work_ids.of_choices(job.request_id, job.num_choices)
+        streams = [WorkStream(name) for name in names]
         ticket = self._admission.enter(job.request_id, lambda: _cancel(streams))
         ticket.outcome = Outcome.CANCELLED  # unless it is seen to end in another way
         try:
             decision = self._dispatcher.choose(job)
-            group = work_id if job.num_choices > 1 else ""
+            group = self._work_ids.of(job.request_id) if job.num_choices > 1 else ""
             works = [
                 _to_work(stream.request_id, group, job, choice, decision.route, timeout_s)
                 for choice, stream in enumerate(streams)
@@ -130,12 +130,6 @@ def _to_work(
         group=group,
         priority=job.priority,
     )
-
-
-def _names(work_id: str, num_choices: int) -> list[str]:
-    if num_choices == 1:
-        return [work_id]
-    return [f"{work_id}#{choice}" for choice in range(num_choices)]
 
 
 def _cancel(streams: list[WorkStream]) -> None:

@@ -4,7 +4,9 @@
 2. The worker introduces itself; `on_info` may refuse it (another model), then the link stays down.
    With its first load report it is connected. Then it tells which prefixes it holds, and what changes.
 3. `submit` opens a WorkStream and sends the job; step outputs are fanned out to the streams.
-4. When the connection is lost every open stream gets a WORKER_LOST failure: nobody waits for the dead.
+4. `ask_blocks` sends a question; the answer comes between the step outputs.
+5. When the connection is lost every open stream gets a WORKER_LOST failure, every question an error: nobody
+   waits for the dead.
 """
 
 import asyncio
@@ -21,8 +23,9 @@ from common.rpc.convert import info_from_pb, load_from_pb, request_to_pb, step_f
 from common.rpc.convert_routing import prefixes_from_pb
 from common.telemetry.logs import get_logger
 from pdserve.errors import PdserveError, Reason, UnavailableError
-from pdserve.v1 import worker_pb2, worker_pb2_grpc
+from pdserve.v1 import ledger_pb2, worker_pb2, worker_pb2_grpc
 from router.prefix_index import PrefixIndex
+from router.questions import Questions
 
 _BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 _SILENT_AFTER_S = 5.0  # workers report every second
@@ -65,6 +68,7 @@ class WorkerLink:
         self._on_info = on_info
         self._last_heard_s = time.monotonic()
         self._streams: dict[str, WorkStream] = {}
+        self._questions = Questions()
         self._outgoing: _Outgoing = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
         self._channel: grpc.aio.Channel | None = None
@@ -109,6 +113,18 @@ class WorkerLink:
             cancel = worker_pb2.CancelWork(request_id=stream.request_id)
             self._outgoing.put_nowait(worker_pb2.ConnectRequest(cancel=cancel))
 
+    async def ask_blocks(self, work_id: str) -> ledger_pb2.BlockLedger:
+        """Who holds the worker's blocks: all, or one request or group. The deadline is the caller's.
+
+        Raises UnavailableError when the worker is not there or goes away.
+        """
+        if not self.is_connected:
+            raise UnavailableError("unreachable")
+        number, answer = self._questions.ask()
+        query = worker_pb2.QueryBlocks(query_id=number, request_id=work_id)
+        self._outgoing.put_nowait(worker_pb2.ConnectRequest(query=query))
+        return await answer
+
     async def _run(self, channel: grpc.aio.Channel) -> None:
         failures = 0
         stub = worker_pb2_grpc.WorkerStub(channel)
@@ -139,6 +155,8 @@ class WorkerLink:
                     if not self.prefixes.apply(prefixes_from_pb(message.prefixes)):
                         resync = worker_pb2.ResyncPrefixes()
                         self._outgoing.put_nowait(worker_pb2.ConnectRequest(resync=resync))
+                elif message.HasField("blocks"):
+                    self._questions.settle(message.blocks.query_id, message.blocks.ledger)
                 elif message.HasField("info") and not self._accept(info_from_pb(message.info)):
                     return
         finally:
@@ -170,6 +188,7 @@ class WorkerLink:
         for stream in self._streams.values():
             stream.fail(Reason.WORKER_LOST, "the decode worker is gone")
         self._streams.clear()
+        self._questions.lose("its connection was lost")
 
 
 async def _take_all(messages: _Outgoing) -> AsyncIterator[worker_pb2.ConnectRequest]:

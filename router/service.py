@@ -14,6 +14,7 @@ from common.telemetry.logs import get_logger
 from pdserve.errors import InternalError, RequestError
 from pdserve.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 from router.admission import Admission, Outcome
+from router.blocks import Blocks
 from router.explain import Explanations
 from router.grammar import GrammarChecker
 from router.journey import Journeys
@@ -45,6 +46,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         admission: Admission,
         journeys: Journeys,
         explanations: Explanations,
+        blocks: Blocks,
     ) -> None:
         self._limits = limits
         self._tokenizer = tokenizer
@@ -52,6 +54,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         self._admission = admission
         self._journeys = journeys
         self._explanations = explanations
+        self._blocks = blocks
 
     async def Generate(
         self, request: inference_pb2.GenerateRequest, context: GenerateContext
@@ -97,9 +100,11 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
     ) -> inference_pb2.ExplainResponse:
         """See inference.proto."""
         try:
-            return self._explanations.explain(request.request_id)
+            response = self._explanations.explain(request.request_id)
         except RequestError as error:
             await context.abort_with_status(to_status(error))
+        response.blocks.extend(await self._blocks.of(request.request_id))
+        return response
 
     async def parse(self, request: inference_pb2.GenerateRequest) -> Job:
         """The job that a request asks for. Raises RequestError, and counts it."""
@@ -116,10 +121,19 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
 class AdminService(admin_pb2_grpc.AdminServicer):
     """pdserve.v1.Admin."""
 
-    def __init__(self, model: str, admission: Admission, pool: WorkerPool) -> None:
+    def __init__(self, model: str, admission: Admission, pool: WorkerPool, blocks: Blocks) -> None:
         self._model = model
         self._admission = admission
         self._pool = pool
+        self._blocks = blocks
+
+    async def Blocks(
+        self,
+        request: admin_pb2.BlocksRequest,
+        context: grpc.aio.ServicerContext[admin_pb2.BlocksRequest, admin_pb2.BlocksResponse],
+    ) -> admin_pb2.BlocksResponse:
+        """See admin.proto."""
+        return admin_pb2.BlocksResponse(workers=await self._blocks.all())
 
     async def Status(
         self,

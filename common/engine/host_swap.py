@@ -58,6 +58,11 @@ class HostSwap:
             self._prefix.publish(seq)
         self.drop(seq)
 
+    def num_bytes_of(self, seq: Sequence) -> int:
+        """Size of the sequence's copy, 0 without one."""
+        copy = self._copies.get(seq)
+        return 0 if copy is None else copy.nbytes
+
     def drop(self, seq: Sequence) -> None:
         """Forget the copy, if there is one."""
         copy = self._copies.pop(seq, None)

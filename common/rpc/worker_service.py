@@ -1,22 +1,24 @@
 """The worker's side of the router's stream.
 
 1. A router connects; the worker introduces itself (WorkerInfo), then reports its load and prefixes.
-2. Submits and cancels come down; a connection owns what was submitted on it.
+2. Submits, cancels and questions come down; a connection owns what was submitted on it.
 3. The engine's thread publishes one StepOutput per step; each connection takes its own requests' share.
 4. When the stream ends, for whatever reason, everything it still owns is cancelled.
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import grpc
 
+from common.ledger import BlockLedger
 from common.prefix_log import PrefixLog
 from common.request import StepOutput, WorkerInfo, WorkerLoad, WorkRequest
 from common.rpc.convert import info_to_pb, load_to_pb, request_from_pb, step_to_pb
+from common.rpc.convert_ledger import answer_to_pb
 from common.rpc.convert_routing import prefixes_to_pb
 from pdserve.v1 import worker_pb2, worker_pb2_grpc
 
@@ -38,16 +40,39 @@ class WorkerPort(Protocol):
     def load(self) -> WorkerLoad:
         """Load now."""
 
+    def ask_blocks(self, request_id: str, answer: Callable[[BlockLedger], None]) -> None:
+        """Call `answer` before the next step, on the engine's thread: the ledger, if `request_id` is not
+        empty only of this request or group.
+        """
+
     def subscribe(self, sink: Callable[[StepOutput], None]) -> Callable[[], None]:
         """Call `sink` after every step, on the engine's thread; returns what ends it."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    query_id: int
+    ledger: BlockLedger
+
+
+_News = asyncio.Queue[StepOutput | _Answer]
+
+
 @dataclass(slots=True)
 class _Connection:
-    """What one router's stream has: the requests it owns, how far it knows the prefixes."""
+    """What one router has here: the requests it owns, what it is to be told, how far it knows the prefixes.
 
+    Lives on the event loop; `tell` alone is called from the engine's thread.
+    """
+
+    loop: asyncio.AbstractEventLoop
     owned: set[str] = field(default_factory=set)
+    news: _News = field(default_factory=asyncio.Queue)
     prefixes_reached: int | None = None
+
+    def tell(self, item: StepOutput | _Answer) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has closed since: nobody listens
+            self.loop.call_soon_threadsafe(self.news.put_nowait, item)
 
 
 class WorkerService(worker_pb2_grpc.WorkerServicer):
@@ -62,24 +87,17 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         context: grpc.aio.ServicerContext[worker_pb2.ConnectRequest, worker_pb2.ConnectResponse],
     ) -> AsyncIterator[worker_pb2.ConnectResponse]:
         """See worker.proto."""
-        loop = asyncio.get_running_loop()
-        steps: asyncio.Queue[StepOutput] = asyncio.Queue()
-        connection = _Connection()
-
-        def enqueue(step: StepOutput) -> None:
-            loop.call_soon_threadsafe(steps.put_nowait, step)
-
-        unsubscribe = self._worker.subscribe(enqueue)
+        connection = _Connection(asyncio.get_running_loop())
+        unsubscribe = self._worker.subscribe(connection.tell)
         reader = asyncio.create_task(self._read(request_iterator, connection))
         try:
             yield worker_pb2.ConnectResponse(info=info_to_pb(self._worker.info))
             for report in self._reports(connection):
                 yield report
             while not reader.done():
-                step = await _next_step(steps, reader)
-                share = _share(step, connection.owned) if step else None
-                for part in _parts(share) if share else ():
-                    yield worker_pb2.ConnectResponse(step=step_to_pb(part))
+                item = await _next(connection.news, reader)
+                for message in _to_messages(item, connection.owned) if item else ():
+                    yield message
                 for report in self._reports(connection):
                     yield report
         finally:
@@ -100,6 +118,14 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
                 self._worker.cancel(message.cancel.request_id)
             elif message.HasField("resync"):
                 connection.prefixes_reached = None
+            elif message.HasField("query"):
+                self._ask(message.query, connection)
+
+    def _ask(self, query: worker_pb2.QueryBlocks, connection: _Connection) -> None:
+        def answer(ledger: BlockLedger) -> None:
+            connection.tell(_Answer(query.query_id, ledger))
+
+        self._worker.ask_blocks(query.request_id, answer)
 
     def _reports(self, connection: _Connection) -> list[worker_pb2.ConnectResponse]:
         """Load, and what changed of the prefixes since the last time."""
@@ -110,11 +136,9 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         return reports
 
 
-async def _next_step(
-    steps: "asyncio.Queue[StepOutput]", reader: "asyncio.Task[None]"
-) -> StepOutput | None:
-    """The next step, or None after a while without one or when the router has gone."""
-    getter = asyncio.ensure_future(steps.get())
+async def _next(news: _News, reader: "asyncio.Task[None]") -> StepOutput | _Answer | None:
+    """The next news, or None after a while without any or when the router has gone."""
+    getter = asyncio.ensure_future(news.get())
     try:
         await asyncio.wait(
             {getter, reader}, timeout=_REPORT_EVERY_S, return_when=asyncio.FIRST_COMPLETED
@@ -124,6 +148,16 @@ async def _next_step(
     with contextlib.suppress(asyncio.CancelledError):
         return await getter
     return None
+
+
+def _to_messages(
+    item: StepOutput | _Answer, owned: set[str]
+) -> Iterator[worker_pb2.ConnectResponse]:
+    if isinstance(item, _Answer):
+        yield worker_pb2.ConnectResponse(blocks=answer_to_pb(item.query_id, item.ledger))
+    elif (share := _share(item, owned)) is not None:
+        for part in _parts(share):
+            yield worker_pb2.ConnectResponse(step=step_to_pb(part))
 
 
 def _share(step: StepOutput, owned: set[str]) -> StepOutput | None:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 
+from common.ledger import BlockLedger
 from common.prefix_log import PrefixLog
 from common.request import (
     FinishReason,
@@ -18,6 +19,7 @@ from tests.unit.router.tiny_tokenizer import VOCAB_SIZE
 WITHIN_S = 5.0
 CONTEXT, BLOCKS, BLOCK_SIZE = 512, 16, 16  # KV memory for 256 positions
 
+NO_HOLDERS = BlockLedger(BLOCKS, BLOCKS, 0, 0, BLOCK_SIZE, 0, ())
 Script = Callable[["ScriptedWorker", WorkRequest], None]
 
 
@@ -39,6 +41,8 @@ class ScriptedWorker:
         self.reported = WorkerLoad(
             blocks_total=BLOCKS, blocks_free=BLOCKS, block_size=BLOCK_SIZE, num_running=0
         )
+        # makes the answer to a question; None: questions are not answered
+        self.ledger: Callable[[str], BlockLedger] | None = lambda _: NO_HOLDERS
         self._script = script
         self._sinks: list[Callable[[StepOutput], None]] = []
         self._changed = threading.Condition(threading.RLock())
@@ -63,6 +67,11 @@ class ScriptedWorker:
     def load(self) -> WorkerLoad:
         """See WorkerPort."""
         return self.reported
+
+    def ask_blocks(self, request_id: str, answer: Callable[[BlockLedger], None]) -> None:
+        """See WorkerPort."""
+        if self.ledger is not None:
+            answer(self.ledger(request_id))
 
     def subscribe(self, sink: Callable[[StepOutput], None]) -> Callable[[], None]:
         """See WorkerPort."""

@@ -15,6 +15,10 @@ class NoHostMemory:
     def restore(self, seq: Sequence) -> None:
         """See HostMemory."""
 
+    def num_bytes_of(self, seq: Sequence) -> int:
+        """See HostMemory."""
+        return 0
+
     def drop(self, seq: Sequence) -> None:
         """See HostMemory."""
 
@@ -43,6 +47,10 @@ class ContentsMemory:
             self._contents.run(seq, num_tokens - seq.num_computed_tokens)
             seq.num_computed_tokens = num_tokens
             self._prefix.publish(seq)
+
+    def num_bytes_of(self, seq: Sequence) -> int:
+        """See HostMemory. One byte a token."""
+        return self.lengths.get(seq, 0)
 
     def drop(self, seq: Sequence) -> None:
         """See HostMemory."""
