@@ -2,16 +2,22 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from cli.gantt import gantt_table
+from cli.ledger import ledger_dict, ledger_table
 from cli.requests import DEFAULT_ADDRESS, describe_finished
+from cli.timings import describe_steps
+from cli.trace import write_trace
 from cli.waterfall import waterfall_table
 from pdserve.client import AsyncClient
-from pdserve.v1 import inference_pb2
+from pdserve.errors import SetupError
+from pdserve.v1 import admin_pb2, inference_pb2
 
 _PARTS = {
     "queue": "queue_us",
@@ -24,21 +30,55 @@ _PARTS = {
 
 
 def command(
-    request_id: Annotated[str, typer.Argument(help="A request that this router routed lately")],
+    request_ids: Annotated[
+        list[str] | None, typer.Argument(help="Requests that this router routed lately")
+    ] = None,
+    blocks: Annotated[
+        bool, typer.Option("--blocks", help="Who holds which KV blocks on all workers")
+    ] = False,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write the requests as a trace for ui.perfetto.dev")
+    ] = None,
     address: Annotated[str, typer.Option(help="The router's gRPC address")] = DEFAULT_ADDRESS,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable")] = False,
 ) -> None:
-    """Show why a request went where it did, and once it has ended, where its time went."""
-    response = asyncio.run(_fetch(address, request_id))
+    """Show why requests went where they did, which blocks they hold, and where their time went."""
+    if bool(request_ids) == blocks:
+        raise SetupError("give either REQUEST_IDS or --blocks")
+    if blocks and trace:
+        raise SetupError("--trace needs REQUEST_IDS")
+    if blocks:
+        _show_blocks(asyncio.run(_fetch_blocks(address)), as_json=as_json)
+        return
+    responses = asyncio.run(_fetch(address, list(dict.fromkeys(request_ids or ()))))
+    if trace:
+        write_trace(trace, responses)
     if as_json:
-        print(json.dumps(to_dict(response), indent=2))
-    else:
+        found = [to_dict(response) for response in responses]
+        print(json.dumps(found[0] if len(found) == 1 else found, indent=2))
+        return
+    for response in responses:
         _print_tables(response)
+    if trace:
+        Console().print(f"Open {trace} at https://ui.perfetto.dev", highlight=False)
 
 
-async def _fetch(address: str, request_id: str) -> inference_pb2.ExplainResponse:
+async def _fetch(address: str, request_ids: list[str]) -> list[inference_pb2.ExplainResponse]:
     async with AsyncClient(address) as client:
-        return await client.explain(request_id)
+        return await asyncio.gather(*map(client.explain, request_ids))
+
+
+async def _fetch_blocks(address: str) -> admin_pb2.BlocksResponse:
+    async with AsyncClient(address) as client:
+        return await client.blocks()
+
+
+def _show_blocks(response: admin_pb2.BlocksResponse, *, as_json: bool) -> None:
+    if as_json:
+        workers = [ledger_dict(blocks) for blocks in response.workers]
+        print(json.dumps({"workers": workers}, indent=2))
+    else:
+        Console().print(ledger_table(response.workers, "who holds which KV blocks"))
 
 
 def to_dict(response: inference_pb2.ExplainResponse) -> dict[str, object]:
@@ -50,7 +90,15 @@ def to_dict(response: inference_pb2.ExplainResponse) -> dict[str, object]:
         "expected_output_tokens": response.expected_output_tokens,
         "num_routes": response.num_routes,
         "routes": [_route_dict(route) for route in response.routes],
-        "finished": [describe_finished(done) for done in response.finished],
+        "arrival_us": response.arrival_us,
+        "blocks": [ledger_dict(blocks) for blocks in response.blocks],
+        "finished": [
+            {
+                **describe_finished(done),
+                "decode_steps": describe_steps(done.timings.decode_steps),
+            }
+            for done in response.finished
+        ],
     }
 
 
@@ -86,9 +134,13 @@ def _print_tables(response: inference_pb2.ExplainResponse) -> None:
             str(route.cached_tokens),
             style="" if index else "bold",
         )
-    console.print(table)
+    console.print(table, "")
+    if response.blocks:
+        console.print(ledger_table(response.blocks, "the blocks that it holds now"))
     if response.finished:
         rows = [(f"choice {index}", done) for index, done in enumerate(response.finished)]
-        console.print(waterfall_table(rows, console.width))
+        console.print(waterfall_table(rows, console.width), "")
+        for title, done in rows:
+            console.print(title, gantt_table(done, console.width))
     else:
         console.print("It still runs, or did not end well.")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cli.sampling import describe_logprobs
+from cli.timings import describe_timings
 from pdserve.client import AsyncClient, Messages
 from pdserve.errors import SetupError
 from pdserve.v1 import inference_pb2
@@ -51,7 +52,6 @@ class Answer:
 
 def describe_finished(done: inference_pb2.Finished) -> dict[str, object]:
     """The stable JSON form of how a choice ended."""
-    timings = done.timings
     return {
         "finish_reason": FINISH_NAMES.get(done.reason, ""),
         "usage": {
@@ -59,23 +59,7 @@ def describe_finished(done: inference_pb2.Finished) -> dict[str, object]:
             "completion_tokens": done.usage.completion_tokens,
             "cached_tokens": done.usage.cached_tokens,
         },
-        "timings": {
-            "queue_us": timings.queue_us,
-            "first_token_us": timings.first_token_us,
-            "handoff_us": timings.handoff_us,
-            "decode_us": timings.decode_us,
-            "total_us": timings.total_us,
-            "kv_bytes": timings.kv_bytes,
-            "num_preemptions": timings.num_preemptions,
-            "prefill_chunks": [
-                {
-                    "start_us": chunk.start_us,
-                    "duration_us": chunk.duration_us,
-                    "num_tokens": chunk.num_tokens,
-                }
-                for chunk in timings.prefill_chunks
-            ],
-        },
+        "timings": describe_timings(done.timings),
         "seed": done.seed,
         "prefill_worker": done.prefill_worker,
         "decode_worker": done.decode_worker,

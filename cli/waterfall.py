@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
+from cli.phases import HANDOFF_PHASES, phases
 from pdserve.v1 import inference_pb2
 
 _WIDE, _NARROW = 46, 18  # characters of a bar; the narrow one lets the table fit 80 columns
@@ -48,20 +49,9 @@ def legend() -> Text:
 def bar(timings: inference_pb2.Timings, longest_us: int, width: int) -> Text:
     """One request's phases from its arrival, scaled so that `longest_us` fills `width` characters."""
     text, drawn = Text(), 0
-    for name, end_us in phase_ends(timings):
-        end = min(round(end_us / longest_us * width), width)
+    for phase in phases(timings):
+        end = min(round(phase.end_us / longest_us * width), width)
+        name = "hand-off" if phase.name in HANDOFF_PHASES else phase.name
         text.append("█" * max(end - drawn, 0), _STYLES[name])
         drawn = max(drawn, end)
     return text
-
-
-def phase_ends(timings: inference_pb2.Timings) -> list[tuple[str, int]]:
-    """When each phase ends, in microseconds since arrival; a hand-off overlaps the first token."""
-    last = timings.prefill_chunks[-1] if timings.prefill_chunks else None
-    prefill_end = last.start_us + last.duration_us if last else timings.queue_us
-    return [
-        ("queue", timings.queue_us),
-        ("prefill", prefill_end),
-        ("hand-off", prefill_end + timings.handoff_us),
-        ("decode", timings.total_us),
-    ]

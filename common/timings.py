@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class PrefillChunkTiming:
-    """One prefill step's share in one prompt."""
+    """One prefill step's share in one prompt. `is_remote` says that it ran on another worker."""
 
     start_s: float
     duration_s: float
     num_tokens: int
+    is_remote: bool = False
 
 
 @dataclass(frozen=True, slots=True)

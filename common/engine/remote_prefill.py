@@ -77,7 +77,7 @@ class RemotePrefill:
         """The prompt's steps, counted from `since_s` on our clock."""
         offset_s = self.zero_s - since_s
         return tuple(
-            PrefillChunkTiming(offset_s + c.start_s, c.duration_s, c.num_tokens)
+            PrefillChunkTiming(offset_s + c.start_s, c.duration_s, c.num_tokens, is_remote=True)
             for c in self._chunks
         )
 

@@ -15,7 +15,10 @@ def timings_to_pb(timings: WorkTimings) -> inference_pb2.Timings:
         queue_us=to_us(timings.queue_s),
         prefill_chunks=[
             inference_pb2.PrefillChunk(
-                start_us=to_us(c.start_s), duration_us=to_us(c.duration_s), num_tokens=c.num_tokens
+                start_us=to_us(c.start_s),
+                duration_us=to_us(c.duration_s),
+                num_tokens=c.num_tokens,
+                is_remote=c.is_remote,
             )
             for c in timings.prefill_chunks
         ],
@@ -38,7 +41,7 @@ def timings_from_pb(message: inference_pb2.Timings) -> WorkTimings:
     return WorkTimings(
         queue_s=message.queue_us / 1e6,
         prefill_chunks=tuple(
-            PrefillChunkTiming(c.start_us / 1e6, c.duration_us / 1e6, c.num_tokens)
+            PrefillChunkTiming(c.start_us / 1e6, c.duration_us / 1e6, c.num_tokens, c.is_remote)
             for c in message.prefill_chunks
         ),
         handoff_s=message.handoff_us / 1e6,

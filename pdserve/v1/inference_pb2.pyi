@@ -725,22 +725,26 @@ class PrefillChunk(_message.Message):
     START_US_FIELD_NUMBER: _builtins.int
     DURATION_US_FIELD_NUMBER: _builtins.int
     NUM_TOKENS_FIELD_NUMBER: _builtins.int
+    IS_REMOTE_FIELD_NUMBER: _builtins.int
     start_us: _builtins.int
     """Offset of the step's start."""
     duration_us: _builtins.int
     """The step's duration; other requests may have shared it."""
     num_tokens: _builtins.int
     """Prompt tokens of this request that the step ran."""
+    is_remote: _builtins.bool
+    """It ran on the prefill worker; otherwise on the decode worker."""
     def __init__(
         self,
         *,
         start_us: _builtins.int = ...,
         duration_us: _builtins.int = ...,
         num_tokens: _builtins.int = ...,
+        is_remote: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_us", b"duration_us", "num_tokens", b"num_tokens", "start_us", b"start_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_us", b"duration_us", "is_remote", b"is_remote", "num_tokens", b"num_tokens", "start_us", b"start_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

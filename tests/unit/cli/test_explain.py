@@ -35,13 +35,13 @@ def show(
     *,
     as_json: bool = False,
 ) -> None:
-    async def fetch(address: str, request_id: str) -> inference_pb2.ExplainResponse:
-        assert (address, request_id) == ("router:1", "why")
-        return answer
+    async def fetch(address: str, request_ids: list[str]) -> list[inference_pb2.ExplainResponse]:
+        assert (address, request_ids) == ("router:1", ["why"])
+        return [answer]
 
     monkeypatch.setattr(explain, "_fetch", fetch)
     monkeypatch.setenv("COLUMNS", "80")
-    explain.command("why", "router:1", as_json)
+    explain.command(["why", "why"], address="router:1", as_json=as_json)
 
 
 def test_the_route_taken_stands_first_among_the_candidates(

@@ -46,8 +46,8 @@ def test_what_prefill_timed_is_moved_to_decode_s_clock() -> None:
     assert (summary.pull_s, summary.queue_s, summary.clock_error_s) == (1.0, 1.75, 0.25)
     assert summary.handoff_s == 109.0 - 106.25
     assert summary.prefill_chunks == (
-        PrefillChunkTiming(1.75, 0.25, 64),
-        PrefillChunkTiming(3.25, 3.0, 9),
+        PrefillChunkTiming(1.75, 0.25, 64, is_remote=True),
+        PrefillChunkTiming(3.25, 3.0, 9, is_remote=True),
     )
     assert summary.transfers == (
         TransferTiming(2.25, 0.5, 103.5 - 102.75, 4.0, 0.25, 64, 640),
@@ -60,7 +60,10 @@ def test_chunks_that_decode_had_to_run_itself_come_behind() -> None:
     assert timeline.remote is not None
     timeline.remote.note_first_token([(0.0, 1.0, 64)], 1.0, 2.0)
     timeline.record_chunk(5.0, 6.0, 9)
-    assert [(c.start_s, c.num_tokens) for c in timeline.prefill_chunks] == [(0.0, 64), (4.0, 9)]
+    assert timeline.prefill_chunks == (
+        PrefillChunkTiming(0.0, 1.0, 64, is_remote=True),
+        PrefillChunkTiming(4.0, 1.0, 9),
+    )
 
 
 gaps = st.floats(0, 10)

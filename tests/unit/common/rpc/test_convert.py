@@ -90,7 +90,7 @@ requests = st.builds(
     group=names,
     priority=st.integers(-(2**31), 2**31 - 1),
 )
-chunks = st.builds(PrefillChunkTiming, start_s=seconds, duration_s=seconds, num_tokens=u32)
+chunks = st.builds(PrefillChunkTiming, seconds, seconds, u32, st.booleans())
 transfers = st.builds(TransferTiming, *[seconds] * 5, u32, i64)
 steps = st.builds(DecodeStepTiming, seconds, seconds, u32, u32)
 timings = st.builds(

@@ -1,0 +1,144 @@
+"""One request's way as bars on one time axis, up to its first decode step: what ran while what travelled."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TypeVar
+
+from rich.table import Table
+from rich.text import Text
+
+from cli.phases import first_step_us, prefill_end_us
+from pdserve.v1 import inference_pb2
+
+_WIDE, _NARROW = 64, 30  # characters of a bar
+_TABLE_WITHOUT_BARS = 64
+_MAX_ROWS = 12  # of a kind
+_STYLES = {
+    "queue": "grey42",
+    "prefill": "yellow",
+    "copy-out": "magenta",
+    "wire": "cyan",
+    "wait": "grey42",
+    "insert": "blue",
+    "decode": "green",
+}
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """Parts are (style, start, end); the row's own start and end are those of the first and the last."""
+
+    name: str
+    parts: tuple[tuple[str, int, int], ...]
+    detail: str = ""
+
+
+def gantt_table(done: inference_pb2.Finished, console_width: int) -> Table:
+    """Chunks, transfers and the first decode step, from the request's arrival; milliseconds."""
+    width = _WIDE if console_width >= _WIDE + _TABLE_WITHOUT_BARS else _NARROW
+    rows, timings = list(_rows(done)), done.timings
+    axis_us = max(row.parts[-1][2] for row in rows if row.name != "decode")
+    axis_us = max(min(axis_us + axis_us // 16, timings.total_us), 1)
+    title = Text("up to the first decode step   ").append_text(_legend())
+    table = Table(title=title, title_justify="left", title_style="", box=None, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    table.add_column(f"0 to {axis_us / 1000:.1f} ms", width=width, no_wrap=True)
+    for name in ("start", "ms"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for row in rows:
+        start, end = row.parts[0][1], row.parts[-1][2]
+        times = (f"{start / 1000:.1f}", f"{(end - start) / 1000:.1f}")
+        table.add_row(row.name, _bar(row, axis_us, width), *times, row.detail)
+    if timings.clock_error_us:
+        error_ms = timings.clock_error_us / 1000
+        table.caption = f"prefill's clock is known to within {error_ms:.1f} ms"
+    return table
+
+
+def _rows(done: inference_pb2.Finished) -> Iterator[_Row]:
+    timings, joined_us = done.timings, first_step_us(done.timings)
+    asked_us = timings.pull_us or timings.queue_us
+    yield _Row("queue", (("queue", 0, asked_us),), f"on {done.decode_worker}")
+    if timings.pull_us:
+        waits = (("queue", asked_us, max(timings.queue_us, asked_us)),)
+        yield _Row("queue", waits, f"on {done.prefill_worker}")
+    for number, chunk in _ends(timings.prefill_chunks):
+        end_us = chunk.start_us + chunk.duration_us
+        yield _Row(
+            f"chunk {number}",
+            (("prefill", chunk.start_us, end_us),),
+            f"{chunk.num_tokens} tokens on {_place(chunk, done)}",
+        )
+    for number, transfer in _ends(timings.transfers):
+        yield _transfer_row(number, transfer)
+    if timings.transfers and joined_us is not None:
+        last = timings.transfers[-1]
+        ready_us = max(last.insert_start_us + last.insert_us, prefill_end_us(timings))
+        yield _Row(
+            "join", (("wait", ready_us, max(joined_us, ready_us)),), "wait for the next step"
+        )
+    yield from _decode_rows(timings)
+
+
+def _transfer_row(number: int, transfer: inference_pb2.KVTransfer) -> _Row:
+    copied_us = transfer.copy_out_start_us + transfer.copy_out_us
+    arrived_us = copied_us + transfer.wire_us
+    moments_us = (
+        transfer.copy_out_start_us,
+        copied_us,
+        arrived_us,
+        max(transfer.insert_start_us, arrived_us),
+        max(transfer.insert_start_us, arrived_us) + transfer.insert_us,
+    )
+    names = ("copy-out", "wire", "wait", "insert")
+    parts = tuple(zip(names, moments_us, moments_us[1:], strict=False))
+    took = " · ".join(f"{name} {(end - start) / 1000:.1f}" for name, start, end in parts)
+    size = f"{transfer.num_tokens} tokens {transfer.num_bytes / 2**20:.1f} MiB"
+    return _Row(f"KV {number}", parts, f"{size}: {took}")
+
+
+def _decode_rows(timings: inference_pb2.Timings) -> Iterator[_Row]:
+    steps = timings.decode_steps
+    if not steps.start_us:
+        return
+    start_us, end_us = steps.start_us[0], steps.start_us[0] + steps.duration_us[0]
+    beside = f"{steps.num_sequences[0]} sequences, {steps.num_tokens[0]} tokens"
+    yield _Row("first step", (("decode", start_us, end_us),), beside)
+    whole = (("decode", start_us, timings.total_us),)
+    yield _Row("decode", whole, f"{steps.num_steps} steps; goes on to the right")
+
+
+def _place(chunk: inference_pb2.PrefillChunk, done: inference_pb2.Finished) -> str:
+    return done.prefill_worker if chunk.is_remote else done.decode_worker
+
+
+def _ends(items: Sequence[T]) -> Iterator[tuple[int, T]]:
+    """Numbered from 1; of more than _MAX_ROWS the first and the last."""
+    numbered, half = list(enumerate(items, 1)), _MAX_ROWS // 2
+    yield from numbered if len(numbered) <= _MAX_ROWS else numbered[:half] + numbered[-half:]
+
+
+def _bar(row: _Row, axis_us: int, width: int) -> Text:
+    """Every part gets a cell at least, so that nothing that happened is invisible."""
+    cells = [""] * width
+    for name, start_us, end_us in row.parts:
+        first = min(start_us * width // axis_us, width - 1)
+        last = min(max(-(-end_us * width // axis_us), first + 1), width)
+        if end_us > start_us:
+            cells[first:last] = [_STYLES[name]] * (last - first)
+    text = Text()
+    for style, group in groupby(cells):
+        text.append(("█" if style else " ") * len(list(group)), style)
+    return text
+
+
+def _legend() -> Text:
+    text = Text()
+    for name, style in _STYLES.items():
+        if name != "wait":  # looks like the other waiting
+            text.append("█ ", style)
+            text.append(f"{name}  ")
+    return text

@@ -1,0 +1,137 @@
+"""Requests as a Chrome trace (the Trace Event Format), which ui.perfetto.dev and chrome://tracing open.
+
+A process is a lane group: the router, each worker, and the way of KV between two workers. All times are
+microseconds since the router's start, so that requests which ran together stand side by side.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from cli.phases import phases
+from pdserve.errors import SetupError
+from pdserve.v1 import inference_pb2
+
+Span = tuple[str, int, int, dict[str, int | str]]  # name, start, end, facts
+Event = dict[str, object]
+
+
+def write_trace(path: Path, answers: Sequence[inference_pb2.ExplainResponse]) -> None:
+    """Write the requests that have ended. Raises SetupError when none has, or the file cannot be written."""
+    if not any(answer.finished for answer in answers):
+        raise SetupError("--trace has nothing to show", "wait until a request has ended well")
+    trace = {"traceEvents": to_events(answers), "displayTimeUnit": "ms"}
+    try:
+        path.write_text(json.dumps(trace))
+    except OSError as error:
+        raise SetupError(f"--trace {path} cannot be written: {error.strerror}") from error
+
+
+def to_events(answers: Iterable[inference_pb2.ExplainResponse]) -> list[Event]:
+    """Complete events (X) in their lanes, and the lanes' names (M)."""
+    lanes = _Lanes()
+    for answer in answers:
+        for index, done in enumerate(answer.finished):
+            several = len(answer.finished) > 1
+            title = f"{answer.request_id}#{index}" if several else answer.request_id
+            _add_request(lanes, title, answer, done)
+    return lanes.events
+
+
+class _Lanes:
+    """Numbers processes and threads as they first come; the spans of one thread never overlap."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self._numbers: dict[tuple[str, ...], int] = {}
+
+    def add(self, process: str, thread: str, spans: Iterable[Span], offset_us: int) -> None:
+        """Spans in the order of their starts; one that overlaps goes into a further lane."""
+        ends: list[int] = []
+        for name, start_us, end_us, facts in spans:
+            # whole microseconds were rounded apart: 1 of overlap is none
+            lane = next((i for i, end in enumerate(ends) if end <= start_us + 1), len(ends))
+            if lane == len(ends):
+                ends.append(0)
+            start_us = max(start_us, ends[lane])
+            ends[lane] = max(end_us, start_us)
+            where = self._where(process, thread if not lane else f"{thread} ({lane + 1})")
+            span = {"ts": offset_us + start_us, "dur": ends[lane] - start_us}
+            self.events.append({"name": name, "ph": "X", **where, **span, "args": facts})
+
+    def _where(self, process: str, thread: str) -> dict[str, int]:
+        pid, is_new = self._number((process,))
+        where = {"pid": pid, "tid": 0}
+        if is_new:
+            self._name("process_name", where, {"name": process})
+            self._name("process_sort_index", where, {"sort_index": pid})
+        tid, is_new = self._number((process, thread))
+        where = {"pid": pid, "tid": tid}
+        if is_new:
+            self._name("thread_name", where, {"name": thread})
+            self._name("thread_sort_index", where, {"sort_index": tid})
+        return where
+
+    def _number(self, key: tuple[str, ...]) -> tuple[int, bool]:
+        is_new = key not in self._numbers
+        return self._numbers.setdefault(key, len(self._numbers) + 1), is_new
+
+    def _name(self, kind: str, where: dict[str, int], facts: dict[str, int | str]) -> None:
+        self.events.append({"name": kind, "ph": "M", **where, "args": facts})
+
+
+def _add_request(
+    lanes: _Lanes,
+    title: str,
+    answer: inference_pb2.ExplainResponse,
+    done: inference_pb2.Finished,
+) -> None:
+    timings, prefill, decode = done.timings, done.prefill_worker, done.decode_worker
+    zero_us = answer.arrival_us
+    whole = {"prompt_tokens": answer.prompt_tokens, "output_tokens": done.usage.completion_tokens}
+    whole |= {"preemptions": timings.num_preemptions, "clock_error_us": timings.clock_error_us}
+    lanes.add("router", title, [(title, 0, timings.total_us, {**whole})], zero_us)
+    parts: list[Span] = [(p.name, p.start_us, p.end_us, {}) for p in phases(timings)]
+    lanes.add("router", f"{title} phases", parts, zero_us)
+    chunks = [chunk for chunk in timings.prefill_chunks if chunk.is_remote]
+    lanes.add(prefill, title, _chunk_spans(chunks), zero_us)
+    for name, spans in _transfer_spans(timings.transfers).items():
+        lanes.add(f"KV {prefill} to {decode}", f"{title} {name}", spans, zero_us)
+    local = [chunk for chunk in timings.prefill_chunks if not chunk.is_remote]
+    here = [*_chunk_spans(local), *_step_spans(timings.decode_steps)]
+    lanes.add(decode, title, sorted(here, key=lambda span: span[1]), zero_us)
+
+
+def _chunk_spans(chunks: Sequence[inference_pb2.PrefillChunk]) -> list[Span]:
+    return [
+        (f"chunk {number}", c.start_us, c.start_us + c.duration_us, {"tokens": c.num_tokens})
+        for number, c in enumerate(chunks, 1)
+    ]
+
+
+def _transfer_spans(transfers: Sequence[inference_pb2.KVTransfer]) -> dict[str, list[Span]]:
+    spans: dict[str, list[Span]] = {"copy-out": [], "wire": [], "insert": []}
+    for number, t in enumerate(transfers, 1):
+        name, facts = f"KV {number}", {"tokens": t.num_tokens, "bytes": t.num_bytes}
+        copied_us = t.copy_out_start_us + t.copy_out_us
+        inserted_us = t.insert_start_us + t.insert_us
+        spans["copy-out"].append((name, t.copy_out_start_us, copied_us, {**facts}))
+        spans["wire"].append((name, copied_us, copied_us + t.wire_us, {**facts}))
+        spans["insert"].append((name, t.insert_start_us, inserted_us, {**facts}))
+    return spans
+
+
+def _step_spans(steps: inference_pb2.DecodeSteps) -> list[Span]:
+    """The steps, and one span over those between the first and the last that nobody kept."""
+    columns = zip(
+        steps.start_us, steps.duration_us, steps.num_sequences, steps.num_tokens, strict=True
+    )
+    spans: list[Span] = [
+        ("step", start, start + duration, {"sequences": sequences, "tokens": tokens})
+        for start, duration, sequences, tokens in columns
+    ]
+    if missing := steps.num_steps - len(spans):
+        half = len(spans) // 2
+        gap: Span = (f"{missing} steps", spans[half - 1][2], spans[half][1], {})
+        spans.insert(half, gap)
+    return spans

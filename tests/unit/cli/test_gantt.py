@@ -1,0 +1,118 @@
+from rich.console import Console
+from rich.table import Table
+
+from cli.gantt import gantt_table
+from cli.ledger import ledger_dict, ledger_table
+from pdserve.v1 import inference_pb2, ledger_pb2
+from tests.unit.cli.timed import finished
+
+
+def shown(table: Table, width: int) -> list[str]:
+    console = Console(width=width, color_system=None, record=True, file=None, quiet=True)
+    console.print(table)
+    return console.export_text().splitlines()
+
+
+def row(lines: list[str], name: str) -> str:
+    (line,) = [line for line in lines if line.startswith(name)]
+    return line
+
+
+def test_every_phase_has_a_bar_where_it_was() -> None:
+    # the axis: 0 to 70.9 ms and a 16th, 75.3 ms; 64 characters of 1.18 ms
+    lines = shown(gantt_table(finished(), 140), 140)
+    bars = {
+        name: (len(line[11:].rstrip()) and (line.index("█"), line.rindex("█")))
+        for name in ("chunk 1", "chunk 2", "chunk 3", "KV 1", "KV 2", "KV 3", "join", "first step")
+        if (line := row(lines, name))
+    }
+    assert bars["chunk 1"][1] <= bars["chunk 2"][0] <= bars["chunk 2"][1] <= bars["chunk 3"][0] + 1
+    assert bars["KV 1"][0] < bars["chunk 3"][0], "sent while prefill ran"
+    assert bars["KV 3"][1] - 1 <= bars["join"][0]
+    assert bars["join"][1] <= bars["first step"][0] + 1
+    assert "512 tokens on prefill-0" in row(lines, "chunk 1")
+    assert "copy-out 2.0 · wire 4.0 · wait 3.0 · insert 5.0" in row(lines, "KV 3")
+    assert "5 sequences, 6 tokens" in row(lines, "first step")
+    assert "100 steps" in row(lines, "decode")
+    assert any("known to within 0.5 ms" in line for line in lines)
+
+
+def test_it_fits_80_columns_and_shows_what_took_no_time() -> None:
+    done = finished()
+    for transfer in done.timings.transfers:
+        transfer.copy_out_us = 1
+    lines = shown(gantt_table(done, 80), 80)
+    assert max(map(len, lines)) <= 80
+    assert row(lines, "KV 1").count("█") >= 3
+
+
+def test_of_very_many_chunks_the_first_and_the_last_are_shown() -> None:
+    done = finished()
+    for number in range(100):
+        done.timings.prefill_chunks.add(start_us=50_000, duration_us=1, num_tokens=number)
+    names = [line.split("  ")[0] for line in shown(gantt_table(done, 140), 140)]
+    chunks = [name for name in names if name.startswith("chunk")]
+    assert chunks == [f"chunk {n}" for n in (1, 2, 3, 4, 5, 6, 98, 99, 100, 101, 102, 103)]
+
+
+def test_a_request_of_which_little_is_known_is_shown_too() -> None:
+    local = inference_pb2.Finished(decode_worker="decode-0")
+    assert "decode-0" in row(shown(gantt_table(local, 80), 80), "queue")
+    one_token = finished(num_steps=0, num_kept=0)
+    assert not [line for line in shown(gantt_table(one_token, 80), 80) if "step" in line[:12]]
+
+
+LEDGER = ledger_pb2.WorkerBlocks(
+    worker="decode-0",
+    ledger=ledger_pb2.BlockLedger(
+        blocks_total=100,
+        blocks_free=90,
+        blocks_cached=20,
+        block_size=16,
+        num_holders=3,
+        holders=[
+            ledger_pb2.BlockHolder(
+                request_id="busy",
+                state=ledger_pb2.HOLDER_STATE_DECODING,
+                num_blocks=10,
+                num_shared_blocks=4,
+                num_tokens=160,
+                num_computed_tokens=159,
+                age_us=2_500_000,
+            ),
+            ledger_pb2.BlockHolder(
+                request_id="out", state=ledger_pb2.HOLDER_STATE_SWAPPED, host_bytes=3 << 19
+            ),
+        ],
+    ),
+)
+MUTE = ledger_pb2.WorkerBlocks(worker="decode-1", problem="no answer in 2 s")
+
+
+def test_the_ledger_names_each_holder_its_reason_and_the_pool() -> None:
+    lines = [line.split() for line in shown(ledger_table([LEDGER, MUTE], "who"), 140)]
+    assert ["decode-0", "busy", "decoding", "10", "4", "159", "/", "160", "2.5"] in lines
+    assert ["decode-0", "out", "swapped", "0", "0", "0", "/", "0", "1.5", "0.0"] in lines
+    assert ["decode-0", "1", "more"] in lines
+    pool = "decode-0 of 100 blocks: 10 held, 90 free, 20 of these cached"
+    assert pool.split() in lines
+    assert ["decode-1", "no", "answer", "in", "2", "s"] in lines
+
+
+def test_blocks_that_nobody_accounts_for_are_said_so() -> None:
+    leaky = ledger_pb2.WorkerBlocks(worker="w", ledger={"blocks_unaccounted": 2})
+    assert any("2 held by nobody" in line for line in shown(ledger_table([leaky], "who"), 140))
+
+
+def test_the_json_form_of_a_ledger() -> None:
+    found = ledger_dict(LEDGER)
+    assert found["blocks"] == {
+        "total": 100,
+        "free": 90,
+        "cached": 20,
+        "unaccounted": 0,
+        "size_tokens": 16,
+    }
+    (busy, out) = found["holders"]  # type: ignore[misc]
+    assert busy["state"], out["state"] == ("decoding", "swapped")
+    assert ledger_dict(MUTE) == {"worker": "decode-1", "problem": "no answer in 2 s"}
