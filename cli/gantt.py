@@ -11,8 +11,8 @@ from rich.text import Text
 from cli.phases import first_step_us, prefill_end_us
 from pdserve.v1 import inference_pb2
 
-_WIDE, _NARROW = 64, 30  # characters of a bar
-_TABLE_WITHOUT_BARS = 64
+_WIDE, _NARROW = 64, 26  # characters of a bar
+_TABLE_WITHOUT_BARS = 68
 _MAX_ROWS = 12  # of a kind
 _STYLES = {
     "queue": "grey42",
@@ -47,7 +47,7 @@ def gantt_table(done: inference_pb2.Finished, console_width: int) -> Table:
     table.add_column(f"0 to {axis_us / 1000:.1f} ms", width=width, no_wrap=True)
     for name in ("start", "ms"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("", overflow="fold")
+    table.add_column("KV: copy-out + wire + wait + insert")
     for row in rows:
         start, end = row.parts[0][1], row.parts[-1][2]
         times = (f"{start / 1000:.1f}", f"{(end - start) / 1000:.1f}")
@@ -55,6 +55,7 @@ def gantt_table(done: inference_pb2.Finished, console_width: int) -> Table:
     if timings.clock_error_us:
         error_ms = timings.clock_error_us / 1000
         table.caption = f"prefill's clock is known to within {error_ms:.1f} ms"
+        table.caption_justify = "left"
     return table
 
 
@@ -78,7 +79,7 @@ def _rows(done: inference_pb2.Finished) -> Iterator[_Row]:
         last = timings.transfers[-1]
         ready_us = max(last.insert_start_us + last.insert_us, prefill_end_us(timings))
         yield _Row(
-            "join", (("wait", ready_us, max(joined_us, ready_us)),), "wait for the next step"
+            "join", (("wait", ready_us, max(joined_us, ready_us)),), "waits for the next step"
         )
     yield from _decode_rows(timings)
 
@@ -95,9 +96,8 @@ def _transfer_row(number: int, transfer: inference_pb2.KVTransfer) -> _Row:
     )
     names = ("copy-out", "wire", "wait", "insert")
     parts = tuple(zip(names, moments_us, moments_us[1:], strict=False))
-    took = " · ".join(f"{name} {(end - start) / 1000:.1f}" for name, start, end in parts)
-    size = f"{transfer.num_tokens} tokens {transfer.num_bytes / 2**20:.1f} MiB"
-    return _Row(f"KV {number}", parts, f"{size}: {took}")
+    took = "+".join(f"{(end - start) / 1000:.1f}" for _, start, end in parts)
+    return _Row(f"KV {number}", parts, f"{transfer.num_bytes / 2**20:.1f} MiB: {took}")
 
 
 def _decode_rows(timings: inference_pb2.Timings) -> Iterator[_Row]:

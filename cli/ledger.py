@@ -14,7 +14,7 @@ _STATES = {
 
 
 def ledger_table(workers: Sequence[ledger_pb2.WorkerBlocks], title: str) -> Table:
-    """One row a request on a worker, those that hold most first; a worker's pool after its requests."""
+    """One row a request on a worker, those that hold most first; then the worker's pool and what it holds."""
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="")
     for name in ("worker", "request", "state"):
         table.add_column(name, no_wrap=True, overflow="ellipsis")
@@ -43,14 +43,10 @@ def _add_rows(table: Table, worker: str, ledger: ledger_pb2.BlockLedger) -> None
     if omitted := ledger.num_holders - len(ledger.holders):
         table.add_row(worker, f"{omitted} more")
     held = ledger.blocks_total - ledger.blocks_free
-    pool = f"of {ledger.blocks_total} blocks: {held} held, {ledger.blocks_free} free"
+    pool = f"{ledger.blocks_total} in all, {ledger.blocks_free} free, {ledger.blocks_cached} cached"
     leaked = ledger.blocks_unaccounted
-    table.add_row(
-        worker,
-        f"[dim]{pool}, {ledger.blocks_cached} of these cached[/dim]",
-        f"[red]{leaked} held by nobody[/red]" if leaked else "",
-        end_section=True,
-    )
+    problem = f"[red]{leaked} leaked[/red]" if leaked else ""
+    table.add_row(worker, f"[dim]{pool}[/dim]", problem, str(held), end_section=True)
 
 
 def ledger_dict(blocks: ledger_pb2.WorkerBlocks) -> dict[str, object]:

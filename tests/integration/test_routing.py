@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+from pathlib import Path
 
 import pytest
 
@@ -68,8 +69,30 @@ async def _route_all(served: Served) -> None:
     assert after.prefill_tokens == before.prefill_tokens
 
 
+def _check_pictures(served: Served, trace: Path) -> None:
+    """Waterfall, trace and ledger of requests that ran just now."""
+    address = ("--address", served.grpc)
+    shown = run_cli("explain", "long", "short", "--trace", str(trace), *address)
+    assert shown.returncode == 0, shown.stderr
+    for part in ("prefill-0", "chunk 1", "KV 1", "first step", "ui.perfetto.dev"):
+        assert part in shown.stdout
+    events = json.loads(trace.read_text())["traceEvents"]
+    lanes = {e["args"]["name"] for e in events if e["name"] == "process_name"}
+    assert lanes == {"router", "prefill-0", "KV prefill-0 to decode-0", "decode-0"}
+    starts = {e["name"]: e["ts"] for e in events if e["name"] in ("long", "short")}
+    assert starts["short"] < starts["long"]
+    held = json.loads(run_cli("explain", "--blocks", "--json", *address).stdout)["workers"]
+    assert [worker["worker"] for worker in held] == ["prefill-0", "decode-0"]
+    for worker in held:
+        assert worker["blocks"]["unaccounted"] == worker["num_holders"] == 0
+        assert worker["blocks"]["free"] == worker["blocks"]["total"] > 0
+    refused = run_cli("explain", "long", "--trace", str(trace / "below"), *address)
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+    assert "cannot be written" in refused.stderr
+
+
 def test_a_short_prompt_runs_where_it_decodes_and_a_long_one_goes_to_the_prefill_worker(
-    model: ModelSource,
+    model: ModelSource, tmp_path: Path
 ) -> None:
     with serving(model.name, "--prefill", "1", "--decode", "1") as served:
         asyncio.run(_route_all(served))
@@ -81,6 +104,6 @@ def test_a_short_prompt_runs_where_it_decodes_and_a_long_one_goes_to_the_prefill
             assert totals[0] == min(totals)
             assert answer["routes"][0]["prefill_worker"] == prefill_worker
             assert answer["finished"][0]["prefill_worker"] == prefill_worker
-        assert "prefill-0" in run_cli("explain", "long", "--address", served.grpc).stdout
+        _check_pictures(served, tmp_path / "trace.json")
         unknown = run_cli("explain", "never", "--address", served.grpc)
         assert (unknown.returncode, "never" in unknown.stderr) == (1, True)

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -79,7 +81,7 @@ def test_phases_are_in_order_and_cover_the_whole_request_whatever_was_reported(
     found = phases(timings)
     assert found[0].start_us == 0
     assert found[-1].end_us == total_us
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in pairwise(found):
         assert before.start_us <= before.end_us == after.start_us
     assert sum(phase.end_us - phase.start_us for phase in found) == total_us
 

@@ -113,7 +113,7 @@ def test_choices_stand_beside_each_other() -> None:
 
 
 def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match="--trace .*missing.* cannot be written: No such file"):
+    with pytest.raises(SetupError, match=r"--trace .*missing.* cannot be written: No such file"):
         write_trace(tmp_path / "missing" / "out.json", [explained("r", 0)])
     running = inference_pb2.ExplainResponse(request_id="r")
     with pytest.raises(SetupError, match="nothing to show"):
