@@ -10,6 +10,7 @@ from pathlib import Path
 from common.config import ServeConfig
 from common.telemetry.logs import configure_logs
 from deploy.deployment import Deployment
+from deploy.fleet import DeploymentFleet
 from deploy.openai_gateway import OpenAiGateway, check_installed
 from pdserve.errors import SetupError
 from router.app import Router
@@ -51,7 +52,8 @@ async def running(
     try:
         addresses = await _start(deployment, report)
         report("connecting the router")
-        router = Router(model_name, model_dir, addresses, config.router)
+        fleet = DeploymentFleet(deployment)
+        router = Router(model_name, model_dir, addresses, config.router, fleet)
         grpc_port = await router.start(
             config.grpc_host, config.grpc_port, config.http_port, config.start_timeout_s
         )
@@ -72,6 +74,7 @@ async def running(
             await router.stop(config.drain_timeout_s)
         if gateway is not None:
             await gateway.stop()
+        deployment.abort()  # a change of the workers that still runs
         await asyncio.to_thread(deployment.stop)
 
 
