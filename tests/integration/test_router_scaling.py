@@ -1,7 +1,7 @@
 """Workers come, go and change their role under a real router; whoever has work ends it first."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -136,7 +136,7 @@ async def test_what_cannot_be_is_refused_and_nothing_changes(model_dir: Path) ->
     async with scaling(model_dir, decode, source) as (stack, fleet):
         before = await roles(stack)
 
-        async def refused(change: "asyncio.Future[object]", kind: type[RequestError]) -> Reason:
+        async def refused(change: Awaitable[object], kind: type[RequestError]) -> Reason:
             with pytest.raises(kind) as caught:
                 await change
             assert await roles(stack) == before
@@ -145,11 +145,10 @@ async def test_what_cannot_be_is_refused_and_nothing_changes(model_dir: Path) ->
 
         async def scale(prefill: int, decode: int) -> Reason:
             kind = PreconditionError if decode else InvalidRequestError
-            change = asyncio.ensure_future(scaled(stack.client, prefill, decode))
-            return await refused(change, kind)
+            return await refused(scaled(stack.client, prefill, decode), kind)
 
         async def drain(name: str, kind: type[RequestError]) -> Reason:
-            return await refused(asyncio.ensure_future(stack.client.drain(name)), kind)
+            return await refused(stack.client.drain(name), kind)
 
         assert await scale(1, 0) is Reason.INVALID_FIELD
         assert await scale(1, 7) is Reason.SCALE_REFUSED  # no room
