@@ -38,13 +38,7 @@ async def running(
     config: ServeConfig, model_name: str, model_dir: Path, report: Callable[[str], None]
 ) -> AsyncIterator[Endpoints]:
     """A deployment with its router; everything is stopped on the way out, however that happens."""
-    ports = (
-        ("grpc_port", config.grpc_port),
-        ("http_port", config.http_port),
-        ("openai_port", config.openai_port or 0),
-    )
-    for key, port in ports:
-        check_port(config.grpc_host, key, port)
+    _check_ports(config)
     if config.openai_port is not None:
         check_installed()
     deployment = Deployment(config, model_name, model_dir)
@@ -76,6 +70,16 @@ async def running(
             await gateway.stop()
         deployment.abort()  # a change of the workers that still runs
         await asyncio.to_thread(deployment.stop)
+
+
+def _check_ports(config: ServeConfig) -> None:
+    ports = (
+        ("grpc_port", config.grpc_port),
+        ("http_port", config.http_port),
+        ("openai_port", config.openai_port or 0),
+    )
+    for key, port in ports:
+        check_port(config.grpc_host, key, port)
 
 
 async def _start(deployment: Deployment, report: Callable[[str], None]) -> list[str]:
