@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from cli import chat, demo, doctor, explain, generate, model, serve, status
+from cli import chat, demo, doctor, explain, generate, model, scale, serve, status
 from pdserve.errors import PdserveError, RequestError
 
 EXIT_FAILED = 1  # a request failed
@@ -19,6 +19,7 @@ app.command("serve")(serve.command)
 app.command("generate")(generate.command)
 app.command("chat")(chat.command)
 app.command("status")(status.command)
+app.command("scale")(scale.command)
 app.command("explain")(explain.command)
 app.command("doctor")(doctor.command)
 app.command("demo")(demo.command)

@@ -13,12 +13,15 @@ from cli.requests import DEFAULT_ADDRESS
 from pdserve.client import AsyncClient
 from pdserve.v1 import admin_pb2
 
-_ROLES = {admin_pb2.WORKER_ROLE_PREFILL: "prefill", admin_pb2.WORKER_ROLE_DECODE: "decode"}
+ROLES = {admin_pb2.WORKER_ROLE_PREFILL: "prefill", admin_pb2.WORKER_ROLE_DECODE: "decode"}
 _STATES = {
     admin_pb2.WORKER_STATE_READY: "ready",
     admin_pb2.WORKER_STATE_STALLED: "stalled",
     admin_pb2.WORKER_STATE_UNREACHABLE: "unreachable",
+    admin_pb2.WORKER_STATE_DRAINING: "draining",
 }
+
+_COLORS = {"ready": "green", "draining": "yellow"}
 
 
 def command(
@@ -61,7 +64,7 @@ def to_dict(response: admin_pb2.StatusResponse) -> dict[str, object]:
 def _worker_dict(worker: admin_pb2.WorkerStatus) -> dict[str, object]:
     load = worker.load
     return {
-        "role": _ROLES.get(worker.role, "unknown"),
+        "role": ROLES.get(worker.role, "unknown"),
         "name": worker.name,
         "pid": worker.pid,
         "incarnation": worker.incarnation,
@@ -99,10 +102,10 @@ def _print_tables(response: admin_pb2.StatusResponse) -> None:
         table.add_column(column, justify="right")
     for worker in response.workers:
         load, state = worker.load, _STATES.get(worker.state, "unknown")
-        color = "green" if state == "ready" else "red"
+        color = _COLORS.get(state, "red")
         table.add_row(
             worker.name,
-            _ROLES.get(worker.role, "unknown"),
+            ROLES.get(worker.role, "unknown"),
             str(worker.pid),
             f"[{color}]{state}[/{color}]",
             str(load.num_running),

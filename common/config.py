@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 Dtype = Literal["float32", "bfloat16", "float16"]
 Backend = Literal["auto", "cpu", "flash", "reference"]
 PolicyName = Literal["cost", "least_loaded", "round_robin", "local"]
+MAX_PREFILL_WORKERS = 1024
+MAX_DECODE_WORKERS = 256
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -78,8 +80,10 @@ class ServeConfig(_Frozen):
     """A whole deployment."""
 
     model: str = "smollm2-135m"
-    prefill: int = Field(1, ge=0, le=1024, description="Prefill workers; 0: decode workers do it")
-    decode: int = Field(1, ge=1, le=256, description="Decode workers")
+    prefill: int = Field(
+        1, ge=0, le=MAX_PREFILL_WORKERS, description="Prefill workers; 0: decode workers do it"
+    )
+    decode: int = Field(1, ge=1, le=MAX_DECODE_WORKERS, description="Decode workers")
     grpc_host: str = "127.0.0.1"
     grpc_port: Port = 50051
     http_port: Port = 8080

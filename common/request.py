@@ -143,7 +143,7 @@ class SequenceOutput:
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """A worker's identity; constant while its process lives."""
+    """A worker's identity; constant while its process lives and keeps its role."""
 
     name: str
     role: Role

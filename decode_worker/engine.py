@@ -73,6 +73,11 @@ class DecodeEngine:
         if seq is not None:
             self._end(seq)
 
+    def retire(self) -> None:
+        """Fail all requests; the next step says so."""
+        for seq in list(self._live.values()):
+            self._fail(seq, Reason.WORKER_LOST, "the worker takes another role")
+
     def step(self) -> StepOutput | None:
         """Take in, schedule, run; None when there was nothing to do."""
         self._expire()

@@ -5,21 +5,29 @@ from collections.abc import Callable
 
 from common.config import WorkerSpec
 from common.engine.counters import Counters
-from common.engine.engine import BUILD_TIMEOUT_S, Engine
+from common.engine.engine import Engine
 from common.engine.grammar import Grammars
+from common.engine.host import EngineHost
 from common.engine.host_swap import HostSwap
 from common.engine.kv_cache import kv_layout
-from common.engine.loop import EngineLoop
-from common.engine.profile_cache import build_profiled
+from common.engine.sequence import Sequence
 from common.engine.worker_identity import make_info, with_age
 from common.kv_transfer.transport import KVTransport
 from common.ledger import BlockLedger
-from common.request import StepOutput, WorkerInfo, WorkerLoad, WorkRequest
+from common.request import (
+    SequenceOutput,
+    StepOutput,
+    WorkerInfo,
+    WorkerLoad,
+    WorkFailure,
+    WorkRequest,
+)
 from decode_worker.engine import DecodeEngine
 from decode_worker.inbox import Inbox
 from decode_worker.output_length import OutputLengths
 from decode_worker.preemption import Preemption
 from decode_worker.scheduler import DecodeScheduler
+from pdserve.errors import Reason
 
 
 def make_scheduler(engine: Engine) -> DecodeScheduler:
@@ -38,14 +46,8 @@ def make_scheduler(engine: Engine) -> DecodeScheduler:
 class DecodeWorker:
     """A WorkerPort for routers; pulls KV through `transport`."""
 
-    def __init__(
-        self,
-        spec: WorkerSpec,
-        transport: KVTransport,
-        on_crash: Callable[[BaseException], None],
-    ) -> None:
-        self._loop = EngineLoop(spec.name, self._step, self._idle, on_crash)
-        engine = self._loop.call(lambda: build_profiled(spec), BUILD_TIMEOUT_S)
+    def __init__(self, spec: WorkerSpec, host: EngineHost, transport: KVTransport) -> None:
+        self._loop, engine = host.loop, host.engine
         self.info: WorkerInfo = make_info(spec, engine.spec, engine.costs.profile)
         self._prefix = engine.prefix
         self.prefixes = engine.pool.prefixes
@@ -59,10 +61,18 @@ class DecodeWorker:
         self._engine = DecodeEngine(engine, scheduler, inbox, grammars, Counters())
         self._sinks: list[Callable[[StepOutput], None]] = []
         self._load = self._engine.load()
+        self._is_retired = False
 
     def start(self) -> None:
-        """Start the engine's thread."""
-        self._loop.start()
+        """Have the engine's thread do this role's work."""
+        self._loop.start(self._step, self._idle)
+
+    def retire(self) -> None:
+        """End all work with WORKER_LOST and take none any more. In the engine's thread."""
+        self._is_retired = True
+        self._engine.retire()
+        self._step()  # which publishes the ends
+        self._engine.close()
 
     def stop(self, timeout_s: float) -> bool:
         """Stop it; whether it stopped in time."""
@@ -72,7 +82,7 @@ class DecodeWorker:
     def submit(self, request: WorkRequest) -> None:
         """See WorkerPort.submit."""
         seq = self._prefix.new_sequence(request, time.monotonic())
-        self._loop.post(lambda: self._engine.submit(seq))
+        self._loop.post(lambda: self._take(seq))
 
     def cancel(self, request_id: str) -> None:
         """See WorkerPort.cancel."""
@@ -96,9 +106,19 @@ class DecodeWorker:
         self._load = output.load if output and output.load else self._engine.load()
         if output is None:
             return False
+        self._publish(output)
+        return True
+
+    def _take(self, seq: Sequence) -> None:
+        if self._is_retired:  # sent by a router that does not know yet
+            failure = WorkFailure(Reason.WORKER_LOST, "the worker is no decode worker any more")
+            self._publish(StepOutput((SequenceOutput(seq.request_id, 0, failure=failure),)))
+        else:
+            self._engine.submit(seq)
+
+    def _publish(self, output: StepOutput) -> None:
         for sink in tuple(self._sinks):
             sink(output)
-        return True
 
     def _idle(self) -> None:
         self._engine.check_integrity()

@@ -1,6 +1,6 @@
 """The workers as Ray actors.
 
-Workers are imported inside methods: the launcher and router import this module and must stay free of
+Workers are imported inside functions: the launcher and router import this module and must stay free of
 torch, and core pinning has to happen before torch starts its threads.
 Streams get a thread group of their own, so that a full house of them never blocks a cancel.
 """
@@ -12,12 +12,12 @@ import ray
 
 from common.config import WorkerSpec
 from common.kv_transfer.wire import WireItem
-from common.request import WorkRequest
+from common.request import Role, WorkRequest
+from deploy.role_switch import Built
 from deploy.worker_process import OnCrash, WorkerProcess
 
 if TYPE_CHECKING:
-    from decode_worker.worker import DecodeWorker
-    from prefill_worker.worker import PrefillWorker
+    from common.engine.host import EngineHost
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -33,11 +33,12 @@ def _kv(method: F) -> F:
 
 
 @ray.remote(concurrency_groups={"kv": 128, "control": 4})
-class PrefillActor:
-    """A prefill worker; decode workers call `stream_kv` and `cancel_kv`."""
+class WorkerActor:
+    """A worker of either role. Routers reach it by gRPC, decode workers by `stream_kv` and `cancel_kv`."""
 
     def __init__(self, spec: WorkerSpec) -> None:
-        self._process = WorkerProcess(_with_host(spec), _build_prefill)
+        builders = {Role.PREFILL: _build_prefill, Role.DECODE: _build_decode}
+        self._process = WorkerProcess(_with_host(spec), _build_host, builders)
 
     def start(self) -> str:
         """See WorkerProcess.start."""
@@ -47,6 +48,11 @@ class PrefillActor:
     def stop(self) -> None:
         """See WorkerProcess.stop."""
         self._process.stop()
+
+    @_control
+    def flip(self, role: Role) -> None:
+        """See RoleSwitch.flip."""
+        self._process.worker.flip(role)
 
     @_kv
     def stream_kv(self, request: WorkRequest) -> Iterator[WireItem]:
@@ -59,34 +65,24 @@ class PrefillActor:
         self._process.worker.cancel_stream(request_id, attempt)
 
 
-@ray.remote(concurrency_groups={"control": 4})
-class DecodeActor:
-    """A decode worker; routers reach it by gRPC."""
+def _build_host(spec: WorkerSpec, on_crash: OnCrash) -> "EngineHost":
+    from common.engine.host import build_host
 
-    def __init__(self, spec: WorkerSpec) -> None:
-        self._process = WorkerProcess(_with_host(spec), _build_decode)
-
-    def start(self) -> str:
-        """See WorkerProcess.start."""
-        return self._process.start()
-
-    @_control
-    def stop(self) -> None:
-        """See WorkerProcess.stop."""
-        self._process.stop()
+    return build_host(spec, on_crash)
 
 
-def _build_prefill(spec: WorkerSpec, on_crash: OnCrash) -> "PrefillWorker":
+def _build_prefill(spec: WorkerSpec, host: "EngineHost") -> Built:
     from prefill_worker.worker import PrefillWorker
 
-    return PrefillWorker(spec, on_crash)
+    worker = PrefillWorker(spec, host)
+    return Built(worker, source=worker)
 
 
-def _build_decode(spec: WorkerSpec, on_crash: OnCrash) -> "DecodeWorker":
+def _build_decode(spec: WorkerSpec, host: "EngineHost") -> Built:
     from common.kv_transfer.ray_transport import RayKVTransport
     from decode_worker.worker import DecodeWorker
 
-    return DecodeWorker(spec, RayKVTransport(spec.namespace), on_crash)
+    return Built(DecodeWorker(spec, host, RayKVTransport(spec.namespace)))
 
 
 def _with_host(spec: WorkerSpec) -> WorkerSpec:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pdserve.errors import PreconditionError
+
 
 @dataclass(frozen=True, slots=True)
 class Share:
@@ -25,3 +27,21 @@ def share_cores(num_workers: int, cores: Sequence[int], pin: Literal["auto", "of
         return [Share(per_worker, ())] * num_workers
     starts = range(0, per_worker * num_workers, per_worker)
     return [Share(per_worker, tuple(cores[i : i + per_worker])) for i in starts]
+
+
+def share_free_cores(num_workers: int, free: Sequence[int], like: Share) -> list[Share]:
+    """For workers that join those there, of which `like` is one.
+
+    Beside pinned ones: free cores of their own, as many as those have or fewer, at least one each.
+    Raises PreconditionError when there are too few. Beside unpinned ones: the same threads on all cores.
+    """
+    if not like.cores:
+        return [like] * num_workers
+    per_worker = min(len(free) // num_workers, like.num_threads)
+    if per_worker < 1:
+        raise PreconditionError(
+            f"{num_workers} new workers need a core each, {len(free)} are free: the others are pinned to "
+            "workers. Take from the other role, or serve with `pin: off`, where workers share cores"
+        )
+    starts = range(0, per_worker * num_workers, per_worker)
+    return [Share(per_worker, tuple(free[i : i + per_worker])) for i in starts]

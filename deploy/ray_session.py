@@ -37,8 +37,12 @@ def stop_ray() -> None:
 
 
 def _store_bytes(config: ServeConfig) -> int:
-    """Twice what decode workers may have in flight, so that Ray never spills to disk."""
-    wanted = 2 * config.transfer.max_inflight_mib * _MIB * config.decode
+    """Twice what decode workers may have in flight, so that Ray never spills to disk.
+
+    Roles may flip, and the last prefill worker leaves nothing to send.
+    """
+    num_pulling = max(config.decode, config.prefill + config.decode - 1)
+    wanted = 2 * config.transfer.max_inflight_mib * _MIB * num_pulling
     return max(_MIN_STORE_BYTES, min(wanted, psutil.virtual_memory().total // 4))
 
 

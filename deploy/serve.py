@@ -10,6 +10,7 @@ from pathlib import Path
 from common.config import ServeConfig
 from common.telemetry.logs import configure_logs
 from deploy.deployment import Deployment
+from deploy.fleet import DeploymentFleet
 from deploy.openai_gateway import OpenAiGateway, check_installed
 from pdserve.errors import SetupError
 from router.app import Router
@@ -37,13 +38,7 @@ async def running(
     config: ServeConfig, model_name: str, model_dir: Path, report: Callable[[str], None]
 ) -> AsyncIterator[Endpoints]:
     """A deployment with its router; everything is stopped on the way out, however that happens."""
-    ports = (
-        ("grpc_port", config.grpc_port),
-        ("http_port", config.http_port),
-        ("openai_port", config.openai_port or 0),
-    )
-    for key, port in ports:
-        check_port(config.grpc_host, key, port)
+    _check_ports(config)
     if config.openai_port is not None:
         check_installed()
     deployment = Deployment(config, model_name, model_dir)
@@ -51,7 +46,8 @@ async def running(
     try:
         addresses = await _start(deployment, report)
         report("connecting the router")
-        router = Router(model_name, model_dir, addresses, config.router)
+        fleet = DeploymentFleet(deployment)
+        router = Router(model_name, model_dir, addresses, config.router, fleet)
         grpc_port = await router.start(
             config.grpc_host, config.grpc_port, config.http_port, config.start_timeout_s
         )
@@ -72,7 +68,18 @@ async def running(
             await router.stop(config.drain_timeout_s)
         if gateway is not None:
             await gateway.stop()
+        deployment.abort()  # a change of the workers that still runs
         await asyncio.to_thread(deployment.stop)
+
+
+def _check_ports(config: ServeConfig) -> None:
+    ports = (
+        ("grpc_port", config.grpc_port),
+        ("http_port", config.http_port),
+        ("openai_port", config.openai_port or 0),
+    )
+    for key, port in ports:
+        check_port(config.grpc_host, key, port)
 
 
 async def _start(deployment: Deployment, report: Callable[[str], None]) -> list[str]:

@@ -2,45 +2,40 @@
 
 import os
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING
 
 from common.config import WorkerSpec
 from common.rpc.worker_host import WorkerHost
-from common.rpc.worker_service import WorkerPort
 from common.telemetry.logs import configure_logs, get_logger
+from deploy.role_switch import Builders, RoleSwitch
+
+if TYPE_CHECKING:
+    from common.engine.host import EngineHost
 
 _STOP_TIMEOUT_S = 5.0
 
-
-class Startable(WorkerPort, Protocol):
-    """A worker's life cycle."""
-
-    def start(self) -> None:
-        """Start the engine."""
-
-    def stop(self, timeout_s: float) -> bool:
-        """Stop it; whether it stopped in time."""
-
-
-WorkerT = TypeVar("WorkerT", bound=Startable)
 OnCrash = Callable[[BaseException], None]
+BuildHost = Callable[[WorkerSpec, OnCrash], "EngineHost"]
 
 
-class WorkerProcess(Generic[WorkerT]):
+class WorkerProcess:
     """Pins, builds and serves one worker."""
 
-    def __init__(self, spec: WorkerSpec, build: Callable[[WorkerSpec, OnCrash], WorkerT]) -> None:
+    def __init__(self, spec: WorkerSpec, build_host: BuildHost, builders: Builders) -> None:
         self._spec = spec
-        self._build = build
+        self._build_host = build_host
+        self._builders = builders
         self._host: WorkerHost | None = None
-        self._worker: WorkerT | None = None
+        self._worker: RoleSwitch | None = None
         configure_logs(process=spec.name)
+        # before torch or numba are imported: their thread pools inherit both
         if spec.cores:
-            # before torch or numba are imported: their thread pools inherit it
             os.sched_setaffinity(0, spec.cores)
+        if spec.num_threads:
+            os.environ["OMP_NUM_THREADS"] = str(spec.num_threads)  # Ray's is its own count of CPUs
 
     @property
-    def worker(self) -> WorkerT:
+    def worker(self) -> RoleSwitch:
         """The worker, once started."""
         if self._worker is None:
             raise RuntimeError("the worker is not started")
@@ -51,7 +46,7 @@ class WorkerProcess(Generic[WorkerT]):
         spec = self._spec
         if not spec.num_threads:
             spec = spec.model_copy(update={"num_threads": len(os.sched_getaffinity(0))})
-        self._worker = self._build(spec, _die)
+        self._worker = RoleSwitch(spec, self._build_host(spec, _die), self._builders)
         self._worker.start()
         self._host = WorkerHost(self._worker, spec.bind_host or "127.0.0.1")
         address = self._host.start()

@@ -14,6 +14,7 @@ from pdserve.errors import (
     InvalidRequestError,
     NotFoundError,
     OverloadedError,
+    PreconditionError,
     Reason,
     RequestCancelledError,
     RequestError,
@@ -24,12 +25,16 @@ from pdserve.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_g
 
 Messages = Sequence[tuple[str, str]]
 
+# beside the time for draining: starts, flips and stops, each of which the router limits itself
+_SCALE_WITHIN_S = 900.0
+
 _TOO_LARGE = "larger than max"
 
 _ERRORS: dict[grpc.StatusCode, type[RequestError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
     grpc.StatusCode.NOT_FOUND: NotFoundError,
     grpc.StatusCode.ALREADY_EXISTS: DuplicateRequestError,
+    grpc.StatusCode.FAILED_PRECONDITION: PreconditionError,
     grpc.StatusCode.CANCELLED: RequestCancelledError,
     grpc.StatusCode.DEADLINE_EXCEEDED: RequestTimeoutError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
@@ -122,6 +127,43 @@ class AsyncClient:
             return await self._admin.Status(admin_pb2.StatusRequest(), timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             raise to_error(error) from error
+
+    async def scale(
+        self,
+        prefill: int | None = None,
+        decode: int | None = None,
+        *,
+        drain_timeout_s: float = 300.0,
+    ) -> AsyncGenerator[admin_pb2.ScaleResponse]:
+        """Change how many workers of each role there are (None: as many as now); yields what is done.
+
+        It goes on when the iterator is left. Other requests are served meanwhile.
+        """
+        request = admin_pb2.ScaleRequest(drain_timeout_us=_to_us(drain_timeout_s))
+        if prefill is not None:
+            request.prefill = prefill
+        if decode is not None:
+            request.decode = decode
+        call = self._admin.Scale(request, timeout=drain_timeout_s + _SCALE_WITHIN_S)
+        try:
+            async for response in call:
+                yield response
+        except grpc.aio.AioRpcError as error:
+            raise to_error(error) from error
+        finally:
+            call.cancel()
+
+    async def drain(self, worker: str, *, timeout_s: float = 300.0) -> None:
+        """Let a worker end its work and leave; returns when it has."""
+        request = admin_pb2.DrainRequest(worker=worker, timeout_us=_to_us(timeout_s))
+        try:
+            await self._admin.Drain(request, timeout=timeout_s + _SCALE_WITHIN_S)
+        except grpc.aio.AioRpcError as error:
+            raise to_error(error) from error
+
+
+def _to_us(seconds: float) -> int:
+    return max(round(seconds * 1e6), 1)  # 0 would be the router's default
 
 
 def make_request(

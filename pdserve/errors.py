@@ -3,8 +3,9 @@
 PdserveError
 ├── RequestError                one request's failure; becomes a gRPC status with ErrorInfo(reason, field)
 │   ├── InvalidRequestError     INVALID_ARGUMENT: the request can never work; `field` names the culprit
-│   ├── NotFoundError           NOT_FOUND: no such model or request
+│   ├── NotFoundError           NOT_FOUND: no such model, request or worker
 │   ├── DuplicateRequestError   ALREADY_EXISTS: the request id is in use
+│   ├── PreconditionError       FAILED_PRECONDITION: the deployment cannot be changed like that now
 │   ├── OverloadedError         RESOURCE_EXHAUSTED: try again after `retry_after_s`
 │   ├── RequestCancelledError   CANCELLED: the client, or a Cancel call, ended it
 │   ├── RequestTimeoutError     DEADLINE_EXCEEDED: the client's deadline passed
@@ -26,7 +27,10 @@ class Reason(StrEnum):
     INVALID_FIELD = "INVALID_FIELD"
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
     REQUEST_NOT_FOUND = "REQUEST_NOT_FOUND"
+    WORKER_NOT_FOUND = "WORKER_NOT_FOUND"
     DUPLICATE_REQUEST_ID = "DUPLICATE_REQUEST_ID"
+    SCALE_REFUSED = "SCALE_REFUSED"
+    SCALE_IN_PROGRESS = "SCALE_IN_PROGRESS"
     QUEUE_FULL = "QUEUE_FULL"
     CANCELLED = "CANCELLED"
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
@@ -68,7 +72,7 @@ class InvalidRequestError(RequestError):
 
 
 class NotFoundError(RequestError):
-    """No such model or request."""
+    """No such model, request or worker."""
 
     default_reason = Reason.REQUEST_NOT_FOUND
 
@@ -77,6 +81,12 @@ class DuplicateRequestError(RequestError):
     """A live request has this id."""
 
     default_reason = Reason.DUPLICATE_REQUEST_ID
+
+
+class PreconditionError(RequestError):
+    """The deployment cannot be changed like that now."""
+
+    default_reason = Reason.SCALE_REFUSED
 
 
 class OverloadedError(RequestError):

@@ -83,6 +83,11 @@ class PrefillEngine:
         elif key not in self._ended:
             _remember(self._tombstones, key)
 
+    def retire(self) -> None:
+        """Give all prompts up; the decode workers that wait for them run the rest."""
+        for prompt in list(self._live.values()):
+            self._fail(prompt.seq, Reason.WORKER_LOST, "the worker takes another role")
+
     def step(self) -> bool:
         """Schedule, run, hand out; False when there was nothing to run."""
         self._expire()

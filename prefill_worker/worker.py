@@ -5,12 +5,11 @@ from collections.abc import Callable, Iterator
 
 from common.config import WorkerSpec
 from common.engine.counters import Counters
-from common.engine.engine import BUILD_TIMEOUT_S
 from common.engine.grammar import Grammars
-from common.engine.loop import EngineLoop
-from common.engine.profile_cache import build_profiled
+from common.engine.host import EngineHost
+from common.engine.sequence import Sequence
 from common.engine.worker_identity import make_info, with_age
-from common.kv_transfer.wire import WireItem
+from common.kv_transfer.wire import WireItem, make_failure
 from common.ledger import BlockLedger
 from common.request import (
     SequenceOutput,
@@ -30,9 +29,8 @@ from prefill_worker.scheduler import PrefillScheduler
 class PrefillWorker:
     """A KVSource for decode workers and a WorkerPort for routers."""
 
-    def __init__(self, spec: WorkerSpec, on_crash: Callable[[BaseException], None]) -> None:
-        self._loop = EngineLoop(spec.name, self._step, self._idle, on_crash)
-        engine = self._loop.call(lambda: build_profiled(spec), BUILD_TIMEOUT_S)
+    def __init__(self, spec: WorkerSpec, host: EngineHost) -> None:
+        self._loop, engine = host.loop, host.engine
         order = PrefillOrder(engine.costs.seconds_left)
         scheduler = PrefillScheduler(engine.prefix, order, engine.costs)
         self.info: WorkerInfo = make_info(spec, engine.spec, engine.costs.profile)
@@ -42,10 +40,20 @@ class PrefillWorker:
         self._engine = PrefillEngine(engine, scheduler, grammars, Counters())
         self._sinks: list[Callable[[StepOutput], None]] = []
         self._load = self._engine.load()
+        self._is_retired = False
 
     def start(self) -> None:
-        """Start the engine's thread."""
-        self._loop.start()
+        """Have the engine's thread do this role's work."""
+        self._loop.start(self._step, self._idle)
+
+    def retire(self) -> None:
+        """Give up all prompts and take none any more. In the engine's thread.
+
+        Streams whose prompt has run go on to their end: what they yield was copied out of the blocks.
+        """
+        self._is_retired = True
+        self._engine.retire()
+        self._engine.close()
 
     def stop(self, timeout_s: float) -> bool:
         """Stop it; whether it stopped in time."""
@@ -55,7 +63,7 @@ class PrefillWorker:
     def stream(self, request: WorkRequest) -> Iterator[WireItem]:
         """See KVSource.stream. Runs in a transport's thread."""
         seq, outbox = self._prefix.new_sequence(request, time.monotonic()), KVOutbox()
-        self._loop.post(lambda: self._engine.accept(seq, outbox))
+        self._loop.post(lambda: self._take(seq, outbox))
         is_complete = False
         try:
             yield from outbox.items()
@@ -97,6 +105,14 @@ class PrefillWorker:
         if worked:
             self._publish(StepOutput(load=self._load))
         return worked
+
+    def _take(self, seq: Sequence, outbox: KVOutbox) -> None:
+        if self._is_retired:  # asked by a decode worker whose router did not know yet
+            key = (seq.request_id, seq.request.attempt)
+            outbox.put(make_failure(*key, Reason.WORKER_LOST, "no prefill worker any more"))
+            outbox.finish()
+        else:
+            self._engine.accept(seq, outbox)
 
     def _publish(self, output: StepOutput) -> None:
         for sink in tuple(self._sinks):

@@ -17,17 +17,20 @@ from common.request import Role
 from common.rpc.channel import SERVER_OPTIONS
 from pdserve.errors import SetupError
 from pdserve.v1 import admin_pb2_grpc, inference_pb2_grpc
+from router.admin import AdminService
 from router.admission import Admission
 from router.blocks import Blocks
 from router.dispatch import Dispatcher
 from router.explain import Explanations
+from router.fleet import FixedFleet, Fleet
 from router.grammar import GrammarChecker
 from router.http import HttpServer
 from router.journey import Journeys
 from router.metrics import RouterMetrics
 from router.policy import make_policy
 from router.pool import WorkerPool
-from router.service import AdminService, InferenceService
+from router.scaling import Scaler
+from router.service import InferenceService
 from router.tokenizer import Tokenizer
 from router.validation import Limits
 from router.work_ids import WorkIds
@@ -42,13 +45,19 @@ class Router:
     """Serves one model from the workers at the given addresses. All methods on one event loop."""
 
     def __init__(
-        self, model: str, model_dir: Path, worker_addresses: Sequence[str], config: RouterConfig
+        self,
+        model: str,
+        model_dir: Path,
+        worker_addresses: Sequence[str],
+        config: RouterConfig,
+        fleet: Fleet | None = None,
     ) -> None:
         self._model = model
         self._model_dir = model_dir
         self._config = config
         self._tokenizer = Tokenizer(model_dir)
         self._pool = WorkerPool(worker_addresses, config)
+        self._scaler = Scaler(self._pool, fleet or FixedFleet())
         self._admission = Admission(config)
         self._explanations = Explanations()
         self._work_ids = WorkIds(secrets.token_hex(4))
@@ -87,6 +96,7 @@ class Router:
                     await asyncio.sleep(_POLL_S)
         # only now: a server that stops answers new calls with a bare CANCELLED
         await self._server.stop(grace=min(drain_timeout_s, _LAST_WORDS_S))
+        await self._scaler.close()
         await self._pool.close()
         if self._grammars is not None:
             await self._grammars.close()
@@ -128,7 +138,8 @@ class Router:
         )
         inference_pb2_grpc.add_InferenceServicer_to_server(inference, self._server)
         admin_pb2_grpc.add_AdminServicer_to_server(
-            AdminService(self._model, self._admission, self._pool, self._blocks), self._server
+            AdminService(self._model, self._admission, self._pool, self._scaler, self._blocks),
+            self._server,
         )
         if _HAS_VLLM_CONTRACT:
             self._add_vllm_service(limits, inference, journeys)

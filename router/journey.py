@@ -18,6 +18,7 @@ from common.request import WorkRequest
 from common.rpc.status import error_from_reason
 from pdserve.errors import Reason, RequestCancelledError, RequestTimeoutError
 from router.admission import Admission, Outcome, Ticket
+from router.booking import Booking
 from router.dispatch import Dispatcher
 from router.link import WorkStream
 from router.merge import merge
@@ -68,16 +69,18 @@ class Journeys:
             progress = [
                 self._progress(job, choice, decision, arrival_s) for choice in range(len(works))
             ]
-            travels = map(self._travel, works, progress, streams, repeat(ticket))
             num_open = len(works)
-            async with aclosing(merge([*travels])) as deltas:
-                async for delta in deltas:
-                    if delta.summary is not None:
-                        self._dispatcher.note_output(delta.summary.num_output_tokens)
-                        num_open -= 1
-                    if not num_open:
-                        ticket.outcome = Outcome.COMPLETED
-                    yield delta
+            # nothing is awaited since the choice: its workers are not drained in between
+            with self._pool.bookings.book(decision.route, len(works)) as booking:
+                args = (works, progress, streams, repeat(ticket), repeat(booking))
+                async with aclosing(merge([*map(self._travel, *args)])) as deltas:
+                    async for delta in deltas:
+                        if delta.summary is not None:
+                            self._dispatcher.note_output(delta.summary.num_output_tokens)
+                            num_open -= 1
+                        if not num_open:
+                            ticket.outcome = Outcome.COMPLETED
+                        yield delta
         except (RequestCancelledError, RequestTimeoutError):
             raise
         except Exception:
@@ -87,14 +90,18 @@ class Journeys:
             self._admission.leave(ticket)
 
     async def _travel(
-        self, work: WorkRequest, progress: Progress, stream: WorkStream, ticket: Ticket
+        self,
+        work: WorkRequest,
+        progress: Progress,
+        stream: WorkStream,
+        ticket: Ticket,
+        booking: Booking,
     ) -> AsyncGenerator[Delta]:
-        decision = progress.decision
-        link = self._pool.link(decision.route.decode)
-        # the first choice computes the prompt for all
-        num_tokens = 0 if progress.choice else decision.num_new_tokens
+        link = self._pool.link(progress.decision.route.decode)
         link.submit(work, stream)
-        assigned = self._pool.assigned
+        # the first choice computes the prompt for all
+        decision, assigned = progress.decision, self._pool.assigned
+        num_tokens = 0 if progress.choice else decision.num_new_tokens
         prompt = assigned.add(decision.prompt_worker, num_tokens, work.priority)
         try:
             while True:
@@ -102,6 +109,7 @@ class Journeys:
                 if output.failure:
                     raise error_from_reason(output.failure.reason, output.failure.message)
                 assigned.discard(prompt)
+                booking.note_token(progress.choice)
                 self._admission.note_token(ticket)
                 delta = progress.advance(output)
                 yield delta

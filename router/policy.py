@@ -77,7 +77,7 @@ class LeastLoaded:
             return None
         target = min(decode, key=_fewest_sequences)
         source = min(
-            prefill, key=lambda c: (c.backlog_tokens, c.overtaken_tokens, c.name), default=None
+            prefill, key=lambda c: (c.backlog_tokens + c.overtaken_tokens, c.name), default=None
         )
         route = Route(target.name, source.name if source else None)
         return _explained("least_loaded", ask, route, prefill, decode)

@@ -7,8 +7,9 @@ from enum import StrEnum
 
 from common.config import RouterConfig
 from common.request import Role, WorkerInfo, WorkerLoad
-from pdserve.errors import SetupError, UnavailableError
+from pdserve.errors import RequestTimeoutError, SetupError, UnavailableError
 from router.assigned import Assigned
+from router.booking import Bookings
 from router.link import WorkerLink
 from router.prediction import Ask, Candidate
 from router.prefix_index import PromptKeys
@@ -22,6 +23,7 @@ class WorkerState(StrEnum):
     READY = "ready"
     STALLED = "stalled"
     UNREACHABLE = "unreachable"
+    DRAINING = "draining"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class WorkerView:
     load: WorkerLoad
     state: WorkerState
     address: str
+    is_connected: bool
 
 
 class WorkerPool:
@@ -39,8 +42,10 @@ class WorkerPool:
 
     def __init__(self, addresses: Sequence[str], config: RouterConfig) -> None:
         self._config = config
-        self._links = [WorkerLink(address, self._check_agreement) for address in addresses]
+        self._links = [self._link_to(address) for address in addresses]
+        self._draining: set[str] = set()
         self.assigned = Assigned()
+        self.bookings = Bookings()
 
     def start(self) -> None:
         """Connect to every worker, in the background."""
@@ -53,21 +58,60 @@ class WorkerPool:
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Until all workers are connected. Raises SetupError (refused) or UnavailableError (timeout)."""
+        await _wait_connected(self._links, timeout_s)
+
+    async def add(self, addresses: Sequence[str], timeout_s: float) -> None:
+        """Take workers in, all of them once all are connected. Raises what `wait_ready` does."""
+        links = [self._link_to(address) for address in addresses]
+        try:
+            for link in links:
+                link.start()
+            await _wait_connected(links, timeout_s)
+        except BaseException:
+            await asyncio.gather(*(link.close() for link in links))
+            raise
+        self._links += links
+
+    async def remove(self, name: str) -> None:
+        """Forget a worker. Requests that it still has end with WORKER_LOST."""
+        link = self.link(name)
+        self._links.remove(link)
+        self.undrain(name)
+        await link.close()
+
+    def drain(self, name: str) -> None:
+        """Choose a worker for nothing new."""
+        self._draining.add(name)
+
+    def undrain(self, name: str) -> None:
+        """Choose it again."""
+        self._draining.discard(name)
+
+    async def wait_drained(self, name: str, timeout_s: float) -> None:
+        """Until no request of this router needs the worker. Raises RequestTimeoutError."""
         try:
             async with asyncio.timeout(timeout_s):
-                while not all(link.is_connected for link in self._links):
-                    for link in self._links:
-                        if link.refusal is not None:
-                            raise link.refusal
+                while self.bookings.num_requests(name):
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
-            missing = [link.address for link in self._links if not link.is_connected]
-            raise UnavailableError(f"workers not reachable in {timeout_s} s: {missing}") from None
+            num_left = self.bookings.num_requests(name)
+            raise RequestTimeoutError(
+                f"{name} still had {num_left} requests when the time for draining was over"
+            ) from None
+
+    async def wait_role(self, name: str, role: Role, timeout_s: float) -> None:
+        """Until a worker has introduced itself with a role. Raises UnavailableError."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not (self.role(name) is role and self.link(name).is_connected):
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            raise UnavailableError(f"{name} is no {role} worker after {timeout_s} s") from None
 
     def views(self) -> list[WorkerView]:
         """Every worker that ever introduced itself, by role (prefill first) and name."""
         views = [
-            WorkerView(link.info, link.load, self._state(link), link.address)
+            WorkerView(link.info, link.load, self._state(link), link.address, link.is_connected)
             for link in self._links
             if link.info is not None
         ]
@@ -95,10 +139,11 @@ class WorkerPool:
 
     def link(self, name: str) -> WorkerLink:
         """The link to a worker by name. Raises UnavailableError."""
-        for link in self._links:
-            if link.info is not None and link.info.name == name:
-                return link
-        raise UnavailableError(f"no worker named {name}")
+        return self._named(name)[0]
+
+    def role(self, name: str) -> Role:
+        """What a worker by name does now. Raises UnavailableError."""
+        return self._named(name)[1].role
 
     def min_kv_capacity_tokens(self) -> int:
         """Token positions in the smallest decode worker's KV memory."""
@@ -129,8 +174,19 @@ class WorkerPool:
     def _state(self, link: WorkerLink) -> WorkerState:
         if not link.is_connected or link.is_silent:
             return WorkerState.UNREACHABLE
+        if link.info is not None and link.info.name in self._draining:
+            return WorkerState.DRAINING
         is_stalled = link.load.progress_age_s > self._config.stalled_after_s
         return WorkerState.STALLED if is_stalled else WorkerState.READY
+
+    def _named(self, name: str) -> tuple[WorkerLink, WorkerInfo]:
+        for link in self._links:
+            if link.info is not None and link.info.name == name:
+                return link, link.info
+        raise UnavailableError(f"no worker named {name}")
+
+    def _link_to(self, address: str) -> WorkerLink:
+        return WorkerLink(address, self._check_agreement)
 
     def _check_agreement(self, info: WorkerInfo) -> None:
         for other in self._links:
@@ -142,6 +198,19 @@ class WorkerPool:
                 f"worker {known.name} has {known.model_fingerprint}",
                 "give all workers of a deployment the same model and dtype",
             )
+
+
+async def _wait_connected(links: Sequence[WorkerLink], timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            while not all(link.is_connected for link in links):
+                for link in links:
+                    if link.refusal is not None:
+                        raise link.refusal
+                await asyncio.sleep(_POLL_S)
+    except TimeoutError:
+        missing = [link.address for link in links if not link.is_connected]
+        raise UnavailableError(f"workers not reachable in {timeout_s} s: {missing}") from None
 
 
 def _decodes(info: WorkerInfo) -> bool:

@@ -6,28 +6,22 @@ from typing import TypeAlias
 
 import grpc
 
-from common.rpc.convert import finish_to_pb, load_to_pb, role_to_pb
+from common.rpc.convert import finish_to_pb
 from common.rpc.convert_sampling import logprobs_to_pb
 from common.rpc.convert_timings import timings_to_pb, to_us
 from common.rpc.status import to_status
 from common.telemetry.logs import get_logger
 from pdserve.errors import InternalError, RequestError
-from pdserve.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
-from router.admission import Admission, Outcome
+from pdserve.v1 import inference_pb2, inference_pb2_grpc
+from router.admission import Admission
 from router.blocks import Blocks
 from router.explain import Explanations
 from router.grammar import GrammarChecker
 from router.journey import Journeys
-from router.pool import WorkerPool, WorkerState, WorkerView
 from router.progress import Delta, Summary
 from router.tokenizer import Tokenizer
 from router.validation import Job, Limits, parse_request
 
-_STATES = {
-    WorkerState.READY: admin_pb2.WORKER_STATE_READY,
-    WorkerState.STALLED: admin_pb2.WORKER_STATE_STALLED,
-    WorkerState.UNREACHABLE: admin_pb2.WORKER_STATE_UNREACHABLE,
-}
 _log = get_logger()
 
 GenerateContext: TypeAlias = grpc.aio.ServicerContext[
@@ -116,58 +110,6 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         except RequestError:
             self._admission.reject()
             raise
-
-
-class AdminService(admin_pb2_grpc.AdminServicer):
-    """pdserve.v1.Admin."""
-
-    def __init__(self, model: str, admission: Admission, pool: WorkerPool, blocks: Blocks) -> None:
-        self._model = model
-        self._admission = admission
-        self._pool = pool
-        self._blocks = blocks
-
-    async def Blocks(
-        self,
-        request: admin_pb2.BlocksRequest,
-        context: grpc.aio.ServicerContext[admin_pb2.BlocksRequest, admin_pb2.BlocksResponse],
-    ) -> admin_pb2.BlocksResponse:
-        """See admin.proto."""
-        return admin_pb2.BlocksResponse(workers=await self._blocks.all())
-
-    async def Status(
-        self,
-        request: admin_pb2.StatusRequest,
-        context: grpc.aio.ServicerContext[admin_pb2.StatusRequest, admin_pb2.StatusResponse],
-    ) -> admin_pb2.StatusResponse:
-        """See admin.proto."""
-        admission = self._admission
-        router = admin_pb2.RouterStatus(
-            model=self._model,
-            requests_in_flight=admission.num_in_flight,
-            requests_queued=admission.num_queued,
-            totals=admin_pb2.Outcomes(
-                accepted=admission.accepted,
-                completed=admission.ended[Outcome.COMPLETED],
-                cancelled=admission.ended[Outcome.CANCELLED],
-                failed=admission.ended[Outcome.FAILED],
-                rejected=admission.rejected,
-            ),
-        )
-        workers = [_worker_status(view) for view in self._pool.views()]
-        return admin_pb2.StatusResponse(router=router, workers=workers)
-
-
-def _worker_status(view: WorkerView) -> admin_pb2.WorkerStatus:
-    return admin_pb2.WorkerStatus(
-        name=view.info.name,
-        role=role_to_pb(view.info.role),
-        pid=view.info.pid,
-        incarnation=view.info.incarnation,
-        state=_STATES[view.state],
-        address=view.address,
-        load=load_to_pb(view.load),
-    )
 
 
 def _to_response(job: Job, delta: Delta) -> inference_pb2.GenerateResponse:

@@ -8,7 +8,7 @@ from common.request import WorkerLoad
 
 @dataclass(slots=True)
 class Counters:
-    """Totals since the process started. Written by the engine's thread only."""
+    """Totals since the worker took its role. Written by the engine's thread only."""
 
     steps: int = 0
     prefill_tokens: int = 0

@@ -3,9 +3,10 @@
 0. `call` builds the engine in this thread, before `start`: OpenMP keeps a team of threads for every thread
    that ever used it, and with two teams on the same cores both stop spinning, which halves decode speed.
 1. Other threads `post` messages (callables); the loop runs them between steps, in order.
-2. Then, once started, it calls `step`, which returns whether there was anything to do.
+2. Then it calls the `step` it was started with, which returns whether there was anything to do.
 3. With nothing to do it sleeps until the next message, at most `_IDLE_S`, then runs `on_idle`.
-4. An exception from `step` or a message ends the loop and is handed to `on_crash`: a worker with a broken
+4. `start` again, by another role of the same engine: from its next step on the loop drives that one.
+5. An exception from `step` or a message ends the loop and is handed to `on_crash`: a worker with a broken
    engine must die and be restarted, not pretend to live.
 
 All engine state (scheduler, pool, cache) belongs to this thread; nobody else touches it.
@@ -25,21 +26,14 @@ Message = Callable[[], None]
 
 
 class EngineLoop:
-    """Runs `step` in a thread of its own."""
+    """Runs what `start` is given in a thread of its own."""
 
-    def __init__(
-        self,
-        name: str,
-        step: Callable[[], bool],
-        on_idle: Callable[[], None],
-        on_crash: Callable[[BaseException], None],
-    ) -> None:
-        self._step = step
-        self._on_idle = on_idle
+    def __init__(self, name: str, on_crash: Callable[[BaseException], None]) -> None:
         self._on_crash = on_crash
+        self._step: Callable[[], bool] = _no_work
+        self._on_idle: Message = _no_check
         self._mailbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._started = False
         self._stopping = False
         self._busy = False
         self.last_progress_s = time.monotonic()
@@ -56,12 +50,14 @@ class EngineLoop:
         self._thread.start()
         return future.result(timeout_s)
 
-    def start(self) -> None:
-        """Start stepping."""
-        self._started = True
-        if self._thread.is_alive():
-            self.wake()
-        else:
+    def start(self, step: Callable[[], bool], on_idle: Message) -> None:
+        """Drive `step`, which returns whether there was work, and `on_idle` where there was none."""
+
+        def drive() -> None:
+            self._step, self._on_idle = step, on_idle
+
+        self.post(drive)
+        if self._thread.ident is None:
             self._thread.start()
 
     def post(self, message: Message) -> None:
@@ -84,7 +80,7 @@ class EngineLoop:
         try:
             while not self._stopping:
                 self._drain()
-                if not (self._started and self._advance()):
+                if not self._advance():
                     self._sleep()
         except BaseException as error:  # the loop's last word; re-raising would only reach stderr
             self._on_crash(error)
@@ -104,12 +100,19 @@ class EngineLoop:
         try:
             self._handle(self._mailbox.get(timeout=_IDLE_S))
         except queue.Empty:
-            if self._started:
-                self._on_idle()
+            self._on_idle()
 
     def _handle(self, message: Message | None) -> None:
         if message is not None:
             message()
+
+
+def _no_work() -> bool:
+    return False
+
+
+def _no_check() -> None:
+    pass
 
 
 def _settle(future: Future[T], function: Callable[[], T]) -> None:

@@ -11,7 +11,7 @@ from common.request import Role, WorkerInfo, WorkerLoad
 
 
 def make_info(spec: WorkerSpec, model: ModelSpec, profile: WorkerProfile) -> WorkerInfo:
-    """The identity of this process; call once per process start."""
+    """The identity of this process; call once a process and role."""
     return WorkerInfo(
         name=spec.name,
         role=Role(spec.role),

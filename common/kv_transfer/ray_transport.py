@@ -7,10 +7,11 @@ timeout, because after a node's death Ray alone would hang for 30 s.
 
 import contextlib
 import time
+from collections.abc import Callable
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from common.kv_transfer.transport import TransferError
 from common.kv_transfer.wire import WireItem
@@ -37,18 +38,28 @@ class RayKVTransport:
         except (RayError, ValueError) as error:
             self._handles.pop(worker, None)
             raise TransferError(f"prefill worker {worker} is not reachable: {error}") from error
-        return RayKVStream(handle, refs, request)
+        return RayKVStream(handle, refs, request, lambda: self._forget(worker, handle))
+
+    def _forget(self, worker: str, handle: ActorHandle) -> None:
+        """A worker died; one that is started under its name must be found."""
+        if self._handles.get(worker) is handle:
+            del self._handles[worker]
 
 
 class RayKVStream:
     """Reads one generator. `next` is called from one thread; `close` from any."""
 
     def __init__(
-        self, handle: ActorHandle, refs: "ray.ObjectRefGenerator", request: WorkRequest
+        self,
+        handle: ActorHandle,
+        refs: "ray.ObjectRefGenerator",
+        request: WorkRequest,
+        on_death: Callable[[], None],
     ) -> None:
         self._handle = handle
         self._refs = refs
         self._request = request
+        self._on_death = on_death
         self._closed = False
 
     def next(self, timeout_s: float) -> WireItem | None:
@@ -65,6 +76,8 @@ class RayKVStream:
         except GetTimeoutError as error:
             raise TransferError(f"a KV object could not be read in {timeout_s} s") from error
         except RayError as error:
+            if isinstance(error, RayActorError):
+                self._on_death()
             raise TransferError(f"prefill worker failed: {type(error).__name__}") from error
         return item
 

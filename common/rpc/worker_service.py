@@ -1,6 +1,7 @@
 """The worker's side of the router's stream.
 
-1. A router connects; the worker introduces itself (WorkerInfo), then reports its load and prefixes.
+1. A router connects; the worker introduces itself (WorkerInfo), then reports its load and prefixes. It does
+   so again when it has taken another role.
 2. Submits, cancels and questions come down; a connection owns what was submitted on it.
 3. The engine's thread publishes one StepOutput per step; each connection takes its own requests' share.
 4. When the stream ends, for whatever reason, everything it still owns is cancelled.
@@ -28,8 +29,13 @@ _REPORT_EVERY_S = 1.0
 class WorkerPort(Protocol):
     """What the service drives. All methods may be called from any thread."""
 
-    info: WorkerInfo
-    prefixes: PrefixLog
+    @property
+    def info(self) -> WorkerInfo:
+        """Who it is: the same object until its role changes."""
+
+    @property
+    def prefixes(self) -> PrefixLog:
+        """Which prefixes it holds."""
 
     def submit(self, request: WorkRequest) -> None:
         """Start a request."""
@@ -91,13 +97,17 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         unsubscribe = self._worker.subscribe(connection.tell)
         reader = asyncio.create_task(self._read(request_iterator, connection))
         try:
-            yield worker_pb2.ConnectResponse(info=info_to_pb(self._worker.info))
+            introduced = self._worker.info
+            yield worker_pb2.ConnectResponse(info=info_to_pb(introduced))
             for report in self._reports(connection):
                 yield report
             while not reader.done():
                 item = await _next(connection.news, reader)
                 for message in _to_messages(item, connection.owned) if item else ():
                     yield message
+                if self._worker.info is not introduced:
+                    introduced = self._worker.info
+                    yield worker_pb2.ConnectResponse(info=info_to_pb(introduced))
                 for report in self._reports(connection):
                     yield report
         finally:

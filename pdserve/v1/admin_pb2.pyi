@@ -54,6 +54,8 @@ class _WorkerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerSta
     """Connected, has work, and made no step for a while."""
     WORKER_STATE_UNREACHABLE: _WorkerState.ValueType  # 3
     """No connection."""
+    WORKER_STATE_DRAINING: _WorkerState.ValueType  # 4
+    """Connected and given no new work; when what it has is done it leaves, or takes another role."""
 
 class WorkerState(_WorkerState, metaclass=_WorkerStateEnumTypeWrapper): ...
 
@@ -64,7 +66,42 @@ WORKER_STATE_STALLED: WorkerState.ValueType  # 2
 """Connected, has work, and made no step for a while."""
 WORKER_STATE_UNREACHABLE: WorkerState.ValueType  # 3
 """No connection."""
+WORKER_STATE_DRAINING: WorkerState.ValueType  # 4
+"""Connected and given no new work; when what it has is done it leaves, or takes another role."""
 Global___WorkerState: _TypeAlias = WorkerState  # noqa: Y015
+
+class _ScaleAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScaleActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ScaleAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCALE_ACTION_UNSPECIFIED: _ScaleAction.ValueType  # 0
+    SCALE_ACTION_STARTING: _ScaleAction.ValueType  # 1
+    """A process starts; it has no name yet."""
+    SCALE_ACTION_STARTED: _ScaleAction.ValueType  # 2
+    """A worker has started and takes work."""
+    SCALE_ACTION_DRAINING: _ScaleAction.ValueType  # 3
+    """A worker gets no new work and ends what it has."""
+    SCALE_ACTION_FLIPPED: _ScaleAction.ValueType  # 4
+    """A worker has taken the other role and takes work."""
+    SCALE_ACTION_STOPPED: _ScaleAction.ValueType  # 5
+    """A worker has left and its process is ended."""
+
+class ScaleAction(_ScaleAction, metaclass=_ScaleActionEnumTypeWrapper): ...
+
+SCALE_ACTION_UNSPECIFIED: ScaleAction.ValueType  # 0
+SCALE_ACTION_STARTING: ScaleAction.ValueType  # 1
+"""A process starts; it has no name yet."""
+SCALE_ACTION_STARTED: ScaleAction.ValueType  # 2
+"""A worker has started and takes work."""
+SCALE_ACTION_DRAINING: ScaleAction.ValueType  # 3
+"""A worker gets no new work and ends what it has."""
+SCALE_ACTION_FLIPPED: ScaleAction.ValueType  # 4
+"""A worker has taken the other role and takes work."""
+SCALE_ACTION_STOPPED: ScaleAction.ValueType  # 5
+"""A worker has left and its process is ended."""
+Global___ScaleAction: _TypeAlias = ScaleAction  # noqa: Y015
 
 @_typing.final
 class BlocksRequest(_message.Message):
@@ -228,13 +265,15 @@ class WorkerStatus(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Unique in the deployment, for example "prefill-0"."""
+    """Unique in the deployment, for example "prefill-0": the role it was started for, and a number. It stays when the
+    role changes.
+    """
     role: Global___WorkerRole.ValueType
     """What the worker does."""
     pid: _builtins.int
     """Operating-system process id on its node."""
     incarnation: _builtins.str
-    """Changes each time the worker's process starts."""
+    """Changes each time the worker's process starts, and with its role; the counters of `load` begin anew then."""
     state: Global___WorkerState.ValueType
     """What the router makes of it."""
     address: _builtins.str
@@ -399,3 +438,109 @@ class CostCorrection(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CostCorrection: _TypeAlias = CostCorrection  # noqa: Y015
+
+@_typing.final
+class ScaleRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREFILL_FIELD_NUMBER: _builtins.int
+    DECODE_FIELD_NUMBER: _builtins.int
+    DRAIN_TIMEOUT_US_FIELD_NUMBER: _builtins.int
+    prefill: _builtins.int
+    """Prefill workers wanted, 0 to 1024; unset: as many as there are."""
+    decode: _builtins.int
+    """Decode workers wanted, 1 to 256; unset: as many as there are."""
+    drain_timeout_us: _builtins.int
+    """The longest that the work of workers which leave or change their role may go on, microseconds; 0: 5 minutes.
+    Afterwards they take new work again, and the call fails.
+    """
+    def __init__(
+        self,
+        *,
+        prefill: _builtins.int | None = ...,
+        decode: _builtins.int | None = ...,
+        drain_timeout_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_decode", b"_decode", "_prefill", b"_prefill", "decode", b"decode", "prefill", b"prefill"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_decode", b"_decode", "_prefill", b"_prefill", "decode", b"decode", "drain_timeout_us", b"drain_timeout_us", "prefill", b"prefill"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__decode: _TypeAlias = _typing.Literal["decode"]  # noqa: Y015
+    _WhichOneofArgType__decode: _TypeAlias = _typing.Literal["_decode", b"_decode"]  # noqa: Y015
+    _WhichOneofReturnType__prefill: _TypeAlias = _typing.Literal["prefill"]  # noqa: Y015
+    _WhichOneofArgType__prefill: _TypeAlias = _typing.Literal["_prefill", b"_prefill"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__decode) -> _WhichOneofReturnType__decode | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__prefill) -> _WhichOneofReturnType__prefill | None: ...
+
+Global___ScaleRequest: _TypeAlias = ScaleRequest  # noqa: Y015
+
+@_typing.final
+class ScaleResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    action: Global___ScaleAction.ValueType
+    """What was done, or is begun now."""
+    worker: _builtins.str
+    """The worker's name; empty for SCALE_ACTION_STARTING."""
+    role: Global___WorkerRole.ValueType
+    """The role it is given, or has."""
+    def __init__(
+        self,
+        *,
+        action: Global___ScaleAction.ValueType = ...,
+        worker: _builtins.str = ...,
+        role: Global___WorkerRole.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "role", b"role", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScaleResponse: _TypeAlias = ScaleResponse  # noqa: Y015
+
+@_typing.final
+class DrainRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_FIELD_NUMBER: _builtins.int
+    TIMEOUT_US_FIELD_NUMBER: _builtins.int
+    worker: _builtins.str
+    """Name of the worker."""
+    timeout_us: _builtins.int
+    """The longest that its work may go on, microseconds; 0: 5 minutes. Afterwards it takes new work again, and the call
+    fails.
+    """
+    def __init__(
+        self,
+        *,
+        worker: _builtins.str = ...,
+        timeout_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["timeout_us", b"timeout_us", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainRequest: _TypeAlias = DrainRequest  # noqa: Y015
+
+@_typing.final
+class DrainResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainResponse: _TypeAlias = DrainResponse  # noqa: Y015

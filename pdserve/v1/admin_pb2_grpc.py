@@ -45,6 +45,16 @@ class AdminStub(object):
                 request_serializer=pdserve_dot_v1_dot_admin__pb2.BlocksRequest.SerializeToString,
                 response_deserializer=pdserve_dot_v1_dot_admin__pb2.BlocksResponse.FromString,
                 _registered_method=True)
+        self.Scale = channel.unary_stream(
+                '/pdserve.v1.Admin/Scale',
+                request_serializer=pdserve_dot_v1_dot_admin__pb2.ScaleRequest.SerializeToString,
+                response_deserializer=pdserve_dot_v1_dot_admin__pb2.ScaleResponse.FromString,
+                _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/pdserve.v1.Admin/Drain',
+                request_serializer=pdserve_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
+                response_deserializer=pdserve_dot_v1_dot_admin__pb2.DrainResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer(object):
@@ -65,6 +75,22 @@ class AdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Scale(self, request, context):
+        """Changes how many workers of each role there are, while requests are served. One message for each thing done; the
+        change goes on when the client leaves. One change runs at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Drain(self, request, context):
+        """Takes one worker out: it gets no new work, what it has ends, then it leaves and its process ends. Answers when that
+        is done; it goes on when the client leaves.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +103,16 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Blocks,
                     request_deserializer=pdserve_dot_v1_dot_admin__pb2.BlocksRequest.FromString,
                     response_serializer=pdserve_dot_v1_dot_admin__pb2.BlocksResponse.SerializeToString,
+            ),
+            'Scale': grpc.unary_stream_rpc_method_handler(
+                    servicer.Scale,
+                    request_deserializer=pdserve_dot_v1_dot_admin__pb2.ScaleRequest.FromString,
+                    response_serializer=pdserve_dot_v1_dot_admin__pb2.ScaleResponse.SerializeToString,
+            ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=pdserve_dot_v1_dot_admin__pb2.DrainRequest.FromString,
+                    response_serializer=pdserve_dot_v1_dot_admin__pb2.DrainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +170,60 @@ class Admin(object):
             '/pdserve.v1.Admin/Blocks',
             pdserve_dot_v1_dot_admin__pb2.BlocksRequest.SerializeToString,
             pdserve_dot_v1_dot_admin__pb2.BlocksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Scale(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/pdserve.v1.Admin/Scale',
+            pdserve_dot_v1_dot_admin__pb2.ScaleRequest.SerializeToString,
+            pdserve_dot_v1_dot_admin__pb2.ScaleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pdserve.v1.Admin/Drain',
+            pdserve_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
+            pdserve_dot_v1_dot_admin__pb2.DrainResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,14 @@ class AdminStub:
     """The router's and each worker's state."""
     Blocks: _grpc.UnaryUnaryMultiCallable[_admin_pb2.BlocksRequest, _admin_pb2.BlocksResponse]
     """Who holds which worker's KV blocks, and why."""
+    Scale: _grpc.UnaryStreamMultiCallable[_admin_pb2.ScaleRequest, _admin_pb2.ScaleResponse]
+    """Changes how many workers of each role there are, while requests are served. One message for each thing done; the
+    change goes on when the client leaves. One change runs at a time.
+    """
+    Drain: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainResponse]
+    """Takes one worker out: it gets no new work, what it has ends, then it leaves and its process ends. Answers when that
+    is done; it goes on when the client leaves.
+    """
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -47,6 +55,14 @@ class AdminAsyncStub(AdminStub):
     """The router's and each worker's state."""
     Blocks: _aio.UnaryUnaryMultiCallable[_admin_pb2.BlocksRequest, _admin_pb2.BlocksResponse]  # type: ignore[assignment]
     """Who holds which worker's KV blocks, and why."""
+    Scale: _aio.UnaryStreamMultiCallable[_admin_pb2.ScaleRequest, _admin_pb2.ScaleResponse]  # type: ignore[assignment]
+    """Changes how many workers of each role there are, while requests are served. One message for each thing done; the
+    change goes on when the client leaves. One change runs at a time.
+    """
+    Drain: _aio.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainResponse]  # type: ignore[assignment]
+    """Takes one worker out: it gets no new work, what it has ends, then it leaves and its process ends. Answers when that
+    is done; it goes on when the client leaves.
+    """
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     """Operations; not for end users."""
@@ -66,5 +82,25 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.BlocksResponse, _abc.Awaitable[_admin_pb2.BlocksResponse]]:
         """Who holds which worker's KV blocks, and why."""
+
+    @_abc_1.abstractmethod
+    def Scale(
+        self,
+        request: _admin_pb2.ScaleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_admin_pb2.ScaleResponse], _abc.AsyncIterator[_admin_pb2.ScaleResponse]]:
+        """Changes how many workers of each role there are, while requests are served. One message for each thing done; the
+        change goes on when the client leaves. One change runs at a time.
+        """
+
+    @_abc_1.abstractmethod
+    def Drain(
+        self,
+        request: _admin_pb2.DrainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DrainResponse, _abc.Awaitable[_admin_pb2.DrainResponse]]:
+        """Takes one worker out: it gets no new work, what it has ends, then it leaves and its process ends. Answers when that
+        is done; it goes on when the client leaves.
+        """
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

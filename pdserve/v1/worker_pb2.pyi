@@ -215,7 +215,7 @@ class ConnectResponse(_message.Message):
     BLOCKS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def info(self) -> Global___WorkerInfo:
-        """First message of every stream."""
+        """First message of every stream; comes again when the worker's role has changed."""
 
     @_builtins.property
     def step(self) -> Global___StepOutput:
@@ -377,7 +377,7 @@ class WorkerInfo(_message.Message):
     pid: _builtins.int
     """Operating-system process id."""
     incarnation: _builtins.str
-    """Changes each time the process starts."""
+    """Changes each time the process starts or takes another role."""
     model_fingerprint: _builtins.str
     """Identifies weights and configuration; all workers of a deployment must agree."""
     max_context_tokens: _builtins.int

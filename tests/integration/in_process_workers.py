@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from common.config import EngineConfig, TransferConfig, WorkerSpec
+from common.engine.host import build_host
 from common.kv_transfer.in_process import InProcessTransport
 from common.kv_transfer.transport import KVSource
 from common.request import (
@@ -183,9 +184,10 @@ class Workers:
                 (PREFILL, "decode-0"), ("prefill", "decode"), configs, strict=True
             )
         ]
-        self.prefill = PrefillWorker(specs[0], self.crashes.append)
+        self.prefill = PrefillWorker(specs[0], build_host(specs[0], self.crashes.append))
         transport = InProcessTransport({PREFILL: wrap(self.prefill)})
-        self.decode = DecodeWorker(specs[1], transport, self.crashes.append)
+        host = build_host(specs[1], self.crashes.append)
+        self.decode = DecodeWorker(specs[1], host, transport)
         self.decode.subscribe(self.answers.take)
 
     def __enter__(self) -> Self:

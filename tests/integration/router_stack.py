@@ -11,6 +11,7 @@ from common.rpc.worker_host import WorkerHost
 from pdserve.client import AsyncClient
 from pdserve.v1 import admin_pb2, inference_pb2
 from router.app import Router
+from router.fleet import Fleet
 from tests.integration.scripted_worker import WITHIN_S, ScriptedWorker
 
 HOST = "127.0.0.1"
@@ -54,10 +55,13 @@ class Stack:
 
 @asynccontextmanager
 async def routing(
-    model_dir: Path, addresses: Sequence[str], config: RouterConfig | None = None
+    model_dir: Path,
+    addresses: Sequence[str],
+    config: RouterConfig | None = None,
+    fleet: Fleet | None = None,
 ) -> AsyncIterator[Stack]:
     """A router that is ready, over workers at these addresses."""
-    router = Router(MODEL, model_dir, addresses, config or RouterConfig())
+    router = Router(MODEL, model_dir, addresses, config or RouterConfig(), fleet)
     try:
         port = await router.start(HOST, 0, 0, WITHIN_S)
         address = f"{HOST}:{port}"
@@ -69,13 +73,16 @@ async def routing(
 
 @asynccontextmanager
 async def serving(
-    model_dir: Path, *workers: ScriptedWorker, config: RouterConfig | None = None
+    model_dir: Path,
+    *workers: ScriptedWorker,
+    config: RouterConfig | None = None,
+    fleet: Fleet | None = None,
 ) -> AsyncIterator[Stack]:
     """The same with its workers."""
     hosts = [WorkerHost(worker, HOST) for worker in workers]
     try:
         addresses = [host.start() for host in hosts]
-        async with routing(model_dir, addresses, config) as stack:
+        async with routing(model_dir, addresses, config, fleet) as stack:
             stack.hosts = hosts
             yield stack
     finally:

@@ -13,6 +13,7 @@ from pdserve.errors import (
     InvalidRequestError,
     NotFoundError,
     OverloadedError,
+    PreconditionError,
     Reason,
     RequestCancelledError,
     RequestError,
@@ -25,6 +26,7 @@ ERRORS_MD = Path(__file__).parents[3] / "docs" / "errors.md"
 KINDS: dict[str, type[RequestError]] = {
     "INVALID_ARGUMENT": InvalidRequestError,
     "NOT_FOUND": NotFoundError,
+    "FAILED_PRECONDITION": PreconditionError,
     "ALREADY_EXISTS": DuplicateRequestError,
     "RESOURCE_EXHAUSTED": OverloadedError,
     "CANCELLED": RequestCancelledError,

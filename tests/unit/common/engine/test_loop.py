@@ -19,7 +19,7 @@ class Engine:
         self.idle = threading.Event()
         self.crashed = threading.Event()
         self.crash: BaseException | None = None
-        self.loop = EngineLoop("test", self.step, self.on_idle, self.on_crash)
+        self.loop = EngineLoop("test", self.on_crash)
 
     def step(self) -> bool:
         self.threads.add(threading.get_ident())
@@ -37,6 +37,9 @@ class Engine:
     def on_crash(self, error: BaseException) -> None:
         self.crash = error
         self.crashed.set()
+
+    def start(self) -> None:
+        self.loop.start(self.step, self.on_idle)
 
     def finish(self, message: Callable[[], None]) -> None:
         """Post, and wait until it has run."""
@@ -66,7 +69,7 @@ def add_work(engine: Engine, steps: int) -> None:
 
 
 def test_messages_run_in_order_in_the_engines_thread(engine: Engine) -> None:
-    engine.loop.start()
+    engine.start()
     seen: list[int] = []
     for number in range(20):
         engine.loop.post(lambda n=number: seen.append(n))  # type: ignore[misc]
@@ -85,14 +88,14 @@ def test_a_message_runs_before_the_next_step(engine: Engine) -> None:
         engine.work = 4
         engine.on_step = lambda: engine.loop.post(note)
 
-    engine.loop.start()
+    engine.start()
     engine.finish(start)
     assert engine.idle.wait(WITHIN_S)
     assert engine.calls == ["step", "message"] * 4
 
 
 def test_all_work_is_done_without_another_nudge(engine: Engine) -> None:
-    engine.loop.start()
+    engine.start()
     engine.finish(lambda: add_work(engine, 50))
     assert engine.idle.wait(WITHIN_S)
     assert engine.calls == ["step"] * 50
@@ -103,14 +106,14 @@ def test_nothing_is_stepped_before_the_start(engine: Engine) -> None:
     assert engine.loop.call(lambda: len(engine.calls), WITHIN_S) == 0
     engine.finish(lambda: None)
     assert engine.calls == []
-    engine.loop.start()
+    engine.start()
     assert engine.idle.wait(WITHIN_S)
     assert engine.calls == ["step", "step"]
 
 
 def test_call_builds_in_the_thread_that_steps(engine: Engine) -> None:
     built_in = engine.loop.call(threading.get_ident, WITHIN_S)
-    engine.loop.start()
+    engine.start()
     assert engine.idle.wait(WITHIN_S)
     assert engine.threads == {built_in}
 
@@ -125,6 +128,24 @@ def test_what_a_call_raises_is_the_callers(engine: Engine) -> None:
     engine.finish(lambda: None)
 
 
+def test_another_start_hands_the_loop_over_between_two_steps(engine: Engine) -> None:
+    engine.start()
+    engine.finish(lambda: None)
+    stepped_in: list[int] = []
+
+    def other_step() -> bool:
+        stepped_in.append(threading.get_ident())
+        return False
+
+    idle = threading.Event()
+    engine.loop.start(other_step, idle.set)
+    assert idle.wait(WITHIN_S)
+    engine.work = 1
+    engine.finish(lambda: None)
+    assert set(stepped_in) == engine.threads
+    assert engine.calls == []
+
+
 @pytest.mark.parametrize("where", ["message", "step"])
 def test_a_fault_ends_the_loop_and_is_reported(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, where: str
@@ -133,8 +154,8 @@ def test_a_fault_ends_the_loop_and_is_reported(
         raise ZeroDivisionError(where)
 
     if where == "step":
-        monkeypatch.setattr(engine.loop, "_step", fail)
-    engine.loop.start()
+        monkeypatch.setattr(engine, "step", fail)
+    engine.start()
     if where == "message":
         engine.loop.post(lambda: _ignore(fail()))
     assert engine.crashed.wait(WITHIN_S)
@@ -143,7 +164,7 @@ def test_a_fault_ends_the_loop_and_is_reported(
 
 
 def test_a_stuck_step_shows_as_age_and_an_idle_engine_does_not(engine: Engine) -> None:
-    engine.loop.start()
+    engine.start()
     engine.finish(lambda: None)
     entered, leave = threading.Event(), threading.Event()
 
@@ -152,8 +173,7 @@ def test_a_stuck_step_shows_as_age_and_an_idle_engine_does_not(engine: Engine) -
         leave.wait(WITHIN_S)
         return False
 
-    engine.loop._step = stuck
-    engine.loop.wake()
+    engine.loop.start(stuck, engine.on_idle)
     assert entered.wait(WITHIN_S)
     assert engine.loop.progress_age_s > 0
     assert not engine.loop.stop(0.01)

@@ -1,0 +1,72 @@
+"""`pdserve scale`."""
+
+import asyncio
+from collections import Counter
+from contextlib import aclosing
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from cli.requests import DEFAULT_ADDRESS
+from cli.status import ROLES
+from pdserve.client import AsyncClient
+from pdserve.errors import SetupError
+from pdserve.v1 import admin_pb2
+
+_DONE = {
+    admin_pb2.SCALE_ACTION_FLIPPED: "flipped",
+    admin_pb2.SCALE_ACTION_STARTED: "started",
+    admin_pb2.SCALE_ACTION_STOPPED: "stopped",
+}
+_BEGUN = {
+    admin_pb2.SCALE_ACTION_STARTING: "starting",
+    admin_pb2.SCALE_ACTION_DRAINING: "draining",
+}
+
+
+def command(
+    prefill: Annotated[
+        int | None, typer.Option(min=0, max=1024, help="Prefill workers; unset: as now")
+    ] = None,
+    decode: Annotated[
+        int | None, typer.Option(min=0, max=256, help="Decode workers, at least 1; unset: as now")
+    ] = None,
+    drain_timeout: Annotated[
+        float, typer.Option(min=0, max=86_400, help="Longest wait for running work, seconds")
+    ] = 300.0,
+    address: Annotated[str, typer.Option(help="The router's gRPC address")] = DEFAULT_ADDRESS,
+) -> None:
+    """Change how many workers there are, while they serve. Flips roles where it can."""
+    if prefill is None and decode is None:
+        raise SetupError("neither --prefill nor --decode is given", "give one or both")
+    done = asyncio.run(_scale(address, prefill, decode, drain_timeout))
+    parts = [f"{done[word]} {word}" for word in _DONE.values() if done[word]]
+    print(", ".join(parts) or "nothing to do")
+
+
+async def _scale(
+    address: str, prefill: int | None, decode: int | None, drain_timeout_s: float
+) -> Counter[str]:
+    """Tell what happens on stderr; what was done, by word."""
+    console, done = Console(stderr=True), Counter[str]()
+    async with AsyncClient(address) as client:
+        steps = client.scale(prefill, decode, drain_timeout_s=drain_timeout_s)
+        with console.status("asking the router") as status:
+            async with aclosing(steps):
+                async for step in steps:
+                    if step.action in _BEGUN:
+                        status.update(describe(step))
+                    elif step.action in _DONE:
+                        console.print(describe(step), highlight=False)
+                        done[_DONE[step.action]] += 1
+    return done
+
+
+def describe(step: admin_pb2.ScaleResponse) -> str:
+    """One line: "flipped prefill-0, now decode", "draining decode-1", "starting a prefill worker"."""
+    role = ROLES.get(step.role, "unknown")
+    word = (_DONE | _BEGUN).get(step.action, "unknown")
+    if step.action == admin_pb2.SCALE_ACTION_FLIPPED:
+        return f"{word} {step.worker}, now {role}"
+    return f"{word} {step.worker or f'a {role} worker'}"

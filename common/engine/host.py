@@ -1,0 +1,23 @@
+"""An engine in its thread, for whichever role drives it; one role may follow another."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from common.config import WorkerSpec
+from common.engine.engine import BUILD_TIMEOUT_S, Engine
+from common.engine.loop import EngineLoop
+from common.engine.profile_cache import build_profiled
+
+
+@dataclass(frozen=True, slots=True)
+class EngineHost:
+    """The model, its KV memory and profile, and the only thread that may touch them."""
+
+    loop: EngineLoop
+    engine: Engine
+
+
+def build_host(spec: WorkerSpec, on_crash: Callable[[BaseException], None]) -> EngineHost:
+    """Build the engine in its thread. Raises SetupError as build_engine does."""
+    loop = EngineLoop(spec.name, on_crash)
+    return EngineHost(loop, loop.call(lambda: build_profiled(spec), BUILD_TIMEOUT_S))

@@ -1,0 +1,118 @@
+"""From a worker's description to a Ray actor that serves."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import ray
+from ray.actor import ActorClass, ActorHandle
+from ray.exceptions import ActorAlreadyExistsError, RayActorError, RayTaskError
+
+from common.config import ServeConfig, WorkerSpec
+from common.request import Role
+from deploy.actors import WorkerActor
+from deploy.placement import Share
+from pdserve.errors import PreconditionError, SetupError
+
+_POLL_S = 0.5
+_REMEDY = "raise start_timeout_s"
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A worker's actor, and what it was given of this machine."""
+
+    name: str
+    handle: ActorHandle
+    share: Share
+
+
+class Launcher:
+    """Creates actors and waits for them, each wait with a deadline and ended by `is_aborted`."""
+
+    def __init__(self, config: ServeConfig, is_private: bool, is_aborted: threading.Event) -> None:
+        self._config = config
+        self._is_private = is_private
+        self._is_aborted = is_aborted
+
+    def create(self, spec: WorkerSpec, share: Share) -> Launched:
+        """An actor that is not started yet. Raises SetupError when its name is taken."""
+        # ray.remote turned it into an ActorClass, which type checkers do not see
+        actor_class: ActorClass = WorkerActor
+        options = self._resources(Role(spec.role))
+        try:
+            handle: ActorHandle = actor_class.options(
+                name=spec.name, namespace=spec.namespace, max_restarts=0, **options
+            ).remote(spec)
+        except (ValueError, ActorAlreadyExistsError) as error:  # the second through ray://
+            raise SetupError(
+                f"Ray already has a worker named {spec.name} in namespace '{spec.namespace}'",
+                "choose another namespace",
+            ) from error
+        return Launched(spec.name, handle, share)
+
+    def await_starts(self, workers: Sequence[Launched]) -> dict[str, str]:
+        """Start them all at once; their gRPC addresses by name. Raises SetupError."""
+        pending = {worker.name: worker.handle.start.remote() for worker in workers}
+        limit_s = self._config.start_timeout_s
+        return {
+            name: str(self._await(f"worker {name} was not ready", ref, limit_s, _REMEDY))
+            for name, ref in pending.items()
+        }
+
+    def flip(self, worker: Launched, role: Role, timeout_s: float) -> None:
+        """Have a worker take a role. Raises SetupError."""
+        what = f"worker {worker.name} did not become a {role} worker"
+        self._await(what, worker.handle.flip.remote(role), timeout_s)
+
+    def check_cluster(self, roles: Sequence[Role]) -> None:
+        """Raise PreconditionError unless the cluster has, in all, what such workers ask for."""
+        wanted: Counter[str] = Counter()
+        for role in roles:
+            wanted.update(self._cluster_needs(role))
+        available = ray.available_resources()
+        for name, amount in wanted.items():
+            free = available.get(name, 0.0)
+            if free < amount:
+                raise PreconditionError(
+                    f"{len(roles)} new workers need {amount} {name}, the cluster has {free:g} free"
+                )
+
+    def _resources(self, role: Role) -> dict[str, object]:
+        if self._is_private:
+            return {"num_cpus": 0}  # cores are ours to give, see placement.py
+        needs = self._cluster_needs(role)
+        options: dict[str, object] = {"num_cpus": needs.pop("CPU"), "num_gpus": needs.pop("GPU", 0)}
+        return options | {"resources": needs}
+
+    def _cluster_needs(self, role: Role) -> dict[str, int]:
+        """A cluster places by its `prefill` and `decode` resources, where it has them, and GPUs."""
+        needs = {"CPU": 1}
+        if role in ray.cluster_resources():
+            needs[str(role)] = 1
+        if self._config.engine.device == "cuda":
+            needs["GPU"] = 1
+        return needs
+
+    def _await(
+        self, what: str, ref: "ray.ObjectRef[object]", timeout_s: float, remedy: str = ""
+    ) -> object:
+        """The result; `what` begins the message when there is none. Raises SetupError."""
+        deadline = time.monotonic() + timeout_s
+        try:
+            while not ray.wait([ref], timeout=_POLL_S)[0]:
+                if self._is_aborted.is_set():
+                    raise SetupError(f"{what}: interrupted")
+                if time.monotonic() > deadline:
+                    raise SetupError(f"{what} in {timeout_s} s", remedy)
+            result: object = ray.get(ref, timeout=_POLL_S)
+        except RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, SetupError):
+                raise cause from None
+            raise SetupError(f"{what}: {cause!r}") from error
+        except RayActorError as error:
+            raise SetupError(f"{what}: it died") from error
+        return result
