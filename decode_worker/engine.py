@@ -85,10 +85,11 @@ class DecodeEngine:
         self._inbox.admit(self._scheduler.has_room, self._scheduler.watermark_blocks)
         collected = self._inbox.collect()
         self._take_in(collected)
-        batch = self._scheduler.schedule(self._inbox.pulls.keys())
+        # token 1 of a pulled prompt leaves at once, not behind the step that follows
+        batch = None if self._outputs else self._scheduler.schedule(self._inbox.pulls.keys())
         if batch is not None:
             self._run(batch)
-        if batch is None and collected.is_empty and not self._outputs:
+        elif collected.is_empty and not self._outputs:
             return None
         outputs, self._outputs = tuple(self._outputs), []
         return StepOutput(outputs, self.load())
