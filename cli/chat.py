@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cli.requests import DEFAULT_ADDRESS, ask
-from pdserve.client import AsyncClient
+from cli.connection import Connection
+from cli.requests import ask
 from pdserve.errors import InvalidRequestError
 from pdserve.v1 import inference_pb2
 
@@ -16,7 +16,7 @@ _HELP = "type a message; /new starts over, /quit or Ctrl-D leaves"
 
 
 def command(
-    address: Annotated[str, typer.Option(help="The router's gRPC address")] = DEFAULT_ADDRESS,
+    connection: Connection,
     system: Annotated[str | None, typer.Option(help="System message")] = None,
     max_tokens: Annotated[
         int, typer.Option(min=1, max=2**31 - 1, help="Most tokens of an answer")
@@ -26,16 +26,16 @@ def command(
     """Talk with the served model."""
     sampling = inference_pb2.SamplingParams(temperature=temperature, max_tokens=max_tokens)
     opening = [("system", system)] if system else []
-    asyncio.run(_converse(address, opening, sampling))
+    asyncio.run(_converse(connection, opening, sampling))
 
 
 async def _converse(
-    address: str, opening: list[tuple[str, str]], sampling: inference_pb2.SamplingParams
+    connection: Connection, opening: list[tuple[str, str]], sampling: inference_pb2.SamplingParams
 ) -> None:
     console = Console()
     console.print(f"[dim]{_HELP}[/dim]")
     turns = list(opening)
-    async with AsyncClient(address) as client:
+    async with connection.client() as client:
         while (line := await asyncio.to_thread(_read_line)) is not None:
             if line == "/quit":
                 return

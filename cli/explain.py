@@ -9,13 +9,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cli.connection import Connection
 from cli.gantt import gantt_table
 from cli.ledger import ledger_dict, ledger_table
-from cli.requests import DEFAULT_ADDRESS, describe_finished
+from cli.requests import describe_finished
 from cli.timings import describe_steps
 from cli.trace import write_trace
 from cli.waterfall import waterfall_table
-from pdserve.client import AsyncClient
 from pdserve.errors import SetupError
 from pdserve.v1 import admin_pb2, inference_pb2
 
@@ -30,6 +30,7 @@ _PARTS = {
 
 
 def command(
+    connection: Connection,
     request_ids: Annotated[
         list[str] | None, typer.Argument(help="Requests that this router routed lately")
     ] = None,
@@ -39,7 +40,6 @@ def command(
     trace: Annotated[
         Path | None, typer.Option(help="Write the requests as a trace for ui.perfetto.dev")
     ] = None,
-    address: Annotated[str, typer.Option(help="The router's gRPC address")] = DEFAULT_ADDRESS,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable")] = False,
 ) -> None:
     """Show why requests went where they did, which blocks they hold, and where their time went."""
@@ -48,9 +48,9 @@ def command(
     if blocks and trace:
         raise SetupError("--trace needs REQUEST_IDS")
     if blocks:
-        _show_blocks(asyncio.run(_fetch_blocks(address)), as_json=as_json)
+        _show_blocks(asyncio.run(_fetch_blocks(connection)), as_json=as_json)
         return
-    responses = asyncio.run(_fetch(address, list(dict.fromkeys(request_ids or ()))))
+    responses = asyncio.run(_fetch(connection, list(dict.fromkeys(request_ids or ()))))
     if trace:
         write_trace(trace, responses)
     if as_json:
@@ -63,13 +63,15 @@ def command(
         Console().print(f"Open {trace} at https://ui.perfetto.dev", highlight=False)
 
 
-async def _fetch(address: str, request_ids: list[str]) -> list[inference_pb2.ExplainResponse]:
-    async with AsyncClient(address) as client:
+async def _fetch(
+    connection: Connection, request_ids: list[str]
+) -> list[inference_pb2.ExplainResponse]:
+    async with connection.client() as client:
         return await asyncio.gather(*map(client.explain, request_ids))
 
 
-async def _fetch_blocks(address: str) -> admin_pb2.BlocksResponse:
-    async with AsyncClient(address) as client:
+async def _fetch_blocks(connection: Connection) -> admin_pb2.BlocksResponse:
+    async with connection.client() as client:
         return await client.blocks()
 
 

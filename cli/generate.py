@@ -12,20 +12,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cli import sampling as flags
 from cli import structured
-from cli.requests import DEFAULT_ADDRESS, Answer, Prompt, as_chat, ask_all, read_prompts
-from pdserve.client import AsyncClient
+from cli.connection import Connection
+from cli.requests import Answer, Prompt, as_chat, ask_all, read_prompts
 from pdserve.errors import RequestError, SetupError
 from pdserve.v1 import inference_pb2
 
 
 def command(
     context: typer.Context,
+    connection: Connection,
     prompt: Annotated[str | None, typer.Argument(help="The prompt")] = None,
     prompts_file: Annotated[
         Path | None, typer.Option(help='JSON lines: {"prompt"}, {"messages"} or {"token_ids"}')
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at once")] = 8,
-    address: Annotated[str, typer.Option(help="The router's gRPC address")] = DEFAULT_ADDRESS,
     max_tokens: flags.MaxTokens = None,
     min_tokens: flags.MinTokens = 0,
     temperature: flags.Temperature = 0.0,
@@ -55,13 +55,18 @@ def command(
     structured.set_form(sampling, schema, regex, grammar, choice)
     if prompts_file is not None:
         prompts = read_prompts(prompts_file, raw=raw)
-        failed = asyncio.run(_run_file(address, prompts, sampling, concurrency, as_json=as_json))
+        failed = asyncio.run(_run_file(connection, prompts, sampling, concurrency, as_json=as_json))
         raise typer.Exit(1 if failed else 0)
-    asyncio.run(_run_one(address, prompt or "", sampling, raw=raw, as_json=as_json))
+    asyncio.run(_run_one(connection, prompt or "", sampling, raw=raw, as_json=as_json))
 
 
 async def _run_one(
-    address: str, prompt: str, sampling: inference_pb2.SamplingParams, *, raw: bool, as_json: bool
+    connection: Connection,
+    prompt: str,
+    sampling: inference_pb2.SamplingParams,
+    *,
+    raw: bool,
+    as_json: bool,
 ) -> None:
     streams = not as_json and sampling.n <= 1
 
@@ -70,7 +75,7 @@ async def _run_one(
             sys.stdout.write(text)
             sys.stdout.flush()
 
-    async with AsyncClient(address) as client:
+    async with connection.client() as client:
         # an empty text is sent as it is, so that the router names what is wrong with it
         sent = prompt if raw or not prompt else as_chat(prompt)
         answers = await ask_all(client, sent, sampling, show)
@@ -82,7 +87,7 @@ async def _run_one(
 
 
 async def _run_file(
-    address: str,
+    connection: Connection,
     prompts: list[tuple[str, Prompt]],
     sampling: inference_pb2.SamplingParams,
     concurrency: int,
@@ -94,7 +99,7 @@ async def _run_file(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     progress = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True))
 
-    async with AsyncClient(address) as client:
+    async with connection.client() as client:
         with progress:
             task = progress.add_task("prompts", total=len(prompts))
 

@@ -4,7 +4,8 @@ import sys
 
 import typer
 
-from cli import chat, demo, doctor, explain, generate, model, scale, serve, status
+from cli import chat, demo, doctor, explain, generate, model, scale, serve, status, token
+from cli.connection import reaches_router
 from pdserve.errors import PdserveError, RequestError
 
 EXIT_FAILED = 1  # a request failed
@@ -16,14 +17,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("serve")(serve.command)
-app.command("generate")(generate.command)
-app.command("chat")(chat.command)
-app.command("status")(status.command)
-app.command("scale")(scale.command)
-app.command("explain")(explain.command)
+app.command("generate")(reaches_router(generate.command))
+app.command("chat")(reaches_router(chat.command))
+app.command("status")(reaches_router(status.command))
+app.command("scale")(reaches_router(scale.command))
+app.command("explain")(reaches_router(explain.command))
 app.command("doctor")(doctor.command)
 app.command("demo")(demo.command)
 app.add_typer(model.app, name="model", help="Fetch and list models.")
+app.add_typer(token.app, name="token", help="Make tokens for clients of a router.")
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ from pdserve.client import AsyncClient, Messages
 from pdserve.errors import SetupError
 from pdserve.v1 import inference_pb2
 
-DEFAULT_ADDRESS = "127.0.0.1:50051"
 FINISH_NAMES = {
     inference_pb2.FINISH_REASON_STOP: "stop",
     inference_pb2.FINISH_REASON_LENGTH: "length",

@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cli.requests import DEFAULT_ADDRESS
+from cli.connection import Connection
 from cli.status import ROLES
-from pdserve.client import AsyncClient
 from pdserve.errors import SetupError
 from pdserve.v1 import admin_pb2
 
@@ -26,6 +25,7 @@ _BEGUN = {
 
 
 def command(
+    connection: Connection,
     prefill: Annotated[
         int | None, typer.Option(min=0, max=1024, help="Prefill workers; unset: as now")
     ] = None,
@@ -35,22 +35,21 @@ def command(
     drain_timeout: Annotated[
         float, typer.Option(min=0, max=86_400, help="Longest wait for running work, seconds")
     ] = 300.0,
-    address: Annotated[str, typer.Option(help="The router's gRPC address")] = DEFAULT_ADDRESS,
 ) -> None:
     """Change how many workers there are, while they serve. Flips roles where it can."""
     if prefill is None and decode is None:
         raise SetupError("neither --prefill nor --decode is given", "give one or both")
-    done = asyncio.run(_scale(address, prefill, decode, drain_timeout))
+    done = asyncio.run(_scale(connection, prefill, decode, drain_timeout))
     parts = [f"{done[word]} {word}" for word in _DONE.values() if done[word]]
     print(", ".join(parts) or "nothing to do")
 
 
 async def _scale(
-    address: str, prefill: int | None, decode: int | None, drain_timeout_s: float
+    connection: Connection, prefill: int | None, decode: int | None, drain_timeout_s: float
 ) -> Counter[str]:
     """Tell what happens on stderr; what was done, by word."""
     console, done = Console(stderr=True), Counter[str]()
-    async with AsyncClient(address) as client:
+    async with connection.client() as client:
         steps = client.scale(prefill, decode, drain_timeout_s=drain_timeout_s)
         with console.status("asking the router") as status:
             async with aclosing(steps):

@@ -13,9 +13,15 @@ from cli.settings import Values, load_config
 from common.config import ServeConfig
 from common.engine.weights.cache import default_cache_dir
 from common.engine.weights.resolve import resolve_model
+from router.guard import Door
 
 # flags that are not named as their key
-_KEYS = {"dtype": "engine.dtype", "policy": "router.policy"}
+_KEYS = {
+    "dtype": "engine.dtype",
+    "policy": "router.policy",
+    "access_file": "security.access_file",
+    "insecure": "security.insecure",
+}
 
 
 def command(
@@ -42,6 +48,12 @@ def command(
         str | None, typer.Option(envvar="RAY_ADDRESS", help="Join this Ray; unset: a private one")
     ] = None,
     namespace: Annotated[str | None, typer.Option(help="Deployment's name in its Ray")] = None,
+    access_file: Annotated[
+        Path | None, typer.Option(help="Who may call; see `pdserve token create`")
+    ] = None,
+    insecure: Annotated[
+        bool | None, typer.Option("--insecure", help="Let anybody call, also beyond loopback")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with any setting")] = None,
 ) -> None:
     """Serve a model until interrupted."""
@@ -59,6 +71,7 @@ def read_flags(parameters: Mapping[str, object]) -> Values:
 
 
 def _serve(settings: ServeConfig) -> None:
+    Door(settings.security).check(settings.grpc_host)  # before a model is fetched
     with progress_bars() as progress:
         source = resolve_model(settings.model, default_cache_dir(), progress)
     # ray takes a second to import; `pdserve --help` does not need it

@@ -9,8 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cli.requests import DEFAULT_ADDRESS
-from pdserve.client import AsyncClient
+from cli.connection import Connection
 from pdserve.v1 import admin_pb2
 
 ROLES = {admin_pb2.WORKER_ROLE_PREFILL: "prefill", admin_pb2.WORKER_ROLE_DECODE: "decode"}
@@ -25,19 +24,19 @@ _COLORS = {"ready": "green", "draining": "yellow"}
 
 
 def command(
-    address: Annotated[str, typer.Option(help="The router's gRPC address")] = DEFAULT_ADDRESS,
+    connection: Connection,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable")] = False,
 ) -> None:
     """Show the router's and every worker's state."""
-    response = asyncio.run(_fetch(address))
+    response = asyncio.run(_fetch(connection))
     if as_json:
         print(json.dumps(to_dict(response), indent=2))
     else:
         _print_tables(response)
 
 
-async def _fetch(address: str) -> admin_pb2.StatusResponse:
-    async with AsyncClient(address) as client:
+async def _fetch(connection: Connection) -> admin_pb2.StatusResponse:
+    async with connection.client() as client:
         return await client.status()
 
 

@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Backend = Literal["auto", "cpu", "flash", "reference"]
@@ -76,6 +76,26 @@ class RouterConfig(_Frozen):
     )
 
 
+class SecurityConfig(_Frozen):
+    """Who may call the router, and over what."""
+
+    access_file: Path | None = Field(None, description="Tokens and certificates of tenants")
+    tls_cert_file: Path | None = Field(None, description="The gRPC port's certificate chain, PEM")
+    tls_key_file: Path | None = Field(None, description="Its private key, PEM")
+    tls_client_ca_file: Path | None = Field(
+        None, description="Clients need a certificate of this authority, PEM"
+    )
+    insecure: bool = Field(False, description="Listen beyond loopback without access_file")
+
+    @model_validator(mode="after")
+    def _check_files_belong_together(self) -> Self:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("tls_cert_file and tls_key_file need each other")
+        if self.tls_client_ca_file and not (self.tls_cert_file and self.access_file):
+            raise ValueError("tls_client_ca_file needs tls_cert_file, and access_file for names")
+        return self
+
+
 class ServeConfig(_Frozen):
     """A whole deployment."""
 
@@ -97,6 +117,7 @@ class ServeConfig(_Frozen):
     engine: EngineConfig = EngineConfig()
     transfer: TransferConfig = TransferConfig()
     router: RouterConfig = RouterConfig()
+    security: SecurityConfig = SecurityConfig()
 
     @field_validator("openai_options")
     @classmethod
@@ -116,5 +137,6 @@ class WorkerSpec(_Frozen):
     bind_host: str | None = Field(None, description="Unset: the node's address in its cluster")
     num_threads: int = Field(0, ge=0, description="0: one per core the process may use")
     cores: tuple[int, ...] = ()
+    cluster_token: SecretStr = Field(SecretStr(""), description="Empty: whoever connects is served")
     engine: EngineConfig = EngineConfig()
     transfer: TransferConfig = TransferConfig()

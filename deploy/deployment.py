@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import threading
 from collections.abc import Callable, Sequence
 from itertools import count
@@ -35,6 +36,7 @@ class Deployment:
         self._workers: dict[str, Launched] = {}
         self._numbers = {role: count() for role in Role}
         self._shares: list[Share] = []
+        self.cluster_token = secrets.token_urlsafe(32)  # what the workers ask of routers
         self._is_private = True
         self._is_aborted = threading.Event()
         self._changing = threading.Lock()
@@ -122,6 +124,7 @@ class Deployment:
                 "bind_host": "127.0.0.1" if self._is_private else None,
                 "num_threads": share.num_threads if self._is_private else 0,
                 "cores": share.cores if self._is_private else (),
+                "cluster_token": self.cluster_token,
                 "engine": config.engine,
                 "transfer": config.transfer,
             }

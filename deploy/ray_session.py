@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 
 import psutil
 import ray
@@ -18,6 +19,9 @@ def start_ray(config: ServeConfig, num_cpus: int) -> bool:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning on CPUs
     if config.ray_address is None:
+        # Ray listens on all interfaces, and whoever it lets in can run code. A local Ray asks for a token by
+        # default; without one in the environment it would leave one in the home folder, for every other Ray.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         _init(
             address="local",
             namespace=config.namespace,

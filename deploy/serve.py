@@ -14,6 +14,7 @@ from deploy.fleet import DeploymentFleet
 from deploy.openai_gateway import OpenAiGateway, check_installed
 from pdserve.errors import SetupError
 from router.app import Router
+from router.guard import Door
 from router.http import check_port
 
 
@@ -38,6 +39,8 @@ async def running(
     config: ServeConfig, model_name: str, model_dir: Path, report: Callable[[str], None]
 ) -> AsyncIterator[Endpoints]:
     """A deployment with its router; everything is stopped on the way out, however that happens."""
+    door = Door(config.security)
+    door.check(config.grpc_host)
     _check_ports(config)
     if config.openai_port is not None:
         check_installed()
@@ -47,7 +50,8 @@ async def running(
         addresses = await _start(deployment, report)
         report("connecting the router")
         fleet = DeploymentFleet(deployment)
-        router = Router(model_name, model_dir, addresses, config.router, fleet)
+        token = deployment.cluster_token
+        router = Router(model_name, model_dir, addresses, config.router, fleet, door, token)
         grpc_port = await router.start(
             config.grpc_host, config.grpc_port, config.http_port, config.start_timeout_s
         )

@@ -48,7 +48,8 @@ class WorkerProcess:
             spec = spec.model_copy(update={"num_threads": len(os.sched_getaffinity(0))})
         self._worker = RoleSwitch(spec, self._build_host(spec, _die), self._builders)
         self._worker.start()
-        self._host = WorkerHost(self._worker, spec.bind_host or "127.0.0.1")
+        token = spec.cluster_token.get_secret_value()
+        self._host = WorkerHost(self._worker, spec.bind_host or "127.0.0.1", token)
         address = self._host.start()
         get_logger().info("worker_ready", address=address, threads=spec.num_threads)
         return address
@@ -63,5 +64,6 @@ class WorkerProcess:
 
 def _die(error: BaseException) -> None:
     """A broken engine must not look alive: peers see the process's death at once."""
-    get_logger().error("engine_crashed", exc_info=error)
+    # the message of a fault in the engine: numbers and names, no text is here
+    get_logger().error("engine_crashed", error=repr(error), exc_info=error)
     os._exit(1)

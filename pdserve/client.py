@@ -8,17 +8,20 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from pdserve.channel import open_channel
 from pdserve.errors import (
     DuplicateRequestError,
     InternalError,
     InvalidRequestError,
     NotFoundError,
     OverloadedError,
+    PermissionDeniedError,
     PreconditionError,
     Reason,
     RequestCancelledError,
     RequestError,
     RequestTimeoutError,
+    UnauthenticatedError,
     UnavailableError,
 )
 from pdserve.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
@@ -32,6 +35,8 @@ _TOO_LARGE = "larger than max"
 
 _ERRORS: dict[grpc.StatusCode, type[RequestError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
+    grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
     grpc.StatusCode.NOT_FOUND: NotFoundError,
     grpc.StatusCode.ALREADY_EXISTS: DuplicateRequestError,
     grpc.StatusCode.FAILED_PRECONDITION: PreconditionError,
@@ -47,8 +52,17 @@ class AsyncClient:
     Every call raises a RequestError of `pdserve.errors` when the router refuses or fails it.
     """
 
-    def __init__(self, address: str) -> None:
-        self._channel = grpc.aio.insecure_channel(address)
+    def __init__(
+        self,
+        address: str,
+        *,
+        token: str | None = None,
+        root_certificates: bytes | None = None,
+        client_certificate: tuple[bytes, bytes] | None = None,
+    ) -> None:
+        """`token` names the tenant; PEM roots, or a certificate (key, chain) of our own, mean TLS."""
+        self._channel = open_channel(address, root_certificates, client_certificate)
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._inference = inference_pb2_grpc.InferenceStub(self._channel)
         self._admin = admin_pb2_grpc.AdminStub(self._channel)
 
@@ -88,7 +102,7 @@ class AsyncClient:
         self, request: inference_pb2.GenerateRequest, *, timeout_s: float | None = None
     ) -> AsyncGenerator[inference_pb2.GenerateResponse]:
         """Send a request message as it stands and stream the responses."""
-        call = self._inference.Generate(request, timeout=timeout_s)
+        call = self._inference.Generate(request, timeout=timeout_s, metadata=self._metadata)
         try:
             async for response in call:
                 yield response
@@ -100,7 +114,9 @@ class AsyncClient:
     async def cancel(self, request_id: str) -> None:
         """Stop a request."""
         try:
-            await self._inference.Cancel(inference_pb2.CancelRequest(request_id=request_id))
+            await self._inference.Cancel(
+                inference_pb2.CancelRequest(request_id=request_id), metadata=self._metadata
+            )
         except grpc.aio.AioRpcError as error:
             raise to_error(error) from error
 
@@ -110,21 +126,27 @@ class AsyncClient:
         """Why a request went where it did."""
         request = inference_pb2.ExplainRequest(request_id=request_id)
         try:
-            return await self._inference.Explain(request, timeout=timeout_s)
+            return await self._inference.Explain(
+                request, timeout=timeout_s, metadata=self._metadata
+            )
         except grpc.aio.AioRpcError as error:
             raise to_error(error) from error
 
     async def blocks(self, timeout_s: float = 5.0) -> admin_pb2.BlocksResponse:
         """Who holds which worker's KV blocks, and why."""
         try:
-            return await self._admin.Blocks(admin_pb2.BlocksRequest(), timeout=timeout_s)
+            return await self._admin.Blocks(
+                admin_pb2.BlocksRequest(), timeout=timeout_s, metadata=self._metadata
+            )
         except grpc.aio.AioRpcError as error:
             raise to_error(error) from error
 
     async def status(self, timeout_s: float = 5.0) -> admin_pb2.StatusResponse:
         """The router's and its workers' state."""
         try:
-            return await self._admin.Status(admin_pb2.StatusRequest(), timeout=timeout_s)
+            return await self._admin.Status(
+                admin_pb2.StatusRequest(), timeout=timeout_s, metadata=self._metadata
+            )
         except grpc.aio.AioRpcError as error:
             raise to_error(error) from error
 
@@ -144,7 +166,8 @@ class AsyncClient:
             request.prefill = prefill
         if decode is not None:
             request.decode = decode
-        call = self._admin.Scale(request, timeout=drain_timeout_s + _SCALE_WITHIN_S)
+        timeout_s = drain_timeout_s + _SCALE_WITHIN_S
+        call = self._admin.Scale(request, timeout=timeout_s, metadata=self._metadata)
         try:
             async for response in call:
                 yield response
@@ -157,7 +180,9 @@ class AsyncClient:
         """Let a worker end its work and leave; returns when it has."""
         request = admin_pb2.DrainRequest(worker=worker, timeout_us=_to_us(timeout_s))
         try:
-            await self._admin.Drain(request, timeout=timeout_s + _SCALE_WITHIN_S)
+            await self._admin.Drain(
+                request, timeout=timeout_s + _SCALE_WITHIN_S, metadata=self._metadata
+            )
         except grpc.aio.AioRpcError as error:
             raise to_error(error) from error
 

@@ -3,6 +3,8 @@
 PdserveError
 ├── RequestError                one request's failure; becomes a gRPC status with ErrorInfo(reason, field)
 │   ├── InvalidRequestError     INVALID_ARGUMENT: the request can never work; `field` names the culprit
+│   ├── UnauthenticatedError    UNAUTHENTICATED: no token or certificate, or one that is not known
+│   ├── PermissionDeniedError   PERMISSION_DENIED: known, and not allowed to do that
 │   ├── NotFoundError           NOT_FOUND: no such model, request or worker
 │   ├── DuplicateRequestError   ALREADY_EXISTS: the request id is in use
 │   ├── PreconditionError       FAILED_PRECONDITION: the deployment cannot be changed like that now
@@ -25,6 +27,9 @@ class Reason(StrEnum):
     KV_CAPACITY_EXCEEDED = "KV_CAPACITY_EXCEEDED"
     TOKEN_OUT_OF_VOCABULARY = "TOKEN_OUT_OF_VOCABULARY"  # noqa: S105 - not a password
     INVALID_FIELD = "INVALID_FIELD"
+    CREDENTIALS_MISSING = "CREDENTIALS_MISSING"
+    CREDENTIALS_INVALID = "CREDENTIALS_INVALID"
+    ADMIN_REQUIRED = "ADMIN_REQUIRED"
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
     REQUEST_NOT_FOUND = "REQUEST_NOT_FOUND"
     WORKER_NOT_FOUND = "WORKER_NOT_FOUND"
@@ -69,6 +74,18 @@ class InvalidRequestError(RequestError):
     """The request can never work as it is."""
 
     default_reason = Reason.INVALID_FIELD
+
+
+class UnauthenticatedError(RequestError):
+    """The caller did not say who it is, or nobody here knows it."""
+
+    default_reason = Reason.CREDENTIALS_INVALID
+
+
+class PermissionDeniedError(RequestError):
+    """The caller is known and may not do that."""
+
+    default_reason = Reason.ADMIN_REQUIRED
 
 
 class NotFoundError(RequestError):

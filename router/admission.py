@@ -13,6 +13,7 @@ from pdserve.errors import (
     RequestError,
     UnavailableError,
 )
+from router.tenant import RequestKey, Tenant, find
 
 
 class Outcome(StrEnum):
@@ -27,7 +28,7 @@ class Outcome(StrEnum):
 class Ticket:
     """One accepted request. It is queued until its first token."""
 
-    request_id: str
+    key: RequestKey
     cancel: Callable[[], None]
     has_token: bool = False
     outcome: Outcome = Outcome.FAILED
@@ -41,7 +42,7 @@ class Admission:
 
     def __init__(self, config: RouterConfig) -> None:
         self._config = config
-        self._live: dict[str, Ticket] = {}
+        self._live: dict[RequestKey, Ticket] = {}
         self._num_queued = 0
         self.is_draining = False
         self.accepted = 0
@@ -58,16 +59,16 @@ class Admission:
         """Accepted and without a token."""
         return self._num_queued
 
-    def enter(self, request_id: str, cancel: Callable[[], None]) -> Ticket:
+    def enter(self, key: RequestKey, cancel: Callable[[], None]) -> Ticket:
         """Let a request in; `leave` must follow.
 
         Raises DuplicateRequestError, OverloadedError, UnavailableError.
         """
-        refusal = self._refusal(request_id)
+        refusal = self._refusal(key)
         if refusal is not None:
             self.reject()
             raise refusal
-        ticket = self._live[request_id] = Ticket(request_id, cancel)
+        ticket = self._live[key] = Ticket(key, cancel)
         self._num_queued += 1
         self.accepted += 1
         return ticket
@@ -85,25 +86,26 @@ class Admission:
     def leave(self, ticket: Ticket) -> None:
         """Close the account of a request."""
         self.note_token(ticket)
-        del self._live[ticket.request_id]
+        del self._live[ticket.key]
         self.ended[ticket.outcome] += 1
 
-    def cancel(self, request_id: str) -> None:
-        """End a live request. Raises NotFoundError."""
-        ticket = self._live.get(request_id)
-        if ticket is None:
+    def cancel(self, tenant: Tenant, request_id: str) -> None:
+        """End a live request that the tenant may see. Raises NotFoundError."""
+        key = find(self._live, tenant, request_id)
+        if key is None:
             raise NotFoundError(f"no request {request_id} is running", field="request_id")
-        ticket.cancel()
+        self._live[key].cancel()
 
     def drain(self) -> None:
         """Let nobody in any more."""
         self.is_draining = True
 
-    def _refusal(self, request_id: str) -> RequestError | None:
+    def _refusal(self, key: RequestKey) -> RequestError | None:
         if self.is_draining:
             return UnavailableError("the router is shutting down", reason=Reason.SHUTTING_DOWN)
-        if request_id in self._live:
-            return DuplicateRequestError(f"request {request_id} is running", field="request_id")
+        if key in self._live:
+            message = f"request {key.request_id} is running"
+            return DuplicateRequestError(message, field="request_id")
         if self._num_queued >= self._config.max_queued_requests:
             return OverloadedError(f"{self._num_queued} requests are queued", retry_after_s=1.0)
         if len(self._live) >= self._config.max_inflight_requests:

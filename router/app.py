@@ -11,11 +11,10 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from common.config import RouterConfig
+from common.config import RouterConfig, SecurityConfig
 from common.engine.weights.folder import read_eos_token_ids
 from common.request import Role
 from common.rpc.channel import SERVER_OPTIONS
-from pdserve.errors import SetupError
 from pdserve.v1 import admin_pb2_grpc, inference_pb2_grpc
 from router.admin import AdminService
 from router.admission import Admission
@@ -24,6 +23,7 @@ from router.dispatch import Dispatcher
 from router.explain import Explanations
 from router.fleet import FixedFleet, Fleet
 from router.grammar import GrammarChecker
+from router.guard import Door
 from router.http import HttpServer
 from router.journey import Journeys
 from router.metrics import RouterMetrics
@@ -51,12 +51,16 @@ class Router:
         worker_addresses: Sequence[str],
         config: RouterConfig,
         fleet: Fleet | None = None,
+        door: Door | None = None,
+        cluster_token: str = "",
     ) -> None:
+        """Without a door everybody may call. `cluster_token` is what the workers ask for."""
         self._model = model
         self._model_dir = model_dir
         self._config = config
+        self._door = door or Door(SecurityConfig())
         self._tokenizer = Tokenizer(model_dir)
-        self._pool = WorkerPool(worker_addresses, config)
+        self._pool = WorkerPool(worker_addresses, config, cluster_token)
         self._scaler = Scaler(self._pool, fleet or FixedFleet())
         self._admission = Admission(config)
         self._explanations = Explanations()
@@ -64,14 +68,16 @@ class Router:
         self._blocks = Blocks(self._pool, self._work_ids)
         self._metrics = RouterMetrics(self._admission, self._pool.views)
         self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(options=SERVER_OPTIONS)
+        self._server = grpc.aio.server(
+            interceptors=self._door.interceptors(), options=SERVER_OPTIONS
+        )
         self._http: HttpServer | None = None
         self._grammars: GrammarChecker | None = None
         self._services = [*_SERVICES]
 
     async def start(self, host: str, grpc_port: int, http_port: int, timeout_s: float) -> int:
         """Connect to the workers, then serve; returns the gRPC port. Raises SetupError."""
-        port = self._bind(host, grpc_port)
+        port = self._door.bind(self._server, host, grpc_port)
         self._http = HttpServer(host, http_port, self._metrics.registry, self._is_ready)
         self._pool.start()
         await self._pool.wait_ready(timeout_s)
@@ -102,12 +108,6 @@ class Router:
             await self._grammars.close()
         if self._http is not None:
             await asyncio.to_thread(self._http.stop)
-
-    def _bind(self, host: str, port: int) -> int:
-        try:
-            return self._server.add_insecure_port(f"{host}:{port}")
-        except RuntimeError as error:
-            raise SetupError(f"grpc_port {port} on {host} is not free", "choose another") from error
 
     def _add_services(self) -> None:
         info = next(v.info for v in self._pool.views() if v.info.role == Role.DECODE)

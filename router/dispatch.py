@@ -49,7 +49,7 @@ class Dispatcher:
         arrival_s = time.monotonic()
         # who wants every prompt token's logits shares none of it
         shareable = () if job.sampling.needs_all_prompt_logits else job.prompt_token_ids
-        keys = PromptKeys(self._pool.fingerprint, job.cache_salt, shareable)
+        keys = PromptKeys(self._pool.fingerprint, job.salt, shareable)
         expected = min(max(round(self._output_tokens), 1), job.sampling.max_tokens)
         rate = self._arrivals.arrive(arrival_s)
         ask = Ask(len(job.prompt_token_ids), expected, rate, job.priority)
@@ -59,7 +59,7 @@ class Dispatcher:
         decision = self._policy.choose(ask, prefill, decode)
         if decision is None:
             raise UnavailableError("no decode worker is ready")
-        self._explanations.begin(job.request_id, decision, arrival_s)
+        self._explanations.begin(job.key, decision, arrival_s)
         return decision
 
     def note_output(self, num_tokens: int) -> None:

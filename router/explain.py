@@ -9,6 +9,7 @@ from pdserve.errors import NotFoundError
 from pdserve.v1 import inference_pb2
 from router.policy import Decision
 from router.prediction import RouteCost
+from router.tenant import RequestKey, Tenant, find
 
 _MAX_REMEMBERED = 1024
 
@@ -21,36 +22,41 @@ class _Entry:
 
 
 class Explanations:
-    """Decisions by request id, the oldest forgotten; of an id that came again, the last."""
+    """Decisions by request, the oldest forgotten; of an id that came again, the last."""
 
     def __init__(self, max_remembered: int = _MAX_REMEMBERED) -> None:
         self._max_remembered = max_remembered
         self._start_s = time.monotonic()
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._entries: OrderedDict[RequestKey, _Entry] = OrderedDict()
 
-    def begin(self, request_id: str, decision: Decision, arrival_s: float) -> None:
+    def begin(self, key: RequestKey, decision: Decision, arrival_s: float) -> None:
         """A request was routed; `arrival_s` is on the router's monotonic clock."""
-        self._entries[request_id] = _Entry(decision, arrival_s - self._start_s)
-        self._entries.move_to_end(request_id)
+        self._entries[key] = _Entry(decision, arrival_s - self._start_s)
+        self._entries.move_to_end(key)
         if len(self._entries) > self._max_remembered:
             self._entries.popitem(last=False)
 
-    def finish(self, request_id: str, choice: int, finished: inference_pb2.Finished) -> None:
+    def finish(self, key: RequestKey, choice: int, finished: inference_pb2.Finished) -> None:
         """One of its choices ended well; ignored when its decision is forgotten."""
-        if request_id in self._entries:
-            self._entries[request_id].finished[choice] = finished
+        if key in self._entries:
+            self._entries[key].finished[choice] = finished
 
-    def explain(self, request_id: str) -> inference_pb2.ExplainResponse:
-        """What is known of a request. Raises NotFoundError."""
-        entry = self._entries.get(request_id)
-        if entry is None:
+    def find(self, tenant: Tenant, request_id: str) -> RequestKey:
+        """The request of this id that the tenant may see. Raises NotFoundError."""
+        key = find(self._entries, tenant, request_id)
+        if key is None:
             raise NotFoundError(
                 f"request {request_id} is not among the last {self._max_remembered}",
                 field="request_id",
             )
+        return key
+
+    def explain(self, key: RequestKey) -> inference_pb2.ExplainResponse:
+        """What is known of a request that `find` found just now."""
+        entry = self._entries[key]
         decision = entry.decision
         return inference_pb2.ExplainResponse(
-            request_id=request_id,
+            request_id=key.request_id,
             policy=decision.policy,
             prompt_tokens=decision.ask.num_prompt_tokens,
             expected_output_tokens=decision.ask.num_output_tokens,

@@ -55,9 +55,9 @@ class Journeys:
     async def run(self, job: Job, timeout_s: float | None) -> AsyncGenerator[Delta]:
         """Yield the request's deltas. Raises RequestError; closing the iterator cancels the request."""
         arrival_s = time.monotonic()
-        names = self._work_ids.of_choices(job.request_id, job.num_choices)
+        names = self._work_ids.of_choices(str(job.key), job.num_choices)
         streams = [WorkStream(name) for name in names]
-        ticket = self._admission.enter(job.request_id, lambda: _cancel(streams))
+        ticket = self._admission.enter(job.key, lambda: _cancel(streams))
         ticket.outcome = Outcome.CANCELLED  # unless it is seen to end in another way
         try:
             decision = self._dispatcher.choose(job)
@@ -134,7 +134,7 @@ def _to_work(
         sampling=job.sampling_of(choice),
         prefill_worker=route.prefill,
         timeout_s=timeout_s,
-        cache_salt=job.cache_salt,
+        cache_salt=job.salt,
         group=group,
         priority=job.priority,
     )

@@ -21,6 +21,7 @@ from common.request import SequenceOutput, WorkerInfo, WorkerLoad, WorkFailure, 
 from common.rpc.channel import CLIENT_OPTIONS
 from common.rpc.convert import info_from_pb, load_from_pb, request_to_pb, step_from_pb
 from common.rpc.convert_routing import prefixes_from_pb
+from common.rpc.guard import bearer_metadata
 from common.telemetry.logs import get_logger
 from pdserve.errors import PdserveError, Reason, UnavailableError
 from pdserve.v1 import ledger_pb2, worker_pb2, worker_pb2_grpc
@@ -58,7 +59,9 @@ class WorkStream:
 class WorkerLink:
     """One worker, as the router knows it. Lives on the router's event loop."""
 
-    def __init__(self, address: str, on_info: Callable[[WorkerInfo], None]) -> None:
+    def __init__(
+        self, address: str, on_info: Callable[[WorkerInfo], None], cluster_token: str = ""
+    ) -> None:
         self.address = address
         self.info: WorkerInfo | None = None
         self.load = WorkerLoad()
@@ -66,6 +69,7 @@ class WorkerLink:
         self.is_connected = False
         self.refusal: PdserveError | None = None
         self._on_info = on_info
+        self._metadata = bearer_metadata(cluster_token)
         self._last_heard_s = time.monotonic()
         self._streams: dict[str, WorkStream] = {}
         self._questions = Questions()
@@ -141,7 +145,7 @@ class WorkerLink:
 
     async def _converse(self, stub: worker_pb2_grpc.WorkerStub) -> None:
         # the stubs describe the synchronous call; on an aio channel it is an async iterator
-        call = cast(_Call, stub.Connect(_take_all(self._outgoing)))  # type: ignore[arg-type]
+        call = cast(_Call, stub.Connect(_take_all(self._outgoing), metadata=self._metadata))  # type: ignore[arg-type]
         try:
             async for message in call:
                 self._last_heard_s = time.monotonic()

@@ -40,8 +40,11 @@ class WorkerView:
 class WorkerPool:
     """Links by address, and the prompts on their way to them."""
 
-    def __init__(self, addresses: Sequence[str], config: RouterConfig) -> None:
+    def __init__(
+        self, addresses: Sequence[str], config: RouterConfig, cluster_token: str = ""
+    ) -> None:
         self._config = config
+        self._cluster_token = cluster_token
         self._links = [self._link_to(address) for address in addresses]
         self._draining: set[str] = set()
         self.assigned = Assigned()
@@ -186,7 +189,7 @@ class WorkerPool:
         raise UnavailableError(f"no worker named {name}")
 
     def _link_to(self, address: str) -> WorkerLink:
-        return WorkerLink(address, self._check_agreement)
+        return WorkerLink(address, self._check_agreement, self._cluster_token)
 
     def _check_agreement(self, info: WorkerInfo) -> None:
         for other in self._links:

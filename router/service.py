@@ -19,6 +19,7 @@ from router.explain import Explanations
 from router.grammar import GrammarChecker
 from router.journey import Journeys
 from router.progress import Delta, Summary
+from router.tenant import current_tenant
 from router.tokenizer import Tokenizer
 from router.validation import Job, Limits, parse_request
 
@@ -62,7 +63,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
                     response = _to_response(job, delta)
                     if delta.summary is not None:
                         finished = response.finished
-                        self._explanations.finish(job.request_id, delta.choice, finished)
+                        self._explanations.finish(job.key, delta.choice, finished)
                     yield response
         except RequestError as error:
             await context.abort_with_status(to_status(error))
@@ -80,7 +81,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
     ) -> inference_pb2.CancelResponse:
         """See inference.proto."""
         try:
-            self._admission.cancel(request.request_id)
+            self._admission.cancel(current_tenant(), request.request_id)
         except RequestError as error:
             await context.abort_with_status(to_status(error))
         return inference_pb2.CancelResponse()
@@ -94,10 +95,11 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
     ) -> inference_pb2.ExplainResponse:
         """See inference.proto."""
         try:
-            response = self._explanations.explain(request.request_id)
+            key = self._explanations.find(current_tenant(), request.request_id)
         except RequestError as error:
             await context.abort_with_status(to_status(error))
-        response.blocks.extend(await self._blocks.of(request.request_id))
+        response = self._explanations.explain(key)
+        response.blocks.extend(await self._blocks.of(str(key)))
         return response
 
     async def parse(self, request: inference_pb2.GenerateRequest) -> Job:

@@ -2,12 +2,13 @@
 
 import re
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from common.request import SamplingParams
 from pdserve.errors import InvalidRequestError, NotFoundError, Reason
 from pdserve.v1 import inference_pb2
 from router.sampling import check_prompt_logprobs, parse_sampling
+from router.tenant import RequestKey, Tenant, current_tenant
 from router.tokenizer import ChatMessage, Tokenizer
 
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -38,6 +39,18 @@ class Job:
     cache_salt: str = ""
     num_choices: int = 1
     priority: int = 0
+    # by itself: whoever makes a job in a call cannot forget whose it is
+    tenant: Tenant = field(default_factory=current_tenant)
+
+    @property
+    def key(self) -> RequestKey:
+        """Its name among the requests of all tenants."""
+        return RequestKey(self.tenant, self.request_id)
+
+    @property
+    def salt(self) -> str:
+        """The salt under which it shares cached KV; no other tenant's is the same."""
+        return self.tenant.salt(self.cache_salt)
 
     def sampling_of(self, choice: int) -> SamplingParams:
         """How choice i draws: from seed + i. Logprobs of the prompt come with the first alone."""

@@ -10,17 +10,21 @@ from pdserve.errors import (
     InvalidRequestError,
     NotFoundError,
     OverloadedError,
+    PermissionDeniedError,
     PreconditionError,
     Reason,
     RequestCancelledError,
     RequestError,
     RequestTimeoutError,
+    UnauthenticatedError,
     UnavailableError,
 )
 
 DOMAIN = "pdserve"
 _CODES: dict[type[RequestError], int] = {
     InvalidRequestError: code_pb2.INVALID_ARGUMENT,
+    UnauthenticatedError: code_pb2.UNAUTHENTICATED,
+    PermissionDeniedError: code_pb2.PERMISSION_DENIED,
     NotFoundError: code_pb2.NOT_FOUND,
     DuplicateRequestError: code_pb2.ALREADY_EXISTS,
     PreconditionError: code_pb2.FAILED_PRECONDITION,

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 import grpc
 
 from common.rpc.channel import SERVER_OPTIONS
+from common.rpc.guard import GuardInterceptor, one_token
 from common.rpc.worker_service import WorkerPort, WorkerService
 from pdserve.v1 import worker_pb2_grpc
 
@@ -16,8 +17,10 @@ _START_TIMEOUT_S = 10.0
 class WorkerHost:
     """Serves one worker on `host`, at a port the system picks."""
 
-    def __init__(self, worker: WorkerPort, host: str) -> None:
+    def __init__(self, worker: WorkerPort, host: str, cluster_token: str = "") -> None:
+        """Serves routers that show the token; all who come where it is empty."""
         self._worker = worker
+        self._guards = [GuardInterceptor(one_token(cluster_token))] if cluster_token else []
         self._host = host
         self._started: Future[int] = Future()
         self._loop = asyncio.new_event_loop()
@@ -46,7 +49,7 @@ class WorkerHost:
             self._started.set_exception(error)  # start() raises it
 
     async def _serve(self) -> None:
-        server = grpc.aio.server(options=SERVER_OPTIONS)
+        server = grpc.aio.server(interceptors=self._guards, options=SERVER_OPTIONS)
         worker_pb2_grpc.add_WorkerServicer_to_server(WorkerService(self._worker), server)
         port = server.add_insecure_port(f"{self._host}:0")
         await server.start()

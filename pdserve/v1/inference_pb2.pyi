@@ -60,8 +60,8 @@ class GenerateRequest(_message.Message):
     text: _builtins.str
     """Text, tokenized as it stands (no chat template)."""
     cache_salt: _builtins.str
-    """Requests share cached KV only with requests of the same salt; at most 256 characters. Give each tenant its own
-    where one must not learn from a fast first token what another one asked.
+    """Requests share cached KV only with requests of the same tenant and salt; at most 256 characters. Give each user
+    its own where one must not learn from a fast first token what another one asked.
     """
     priority: _builtins.int
     """Lower goes first where requests wait (vLLM's convention); -100 to 100, 0 by default."""

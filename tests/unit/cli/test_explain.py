@@ -3,6 +3,7 @@ import json
 import pytest
 
 from cli import explain
+from cli.connection import Connection
 from pdserve.v1 import inference_pb2
 
 ANSWER = inference_pb2.ExplainResponse(
@@ -35,13 +36,15 @@ def show(
     *,
     as_json: bool = False,
 ) -> None:
-    async def fetch(address: str, request_ids: list[str]) -> list[inference_pb2.ExplainResponse]:
-        assert (address, request_ids) == ("router:1", ["why"])
+    async def fetch(
+        connection: Connection, request_ids: list[str]
+    ) -> list[inference_pb2.ExplainResponse]:
+        assert (connection.address, request_ids) == ("router:1", ["why"])
         return [answer]
 
     monkeypatch.setattr(explain, "_fetch", fetch)
     monkeypatch.setenv("COLUMNS", "80")
-    explain.command(["why", "why"], address="router:1", as_json=as_json)
+    explain.command(Connection("router:1"), ["why", "why"], as_json=as_json)
 
 
 def test_the_route_taken_stands_first_among_the_candidates(

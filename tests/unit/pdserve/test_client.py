@@ -13,11 +13,13 @@ from pdserve.errors import (
     InvalidRequestError,
     NotFoundError,
     OverloadedError,
+    PermissionDeniedError,
     PreconditionError,
     Reason,
     RequestCancelledError,
     RequestError,
     RequestTimeoutError,
+    UnauthenticatedError,
     UnavailableError,
 )
 from pdserve.v1 import inference_pb2
@@ -25,6 +27,8 @@ from pdserve.v1 import inference_pb2
 ERRORS_MD = Path(__file__).parents[3] / "docs" / "errors.md"
 KINDS: dict[str, type[RequestError]] = {
     "INVALID_ARGUMENT": InvalidRequestError,
+    "UNAUTHENTICATED": UnauthenticatedError,
+    "PERMISSION_DENIED": PermissionDeniedError,
     "NOT_FOUND": NotFoundError,
     "FAILED_PRECONDITION": PreconditionError,
     "ALREADY_EXISTS": DuplicateRequestError,

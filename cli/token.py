@@ -1,0 +1,54 @@
+"""`pdserve token`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pdserve.errors import SetupError
+from router.access import access_line, check_tenant_name, make_token
+from router.tenant import Tenant
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def group() -> None:
+    """Without it typer would make the only command the group itself."""
+
+
+@app.command()
+def create(
+    tenant: Annotated[str, typer.Option(help="Whose token it is")],
+    admin: Annotated[bool, typer.Option("--admin", help="It may also ask for `status`")] = False,
+    append: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Add the line to this access file")
+    ] = None,
+) -> None:
+    """Make a token. It is printed once and kept nowhere; the access file holds its hash."""
+    try:
+        check_tenant_name(tenant)
+    except ValueError as error:
+        raise SetupError(f"--tenant '{tenant}': {error}") from None
+    token = make_token()
+    line = access_line(Tenant(tenant, is_admin=admin), token)
+    if append is None:
+        print(f"{token}\n{line}")
+        note = "the first line is the token; the second goes into security.access_file"
+    else:
+        _append(append, line)
+        print(token)
+        note = f"a running router takes it from {append} at once"
+    print(note, file=sys.stderr)
+
+
+def _append(file: Path, line: str) -> None:
+    try:
+        with file.open("a+", encoding="utf-8") as access:
+            access.seek(0)
+            text = access.read()
+            gap = "\n" if text and not text.endswith("\n") else ""
+            access.write(f"{gap}{line}\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SetupError(f"--append {file}: {error}") from error
