@@ -87,6 +87,18 @@ def reference_problems(docs: list[Doc], config: ServeConfig) -> list[str]:
     return [f"{what}: {a!r} should be {b!r}" for what, (a, b) in expected.items() if a != b]
 
 
+def access_problems(docs: list[Doc], config: ServeConfig) -> list[str]:
+    """A router that others reach reads who may call from a Secret of its pod."""
+    file = config.security.access_file
+    if file is None:
+        return [f"grpc_host {config.grpc_host} without security.access_file"]
+    spec = one(docs, "Deployment")["spec"]["template"]["spec"]
+    secrets = {v["name"] for v in spec["volumes"] if "secret" in v}
+    mounts = spec["containers"][0]["volumeMounts"]
+    folders = [mount["mountPath"] for mount in mounts if mount["name"] in secrets]
+    return [] if str(file.parent) in folders else [f"{file} is in none of the Secrets {folders}"]
+
+
 def pod_problems(docs: list[Doc]) -> list[str]:
     """What Kubernetes checks only when it runs a pod, and what every pod of ours must have."""
     problems = []

@@ -48,6 +48,7 @@ def test_objects_fit_each_other_and_the_configuration(docs: list[Doc], tmp_path:
     assert fitting.role_problems(docs, config) == []
     assert fitting.reference_problems(docs, config) == []
     assert fitting.time_problems(docs, config) == []
+    assert fitting.access_problems(docs, config) == []
 
 
 def test_pods_are_complete_and_locked_down(docs: list[Doc]) -> None:

@@ -117,6 +117,7 @@ def test_a_configuration_that_pdserve_refuses(
         (lambda d: _pod(d).update(terminationGracePeriodSeconds=30), "terminationGrace"),
         (lambda d: _router(d)["startupProbe"].update(failureThreshold=6), "60 s"),
         (lambda d: _pod(d)["volumes"].pop(), "no volume tmp"),
+        (lambda d: _pod(d)["volumes"][1].pop("secret"), "none of the Secrets"),
         (lambda d: _pod(d).pop("enableServiceLinks"), "PDSERVE_"),
         (lambda d: _pod(d)["securityContext"].update(runAsNonRoot=False), "root"),
         (lambda d: _router(d).update(securityContext={}), "writable"),
@@ -135,6 +136,7 @@ def test_objects_that_do_not_fit(edit: Edit, mention: str, tmp_path: Path) -> No
         *fitting.role_problems(docs, config),
         *fitting.reference_problems(docs, config),
         *fitting.time_problems(docs, config),
+        *fitting.access_problems(docs, config),
         *fitting.pod_problems(docs),
         *fitting.budget_problems(docs),
     ]
