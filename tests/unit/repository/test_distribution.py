@@ -19,6 +19,7 @@ NEEDED = {
     "buf.yaml",
     "Makefile",
     "LICENSE",
+    "SECURITY.md",
 }
 
 
