@@ -20,6 +20,7 @@ import sys
 from asyncio.subprocess import PIPE, STDOUT, Process
 from http.client import HTTPConnection, HTTPException
 
+from common.config import SecurityConfig
 from common.telemetry.logs import get_logger
 from pdserve.errors import SetupError
 
@@ -47,8 +48,14 @@ _OPTIONS = (
 _log = get_logger()
 
 
-def check_installed() -> None:
-    """Raises SetupError when the packages of the extra `openai` are missing."""
+def check_usable(security: SecurityConfig) -> None:
+    """Raises SetupError when the packages of the extra `openai` are missing, or smg would not get in."""
+    if security.access_file is not None or security.tls_cert_file is not None:
+        raise SetupError(
+            "openai_port does not go with security.access_file or security.tls_cert_file: "
+            "smg shows the router neither token nor certificate",
+            "leave one of them out",
+        )
     for name in ("smg", "smg_grpc_proto"):
         if importlib.util.find_spec(name) is None:
             package = name.replace("_", "-")

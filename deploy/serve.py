@@ -11,7 +11,7 @@ from common.config import ServeConfig
 from common.telemetry.logs import configure_logs
 from deploy.deployment import Deployment
 from deploy.fleet import DeploymentFleet
-from deploy.openai_gateway import OpenAiGateway, check_installed
+from deploy.openai_gateway import OpenAiGateway, check_usable
 from pdserve.errors import SetupError
 from router.app import Router
 from router.guard import Door
@@ -39,11 +39,7 @@ async def running(
     config: ServeConfig, model_name: str, model_dir: Path, report: Callable[[str], None]
 ) -> AsyncIterator[Endpoints]:
     """A deployment with its router; everything is stopped on the way out, however that happens."""
-    door = Door(config.security)
-    door.check(config.grpc_host)
-    _check_ports(config)
-    if config.openai_port is not None:
-        check_installed()
+    door = _make_door(config)
     deployment = Deployment(config, model_name, model_dir)
     router = gateway = None
     try:
@@ -76,7 +72,10 @@ async def running(
         await asyncio.to_thread(deployment.stop)
 
 
-def _check_ports(config: ServeConfig) -> None:
+def _make_door(config: ServeConfig) -> Door:
+    """Find out what can be refused before anything starts. Raises SetupError."""
+    door = Door(config.security)
+    door.check(config.grpc_host)
     ports = (
         ("grpc_port", config.grpc_port),
         ("http_port", config.http_port),
@@ -84,6 +83,9 @@ def _check_ports(config: ServeConfig) -> None:
     )
     for key, port in ports:
         check_port(config.grpc_host, key, port)
+    if config.openai_port is not None:
+        check_usable(config.security)
+    return door
 
 
 async def _start(deployment: Deployment, report: Callable[[str], None]) -> list[str]:

@@ -24,6 +24,7 @@ from router.explain import Explanations
 from router.journey import Journeys
 from router.pool import WorkerView
 from router.service import to_finished
+from router.tenant import current_tenant
 from router.validation import Job, Limits
 from router.vllm_info import SERVER_TYPE, loads, model_info, tokenizer_chunks
 from router.vllm_request import in_vllm_terms, to_pdserve
@@ -72,7 +73,7 @@ class VllmEngineService(vllm_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]
                 async for delta in deltas:
                     if delta.summary is not None:
                         finished = to_finished(job, delta.summary)
-                        self._explanations.finish(job.request_id, delta.choice, finished)
+                        self._explanations.finish(job.key, delta.choice, finished)
                     for answer in answers.take(delta):
                         yield answer
         except RequestCancelledError:
@@ -91,7 +92,7 @@ class VllmEngineService(vllm_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]
         """End these requests; one that is not running any more is no error."""
         for request_id in request.request_ids:
             with suppress(NotFoundError):
-                self._admission.cancel(request_id)
+                self._admission.cancel(current_tenant(), request_id)
         return vllm_pb2.AbortResponse()
 
     async def HealthCheck(

@@ -6,9 +6,12 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+from smg_grpc_proto import vllm_engine_pb2 as vllm_pb2
+from smg_grpc_proto import vllm_engine_pb2_grpc as vllm_pb2_grpc
 
 from common.config import SecurityConfig
 from pdserve.client import AsyncClient
@@ -95,6 +98,7 @@ async def test_no_method_but_health_answers_a_stranger(stack: Guarded) -> None:
             "/pdserve.v1.Admin/Status",
             "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
             STREAMED_HEALTH,
+            "/vllm.grpc.engine.VllmEngine/Generate",
         }
         for method in methods:
             for who, metadata in strangers.items():
@@ -143,6 +147,17 @@ async def test_another_tenants_request_is_not_there(stack: Guarded) -> None:
         stack.worker.say(other, "for zeta", ends=True)
         assert (await mine, await theirs) == ("for acme", "for zeta")
         assert (await acme.explain("job")).request_id == "job"
+
+
+async def test_vllms_abort_ends_the_callers_own_requests_alone(stack: Guarded) -> None:
+    async with stack.client("acme") as acme, grpc.aio.insecure_channel(stack.address) as channel:
+        running = asyncio.create_task(ask(acme, "job"))
+        request = await asyncio.to_thread(stack.worker.wait_for_request)
+        abort: Any = vllm_pb2_grpc.VllmEngineStub(channel).Abort
+        message = vllm_pb2.AbortRequest(request_ids=["job", "acme/job"])
+        await abort(message, metadata=bearer(stack.tokens["zeta"]))
+        stack.worker.say(request, "untouched", ends=True)
+        assert await running == "untouched"
 
 
 async def test_an_admin_sees_and_ends_everybodys_requests(stack: Guarded) -> None:
