@@ -79,6 +79,7 @@ class PrefillEngine:
     def cancel(self, key: Key) -> None:
         """Drop a prompt; if it has not come yet, it will be refused."""
         if key in self._live:
+            self._live[key].outbox.discard()
             self._drop(key)
         elif key not in self._ended:
             _remember(self._tombstones, key)
@@ -191,8 +192,9 @@ class PrefillEngine:
         seq.append(sample.token_id, self._engine.spec.eos_token_ids)
 
     def _copy_out(self, prompt: _Prompt) -> None:
-        """Send what is computed and decode has not; a cached prefix goes in pieces of a step's size."""
+        """Send what is computed and decode has not, in pieces of at most a step's size and decode's limit."""
         seq, size = prompt.seq, self._engine.config.max_batch_tokens
+        size = min(size, seq.request.max_item_tokens or size)
         while prompt.num_sent < seq.num_computed_tokens:
             start, end = prompt.num_sent, min(prompt.num_sent + size, seq.num_computed_tokens)
             start_s = time.monotonic()
