@@ -29,7 +29,7 @@ from tests.unit.common.engine.tiny_models import (
 
 NAMESPACE = "spill"
 MIB = 2**20
-NUM_PROMPTS, LENGTH = 10, 480  # 30 MiB of KV each, in a store of 128 MiB
+NUM_PROMPTS, LENGTH = 16, 480  # 15 MiB of KV each, 240 together, in a store of 128 MiB
 TRANSFER = TransferConfig(max_inflight_mib=16, max_concurrent_pulls=NUM_PROMPTS)
 GREEDY = SamplingParams(temperature=0.0, seed=0, max_tokens=2)
 DRAW = random.Random(9)
@@ -38,9 +38,9 @@ PROMPTS = [tuple(DRAW.randrange(VOCAB) for _ in range(LENGTH)) for _ in range(NU
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Few weights and much KV: 2 layers x 2 x 32 heads x 128 x 4 bytes are 64 KiB a token."""
+    """Few weights and much KV: 2 layers x 2 x 16 heads x 128 x 4 bytes are 32 KiB a token."""
     folder = tmp_path_factory.mktemp("wide")
-    wide = {"num_attention_heads": 32, "num_key_value_heads": 32, "head_dim": 128}
+    wide = {"num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 128}
     return save_model(folder, "llama", **wide)
 
 
@@ -54,7 +54,7 @@ def spec(model: Path, name: str, role: str, kv_cache_gib: float) -> WorkerSpec:
             "namespace": NAMESPACE,
             "bind_host": "127.0.0.1",
             "num_threads": 1,
-            "engine": engine_config(kv_cache_gib=kv_cache_gib),
+            "engine": engine_config(kv_cache_gib=kv_cache_gib, max_batch_tokens=128),
             "transfer": TRANSFER,
         }
     )
@@ -86,7 +86,7 @@ def store(prefill: ActorHandle) -> Iterator[RayNodeStore]:
 def test_many_long_prompts_at_once_never_spill(model: Path, store: RayNodeStore) -> None:
     crashes: list[BaseException] = []
     answers, gate = Answers(), Gate()
-    decode_spec = spec(model, "decode-0", "decode", 0.4)
+    decode_spec = spec(model, "decode-0", "decode", 0.3)
     decode = DecodeWorker(decode_spec, RayKVTransport(NAMESPACE), crashes.append, store)
     decode.subscribe(answers.take)
     decode.subscribe(lambda _: gate.hold())
@@ -109,7 +109,7 @@ def test_many_long_prompts_at_once_never_spill(model: Path, store: RayNodeStore)
     assert store.spilled_bytes() == 0
     load = load_now(decode)
     assert (load.prefill_fallbacks, load.prefill_tokens) == (0, 0)
-    assert load.kv_bytes == NUM_PROMPTS * LENGTH * 64 * 1024
+    assert load.kv_bytes == NUM_PROMPTS * LENGTH * 32 * 1024
     assert load.credit_wanted_bytes == 0
     in_engine(decode, decode._engine.check_integrity)
     decode.stop(5.0)
