@@ -1,8 +1,8 @@
 """KV on its way out of a prefill worker.
 
 1. `stream` (a transport thread) opens an outbox and posts the prompt to the engine.
-2. After each step the engine copies the finished chunk out of its blocks into a host buffer and puts it
-   here; token 1 goes in before the last chunk.
+2. After each step the engine copies the finished chunk out of its blocks into a host buffer (copy_out.py),
+   which is put here; token 1 goes in before the last chunk.
 3. After the last copy-out the engine gives the prompt's blocks back: it never waits for decode.
 4. The transport thread yields items until `finish`, each when the node's object store has room for it
    (outgoing.py) and few enough are unread; what it yields belongs to the caller.
@@ -25,7 +25,7 @@ _STUCK_S = 600.0
 
 
 class KVOutbox:
-    """The items of one prompt, in order. `items` for one reader; all else from the engine's thread."""
+    """The items of one prompt, in order. `items` for one reader; all else for the engine and its copier."""
 
     def __init__(self) -> None:
         self._items: queue.SimpleQueue[WireItem | None] = queue.SimpleQueue()

@@ -10,12 +10,13 @@ import ray
 from ray.actor import ActorHandle
 
 from common.config import ServeConfig, TransferConfig, WorkerSpec
+from common.engine.host import build_host
 from common.kv_transfer.ray_store import RayNodeStore
 from common.kv_transfer.ray_transport import RayKVTransport
 from common.request import SamplingParams, WorkRequest
 from decode_worker.credit import AT_HAND
 from decode_worker.worker import DecodeWorker
-from deploy.actors import PrefillActor
+from deploy.actors import WorkerActor
 from deploy.ray_session import start_ray, stop_ray
 from tests.integration.in_process_workers import Answers, in_engine, load_now, until
 from tests.integration.meddling_in_process import Gate
@@ -65,7 +66,7 @@ def prefill(model: Path) -> Iterator[ActorHandle]:
     """A prefill worker in a Ray of its own."""
     start_ray(ServeConfig(namespace=NAMESPACE, transfer=TRANSFER), num_cpus=2)
     try:
-        actor: Any = PrefillActor
+        actor: Any = WorkerActor
         handle = actor.options(name="prefill-0", namespace=NAMESPACE).remote(
             spec(model, "prefill-0", "prefill", 0.1)
         )
@@ -87,7 +88,8 @@ def test_many_long_prompts_at_once_never_spill(model: Path, store: RayNodeStore)
     crashes: list[BaseException] = []
     answers, gate = Answers(), Gate()
     decode_spec = spec(model, "decode-0", "decode", 0.3)
-    decode = DecodeWorker(decode_spec, RayKVTransport(NAMESPACE), crashes.append, store)
+    host = build_host(decode_spec, crashes.append, store)
+    decode = DecodeWorker(decode_spec, host, RayKVTransport(NAMESPACE))
     decode.subscribe(answers.take)
     decode.subscribe(lambda _: gate.hold())
     decode.start()
