@@ -162,7 +162,7 @@ class _Target:
         num_shipped = self._ask.num_prompt_tokens - worker.num_cached_tokens
         num_exposed, taper_s = source.taper(num_shipped)
         copies_s = source.worker.profile.copy_out_s(num_exposed) + profile.insert_s(num_exposed)
-        credit_s = _credit_s(num_shipped, worker, source.prefill_s + copies_s)
+        credit_s = _credit_s(num_shipped, worker, source.prefill_s + profile.insert_s(num_shipped))
         return RouteCost(
             Route(worker.name, source.worker.name),
             queue_s=self._room_s + source.queue_s + credit_s,

@@ -1,6 +1,8 @@
 """KV through a small object store of a real Ray: it never spills, however much is asked for at once."""
 
+import gc
 import random
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,10 @@ def prefill(model: Path) -> Iterator[ActorHandle]:
         yield handle
     finally:
         stop_ray()
+        with warnings.catch_warnings():
+            # Ray ends its processes and does not wait for them, which Python notices when they are collected
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
 
 
 @pytest.fixture

@@ -196,15 +196,15 @@ def test_a_decision_says_who_runs_the_prompt_and_how_much_of_it() -> None:
 
 def test_a_decode_worker_without_credit_is_a_queue() -> None:
     """A token's KV is a byte. Of 100 bytes 80 are wanted already: 50 more miss 30, which come free in 3/10
-    of a pull of 60 + 50 + 50 seconds."""
+    of a pull of 60 + 50 seconds."""
     short = replace(DECODE, credit_bytes=100, credit_wanted_bytes=80)
     found = cost(Ask(50, 7), PREFILL, short)
-    assert found[True].queue_s == pytest.approx(30 / 100 * 160)
+    assert found[True].queue_s == pytest.approx(30 / 100 * 110)
     assert found[False].queue_s == 0  # its own prompts need none
     assert cost(Ask(20, 7), PREFILL, short)[True].queue_s == 0
     # others wait before it
     queue = replace(short, credit_wanted_bytes=450)
-    assert cost(Ask(50, 7), PREFILL, queue)[True].queue_s == pytest.approx(4 * 160)
+    assert cost(Ask(50, 7), PREFILL, queue)[True].queue_s == pytest.approx(4 * 110)
 
 
 def test_work_goes_to_the_decode_worker_with_credit_or_stays_where_it_decodes() -> None:
