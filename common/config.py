@@ -58,6 +58,10 @@ class TransferConfig(_Frozen):
 
     max_concurrent_pulls: int = Field(16, ge=1, description="Prompts a decode worker pulls at once")
     max_inflight_mib: int = Field(256, ge=1, description="KV a decode worker may have in flight")
+    store_share: float = Field(
+        0.3, gt=0, le=1, description="Of a node's object store, for all KV that passes through it"
+    )
+    max_item_mib: int = Field(16, ge=1, description="The largest piece in which KV is sent")
     item_timeout_s: float = Field(60.0, gt=0, description="Longest wait for the next KV item")
     inserts_per_step: int = Field(2, ge=1, description="KV chunks copied in between two steps")
 

@@ -113,6 +113,7 @@ class WorkRequest:
     group: str = ""
     priority: int = 0  # lower goes first
     num_held_tokens: int = 0  # of the prompt, on the decode worker that asks for the rest
+    max_item_tokens: int | None = None  # the longest piece of KV that it takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +154,8 @@ class WorkerInfo:
     max_context_tokens: int
     vocab_size: int
     profile: WorkerProfile = field(default_factory=WorkerProfile)
+    dtype: str = ""
+    wire_version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +180,9 @@ class WorkerLoad:
     prefill_fallbacks: int = 0
     prefix_query_tokens: int = 0
     prefix_hit_tokens: int = 0
+    credit_bytes: int = 0  # of KV on its way to decode; 0: not limited, or no decode worker
+    credit_wanted_bytes: int = 0  # of that, by pulls under way and by prompts that wait
+    spilled_bytes: int = 0  # by the object store of the worker's node
     progress_age_s: float = 0.0
     correction: Correction = field(default_factory=Correction)
 

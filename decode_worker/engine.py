@@ -101,13 +101,15 @@ class DecodeEngine:
         self._counters.preemptions = preemption.num_swapped + preemption.num_recomputed
         self._counters.swaps = preemption.num_swapped
         backlog_tokens = scheduler.num_waiting_tokens
-        return self._counters.to_load(
+        load = self._counters.to_load(
             self._engine,
             len(scheduler.running),
             len(scheduler.waiting) + len(inbox.waiting) + len(inbox.pulls),
             backlog_tokens + inbox.num_waiting_tokens,
             backlog_tokens,
         )
+        credit, wanted = inbox.credit_bytes, inbox.credit_wanted_bytes
+        return replace(load, credit_bytes=credit, credit_wanted_bytes=wanted)
 
     def check_integrity(self) -> None:
         """Every held block belongs to a live sequence."""

@@ -4,7 +4,8 @@
 2. `admit` (before each step): if the batch has room, blocks for the prompt and its first token are free
    and transfer credit is left, the blocks are reserved, known prefixes first, and a pull thread starts.
 3. The thread asks the chosen prefill worker for the rest of the prompt (decode pulls) and delivers what
-   arrives.
+   arrives. It fetches no further while `AT_HAND` chunks wait to be inserted, so that a pull never has more on
+   its way than it was charged for (credit.py), however long its prompt is.
 4. `collect` (before each step) hands over token 1 at once, and copies at most `inserts_per_step` chunks
    into the reserved blocks, so that arriving KV never holds a decode step up for long.
 5. With all KV in and token 1 known the sequence joins the batch at token 2; nothing is recomputed.
@@ -27,9 +28,11 @@ from common.engine.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
 from common.engine.waiting_queue import WaitingQueue
 from common.kv_transfer.layout import KVLayout
+from common.kv_transfer.node_store import UNLIMITED, NodeStore
 from common.kv_transfer.transport import KVTransport
 from common.kv_transfer.wire import FailureHeader, FirstTokenHeader, WireError
 from common.telemetry.logs import get_logger
+from decode_worker.credit import Credit
 from decode_worker.pull import Chunk, FirstToken, News, Pull, PullFailed
 from decode_worker.scheduler import urgency
 
@@ -61,6 +64,7 @@ class Inbox:
         transport: KVTransport,
         config: TransferConfig,
         wake: Callable[[], None],
+        store: NodeStore = UNLIMITED,
     ) -> None:
         self._prefix = prefix
         self._cache = cache
@@ -71,7 +75,7 @@ class Inbox:
         self._wake = wake
         self._threads = ThreadPoolExecutor(config.max_concurrent_pulls, "kv-pull")
         self._arrivals: queue.SimpleQueue[tuple[Pull, News, float]] = queue.SimpleQueue()
-        self._inflight_bytes = 0
+        self._credit = Credit(config, layout, store)
         self.waiting = WaitingQueue()
         self.pulls: dict[Sequence, Pull] = {}
 
@@ -79,6 +83,16 @@ class Inbox:
     def num_waiting_tokens(self) -> int:
         """Prompt tokens whose KV is not here yet."""
         return sum(seq.num_uncomputed_tokens for seq in (*self.waiting, *self.pulls))
+
+    @property
+    def credit_bytes(self) -> int:
+        """KV that may be on its way here."""
+        return self._credit.total_bytes
+
+    @property
+    def credit_wanted_bytes(self) -> int:
+        """What those on their way are charged and those that wait would be."""
+        return self._credit.taken_bytes + sum(map(self._credit.cost, self.waiting))
 
     def add(self, seq: Sequence) -> None:
         """Queue a sequence whose prompt runs on a prefill worker."""
@@ -96,7 +110,7 @@ class Inbox:
             )
 
         while len(self.pulls) < self._config.max_concurrent_pulls:
-            seq = self.waiting.take(lambda s: self._has_credit(s) and enters(s), urgency)
+            seq = self.waiting.take(lambda s: self._credit.covers(s) and enters(s), urgency)
             if seq is None:
                 return
             self._start(seq)
@@ -125,7 +139,7 @@ class Inbox:
             self.waiting.remove(seq)
         pull = self.pulls.pop(seq, None)
         if pull is not None:
-            self._inflight_bytes -= pull.num_bytes
+            self._credit.taken_bytes -= pull.charged_bytes
             pull.close()
 
     def close(self) -> None:
@@ -134,15 +148,11 @@ class Inbox:
             pull.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _has_credit(self, seq: Sequence) -> bool:
-        wanted = self._inflight_bytes + self._layout.num_bytes(seq.num_prompt_tokens)
-        return not self.pulls or wanted <= self._config.max_inflight_mib * 2**20
-
     def _start(self, seq: Sequence) -> None:
-        pull = Pull(seq, self._layout, time.monotonic())
+        pull = Pull(seq, self._layout, time.monotonic(), self._credit)
         seq.timeline.remote = pull.remote
         self.pulls[seq] = pull
-        self._inflight_bytes += pull.num_bytes
+        self._credit.taken_bytes += pull.charged_bytes
         self._threads.submit(pull.run, self._transport, self._config.item_timeout_s, self._deliver)
 
     def _deliver(self, pull: Pull, news: News) -> None:
@@ -154,6 +164,7 @@ class Inbox:
         start_s = time.monotonic()
         self._cache.write(seq.block_table, chunk.start, chunk.kv)
         end_s = time.monotonic()
+        pull.note_inserted()
         self._costs.note_insert(chunk.num_bytes, end_s - start_s)
         inserted = start_s, end_s
         pull.remote.note_transfer(chunk.copied, at_s, inserted, num_tokens, chunk.num_bytes)

@@ -1,9 +1,11 @@
 """One prompt's KV on its way in: what runs in a pull thread, off the engine's thread.
 
 The thread reads and checks items, copies each payload out of the transport's memory (which frees it
-there) into a host tensor in the cache's shape, and delivers what it found. It touches no engine state.
+there) into a host tensor in the cache's shape, and delivers what it found. It touches no engine state, and
+reads no further while `AT_HAND` of its chunks wait for the engine.
 """
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -27,6 +29,7 @@ from common.kv_transfer.wire import (
     decode_header,
 )
 from common.request import TokenLogprobs
+from decode_worker.credit import AT_HAND, Credit
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +63,17 @@ News = Chunk | FirstToken | FailureHeader | PullFailed
 class Pull:
     """One stream being read. `run` in a pull thread, everything else on the engine's thread."""
 
-    def __init__(self, seq: Sequence, layout: KVLayout, opened_s: float) -> None:
+    def __init__(self, seq: Sequence, layout: KVLayout, opened_s: float, credit: Credit) -> None:
         self.seq = seq
         self.remote = RemotePrefill(asked_s=opened_s)
-        self.request = replace(seq.request, num_held_tokens=seq.num_computed_tokens)
-        self.num_bytes = layout.num_bytes(seq.num_uncomputed_tokens)
+        self.request = replace(
+            seq.request,
+            num_held_tokens=seq.num_computed_tokens,
+            max_item_tokens=credit.max_item_tokens,
+        )
+        self.charged_bytes = credit.cost(seq)
         self.is_closed = False
+        self._room = threading.Semaphore(AT_HAND)
         self._layout = layout
         self._stream: KVStream | None = None
         self._next_start = seq.num_computed_tokens
@@ -75,8 +83,13 @@ class Pull:
     def close(self) -> None:
         """Give up; whatever still arrives is dropped. Safe to repeat."""
         self.is_closed = True
+        self._room.release()
         if self._stream is not None:
             self._stream.close()
+
+    def note_inserted(self) -> None:
+        """A chunk is in its blocks: the thread may fetch another."""
+        self._room.release()
 
     def run(
         self, transport: KVTransport, timeout_s: float, deliver: Callable[["Pull", News], None]
@@ -87,15 +100,26 @@ class Pull:
             # close() may have come before there was a stream to close: one of the two sides sees both
             if self.is_closed:
                 stream.close()
-            while (item := stream.next(timeout_s)) is not None:
-                if not self.is_closed:
-                    deliver(self, self._parse(item))
+            while (news := self._next(stream, timeout_s)) is not None:
+                deliver(self, news)
             if self._next_start < self.seq.num_prompt_tokens or not self._has_first_token:
                 raise TransferError("the stream ended early")
         except Exception as error:  # a thread's edge: any fault here means the KV is not coming
             if not self.is_closed:
                 self.close()
                 deliver(self, PullFailed(error))
+
+    def _next(self, stream: KVStream, timeout_s: float) -> News | None:
+        """What to deliver next; None at the end and when the pull is closed."""
+        if not self._room.acquire(timeout=timeout_s):
+            raise TransferError(f"the engine took in no KV for {timeout_s} s")
+        item = None if self.is_closed else stream.next(timeout_s)
+        if item is None or self.is_closed:
+            return None
+        news = self._parse(item)
+        if not isinstance(news, Chunk):
+            self._room.release()
+        return news
 
     def _parse(self, item: WireItem) -> News:
         header = decode_header(item[0])

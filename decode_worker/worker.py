@@ -11,7 +11,7 @@ from common.engine.host import EngineHost
 from common.engine.host_swap import HostSwap
 from common.engine.kv_cache import kv_layout
 from common.engine.sequence import Sequence
-from common.engine.worker_identity import make_info, with_age
+from common.engine.worker_identity import at_this_moment, make_info
 from common.kv_transfer.transport import KVTransport
 from common.ledger import BlockLedger
 from common.request import (
@@ -55,10 +55,18 @@ class DecodeWorker:
         layout = kv_layout(engine.spec)
         wake = self._loop.wake
         inbox = Inbox(
-            engine.prefix, engine.cache, engine.costs, layout, transport, spec.transfer, wake
+            engine.prefix,
+            engine.cache,
+            engine.costs,
+            layout,
+            transport,
+            spec.transfer,
+            wake,
+            host.store,
         )
         grammars = Grammars(spec.model_dir, engine.spec, wake)
         self._engine = DecodeEngine(engine, scheduler, inbox, grammars, Counters())
+        self._store = host.store
         self._sinks: list[Callable[[StepOutput], None]] = []
         self._load = self._engine.load()
         self._is_retired = False
@@ -90,7 +98,7 @@ class DecodeWorker:
 
     def load(self) -> WorkerLoad:
         """See WorkerPort.load."""
-        return with_age(self._load, self._loop.progress_age_s)
+        return at_this_moment(self._load, self._loop.progress_age_s, self._store)
 
     def ask_blocks(self, request_id: str, answer: Callable[[BlockLedger], None]) -> None:
         """See WorkerPort.ask_blocks."""

@@ -67,8 +67,10 @@ class WorkerActor:
 
 def _build_host(spec: WorkerSpec, on_crash: OnCrash) -> "EngineHost":
     from common.engine.host import build_host
+    from common.kv_transfer.ray_store import RayNodeStore
 
-    return build_host(spec, on_crash)
+    store = RayNodeStore(spec.name, spec.namespace, spec.transfer.store_share)
+    return build_host(spec, on_crash, store)
 
 
 def _build_prefill(spec: WorkerSpec, host: "EngineHost") -> Built:

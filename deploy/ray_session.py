@@ -3,6 +3,8 @@
 import logging
 import os
 import secrets
+import shutil
+from pathlib import Path
 
 import psutil
 import ray
@@ -11,6 +13,7 @@ from common.config import ServeConfig
 from pdserve.errors import SetupError
 
 _MIB = 2**20
+_SHM = Path("/dev/shm")  # noqa: S108 - looked at only
 _MIN_STORE_BYTES = 128 * _MIB
 
 
@@ -41,13 +44,12 @@ def stop_ray() -> None:
 
 
 def _store_bytes(config: ServeConfig) -> int:
-    """Twice what decode workers may have in flight, so that Ray never spills to disk.
-
-    Roles may flip, and the last prefill worker leaves nothing to send.
-    """
-    num_pulling = max(config.decode, config.prefill + config.decode - 1)
-    wanted = 2 * config.transfer.max_inflight_mib * _MIB * num_pulling
-    return max(_MIN_STORE_BYTES, min(wanted, psutil.virtual_memory().total // 4))
+    """So much that each worker gets `max_inflight_mib` of its share, where memory allows."""
+    transfer, num_workers = config.transfer, config.prefill + config.decode
+    wanted = int(transfer.max_inflight_mib * _MIB * num_workers / transfer.store_share)
+    # a store that does not fit shared memory would lie on a disk
+    shared = int(0.9 * shutil.disk_usage(_SHM).free) if _SHM.exists() else wanted
+    return max(_MIN_STORE_BYTES, min(wanted, shared, psutil.virtual_memory().total // 4))
 
 
 def _init(**options: object) -> None:

@@ -5,27 +5,22 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-import torch
-
 from common.engine.batch import Batch
 from common.engine.bookkeeping import draw_up
 from common.engine.counters import Counters
 from common.engine.engine import Engine
 from common.engine.grammar import Grammars
-from common.engine.kv_cache import kv_layout
 from common.engine.sampler import Sample
 from common.engine.sequence import Sequence
 from common.kv_transfer.wire import (
     FirstTokenHeader,
-    Payload,
-    make_chunk,
     make_failure,
     make_first_token,
 )
 from common.ledger import BlockLedger
 from common.request import WorkerLoad, WorkFailure
 from pdserve.errors import Reason
+from prefill_worker.copy_out import CopyOut
 from prefill_worker.ledger import state_of
 from prefill_worker.outbox import KVOutbox
 from prefill_worker.scheduler import PrefillScheduler
@@ -53,7 +48,7 @@ class PrefillEngine:
         self._scheduler = scheduler
         self._grammars = grammars
         self._counters = counters
-        self._layout = kv_layout(engine.spec)
+        self._copies = CopyOut(engine)
         self._live: dict[Key, _Prompt] = {}
         # Cancels that overtook their request, and prompts that ended, whose readers may still cancel
         # them (a request's id may come again). The oldest are forgotten.
@@ -79,6 +74,7 @@ class PrefillEngine:
     def cancel(self, key: Key) -> None:
         """Drop a prompt; if it has not come yet, it will be refused."""
         if key in self._live:
+            self._live[key].outbox.discard()
             self._drop(key)
         elif key not in self._ended:
             _remember(self._tombstones, key)
@@ -121,8 +117,9 @@ class PrefillEngine:
         return draw_up(self._engine.pool, live, state, lambda _: 0, request_id)
 
     def close(self) -> None:
-        """Stop compiling."""
+        """Stop compiling and copying."""
         self._grammars.close()
+        self._copies.close()
 
     def check_integrity(self) -> None:
         """Every held block belongs to a live prompt."""
@@ -191,19 +188,12 @@ class PrefillEngine:
         seq.append(sample.token_id, self._engine.spec.eos_token_ids)
 
     def _copy_out(self, prompt: _Prompt) -> None:
-        """Send what is computed and decode has not; a cached prefix goes in pieces of a step's size."""
+        """Send what is computed and decode has not, in pieces of at most a step's size and decode's limit."""
         seq, size = prompt.seq, self._engine.config.max_batch_tokens
+        size = min(size, seq.request.max_item_tokens or size)
         while prompt.num_sent < seq.num_computed_tokens:
             start, end = prompt.num_sent, min(prompt.num_sent + size, seq.num_computed_tokens)
-            start_s = time.monotonic()
-            tensor = self._engine.cache.read(seq.block_table, start, end)
-            payload: Payload = tensor.view(torch.uint8).numpy().reshape(-1).view(np.uint8)
-            copied = start_s - seq.timeline.arrival_s, time.monotonic() - start_s
-            key = _key(seq)
-            item = make_chunk(*key, self._layout, start, payload, copied)
-            self._engine.costs.note_copy_out(payload.nbytes, time.monotonic() - start_s)
-            self._counters.kv_bytes += payload.nbytes
-            prompt.outbox.put(item)
+            self._counters.kv_bytes += self._copies.send(seq, prompt.outbox, start, end)
             prompt.num_sent = end
 
     def _fail(self, seq: Sequence, reason: Reason, message: str) -> None:
@@ -219,7 +209,7 @@ class PrefillEngine:
         prompt = self._live.pop(key, None)
         if prompt is not None:
             self._scheduler.remove(prompt.seq)
-            prompt.outbox.finish()
+            self._copies.finish(prompt.outbox)
             _remember(self._ended, key)
 
 

@@ -1,15 +1,19 @@
 """KV on its way out of a prefill worker.
 
 1. `stream` (a transport thread) opens an outbox and posts the prompt to the engine.
-2. After each step the engine copies the finished chunk out of its blocks into a host buffer and puts it
-   here; token 1 goes in before the last chunk.
+2. After each step the engine copies the finished chunk out of its blocks into a host buffer (copy_out.py),
+   which is put here; token 1 goes in before the last chunk.
 3. After the last copy-out the engine gives the prompt's blocks back: it never waits for decode.
-4. The transport thread yields items until `finish`; what it yields belongs to the caller.
-5. A stream that is given up (cancel, or the caller is gone) marks the outbox closed; the engine then drops
-   the prompt within one step.
-What is buffered here is bounded by the decode side: it reserves its blocks before it opens a stream.
+4. The transport thread yields items until `finish`, each when the node's object store has room for it
+   (outgoing.py) and few enough are unread; what it yields belongs to the caller.
+5. A stream that is given up (cancel, or the caller is gone) discards its outbox: what waits there is gone at
+   once, and the engine drops the prompt within one step.
+So where decode is slow, host buffers wait here, never blocks. They are bounded by the decode side: it
+reserves its blocks before it opens a stream, so all outboxes together hold at most the KV memory of the
+decode workers that pull from here, and of each at most `transfer.max_concurrent_pulls` prompts.
 """
 
+import contextlib
 import queue
 from collections.abc import Iterator
 
@@ -21,10 +25,11 @@ _STUCK_S = 600.0
 
 
 class KVOutbox:
-    """The items of one prompt, in order. `put` and `finish` from the engine, `items` from one reader."""
+    """The items of one prompt, in order. `items` for one reader; all else for the engine and its copier."""
 
     def __init__(self) -> None:
         self._items: queue.SimpleQueue[WireItem | None] = queue.SimpleQueue()
+        self._is_discarded = False
 
     def put(self, item: WireItem) -> None:
         """Add an item."""
@@ -34,13 +39,21 @@ class KVOutbox:
         """No more items will come."""
         self._items.put(None)
 
+    def discard(self) -> None:
+        """Nobody reads any more: drop what waits."""
+        self._is_discarded = True
+        while not self._items.empty():
+            with contextlib.suppress(queue.Empty):  # the reader may be quicker
+                self._items.get_nowait()
+        self._items.put(None)
+
     def items(self) -> Iterator[WireItem]:
-        """The items until `finish`. Raises TimeoutError when the engine is stuck."""
+        """The items until `finish` or `discard`. Raises TimeoutError when the engine is stuck."""
         while True:
             try:
                 item = self._items.get(timeout=_STUCK_S)
             except queue.Empty:
                 raise TimeoutError("the prefill engine made no progress") from None
-            if item is None:
+            if item is None or self._is_discarded:
                 return
             yield item

@@ -8,7 +8,7 @@ from common.engine.counters import Counters
 from common.engine.grammar import Grammars
 from common.engine.host import EngineHost
 from common.engine.sequence import Sequence
-from common.engine.worker_identity import make_info, with_age
+from common.engine.worker_identity import at_this_moment, make_info
 from common.kv_transfer.wire import WireItem, make_failure
 from common.ledger import BlockLedger
 from common.request import (
@@ -23,6 +23,7 @@ from pdserve.errors import Reason
 from prefill_worker.engine import PrefillEngine
 from prefill_worker.order import PrefillOrder
 from prefill_worker.outbox import KVOutbox
+from prefill_worker.outgoing import Outgoing
 from prefill_worker.scheduler import PrefillScheduler
 
 
@@ -38,6 +39,8 @@ class PrefillWorker:
         self.prefixes = engine.pool.prefixes
         grammars = Grammars(spec.model_dir, engine.spec, self._loop.wake)
         self._engine = PrefillEngine(engine, scheduler, grammars, Counters())
+        self._store = host.store
+        self.outgoing = Outgoing(host.store)
         self._sinks: list[Callable[[StepOutput], None]] = []
         self._load = self._engine.load()
         self._is_retired = False
@@ -66,7 +69,7 @@ class PrefillWorker:
         self._loop.post(lambda: self._take(seq, outbox))
         is_complete = False
         try:
-            yield from outbox.items()
+            yield from self.outgoing.pass_on(outbox.items())
             is_complete = True
         finally:
             if not is_complete:
@@ -88,7 +91,7 @@ class PrefillWorker:
 
     def load(self) -> WorkerLoad:
         """See WorkerPort.load."""
-        return with_age(self._load, self._loop.progress_age_s)
+        return at_this_moment(self._load, self._loop.progress_age_s, self._store)
 
     def ask_blocks(self, request_id: str, answer: Callable[[BlockLedger], None]) -> None:
         """See WorkerPort.ask_blocks."""

@@ -92,6 +92,14 @@ class _WorkerCollector(Collector):
         blocks = GaugeMetricFamily(
             "pdserve_worker_kv_blocks", "KV blocks by state", labels=(*labels, "state")
         )
+        credit = GaugeMetricFamily(
+            "pdserve_worker_kv_credit_bytes", "KV on its way to decode", labels=(*labels, "state")
+        )
+        spilled = CounterMetricFamily(
+            "pdserve_object_store_spilled_bytes",
+            "Written to disk by the object store of the worker's node: 0 unless it was full",
+            labels=labels,
+        )
         for view in views:
             key = (view.info.name, str(view.info.role))
             up.add_metric(key, float(view.state is WorkerState.READY))
@@ -100,4 +108,7 @@ class _WorkerCollector(Collector):
             blocks.add_metric((*key, "total"), view.load.blocks_total)
             blocks.add_metric((*key, "free"), view.load.blocks_free)
             blocks.add_metric((*key, "cached"), view.load.blocks_cached)
-        return (up, running, waiting, blocks)
+            credit.add_metric((*key, "total"), view.load.credit_bytes)
+            credit.add_metric((*key, "wanted"), view.load.credit_wanted_bytes)
+            spilled.add_metric(key, view.load.spilled_bytes)
+        return (up, running, waiting, blocks, credit, spilled)

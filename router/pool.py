@@ -7,7 +7,8 @@ from enum import StrEnum
 
 from common.config import RouterConfig
 from common.request import Role, WorkerInfo, WorkerLoad
-from pdserve.errors import RequestTimeoutError, SetupError, UnavailableError
+from pdserve.errors import RequestTimeoutError, UnavailableError
+from router.agreement import check_agreement
 from router.assigned import Assigned
 from router.booking import Bookings
 from router.link import WorkerLink
@@ -170,6 +171,8 @@ class WorkerPool:
             blocks_free=load.blocks_free,
             blocks_total=load.blocks_total,
             block_size=load.block_size,
+            credit_bytes=load.credit_bytes,
+            credit_wanted_bytes=load.credit_wanted_bytes,
             num_cached_tokens=num_cached,
             profile=replace(info.profile, correction=load.correction),
         )
@@ -192,15 +195,9 @@ class WorkerPool:
         return WorkerLink(address, self._check_agreement, self._cluster_token)
 
     def _check_agreement(self, info: WorkerInfo) -> None:
-        for other in self._links:
-            known = other.info
-            if known is None or known.model_fingerprint == info.model_fingerprint:
-                continue
-            raise SetupError(
-                f"worker {info.name} has model {info.model_fingerprint}, "
-                f"worker {known.name} has {known.model_fingerprint}",
-                "give all workers of a deployment the same model and dtype",
-            )
+        for link in self._links:
+            if link.info is not None:
+                check_agreement(info, link.info)
 
 
 async def _wait_connected(links: Sequence[WorkerLink], timeout_s: float) -> None:

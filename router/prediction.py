@@ -35,6 +35,8 @@ class Candidate:
     block_size: int = 1
     num_cached_tokens: int = 0  # of this prompt, less than all of it
     overtaken_tokens: int = 0  # of prompts there that let this one pass
+    credit_bytes: int = 0  # of KV that may be on its way to it
+    credit_wanted_bytes: int = 0  # by earlier prompts; beyond credit_bytes they wait for each other
     profile: WorkerProfile = field(default_factory=WorkerProfile)
 
     @property
@@ -160,9 +162,10 @@ class _Target:
         num_shipped = self._ask.num_prompt_tokens - worker.num_cached_tokens
         num_exposed, taper_s = source.taper(num_shipped)
         copies_s = source.worker.profile.copy_out_s(num_exposed) + profile.insert_s(num_exposed)
+        credit_s = _credit_s(num_shipped, worker, source.prefill_s + profile.insert_s(num_shipped))
         return RouteCost(
             Route(worker.name, source.worker.name),
-            queue_s=self._room_s + source.queue_s,
+            queue_s=self._room_s + source.queue_s + credit_s,
             prefill_s=source.prefill_s + taper_s,
             transfer_s=profile.correction.handoff_s + copies_s + self._border_s,
             interference_s=self._others * profile.insert_s(num_shipped),
@@ -195,3 +198,10 @@ def _room_s(ask: Ask, worker: Candidate, step_s: float) -> float:
     limit = worker.num_places
     places = max(worker.num_sequences + 1 - limit, 0) / limit
     return max(blocks, places) * ask.num_output_tokens * step_s
+
+
+def _credit_s(num_shipped: int, worker: Candidate, pull_s: float) -> float:
+    """Until KV may set out for a decode worker: all of its credit comes free in the time of a pull."""
+    num_bytes = min(num_shipped * worker.profile.kv_bytes_per_token, worker.credit_bytes)
+    missing = worker.credit_wanted_bytes + num_bytes - worker.credit_bytes
+    return max(missing, 0) / worker.credit_bytes * pull_s if worker.credit_bytes else 0.0

@@ -7,6 +7,7 @@ from common.config import WorkerSpec
 from common.engine.engine import BUILD_TIMEOUT_S, Engine
 from common.engine.loop import EngineLoop
 from common.engine.profile_cache import build_profiled
+from common.kv_transfer.node_store import UNLIMITED, NodeStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,9 +16,12 @@ class EngineHost:
 
     loop: EngineLoop
     engine: Engine
+    store: NodeStore = UNLIMITED  # through which its KV passes
 
 
-def build_host(spec: WorkerSpec, on_crash: Callable[[BaseException], None]) -> EngineHost:
+def build_host(
+    spec: WorkerSpec, on_crash: Callable[[BaseException], None], store: NodeStore = UNLIMITED
+) -> EngineHost:
     """Build the engine in its thread. Raises SetupError as build_engine does."""
     loop = EngineLoop(spec.name, on_crash)
-    return EngineHost(loop, loop.call(lambda: build_profiled(spec), BUILD_TIMEOUT_S))
+    return EngineHost(loop, loop.call(lambda: build_profiled(spec), BUILD_TIMEOUT_S), store)

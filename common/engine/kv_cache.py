@@ -3,12 +3,14 @@
 import contextlib
 import math
 import mmap
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from common.engine.device_copy import DeviceCopies
 from common.engine.model_spec import ModelSpec
 from common.kv_transfer.layout import KVLayout
 
@@ -65,6 +67,12 @@ class KVCache:
             values = values.permute(0, 1, 3, 2, 4)[..., None]
         self.keys, self.values = keys, values
         self._words = _as_words(keys, values) if storage == "packed" else None
+        self._copies = DeviceCopies() if device.type == "cuda" else None
+
+    @property
+    def reads_overlap(self) -> bool:
+        """Whether `start_read` returns before the copy is there."""
+        return self._copies is not None
 
     @property
     def num_bytes(self) -> int:
@@ -92,13 +100,28 @@ class KVCache:
             wire = torch.from_numpy(memory).view(self.keys.dtype).view(shape)
             self._words.read(wire, self._slots(block_table, start, end))
             return wire
+        return self._gather_wire(block_table, start, end).to("cpu")
+
+    def start_read(
+        self, block_table: list[int], start: int, end: int
+    ) -> Callable[[], torch.Tensor]:
+        """As `read`, but of a device's blocks the copy may still run: the function returned waits for it.
+
+        The blocks may be given back at once, since they are read before whatever runs later.
+        """
+        if self._copies is None:
+            tensor = self.read(block_table, start, end)
+            return lambda: tensor
+        return self._copies.start(self._gather_wire(block_table, start, end))
+
+    def _gather_wire(self, block_table: list[int], start: int, end: int) -> torch.Tensor:
         first = start // self.block_size
         blocks = torch.tensor(block_table[first : -(-end // self.block_size)])
         blocks = blocks.to(self.keys.device)
         window = slice(start - first * self.block_size, end - first * self.block_size)
         keys = self.keys[:, blocks].permute(0, 1, 4, 2, 3, 5).flatten(4).flatten(1, 2)[:, window]
         values = self.values[:, blocks].permute(0, 1, 3, 5, 2, 4).flatten(1, 3)[:, window]
-        return torch.stack((keys, values), dim=1).to("cpu")
+        return torch.stack((keys, values), dim=1)
 
     def write(self, block_table: list[int], start: int, payload: torch.Tensor) -> None:
         """Copy `payload` (wire layout, tokens from position `start`) into the sequence's blocks.

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 from common.config import WorkerSpec
 from common.engine.model_spec import ModelSpec
+from common.kv_transfer.layout import WIRE_VERSION
+from common.kv_transfer.node_store import NodeStore
 from common.profile import WorkerProfile
 from common.request import Role, WorkerInfo, WorkerLoad
 
@@ -20,10 +22,13 @@ def make_info(spec: WorkerSpec, model: ModelSpec, profile: WorkerProfile) -> Wor
         model_fingerprint=model.fingerprint,
         max_context_tokens=model.max_context_tokens,
         vocab_size=model.vocab_size,
+        dtype=model.dtype,
+        wire_version=WIRE_VERSION,
         profile=profile,
     )
 
 
-def with_age(load: WorkerLoad, progress_age_s: float) -> WorkerLoad:
-    """The report with its progress age as of now."""
-    return replace(load, progress_age_s=progress_age_s)
+def at_this_moment(load: WorkerLoad, progress_age_s: float, store: NodeStore) -> WorkerLoad:
+    """A step's report with what changes between steps too."""
+    spilled_bytes = store.spilled_bytes()
+    return replace(load, progress_age_s=progress_age_s, spilled_bytes=spilled_bytes)

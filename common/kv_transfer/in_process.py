@@ -4,6 +4,7 @@ import queue
 import threading
 from collections.abc import Mapping
 
+from common.kv_transfer.node_store import AHEAD
 from common.kv_transfer.transport import KVSource, TransferError
 from common.kv_transfer.wire import WireItem
 from common.request import WorkRequest
@@ -29,6 +30,8 @@ class InProcessStream:
         self._source = source
         self._request = request
         self._items: queue.SimpleQueue[WireItem | Exception | None] = queue.SimpleQueue()
+        self._ahead = threading.Semaphore(AHEAD - 1)
+        self._is_closed = False
         threading.Thread(target=self._run, daemon=True).start()
 
     def next(self, timeout_s: float) -> WireItem | None:
@@ -39,16 +42,22 @@ class InProcessStream:
             raise TransferError(f"no KV for {timeout_s} s") from None
         if isinstance(item, Exception):
             raise TransferError(str(item)) from item
+        self._ahead.release()
         return item
 
     def close(self) -> None:
         """See KVStream.close."""
+        self._is_closed = True
+        self._ahead.release()
         self._source.cancel_stream(self._request.request_id, self._request.attempt)
 
     def _run(self) -> None:
         try:
             for item in self._source.stream(self._request):
                 self._items.put(item)
+                # held back while AHEAD items are unread, unless nobody will read them
+                if not self._is_closed:
+                    self._ahead.acquire()
             self._items.put(None)
         except Exception as error:  # handed to the reader, as Ray does with a task's exception
             self._items.put(error)

@@ -1,6 +1,9 @@
 """The shape of KV on the wire."""
 
 from dataclasses import dataclass
+from typing import Final
+
+WIRE_VERSION: Final = 2  # of headers and payloads; counts up with each change that others must know
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
+from common.kv_transfer.node_store import AHEAD
 from common.kv_transfer.transport import TransferError
 from common.kv_transfer.wire import WireItem
 from common.request import WorkRequest
@@ -34,7 +35,11 @@ class RayKVTransport:
         try:
             handle = self._handles.get(worker) or ray.get_actor(worker, self._namespace)
             self._handles[worker] = handle
-            refs = handle.stream_kv.options(num_returns="streaming").remote(request)
+            # Ray holds the generator back while so many of its objects were not asked for; when the stream
+            # is dropped half-read, it deletes them and lets the generator go on into the void
+            refs = handle.stream_kv.options(
+                num_returns="streaming", _generator_backpressure_num_objects=AHEAD
+            ).remote(request)
         except (RayError, ValueError) as error:
             self._handles.pop(worker, None)
             raise TransferError(f"prefill worker {worker} is not reachable: {error}") from error

@@ -4,7 +4,8 @@ Decode side: `KVTransport.open` asks a prefill worker to run a prompt and return
 thread calls `next` until it returns None; whoever is done early calls `close`, from any thread.
 Prefill side: a `KVSource` answers with an iterator of items, and learns of a closed stream by
 `cancel_stream`. The caller owns what was yielded: if decode dies the transport frees it, if prefill dies
-what was yielded stays readable.
+what was yielded stays readable. A transport resumes the source only when fewer than `AHEAD`
+(node_store.py) of its items are unread, which is what bounds the memory that they take on their way.
 """
 
 from collections.abc import Iterator

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from common.kv_transfer import prompt_logprobs
-from common.kv_transfer.layout import KVLayout
+from common.kv_transfer.layout import WIRE_VERSION, KVLayout
 from common.request import TokenLogprobs
 from pdserve.errors import Reason
 
@@ -36,7 +36,7 @@ class WireError(ValueError):
 class _Header(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    version: Literal[2] = 2
+    version: Literal[2] = WIRE_VERSION
     request_id: str
     attempt: int
 

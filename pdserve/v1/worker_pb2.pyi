@@ -370,6 +370,8 @@ class WorkerInfo(_message.Message):
     MAX_CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     VOCAB_SIZE_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
+    DTYPE_FIELD_NUMBER: _builtins.int
+    WIRE_VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique in the deployment."""
     role: _admin_pb2.WorkerRole.ValueType
@@ -384,6 +386,10 @@ class WorkerInfo(_message.Message):
     """The most positions (prompt + output) of one sequence."""
     vocab_size: _builtins.int
     """Token ids must be below this."""
+    dtype: _builtins.str
+    """Type of weights, activations and KV; all workers of a deployment must agree."""
+    wire_version: _builtins.int
+    """Version of headers and payloads between prefill and decode; all workers must agree."""
     @_builtins.property
     def profile(self) -> Global___WorkerProfile:
         """What work costs there."""
@@ -399,10 +405,12 @@ class WorkerInfo(_message.Message):
         max_context_tokens: _builtins.int = ...,
         vocab_size: _builtins.int = ...,
         profile: Global___WorkerProfile | None = ...,
+        dtype: _builtins.str = ...,
+        wire_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["profile", b"profile"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "max_context_tokens", b"max_context_tokens", "model_fingerprint", b"model_fingerprint", "name", b"name", "pid", b"pid", "profile", b"profile", "role", b"role", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "incarnation", b"incarnation", "max_context_tokens", b"max_context_tokens", "model_fingerprint", b"model_fingerprint", "name", b"name", "pid", b"pid", "profile", b"profile", "role", b"role", "vocab_size", b"vocab_size", "wire_version", b"wire_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -16,6 +16,7 @@ from typing import Self, TypeVar
 from common.config import EngineConfig, TransferConfig, WorkerSpec
 from common.engine.host import build_host
 from common.kv_transfer.in_process import InProcessTransport
+from common.kv_transfer.node_store import UNLIMITED, NodeStore
 from common.kv_transfer.transport import KVSource
 from common.request import (
     FinishReason,
@@ -164,6 +165,7 @@ class Workers:
         decode_config: EngineConfig | None = None,
         transfer: TransferConfig | None = None,
         wrap: Callable[[KVSource], KVSource] = lambda source: source,
+        store: NodeStore = UNLIMITED,
     ) -> None:
         self.crashes: list[BaseException] = []
         self.answers = Answers()
@@ -184,10 +186,10 @@ class Workers:
                 (PREFILL, "decode-0"), ("prefill", "decode"), configs, strict=True
             )
         ]
-        self.prefill = PrefillWorker(specs[0], build_host(specs[0], self.crashes.append))
+        hosts = [build_host(spec, self.crashes.append, store) for spec in specs]
+        self.prefill = PrefillWorker(specs[0], hosts[0])
         transport = InProcessTransport({PREFILL: wrap(self.prefill)})
-        host = build_host(specs[1], self.crashes.append)
-        self.decode = DecodeWorker(specs[1], host, transport)
+        self.decode = DecodeWorker(specs[1], hosts[1], transport)
         self.decode.subscribe(self.answers.take)
 
     def __enter__(self) -> Self:

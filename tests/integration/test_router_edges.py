@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 import socket
-import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -21,10 +21,11 @@ from common.config import RouterConfig
 from common.request import Role
 from common.rpc.convert import info_to_pb
 from pdserve.errors import PdserveError, SetupError, UnavailableError
-from pdserve.v1 import admin_pb2, worker_pb2, worker_pb2_grpc
+from pdserve.v1 import admin_pb2, worker_pb2
 from router.app import Router
 from tests.integration.router_stack import HOST, Stack, collect, serving
 from tests.integration.scripted_worker import WITHIN_S, ScriptedWorker, echo
+from tests.integration.typed_worker import Messages, typed_worker
 from tests.unit.router.tiny_tokenizer import write_folder
 
 
@@ -111,7 +112,11 @@ async def test_a_draining_router_is_alive_and_not_ready(model_dir: Path) -> None
 
 async def test_metrics_are_the_account_of_what_happened(model_dir: Path) -> None:
     prefill = ScriptedWorker("prefill-0", Role.PREFILL)
-    async with serving(model_dir, ScriptedWorker(script=echo), prefill) as stack:
+    decode = ScriptedWorker(script=echo)
+    decode.reported = replace(
+        decode.reported, credit_bytes=400, credit_wanted_bytes=300, spilled_bytes=200
+    )
+    async with serving(model_dir, decode, prefill) as stack:
         await collect(stack.client, "three")
         await collect(stack.client, "words")
         with pytest.raises(PdserveError):
@@ -135,6 +140,9 @@ async def test_metrics_are_the_account_of_what_happened(model_dir: Path) -> None
         ("pdserve_worker_up", "decode", "decode-0"): 1,
         ("pdserve_worker_up", "prefill", "prefill-0"): 1,
         ("pdserve_worker_kv_blocks", "decode", "decode-0", "free"): 16,
+        ("pdserve_worker_kv_credit_bytes", "decode", "decode-0", "total"): 400,
+        ("pdserve_worker_kv_credit_bytes", "decode", "decode-0", "wanted"): 300,
+        ("pdserve_object_store_spilled_bytes_total", "decode", "decode-0"): 200,
     }
     assert {key: values.get(key) for key in expected} == expected
 
@@ -160,18 +168,6 @@ async def test_a_port_in_use_is_one_clear_error_and_nothing_hangs(
         await asyncio.wait_for(router.stop(WITHIN_S), WITHIN_S)
 
 
-async def test_workers_that_disagree_on_the_model_are_refused_by_name(model_dir: Path) -> None:
-    one = ScriptedWorker("decode-0", fingerprint="aaaa")
-    other = ScriptedWorker("prefill-0", Role.PREFILL, fingerprint="bbbb")
-    began_s = time.monotonic()
-    with pytest.raises(SetupError, match="same model and dtype") as caught:
-        async with serving(model_dir, one, other):
-            pass
-    assert time.monotonic() - began_s < WITHIN_S  # it neither waits for the timeout nor hangs
-    for part in ("decode-0", "prefill-0", "aaaa", "bbbb"):
-        assert part in str(caught.value)
-
-
 async def test_a_worker_that_is_not_there_is_named_by_address(model_dir: Path) -> None:
     with taken_port() as port:
         address = f"{HOST}:{port}"
@@ -179,35 +175,6 @@ async def test_a_worker_that_is_not_there_is_named_by_address(model_dir: Path) -
         with pytest.raises(UnavailableError, match=address):
             await router.start(HOST, 0, 0, timeout_s=0.2)
         await asyncio.wait_for(router.stop(0.0), WITHIN_S)
-
-
-Messages = AsyncIterator[worker_pb2.ConnectResponse]
-
-
-class TypedWorker(worker_pb2_grpc.WorkerServicer):
-    """Answers every connection with messages that a test types in."""
-
-    def __init__(self, answer: Callable[[], Messages]) -> None:
-        self._answer = answer
-
-    async def Connect(
-        self,
-        request_iterator: AsyncIterator[worker_pb2.ConnectRequest],
-        context: grpc.aio.ServicerContext[worker_pb2.ConnectRequest, worker_pb2.ConnectResponse],
-    ) -> Messages:
-        async for message in self._answer():
-            yield message
-
-
-@contextlib.asynccontextmanager
-async def typed_worker(answer: Callable[[], Messages]) -> AsyncIterator[str]:
-    """Its address."""
-    server = grpc.aio.server()
-    worker_pb2_grpc.add_WorkerServicer_to_server(TypedWorker(answer), server)
-    port = server.add_insecure_port(f"{HOST}:0")
-    await server.start()
-    yield f"{HOST}:{port}"
-    await server.stop(grace=None)
 
 
 async def test_a_worker_with_an_unknown_role_counts_as_not_there(model_dir: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from common.config import TransferConfig
 from common.kv_transfer.transport import KVSource
-from common.kv_transfer.wire import WireItem, make_failure
+from common.kv_transfer.wire import WireItem, decode_header, encode_header, make_failure
 from common.request import FinishReason, SamplingParams
 from pdserve.errors import Reason
 from tests.integration.in_process_workers import CHUNKS_OF_16, Workers, load_now
@@ -152,9 +152,29 @@ def test_a_flipped_bit_of_a_header_is_refused_too(
     check_fallback(workers, undisturbed, recomputed=recomputed, rejected=1)
 
 
+def cut_short(item: WireItem) -> list[WireItem]:
+    assert item[1] is not None
+    return [(item[0], item[1][:-1])]
+
+
+def with_fields(**changes: object) -> Callable[[WireItem], list[WireItem]]:
+    """The same chunk by its payload, another one by its header."""
+
+    def change(item: WireItem) -> list[WireItem]:
+        header = decode_header(item[0]).model_copy(update=changes)
+        return [(encode_header(header), item[1])]
+
+    return change
+
+
 STRANGE: dict[str, tuple[int, Callable[[WireItem], list[WireItem]], int, int]] = {
     "a chunk is missing": (1, lambda item: [], 25, 1),
     "a chunk comes twice": (1, lambda item: [item, item], 8, 1),
+    "a chunk is cut short": (1, cut_short, 24, 1),
+    "a chunk of another model": (1, with_fields(fingerprint="x"), 24, 1),
+    "a chunk of another shape": (1, with_fields(layout=(2, 4, 8, 4)), 24, 1),
+    "a chunk of another request": (1, with_fields(request_id="x"), 24, 1),
+    "a chunk out of order": (1, with_fields(start=24, end=40), 24, 1),
     "a chunk without payload": (1, lambda item: [(item[0], None)], 24, 1),
     "token 1 comes twice": (2, lambda item: [item, item], 9, 1),
     "noise": (1, lambda item: [(b"noise", item[1])], 24, 1),

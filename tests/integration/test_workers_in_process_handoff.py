@@ -2,14 +2,16 @@
 
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from common.engine.kv_cache import kv_layout
+from common.kv_transfer.node_store import FixedStore
 from common.request import FinishReason, SamplingParams
-from tests.integration.in_process_workers import CHUNKS_OF_16, Workers, load_now
+from tests.integration.in_process_workers import CHUNKS_OF_16, Workers, load_now, until
 from tests.integration.meddling_in_process import Gate, hold_at, meddle
 from tests.unit.common.engine.tiny_models import (
     VOCAB,
@@ -147,7 +149,46 @@ def test_token_1_is_there_before_the_last_kv(model: Path, expected: list[list[in
         workers.check_at_rest()
 
 
-@pytest.mark.parametrize(("prefill_size", "decode_size"), [(5, 16), (16, 3)])
+def test_kv_is_there_before_prefill_has_run_the_rest(
+    model: Path, expected: list[list[int]]
+) -> None:
+    gate = Gate()
+    with Workers(model, prefill_config=CHUNKS_OF_16) as workers:
+        workers.prefill.subscribe(lambda _: gate.hold())
+        workers.submit("r", PROMPTS[5], GREEDY)
+        gate.wait_reached()  # prefill's engine stands still behind its first step
+        until(lambda: load_now(workers.decode).kv_bytes == 16 * 512, "holding the first chunk's KV")
+        assert not workers.answers.seen("r")
+        gate.open()
+        assert workers.answers.finished("r").tokens == expected[5]
+        assert load_now(workers.decode).kv_bytes == 40 * 512
+        workers.check_at_rest()
+
+
+def test_copies_beside_the_engine_change_nothing(model: Path, expected: list[list[int]]) -> None:
+    """As on a device, where a thread waits for the copies; items and the end keep their order."""
+    with Workers(model, prefill_config=CHUNKS_OF_16) as workers:
+        workers.prefill._engine._copies._thread = ThreadPoolExecutor(1)
+        assert answer_all(workers, "beside") == expected
+        assert load_now(workers.decode).prefill_fallbacks == 0
+        workers.check_at_rest()
+
+
+def test_a_store_that_holds_next_to_nothing_only_makes_pieces_smaller(
+    model: Path, expected: list[list[int]]
+) -> None:
+    """Of 8 KiB, 16 tokens, a pull may have four pieces of two tokens on their way, two pulls at once."""
+    store = FixedStore(8 * 1024)
+    with Workers(model, prefill_config=CHUNKS_OF_16, store=store) as workers:
+        assert answer_all(workers, "small") == expected
+        workers.check_at_rest()
+        load = load_now(workers.decode)
+        assert (load.prefill_fallbacks, load.kv_rejected, load.prefill_tokens) == (0, 0, 0)
+        assert (load.credit_bytes, load.credit_wanted_bytes) == (8 * 1024, 0)
+        assert workers.prefill.outgoing.taken_bytes == 0
+
+
+@pytest.mark.parametrize(("prefill_size", "decode_size"), [(5, 16), (16, 3), (16, 32)])
 def test_the_two_sides_may_have_other_blocks_and_backends(
     model: Path, expected: list[list[int]], prefill_size: int, decode_size: int
 ) -> None:
@@ -155,8 +196,8 @@ def test_the_two_sides_may_have_other_blocks_and_backends(
         engine_config(
             num_blocks=400,
             block_size=size,
-            backend="cpu" if size == 16 else "reference",
-            fusion="auto" if size == 16 else "off",
+            backend="cpu" if size % 16 == 0 else "reference",
+            fusion="auto" if size % 16 == 0 else "off",
         )
         for size in (prefill_size, decode_size)
     ]

@@ -25,6 +25,17 @@ def test_what_comes_after_the_end_is_not_read() -> None:
     assert list(box.items()) == []
 
 
+def test_what_waits_is_dropped_when_the_stream_is_given_up() -> None:
+    box = KVOutbox()
+    for item in ITEMS:
+        box.put(item)
+    items = box.items()
+    assert next(items) == ITEMS[0]
+    box.discard()
+    box.put(ITEMS[2])  # a copy that was under way
+    assert list(items) == []
+
+
 def test_a_reader_gets_an_item_while_the_engine_works_on() -> None:
     box = KVOutbox()
     items, read = box.items(), threading.Event()

@@ -192,3 +192,29 @@ def test_a_decision_says_who_runs_the_prompt_and_how_much_of_it() -> None:
     full = replace(DECODE, num_sequences=4, backlog_tokens=1000)
     away = decide(Ask(50, 7), [PREFILL], [full])
     assert (away.prompt_worker, away.num_new_tokens) == ("p", 50)
+
+
+def test_a_decode_worker_without_credit_is_a_queue() -> None:
+    """A token's KV is a byte. Of 100 bytes 80 are wanted already: 50 more miss 30, which come free in 3/10
+    of a pull of 60 + 50 seconds."""
+    short = replace(DECODE, credit_bytes=100, credit_wanted_bytes=80)
+    found = cost(Ask(50, 7), PREFILL, short)
+    assert found[True].queue_s == pytest.approx(30 / 100 * 110)
+    assert found[False].queue_s == 0  # its own prompts need none
+    assert cost(Ask(20, 7), PREFILL, short)[True].queue_s == 0
+    # others wait before it
+    queue = replace(short, credit_wanted_bytes=450)
+    assert cost(Ask(50, 7), PREFILL, queue)[True].queue_s == pytest.approx(4 * 110)
+
+
+def test_work_goes_to_the_decode_worker_with_credit_or_stays_where_it_decodes() -> None:
+    free = replace(PROFILE, copy_out_byte_s=0.0, insert_byte_s=0.0)
+    free = replace(free, correction=Correction(handoff_s=0.0))
+    prefill = replace(PREFILL, num_cached_tokens=40, profile=free)
+    decode = [replace(DECODE, name=name, profile=free, credit_bytes=100) for name in ("d0", "d1")]
+    assert decide(Ask(50, 7), [prefill], decode).route == Route("d0", "p")
+    decode[0] = replace(decode[0], credit_wanted_bytes=90)
+    assert decide(Ask(50, 7), [prefill], decode).route == Route("d1", "p")
+    decode[1] = replace(decode[1], credit_wanted_bytes=1000)
+    decode[0] = replace(decode[0], credit_wanted_bytes=1000)
+    assert decide(Ask(50, 7), [prefill], decode).route == Route("d0")

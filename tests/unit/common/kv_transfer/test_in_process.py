@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from common.kv_transfer.in_process import InProcessStream, InProcessTransport
+from common.kv_transfer.node_store import AHEAD
 from common.kv_transfer.transport import TransferError
 from common.kv_transfer.wire import WireItem
 from common.request import SamplingParams, WorkRequest
@@ -101,3 +102,27 @@ def test_streams_of_one_transport_do_not_mix() -> None:
         (b"p0", None),
         (b"p1", None),
     ]
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_a_source_is_held_back_while_its_items_are_unread_unless_nobody_will_read(
+    is_closed: bool,
+) -> None:
+    made, has_ended = [], threading.Event()
+
+    def items() -> Iterator[WireItem]:
+        for number in range(9):
+            made.append(number)
+            yield ITEMS[0]
+        has_ended.set()
+
+    stream = open_stream(Source(items))
+    for number_read in range(1, 4):
+        stream.next(WAIT_S)
+        assert len(made) <= number_read + AHEAD
+    if is_closed:
+        stream.close()
+    else:
+        for _ in range(6):
+            stream.next(WAIT_S)
+    assert has_ended.wait(WAIT_S)

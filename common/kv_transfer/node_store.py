@@ -1,0 +1,42 @@
+"""The memory of a node through which KV passes on its way from prefill to decode.
+
+Full, an object store writes to disk without a word, and milliseconds become hundreds of them. So what is on
+its way is capped on each node: a share of its store, divided evenly among the workers there, since both ends
+of a transfer hold memory on their own node. Each end keeps to its part by itself:
+- decode has at most that much pulled and not inserted (decode_worker/credit.py),
+- prefill yields no more than that ahead of its readers (prefill_worker/outgoing.py).
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+# Items that a transport takes from a source ahead of the reader.
+AHEAD = 2
+
+
+class NodeStore(Protocol):
+    """A node's store as one of its workers sees it. Both methods are quick and safe in any thread."""
+
+    def share_bytes(self) -> int:
+        """What this worker's KV may take of it now; changes when workers come and go."""
+
+    def spilled_bytes(self) -> int:
+        """What it has written to disk since the node started."""
+
+
+@dataclass(frozen=True, slots=True)
+class FixedStore:
+    """A store that never changes: for transports without one, and for tests."""
+
+    num_bytes: int
+
+    def share_bytes(self) -> int:
+        """See NodeStore."""
+        return self.num_bytes
+
+    def spilled_bytes(self) -> int:
+        """See NodeStore."""
+        return 0
+
+
+UNLIMITED = FixedStore(2**62)

@@ -1,0 +1,76 @@
+"""A Ray node's object store, shared by the workers on that node without asking anybody.
+
+1. A worker keeps a file of Ray's session folder locked while it lives; the system unlocks it when the
+   process ends, however it does.
+2. Every `_REFRESH_S` each worker counts the locked files of its node: so many divide the cap. Workers that
+   are added, removed or killed are seen by the others within that time, also those of other deployments.
+3. With it comes the raylet's account of its store: size, and bytes spilled.
+"""
+
+import fcntl
+import threading
+from pathlib import Path
+
+import grpc
+import ray
+from ray._private import internal_api
+from ray._private import worker as ray_worker
+from ray.core.generated.node_manager_pb2 import GetNodeStatsReply
+
+_REFRESH_S = 2.0
+
+
+class RayNodeStore:
+    """The store of the node that this process runs on."""
+
+    def __init__(self, worker: str, namespace: str, share: float) -> None:
+        """`worker` is unique in `namespace`; `share` of the store is for KV."""
+        self._share = share
+        node_id = ray.get_runtime_context().get_node_id()
+        node = next(n for n in ray.nodes() if n["NodeID"] == node_id)
+        self._raylet = node["NodeManagerAddress"], node["NodeManagerPort"]
+        self._marks = Path(ray_worker._global_node.get_session_dir_path()) / f"pdserve-{node_id}"
+        self._marks.mkdir(exist_ok=True)
+        self._mark = (self._marks / f"{namespace}.{worker}").open("w")
+        fcntl.flock(self._mark, fcntl.LOCK_EX)
+        self._share_bytes = self._spilled_bytes = 0
+        self._refresh()
+        threading.Thread(target=self._run, name="node-store", daemon=True).start()
+
+    def share_bytes(self) -> int:
+        """See NodeStore."""
+        return self._share_bytes
+
+    def spilled_bytes(self) -> int:
+        """See NodeStore."""
+        return self._spilled_bytes
+
+    def close(self) -> None:
+        """Leave what is shared to the others."""
+        self._mark.close()
+
+    def _run(self) -> None:
+        never = threading.Event()
+        while not never.wait(_REFRESH_S) and not self._mark.closed:
+            try:
+                self._refresh()
+            except (grpc.RpcError, OSError):  # the raylet is busy or ending: what was known holds
+                continue
+
+    def _refresh(self) -> None:
+        reply: GetNodeStatsReply = internal_api.node_stats(*self._raylet, include_memory_info=False)
+        stats = reply.store_stats
+        num_workers = sum(_is_locked(mark) for mark in self._marks.iterdir())
+        self._share_bytes = int(self._share * stats.object_store_bytes_avail) // max(num_workers, 1)
+        self._spilled_bytes = stats.spilled_bytes_total
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a living process has it; its own lock counts, as that is of another descriptor."""
+    with path.open() as file:
+        try:
+            # shared: two that ask at the same time must not take each other for its owner
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -1,0 +1,45 @@
+"""How much KV one decode worker may have on its way: yielded by prefill and not inserted yet.
+
+A pull is charged for what it can have on its way at once, not for its prompt: `AHEAD` items that the
+transport takes before they are asked for, and `AT_HAND` that were fetched and not inserted. Items are cut so
+small that two pulls always fit, so that a prompt of any length stays under the cap.
+"""
+
+from common.config import TransferConfig
+from common.engine.sequence import Sequence
+from common.kv_transfer.layout import KVLayout
+from common.kv_transfer.node_store import AHEAD, NodeStore
+
+AT_HAND = 2
+_WINDOW = AHEAD + AT_HAND
+_MIB = 2**20
+
+
+class Credit:
+    """Owns the account of one worker. Engine's thread only."""
+
+    def __init__(self, config: TransferConfig, layout: KVLayout, store: NodeStore) -> None:
+        self._config = config
+        self._layout = layout
+        self._store = store
+        self.taken_bytes = 0
+
+    @property
+    def total_bytes(self) -> int:
+        """The cap now; it shrinks when workers come to the node."""
+        return min(self._config.max_inflight_mib * _MIB, self._store.share_bytes())
+
+    @property
+    def max_item_tokens(self) -> int:
+        """The longest piece of KV that a pull that starts now should be sent."""
+        item_bytes = min(self._config.max_item_mib * _MIB, self.total_bytes // (2 * _WINDOW))
+        return max(item_bytes // self._layout.num_bytes(1), 1)
+
+    def cost(self, seq: Sequence) -> int:
+        """Bytes that pulling this prompt may have on their way at once."""
+        window = _WINDOW * self.max_item_tokens
+        return self._layout.num_bytes(min(seq.num_uncomputed_tokens, window))
+
+    def covers(self, seq: Sequence) -> bool:
+        """Whether it may be pulled now. One may always, where not even a token fits the cap."""
+        return not self.taken_bytes or self.taken_bytes + self.cost(seq) <= self.total_bytes

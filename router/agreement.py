@@ -1,0 +1,31 @@
+"""What all workers of a deployment must have in common, or KV of one would be nonsense to another.
+
+Block size, attention backend and device may differ: on the wire KV has neither.
+"""
+
+from common.request import WorkerInfo
+from pdserve.errors import SetupError
+
+
+def check_agreement(new: WorkerInfo, known: WorkerInfo) -> None:
+    """Raises SetupError that names both workers and the first thing in which they differ."""
+    for thing, ours, theirs, remedy in (
+        # a fingerprint covers the dtype too, so that this comes first
+        ("dtype", new.dtype, known.dtype, "give all workers the same engine.dtype"),
+        (
+            "model",
+            new.model_fingerprint,
+            known.model_fingerprint,
+            "give all workers of a deployment the same model",
+        ),
+        (
+            "KV wire version",
+            new.wire_version,
+            known.wire_version,
+            "run the same release of pdserve on all workers",
+        ),
+    ):
+        if ours != theirs:
+            raise SetupError(
+                f"worker {new.name} has {thing} {ours}, worker {known.name} has {theirs}", remedy
+            )
