@@ -19,6 +19,7 @@ from pdserve.errors import (
 )
 
 DOMAIN = "pdserve"
+_UNAVAILABLE_RETRY_S = 1.0  # about what a link to a restarted worker takes
 _CODES: dict[type[RequestError], int] = {
     InvalidRequestError: code_pb2.INVALID_ARGUMENT,
     NotFoundError: code_pb2.NOT_FOUND,
@@ -49,9 +50,10 @@ def to_status(error: RequestError) -> grpc.Status:
             field=error.field, description=error.message
         )
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
-    if isinstance(error, OverloadedError):
+    retry_after_s = _retry_after_s(error)
+    if retry_after_s is not None:
         delay = duration_pb2.Duration()
-        delay.FromMilliseconds(round(error.retry_after_s * 1000))
+        delay.FromMilliseconds(round(retry_after_s * 1000))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     packed = [any_pb2.Any() for _ in details]
     for target, detail in zip(packed, details, strict=True):
@@ -59,6 +61,12 @@ def to_status(error: RequestError) -> grpc.Status:
     code = _CODES.get(type(error), code_pb2.INTERNAL)
     message = f"{error.field}: {error.message}" if error.field else error.message
     return rpc_status.to_status(status_pb2.Status(code=code, message=message, details=packed))
+
+
+def _retry_after_s(error: RequestError) -> float | None:
+    if isinstance(error, OverloadedError):
+        return error.retry_after_s
+    return _UNAVAILABLE_RETRY_S if isinstance(error, UnavailableError) else None
 
 
 def error_from_reason(reason: Reason, message: str) -> RequestError:

@@ -137,7 +137,9 @@ def test_prompts_that_cannot_be_sent_are_reported_each_and_the_code_is_1(
     assert ended.code == 1
     errors = [json.loads(line) for line in ended.out.splitlines()]
     reasons = {error["request_id"]: error["error"]["reason"] for error in errors}
-    assert reasons == dict.fromkeys(("r0", "r1", "r2"), "INVALID_FIELD") | {"r3": "NO_WORKER"}
+    assert reasons == dict.fromkeys(("r0", "r1", "r2"), "INVALID_FIELD") | {
+        "r3": "ROUTER_UNREACHABLE"
+    }
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"\n \n"])
