@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from cli import chat, demo, doctor, explain, generate, model, scale, serve, status
+from cli import chat, config, demo, doctor, explain, generate, model, scale, serve, status
 from pdserve.errors import PdserveError, RequestError
 
 EXIT_FAILED = 1  # a request failed
@@ -23,6 +23,7 @@ app.command("scale")(scale.command)
 app.command("explain")(explain.command)
 app.command("doctor")(doctor.command)
 app.command("demo")(demo.command)
+app.add_typer(config.app, name="config", help="Show the settings and their schema.")
 app.add_typer(model.app, name="model", help="Fetch and list models.")
 
 
