@@ -1,15 +1,16 @@
 # Everything runs in .venv, which is made on first use and rebuilt only when pyproject.toml or constraints.txt change.
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
-BASELINE := proto/baseline.binpb  # the API of the last release
 STAMP  := $(VENV)/.installed
 PYTHON ?= python3
+# the public API as of the last release
+BASELINE := proto/baseline.binpb
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check test-slow test-gpu proto bench bench-handoff clean proto-baseline
 
 help:  ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)

@@ -38,6 +38,8 @@ _BY_REASON: dict[Reason, type[RequestError]] = {
     Reason.SHUTTING_DOWN: UnavailableError,
     Reason.KV_CAPACITY_EXCEEDED: InvalidRequestError,
 }
+# what the client can change, where the worker alone could tell
+_FIELDS = {Reason.KV_CAPACITY_EXCEEDED: "sampling.max_tokens"}
 
 
 def to_status(error: RequestError) -> grpc.Status:
@@ -72,5 +74,5 @@ def _retry_after_s(error: RequestError) -> float | None:
 def error_from_reason(reason: Reason, message: str) -> RequestError:
     """The error a worker's failure report stands for."""
     if reason in _BY_REASON:
-        return _BY_REASON[reason](message, reason=reason)
+        return _BY_REASON[reason](message, reason=reason, field=_FIELDS.get(reason))
     return RequestError(message, reason=reason)

@@ -764,7 +764,7 @@ Global___DecodeSteps: _TypeAlias = DecodeSteps  # noqa: Y015
 
 @_typing.final
 class PrefillChunk(_message.Message):
-    """A prefill step's share in a prompt."""
+    """A prefill step's share in a prompt. Offsets and durations in microseconds, as in Timings."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
