@@ -199,7 +199,7 @@ class AsyncClient:
         raise UnsupportedError(NO_EMBEDDINGS)
 
     async def _receive(
-        self, method: grpc.aio.UnaryStreamMultiCallable[S, T], request: S, timeout: float | None
+        self, method: "grpc.aio.UnaryStreamMultiCallable[S, T]", request: S, timeout: float | None
     ) -> AsyncGenerator[T]:
         call = method(request, timeout=timeout, metadata=self._metadata)
         try:

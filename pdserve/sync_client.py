@@ -191,7 +191,7 @@ class Client:
         raise UnsupportedError(NO_EMBEDDINGS)
 
     def _receive(
-        self, method: grpc.UnaryStreamMultiCallable[S, T], request: S, timeout: float | None
+        self, method: "grpc.UnaryStreamMultiCallable[S, T]", request: S, timeout: float | None
     ) -> Generator[T]:
         call = method(request, timeout=timeout, metadata=self._metadata)
         try:

@@ -672,7 +672,9 @@ Global___Timings: _TypeAlias = Timings  # noqa: Y015
 
 @_typing.final
 class KVTransfer(_message.Message):
-    """One run of KV on its way: copied out of prefill's blocks, carried, waiting for a step border, copied into decode's."""
+    """One run of KV on its way: copied out of prefill's blocks, carried, waiting for a step border, copied into decode's.
+    Offsets and durations in microseconds, as in Timings.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -718,7 +720,9 @@ Global___KVTransfer: _TypeAlias = KVTransfer  # noqa: Y015
 
 @_typing.final
 class DecodeSteps(_message.Message):
-    """Columns with one entry for each step: the first 64 and the last 64 of num_steps."""
+    """Columns with one entry for each step: the first 64 and the last 64 of num_steps.
+    Offsets and durations in microseconds, as in Timings.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -102,14 +102,14 @@ def test_what_would_break_a_client_is_found(
 @pytest.mark.parametrize(("suffix", "unit"), [("_us", "microseconds"), ("_s", "seconds")])
 def test_durations_say_their_unit_or_their_message_does(suffix: str, unit: str) -> None:
     text = "".join((ROOT / path).read_text("utf-8") for path in PROTOS)
-    commented = {
-        name: (about + comment).lower()
+    commented = [
+        (name, (about + comment).lower())
         for about, fields in re.findall(r"((?:^//.*\n)*)^message \w+ {\n((?:.+\n)*?)^}", text, re.M)
         for comment, name in re.findall(r"((?:^ +//.*\n)+)^ +\S+ (\w+) = ", fields, re.M)
         if name.endswith(suffix)
-    }
+    ]
     assert commented
-    assert [name for name, said in commented.items() if unit not in said] == []
+    assert [name for name, said in commented if unit not in said] == []
 
 
 def test_the_proto_folder_is_no_package() -> None:
