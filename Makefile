@@ -3,12 +3,14 @@ VENV   ?= .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 PYTHON ?= python3
+# the public API as of the last release
+BASELINE := proto/baseline.binpb
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-slow test-gpu proto bench bench-handoff clean
+.PHONY: help setup demo test check test-slow test-gpu proto bench bench-handoff clean proto-baseline
 
 help:  ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
@@ -22,11 +24,13 @@ setup: $(STAMP)  ## make .venv, install, fetch the default model
 demo: setup  ## one prefill and one decode worker answer four prompts at once
 	@$(VENV)/bin/pdserve demo
 
-check: $(STAMP)  ## ruff, mypy --strict, import contracts
+check: $(STAMP)  ## ruff, mypy --strict, import contracts, the public API
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/buf lint
+	$(VENV)/bin/buf breaking --against $(BASELINE)
 
 test: setup check  ## static checks and the test suite (CI runs this)
 	$(PY) -m pytest -q
@@ -41,6 +45,9 @@ proto: $(STAMP)  ## regenerate pdserve/v1 from proto/
 	$(PY) -m grpc_tools.protoc -Iproto --python_out=. --grpc_python_out=. \
 	  --plugin=protoc-gen-mypy=$(VENV)/bin/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(VENV)/bin/protoc-gen-mypy_grpc \
 	  --mypy_out=quiet:. --mypy_grpc_out=quiet:. proto/pdserve/v1/*.proto
+
+proto-baseline: $(STAMP)  ## after a release: what later changes of proto/ must not break
+	$(VENV)/bin/buf build --exclude-source-info -o $(BASELINE)
 
 bench: setup  ## the benchmarks that need no extra install; writes benchmarks/results/
 	$(PY) -m benchmarks.engine_step

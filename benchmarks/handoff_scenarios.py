@@ -95,7 +95,7 @@ async def _send(target: Target, works: list[Work]) -> None:
 
 async def _handoff_ms(client: AsyncClient, prompt: tuple[int, ...]) -> float:
     sampling = inference_pb2.SamplingParams(max_tokens=4, ignore_eos=True)
-    async for response in client.generate(prompt, sampling):
+    async for response in client.stream(prompt, sampling):
         if response.HasField("finished"):
             return response.finished.timings.handoff_us / 1e3
     raise RuntimeError("the stream ended without a summary")

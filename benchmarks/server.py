@@ -49,6 +49,6 @@ async def first_token_after_start(model: str) -> float:
     start_s = time.perf_counter()
     async with serving(model) as address, AsyncClient(address) as client:
         sampling = inference_pb2.SamplingParams(max_tokens=1)
-        async for _ in client.generate([("user", "Hello")], sampling):
+        async for _ in client.stream([("user", "Hello")], sampling):
             return time.perf_counter() - start_s
     raise RuntimeError("no token came")

@@ -24,7 +24,7 @@ class PdserveTarget:
         sampling = inference_pb2.SamplingParams(
             temperature=0.0, max_tokens=work.output_tokens, ignore_eos=True
         )
-        stream = self._client.generate(work.prompt_token_ids, sampling, timeout_s=_TIMEOUT_S)
+        stream = self._client.stream(work.prompt_token_ids, sampling, timeout=_TIMEOUT_S)
         async with aclosing(stream):
             async for response in stream:
                 if response.token_ids:

@@ -107,9 +107,9 @@ def _view(lanes: list[_Lane]) -> Group:
 
 
 def _finished(lane: _Lane) -> inference_pb2.Finished:
-    if lane.answer is None or lane.answer.finished is None:
+    if lane.answer is None:
         raise InternalError(f"'{lane.prompt.title}' ended without a summary")
-    return lane.answer.finished
+    return lane.answer.continuation.finished
 
 
 def _summary(lanes: list[_Lane], took_s: float) -> str:

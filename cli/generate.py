@@ -13,8 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from cli import sampling as flags
 from cli import structured
 from cli.connection import Connection
-from cli.requests import Answer, Prompt, as_chat, ask_all, read_prompts
+from cli.requests import Answer, as_chat, ask_all, read_prompts
 from pdserve.errors import RequestError, SetupError
+from pdserve.prompts import Prompt
 from pdserve.v1 import inference_pb2
 
 
@@ -123,7 +124,7 @@ async def _run_file(
 
 
 def _print_answer(answer: Answer, *, as_json: bool) -> None:
-    name = f"{answer.request_id} {answer.choice}" if answer.choice else answer.request_id
+    name = f"{answer.request_id} {answer.number}" if answer.number else answer.request_id
     print(answer.to_json() if as_json else f"--- {name}\n{answer.text}", flush=True)
 
 

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from cli import chat, demo, doctor, explain, generate, model, scale, serve, status, token
+from cli import chat, config, demo, doctor, explain, generate, model, scale, serve, status, token
 from cli.connection import reaches_router
 from pdserve.errors import PdserveError, RequestError
 
@@ -24,6 +24,7 @@ app.command("scale")(reaches_router(scale.command))
 app.command("explain")(reaches_router(explain.command))
 app.command("doctor")(doctor.command)
 app.command("demo")(demo.command)
+app.add_typer(config.app, name="config", help="Show the settings and their schema.")
 app.add_typer(model.app, name="model", help="Fetch and list models.")
 app.add_typer(token.app, name="token", help="Make tokens for clients of a router.")
 

@@ -2,51 +2,47 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from cli.sampling import describe_logprobs
 from cli.timings import describe_timings
-from pdserve.client import AsyncClient, Messages
+from pdserve.client import AsyncClient
+from pdserve.completion import FINISH_NAMES, Completion, Continuation
 from pdserve.errors import SetupError
+from pdserve.prompts import Messages, Prompt
 from pdserve.v1 import inference_pb2
-
-FINISH_NAMES = {
-    inference_pb2.FINISH_REASON_STOP: "stop",
-    inference_pb2.FINISH_REASON_LENGTH: "length",
-}
-
-Prompt = str | Messages | list[int]
 
 
 @dataclass(slots=True)
 class Answer:
-    """One continuation, filled in as it streams."""
+    """One continuation and what it belongs to."""
 
-    request_id: str = ""
-    choice: int = 0
-    text: str = ""
-    token_ids: list[int] = field(default_factory=list)
-    finished: inference_pb2.Finished | None = None
-    logprobs: list[inference_pb2.TokenLogprobs] = field(default_factory=list)
-    prompt_logprobs: list[inference_pb2.TokenLogprobs] = field(default_factory=list)
+    request_id: str
+    number: int
+    continuation: Continuation
+
+    @property
+    def text(self) -> str:
+        """Its text."""
+        return self.continuation.text
 
     def to_json(self) -> str:
         """One line: ids, text, token_ids, finish_reason, usage, timings (microseconds), logprobs."""
+        found = self.continuation
         answer = {
             "request_id": self.request_id,
-            "choice": self.choice,
-            "text": self.text,
-            "token_ids": self.token_ids,
-            **describe_finished(self.finished or inference_pb2.Finished()),
-            **self._logprobs(),
+            "choice": self.number,
+            "text": found.text,
+            "token_ids": found.token_ids,
+            **describe_finished(found.finished),
         }
+        # only if they were asked for, so that other answers stay short
+        if found.logprobs:
+            answer["logprobs"] = describe_logprobs(found.logprobs)
+        if found.prompt_logprobs:
+            answer["prompt_logprobs"] = describe_logprobs(found.prompt_logprobs)
         return json.dumps(answer, ensure_ascii=False)
-
-    def _logprobs(self) -> dict[str, list[dict[str, float | list[list[float]]]]]:
-        """Only if they were asked for, so that other answers stay short."""
-        found = {"logprobs": self.logprobs, "prompt_logprobs": self.prompt_logprobs}
-        return {name: describe_logprobs(entries) for name, entries in found.items() if entries}
 
 
 def describe_finished(done: inference_pb2.Finished) -> dict[str, object]:
@@ -85,17 +81,14 @@ async def ask_all(
     request_id: str = "",
 ) -> list[Answer]:
     """The same for all choices, in their order; `on_text` gets pieces of all."""
-    answers: dict[int, Answer] = {}
-    async for response in client.generate(prompt, sampling, request_id=request_id):
-        answer = answers.setdefault(response.choice, Answer(response.request_id, response.choice))
-        answer.text += response.text
-        answer.token_ids.extend(response.token_ids)
-        answer.logprobs.extend(response.logprobs)
-        answer.prompt_logprobs.extend(response.prompt_logprobs)
+    completion = Completion()
+    async for response in client.stream(prompt, sampling, request_id=request_id):
+        completion.add(response)
         on_text(response.text, len(response.token_ids))
-        if response.HasField("finished"):
-            answer.finished = response.finished
-    return [answers[choice] for choice in sorted(answers)]
+    return [
+        Answer(completion.request_id, number, continuation)
+        for number, continuation in enumerate(completion.choices)
+    ]
 
 
 def as_chat(text: str) -> Messages:

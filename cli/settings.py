@@ -2,13 +2,14 @@
 
 import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -50,7 +51,7 @@ def load_config(file: Path | None, flags: Values) -> ServeConfig:
     values = _read_file(file) if file else {}
     _check_keys(values, ServeConfig, "")
     _check_environment()
-    given = {key: value for key, value in flags.items() if value is not None}
+    given = _given(flags)
     try:
         layered = _Layers(**values).model_dump()  # type: ignore[arg-type]  # validated by pydantic
         for key, value in given.items():
@@ -65,6 +66,19 @@ def load_config(file: Path | None, flags: Values) -> ServeConfig:
         raise SetupError(f"{key}: {message} (got {first['input']!r})") from error
 
 
+def find_origins(file: Path | None, flags: Values) -> dict[str, str]:
+    """Where each setting's value comes from: "flag", "env", "file" or "default". Raises SetupError."""
+    layers: dict[str, Values] = {
+        "flag": _given(flags),
+        "env": dict(_flatten(EnvSettingsSource(_Layers)())),
+        "file": dict(_flatten(_read_file(file) if file else {})),
+    }
+    return {
+        key: next((name for name, values in layers.items() if key in values), "default")
+        for key in setting_keys()
+    }
+
+
 def setting_keys(model: type[BaseModel] = ServeConfig, prefix: str = "") -> Iterator[str]:
     """The dotted name of every setting."""
     for name, field in model.model_fields.items():
@@ -73,6 +87,27 @@ def setting_keys(model: type[BaseModel] = ServeConfig, prefix: str = "") -> Iter
             yield f"{prefix}{name}"
         else:
             yield from setting_keys(section, f"{prefix}{name}.")
+
+
+def get_setting(config: BaseModel, dotted: str) -> object:
+    """The value of a setting."""
+    found: object = config
+    for name in dotted.split("."):
+        found = getattr(found, name)
+    return found
+
+
+def _given(flags: Values) -> Values:
+    return {key: value for key, value in flags.items() if value is not None}
+
+
+def _flatten(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Nested keys as dotted ones."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _read_file(file: Path) -> Values:

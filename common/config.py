@@ -78,6 +78,12 @@ class RouterConfig(_Frozen):
     stalled_after_s: float = Field(
         10.0, gt=0, description="No step for so long, with work: stalled"
     )
+    resume_grace_s: float = Field(
+        10.0, ge=0, description="How long a resumable request goes on without a stream"
+    )
+    resume_buffer_messages: int = Field(
+        4096, ge=1, description="Latest messages kept of each resumable request"
+    )
 
 
 class SecurityConfig(_Frozen):

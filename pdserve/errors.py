@@ -11,8 +11,9 @@ PdserveError
 │   ├── OverloadedError         RESOURCE_EXHAUSTED: try again after `retry_after_s`
 │   ├── RequestCancelledError   CANCELLED: the client, or a Cancel call, ended it
 │   ├── RequestTimeoutError     DEADLINE_EXCEEDED: the client's deadline passed
-│   ├── UnavailableError        UNAVAILABLE: no worker can take it now, or the one that had it is gone
+│   ├── UnavailableError        UNAVAILABLE: no router, no worker that can take it now, or its worker is gone
 │   └── InternalError           INTERNAL: our bug
+├── UnsupportedError            pdserve does not do this at all
 └── SetupError                  a command could not start; `remedy` says what to do
 """
 
@@ -33,12 +34,14 @@ class Reason(StrEnum):
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
     REQUEST_NOT_FOUND = "REQUEST_NOT_FOUND"
     WORKER_NOT_FOUND = "WORKER_NOT_FOUND"
+    NOT_RESUMABLE = "NOT_RESUMABLE"
     DUPLICATE_REQUEST_ID = "DUPLICATE_REQUEST_ID"
     SCALE_REFUSED = "SCALE_REFUSED"
     SCALE_IN_PROGRESS = "SCALE_IN_PROGRESS"
     QUEUE_FULL = "QUEUE_FULL"
     CANCELLED = "CANCELLED"
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    ROUTER_UNREACHABLE = "ROUTER_UNREACHABLE"  # of the client library; the others are the router's
     NO_WORKER = "NO_WORKER"
     WORKER_LOST = "WORKER_LOST"
     SHUTTING_DOWN = "SHUTTING_DOWN"
@@ -136,6 +139,10 @@ class UnavailableError(RequestError):
 
 class InternalError(RequestError):
     """A fault of ours."""
+
+
+class UnsupportedError(PdserveError):
+    """pdserve does not do this; the message says who does."""
 
 
 class SetupError(PdserveError):

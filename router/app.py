@@ -29,6 +29,7 @@ from router.journey import Journeys
 from router.metrics import RouterMetrics
 from router.policy import make_policy
 from router.pool import WorkerPool
+from router.resume import Resumables
 from router.scaling import Scaler
 from router.service import InferenceService
 from router.tokenizer import Tokenizer
@@ -66,6 +67,7 @@ class Router:
         self._explanations = Explanations()
         self._work_ids = WorkIds(secrets.token_hex(4))
         self._blocks = Blocks(self._pool, self._work_ids)
+        self._resumables = Resumables(config)
         self._metrics = RouterMetrics(self._admission, self._pool.views)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
@@ -103,6 +105,7 @@ class Router:
         # only now: a server that stops answers new calls with a bare CANCELLED
         await self._server.stop(grace=min(drain_timeout_s, _LAST_WORDS_S))
         await self._scaler.close()
+        await self._resumables.close()
         await self._pool.close()
         if self._grammars is not None:
             await self._grammars.close()
@@ -135,6 +138,7 @@ class Router:
             journeys,
             self._explanations,
             self._blocks,
+            self._resumables,
         )
         inference_pb2_grpc.add_InferenceServicer_to_server(inference, self._server)
         admin_pb2_grpc.add_AdminServicer_to_server(

@@ -1,28 +1,31 @@
 """The router's gRPC edge: translates, calls, turns our errors into statuses. Decides nothing."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from typing import TypeAlias
 
 import grpc
 
-from common.rpc.convert import finish_to_pb
-from common.rpc.convert_sampling import logprobs_to_pb
-from common.rpc.convert_timings import timings_to_pb, to_us
 from common.rpc.status import to_status
 from common.telemetry.logs import get_logger
-from pdserve.errors import InternalError, RequestError
+from pdserve.errors import InternalError, InvalidRequestError, RequestError
 from pdserve.v1 import inference_pb2, inference_pb2_grpc
 from router.admission import Admission
 from router.blocks import Blocks
 from router.explain import Explanations
 from router.grammar import GrammarChecker
 from router.journey import Journeys
-from router.progress import Delta, Summary
+from router.models import list_models, tokenize
+from router.responses import to_response
+from router.resume import Responses, Resumables
 from router.tenant import current_tenant
 from router.tokenizer import Tokenizer
 from router.validation import Job, Limits, parse_request
 
+_LARGE_BYTES = 2**14  # tokenizing that much takes milliseconds, which would hold up every stream
+_RESUME_FIELDS = {"request_id", "resume_from"}
 _log = get_logger()
 
 GenerateContext: TypeAlias = grpc.aio.ServicerContext[
@@ -42,6 +45,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         journeys: Journeys,
         explanations: Explanations,
         blocks: Blocks,
+        resumables: Resumables,
     ) -> None:
         self._limits = limits
         self._tokenizer = tokenizer
@@ -50,20 +54,15 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         self._journeys = journeys
         self._explanations = explanations
         self._blocks = blocks
+        self._resumables = resumables
 
     async def Generate(
         self, request: inference_pb2.GenerateRequest, context: GenerateContext
     ) -> AsyncIterator[inference_pb2.GenerateResponse]:
         """See inference.proto."""
         try:
-            job = await self.parse(request)
-            deltas = self._journeys.run(job, context.time_remaining())
-            async with aclosing(deltas):
-                async for delta in deltas:
-                    response = _to_response(job, delta)
-                    if delta.summary is not None:
-                        finished = response.finished
-                        self._explanations.finish(job.key, delta.choice, finished)
+            async with aclosing(await self._open(request, context)) as responses:
+                async for response in responses:
                     yield response
         except RequestError as error:
             await context.abort_with_status(to_status(error))
@@ -102,54 +101,65 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         response.blocks.extend(await self._blocks.of(str(key)))
         return response
 
+    async def ListModels(
+        self,
+        request: inference_pb2.ListModelsRequest,
+        context: grpc.aio.ServicerContext[
+            inference_pb2.ListModelsRequest, inference_pb2.ListModelsResponse
+        ],
+    ) -> inference_pb2.ListModelsResponse:
+        """See inference.proto."""
+        return list_models(self._limits, self._tokenizer)
+
+    async def Tokenize(
+        self,
+        request: inference_pb2.TokenizeRequest,
+        context: grpc.aio.ServicerContext[
+            inference_pb2.TokenizeRequest, inference_pb2.TokenizeResponse
+        ],
+    ) -> inference_pb2.TokenizeResponse:
+        """See inference.proto."""
+        try:
+            return await asyncio.to_thread(tokenize, request, self._limits, self._tokenizer)
+        except RequestError as error:
+            await context.abort_with_status(to_status(error))
+
+    async def _open(
+        self, request: inference_pb2.GenerateRequest, context: GenerateContext
+    ) -> Responses:
+        if request.HasField("resume_from"):
+            others = {field.name for field, _ in request.ListFields()} - _RESUME_FIELDS
+            if others:
+                raise InvalidRequestError("only request_id goes with it", field="resume_from")
+            return self._resumables.resume(
+                current_tenant(), request.request_id, request.resume_from
+            )
+        job = await self.parse(request)
+        timeout_s = context.time_remaining()
+        responses = self._respond(job, timeout_s)
+        if request.resumable:
+            return self._resumables.start(job.key, responses, timeout_s)
+        return responses
+
+    async def _respond(self, job: Job, timeout_s: float | None) -> Responses:
+        sequence = 0
+        async with aclosing(self._journeys.run(job, timeout_s)) as deltas:
+            async for delta in deltas:
+                response = to_response(job, sequence, delta)
+                if delta.summary is not None:
+                    self._explanations.finish(job.key, delta.choice, response.finished)
+                yield response
+                sequence += 1
+
     async def parse(self, request: inference_pb2.GenerateRequest) -> Job:
         """The job that a request asks for. Raises RequestError, and counts it."""
+        parse = partial(parse_request, request, self._limits, self._tokenizer)
         try:
-            job = parse_request(request, self._limits, self._tokenizer)
+            is_large = request.ByteSize() > _LARGE_BYTES
+            job = await asyncio.to_thread(parse) if is_large else parse()
             if job.sampling.grammar is not None:
                 await self._grammars.check(job.sampling.grammar)
             return job
         except RequestError:
             self._admission.reject()
             raise
-
-
-def _to_response(job: Job, delta: Delta) -> inference_pb2.GenerateResponse:
-    response = inference_pb2.GenerateResponse(
-        request_id=job.request_id,
-        text=delta.text,
-        token_ids=delta.token_ids,
-        index=delta.index,
-        logprobs=map(logprobs_to_pb, delta.logprobs),
-        prompt_logprobs=map(logprobs_to_pb, delta.prompt_logprobs),
-        choice=delta.choice,
-    )
-    if delta.summary is not None:
-        response.finished.CopyFrom(to_finished(job, delta.summary))
-    return response
-
-
-def to_finished(job: Job, summary: Summary) -> inference_pb2.Finished:
-    """How a choice of the job ended."""
-    usage = inference_pb2.Usage(
-        prompt_tokens=len(job.prompt_token_ids),
-        completion_tokens=summary.num_output_tokens,
-        cached_tokens=summary.timings.num_cached_tokens,
-    )
-    return inference_pb2.Finished(
-        reason=finish_to_pb(summary.reason),
-        usage=usage,
-        timings=_to_timings(summary),
-        seed=summary.seed,
-        prefill_worker=summary.route.prefill or "",
-        decode_worker=summary.route.decode,
-    )
-
-
-def _to_timings(summary: Summary) -> inference_pb2.Timings:
-    """The worker's offsets count from the submission; the client's from the arrival here."""
-    message = timings_to_pb(summary.timings.after(summary.submitted_s))
-    message.first_token_us = to_us(summary.first_token_s)
-    message.decode_us = to_us(summary.total_s - summary.first_token_s)
-    message.total_us = to_us(summary.total_s)
-    return message

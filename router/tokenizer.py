@@ -49,16 +49,18 @@ class Tokenizer:
                 f"{model_dir}: line {error.lineno} of the chat template is no Jinja: {error}"
             ) from error
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether chats can be rendered."""
+        return self._template is not None
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a raw prompt, with the tokenizer's own special tokens (BOS) if it adds any."""
-        ids: list[int] = self._fast.encode(text, add_special_tokens=True).ids
-        return ids
+        return self._encode(text, add_special_tokens=True)
 
     def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
         """Token ids of a chat, ready for the assistant's turn. Raises InvalidRequestError."""
-        text = self.render_chat(messages)
-        ids: list[int] = self._fast.encode(text, add_special_tokens=False).ids
-        return ids
+        return self._encode(self.render_chat(messages), add_special_tokens=False)
 
     def render_chat(self, messages: Sequence[ChatMessage]) -> str:
         """The chat as the model's template writes it. Raises InvalidRequestError."""
@@ -77,6 +79,12 @@ class Tokenizer:
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of the tokens, special ones left out."""
         return self._fast.decode(list(token_ids), skip_special_tokens=True)
+
+    def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        # of the library's calls only those for a batch let other threads run meanwhile
+        (encoding,) = self._fast.encode_batch([text], add_special_tokens=add_special_tokens)
+        ids: list[int] = encoding.ids
+        return ids
 
 
 def _read_json(path: Path) -> dict[str, object]:

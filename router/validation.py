@@ -64,12 +64,7 @@ def parse_request(
     message: inference_pb2.GenerateRequest, limits: Limits, tokenizer: Tokenizer
 ) -> Job:
     """Check every field. Raises InvalidRequestError or NotFoundError."""
-    if message.model and message.model != limits.model:
-        raise NotFoundError(
-            f"'{message.model}' is not served here; '{limits.model}' is",
-            reason=Reason.MODEL_NOT_FOUND,
-            field="model",
-        )
+    check_model(message.model, limits)
     request_id = message.request_id or secrets.token_hex(8)
     if not _ID.fullmatch(request_id):
         raise InvalidRequestError("1 to 128 of [A-Za-z0-9._:-]", field="request_id")
@@ -79,7 +74,7 @@ def parse_request(
         raise InvalidRequestError(
             f"{message.priority} is not in [-{_MAX_PRIORITY}, {_MAX_PRIORITY}]", field="priority"
         )
-    prompt = _parse_prompt(message, limits, tokenizer)
+    prompt = parse_prompt(message, limits, tokenizer)
     asked = message.sampling
     seed = asked.seed if asked.HasField("seed") else secrets.randbits(64)
     max_tokens = _parse_max_tokens(asked, len(prompt), limits)
@@ -96,9 +91,20 @@ def parse_request(
     )
 
 
-def _parse_prompt(
+def check_model(model: str, limits: Limits) -> None:
+    """Raise NotFoundError when a model is named and another is served."""
+    if model and model != limits.model:
+        raise NotFoundError(
+            f"'{model}' is not served here; '{limits.model}' is",
+            reason=Reason.MODEL_NOT_FOUND,
+            field="model",
+        )
+
+
+def parse_prompt(
     message: inference_pb2.GenerateRequest, limits: Limits, tokenizer: Tokenizer
 ) -> tuple[int, ...]:
+    """Token ids of the prompt, one at least. Raises InvalidRequestError."""
     kind = message.WhichOneof("prompt")
     if kind == "text":
         ids = tokenizer.encode(message.text) if message.text else []

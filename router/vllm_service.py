@@ -23,7 +23,7 @@ from router.admission import Admission
 from router.explain import Explanations
 from router.journey import Journeys
 from router.pool import WorkerView
-from router.service import to_finished
+from router.responses import to_finished
 from router.tenant import current_tenant
 from router.validation import Job, Limits
 from router.vllm_info import SERVER_TYPE, loads, model_info, tokenizer_chunks

@@ -8,6 +8,9 @@ SERVER_OPTIONS = [
     ("grpc.so_reuseport", 0),  # a port in use must be an error, not a silent second server
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    # a client whose machine is gone says nothing; without a ping its streams would stay for hours
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
 ]
 CLIENT_OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),

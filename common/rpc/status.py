@@ -21,6 +21,7 @@ from pdserve.errors import (
 )
 
 DOMAIN = "pdserve"
+_UNAVAILABLE_RETRY_S = 1.0  # about what a link to a restarted worker takes
 _CODES: dict[type[RequestError], int] = {
     InvalidRequestError: code_pb2.INVALID_ARGUMENT,
     UnauthenticatedError: code_pb2.UNAUTHENTICATED,
@@ -41,6 +42,8 @@ _BY_REASON: dict[Reason, type[RequestError]] = {
     Reason.SHUTTING_DOWN: UnavailableError,
     Reason.KV_CAPACITY_EXCEEDED: InvalidRequestError,
 }
+# what the client can change, where the worker alone could tell
+_FIELDS = {Reason.KV_CAPACITY_EXCEEDED: "sampling.max_tokens"}
 
 
 def to_status(error: RequestError) -> grpc.Status:
@@ -53,9 +56,10 @@ def to_status(error: RequestError) -> grpc.Status:
             field=error.field, description=error.message
         )
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
-    if isinstance(error, OverloadedError):
+    retry_after_s = _retry_after_s(error)
+    if retry_after_s is not None:
         delay = duration_pb2.Duration()
-        delay.FromMilliseconds(round(error.retry_after_s * 1000))
+        delay.FromMilliseconds(round(retry_after_s * 1000))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     packed = [any_pb2.Any() for _ in details]
     for target, detail in zip(packed, details, strict=True):
@@ -65,8 +69,14 @@ def to_status(error: RequestError) -> grpc.Status:
     return rpc_status.to_status(status_pb2.Status(code=code, message=message, details=packed))
 
 
+def _retry_after_s(error: RequestError) -> float | None:
+    if isinstance(error, OverloadedError):
+        return error.retry_after_s
+    return _UNAVAILABLE_RETRY_S if isinstance(error, UnavailableError) else None
+
+
 def error_from_reason(reason: Reason, message: str) -> RequestError:
     """The error a worker's failure report stands for."""
     if reason in _BY_REASON:
-        return _BY_REASON[reason](message, reason=reason)
+        return _BY_REASON[reason](message, reason=reason, field=_FIELDS.get(reason))
     return RequestError(message, reason=reason)

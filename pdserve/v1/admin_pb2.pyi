@@ -27,14 +27,17 @@ class _WorkerRole:
 class _WorkerRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerRole.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     WORKER_ROLE_UNSPECIFIED: _WorkerRole.ValueType  # 0
+    """Never sent."""
     WORKER_ROLE_PREFILL: _WorkerRole.ValueType  # 1
     """Runs prompts and ships their KV."""
     WORKER_ROLE_DECODE: _WorkerRole.ValueType  # 2
     """Takes KV in and generates."""
 
-class WorkerRole(_WorkerRole, metaclass=_WorkerRoleEnumTypeWrapper): ...
+class WorkerRole(_WorkerRole, metaclass=_WorkerRoleEnumTypeWrapper):
+    """What a worker does."""
 
 WORKER_ROLE_UNSPECIFIED: WorkerRole.ValueType  # 0
+"""Never sent."""
 WORKER_ROLE_PREFILL: WorkerRole.ValueType  # 1
 """Runs prompts and ships their KV."""
 WORKER_ROLE_DECODE: WorkerRole.ValueType  # 2
@@ -48,6 +51,7 @@ class _WorkerState:
 class _WorkerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     WORKER_STATE_UNSPECIFIED: _WorkerState.ValueType  # 0
+    """Never sent."""
     WORKER_STATE_READY: _WorkerState.ValueType  # 1
     """Connected and reporting progress."""
     WORKER_STATE_STALLED: _WorkerState.ValueType  # 2
@@ -57,9 +61,11 @@ class _WorkerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerSta
     WORKER_STATE_DRAINING: _WorkerState.ValueType  # 4
     """Connected and given no new work; when what it has is done it leaves, or takes another role."""
 
-class WorkerState(_WorkerState, metaclass=_WorkerStateEnumTypeWrapper): ...
+class WorkerState(_WorkerState, metaclass=_WorkerStateEnumTypeWrapper):
+    """What a router makes of a worker."""
 
 WORKER_STATE_UNSPECIFIED: WorkerState.ValueType  # 0
+"""Never sent."""
 WORKER_STATE_READY: WorkerState.ValueType  # 1
 """Connected and reporting progress."""
 WORKER_STATE_STALLED: WorkerState.ValueType  # 2
@@ -77,6 +83,7 @@ class _ScaleAction:
 class _ScaleActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ScaleAction.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SCALE_ACTION_UNSPECIFIED: _ScaleAction.ValueType  # 0
+    """Never sent."""
     SCALE_ACTION_STARTING: _ScaleAction.ValueType  # 1
     """A process starts; it has no name yet."""
     SCALE_ACTION_STARTED: _ScaleAction.ValueType  # 2
@@ -88,9 +95,11 @@ class _ScaleActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ScaleActi
     SCALE_ACTION_STOPPED: _ScaleAction.ValueType  # 5
     """A worker has left and its process is ended."""
 
-class ScaleAction(_ScaleAction, metaclass=_ScaleActionEnumTypeWrapper): ...
+class ScaleAction(_ScaleAction, metaclass=_ScaleActionEnumTypeWrapper):
+    """What is done to a worker."""
 
 SCALE_ACTION_UNSPECIFIED: ScaleAction.ValueType  # 0
+"""Never sent."""
 SCALE_ACTION_STARTING: ScaleAction.ValueType  # 1
 """A process starts; it has no name yet."""
 SCALE_ACTION_STARTED: ScaleAction.ValueType  # 2
@@ -105,6 +114,8 @@ Global___ScaleAction: _TypeAlias = ScaleAction  # noqa: Y015
 
 @_typing.final
 class BlocksRequest(_message.Message):
+    """Asks for the ledgers."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -120,6 +131,8 @@ Global___BlocksRequest: _TypeAlias = BlocksRequest  # noqa: Y015
 
 @_typing.final
 class BlocksResponse(_message.Message):
+    """The ledgers of all workers."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKERS_FIELD_NUMBER: _builtins.int
@@ -142,6 +155,8 @@ Global___BlocksResponse: _TypeAlias = BlocksResponse  # noqa: Y015
 
 @_typing.final
 class StatusRequest(_message.Message):
+    """Asks for the state."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -157,6 +172,8 @@ Global___StatusRequest: _TypeAlias = StatusRequest  # noqa: Y015
 
 @_typing.final
 class StatusResponse(_message.Message):
+    """The state of a deployment at one moment."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ROUTER_FIELD_NUMBER: _builtins.int
@@ -185,6 +202,8 @@ Global___StatusResponse: _TypeAlias = StatusResponse  # noqa: Y015
 
 @_typing.final
 class RouterStatus(_message.Message):
+    """The state of a router."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
@@ -219,6 +238,8 @@ Global___RouterStatus: _TypeAlias = RouterStatus  # noqa: Y015
 
 @_typing.final
 class Outcomes(_message.Message):
+    """Requests since the router started, by how they ended."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ACCEPTED_FIELD_NUMBER: _builtins.int
@@ -255,6 +276,8 @@ Global___Outcomes: _TypeAlias = Outcomes  # noqa: Y015
 
 @_typing.final
 class WorkerStatus(_message.Message):
+    """The state of a worker."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -453,6 +476,8 @@ Global___CostCorrection: _TypeAlias = CostCorrection  # noqa: Y015
 
 @_typing.final
 class ScaleRequest(_message.Message):
+    """The workers wanted."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PREFILL_FIELD_NUMBER: _builtins.int
@@ -490,6 +515,8 @@ Global___ScaleRequest: _TypeAlias = ScaleRequest  # noqa: Y015
 
 @_typing.final
 class ScaleResponse(_message.Message):
+    """One thing that was done."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ACTION_FIELD_NUMBER: _builtins.int
@@ -518,6 +545,8 @@ Global___ScaleResponse: _TypeAlias = ScaleResponse  # noqa: Y015
 
 @_typing.final
 class DrainRequest(_message.Message):
+    """The worker to take out."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKER_FIELD_NUMBER: _builtins.int
@@ -544,6 +573,8 @@ Global___DrainRequest: _TypeAlias = DrainRequest  # noqa: Y015
 
 @_typing.final
 class DrainResponse(_message.Message):
+    """It has left."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(

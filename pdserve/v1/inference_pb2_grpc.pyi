@@ -43,6 +43,10 @@ class InferenceStub:
     """Why a request went where it did, which KV blocks it holds, and once it has ended, where its time went. Of the latest
     requests only.
     """
+    ListModels: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]
+    """What is served here, and its limits."""
+    Tokenize: _grpc.UnaryUnaryMultiCallable[_inference_pb2.TokenizeRequest, _inference_pb2.TokenizeResponse]
+    """The token ids of a prompt, as Generate would make them; nothing is generated."""
 
 @_typing.type_check_only
 class InferenceAsyncStub(InferenceStub):
@@ -59,6 +63,10 @@ class InferenceAsyncStub(InferenceStub):
     """Why a request went where it did, which KV blocks it holds, and once it has ended, where its time went. Of the latest
     requests only.
     """
+    ListModels: _aio.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]  # type: ignore[assignment]
+    """What is served here, and its limits."""
+    Tokenize: _aio.UnaryUnaryMultiCallable[_inference_pb2.TokenizeRequest, _inference_pb2.TokenizeResponse]  # type: ignore[assignment]
+    """The token ids of a prompt, as Generate would make them; nothing is generated."""
 
 class InferenceServicer(metaclass=_abc_1.ABCMeta):
     """Text generation."""
@@ -90,5 +98,21 @@ class InferenceServicer(metaclass=_abc_1.ABCMeta):
         """Why a request went where it did, which KV blocks it holds, and once it has ended, where its time went. Of the latest
         requests only.
         """
+
+    @_abc_1.abstractmethod
+    def ListModels(
+        self,
+        request: _inference_pb2.ListModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.ListModelsResponse, _abc.Awaitable[_inference_pb2.ListModelsResponse]]:
+        """What is served here, and its limits."""
+
+    @_abc_1.abstractmethod
+    def Tokenize(
+        self,
+        request: _inference_pb2.TokenizeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.TokenizeResponse, _abc.Awaitable[_inference_pb2.TokenizeResponse]]:
+        """The token ids of a prompt, as Generate would make them; nothing is generated."""
 
 def add_InferenceServicer_to_server(servicer: InferenceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -26,6 +26,7 @@ class _HolderState:
 class _HolderStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HolderState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     HOLDER_STATE_UNSPECIFIED: _HolderState.ValueType  # 0
+    """Never sent."""
     HOLDER_STATE_QUEUED: _HolderState.ValueType  # 1
     """Waits for blocks, a place, transfer credit or its grammar."""
     HOLDER_STATE_PULLING: _HolderState.ValueType  # 2
@@ -41,9 +42,11 @@ class _HolderStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HolderSta
     HOLDER_STATE_PREEMPTED: _HolderState.ValueType  # 7
     """Lost its blocks; will be computed again."""
 
-class HolderState(_HolderState, metaclass=_HolderStateEnumTypeWrapper): ...
+class HolderState(_HolderState, metaclass=_HolderStateEnumTypeWrapper):
+    """Why a request holds blocks, or holds none."""
 
 HOLDER_STATE_UNSPECIFIED: HolderState.ValueType  # 0
+"""Never sent."""
 HOLDER_STATE_QUEUED: HolderState.ValueType  # 1
 """Waits for blocks, a place, transfer credit or its grammar."""
 HOLDER_STATE_PULLING: HolderState.ValueType  # 2

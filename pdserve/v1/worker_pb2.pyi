@@ -23,6 +23,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ConnectRequest(_message.Message):
+    """What a router tells a worker."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SUBMIT_FIELD_NUMBER: _builtins.int
@@ -65,6 +67,8 @@ Global___ConnectRequest: _TypeAlias = ConnectRequest  # noqa: Y015
 
 @_typing.final
 class QueryBlocks(_message.Message):
+    """Asks who holds blocks."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     QUERY_ID_FIELD_NUMBER: _builtins.int
@@ -89,6 +93,8 @@ Global___QueryBlocks: _TypeAlias = QueryBlocks  # noqa: Y015
 
 @_typing.final
 class BlocksAnswer(_message.Message):
+    """The answer to QueryBlocks."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     QUERY_ID_FIELD_NUMBER: _builtins.int
@@ -115,6 +121,8 @@ Global___BlocksAnswer: _TypeAlias = BlocksAnswer  # noqa: Y015
 
 @_typing.final
 class ResyncPrefixes(_message.Message):
+    """Asks for all prefixes anew."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -130,6 +138,8 @@ Global___ResyncPrefixes: _TypeAlias = ResyncPrefixes  # noqa: Y015
 
 @_typing.final
 class SubmitRequest(_message.Message):
+    """A request for a worker."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
@@ -186,6 +196,8 @@ Global___SubmitRequest: _TypeAlias = SubmitRequest  # noqa: Y015
 
 @_typing.final
 class CancelWork(_message.Message):
+    """Which request to stop."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
@@ -206,6 +218,8 @@ Global___CancelWork: _TypeAlias = CancelWork  # noqa: Y015
 
 @_typing.final
 class ConnectResponse(_message.Message):
+    """What a worker tells a router."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     INFO_FIELD_NUMBER: _builtins.int
@@ -360,6 +374,8 @@ Global___WorkerProfile: _TypeAlias = WorkerProfile  # noqa: Y015
 
 @_typing.final
 class WorkerInfo(_message.Message):
+    """A worker's identity; the same while its process lives."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -418,6 +434,8 @@ Global___WorkerInfo: _TypeAlias = WorkerInfo  # noqa: Y015
 
 @_typing.final
 class StepOutput(_message.Message):
+    """What one engine step produced."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SEQUENCES_FIELD_NUMBER: _builtins.int
@@ -440,6 +458,8 @@ Global___StepOutput: _TypeAlias = StepOutput  # noqa: Y015
 
 @_typing.final
 class SequenceOutput(_message.Message):
+    """News of one sequence."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
@@ -498,6 +518,8 @@ Global___SequenceOutput: _TypeAlias = SequenceOutput  # noqa: Y015
 
 @_typing.final
 class WorkError(_message.Message):
+    """Why a sequence ended badly."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REASON_FIELD_NUMBER: _builtins.int

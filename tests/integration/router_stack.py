@@ -65,7 +65,7 @@ async def routing(
     try:
         port = await router.start(HOST, 0, 0, WITHIN_S)
         address = f"{HOST}:{port}"
-        async with AsyncClient(address) as client:
+        async with AsyncClient(address, retries=False) as client:
             yield Stack(router, address, client)
     finally:
         await router.stop(0.0)
@@ -95,7 +95,7 @@ async def collect(
 ) -> list[inference_pb2.GenerateResponse]:
     """All responses to one prompt."""
     params = inference_pb2.SamplingParams(**sampling)  # type: ignore[arg-type]
-    return [part async for part in client.generate(prompt, params, request_id=request_id)]
+    return [part async for part in client.stream(prompt, params, request_id=request_id)]
 
 
 def text_of(responses: Sequence[inference_pb2.GenerateResponse]) -> str:

@@ -63,7 +63,7 @@ async def test_bad_requests_are_refused_by_field(
 ) -> None:
     async with AsyncClient(served.grpc) as client:
         with pytest.raises(InvalidRequestError) as caught:
-            async for _ in client.generate(prompt, sampling):
+            async for _ in client.stream(prompt, sampling):
                 pass
         assert (caught.value.reason, caught.value.field) == (reason, field)
         status = await until_nothing_is_held(client)

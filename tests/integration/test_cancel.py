@@ -20,7 +20,7 @@ async def _break_off(client: AsyncClient, prompt: list[int], after_s: float) -> 
     """Start a request and leave it, at whatever phase it is by then."""
 
     async def consume() -> None:
-        async for _ in client.generate(prompt, _LONG):
+        async for _ in client.stream(prompt, _LONG):
             pass
 
     task = asyncio.create_task(consume())
@@ -49,7 +49,7 @@ async def test_200_random_cancels_leave_no_block_held(served: Served) -> None:
 
 async def test_cancel_call_ends_the_stream_with_cancelled(served: Served) -> None:
     async with AsyncClient(served.grpc) as client:
-        stream = client.generate([5, 6, 7], _LONG, request_id="to-cancel")
+        stream = client.stream([5, 6, 7], _LONG, request_id="to-cancel")
         await anext(stream)
         await client.cancel("to-cancel")
         with pytest.raises(RequestCancelledError):
@@ -63,7 +63,7 @@ async def test_cancel_call_ends_the_stream_with_cancelled(served: Served) -> Non
 async def test_a_deadline_ends_the_request_everywhere(served: Served) -> None:
     async with AsyncClient(served.grpc) as client:
         with pytest.raises(RequestTimeoutError):
-            async for _ in client.generate([5, 6, 7], _LONG, timeout_s=0.5):
+            async for _ in client.stream([5, 6, 7], _LONG, timeout=0.5):
                 pass
         await until_nothing_is_held(client)
 
@@ -75,7 +75,7 @@ async def test_more_work_than_memory_completes_by_preemption(served: Served) -> 
     async with AsyncClient(served.grpc) as client:
 
         async def run(prompt: list[int]) -> list[int]:
-            parts = [part async for part in client.generate(prompt, sampling)]
+            parts = [part async for part in client.stream(prompt, sampling)]
             return [token_id for part in parts for token_id in part.token_ids]
 
         together = await asyncio.gather(*(run(prompt) for prompt in prompts))

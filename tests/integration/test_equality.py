@@ -59,7 +59,7 @@ async def _answer_all(
         async def one(case: Case) -> tuple[list[int], str]:
             sampling = inference_pb2.SamplingParams(max_tokens=case.max_tokens)
             async with limit:
-                parts = [part async for part in client.generate(case.prompt, sampling)]
+                parts = [part async for part in client.stream(case.prompt, sampling)]
             assert [p.index for p in parts if p.token_ids] == list(range(len(parts)))
             token_ids = [token_id for part in parts for token_id in part.token_ids]
             return token_ids, "".join(part.text for part in parts)

@@ -71,10 +71,10 @@ async def fill_context(address: str, prompt: list[int]) -> list[int]:
     sampling = inference_pb2.SamplingParams(max_tokens=NEW_TOKENS, ignore_eos=True)
     async with AsyncClient(address) as client:
         with pytest.raises(InvalidRequestError, match=r"8189 .* 4 exceed the context of 8192") as e:
-            async for _ in client.generate([5, *prompt], sampling):
+            async for _ in client.stream([5, *prompt], sampling):
                 pass
         assert e.value.reason is Reason.CONTEXT_EXCEEDED
-        parts = [part async for part in client.generate(prompt, sampling)]
+        parts = [part async for part in client.stream(prompt, sampling)]
         status = await until_nothing_is_held(client)
     prefill, decode = status.workers
     assert decode.load.prefill_tokens == decode.load.prefill_fallbacks == 0

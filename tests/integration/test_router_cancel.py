@@ -57,7 +57,7 @@ async def test_cancel_ends_a_request_that_waits_for_its_first_token(
 
 
 async def test_cancel_ends_a_request_that_streams(stack: Stack, worker: ScriptedWorker) -> None:
-    stream = stack.client.generate("x", request_id="mine")
+    stream = stack.client.stream("x", request_id="mine")
     first = asyncio.ensure_future(anext(stream))
     request = await arrival(worker)
     worker.say(request, "some")
@@ -89,7 +89,7 @@ async def test_what_is_not_running_cannot_be_cancelled(
 async def test_a_client_that_drops_its_call_frees_the_worker(
     stack: Stack, worker: ScriptedWorker, text: str
 ) -> None:
-    stream = stack.client.generate("x")
+    stream = stack.client.stream("x")
     first = asyncio.ensure_future(anext(stream))
     request = await arrival(worker)
     if text:
@@ -117,7 +117,7 @@ async def test_a_client_that_disconnects_frees_the_worker(
 async def test_the_deadline_reaches_the_worker_and_ends_the_request(
     stack: Stack, worker: ScriptedWorker
 ) -> None:
-    stream = stack.client.generate("x", timeout_s=0.2)
+    stream = stack.client.stream("x", timeout=0.2)
     with pytest.raises(RequestTimeoutError) as caught:
         await anext(stream)
     assert caught.value.reason is Reason.DEADLINE_EXCEEDED
@@ -165,7 +165,7 @@ async def test_200_random_cancels_leave_nothing_in_flight(model_dir: Path) -> No
             worker.say(request, "x", index)
 
     async def leave(stack: Stack, number: int) -> None:
-        stream = stack.client.generate("x", request_id=f"r{number}")
+        stream = stack.client.stream("x", request_id=f"r{number}")
         reading = asyncio.ensure_future(anext(stream))
         way = draw.randrange(4)
         for _ in range(draw.randrange(30)):

@@ -79,7 +79,7 @@ async def test_reflection_lists_the_services_and_describes_them(model_dir: Path)
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
     }
-    assert methods == ["Generate", "Cancel", "Explain"]
+    assert methods == ["Generate", "Cancel", "Explain", "ListModels", "Tokenize"]
 
 
 async def test_the_http_port_tells_life_from_readiness(model_dir: Path) -> None:

@@ -92,7 +92,7 @@ async def test_another_tenants_prefix_is_not_counted_on(model_dir: Path) -> None
         learn(workers[1], PROMPT, salt="tenant")
         await until_known(stack, "decode-1", 4)
         for salt, expected in (("", "decode-0"), ("tenant", "decode-1")):
-            parts = stack.client.generate(PROMPT + "x", cache_salt=salt)
+            parts = stack.client.stream(PROMPT + "x", cache_salt=salt)
             assert [p async for p in parts][-1].finished.decode_worker == expected
 
 

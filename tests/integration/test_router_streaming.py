@@ -149,7 +149,7 @@ async def test_the_worker_s_times_are_shifted_to_the_arrival_here(model_dir: Pat
 async def test_a_salt_reaches_the_worker(model_dir: Path) -> None:
     worker = ScriptedWorker(script=echo)
     async with serving(model_dir, worker) as stack:
-        async for _ in stack.client.generate("x", cache_salt="tenant-7"):
+        async for _ in stack.client.stream("x", cache_salt="tenant-7"):
             pass
     assert [request.cache_salt for request in worker.requests] == ["tenant-7"]
 

@@ -48,7 +48,7 @@ async def test_a_lost_worker_ends_its_requests_with_worker_lost(model_dir: Path)
     worker = ScriptedWorker()
     async with serving(model_dir, worker) as stack:
         waiting = asyncio.create_task(collect(stack.client, "x"))
-        streaming = stack.client.generate("y")
+        streaming = stack.client.stream("y")
         first = asyncio.ensure_future(anext(streaming))
         await arrival(worker, 2)
         worker.say(next(r for r in worker.requests if r.prompt_token_ids == (121,)), "so far")

@@ -24,7 +24,7 @@ def prompt(num_tokens: int) -> list[int]:
 
 async def ask(client: AsyncClient, name: str, tokens: list[int]) -> inference_pb2.Finished:
     sampling = inference_pb2.SamplingParams(max_tokens=3, ignore_eos=True)
-    parts = [part async for part in client.generate(tokens, sampling, request_id=name)]
+    parts = [part async for part in client.stream(tokens, sampling, request_id=name)]
     return parts[-1].finished
 
 
@@ -35,7 +35,7 @@ async def decode_busily(client: AsyncClient, is_running: asyncio.Event) -> None:
 
     async def one() -> None:
         nonlocal num_running
-        async for part in client.generate(prompt(5), sampling):
+        async for part in client.stream(prompt(5), sampling):
             num_running += not part.index
             if num_running == NUM_DECODING:
                 is_running.set()

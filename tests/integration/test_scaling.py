@@ -34,7 +34,7 @@ def served(model: ModelSource) -> Iterator[Served]:
 
 
 async def _answer(client: AsyncClient, prompt: str) -> list[int]:
-    parts = [part async for part in client.generate(prompt, _SAMPLING)]
+    parts = [part async for part in client.stream(prompt, _SAMPLING)]
     return [token_id for part in parts for token_id in part.token_ids]
 
 

@@ -80,7 +80,7 @@ BAD = {
 
 async def answer(client: AsyncClient, sampling: Sampling) -> tuple[str, int]:
     text = ""
-    async for response in client.generate(CHAT, sampling):
+    async for response in client.stream(CHAT, sampling):
         text += response.text
     return text, response.finished.reason
 
@@ -146,7 +146,7 @@ async def test_an_answer_that_is_cut_is_the_beginning_of_one(served: Served) -> 
 async def test_bad_forms_are_refused_while_others_stream(served: Served, name: str) -> None:
     form, field = BAD[name]
     async with AsyncClient(served.grpc) as client:
-        endless = client.generate(CHAT, Sampling(max_tokens=400, ignore_eos=True))
+        endless = client.stream(CHAT, Sampling(max_tokens=400, ignore_eos=True))
         await anext(endless)
         start_s = time.monotonic()
         with pytest.raises(InvalidRequestError) as caught:

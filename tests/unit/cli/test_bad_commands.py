@@ -29,6 +29,9 @@ NOBODY = ("--address", "127.0.0.1:1")
         (["serve", "--grpc-host", "0.0.0.0"], ["0.0.0.0", "security.access_file", "--insecure"]),
         (["serve", "--no-such-flag"], ["--no-such-flag", "--help"]),
         (["serve", "--prefill"], ["--prefill", "requires an argument"]),
+        (["config", "show", "--decode", "0"], ["decode", "greater than or equal to 1"]),
+        (["config", "show", "--no-such-flag"], ["--no-such-flag", "--help"]),
+        (["config", "show", "--config", "missing.yaml"], ["--config", "missing.yaml"]),
         (["no-such-command"], ["no-such-command", "--help"]),
         (["generate"], ["PROMPT", "--prompts-file"]),
         (["generate", "x", "--prompts-file", "y"], ["PROMPT", "--prompts-file"]),
@@ -143,7 +146,9 @@ def test_prompts_that_cannot_be_sent_are_reported_each_and_the_code_is_1(
     assert ended.code == 1
     errors = [json.loads(line) for line in ended.out.splitlines()]
     reasons = {error["request_id"]: error["error"]["reason"] for error in errors}
-    assert reasons == dict.fromkeys(("r0", "r1", "r2"), "INVALID_FIELD") | {"r3": "NO_WORKER"}
+    assert reasons == dict.fromkeys(("r0", "r1", "r2"), "INVALID_FIELD") | {
+        "r3": "ROUTER_UNREACHABLE"
+    }
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"\n \n"])

@@ -6,7 +6,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cli.settings import load_config, setting_keys
+from cli.settings import find_origins, get_setting, load_config, setting_keys
 from common.config import ServeConfig
 from pdserve.errors import SetupError
 
@@ -19,13 +19,6 @@ VALUES: dict[str, list[object]] = {
     "router.stalled_after_s": [1.5, 2.5, 3.5],
 }
 layers = st.dictionaries(st.sampled_from(sorted(VALUES)), st.sets(st.sampled_from([0, 1, 2])))
-
-
-def get(config: ServeConfig, dotted: str) -> object:
-    found: object = config
-    for name in dotted.split("."):
-        found = getattr(found, name)
-    return found
 
 
 def nested(values: dict[str, object]) -> dict[str, object]:
@@ -51,7 +44,8 @@ def test_flag_over_environment_over_file_over_default(
 ) -> None:
     flags: dict[str, object] = dict.fromkeys(VALUES)
     in_file: dict[str, object] = {}
-    expected = {key: get(ServeConfig(), key) for key in VALUES}
+    origins = dict.fromkeys(VALUES, "default")
+    expected = {key: get_setting(ServeConfig(), key) for key in VALUES}
     with pytest.MonkeyPatch.context() as patch:
         for key, where in given_in.items():
             if 0 in where:
@@ -62,9 +56,13 @@ def test_flag_over_environment_over_file_over_default(
                 in_file[key] = VALUES[key][2]
             if where:
                 expected[key] = VALUES[key][min(where)]
+                origins[key] = ("flag", "env", "file")[min(where)]
         file = write(tmp_path_factory.getbasetemp(), yaml.safe_dump(nested(in_file)))
         config = load_config(file, flags)
-    assert {key: get(config, key) for key in VALUES} == expected
+        found = find_origins(file, flags)
+    assert {key: found[key] for key in VALUES} == origins
+    assert {origin for key, origin in found.items() if key not in VALUES} == {"default"}
+    assert {key: get_setting(config, key) for key in VALUES} == expected
 
 
 def test_one_file_and_no_layer_at_all_are_the_defaults(tmp_path: Path) -> None:
@@ -155,7 +153,7 @@ def test_a_bad_flag_is_one_line_with_its_key() -> None:
 def test_every_setting_can_be_named_in_the_environment() -> None:
     with pytest.MonkeyPatch.context() as patch:
         for key in setting_keys():
-            default = get(ServeConfig(), key)
+            default = get_setting(ServeConfig(), key)
             if default is not None:
                 patch.setenv(f"PDSERVE_{key.replace('.', '__').upper()}", str(default))
         assert len([name for name in os.environ if name.startswith("PDSERVE_")]) > 20

@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from common.rpc.status import to_status
-from pdserve.client import AsyncClient, make_request, to_error
+from pdserve.client import AsyncClient
 from pdserve.errors import (
     DuplicateRequestError,
     InternalError,
@@ -22,6 +22,8 @@ from pdserve.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from pdserve.prompts import make_request
+from pdserve.statuses import to_error
 from pdserve.v1 import inference_pb2
 
 ERRORS_MD = Path(__file__).parents[3] / "docs" / "errors.md"
@@ -77,7 +79,7 @@ def test_a_field_and_a_time_to_retry_come_back() -> None:
     [
         (grpc.StatusCode.CANCELLED, RequestCancelledError, Reason.CANCELLED),
         (grpc.StatusCode.DEADLINE_EXCEEDED, RequestTimeoutError, Reason.DEADLINE_EXCEEDED),
-        (grpc.StatusCode.UNAVAILABLE, UnavailableError, Reason.NO_WORKER),
+        (grpc.StatusCode.UNAVAILABLE, UnavailableError, Reason.ROUTER_UNREACHABLE),
         (grpc.StatusCode.UNIMPLEMENTED, InternalError, Reason.INTERNAL),
         (grpc.StatusCode.UNKNOWN, InternalError, Reason.INTERNAL),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, OverloadedError, Reason.QUEUE_FULL),
@@ -111,7 +113,7 @@ def test_a_prompt_of_each_kind_fills_its_own_field() -> None:
 async def test_a_router_that_is_not_there_is_unavailable() -> None:
     async with AsyncClient("127.0.0.1:1") as client, asyncio.timeout(10):
         with pytest.raises(UnavailableError, match=r"127\.0\.0\.1:1"):
-            await anext(client.generate("x"))
+            await anext(client.stream("x"))
         with pytest.raises(UnavailableError):
             await client.cancel("r")
         with pytest.raises(UnavailableError):

@@ -9,6 +9,7 @@ from tests.unit.repository.sources import ROOT, packages
 FOLDERS = [*packages(), *(ROOT / name for name in ("proto", "docs", "tests"))]
 NEEDED = {
     "proto/pdserve/v1/worker.proto",
+    "proto/baseline.binpb",
     "pdserve/v1/worker_pb2.pyi",
     "pdserve/py.typed",
     "docs/errors.md",

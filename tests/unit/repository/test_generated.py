@@ -1,4 +1,6 @@
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ import pytest
 from tests.unit.repository.sources import GENERATED, ROOT
 
 PROTOS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "proto").rglob("*.proto"))
+BASELINE = ROOT / "proto" / "baseline.binpb"
 SCRIPTS = Path(sys.executable).parent
 
 
@@ -50,14 +53,63 @@ def test_a_changed_proto_would_be_seen(tmp_path: Path) -> None:
     assert contents(tmp_path / "pdserve" / "v1") != contents(GENERATED)
 
 
-def test_buf_finds_nothing_to_complain_about() -> None:
-    buf = SCRIPTS / "buf"
-    if not buf.exists():
-        pytest.skip("the package buf-bin is not installed")
-    result = subprocess.run(
-        [str(buf), "lint"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+def buf(*args: str, folder: Path = ROOT) -> tuple[int, str]:
+    """Exit code and output of a buf command."""
+    command = [str(SCRIPTS / "buf"), *args]
+    ended = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=60, check=False
     )
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    return ended.returncode, ended.stdout + ended.stderr
+
+
+def test_buf_finds_nothing_to_complain_about() -> None:
+    assert buf("lint") == (0, "")  # undocumented messages, fields and rpcs are complaints too
+
+
+def test_the_public_api_is_compatible_with_the_last_release_s() -> None:
+    assert buf("breaking", "--against", str(BASELINE)) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("string model = 2;", "string model_name = 2;", "model_name"),
+        ("sint32 priority = 8;", "uint32 priority = 8;", "changed type"),
+        ("  repeated string stop = 4;", "", "was deleted"),
+        ("rpc Cancel(", "rpc Stop(", "Cancel"),
+        ("// Names the request in Cancel", "", "comment"),
+    ],
+)
+def test_what_would_break_a_client_is_found(
+    tmp_path: Path, old: str, new: str, complaint: str
+) -> None:
+    shutil.copytree(ROOT / "proto", tmp_path / "proto")
+    shutil.copy(ROOT / "buf.yaml", tmp_path)
+    file = tmp_path / "proto" / "pdserve" / "v1" / "inference.proto"
+    text = file.read_text("utf-8")
+    assert old in text
+    if complaint == "comment":
+        lines = [line for line in text.splitlines(keepends=True) if old not in line]
+        file.write_text("".join(lines), "utf-8")
+        code, said = buf("lint", folder=tmp_path)
+    else:
+        file.write_text(text.replace(old, new), "utf-8")
+        code, said = buf("breaking", "--against", str(BASELINE), folder=tmp_path)
+    assert code != 0
+    assert complaint in said
+
+
+@pytest.mark.parametrize(("suffix", "unit"), [("_us", "microseconds"), ("_s", "seconds")])
+def test_durations_say_their_unit_or_their_message_does(suffix: str, unit: str) -> None:
+    text = "".join((ROOT / path).read_text("utf-8") for path in PROTOS)
+    commented = [
+        (name, (about + comment).lower())
+        for about, fields in re.findall(r"((?:^//.*\n)*)^message \w+ {\n((?:.+\n)*?)^}", text, re.M)
+        for comment, name in re.findall(r"((?:^ +//.*\n)+)^ +\S+ (\w+) = ", fields, re.M)
+        if name.endswith(suffix)
+    ]
+    assert commented
+    assert [name for name, said in commented if unit not in said] == []
 
 
 def test_the_proto_folder_is_no_package() -> None:

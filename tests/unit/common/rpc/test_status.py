@@ -77,13 +77,16 @@ def test_a_field_is_named_in_message_info_and_violation() -> None:
     assert details["BadRequest"] == error_details_pb2.BadRequest(field_violations=[violation])
 
 
-def test_only_overload_says_when_to_come_back() -> None:
+def test_what_may_pass_says_when_to_come_back_and_nothing_else_does() -> None:
     _, details = unpack(to_status(OverloadedError("full", retry_after_s=0.25)))
     retry = details["RetryInfo"]
     assert isinstance(retry, error_details_pb2.RetryInfo)
     assert retry.retry_delay.ToMilliseconds() == 250
     _, details = unpack(to_status(UnavailableError("gone")))
-    assert set(details) == {"ErrorInfo"}
+    assert set(details) == {"ErrorInfo", "RetryInfo"}
+    for error in CODES:
+        if not isinstance(error, OverloadedError | UnavailableError):
+            assert set(unpack(to_status(error))[1]) == {"ErrorInfo"}
 
 
 @pytest.mark.parametrize("reason", Reason)

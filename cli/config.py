@@ -1,0 +1,80 @@
+"""`pdserve config show` and `pdserve config schema`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import typer.main
+from rich.console import Console
+from rich.table import Table
+
+from cli import serve
+from cli.settings import Values, find_origins, get_setting, load_config
+from common.config import ServeConfig
+
+app = typer.Typer(no_args_is_help=True)
+
+_SECRET_WORDS = {"token", "secret", "password", "key"}
+_MASK = "********"
+_MIN_WIDTH = 200  # where nobody looks at it: a value that is cut is no value
+
+
+@app.command(
+    "show",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    epilog="Takes every argument of `pdserve serve`, and starts nothing.",
+)
+def show(
+    context: typer.Context,
+    effective: Annotated[
+        bool, typer.Option("--effective", help="Also what nobody set, with its default")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object")] = False,
+) -> None:
+    """What `pdserve serve` with the same arguments would run with, and where it comes from."""
+    file, flags, from_env = _parse_as_serve(context.args)
+    config = load_config(file, flags)
+    origins = find_origins(file, flags) | dict.fromkeys(from_env, "env")
+    rows = {
+        key: {"value": shown(key, get_setting(config, key)), "from": origin}
+        for key, origin in origins.items()
+        if effective or origin != "default"
+    }
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("setting", "value", "from"):
+        table.add_column(name, no_wrap=True)
+    for key, row in rows.items():
+        value = row["value"]
+        table.add_row(key, "unset" if value is None else str(value), str(row["from"]))
+    console = Console()
+    Console(width=None if console.is_terminal else _MIN_WIDTH).print(table, highlight=False)
+
+
+@app.command("schema")
+def schema() -> None:
+    """The settings as a JSON schema, for editors and for checks of a file."""
+    print(json.dumps(ServeConfig.model_json_schema(), indent=2))
+
+
+def shown(key: str, value: object) -> object:
+    """A setting's value as it may be shown: secrets that are set are masked."""
+    is_secret = key.rpartition(".")[2].rpartition("_")[2] in _SECRET_WORDS
+    if is_secret and value is not None:
+        return _MASK
+    return value if isinstance(value, str | int | float | None) else str(value)
+
+
+def _parse_as_serve(arguments: list[str]) -> tuple[Path | None, Values, list[str]]:
+    """As `pdserve serve` reads them: its file, its flags, and the keys of those that the environment gave."""
+    app = typer.Typer()
+    app.command()(serve.command)
+    parsed = typer.main.get_command(app).make_context("config show", arguments)
+    sources = {name: parsed.get_parameter_source(name) for name in parsed.params}
+    from_env = [
+        serve.key_of(n) for n, source in sources.items() if source and source.name == "ENVIRONMENT"
+    ]
+    return parsed.params["config"], serve.read_flags(parsed.params), from_env

@@ -1,0 +1,57 @@
+"""How the clients connect: limits, keepalive, retries and credentials."""
+
+import json
+
+import grpc
+
+MAX_RESPONSE_BYTES = 64 * 2**20  # log-probabilities of a long prompt come in one message
+
+# gRPC retries a call only as long as nothing of its answer has come, a stream too
+_RETRIES = {
+    "maxAttempts": 4,
+    "initialBackoff": "0.1s",
+    "maxBackoff": "1s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+SERVICE_CONFIG = {
+    "methodConfig": [
+        {
+            "name": [
+                {"service": "pdserve.v1.Inference"},
+                {"service": "pdserve.v1.Admin", "method": "Status"},
+                {"service": "pdserve.v1.Admin", "method": "Blocks"},
+            ],
+            "retryPolicy": _RETRIES,
+        }
+    ]
+}
+_OPTIONS: list[tuple[str, str | int]] = [
+    ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+    ("grpc.max_receive_message_length", MAX_RESPONSE_BYTES),
+    ("grpc.keepalive_time_ms", 30_000),  # routers let clients ping every 10 s
+    ("grpc.keepalive_timeout_ms", 10_000),
+]
+
+# PEM: private key, certificate chain
+Certificate = tuple[bytes, bytes]
+
+
+def options(*, retries: bool) -> list[tuple[str, str | int]]:
+    """The channel's arguments."""
+    return [*_OPTIONS, ("grpc.enable_retries", int(retries))]
+
+
+def credentials(
+    root_certificates: bytes | None, client_certificate: Certificate | None
+) -> grpc.ChannelCredentials | None:
+    """TLS, if anything of it is given; roots default to the system's."""
+    if root_certificates is None and client_certificate is None:
+        return None
+    key, chain = client_certificate or (None, None)
+    return grpc.ssl_channel_credentials(root_certificates, key, chain)
+
+
+def bearer(token: str | None) -> tuple[tuple[str, str], ...]:
+    """The metadata that carries a token."""
+    return (("authorization", f"Bearer {token}"),) if token else ()

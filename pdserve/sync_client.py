@@ -1,0 +1,209 @@
+"""The client for code without an event loop; `pdserve.client` has the same for asyncio."""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from types import TracebackType
+from typing import NoReturn, TypeVar
+
+import grpc
+
+from pdserve.client import NO_EMBEDDINGS, SCALE_WITHIN_S, to_us
+from pdserve.completion import Completion
+from pdserve.connection import Certificate, bearer, credentials, options
+from pdserve.errors import UnsupportedError
+from pdserve.prompts import Messages, Prompt, make_stream_request, make_tokenize_request
+from pdserve.statuses import to_error
+from pdserve.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+class Client:
+    """Talks to one router, from any thread. Use as a context manager.
+
+    Every call raises a RequestError of `pdserve.errors` when the router refuses or fails it; `timeout` is in
+    seconds. Unless `retries` is off, a call that ends as UNAVAILABLE is sent again, up to three times, but
+    never once any of its answer has come.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        token: str | None = None,
+        root_certificates: bytes | None = None,
+        client_certificate: Certificate | None = None,
+        retries: bool = True,
+    ) -> None:
+        """`address` is host:port. PEM roots, or a (private key, certificate chain) of our own, mean TLS."""
+        arguments = options(retries=retries)
+        secure = credentials(root_certificates, client_certificate)
+        self._channel = (
+            grpc.insecure_channel(address, options=arguments)
+            if secure is None
+            else grpc.secure_channel(address, secure, options=arguments)
+        )
+        self._metadata = bearer(token)
+        self._inference = inference_pb2_grpc.InferenceStub(self._channel)
+        self._admin = admin_pb2_grpc.AdminStub(self._channel)
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Disconnect; what still streams is cancelled."""
+        self._channel.close()
+
+    def generate(
+        self,
+        prompt: Prompt,
+        sampling: inference_pb2.SamplingParams | None = None,
+        *,
+        request_id: str = "",
+        cache_salt: str = "",
+        priority: int = 0,
+        timeout: float | None = None,
+    ) -> Completion:
+        """The whole continuation of a text, of a chat [(role, content), ...] or of token ids."""
+        completion = Completion()
+        stream = self.stream(
+            prompt,
+            sampling,
+            request_id=request_id,
+            cache_salt=cache_salt,
+            priority=priority,
+            timeout=timeout,
+        )
+        with closing(stream):
+            for response in stream:
+                completion.add(response)
+        return completion
+
+    def chat(
+        self,
+        messages: Messages,
+        sampling: inference_pb2.SamplingParams | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> Completion:
+        """The assistant's next turn; turns are (role, content) or {"role": ..., "content": ...}."""
+        return self.generate(messages, sampling, timeout=timeout)
+
+    def stream(
+        self,
+        prompt: Prompt,
+        sampling: inference_pb2.SamplingParams | None = None,
+        *,
+        request_id: str = "",
+        cache_salt: str = "",
+        priority: int = 0,
+        resumable: bool = False,
+        timeout: float | None = None,
+    ) -> Generator[inference_pb2.GenerateResponse]:
+        """The continuation as it comes; closing the generator cancels the request.
+
+        Requests of different `cache_salt` share no cached KV; those of lower `priority` go first.
+        A `resumable` one outlives its stream for the router's grace period, and ends early by `cancel` alone.
+        """
+        request = make_stream_request(
+            prompt, sampling, request_id, cache_salt, priority, resumable=resumable
+        )
+        return self.send(request, timeout=timeout)
+
+    def resume(
+        self, request_id: str, next_sequence: int, *, timeout: float | None = None
+    ) -> Generator[inference_pb2.GenerateResponse]:
+        """The rest of a resumable request's messages, from the one after the last `sequence` received."""
+        request = inference_pb2.GenerateRequest(request_id=request_id, resume_from=next_sequence)
+        return self.send(request, timeout=timeout)
+
+    def send(
+        self, request: inference_pb2.GenerateRequest, *, timeout: float | None = None
+    ) -> Generator[inference_pb2.GenerateResponse]:
+        """Send a request message as it stands and stream the responses."""
+        return self._receive(self._inference.Generate, request, timeout)
+
+    def cancel(self, request_id: str, *, timeout: float = 5.0) -> None:
+        """Stop a request."""
+        request = inference_pb2.CancelRequest(request_id=request_id)
+        self._ask(self._inference.Cancel, request, timeout)
+
+    def explain(self, request_id: str, *, timeout: float = 5.0) -> inference_pb2.ExplainResponse:
+        """Why a request went where it did."""
+        request = inference_pb2.ExplainRequest(request_id=request_id)
+        return self._ask(self._inference.Explain, request, timeout)
+
+    def tokenize(
+        self, prompt: str | Messages, *, timeout: float = 30.0
+    ) -> inference_pb2.TokenizeResponse:
+        """The prompt's token ids, as `generate` would make them."""
+        request = make_tokenize_request(prompt)
+        return self._ask(self._inference.Tokenize, request, timeout)
+
+    def models(self, *, timeout: float = 5.0) -> Sequence[inference_pb2.Model]:
+        """What the router serves, and its limits."""
+        request = inference_pb2.ListModelsRequest()
+        response = self._ask(self._inference.ListModels, request, timeout)
+        return response.models
+
+    def blocks(self, *, timeout: float = 5.0) -> admin_pb2.BlocksResponse:
+        """Who holds which worker's KV blocks, and why."""
+        request = admin_pb2.BlocksRequest()
+        return self._ask(self._admin.Blocks, request, timeout)
+
+    def status(self, *, timeout: float = 5.0) -> admin_pb2.StatusResponse:
+        """The router's and its workers' state."""
+        request = admin_pb2.StatusRequest()
+        return self._ask(self._admin.Status, request, timeout)
+
+    def scale(
+        self,
+        prefill: int | None = None,
+        decode: int | None = None,
+        *,
+        drain_timeout_s: float = 300.0,
+    ) -> Generator[admin_pb2.ScaleResponse]:
+        """Change how many workers of each role there are (None: as many as now); yields what is done.
+
+        It goes on when the iterator is left. Other requests are served meanwhile.
+        """
+        request = admin_pb2.ScaleRequest(
+            prefill=prefill, decode=decode, drain_timeout_us=to_us(drain_timeout_s)
+        )
+        return self._receive(self._admin.Scale, request, drain_timeout_s + SCALE_WITHIN_S)
+
+    def drain(self, worker: str, *, timeout_s: float = 300.0) -> None:
+        """Let a worker end its work and leave; returns when it has."""
+        request = admin_pb2.DrainRequest(worker=worker, timeout_us=to_us(timeout_s))
+        self._ask(self._admin.Drain, request, timeout_s + SCALE_WITHIN_S)
+
+    def embed(self, *args: object, **kwargs: object) -> NoReturn:
+        """There are no embeddings here. Raises UnsupportedError."""
+        raise UnsupportedError(NO_EMBEDDINGS)
+
+    def _receive(
+        self, method: "grpc.UnaryStreamMultiCallable[S, T]", request: S, timeout: float | None
+    ) -> Generator[T]:
+        call = method(request, timeout=timeout, metadata=self._metadata)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise to_error(error) from error
+        finally:
+            call.cancel()
+
+    def _ask(self, method: Callable[..., T], request: object, timeout: float) -> T:
+        """The answer of a call, or its typed error."""
+        try:
+            return method(request, timeout=timeout, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise to_error(error) from error

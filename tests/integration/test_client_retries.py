@@ -1,0 +1,107 @@
+"""Which calls the clients send again, and what goes with each: against a server that fails on purpose."""
+
+from collections.abc import Iterator
+from concurrent import futures
+from contextlib import contextmanager
+
+import grpc
+import pytest
+
+from pdserve.client import AsyncClient
+from pdserve.connection import SERVICE_CONFIG
+from pdserve.errors import UnavailableError
+from pdserve.sync_client import Client
+from pdserve.v1 import inference_pb2, inference_pb2_grpc
+
+
+class Flaky(inference_pb2_grpc.InferenceServicer):
+    """Fails as UNAVAILABLE: each call's first try, or streams after their first message."""
+
+    def __init__(self) -> None:
+        self.num_calls = 0
+        self.metadata: list[dict[str, object]] = []
+
+    def Generate(
+        self, request: inference_pb2.GenerateRequest, context: grpc.ServicerContext
+    ) -> Iterator[inference_pb2.GenerateResponse]:
+        """The text "late" fails after its first message."""
+        if request.text != "late":
+            self._fail_once(context)
+        self.num_calls += request.text == "late"
+        yield inference_pb2.GenerateResponse(text="ok")
+        if request.text == "late":
+            context.abort(grpc.StatusCode.UNAVAILABLE, "lost in the middle")
+
+    def Tokenize(
+        self, request: inference_pb2.TokenizeRequest, context: grpc.ServicerContext
+    ) -> inference_pb2.TokenizeResponse:
+        """Fails once."""
+        self._fail_once(context)
+        return inference_pb2.TokenizeResponse(num_tokens=7)
+
+    def _fail_once(self, context: grpc.ServicerContext) -> None:
+        self.num_calls += 1
+        self.metadata.append(dict(context.invocation_metadata()))
+        if self.num_calls % 2:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "not yet")
+
+
+@contextmanager
+def flaky() -> Iterator[tuple[str, Flaky]]:
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    servicer = Flaky()  # type: ignore[abstract]  # the others are not called
+    inference_pb2_grpc.add_InferenceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}", servicer
+    finally:
+        server.stop(None).wait()
+
+
+def test_a_call_that_fails_at_once_is_sent_again() -> None:
+    with flaky() as (address, servicer), Client(address) as client:
+        assert client.generate("x").text == "ok"
+        assert client.tokenize("x").num_tokens == 7
+        assert servicer.num_calls == 4
+
+
+async def test_so_it_is_with_an_event_loop() -> None:
+    with flaky() as (address, servicer):
+        async with AsyncClient(address) as client:
+            assert (await client.generate("x")).text == "ok"
+            assert (await client.tokenize("x")).num_tokens == 7
+        assert servicer.num_calls == 4
+
+
+async def test_a_stream_that_has_begun_is_never_sent_again() -> None:
+    with flaky() as (address, servicer):
+        async with AsyncClient(address) as client:
+            stream = client.stream("late")
+            assert (await anext(stream)).text == "ok"
+            with pytest.raises(UnavailableError, match="in the middle"):
+                await anext(stream)
+        with Client(address) as client_too, pytest.raises(UnavailableError):
+            client_too.generate("late")
+        assert servicer.num_calls == 2
+
+
+def test_retries_can_be_off() -> None:
+    with flaky() as (address, servicer), Client(address, retries=False) as client:
+        with pytest.raises(UnavailableError, match="not yet"):
+            client.generate("x")
+        assert servicer.num_calls == 1
+
+
+async def test_the_token_goes_with_every_call() -> None:
+    with flaky() as (address, servicer):
+        async with AsyncClient(address, token="secret") as client:
+            await client.generate("x")
+        with Client(address, token="secret") as client_too:
+            client_too.tokenize("x")
+        assert {seen["authorization"] for seen in servicer.metadata} == {"Bearer secret"}
+
+
+def test_only_unavailable_is_retried() -> None:
+    (config,) = SERVICE_CONFIG["methodConfig"]
+    assert config["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]  # type: ignore[index]
