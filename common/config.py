@@ -66,6 +66,16 @@ class TransferConfig(_Frozen):
     inserts_per_step: int = Field(2, ge=1, description="KV chunks copied in between two steps")
 
 
+class TenantLimits(_Frozen):
+    """What one tenant may use."""
+
+    max_requests: int | None = Field(None, ge=1, description="In flight at once; unset: any number")
+    tokens_per_minute: int | None = Field(
+        None, ge=1, description="Of prompts and outputs together; unset: any number"
+    )
+    weight: float = Field(1.0, gt=0, le=1000, description="Share where tenants wait")
+
+
 class RouterConfig(_Frozen):
     """The router."""
 
@@ -75,8 +85,21 @@ class RouterConfig(_Frozen):
     )
     max_inflight_requests: int = Field(1024, ge=1)
     max_queued_requests: int = Field(256, ge=1, description="Accepted requests without a token yet")
+    max_queued_tokens: int = Field(
+        262_144, ge=1, description="Prompt tokens of accepted requests without a token yet"
+    )
+    tenant: TenantLimits = Field(TenantLimits(), description="Limits of each tenant")
+    tenants: dict[str, TenantLimits] = Field(
+        default_factory=dict, description="Limits of tenants by name, instead of router.tenant"
+    )
     stalled_after_s: float = Field(
         10.0, gt=0, description="No step for so long, with work: stalled"
+    )
+    slow_client_s: float = Field(
+        10.0, gt=0, description="The longest that a client may not take a message"
+    )
+    max_unread_tokens: int = Field(
+        4096, ge=1, description="Tokens kept for a client that does not read"
     )
     resume_grace_s: float = Field(
         10.0, ge=0, description="How long a resumable request goes on without a stream"

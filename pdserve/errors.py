@@ -39,6 +39,9 @@ class Reason(StrEnum):
     SCALE_REFUSED = "SCALE_REFUSED"
     SCALE_IN_PROGRESS = "SCALE_IN_PROGRESS"
     QUEUE_FULL = "QUEUE_FULL"
+    DEADLINE_UNREACHABLE = "DEADLINE_UNREACHABLE"
+    TENANT_LIMIT = "TENANT_LIMIT"
+    SLOW_CONSUMER = "SLOW_CONSUMER"
     CANCELLED = "CANCELLED"
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
     ROUTER_UNREACHABLE = "ROUTER_UNREACHABLE"  # of the client library; the others are the router's
@@ -110,12 +113,12 @@ class PreconditionError(RequestError):
 
 
 class OverloadedError(RequestError):
-    """The queue is full."""
+    """Too much for now: a queue is full, a limit reached, or the deadline would pass in the queue."""
 
     default_reason = Reason.QUEUE_FULL
 
-    def __init__(self, message: str, *, retry_after_s: float) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, retry_after_s: float, reason: Reason | None = None) -> None:
+        super().__init__(message, reason=reason)
         self.retry_after_s = retry_after_s
 
 

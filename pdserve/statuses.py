@@ -45,7 +45,7 @@ def to_error(error: grpc.RpcError) -> RequestError:
             reason is None and _TOO_LARGE in message
         ):  # gRPC's own refusal, which no retry will change
             return InvalidRequestError(message)
-        return OverloadedError(message, retry_after_s=retry_after_s)
+        return OverloadedError(message, retry_after_s=retry_after_s, reason=reason)
     if code is grpc.StatusCode.UNAVAILABLE and reason is None:
         reason = Reason.ROUTER_UNREACHABLE
     kind = _ERRORS.get(code, InternalError)

@@ -1,5 +1,6 @@
 """Who is let in, and the account of everyone who was."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,6 +15,7 @@ from pdserve.errors import (
     UnavailableError,
 )
 from router.tenant import RequestKey, Tenant, find
+from router.tenants import Tenants
 
 
 class Outcome(StrEnum):
@@ -29,21 +31,26 @@ class Ticket:
     """One accepted request. It is queued until its first token."""
 
     key: RequestKey
+    num_prompt_tokens: int
     cancel: Callable[[], None]
-    has_token: bool = False
+    num_output_tokens: int = 0
     outcome: Outcome = Outcome.FAILED
 
 
 class Admission:
-    """Bounded: at most `max_queued_requests` without a token, `max_inflight_requests` in all.
+    """Bounded: at most `max_queued_requests` without a token, whose prompts have at most `max_queued_tokens`,
+    `max_inflight_requests` in all, and of each tenant what its limits say.
 
     Invariant: accepted = completed + cancelled + failed + in flight.
     """
 
-    def __init__(self, config: RouterConfig) -> None:
+    def __init__(self, config: RouterConfig, clock: Callable[[], float] = time.monotonic) -> None:
         self._config = config
+        self._clock = clock
+        self.tenants = Tenants(config.tenant, config.tenants)
         self._live: dict[RequestKey, Ticket] = {}
         self._num_queued = 0
+        self._num_queued_tokens = 0
         self.is_draining = False
         self.accepted = 0
         self.rejected = 0
@@ -59,17 +66,28 @@ class Admission:
         """Accepted and without a token."""
         return self._num_queued
 
-    def enter(self, key: RequestKey, cancel: Callable[[], None]) -> Ticket:
+    def enter(
+        self,
+        key: RequestKey,
+        num_prompt_tokens: int,
+        cancel: Callable[[], None],
+        forecast: Callable[[], None] = lambda: None,
+    ) -> Ticket:
         """Let a request in; `leave` must follow.
 
+        `forecast` is asked last, and raises OverloadedError if waiting would be in vain.
         Raises DuplicateRequestError, OverloadedError, UnavailableError.
         """
-        refusal = self._refusal(key)
-        if refusal is not None:
+        try:
+            self._check(key, num_prompt_tokens)
+            forecast()
+            self.tenants.enter(key.tenant.name, num_prompt_tokens, self._clock())
+        except RequestError:
             self.reject()
-            raise refusal
-        ticket = self._live[key] = Ticket(key, cancel)
+            raise
+        ticket = self._live[key] = Ticket(key, num_prompt_tokens, cancel)
         self._num_queued += 1
+        self._num_queued_tokens += num_prompt_tokens
         self.accepted += 1
         return ticket
 
@@ -77,16 +95,18 @@ class Admission:
         """Count a request that was refused."""
         self.rejected += 1
 
-    def note_token(self, ticket: Ticket) -> None:
-        """The request has a token: it is no longer queued."""
-        if not ticket.has_token:
-            ticket.has_token = True
-            self._num_queued -= 1
+    def note_tokens(self, ticket: Ticket, number: int) -> None:
+        """The request has so many tokens more: it is no longer queued."""
+        if number and not ticket.num_output_tokens:
+            self._leave_queue(ticket)
+        ticket.num_output_tokens += number
 
     def leave(self, ticket: Ticket) -> None:
         """Close the account of a request."""
-        self.note_token(ticket)
+        if not ticket.num_output_tokens:
+            self._leave_queue(ticket)
         del self._live[ticket.key]
+        self.tenants.leave(ticket.key.tenant.name, ticket.num_output_tokens, self._clock())
         self.ended[ticket.outcome] += 1
 
     def cancel(self, tenant: Tenant, request_id: str) -> None:
@@ -100,14 +120,21 @@ class Admission:
         """Let nobody in any more."""
         self.is_draining = True
 
-    def _refusal(self, key: RequestKey) -> RequestError | None:
+    def _leave_queue(self, ticket: Ticket) -> None:
+        self._num_queued -= 1
+        self._num_queued_tokens -= ticket.num_prompt_tokens
+
+    def _check(self, key: RequestKey, num_prompt_tokens: int) -> None:
+        config, num_tokens = self._config, self._num_queued_tokens
         if self.is_draining:
-            return UnavailableError("the router is shutting down", reason=Reason.SHUTTING_DOWN)
+            raise UnavailableError("the router is shutting down", reason=Reason.SHUTTING_DOWN)
         if key in self._live:
             message = f"request {key.request_id} is running"
-            return DuplicateRequestError(message, field="request_id")
-        if self._num_queued >= self._config.max_queued_requests:
-            return OverloadedError(f"{self._num_queued} requests are queued", retry_after_s=1.0)
-        if len(self._live) >= self._config.max_inflight_requests:
-            return OverloadedError(f"{len(self._live)} requests are in flight", retry_after_s=1.0)
-        return None
+            raise DuplicateRequestError(message, field="request_id")
+        if self._num_queued >= config.max_queued_requests:
+            raise OverloadedError(f"{self._num_queued} requests are queued", retry_after_s=1.0)
+        # alone in the queue, a prompt may be larger than the whole
+        if self._num_queued and num_tokens + num_prompt_tokens > config.max_queued_tokens:
+            raise OverloadedError(f"{num_tokens} prompt tokens are queued", retry_after_s=1.0)
+        if len(self._live) >= config.max_inflight_requests:
+            raise OverloadedError(f"{len(self._live)} requests are in flight", retry_after_s=1.0)

@@ -19,9 +19,12 @@ from pdserve.v1 import admin_pb2_grpc, inference_pb2_grpc
 from router.admin import AdminService
 from router.admission import Admission
 from router.blocks import Blocks
+from router.departure import Departures, window_tokens
 from router.dispatch import Dispatcher
 from router.explain import Explanations
+from router.fair_queue import FairQueue
 from router.fleet import FixedFleet, Fleet
+from router.gate import Gate, Turn
 from router.grammar import GrammarChecker
 from router.guard import Door
 from router.http import HttpServer
@@ -122,14 +125,7 @@ class Router:
         )
         eos_token_ids = read_eos_token_ids(self._model_dir)
         self._grammars = GrammarChecker(self._model_dir, eos_token_ids, info.vocab_size)
-        journeys = Journeys(
-            self._work_ids,
-            self._pool,
-            Dispatcher(self._pool, make_policy(self._config.policy), self._explanations),
-            self._admission,
-            self._tokenizer,
-            self._metrics,
-        )
+        journeys = self._make_journeys()
         inference = InferenceService(
             limits,
             self._tokenizer,
@@ -139,6 +135,7 @@ class Router:
             self._explanations,
             self._blocks,
             self._resumables,
+            self._config.slow_client_s,
         )
         inference_pb2_grpc.add_InferenceServicer_to_server(inference, self._server)
         admin_pb2_grpc.add_AdminServicer_to_server(
@@ -150,6 +147,22 @@ class Router:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
+
+    def _make_journeys(self) -> Journeys:
+        policy = make_policy(self._config.policy)
+        dispatcher = Dispatcher(self._pool, policy, self._explanations)
+        queue = FairQueue[Turn](self._admission.tenants.weight)
+        gate = Gate(queue, lambda: window_tokens(dispatcher.prompt_workers()))
+        departures = Departures(self._admission, dispatcher, gate)
+        return Journeys(
+            self._work_ids,
+            self._pool,
+            dispatcher,
+            departures,
+            self._tokenizer,
+            self._metrics,
+            self._config.max_unread_tokens,
+        )
 
     def _add_vllm_service(
         self, limits: Limits, inference: InferenceService, journeys: Journeys
@@ -167,6 +180,7 @@ class Router:
             self._explanations,
             self._pool.views,
             self._is_ready,
+            self._config.slow_client_s,
         )
         vllm_engine_pb2_grpc.add_VllmEngineServicer_to_server(service, self._server)
         self._services.append(SERVICE_NAME)

@@ -1,8 +1,8 @@
 """From a job to a decision: asks the pool who is there and the policy whom to take."""
 
 import math
-import time
 
+from common.profile import WorkerProfile
 from common.request import Role
 from pdserve.errors import UnavailableError
 from router.explain import Explanations
@@ -43,16 +43,20 @@ class Dispatcher:
         self._explanations = explanations
         self._output_tokens = _PRIOR_OUTPUT_TOKENS
         self._arrivals = ArrivalRate()
+        self._rate = 0.0
 
-    def choose(self, job: Job) -> Decision:
-        """The workers for a job, now. Raises UnavailableError when no decode worker is ready."""
-        arrival_s = time.monotonic()
+    def choose(self, job: Job, arrival_s: float) -> Decision:
+        """The workers for a job that comes now. Raises UnavailableError when no decode worker is ready."""
+        self._rate = self._arrivals.arrive(arrival_s)
+        return self.choose_again(job, arrival_s)
+
+    def choose_again(self, job: Job, arrival_s: float) -> Decision:
+        """The same for one that came before."""
         # who wants every prompt token's logits shares none of it
         shareable = () if job.sampling.needs_all_prompt_logits else job.prompt_token_ids
         keys = PromptKeys(self._pool.fingerprint, job.salt, shareable)
         expected = min(max(round(self._output_tokens), 1), job.sampling.max_tokens)
-        rate = self._arrivals.arrive(arrival_s)
-        ask = Ask(len(job.prompt_token_ids), expected, rate, job.priority)
+        ask = Ask(len(job.prompt_token_ids), expected, self._rate, job.priority)
         prefill, decode = (
             self._pool.candidates(role, keys, ask) for role in (Role.PREFILL, Role.DECODE)
         )
@@ -61,6 +65,10 @@ class Dispatcher:
             raise UnavailableError("no decode worker is ready")
         self._explanations.begin(job.key, decision, arrival_s)
         return decision
+
+    def prompt_workers(self) -> list[WorkerProfile]:
+        """What the workers that run prompts can do: the prefill workers, or the decode workers alone."""
+        return self._pool.profiles(Role.PREFILL) or self._pool.profiles(Role.DECODE)
 
     def note_output(self, num_tokens: int) -> None:
         """An answer ended with so many tokens."""

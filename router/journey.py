@@ -1,7 +1,7 @@
 """One request's way through the router.
 
-1. `run` is entered with a validated Job; admission lets it in or sheds it.
-2. The policy picks a (prefill, decode) pair, or a decode worker that does both.
+1. `run` is entered with a validated Job; admission lets it in or sheds it, and it waits for its turn.
+2. The policy picks a (prefill, decode) pair, or a decode worker that does both (departure.py).
 3. The job goes down the decode worker's stream; decode pulls the KV from the prefill worker it names.
 4. Tokens come back with their index: repeats are dropped, a gap is a fault; text is made of them.
    Several choices travel side by side to the same pair and are read as one stream (merge.py).
@@ -17,8 +17,9 @@ from itertools import repeat
 from common.request import WorkRequest
 from common.rpc.status import error_from_reason
 from pdserve.errors import Reason, RequestCancelledError, RequestTimeoutError
-from router.admission import Admission, Outcome, Ticket
+from router.admission import Outcome
 from router.booking import Booking
+from router.departure import Departures, Passage
 from router.dispatch import Dispatcher
 from router.link import WorkStream
 from router.merge import merge
@@ -41,38 +42,34 @@ class Journeys:
         work_ids: WorkIds,
         pool: WorkerPool,
         dispatcher: Dispatcher,
-        admission: Admission,
+        departures: Departures,
         tokenizer: Tokenizer,
         metrics: RouterMetrics,
+        max_unread_tokens: int,
     ) -> None:
         self._work_ids = work_ids
         self._pool = pool
         self._dispatcher = dispatcher
-        self._admission = admission
+        self._departures = departures
         self._tokenizer = tokenizer
         self._metrics = metrics
+        self._max_unread_tokens = max_unread_tokens
 
     async def run(self, job: Job, timeout_s: float | None) -> AsyncGenerator[Delta]:
         """Yield the request's deltas. Raises RequestError; closing the iterator cancels the request."""
-        arrival_s = time.monotonic()
         names = self._work_ids.of_choices(str(job.key), job.num_choices)
-        streams = [WorkStream(name) for name in names]
-        ticket = self._admission.enter(job.key, lambda: _cancel(streams))
+        streams = [WorkStream(name, self._max_unread_tokens) for name in names]
+        passage = self._departures.enter(job, timeout_s, lambda: _cancel(streams))
+        ticket = passage.ticket
         ticket.outcome = Outcome.CANCELLED  # unless it is seen to end in another way
         try:
-            decision = self._dispatcher.choose(job)
-            group = self._work_ids.of(job.request_id) if job.num_choices > 1 else ""
-            works = [
-                _to_work(stream.request_id, group, job, choice, decision.route, timeout_s)
-                for choice, stream in enumerate(streams)
-            ]
-            progress = [
-                self._progress(job, choice, decision, arrival_s) for choice in range(len(works))
-            ]
+            decision = await self._departures.depart(passage)
+            works = self._works(passage, decision.route, streams)
+            progress = [self._progress(passage, choice, decision) for choice in range(len(works))]
             num_open = len(works)
             # nothing is awaited since the choice: its workers are not drained in between
             with self._pool.bookings.book(decision.route, len(works)) as booking:
-                args = (works, progress, streams, repeat(ticket), repeat(booking))
+                args = (works, progress, streams, repeat(passage), repeat(booking))
                 async with aclosing(merge([*map(self._travel, *args)])) as deltas:
                     async for delta in deltas:
                         if delta.summary is not None:
@@ -87,14 +84,14 @@ class Journeys:
             ticket.outcome = Outcome.FAILED
             raise
         finally:
-            self._admission.leave(ticket)
+            self._departures.leave(passage)
 
     async def _travel(
         self,
         work: WorkRequest,
         progress: Progress,
         stream: WorkStream,
-        ticket: Ticket,
+        passage: Passage,
         booking: Booking,
     ) -> AsyncGenerator[Delta]:
         link = self._pool.link(progress.decision.route.decode)
@@ -110,7 +107,7 @@ class Journeys:
                     raise error_from_reason(output.failure.reason, output.failure.message)
                 assigned.discard(prompt)
                 booking.note_token(progress.choice)
-                self._admission.note_token(ticket)
+                self._departures.note_tokens(passage, len(output.token_ids))
                 delta = progress.advance(output)
                 yield delta
                 if delta.summary is not None:
@@ -119,9 +116,20 @@ class Journeys:
             assigned.discard(prompt)
             link.release(stream)
 
-    def _progress(self, job: Job, choice: int, decision: Decision, arrival_s: float) -> Progress:
+    def _works(
+        self, passage: Passage, route: Route, streams: list[WorkStream]
+    ) -> list[WorkRequest]:
+        job, timeout_s = passage.job, passage.remaining_s
+        group = self._work_ids.of(str(job.key)) if job.num_choices > 1 else ""
+        return [
+            _to_work(stream.request_id, group, job, choice, route, timeout_s)
+            for choice, stream in enumerate(streams)
+        ]
+
+    def _progress(self, passage: Passage, choice: int, decision: Decision) -> Progress:
+        job, now_s = passage.job, time.monotonic()
         text = OutputText(self._tokenizer.decode, job)
-        return Progress(job, choice, decision, arrival_s, time.monotonic(), text, self._metrics)
+        return Progress(job, choice, decision, passage.arrival_s, now_s, text, self._metrics)
 
 
 def _to_work(

@@ -25,6 +25,7 @@ from common.rpc.guard import bearer_metadata
 from common.telemetry.logs import get_logger
 from pdserve.errors import PdserveError, Reason, UnavailableError
 from pdserve.v1 import ledger_pb2, worker_pb2, worker_pb2_grpc
+from router.patience import SLOW_CLIENT, Unread
 from router.prefix_index import PrefixIndex
 from router.questions import Questions
 
@@ -39,13 +40,18 @@ _Call = grpc.aio.StreamStreamCall[worker_pb2.ConnectRequest, worker_pb2.ConnectR
 class WorkStream:
     """One request's outputs as they come from its worker."""
 
-    def __init__(self, request_id: str) -> None:
+    def __init__(self, request_id: str, max_unread_tokens: int) -> None:
         self.request_id = request_id
-        self._outputs: asyncio.Queue[SequenceOutput] = asyncio.Queue()
+        self._outputs = Unread(max_unread_tokens)
 
     def put(self, output: SequenceOutput) -> None:
         """Add an output."""
-        self._outputs.put_nowait(output)
+        self._outputs.put(output)
+
+    @property
+    def is_full(self) -> bool:
+        """Whoever reads has fallen too far behind."""
+        return self._outputs.is_full
 
     def fail(self, reason: Reason, message: str) -> None:
         """End the stream badly."""
@@ -183,6 +189,9 @@ class WorkerLink:
         if output.finish_reason or output.failure:
             del self._streams[output.request_id]
         stream.put(output)
+        if stream.is_full and output.request_id in self._streams:
+            stream.fail(Reason.SLOW_CONSUMER, SLOW_CLIENT)
+            self.release(stream)
 
     def _lose(self) -> None:
         self.is_connected = False

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from common.config import RouterConfig
+from common.profile import WorkerProfile
 from common.request import Role, WorkerInfo, WorkerLoad
 from pdserve.errors import RequestTimeoutError, UnavailableError
 from router.agreement import check_agreement
@@ -140,6 +141,15 @@ class WorkerPool:
             if self._state(link) is WorkerState.READY:
                 found.append(self._candidate(link, link.info, keys, ask))
         return found
+
+    def profiles(self, role: Role) -> list[WorkerProfile]:
+        """What the workers of a role that take work now can do."""
+        infos = ((link, link.info) for link in self._links if link.info is not None)
+        return [
+            replace(info.profile, correction=link.load.correction)
+            for link, info in infos
+            if info.role == role and self._state(link) is WorkerState.READY
+        ]
 
     def link(self, name: str) -> WorkerLink:
         """The link to a worker by name. Raises UnavailableError."""

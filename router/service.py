@@ -1,7 +1,6 @@
 """The router's gRPC edge: translates, calls, turns our errors into statuses. Decides nothing."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from functools import partial
 from typing import TypeAlias
@@ -18,6 +17,7 @@ from router.explain import Explanations
 from router.grammar import GrammarChecker
 from router.journey import Journeys
 from router.models import list_models, tokenize
+from router.patience import write
 from router.responses import to_response
 from router.resume import Responses, Resumables
 from router.tenant import current_tenant
@@ -46,6 +46,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         explanations: Explanations,
         blocks: Blocks,
         resumables: Resumables,
+        slow_client_s: float,
     ) -> None:
         self._limits = limits
         self._tokenizer = tokenizer
@@ -55,15 +56,17 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         self._explanations = explanations
         self._blocks = blocks
         self._resumables = resumables
+        self._slow_client_s = slow_client_s
 
-    async def Generate(
+    # the stubs know only generators; a coroutine that writes can give a slow client up
+    async def Generate(  # type: ignore[override]
         self, request: inference_pb2.GenerateRequest, context: GenerateContext
-    ) -> AsyncIterator[inference_pb2.GenerateResponse]:
+    ) -> None:
         """See inference.proto."""
         try:
             async with aclosing(await self._open(request, context)) as responses:
                 async for response in responses:
-                    yield response
+                    await write(context, response, self._slow_client_s)
         except RequestError as error:
             await context.abort_with_status(to_status(error))
         except Exception as error:

@@ -22,6 +22,7 @@ from pdserve.v1 import inference_pb2
 from router.admission import Admission
 from router.explain import Explanations
 from router.journey import Journeys
+from router.patience import write
 from router.pool import WorkerView
 from router.responses import to_finished
 from router.tenant import current_tenant
@@ -49,6 +50,7 @@ class VllmEngineService(vllm_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]
         explanations: Explanations,
         views: Callable[[], Sequence[WorkerView]],
         is_ready: Callable[[], bool],
+        slow_client_s: float,
     ) -> None:
         self._model_dir = model_dir
         self._model_info = model_info(model_dir, limits)
@@ -58,11 +60,10 @@ class VllmEngineService(vllm_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]
         self._explanations = explanations
         self._views = views
         self._is_ready = is_ready
+        self._slow_client_s = slow_client_s
         self._started_s = time.monotonic()
 
-    async def Generate(
-        self, request: vllm_pb2.GenerateRequest, context: Context
-    ) -> AsyncIterator[vllm_pb2.GenerateResponse]:
+    async def Generate(self, request: vllm_pb2.GenerateRequest, context: Context) -> None:
         """Chunks and one Complete a choice; a request that Abort ended ends well, with reason "abort"."""
         answers = None
         try:
@@ -75,10 +76,10 @@ class VllmEngineService(vllm_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]
                         finished = to_finished(job, delta.summary)
                         self._explanations.finish(job.key, delta.choice, finished)
                     for answer in answers.take(delta):
-                        yield answer
+                        await write(context, answer, self._slow_client_s)
         except RequestCancelledError:
             for answer in answers.abort() if answers else ():
-                yield answer
+                await write(context, answer, self._slow_client_s)
         except RequestError as error:
             await context.abort_with_status(to_status(in_vllm_terms(error)))
         except Exception as error:

@@ -77,6 +77,8 @@ def _retry_after_s(error: RequestError) -> float | None:
 
 def error_from_reason(reason: Reason, message: str) -> RequestError:
     """The error a worker's failure report stands for."""
+    if reason is Reason.SLOW_CONSUMER:
+        return OverloadedError(message, retry_after_s=1.0, reason=reason)
     if reason in _BY_REASON:
         return _BY_REASON[reason](message, reason=reason, field=_FIELDS.get(reason))
     return RequestError(message, reason=reason)

@@ -58,7 +58,7 @@ def bare(code: grpc.StatusCode, details: str = "") -> grpc.aio.AioRpcError:
 def test_every_reason_comes_back_as_the_documented_error(reason: Reason) -> None:
     kind = KINDS[DOCUMENTED[reason]]
     if kind is OverloadedError:
-        sent: RequestError = OverloadedError("why", retry_after_s=2.5)
+        sent: RequestError = OverloadedError("why", retry_after_s=2.5, reason=reason)
     else:
         sent = kind("why", reason=reason)
     error = to_error(received(to_status(sent)))

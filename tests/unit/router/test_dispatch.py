@@ -35,14 +35,14 @@ def job(max_tokens: int) -> Job:
 def test_answers_are_expected_as_long_as_they_have_been_and_as_max_tokens_allow() -> None:
     policy = Recorded()
     dispatcher = Dispatcher(WorkerPool([], RouterConfig()), policy, Explanations())
-    dispatcher.choose(job(1000))
-    dispatcher.choose(job(20))
+    dispatcher.choose(job(1000), 0.0)
+    dispatcher.choose(job(20), 0.0)
     for _ in range(200):
         dispatcher.note_output(40)
-    dispatcher.choose(job(1000))
+    dispatcher.choose(job(1000), 0.0)
     for _ in range(200):
         dispatcher.note_output(0)
-    dispatcher.choose(job(1000))
+    dispatcher.choose(job(1000), 0.0)
     assert [ask.num_output_tokens for ask in policy.asks] == [256, 20, 40, 1]
     assert {ask.num_prompt_tokens for ask in policy.asks} == {3}
 
@@ -51,7 +51,7 @@ def test_without_a_worker_there_is_no_decision_and_nothing_to_explain() -> None:
     explanations = Explanations()
     dispatcher = Dispatcher(WorkerPool([], RouterConfig()), CostBased(), explanations)
     with pytest.raises(UnavailableError):
-        dispatcher.choose(job(5))
+        dispatcher.choose(job(5), 0.0)
     assert not explanations._entries
 
 

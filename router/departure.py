@@ -1,0 +1,147 @@
+"""From a request's arrival to the moment at which it leaves for its workers.
+
+1. `enter`: admission lets it in, unless its first token is predicted to come after its deadline.
+2. `depart`: the policy says where it would go and how much of its prompt would run there; so much it waits
+   for at the gate. Whoever had to wait is routed anew, since the workers' state has changed.
+3. `note_token`: the prompt has run; the gate lets others pass.
+4. `leave`, always: its place at the gate and in the account is given back.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from common.profile import WorkerProfile, count_pairs
+from pdserve.errors import (
+    OverloadedError,
+    Reason,
+    RequestCancelledError,
+    RequestTimeoutError,
+    UnavailableError,
+)
+from router.admission import Admission, Ticket
+from router.dispatch import Dispatcher
+from router.gate import Gate, Turn
+from router.policy import Decision
+from router.validation import Job
+
+WINDOW_STEPS = (
+    4  # of prompt tokens on their way to each worker: enough to keep it busy and to choose among
+)
+_LEAST_RETRY_S = 0.1
+
+
+@dataclass(slots=True)
+class Passage:
+    """One request on its way out."""
+
+    job: Job
+    arrival_s: float
+    timeout_s: float | None
+    ticket: Ticket
+    decision: Decision | None = None
+    turn: Turn | None = None
+
+    @property
+    def remaining_s(self) -> float | None:
+        """Until the client's deadline."""
+        if self.timeout_s is None:
+            return None
+        return max(self.arrival_s + self.timeout_s - time.monotonic(), 0.0)
+
+    def refuse(self) -> None:
+        """Cancel was called; who waits for a turn is told."""
+        if self.turn is not None and not self.turn.granted.done():
+            self.turn.granted.set_exception(RequestCancelledError("cancelled by Cancel"))
+
+
+class Departures:
+    """Lets requests in and sends them off in turn."""
+
+    def __init__(self, admission: Admission, dispatcher: Dispatcher, gate: Gate) -> None:
+        self._admission = admission
+        self._dispatcher = dispatcher
+        self._gate = gate
+
+    def enter(self, job: Job, timeout_s: float | None, cancel: Callable[[], None]) -> Passage:
+        """Let a request in; `leave` must follow. Raises what `Admission.enter` does."""
+        arrival_s, decisions = time.monotonic(), list[Decision]()
+
+        def forecast() -> None:
+            if timeout_s is not None:
+                decisions.extend(self._check_deadline(job, arrival_s, timeout_s))
+
+        def cancel_all() -> None:
+            passage.refuse()
+            cancel()
+
+        num_tokens = len(job.prompt_token_ids)
+        ticket = self._admission.enter(job.key, num_tokens, cancel_all, forecast)
+        decision = decisions[0] if decisions else None
+        passage = Passage(job, arrival_s, timeout_s, ticket, decision)
+        return passage
+
+    async def depart(self, passage: Passage) -> Decision:
+        """Wait for the request's turn; the workers that it goes to.
+
+        Raises UnavailableError, RequestCancelledError, RequestTimeoutError.
+        """
+        job, arrival_s = passage.job, passage.arrival_s
+        decision = passage.decision or self._dispatcher.choose(job, arrival_s)
+        num_tokens = max(decision.num_new_tokens, 1)
+        turn = passage.turn = self._gate.queue(job.tenant.name, num_tokens, job.priority)
+        if turn.granted.done():
+            return decision
+        try:
+            async with asyncio.timeout(passage.remaining_s):
+                await turn.granted
+        except TimeoutError:
+            raise RequestTimeoutError("the deadline passed in the queue") from None
+        return self._dispatcher.choose_again(job, arrival_s)
+
+    def note_tokens(self, passage: Passage, number: int) -> None:
+        """The request has so many tokens more: its prompt has run."""
+        self._admission.note_tokens(passage.ticket, number)
+        self._give_back(passage)
+
+    def leave(self, passage: Passage) -> None:
+        """The request has ended, in whatever way."""
+        self._give_back(passage)
+        self._admission.leave(passage.ticket)
+
+    def _give_back(self, passage: Passage) -> None:
+        if passage.turn is not None:
+            self._gate.done(passage.turn)
+            passage.turn = None
+
+    def _check_deadline(self, job: Job, arrival_s: float, timeout_s: float) -> list[Decision]:
+        try:
+            decision = self._dispatcher.choose(job, arrival_s)
+        except UnavailableError:
+            return []  # said when its turn comes
+        chosen, num_tokens = decision.chosen, self._gate.tokens_before(job.tenant.name)
+        waiting_s = seconds_for(num_tokens, self._dispatcher.prompt_workers())
+        first_token_s = waiting_s + chosen.queue_s + chosen.prefill_s
+        if first_token_s > timeout_s:
+            message = f"token 1 is expected in {first_token_s:.2f} s, after the deadline, {timeout_s:.2f} s"
+            raise OverloadedError(
+                message,
+                retry_after_s=max(first_token_s - timeout_s, _LEAST_RETRY_S),
+                reason=Reason.DEADLINE_UNREACHABLE,
+            )
+        return [decision]
+
+
+def window_tokens(workers: list[WorkerProfile]) -> int:
+    """Prompt tokens that the workers which run prompts want on their way."""
+    return sum(WINDOW_STEPS * worker.max_batch_tokens for worker in workers)
+
+
+def seconds_for(num_tokens: int, workers: list[WorkerProfile]) -> float:
+    """Until the workers have run so many prompt tokens, in prompts of about a step."""
+    if not workers or not num_tokens:
+        return 0.0
+    profile, share = workers[0], -(-num_tokens // len(workers))
+    num_pairs = share / profile.max_batch_tokens * count_pairs(profile.max_batch_tokens)
+    return profile.prompt_s(share, num_pairs)

@@ -1,0 +1,82 @@
+"""Whose turn it is among tenants. Plain numbers; no sockets, no clocks."""
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+_QUANTUM_TOKENS = 512
+
+
+@dataclass(slots=True)
+class _Line(Generic[T]):
+    """One tenant's items: (priority, number, tokens, item), a heap."""
+
+    heap: list[tuple[int, int, int, T]] = field(default_factory=list)
+    num_tokens: int = 0
+    deficit: float = 0.0  # tokens that it may still take in this round
+
+
+class FairQueue(Generic[T]):
+    """Deficit round robin (Shreedhar and Varghese 1995): tenants that wait get tokens by their weights.
+
+    In turn each gets a quantum and takes items while it lasts; what is left counts in its next round, but
+    not beyond the end of its queue. Within a tenant the most urgent goes first, then who came first.
+    """
+
+    def __init__(self, weight: Callable[[str], float]) -> None:
+        """`weight` says how much of a share a tenant has; above 0."""
+        self._weight = weight
+        self._lines: OrderedDict[str, _Line[T]] = OrderedDict()
+        self._numbers = count()
+        self.num_tokens = 0
+
+    def __len__(self) -> int:
+        return sum(len(line.heap) for line in self._lines.values())
+
+    def push(self, tenant: str, item: T, num_tokens: int, priority: int) -> None:
+        """Queue an item of at least one token; the lowest priority number goes first."""
+        line = self._lines.setdefault(tenant, _Line())
+        heapq.heappush(line.heap, (priority, next(self._numbers), num_tokens, item))
+        line.num_tokens += num_tokens
+        self.num_tokens += num_tokens
+
+    def pop(self) -> tuple[T, int] | None:
+        """Remove and return the item whose turn it is, and its tokens."""
+        while self._lines:
+            tenant, line = next(iter(self._lines.items()))
+            num_tokens, item = line.heap[0][2:]
+            if line.deficit >= num_tokens:
+                line.deficit -= num_tokens
+                heapq.heappop(line.heap)
+                self._forget(tenant, line, num_tokens)
+                return item, num_tokens
+            line.deficit += _QUANTUM_TOKENS * self._weight(tenant)
+            self._lines.move_to_end(tenant)
+        return None
+
+    def remove(self, tenant: str, item: T) -> None:
+        """Forget an item; one that does not wait is ignored."""
+        line = self._lines.get(tenant)
+        entry = next((e for e in line.heap if e[3] is item), None) if line else None
+        if line is not None and entry is not None:
+            line.heap.remove(entry)
+            heapq.heapify(line.heap)
+            self._forget(tenant, line, entry[2])
+
+    def tokens_before(self, tenant: str) -> int:
+        """About how many tokens go before a new item of a tenant, were all weights equal."""
+        own = self._lines.get(tenant)
+        limit = own.num_tokens if own else 0
+        return sum(
+            min(line.num_tokens, max(limit, _QUANTUM_TOKENS)) for line in self._lines.values()
+        )
+
+    def _forget(self, tenant: str, line: _Line[T], num_tokens: int) -> None:
+        line.num_tokens -= num_tokens
+        self.num_tokens -= num_tokens
+        if not line.heap:
+            del self._lines[tenant]
