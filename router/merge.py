@@ -15,7 +15,8 @@ async def merge(sources: Sequence[AsyncGenerator[T]]) -> AsyncGenerator[T]:
             async for item in only:
                 yield item
         return
-    news: asyncio.Queue[tuple[T] | Exception | None] = asyncio.Queue()
+    # bounded: what nobody reads stays in the sources, whose limits then hold
+    news: asyncio.Queue[tuple[T] | Exception | None] = asyncio.Queue(maxsize=len(sources))
     tasks = [asyncio.create_task(_drain(source, news)) for source in sources]
     try:
         num_open = len(tasks)
@@ -39,7 +40,7 @@ async def _drain(
     try:
         async with aclosing(source):
             async for item in source:
-                news.put_nowait((item,))
-        news.put_nowait(None)
+                await news.put((item,))
+        await news.put(None)
     except Exception as error:  # belongs to the reader, in its task
-        news.put_nowait(error)
+        await news.put(error)

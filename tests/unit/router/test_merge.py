@@ -64,3 +64,16 @@ async def test_who_stops_reading_closes_all(number: int) -> None:
             source.items.put_nowait(1)
             await anext(merged)
     assert all(source.is_closed for source in sources)
+
+
+async def test_what_is_not_read_stays_in_the_sources() -> None:
+    """So that their limits hold."""
+    sources = [Source() for _ in range(2)]
+    for source in sources:
+        for item in range(1000):
+            source.items.put_nowait(item)
+    async with aclosing(merge([source.read() for source in sources])) as merged:
+        await anext(merged)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert sum(source.items.qsize() for source in sources) > 1980
