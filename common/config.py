@@ -73,7 +73,7 @@ class TenantLimits(_Frozen):
     tokens_per_minute: int | None = Field(
         None, ge=1, description="Of prompts and outputs together; unset: any number"
     )
-    weight: float = Field(1.0, gt=0, le=1000, description="Share where tenants wait")
+    weight: float = Field(1.0, ge=0.01, le=1000, description="Share where tenants wait")
 
 
 class RouterConfig(_Frozen):

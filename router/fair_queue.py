@@ -1,6 +1,7 @@
 """Whose turn it is among tenants. Plain numbers; no sockets, no clocks."""
 
 import heapq
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ class FairQueue(Generic[T]):
 
     def pop(self) -> tuple[T, int] | None:
         """Remove and return the item whose turn it is, and its tokens."""
+        self._skip_rounds()
         while self._lines:
             tenant, line = next(iter(self._lines.items()))
             num_tokens, item = line.heap[0][2:]
@@ -74,6 +76,19 @@ class FairQueue(Generic[T]):
         return sum(
             min(line.num_tokens, max(limit, _QUANTUM_TOKENS)) for line in self._lines.values()
         )
+
+    def _skip_rounds(self) -> None:
+        """Give everyone at once the quanta of those rounds in which nobody could take anything."""
+        num_empty = (
+            min((self._rounds_until(*entry) for entry in self._lines.items()), default=0) - 1
+        )
+        if num_empty > 0:
+            for tenant, line in self._lines.items():
+                line.deficit += num_empty * _QUANTUM_TOKENS * self._weight(tenant)
+
+    def _rounds_until(self, tenant: str, line: _Line[T]) -> int:
+        missing = line.heap[0][2] - line.deficit
+        return math.ceil(missing / (_QUANTUM_TOKENS * self._weight(tenant)))
 
     def _forget(self, tenant: str, line: _Line[T], num_tokens: int) -> None:
         line.num_tokens -= num_tokens

@@ -103,3 +103,15 @@ def test_all_come_out_once_and_no_waiting_tenant_falls_behind(
         # the algorithm's bound: a largest item and a quantum for each of the two
         assert not waiting or max(waiting) - min(waiting) <= 2 * (3000 + 512)
     assert seen == set(range(len(pushed)))
+
+
+def test_rounds_in_which_nobody_can_take_anything_cost_no_time() -> None:
+    """Turn by turn these would be a thousand million rounds."""
+    queue = FairQueue[str](lambda tenant: {"a": 2e-8, "b": 1e-8}[tenant])
+    for number in range(3):
+        queue.push("a", f"a{number}", 10_000, 0)
+        queue.push("b", f"b{number}", 10_000, 0)
+    order = drain(queue)
+    assert order[0] == "a0"
+    assert set(order[:3]) == {"a0", "a1", "b0"}
+    assert len(order) == 6
