@@ -65,21 +65,8 @@ class VllmEngineService(vllm_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]
 
     async def Generate(self, request: vllm_pb2.GenerateRequest, context: Context) -> None:
         """Chunks and one Complete a choice; a request that Abort ended ends well, with reason "abort"."""
-        answers = None
         try:
-            job = await self._parse(self._translate(request))
-            answers = Answers(job, stream=request.stream)
-            deltas = self._journeys.run(job, context.time_remaining())
-            async with aclosing(deltas):
-                async for delta in deltas:
-                    if delta.summary is not None:
-                        finished = to_finished(job, delta.summary)
-                        self._explanations.finish(job.key, delta.choice, finished)
-                    for answer in answers.take(delta):
-                        await write(context, answer, self._slow_client_s)
-        except RequestCancelledError:
-            for answer in answers.abort() if answers else ():
-                await write(context, answer, self._slow_client_s)
+            await self._generate(request, context)
         except RequestError as error:
             await context.abort_with_status(to_status(in_vllm_terms(error)))
         except Exception as error:
@@ -159,6 +146,21 @@ class VllmEngineService(vllm_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]
     ) -> None:
         """Not here."""
         await _refuse(context, "SubscribeKvEvents: this router places requests by its prefix index")
+
+    async def _generate(self, request: vllm_pb2.GenerateRequest, context: Context) -> None:
+        job = await self._parse(self._translate(request))
+        answers = Answers(job, stream=request.stream)
+        try:
+            async with aclosing(self._journeys.run(job, context.time_remaining())) as deltas:
+                async for delta in deltas:
+                    if delta.summary is not None:
+                        finished = to_finished(job, delta.summary)
+                        self._explanations.finish(job.key, delta.choice, finished)
+                    for answer in answers.take(delta):
+                        await write(context, answer, self._slow_client_s)
+        except RequestCancelledError:
+            for answer in answers.abort():
+                await write(context, answer, self._slow_client_s)
 
     def _translate(self, request: vllm_pb2.GenerateRequest) -> inference_pb2.GenerateRequest:
         try:
