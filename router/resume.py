@@ -1,10 +1,13 @@
 """Requests that outlive their stream: a client that lost it comes back for the rest.
 
-1. `start` runs a request in a task of its own, which keeps its latest messages; the stream reads those.
+1. `start` runs a request in a task of its own, which keeps its latest messages; the stream reads those. gRPC
+   may send a call again whose connection broke before the first message: whoever sends a running request
+   again, word for word, gets a stream of it from the beginning.
 2. `resume` opens another stream. Each stream gets every message from the one it asks for, in order.
 3. When the last stream leaves before the end, the request goes on for `resume_grace_s`; then it is cancelled.
-4. When it has ended, it can be resumed for as long; then it is forgotten. One that ended without a message is
-   forgotten at once: there is nothing to resume.
+4. When it has ended, it can be resumed for as long, unless its tenant has too many of those, or its id comes
+   again; then it is forgotten. One that ended without a message is forgotten at once: there is nothing to
+   resume.
 5. `close` ends all.
 """
 
@@ -12,6 +15,7 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from hashlib import sha256
 
 from common.config import RouterConfig
 from common.telemetry.logs import get_logger
@@ -20,6 +24,7 @@ from pdserve.errors import (
     InternalError,
     InvalidRequestError,
     NotFoundError,
+    OverloadedError,
     Reason,
     RequestCancelledError,
     RequestError,
@@ -28,6 +33,8 @@ from pdserve.errors import (
 from pdserve.v1 import inference_pb2
 from router.tenant import RequestKey, Tenant, find
 
+# of messages, for each tenant's ended requests together
+_ENDED_BUFFERS = 16
 _log = get_logger()
 
 Responses = AsyncGenerator[inference_pb2.GenerateResponse]
@@ -36,7 +43,8 @@ Responses = AsyncGenerator[inference_pb2.GenerateResponse]
 class _Run:
     """One resumable request."""
 
-    def __init__(self, max_messages: int) -> None:
+    def __init__(self, digest: bytes, max_messages: int) -> None:
+        self.digest = digest
         self.num_messages = 0
         self.num_streams = 0
         self.has_ended = False
@@ -45,6 +53,11 @@ class _Run:
         self.timer: asyncio.TimerHandle | None = None
         self._kept: deque[inference_pb2.GenerateResponse] = deque(maxlen=max_messages)
         self._news = asyncio.Event()
+
+    @property
+    def num_kept(self) -> int:
+        """Messages that can be sent again."""
+        return len(self._kept)
 
     def add(self, response: inference_pb2.GenerateResponse) -> None:
         """The next message."""
@@ -90,12 +103,24 @@ class Resumables:
         """Requests whose messages are kept."""
         return len(self._running) + len(self._ended)
 
-    def start(self, key: RequestKey, responses: Responses, timeout_s: float | None) -> Responses:
-        """Run a request to its end and read its messages. Raises DuplicateRequestError."""
-        if key in self._running:
+    def start(
+        self,
+        key: RequestKey,
+        request: inference_pb2.GenerateRequest,
+        responses: Responses,
+        timeout_s: float | None,
+    ) -> Responses:
+        """Run a request to its end and read its messages; if the very same runs, read that one's.
+
+        Raises DuplicateRequestError when another request of this key runs.
+        """
+        digest = sha256(request.SerializeToString(deterministic=True)).digest()
+        running = self._running.get(key)
+        if running is not None and running.digest == digest:
+            return self._follow(running, 0)
+        if running is not None:
             raise DuplicateRequestError(f"request {key.request_id} is running", field="request_id")
-        self._forget(key)
-        run = self._running[key] = _Run(self._config.resume_buffer_messages)
+        run = self._running[key] = _Run(digest, self._config.resume_buffer_messages)
         run.task = asyncio.create_task(self._drive(key, run, responses, timeout_s))
         run.timer = self._after_grace(run.task.cancel)  # until its stream is read
         return self._follow(run, 0)
@@ -168,12 +193,24 @@ class Resumables:
         del self._running[key]
         if run.timer is not None:
             run.timer.cancel()
-        if not run.num_messages:
-            return
-        self._ended[key] = run
-        run.timer = self._after_grace(lambda: self._forget(key))
-        if len(self._ended) > self._config.max_inflight_requests:
-            self._forget(next(iter(self._ended)))
+        is_refused = isinstance(run.error, DuplicateRequestError | OverloadedError)
+        if not run.num_messages and is_refused:
+            return  # as if it had never come: an earlier run of the id stays
+        self._forget(key)
+        if run.num_messages:
+            self._ended[key] = run
+            run.timer = self._after_grace(lambda: self._forget(key))
+            self._make_room(key.tenant)
+
+    def _make_room(self, tenant: Tenant) -> None:
+        """Forget the tenant's oldest while it has too many that ended."""
+        mine = deque(key for key in self._ended if key.tenant == tenant)
+        num_kept = sum(self._ended[key].num_kept for key in mine)
+        max_kept = _ENDED_BUFFERS * self._config.resume_buffer_messages
+        while len(mine) > self._config.max_inflight_requests or num_kept > max_kept:
+            oldest = mine.popleft()
+            num_kept -= self._ended[oldest].num_kept
+            self._forget(oldest)
 
     def _after_grace(self, action: Callable[[], object]) -> asyncio.TimerHandle:
         return asyncio.get_running_loop().call_later(self._config.resume_grace_s, action)

@@ -140,9 +140,13 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         job = await self.parse(request)
         timeout_s = context.time_remaining()
         responses = self._respond(job, timeout_s)
-        if request.resumable:
-            return self._resumables.start(job.key, responses, timeout_s)
-        return responses
+        if not request.resumable:
+            return responses
+        try:
+            return self._resumables.start(job.key, request, responses, timeout_s)
+        except RequestError:
+            self._admission.reject()
+            raise
 
     async def _respond(self, job: Job, timeout_s: float | None) -> Responses:
         sequence = 0

@@ -156,6 +156,7 @@ async def test_an_id_that_runs_is_refused_and_one_that_ended_begins_anew(
         again = patient.client.stream("y", request_id="r", resumable=resumable)
         with pytest.raises(DuplicateRequestError):
             await anext(again)
+    assert (await patient.client.status()).router.totals.rejected == 2
     worker.say(request, "d", 3, ends=True)
     assert text_of(await rest(patient.client, 0)) == "abcd"
     await patient.until_idle()
@@ -164,6 +165,19 @@ async def test_an_id_that_runs_is_refused_and_one_that_ended_begins_anew(
     worker.say(await asyncio.to_thread(worker.wait_for_request, 2), "new", ends=True)
     await first
     assert text_of(await rest(patient.client, 0)) == "new"
+
+
+async def test_the_very_same_call_again_reads_the_running_request_from_its_beginning(
+    patient: Stack, worker: ScriptedWorker
+) -> None:
+    """As gRPC sends it when the connection broke before the first message."""
+    request, _ = await begin(patient.client, worker)
+    again = patient.client.stream("x", request_id="r", resumable=True)
+    assert [(await anext(again)).text for _ in range(3)] == ["a", "b", "c"]
+    worker.say(request, "d", 3, ends=True)
+    assert text_of([part async for part in again]) == "d"
+    totals = await patient.until_idle()
+    assert (totals.accepted, totals.rejected, len(worker.requests)) == (1, 0, 1)
 
 
 async def test_60_clients_that_lose_and_resume_at_random_get_every_letter_once(
