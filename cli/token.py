@@ -10,6 +10,11 @@ from pdserve.errors import SetupError
 from router.access import access_line, check_tenant_name, make_token
 from router.tenant import Tenant
 
+_ADMIN_HELP = (
+    "It may also use `status`, `blocks`, `scale` and `drain`, and explain, resume and cancel the requests of "
+    "all tenants"
+)
+
 app = typer.Typer(no_args_is_help=True)
 
 
@@ -21,7 +26,7 @@ def group() -> None:
 @app.command()
 def create(
     tenant: Annotated[str, typer.Option(help="Whose token it is")],
-    admin: Annotated[bool, typer.Option("--admin", help="It may also ask for `status`")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help=_ADMIN_HELP)] = False,
     append: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Add the line to this access file")
     ] = None,
