@@ -39,7 +39,8 @@ class Ticket:
 
 class Admission:
     """Bounded: at most `max_queued_requests` without a token, whose prompts have at most `max_queued_tokens`,
-    `max_inflight_requests` in all, and of each tenant what its limits say.
+    `max_inflight_requests` in all, and of each tenant what its limits say. Beyond a full queue a tenant still
+    gets its share of one, by weight among those who wait, or one request if it has none there.
 
     Invariant: accepted = completed + cancelled + failed + in flight.
     """
@@ -80,11 +81,12 @@ class Admission:
         """
         try:
             self._check(key, num_prompt_tokens)
+            self.tenants.check(key.tenant.name, num_prompt_tokens, self._clock())
             forecast()
-            self.tenants.enter(key.tenant.name, num_prompt_tokens, self._clock())
         except RequestError:
             self.reject()
             raise
+        self.tenants.enter(key.tenant.name, num_prompt_tokens, self._clock())
         ticket = self._live[key] = Ticket(key, num_prompt_tokens, cancel)
         self._num_queued += 1
         self._num_queued_tokens += num_prompt_tokens
@@ -131,10 +133,27 @@ class Admission:
         if key in self._live:
             message = f"request {key.request_id} is running"
             raise DuplicateRequestError(message, field="request_id")
-        if self._num_queued >= config.max_queued_requests:
-            raise OverloadedError(f"{self._num_queued} requests are queued", retry_after_s=1.0)
-        # alone in the queue, a prompt may be larger than the whole
-        if self._num_queued and num_tokens + num_prompt_tokens > config.max_queued_tokens:
-            raise OverloadedError(f"{num_tokens} prompt tokens are queued", retry_after_s=1.0)
+        is_full = self._num_queued >= config.max_queued_requests
+        is_full_of_tokens = num_tokens + num_prompt_tokens > config.max_queued_tokens
+        if (is_full or is_full_of_tokens) and not self._is_within_share(key, num_prompt_tokens):
+            found = f"{self._num_queued} requests" if is_full else f"{num_tokens} prompt tokens"
+            raise OverloadedError(f"{found} are queued", retry_after_s=1.0)
         if len(self._live) >= config.max_inflight_requests:
             raise OverloadedError(f"{len(self._live)} requests are in flight", retry_after_s=1.0)
+
+    def _is_within_share(self, key: RequestKey, num_prompt_tokens: int) -> bool:
+        """Whether the tenant has less waiting than its part of a full queue. Alone there, a prompt may be
+        larger than the whole.
+        """
+        waiting = [ticket for ticket in self._live.values() if not ticket.num_output_tokens]
+        mine = [ticket for ticket in waiting if ticket.key.tenant == key.tenant]
+        if not mine:
+            return True
+        names = {ticket.key.tenant.name for ticket in waiting}
+        weights = {name: self.tenants.weight(name) for name in names}
+        share = weights[key.tenant.name] / sum(weights.values())
+        num_tokens = sum(ticket.num_prompt_tokens for ticket in mine) + num_prompt_tokens
+        return (
+            len(mine) + 1 <= share * self._config.max_queued_requests
+            and num_tokens <= share * self._config.max_queued_tokens
+        )

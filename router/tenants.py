@@ -36,8 +36,8 @@ class Tenants:
         """The tenant's share where tenants wait."""
         return self._of(tenant).weight
 
-    def enter(self, tenant: str, num_prompt_tokens: int, now_s: float) -> None:
-        """A request comes; `leave` must follow. Raises OverloadedError."""
+    def check(self, tenant: str, num_prompt_tokens: int, now_s: float) -> None:
+        """Raise OverloadedError if a request may not come now. Costs the tenant nothing."""
         limits, account = self._of(tenant), self._account(tenant, now_s)
         most = limits.max_requests
         if most is not None and account.num_requests >= most:
@@ -52,6 +52,11 @@ class Tenants:
                 )
                 retry_s = missing / per_minute * 60
                 raise OverloadedError(message, retry_after_s=retry_s, reason=Reason.TENANT_LIMIT)
+
+    def enter(self, tenant: str, num_prompt_tokens: int, now_s: float) -> None:
+        """A request that may come does; `leave` must follow."""
+        account = self._account(tenant, now_s)
+        if self._of(tenant).tokens_per_minute is not None:
             account.tokens -= num_prompt_tokens
         account.num_requests += 1
 

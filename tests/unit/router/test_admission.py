@@ -72,9 +72,9 @@ class AdmissionMachine(RuleBasedStateMachine):
         expected: type[Exception] | None = None
         if key in self.queued.keys() | self.running:
             expected = DuplicateRequestError
-        elif (
-            len(self.queued) >= MAX_QUEUED or len(self.queued.keys() | self.running) >= MAX_INFLIGHT
-        ) or (self.queued and sum(self.queued.values()) + num_tokens > MAX_QUEUED_TOKENS):
+        elif self.is_above_its_share(tenant, num_tokens) or (
+            len(self.queued.keys() | self.running) >= MAX_INFLIGHT
+        ):
             expected = OverloadedError
         if expected is not None:
             with pytest.raises(expected):
@@ -84,6 +84,19 @@ class AdmissionMachine(RuleBasedStateMachine):
         self.queued[key] = num_tokens
         self.accepted += 1
         return self.admission.enter(key, num_tokens, lambda: self.cancelled.append(key))
+
+    def is_above_its_share(self, tenant: Tenant, num_tokens: int) -> bool:
+        if (
+            len(self.queued) < MAX_QUEUED
+            and sum(self.queued.values()) + num_tokens <= MAX_QUEUED_TOKENS
+        ):
+            return False
+        mine = [tokens for key, tokens in self.queued.items() if key.tenant == tenant]
+        num_tenants = len({key.tenant for key in self.queued})
+        return bool(mine) and (
+            (len(mine) + 1) * num_tenants > MAX_QUEUED
+            or (sum(mine) + num_tokens) * num_tenants > MAX_QUEUED_TOKENS
+        )
 
     @rule(ticket=tickets)
     def token(self, ticket: Ticket) -> None:
@@ -110,7 +123,7 @@ class AdmissionMachine(RuleBasedStateMachine):
     @invariant()
     def the_accounts_agree(self) -> None:
         admission = self.admission
-        assert admission.num_queued == len(self.queued) <= MAX_QUEUED
+        assert admission.num_queued == len(self.queued) <= MAX_QUEUED + len(TENANTS) - 1
         assert admission.num_in_flight == len(self.queued.keys() | self.running) <= MAX_INFLIGHT
         assert (admission.accepted, admission.rejected) == (self.accepted, self.rejected)
         assert admission.ended == self.ended
