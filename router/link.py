@@ -43,6 +43,7 @@ class WorkStream:
     def __init__(self, request_id: str, max_unread_tokens: int) -> None:
         self.request_id = request_id
         self._outputs = Unread(max_unread_tokens)
+        self._link: WorkerLink | None = None
 
     def put(self, output: SequenceOutput) -> None:
         """Add an output."""
@@ -56,6 +57,16 @@ class WorkStream:
     def fail(self, reason: Reason, message: str) -> None:
         """End the stream badly."""
         self.put(SequenceOutput(self.request_id, 0, failure=WorkFailure(reason, message)))
+
+    def submitted(self, link: "WorkerLink") -> None:
+        """Its job is there."""
+        self._link = link
+
+    def cancel(self, message: str) -> None:
+        """End it badly, and at its worker at once, however much is unread before the failure."""
+        self.fail(Reason.CANCELLED, message)
+        if self._link is not None:
+            self._link.release(self)
 
     async def next(self) -> SequenceOutput:
         """The next output; after a finish or failure none follows."""
@@ -99,11 +110,12 @@ class WorkerLink:
         self._task = asyncio.create_task(self._run(self._channel))
 
     async def close(self) -> None:
-        """Disconnect for good."""
+        """Disconnect for good; open streams and questions fail as after a loss."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+        self._lose()
         if self._channel is not None:
             await self._channel.close()
 
@@ -115,6 +127,7 @@ class WorkerLink:
         if not self.is_connected:
             raise UnavailableError(f"worker at {self.address} is gone", reason=Reason.WORKER_LOST)
         self._streams[request.request_id] = stream
+        stream.submitted(self)
         self._outgoing.put_nowait(worker_pb2.ConnectRequest(submit=request_to_pb(request)))
 
     def release(self, stream: WorkStream) -> None:

@@ -112,11 +112,15 @@ class Scaler:
         return self._task
 
     async def _carry_out(self, plan: ScalePlan, timeout_s: float, report: _Report) -> None:
+        stops = [*plan.stops]
         for name in plan.gone:
-            await self._stop(name, report)
+            if self._pool.link(name).is_connected:
+                stops.append(name)  # it came back: it is drained first, like any other
+            else:
+                await self._stop(name, report)
         if plan.starts:
             await self._start(plan.starts, report)
-        leaving = (*plan.flips, *plan.stops)
+        leaving = (*plan.flips, *stops)
         deadline_s = time.monotonic() + timeout_s
         for name in leaving:
             self._pool.drain(name)
@@ -124,7 +128,7 @@ class Scaler:
         try:
             for name in leaving:
                 await self._pool.wait_drained(name, deadline_s - time.monotonic())
-                if name in plan.stops:
+                if name in stops:
                     await self._stop(name, report)
                     continue
                 await self._fleet.flip(name, plan.flip_to)

@@ -16,8 +16,11 @@ from pdserve.errors import (
     Reason,
     RequestError,
     RequestTimeoutError,
+    UnavailableError,
 )
 from pdserve.v1 import admin_pb2
+from router.scale_plan import ScalePlan
+from router.scaling import ScaleAction, ScaleStep
 from tests.integration.router_stack import ALWAYS_PREFILL, Stack, collect, serving, text_of
 from tests.integration.scripted_fleet import ScriptedFleet
 from tests.integration.scripted_worker import ScriptedWorker, echo
@@ -200,3 +203,33 @@ async def test_a_router_that_did_not_start_its_workers_can_only_let_them_go(
         await stack.until(lambda status: all(w.state == READY for w in status.workers))
         await stack.client.drain("decode-1")
         assert await roles(stack) == {"prefill-0": P, "decode-0": D}
+
+
+async def test_a_worker_taken_for_gone_that_came_back_ends_its_work_first(model_dir: Path) -> None:
+    decode, back = ScriptedWorker("decode-0"), ScriptedWorker("decode-1")
+    async with scaling(model_dir, decode, back) as (stack, fleet):
+        pool, steps = stack.router._pool, list[ScaleStep]()
+        pool.drain("decode-0")
+        running = asyncio.create_task(collect(stack.client, "one"))
+        request = await asyncio.to_thread(back.wait_for_request)
+        change = asyncio.create_task(
+            stack.router._scaler._carry_out(ScalePlan(gone=("decode-1",)), 30.0, steps.append)
+        )
+        await state_of(stack, "decode-1", DRAINING)
+        assert fleet.stopped == []
+        back.say(request, "done", ends=True)
+        assert text_of(await running) == "done"
+        await change
+        assert [step.action for step in steps] == [ScaleAction.DRAINING, ScaleAction.STOPPED]
+
+
+async def test_requests_of_a_worker_that_is_removed_end_at_once(model_dir: Path) -> None:
+    worker = ScriptedWorker()
+    async with serving(model_dir, worker) as stack:
+        running = asyncio.create_task(collect(stack.client, "one"))
+        await asyncio.to_thread(worker.wait_for_request)
+        await stack.router._pool.remove("decode-0")
+        with pytest.raises(UnavailableError) as caught:
+            async with asyncio.timeout(5.0):
+                await running
+        assert caught.value.reason is Reason.WORKER_LOST
