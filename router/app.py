@@ -19,7 +19,7 @@ from pdserve.v1 import admin_pb2_grpc, inference_pb2_grpc
 from router.admin import AdminService
 from router.admission import Admission
 from router.blocks import Blocks
-from router.departure import Departures, window_tokens
+from router.departure import Departures, room_tokens
 from router.dispatch import Dispatcher
 from router.explain import Explanations
 from router.fair_queue import FairQueue
@@ -152,7 +152,8 @@ class Router:
         policy = make_policy(self._config.policy)
         dispatcher = Dispatcher(self._pool, policy, self._explanations)
         queue = FairQueue[Turn](self._admission.tenants.weight)
-        gate = Gate(queue, lambda: window_tokens(dispatcher.prompt_workers()))
+        assigned = self._pool.assigned.total
+        gate = Gate(queue, lambda: room_tokens(dispatcher.prompt_workers(), assigned))
         departures = Departures(self._admission, dispatcher, gate)
         return Journeys(
             self._work_ids,

@@ -24,7 +24,8 @@ class Blocks:
 
     async def of(self, request_id: str) -> list[ledger_pb2.WorkerBlocks]:
         """The same, of one request of this router: workers that have it, or that did not answer."""
-        answers = await self._ask(self._work_ids.of(request_id))
+        work_id = self._work_ids.of(request_id)
+        answers = await self._ask(work_id) if work_id is not None else []
         return [answer for answer in answers if answer.problem or answer.ledger.num_holders]
 
     async def _ask(self, work_id: str) -> list[ledger_pb2.WorkerBlocks]:

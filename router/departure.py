@@ -3,13 +3,14 @@
 1. `enter`: admission lets it in, unless its first token is predicted to come after its deadline.
 2. `depart`: the policy says where it would go and how much of its prompt would run there; so much it waits
    for at the gate. Whoever had to wait is routed anew, since the workers' state has changed.
-3. `note_token`: the prompt has run; the gate lets others pass.
-4. `leave`, always: its place at the gate and in the account is given back.
+3. `set_out`: its worker's load counts the prompt.
+4. `note_tokens`: the prompt has run; the gate lets others pass.
+5. `leave`, always: its place at the gate and in the account is given back.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from common.profile import WorkerProfile, count_pairs
@@ -89,16 +90,23 @@ class Departures:
         """
         job, arrival_s = passage.job, passage.arrival_s
         decision = passage.decision or self._dispatcher.choose(job, arrival_s)
+        self._dispatcher.arrive(job, decision, arrival_s)
         num_tokens = max(decision.num_new_tokens, 1)
         turn = passage.turn = self._gate.queue(job.tenant.name, num_tokens, job.priority)
-        if turn.granted.done():
-            return decision
-        try:
-            async with asyncio.timeout(passage.remaining_s):
-                await turn.granted
-        except TimeoutError:
-            raise RequestTimeoutError("the deadline passed in the queue") from None
-        return self._dispatcher.choose_again(job, arrival_s)
+        if not turn.granted.done():
+            try:
+                async with asyncio.timeout(passage.remaining_s):
+                    await turn.granted
+            except TimeoutError:
+                raise RequestTimeoutError("the deadline passed in the queue") from None
+            decision = self._dispatcher.choose(job, arrival_s)
+        self._dispatcher.commit(job, decision, arrival_s)
+        return decision
+
+    def set_out(self, passage: Passage) -> None:
+        """The prompt is among those assigned to its worker. Safe to repeat."""
+        if passage.turn is not None:
+            self._gate.set_out(passage.turn)
 
     def note_tokens(self, passage: Passage, number: int) -> None:
         """The request has so many tokens more: its prompt has run."""
@@ -121,7 +129,7 @@ class Departures:
         except UnavailableError:
             return []  # said when its turn comes
         chosen, num_tokens = decision.chosen, self._gate.tokens_before(job.tenant.name)
-        waiting_s = seconds_for(num_tokens, self._dispatcher.prompt_workers())
+        waiting_s = seconds_for(num_tokens, [*self._dispatcher.prompt_workers().values()])
         first_token_s = waiting_s + chosen.queue_s + chosen.prefill_s
         if first_token_s > timeout_s:
             message = f"token 1 is expected in {first_token_s:.2f} s, after the deadline, {timeout_s:.2f} s"
@@ -133,9 +141,13 @@ class Departures:
         return [decision]
 
 
-def window_tokens(workers: list[WorkerProfile]) -> int:
-    """Prompt tokens that the workers which run prompts want on their way."""
-    return sum(WINDOW_STEPS * worker.max_batch_tokens for worker in workers)
+def room_tokens(workers: Mapping[str, WorkerProfile], assigned: Callable[[str], int]) -> int:
+    """Prompt tokens that the workers which run prompts want besides those assigned to them.
+
+    A worker with more than its window, or one that does nothing, takes no room from another.
+    """
+    windows = {name: WINDOW_STEPS * profile.max_batch_tokens for name, profile in workers.items()}
+    return sum(max(window - assigned(name), 0) for name, window in windows.items())
 
 
 def seconds_for(num_tokens: int, workers: list[WorkerProfile]) -> float:

@@ -24,17 +24,20 @@ class ArrivalRate:
         self._per_s = 0.0
         self._last_s = 0.0
 
-    def arrive(self, now_s: float) -> float:
-        """Count a request; returns the rate of those before it."""
-        before = self._per_s * math.exp(min((self._last_s - now_s) / _RATE_WINDOW_S, 0.0))
-        self._per_s, self._last_s = before + 1 / _RATE_WINDOW_S, now_s
-        return before
+    def per_s(self, now_s: float) -> float:
+        """The rate of those that came before."""
+        return self._per_s * math.exp(min((self._last_s - now_s) / _RATE_WINDOW_S, 0.0))
+
+    def arrive(self, now_s: float) -> None:
+        """Count a request."""
+        self._per_s, self._last_s = self.per_s(now_s) + 1 / _RATE_WINDOW_S, now_s
 
 
 class Dispatcher:
     """Chooses workers for jobs, and keeps its decisions for `Explain`.
 
-    Learns how long answers get and how often requests come.
+    Learns how long answers get and how often requests come. `choose` alone changes nothing: a request may
+    still be refused, or chosen for again after it has waited.
     """
 
     def __init__(self, pool: WorkerPool, policy: RoutingPolicy, explanations: Explanations) -> None:
@@ -43,30 +46,35 @@ class Dispatcher:
         self._explanations = explanations
         self._output_tokens = _PRIOR_OUTPUT_TOKENS
         self._arrivals = ArrivalRate()
-        self._rate = 0.0
+        self._num_committed = 0
 
     def choose(self, job: Job, arrival_s: float) -> Decision:
-        """The workers for a job that comes now. Raises UnavailableError when no decode worker is ready."""
-        self._rate = self._arrivals.arrive(arrival_s)
-        return self.choose_again(job, arrival_s)
-
-    def choose_again(self, job: Job, arrival_s: float) -> Decision:
-        """The same for one that came before."""
+        """The workers for a job, as of now. Raises UnavailableError when no decode worker is ready."""
         # who wants every prompt token's logits shares none of it
         shareable = () if job.sampling.needs_all_prompt_logits else job.prompt_token_ids
         keys = PromptKeys(self._pool.fingerprint, job.salt, shareable)
         expected = min(max(round(self._output_tokens), 1), job.sampling.max_tokens)
-        ask = Ask(len(job.prompt_token_ids), expected, self._rate, job.priority)
+        rate, turn = self._arrivals.per_s(arrival_s), self._num_committed
+        ask = Ask(len(job.prompt_token_ids), expected, rate, job.worker_priority, turn)
         prefill, decode = (
             self._pool.candidates(role, keys, ask) for role in (Role.PREFILL, Role.DECODE)
         )
         decision = self._policy.choose(ask, prefill, decode)
         if decision is None:
             raise UnavailableError("no decode worker is ready")
-        self._explanations.begin(job.key, decision, arrival_s)
         return decision
 
-    def prompt_workers(self) -> list[WorkerProfile]:
+    def arrive(self, job: Job, decision: Decision, arrival_s: float) -> None:
+        """A request was let in; for now it would go there."""
+        self._arrivals.arrive(arrival_s)
+        self._explanations.begin(job.key, decision, arrival_s)
+
+    def commit(self, job: Job, decision: Decision, arrival_s: float) -> None:
+        """It goes there."""
+        self._num_committed += 1
+        self._explanations.begin(job.key, decision, arrival_s)
+
+    def prompt_workers(self) -> dict[str, WorkerProfile]:
         """What the workers that run prompts can do: the prefill workers, or the decode workers alone."""
         return self._pool.profiles(Role.PREFILL) or self._pool.profiles(Role.DECODE)
 

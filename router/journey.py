@@ -16,7 +16,7 @@ from itertools import repeat
 
 from common.request import WorkRequest
 from common.rpc.status import error_from_reason
-from pdserve.errors import Reason, RequestCancelledError, RequestTimeoutError
+from pdserve.errors import RequestCancelledError, RequestTimeoutError
 from router.admission import Outcome
 from router.booking import Booking
 from router.departure import Departures, Passage
@@ -31,7 +31,7 @@ from router.prediction import Route
 from router.progress import Delta, Progress
 from router.tokenizer import Tokenizer
 from router.validation import Job
-from router.work_ids import WorkIds
+from router.work_ids import WorkIds, of_choices
 
 
 class Journeys:
@@ -57,14 +57,16 @@ class Journeys:
 
     async def run(self, job: Job, timeout_s: float | None) -> AsyncGenerator[Delta]:
         """Yield the request's deltas. Raises RequestError; closing the iterator cancels the request."""
-        names = self._work_ids.of_choices(str(job.key), job.num_choices)
-        streams = [WorkStream(name, self._max_unread_tokens) for name in names]
+        streams: list[WorkStream] = []
         passage = self._departures.enter(job, timeout_s, lambda: _cancel(streams))
+        work_id = self._work_ids.begin(str(job.key))  # let in, so that no other run has the key
+        names = of_choices(work_id, job.num_choices)
+        streams += [WorkStream(name, self._max_unread_tokens) for name in names]
         ticket = passage.ticket
         ticket.outcome = Outcome.CANCELLED  # unless it is seen to end in another way
         try:
             decision = await self._departures.depart(passage)
-            works = self._works(passage, decision.route, streams)
+            works = _works(passage, work_id, decision.route, names)
             progress = [self._progress(passage, choice, decision) for choice in range(len(works))]
             num_open = len(works)
             # nothing is awaited since the choice: its workers are not drained in between
@@ -100,6 +102,7 @@ class Journeys:
         decision, assigned = progress.decision, self._pool.assigned
         num_tokens = 0 if progress.choice else decision.num_new_tokens
         prompt = assigned.add(decision.prompt_worker, num_tokens, work.priority)
+        self._departures.set_out(passage)
         try:
             while True:
                 output = await stream.next()
@@ -116,20 +119,18 @@ class Journeys:
             assigned.discard(prompt)
             link.release(stream)
 
-    def _works(
-        self, passage: Passage, route: Route, streams: list[WorkStream]
-    ) -> list[WorkRequest]:
-        job, timeout_s = passage.job, passage.remaining_s
-        group = self._work_ids.of(str(job.key)) if job.num_choices > 1 else ""
-        return [
-            _to_work(stream.request_id, group, job, choice, route, timeout_s)
-            for choice, stream in enumerate(streams)
-        ]
-
     def _progress(self, passage: Passage, choice: int, decision: Decision) -> Progress:
         job, now_s = passage.job, time.monotonic()
         text = OutputText(self._tokenizer.decode, job)
         return Progress(job, choice, decision, passage.arrival_s, now_s, text, self._metrics)
+
+
+def _works(passage: Passage, work_id: str, route: Route, names: list[str]) -> list[WorkRequest]:
+    job, timeout_s = passage.job, passage.remaining_s
+    group = work_id if job.num_choices > 1 else ""
+    return [
+        _to_work(name, group, job, choice, route, timeout_s) for choice, name in enumerate(names)
+    ]
 
 
 def _to_work(
@@ -144,10 +145,10 @@ def _to_work(
         timeout_s=timeout_s,
         cache_salt=job.salt,
         group=group,
-        priority=job.priority,
+        priority=job.worker_priority,
     )
 
 
 def _cancel(streams: list[WorkStream]) -> None:
     for stream in streams:
-        stream.fail(Reason.CANCELLED, "cancelled by Cancel")
+        stream.cancel("cancelled by Cancel")

@@ -42,7 +42,7 @@ class Decision:
 
 
 class RoutingPolicy(Protocol):
-    """Chooses the worker that decodes, and the one that runs the prompt."""
+    """Chooses the worker that decodes, and the one that runs the prompt. Asking changes nothing."""
 
     def choose(
         self, ask: Ask, prefill: Sequence[Candidate], decode: Sequence[Candidate]
@@ -102,9 +102,6 @@ class Local:
 class RoundRobin:
     """Each pool in turn, by name, whatever they have to do."""
 
-    def __init__(self) -> None:
-        self._turn = 0
-
     def choose(
         self, ask: Ask, prefill: Sequence[Candidate], decode: Sequence[Candidate]
     ) -> Decision | None:
@@ -112,9 +109,8 @@ class RoundRobin:
         if not decode:
             return None
         targets, sources = sorted(c.name for c in decode), sorted(c.name for c in prefill)
-        turn, self._turn = self._turn, self._turn + 1
-        source = sources[turn % len(sources)] if sources else None
-        route = Route(targets[turn % len(targets)], source)
+        source = sources[ask.turn % len(sources)] if sources else None
+        route = Route(targets[ask.turn % len(targets)], source)
         return _explained("round_robin", ask, route, prefill, decode)
 
 

@@ -142,14 +142,14 @@ class WorkerPool:
                 found.append(self._candidate(link, link.info, keys, ask))
         return found
 
-    def profiles(self, role: Role) -> list[WorkerProfile]:
-        """What the workers of a role that take work now can do."""
+    def profiles(self, role: Role) -> dict[str, WorkerProfile]:
+        """What the workers of a role that take work now can do, by name."""
         infos = ((link, link.info) for link in self._links if link.info is not None)
-        return [
-            replace(info.profile, correction=link.load.correction)
+        return {
+            info.name: replace(info.profile, correction=link.load.correction)
             for link, info in infos
             if info.role == role and self._state(link) is WorkerState.READY
-        ]
+        }
 
     def link(self, name: str) -> WorkerLink:
         """The link to a worker by name. Raises UnavailableError."""

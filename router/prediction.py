@@ -21,6 +21,7 @@ class Ask:
     num_output_tokens: int  # expected
     arrivals_per_s: float = 0.0  # of requests like it, for all decode workers together
     priority: int = 0  # lower goes first
+    turn: int = 0  # how many requests were sent out before it
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from common.request import SamplingParams
 from pdserve.errors import InvalidRequestError, NotFoundError, Reason
 from pdserve.v1 import inference_pb2
 from router.sampling import check_prompt_logprobs, parse_sampling
-from router.tenant import RequestKey, Tenant, current_tenant
+from router.tenant import ANONYMOUS, RequestKey, Tenant, current_tenant
 from router.tokenizer import ChatMessage, Tokenizer
 
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -51,6 +51,11 @@ class Job:
     def salt(self) -> str:
         """The salt under which it shares cached KV; no other tenant's is the same."""
         return self.tenant.salt(self.cache_salt)
+
+    @property
+    def worker_priority(self) -> int:
+        """Its priority beside other tenants' requests: a named tenant may only yield."""
+        return self.priority if self.tenant == ANONYMOUS else max(self.priority, 0)
 
     def sampling_of(self, choice: int) -> SamplingParams:
         """How choice i draws: from seed + i. Logprobs of the prompt come with the first alone."""

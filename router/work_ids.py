@@ -1,25 +1,44 @@
-"""What requests are called on workers: unique over all routers that share them."""
+"""What requests are called on workers: unique over all routers that share them, and over time.
 
-from dataclasses import dataclass
+A request's id may come again as soon as the request has ended here, when its worker may still have a word to
+say of the old one: so names are numbered.
+"""
+
+from collections import OrderedDict
+from itertools import count
+
+_MAX_REMEMBERED = 4096
 
 
-@dataclass(frozen=True, slots=True)
 class WorkIds:
-    """The names that one router gives."""
+    """The names that one router gives, and which a request had last."""
 
-    router_id: str
+    def __init__(self, router_id: str) -> None:
+        """`router_id` holds no "/"."""
+        self._router_id = router_id
+        self._numbers = count()
+        self._latest: OrderedDict[str, str] = OrderedDict()
 
-    def of(self, request_id: str) -> str:
-        """A request's name, and that of the group of its choices."""
-        return f"{self.router_id}/{request_id}"
+    def begin(self, request_id: str) -> str:
+        """A request's name from now on, and that of the group of its choices."""
+        work_id = self._latest[request_id] = f"{self._router_id}/{next(self._numbers)}/{request_id}"
+        self._latest.move_to_end(request_id)
+        if len(self._latest) > _MAX_REMEMBERED:
+            self._latest.popitem(last=False)
+        return work_id
 
-    def of_choices(self, request_id: str, num_choices: int) -> list[str]:
-        """The names of its choices, in their order."""
-        work_id = self.of(request_id)
-        if num_choices == 1:
-            return [work_id]
-        return [f"{work_id}#{choice}" for choice in range(num_choices)]
+    def of(self, request_id: str) -> str | None:
+        """The last name of a request, unless it is forgotten."""
+        return self._latest.get(request_id)
 
     def public(self, work_id: str) -> str:
         """The name that clients know; of another router's request all of it."""
-        return work_id.removeprefix(f"{self.router_id}/")
+        router_id, _, rest = work_id.partition("/")
+        return rest.partition("/")[2] if router_id == self._router_id else work_id
+
+
+def of_choices(work_id: str, num_choices: int) -> list[str]:
+    """The names of a request's choices, in their order."""
+    return (
+        [f"{work_id}#{choice}" for choice in range(num_choices)] if num_choices > 1 else [work_id]
+    )

@@ -55,6 +55,20 @@ async def test_prompts_wait_in_the_router_and_go_when_others_have_their_first_to
         await stack.until_idle()
 
 
+async def test_a_long_prompt_on_its_way_holds_up_its_own_worker_alone(model_dir: Path) -> None:
+    workers = [small_worker(name=f"decode-{number}") for number in range(2)]
+    async with serving(model_dir, *workers) as stack:
+        tasks = [ask(stack, "x" * 200)]
+        await stack.until(lambda _: any(worker.requests for worker in workers))
+        idle = next(worker for worker in workers if not worker.requests)
+        tasks += [ask(stack, "y" * 20) for _ in range(2)]
+        await asyncio.to_thread(idle.wait_for_request, 2)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await stack.until_idle()
+
+
 async def test_a_prompt_is_cancelled_while_it_waits_for_its_turn(model_dir: Path) -> None:
     worker = small_worker()
     async with serving(model_dir, worker) as stack:
@@ -81,10 +95,15 @@ async def test_a_first_token_that_would_come_too_late_is_refused_at_once(model_d
         assert caught.value.reason is Reason.DEADLINE_UNREACHABLE
         assert caught.value.retry_after_s > 0.5
         assert not worker.requests
-        answer = await stack.client.generate("x" * 20, sampling, timeout=30.0)
+        answer = await stack.client.generate("x" * 20, sampling, request_id="r", timeout=30.0)
         assert answer.text == "xxxx"
+        with pytest.raises(OverloadedError, match="token 1 is expected in 2"):
+            await stack.client.generate("x" * 20, sampling, request_id="r", timeout=1.0)
+        assert (await stack.client.explain("r")).finished, (
+            "it is still the answer that is explained"
+        )
         totals = await stack.until_idle()
-        assert (totals.accepted, totals.rejected) == (1, 1)
+        assert (totals.accepted, totals.rejected) == (1, 2)
 
 
 async def test_a_tenants_limit_is_refused_with_the_time_to_come_back(model_dir: Path) -> None:

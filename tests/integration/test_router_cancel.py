@@ -11,7 +11,7 @@ from common.request import WorkRequest
 from common.rpc.worker_host import WorkerHost
 from pdserve.client import AsyncClient
 from pdserve.errors import NotFoundError, Reason, RequestCancelledError, RequestTimeoutError
-from tests.integration.router_stack import HOST, Stack, collect, routing, serving
+from tests.integration.router_stack import HOST, Stack, collect, routing, serving, text_of
 from tests.integration.scripted_worker import WITHIN_S, ScriptedWorker
 from tests.unit.router.tiny_tokenizer import write_folder
 
@@ -66,6 +66,21 @@ async def test_cancel_ends_a_request_that_streams(stack: Stack, worker: Scripted
     with pytest.raises(RequestCancelledError):
         await anext(stream)
     await until_told(worker, request.request_id)
+
+
+async def test_what_a_worker_still_says_of_a_cancelled_request_is_not_for_the_next_of_its_id(
+    stack: Stack, worker: ScriptedWorker
+) -> None:
+    first = asyncio.create_task(collect(stack.client, "x", request_id="mine"))
+    old = await arrival(worker)
+    await stack.client.cancel("mine")
+    with pytest.raises(RequestCancelledError):
+        await first
+    second = asyncio.create_task(collect(stack.client, "x", request_id="mine"))
+    new = await arrival(worker, 2)
+    worker.say(old, "stale", 7)
+    worker.say(new, "fresh", ends=True)
+    assert text_of(await second) == "fresh"
 
 
 async def test_what_is_not_running_cannot_be_cancelled(

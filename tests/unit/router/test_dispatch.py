@@ -57,9 +57,25 @@ def test_without_a_worker_there_is_no_decision_and_nothing_to_explain() -> None:
 
 def test_a_steady_stream_is_counted_at_its_rate_and_forgotten_in_silence() -> None:
     rate = ArrivalRate()
-    assert rate.arrive(100.0) == 0
-    for number in range(1, 200):
-        found = rate.arrive(100.0 + number / 2)
+    assert rate.per_s(100.0) == 0
+    for number in range(200):
+        found = rate.per_s(100.0 + number / 2)
+        rate.arrive(100.0 + number / 2)
     assert found == pytest.approx(2.0, rel=0.05)
-    assert rate.arrive(199.5 + 10.0) == pytest.approx((found + 0.1) * math.exp(-1), rel=0.05)
-    assert rate.arrive(1e6) < 1e-9
+    assert rate.per_s(199.5 + 10.0) == pytest.approx((found + 0.1) * math.exp(-1), rel=0.05)
+    assert rate.per_s(1e6) < 1e-9
+
+
+def test_choosing_changes_nothing_until_the_choice_is_told() -> None:
+    policy, explanations = Recorded(), Explanations()
+    dispatcher = Dispatcher(WorkerPool([], RouterConfig()), policy, explanations)
+    for _ in range(3):
+        decision = dispatcher.choose(job(5), 1.0)
+    assert not explanations._entries
+    dispatcher.arrive(job(5), decision, 1.0)
+    assert list(explanations._entries) == [job(5).key]
+    dispatcher.choose(job(5), 1.0)
+    dispatcher.commit(job(5), decision, 1.0)
+    dispatcher.choose(job(5), 1.0)
+    assert [ask.turn for ask in policy.asks] == [0, 0, 0, 0, 1]
+    assert [ask.arrivals_per_s for ask in policy.asks] == [0, 0, 0, 0.1, 0.1]

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -96,7 +97,7 @@ def test_local_leaves_an_idle_prefill_pool_alone_and_shares_the_decode_workers()
 def test_round_robin_takes_each_pool_in_turn() -> None:
     policy = RoundRobin()
     prefill, decode = [worker("p1"), worker("p0")], [worker(f"d{n}") for n in (2, 0, 1)]
-    taken = [policy.choose(ASK, prefill, decode) for _ in range(6)]
+    taken = [policy.choose(replace(ASK, turn=turn), prefill, decode) for turn in range(6)]
     assert [decision.route for decision in taken if decision] == [
         Route("d0", "p0"),
         Route("d1", "p1"),
@@ -105,9 +106,10 @@ def test_round_robin_takes_each_pool_in_turn() -> None:
         Route("d1", "p0"),
         Route("d2", "p1"),
     ]
-    alone = policy.choose(ASK, [], decode)
-    assert alone
-    assert alone.route == Route("d0")
+    for _ in range(2):  # asking alone takes no turn
+        alone = policy.choose(ASK, [], decode)
+        assert alone
+        assert alone.route == Route("d0")
 
 
 @pytest.mark.parametrize("name", ["cost", "least_loaded", "round_robin", "local"])

@@ -6,6 +6,7 @@ import pytest
 from common.request import SamplingParams
 from pdserve.errors import InvalidRequestError, NotFoundError, Reason, RequestError
 from pdserve.v1 import inference_pb2
+from router.tenant import ANONYMOUS, Tenant
 from router.tokenizer import Tokenizer
 from router.validation import Job, Limits, parse_request
 from tests.unit.router.tiny_tokenizer import IM_END, VOCAB_SIZE, write_folder
@@ -226,3 +227,15 @@ def test_log_probabilities_of_a_prompt_too_long_for_a_message_are_refused(
     with pytest.raises(InvalidRequestError, match=f"up to {most} tokens") as caught:
         parse_request(request, wide, tokenizer)
     assert caught.value.field == "sampling.prompt_logprobs"
+
+
+@pytest.mark.parametrize(
+    ("tenant", "priority", "sent"),
+    [(ANONYMOUS, -5, -5), (Tenant("acme"), -5, 0), (Tenant("acme"), 3, 3)],
+)
+def test_beside_others_a_named_tenant_may_only_yield(
+    tenant: Tenant, priority: int, sent: int
+) -> None:
+    sampling = SamplingParams(0.0, 0, 5)
+    job = Job("r", (1,), sampling, (), priority=priority, tenant=tenant)
+    assert (job.priority, job.worker_priority) == (priority, sent)
