@@ -60,6 +60,8 @@ def plot(json_path: Path) -> Path:
     )
     for (axes,), (name, gaps) in zip(panels, floods.items(), strict=True):
         _draw(axes, name, gaps)
+    # shared by all panels, and only now: a limit set earlier would leave later panels' peaks out
+    panels[0][0].set_ylim(5, 1.3 * max(gap for gaps in floods.values() for gap in gaps.gap_ms))
     panels[-1][0].set_xlabel("seconds; a prompt of 2,000 tokens arrives every 2 s")
     figure.suptitle(
         "Gaps between the tokens of 8 users, the largest of each 50 ms (lower and flatter is better)",
@@ -78,7 +80,6 @@ def _draw(axes: Axes, name: str, gaps: Gaps) -> None:
     axes.set_ylabel("gap, ms")
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_yscale("log")
-    axes.set_ylim(bottom=5)
 
 
 if __name__ == "__main__":
