@@ -4,6 +4,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from common.engine.batch import Batch
 from common.engine.bookkeeping import draw_up
@@ -27,6 +28,7 @@ from prefill_worker.scheduler import PrefillScheduler
 
 Key = tuple[str, int]  # request id, attempt
 _MAX_REMEMBERED = 4096
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -53,7 +55,7 @@ class PrefillEngine:
         # Cancels that overtook their request, and prompts that ended, whose readers may still cancel
         # them (a request's id may come again). The oldest are forgotten.
         self._tombstones: OrderedDict[Key, None] = OrderedDict()
-        self._ended: OrderedDict[Key, None] = OrderedDict()
+        self._ended: OrderedDict[Key, KVOutbox] = OrderedDict()
 
     def accept(self, seq: Sequence, outbox: KVOutbox) -> None:
         """Take a prompt on, or answer at once with a failure. A run of the same key is given up."""
@@ -76,8 +78,10 @@ class PrefillEngine:
         if key in self._live:
             self._live[key].outbox.discard()
             self._drop(key)
-        elif key not in self._ended:
-            _remember(self._tombstones, key)
+        elif key in self._ended:
+            self._ended[key].discard()  # its stream may still wait for room
+        else:
+            _remember(self._tombstones, key, None)
 
     def retire(self) -> None:
         """Give all prompts up; the decode workers that wait for them run the rest."""
@@ -210,11 +214,11 @@ class PrefillEngine:
         if prompt is not None:
             self._scheduler.remove(prompt.seq)
             self._copies.finish(prompt.outbox)
-            _remember(self._ended, key)
+            _remember(self._ended, key, prompt.outbox)
 
 
-def _remember(keys: OrderedDict[Key, None], key: Key) -> None:
-    keys[key] = None
+def _remember(keys: OrderedDict[Key, T], key: Key, value: T) -> None:
+    keys[key] = value
     if len(keys) > _MAX_REMEMBERED:
         keys.popitem(last=False)
 

@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from common.config import WorkerSpec
 from common.engine.counters import Counters
 from common.engine.grammar import Grammars
 from common.engine.host import EngineHost
+from common.engine.kv_cache import kv_layout
 from common.engine.sequence import Sequence
 from common.engine.worker_identity import at_this_moment, make_info
 from common.kv_transfer.wire import WireItem, make_failure
@@ -40,7 +42,8 @@ class PrefillWorker:
         grammars = Grammars(spec.model_dir, engine.spec, self._loop.wake)
         self._engine = PrefillEngine(engine, scheduler, grammars, Counters())
         self._store = host.store
-        self.outgoing = Outgoing(host.store)
+        layout, step_tokens = kv_layout(engine.spec), engine.config.max_batch_tokens
+        self.outgoing = Outgoing(host.store, layout, step_tokens)
         self._sinks: list[Callable[[StepOutput], None]] = []
         self._load = self._engine.load()
         self._is_retired = False
@@ -60,16 +63,19 @@ class PrefillWorker:
 
     def stop(self, timeout_s: float) -> bool:
         """Stop it; whether it stopped in time."""
-        self._engine.close()
-        return self._loop.stop(timeout_s)
+        has_stopped = self._loop.stop(timeout_s)
+        self._engine.close()  # the engine's thread uses what this ends
+        return has_stopped
 
     def stream(self, request: WorkRequest) -> Iterator[WireItem]:
         """See KVSource.stream. Runs in a transport's thread."""
-        seq, outbox = self._prefix.new_sequence(request, time.monotonic()), KVOutbox()
+        request = replace(request, max_item_tokens=self.outgoing.max_item_tokens(request))
+        seq = self._prefix.new_sequence(request, time.monotonic())
+        outbox = KVOutbox(self.outgoing.look_again)
         self._loop.post(lambda: self._take(seq, outbox))
         is_complete = False
         try:
-            yield from self.outgoing.pass_on(outbox.items())
+            yield from self.outgoing.pass_on(outbox, self.outgoing.cost(request))
             is_complete = True
         finally:
             if not is_complete:
