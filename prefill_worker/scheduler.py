@@ -55,8 +55,9 @@ class PrefillScheduler:
         def rank(seq: Sequence) -> Rank:
             return self._order.rank(seq, now_s)
 
-        entries = cut_chunks(self._in_order(rank), self._costs.profile.max_batch_tokens)
-        return Batch(tuple(map(self._taper, entries))) if entries else None
+        budget = self._costs.profile.max_batch_tokens
+        entries = cut_chunks(self._in_order(rank), budget, self._taper)
+        return Batch(tuple(entries)) if entries else None
 
     def _taper(self, entry: BatchEntry) -> BatchEntry:
         """A chunk that would end its prompt, less the tail whose KV alone is to be left at the end."""

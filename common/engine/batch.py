@@ -1,6 +1,6 @@
 """What one engine step runs, as plain lists: the contract between a scheduler and the ModelRunner."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from common.engine.sequence import Sequence
@@ -48,14 +48,19 @@ class Batch:
         return sum(entry.num_tokens for entry in self.entries)
 
 
-def cut_chunks(sequences: Iterable[Sequence], budget: int) -> list[BatchEntry]:
+def cut_chunks(
+    sequences: Iterable[Sequence],
+    budget: int,
+    shorten: Callable[[BatchEntry], BatchEntry] = lambda entry: entry,
+) -> list[BatchEntry]:
     """Chunked prefill (Sarathi-Serve, Agrawal et al. 2024): in order, each takes what is left of `budget`.
 
+    What `shorten` takes off a chunk goes to the next. At least one token stays.
     Asks for no sequence that the budget leaves nothing for, so an iterator may admit them as it goes.
     """
     entries: list[BatchEntry] = []
     order = iter(sequences)
     while budget > 0 and (seq := next(order, None)) is not None:
-        entries.append(BatchEntry(seq, min(seq.num_uncomputed_tokens, budget)))
+        entries.append(shorten(BatchEntry(seq, min(seq.num_uncomputed_tokens, budget))))
         budget -= entries[-1].num_tokens
     return entries

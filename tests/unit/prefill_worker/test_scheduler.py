@@ -147,3 +147,14 @@ def test_a_prompt_keeps_its_blocks_while_its_last_chunk_is_sampled() -> None:
     seq.append(9, NO_EOS)
     assert len(seq.block_table) == 2
     pool.check_integrity(seq.block_table)
+
+
+def test_what_a_tapered_chunk_leaves_goes_to_the_next_prompt() -> None:
+    """As above: 62 tokens run as 40, 6 and 16, and the second step has room for 34 more."""
+    profile = WorkerProfile(
+        (1, 101), (11.0, 111.0), 0.0, 0.0, 0.0, 1.0, 1.0, kv_bytes_per_token=1, max_batch_tokens=40
+    )
+    scheduler, _, sequences = make(62, 90, num_blocks=50, profile=profile)
+    assert run(scheduler, sequences) == [(0, 40)]
+    assert run(scheduler, sequences) == [(0, 6), (1, 34)]
+    assert run(scheduler, sequences) == [(0, 16), (1, 24)]
