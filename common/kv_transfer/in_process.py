@@ -48,6 +48,7 @@ class InProcessStream:
     def close(self) -> None:
         """See KVStream.close."""
         self._is_closed = True
+        self._items.put(None)  # for a reader that waits
         self._ahead.release()
         self._source.cancel_stream(self._request.request_id, self._request.attempt)
 

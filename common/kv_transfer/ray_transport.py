@@ -18,6 +18,8 @@ from common.kv_transfer.transport import TransferError
 from common.kv_transfer.wire import WireItem
 from common.request import WorkRequest
 
+_CLOSED_WITHIN_S = 1.0
+
 
 class RayKVTransport:
     """Finds prefill workers as named actors of one namespace.
@@ -71,11 +73,12 @@ class RayKVStream:
         """See KVStream.next."""
         deadline = time.monotonic() + timeout_s
         try:
-            ready, _ = ray.wait([self._refs], timeout=timeout_s)
-            if not ready:
-                raise TransferError(f"no KV for {timeout_s} s")
-            ref = next(self._refs)
-            item: WireItem = ray.get(ref, timeout=max(deadline - time.monotonic(), 0.1))
+            while not ray.wait([self._refs], timeout=_slice_s(deadline))[0]:
+                if self._closed:
+                    return None
+                if time.monotonic() >= deadline:
+                    raise TransferError(f"no KV for {timeout_s} s")
+            return self._get(next(self._refs), deadline)
         except StopIteration:
             return None
         except GetTimeoutError as error:
@@ -84,7 +87,6 @@ class RayKVStream:
             if isinstance(error, RayActorError):
                 self._on_death()
             raise TransferError(f"prefill worker failed: {type(error).__name__}") from error
-        return item
 
     def close(self) -> None:
         """See KVStream.close."""
@@ -94,3 +96,19 @@ class RayKVStream:
         # fire and forget; if the actor is dead there is nothing left to cancel
         with contextlib.suppress(RayError, ValueError):
             self._handle.cancel_kv.remote(self._request.request_id, self._request.attempt)
+
+    def _get(self, ref: "ray.ObjectRef[WireItem]", deadline: float) -> WireItem | None:
+        """What `ref` names; None when the stream is closed meanwhile. Raises GetTimeoutError."""
+        while not self._closed:
+            try:
+                item: WireItem = ray.get(ref, timeout=_slice_s(deadline))
+                return item
+            except GetTimeoutError:
+                if time.monotonic() >= deadline:
+                    raise
+        return None
+
+
+def _slice_s(deadline: float) -> float:
+    """How long to wait before it is looked whether the stream was closed."""
+    return min(max(deadline - time.monotonic(), 0.1), _CLOSED_WITHIN_S)

@@ -33,7 +33,10 @@ class KVStream(Protocol):
     """One prompt's items as they arrive."""
 
     def next(self, timeout_s: float) -> WireItem | None:
-        """The next item, None at the end. Raises TransferError, also after `timeout_s`."""
+        """The next item, None at the end. Raises TransferError, also after `timeout_s`.
+
+        A `close` in another thread ends the wait within a second.
+        """
 
     def close(self) -> None:
         """Give the rest up and tell prefill. Safe to repeat, never blocks, never raises."""

@@ -126,3 +126,20 @@ def test_a_source_is_held_back_while_its_items_are_unread_unless_nobody_will_rea
         for _ in range(6):
             stream.next(WAIT_S)
     assert has_ended.wait(WAIT_S)
+
+
+def test_a_close_ends_the_wait_for_an_item() -> None:
+    never = threading.Event()
+
+    def items() -> Iterator[WireItem]:
+        never.wait(60.0)
+        yield ITEMS[0]
+
+    stream = open_stream(Source(items))
+    found: list[WireItem | None] = []
+    reader = threading.Thread(target=lambda: found.append(stream.next(60.0)), daemon=True)
+    reader.start()
+    stream.close()
+    reader.join(WAIT_S)
+    assert found == [None]
+    never.set()
