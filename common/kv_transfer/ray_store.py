@@ -7,15 +7,19 @@
 3. With it comes the raylet's account of its store: size, and bytes spilled.
 """
 
+import contextlib
 import fcntl
+import os
 import threading
 from pathlib import Path
+from typing import TextIO
 
-import grpc
 import ray
 from ray._private import internal_api
 from ray._private import worker as ray_worker
 from ray.core.generated.node_manager_pb2 import GetNodeStatsReply
+
+from common.telemetry.logs import get_logger
 
 _REFRESH_S = 2.0
 
@@ -31,8 +35,7 @@ class RayNodeStore:
         self._raylet = node["NodeManagerAddress"], node["NodeManagerPort"]
         self._marks = Path(ray_worker._global_node.get_session_dir_path()) / f"pdserve-{node_id}"
         self._marks.mkdir(exist_ok=True)
-        self._mark = (self._marks / f"{namespace}.{worker}").open("w")
-        fcntl.flock(self._mark, fcntl.LOCK_EX)
+        self._mark = _lock(self._marks / f"{namespace}.{worker}")
         self._share_bytes = self._spilled_bytes = 0
         self._refresh()
         threading.Thread(target=self._run, name="node-store", daemon=True).start()
@@ -50,27 +53,61 @@ class RayNodeStore:
         self._mark.close()
 
     def _run(self) -> None:
-        never = threading.Event()
+        never, is_known = threading.Event(), True
         while not never.wait(_REFRESH_S) and not self._mark.closed:
             try:
                 self._refresh()
-            except (grpc.RpcError, OSError):  # the raylet is busy or ending: what was known holds
-                continue
+                is_known = True
+            except Exception as error:  # the raylet is busy or ending: what was known holds
+                if is_known:
+                    get_logger().warning("node_store_unknown", error=repr(error))
+                is_known = False
 
     def _refresh(self) -> None:
         reply: GetNodeStatsReply = internal_api.node_stats(*self._raylet, include_memory_info=False)
         stats = reply.store_stats
-        num_workers = sum(_is_locked(mark) for mark in self._marks.iterdir())
+        num_workers = sum(_is_locked(mark) for mark in list(self._marks.iterdir()))
         self._share_bytes = int(self._share * stats.object_store_bytes_avail) // max(num_workers, 1)
         self._spilled_bytes = stats.spilled_bytes_total
 
 
+def _lock(path: Path) -> TextIO:
+    """The file at `path`, locked. One that another removed before it was locked is made again."""
+    while True:
+        file = path.open("w")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if _is_at(path, file):
+            return file
+        file.close()
+
+
 def _is_locked(path: Path) -> bool:
-    """Whether a living process has it; its own lock counts, as that is of another descriptor."""
-    with path.open() as file:
-        try:
+    """Whether a living process has it; its own lock counts, as that is of another descriptor.
+
+    Removes what nobody has.
+    """
+    try:
+        with path.open() as file:
             # shared: two that ask at the same time must not take each other for its owner
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+            _remove(path, file)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        pass
     return False
+
+
+def _remove(path: Path, file: TextIO) -> None:
+    """Unless somebody has an eye or a lock on it; then a later look does."""
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_at(path, file):  # and stays there: whoever removes a file holds this lock
+            path.unlink()
+
+
+def _is_at(path: Path, file: TextIO) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False

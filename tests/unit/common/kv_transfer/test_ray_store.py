@@ -1,0 +1,70 @@
+"""The marks by which a node's workers count each other; here of one process with several descriptors."""
+
+import fcntl
+from pathlib import Path
+from typing import TextIO
+
+import pytest
+from structlog.testing import capture_logs
+
+from common.kv_transfer import ray_store
+from common.kv_transfer.ray_store import RayNodeStore, _is_locked, _lock
+
+
+def test_a_mark_that_nobody_has_is_removed_and_one_that_somebody_has_stays(tmp_path: Path) -> None:
+    path = tmp_path / "worker"
+    mark = _lock(path)
+    assert _is_locked(path)
+    assert path.exists()
+    mark.close()
+    assert not _is_locked(path)
+    assert not path.exists()
+    assert not _is_locked(path)
+
+
+def test_two_that_ask_at_once_take_each_other_for_no_owner(tmp_path: Path) -> None:
+    path = tmp_path / "worker"
+    path.touch()
+    with path.open() as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        assert not _is_locked(path)
+        assert path.exists()
+
+
+def test_a_mark_that_is_removed_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, flock = tmp_path / "worker", fcntl.flock
+    paths = [path]
+
+    def remove_first(file: TextIO, flags: int) -> None:
+        while paths:
+            paths.pop().unlink()
+        flock(file, flags)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    with _lock(path):
+        assert _is_locked(path)
+
+
+class _Failing(RayNodeStore):
+    def __init__(self, mark: TextIO) -> None:
+        self._mark = mark
+        self.num_asked = 0
+
+    def _refresh(self) -> None:
+        self.num_asked += 1
+        if self.num_asked == 3:
+            self._mark.close()
+        raise ValueError("an answer that nobody expected")
+
+
+def test_no_error_ends_the_refreshing_and_it_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_store, "_REFRESH_S", 0.001)
+    store = _Failing((tmp_path / "worker").open("w"))
+    with capture_logs() as logs:
+        store._run()
+    assert store.num_asked == 3
+    assert [line["event"] for line in logs] == ["node_store_unknown"]
