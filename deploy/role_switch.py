@@ -83,18 +83,32 @@ class RoleSwitch:
         return self._built.worker.stop(timeout_s)
 
     def flip(self, role: Role) -> None:
-        """Take a role, if it is another one. Raises TimeoutError when the engine does not come to it."""
+        """Take a role, if it is another one.
+
+        Raises TimeoutError when the engine does not come to it; it will not flip later either.
+        """
         done = threading.Event()
+        begun = (
+            threading.Lock()
+        )  # whoever takes it first, the engine or the end of the wait, has its way
 
         def change() -> None:
+            if not begun.acquire(blocking=False):
+                return
             # no handler: an engine that fails here must end the process, as in a step
             if role is not self.info.role:
                 self._change(role)
             done.set()
 
         self._host.loop.post(change)
-        if not done.wait(FLIP_TIMEOUT_S):
+        has_changed = done.wait(FLIP_TIMEOUT_S)
+        if not has_changed and begun.acquire(blocking=False):
             raise TimeoutError(f"{self._spec.name} did not flip in {FLIP_TIMEOUT_S} s")
+        # begun in the last moment: it ends what it has and builds the new role
+        if not has_changed and not done.wait(FLIP_TIMEOUT_S):
+            raise TimeoutError(
+                f"{self._spec.name} began to flip and did not end in {FLIP_TIMEOUT_S} s"
+            )
 
     def stream(self, request: WorkRequest) -> Iterator[WireItem]:
         """See KVSource.stream. Raises TransferError while the worker decodes."""

@@ -12,6 +12,7 @@ from common.kv_transfer.in_process import InProcessTransport
 from common.kv_transfer.transport import KVSource
 from common.request import Role, WorkRequest
 from decode_worker.worker import DecodeWorker
+from deploy import role_switch
 from deploy.role_switch import Built, RoleSwitch
 from pdserve.errors import Reason
 from prefill_worker.worker import PrefillWorker
@@ -160,3 +161,18 @@ def test_requests_of_a_decode_worker_that_flips_undrained_end_with_a_word(pair: 
     flip.join(WITHIN_S)
     failures = [pair.answers.finished(name).failure for name in ids]
     assert [failure and failure.reason for failure in failures] == [Reason.WORKER_LOST] * 2
+
+
+def test_a_flip_that_took_too_long_does_not_happen_later(
+    pair: Pair, undisturbed: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(role_switch, "FLIP_TIMEOUT_S", 0.01)
+    worker, loop, gate = pair.workers["decode-0"], pair.hosts["decode-0"].loop, Gate()
+    loop.post(gate.hold)
+    gate.wait_reached()
+    with pytest.raises(TimeoutError, match="decode-0 did not flip"):
+        worker.flip(Role.PREFILL)
+    late = pair.ask("decode-0", 4, "late")
+    gate.open()
+    assert pair.answers.finished(late).tokens == undisturbed[4]
+    assert worker.info.role is Role.DECODE
