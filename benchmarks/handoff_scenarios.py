@@ -2,6 +2,8 @@
 
 import asyncio
 import itertools
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,12 +40,8 @@ async def steady_arrivals(target: Target, seed: int, on_done: OnDone) -> Outcome
 async def flood(target: Target, seed: int, on_done: OnDone) -> Outcome:
     """8 users decode, first alone, then while a prompt of 2,000 tokens arrives every 2 s."""
     quiet = await _decode_users(target, seed, on_done)
-    flooding = asyncio.create_task(_send_floods(target, seed))
-    try:
+    async with _beside(_send_floods(target, seed)):
         flooded = await _decode_users(target, seed + 1, on_done)
-    finally:
-        flooding.cancel()
-        await asyncio.gather(flooding, return_exceptions=True)
     figures = {f"quiet {name}": value for name, value in _itl(quiet).items()}
     figures |= {f"flood {name}": value for name, value in _itl(flooded).items()}
     figures["flood p99 over quiet p99"] = figures["flood ITL p99 ms"] / figures["quiet ITL p99 ms"]
@@ -52,19 +50,15 @@ async def flood(target: Target, seed: int, on_done: OnDone) -> Outcome:
 
 async def handoffs(client: AsyncClient, seed: int, on_done: OnDone) -> Outcome:
     """pdserve's own: end of the last chunk's compute to the decode step, by prompt length, beside 4 users."""
-    background = random_works(4, seed + 7, (128, 128), (2000, 2000))
-    users = asyncio.create_task(closed_loop(PdserveTarget(client), background, 4, lambda: None))
+    background = random_works(16, seed + 7, (128, 128), (2000, 2000))
     figures = {}
-    try:
+    async with _beside(closed_loop(PdserveTarget(client), background, 4, lambda: None)):
         for length in HANDOFF_LENGTHS:
             seen = []
             for work in random_works(_HANDOFF_REPEATS, seed + length, (length, length), (4, 4)):
                 seen.append(await _handoff_ms(client, work.prompt_token_ids))
                 on_done()
             figures[f"{length} tokens, p50 ms"] = float(np.percentile(seen, 50))
-    finally:
-        users.cancel()
-        await asyncio.gather(users, return_exceptions=True)
     return Outcome(figures)
 
 
@@ -73,6 +67,20 @@ NUM_REQUESTS = {
     "flood": 2 * _USER_REQUESTS,
     "hand-off": len(HANDOFF_LENGTHS) * _HANDOFF_REPEATS,
 }
+
+
+@asynccontextmanager
+async def _beside(work: Coroutine[None, None, object]) -> AsyncIterator[None]:
+    """Have `work` go on meanwhile. Raises its error, or RuntimeError, if it ended before."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+        if task.done():
+            await task
+            raise RuntimeError("the work beside it ended early")
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _decode_users(target: Target, seed: int, on_done: OnDone) -> list[Record]:
