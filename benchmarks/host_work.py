@@ -63,7 +63,7 @@ def host_work(engine: Engine, model_dir: Path, num_seqs: int) -> dict[str, float
         engine.prefix, engine.cache, engine.costs, layout, transport, transfer, lambda: None
     )
     grammars = Grammars(model_dir, engine.spec, lambda: None)
-    worker = DecodeEngine(timed, scheduler, inbox, grammars, Counters())
+    worker = DecodeEngine(timed, scheduler, inbox, grammars, Counters(), lambda _: None)
     for index in range(num_seqs):
         worker.submit(engine.prefix.new_sequence(_request(index), time.monotonic()))
     while scheduler.num_waiting_tokens:

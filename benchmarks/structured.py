@@ -25,7 +25,7 @@ from common.engine.weights.catalog import DEFAULT_ALIAS
 from common.engine.weights.progress import NoProgress
 from common.engine.weights.resolve import resolve_model
 from common.kv_transfer.in_process import InProcessTransport
-from common.request import Grammar, GrammarKind, SamplingParams, WorkRequest
+from common.request import Grammar, GrammarKind, SamplingParams, StepOutput, WorkRequest
 from decode_worker.engine import DecodeEngine
 from decode_worker.inbox import Inbox
 from decode_worker.worker import make_scheduler
@@ -58,7 +58,10 @@ class _Bench:
         self._prepared = threading.Semaphore(0)
         grammars = Grammars(model_dir, engine.spec, self._prepared.release)
         self._prefix = engine.prefix
-        self._engine = DecodeEngine(engine, make_scheduler(engine), inbox, grammars, Counters())
+        self._outputs: list[StepOutput] = []
+        self._engine = DecodeEngine(
+            engine, make_scheduler(engine), inbox, grammars, Counters(), self._outputs.append
+        )
 
     def run(self, *, with_schema: bool) -> "_Run":
         """All sequences to their ends."""
@@ -69,11 +72,13 @@ class _Bench:
         for _ in range(_SEQUENCES if with_schema else 0):
             self._prepared.acquire()
         num_tokens, steps_ms = 0, []
-        while (step_s := time.perf_counter()) and (output := self._engine.step()) is not None:
-            failures = [seq.failure for seq in output.sequences if seq.failure]
+        while (step_s := time.perf_counter()) and self._engine.step():
+            sequences = [seq for output in self._outputs for seq in output.sequences]
+            self._outputs.clear()
+            failures = [seq.failure for seq in sequences if seq.failure]
             if failures:
                 raise RuntimeError(f"a request failed: {failures[0]}")
-            num_tokens += sum(len(seq.token_ids) for seq in output.sequences)
+            num_tokens += sum(len(seq.token_ids) for seq in sequences)
             steps_ms.append((time.perf_counter() - step_s) * 1e3)
         if num_tokens != _SEQUENCES * _OUTPUT:
             raise RuntimeError(f"{num_tokens} tokens came: the sides are not comparable")

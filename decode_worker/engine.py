@@ -1,6 +1,7 @@
 """A decode worker's engine: take KV in, schedule, run, publish. All of it in the engine's thread."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -12,13 +13,7 @@ from common.engine.grammar import Grammars
 from common.engine.sampler import Sample
 from common.engine.sequence import Sequence
 from common.ledger import BlockLedger
-from common.request import (
-    SequenceOutput,
-    StepOutput,
-    TokenLogprobs,
-    WorkerLoad,
-    WorkFailure,
-)
+from common.request import SequenceOutput, StepOutput, TokenLogprobs, WorkerLoad, WorkFailure
 from common.timings import DecodeStepTiming
 from decode_worker.inbox import Collected, Inbox
 from decode_worker.ledger import state_of
@@ -39,6 +34,7 @@ class DecodeEngine:
         inbox: Inbox,
         grammars: Grammars,
         counters: Counters,
+        publish: Callable[[StepOutput], None],
     ) -> None:
         self._engine = engine
         self._prefix = engine.prefix
@@ -46,6 +42,7 @@ class DecodeEngine:
         self._inbox = inbox
         self._grammars = grammars
         self._counters = counters
+        self._publish = publish
         self._live: dict[str, Sequence] = {}
         self._outputs: list[SequenceOutput] = []
 
@@ -78,21 +75,22 @@ class DecodeEngine:
         for seq in list(self._live.values()):
             self._fail(seq, Reason.WORKER_LOST, "the worker takes another role")
 
-    def step(self) -> StepOutput | None:
-        """Take in, schedule, run; None when there was nothing to do."""
+    def step(self) -> bool:
+        """Take in, schedule, run, publish; False when there was nothing to do."""
         self._expire()
         self._take_prepared()
         self._inbox.admit(self._scheduler.has_room, self._scheduler.watermark_blocks)
         collected = self._inbox.collect()
         self._take_in(collected)
-        # token 1 of a pulled prompt leaves at once, not behind the step that follows
-        batch = None if self._outputs else self._scheduler.schedule(self._inbox.pulls.keys())
+        batch = self._scheduler.schedule(self._inbox.pulls.keys(), self._inbox.goes_before)
         if batch is not None:
+            if self._outputs:  # token 1 of a pulled prompt leaves before the step, not behind it
+                self._publish(StepOutput(self._take_outputs()))
             self._run(batch)
         elif collected.is_empty and not self._outputs:
-            return None
-        outputs, self._outputs = tuple(self._outputs), []
-        return StepOutput(outputs, self.load())
+            return False
+        self._publish(StepOutput(self._take_outputs(), self.load()))
+        return True
 
     def load(self) -> WorkerLoad:
         """Load and counters now."""
@@ -126,6 +124,10 @@ class DecodeEngine:
         """Stop pulling and compiling."""
         self._inbox.close()
         self._grammars.close()
+
+    def _take_outputs(self) -> tuple[SequenceOutput, ...]:
+        outputs, self._outputs = tuple(self._outputs), []
+        return outputs
 
     def _expire(self) -> None:
         now_s = time.monotonic()

@@ -6,8 +6,9 @@
 3. The thread asks the chosen prefill worker for the rest of the prompt (decode pulls) and delivers what
    arrives. It fetches no further while `AT_HAND` chunks wait to be inserted, so that a pull never has more on
    its way than it was charged for (credit.py), however long its prompt is.
-4. `collect` (before each step) hands over token 1 at once, and copies at most `inserts_per_step` chunks
-   into the reserved blocks, so that arriving KV never holds a decode step up for long.
+4. `collect` (before each step) hands over token 1 at once, and copies no more tokens into the reserved
+   blocks than `inserts_per_step` chunks of a whole step have, so that arriving KV never holds a decode step
+   up for long. Chunks may be cut smaller than that (credit.py); it is their tokens that take time.
 5. With all KV in and token 1 known the sequence joins the batch at token 2; nothing is recomputed.
 6. If prefill fails or an item is refused, the sequence is handed over as it is: decode computes the rest.
 7. `discard` (cancel, deadline, end): the stream is closed, prefill told, credit back; late items are dropped.
@@ -26,7 +27,7 @@ from common.engine.costs import Costs
 from common.engine.kv_cache import KVCache
 from common.engine.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
-from common.engine.waiting_queue import WaitingQueue
+from common.engine.waiting_queue import MAX_PASSES, WaitingQueue
 from common.kv_transfer.layout import KVLayout
 from common.kv_transfer.node_store import UNLIMITED, NodeStore
 from common.kv_transfer.transport import KVTransport
@@ -34,9 +35,11 @@ from common.kv_transfer.wire import FailureHeader, FirstTokenHeader, WireError
 from common.telemetry.logs import get_logger
 from decode_worker.credit import Credit
 from decode_worker.pull import Chunk, FirstToken, News, Pull, PullFailed
-from decode_worker.scheduler import urgency
+from decode_worker.scheduler import in_turn, urgency
 
 _log = get_logger()
+_FEW_TOKENS = 64  # below, the fixed cost of a piece is felt
+_REMEDY = "raise transfer.max_inflight_mib, transfer.max_item_mib or the object store's size"
 
 
 @dataclass(slots=True)
@@ -73,9 +76,14 @@ class Inbox:
         self._transport = transport
         self._config = config
         self._wake = wake
+        self._max_insert_tokens = config.inserts_per_step * costs.profile.max_batch_tokens
         self._threads = ThreadPoolExecutor(config.max_concurrent_pulls, "kv-pull")
         self._arrivals: queue.SimpleQueue[tuple[Pull, News, float]] = queue.SimpleQueue()
         self._credit = Credit(config, layout, store)
+        if self._credit.max_item_tokens < _FEW_TOKENS:
+            _log.warning("kv_pieces_are_small", tokens=self._credit.max_item_tokens, remedy=_REMEDY)
+        self._held_up: Sequence | None = None  # first in turn, and the last `admit` found no room
+        self._num_refusals = 0  # of that one, in a row
         self.waiting = WaitingQueue()
         self.pulls: dict[Sequence, Pull] = {}
 
@@ -102,30 +110,49 @@ class Inbox:
         self, has_room: Callable[[Sequence, Collection[Sequence]], bool], keep_free: int
     ) -> None:
         """Start as many pulls as slots, blocks and credit allow."""
+        refused: list[Sequence] = []
 
         def enters(seq: Sequence) -> bool:
+            if not self._credit.covers(seq):
+                return False
             watermark = keep_free if self._prefix.pool.num_held else 0
-            return has_room(seq, self.pulls.keys()) and self._prefix.reserve(
+            if has_room(seq, self.pulls.keys()) and self._prefix.reserve(
                 seq, seq.num_prompt_tokens + 1, keep_free=watermark
-            )
+            ):
+                return True
+            refused.append(seq)
+            return False
 
         while len(self.pulls) < self._config.max_concurrent_pulls:
-            seq = self.waiting.take(lambda s: self._credit.covers(s) and enters(s), urgency)
+            seq = self.waiting.take(enters, urgency)
             if seq is None:
-                return
+                break
             self._start(seq)
+        self._note_refused(refused)
+
+    def goes_before(self, seq: Sequence) -> bool:
+        """Whether the first that waits here, for room and nothing else, is to enter before `seq`.
+
+        It is where it came sooner and was refused long, or is more urgent.
+        """
+        first = self._held_up
+        if first is None or in_turn(first) >= in_turn(seq):
+            return False
+        return self._num_refusals >= MAX_PASSES or urgency(first) < urgency(seq)
 
     def collect(self) -> Collected:
         """Take in what has arrived; see steps 4 to 6 above."""
         found = Collected()
-        num_inserts = 0
-        while num_inserts < self._config.inserts_per_step and not self._arrivals.empty():
+        left = self._max_insert_tokens
+        num_tokens = 0  # of the last chunk: the next is taken to be as long
+        while left >= num_tokens and left > 0 and not self._arrivals.empty():
             pull, news, at_s = self._arrivals.get()
             found.is_empty = False
             if self.pulls.get(pull.seq) is not pull:
                 continue  # discarded meanwhile
             if isinstance(news, Chunk):
-                num_inserts += 1
+                num_tokens = news.kv.shape[2]
+                left -= num_tokens
                 self._insert(pull, news, at_s, found)
             elif isinstance(news, FirstToken):
                 self._take_first_token(pull, news, at_s, found)
@@ -147,6 +174,14 @@ class Inbox:
         for pull in self.pulls.values():
             pull.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _note_refused(self, refused: list[Sequence]) -> None:
+        in_need = (seq for seq in self.waiting if not self._prefix.is_led(seq))
+        first = min(in_need, key=in_turn, default=None)
+        if first not in refused:
+            first = None
+        self._num_refusals = self._num_refusals + 1 if first is self._held_up else 1
+        self._held_up = first
 
     def _start(self, seq: Sequence) -> None:
         pull = Pull(seq, self._layout, time.monotonic(), self._credit)

@@ -1,6 +1,6 @@
 """Which sequences run next on a decode worker. Plain lists; no tensors, no sockets."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from common.engine.batch import Batch, BatchEntry, cut_chunks
 from common.engine.costs import Costs
@@ -49,10 +49,12 @@ class DecodeScheduler:
     def has_room(self, seq: Sequence, arriving: Collection[Sequence]) -> bool:
         """Whether `seq` may set out, beside the others that are `arriving`.
 
-        Never before a sequence that waits here and came sooner, or lost its blocks.
+        Never before a sequence that waits here and came sooner, or lost its blocks; but for those that wait
+        for another of their group and not for room.
         """
-        first = min(self.waiting, key=urgency, default=None)
-        if first is not None and _in_turn(first) <= _in_turn(seq):
+        in_need = (s for s in self.waiting if not self._prefix.is_led(s))
+        first = min(in_need, key=urgency, default=None)
+        if first is not None and in_turn(first) <= in_turn(seq):
             return False
         return self._has_place(seq, arriving) and self._will_fit(seq, arriving)
 
@@ -78,13 +80,18 @@ class DecodeScheduler:
         if seq.finish_reason is not None:
             self._lengths.observe(seq.sampling.max_tokens, seq.num_output_tokens)
 
-    def schedule(self, arriving: Collection[Sequence] = ()) -> Batch | None:
+    def schedule(
+        self,
+        arriving: Collection[Sequence] = (),
+        must_yield: Callable[[Sequence], bool] = lambda _: False,
+    ) -> Batch | None:
         """The next step's batch, None when there is nothing to run.
 
-        The batch keeps slots for the `arriving` sequences, which hold blocks already.
+        The batch keeps slots for the `arriving` sequences, which hold blocks already. One that waits enters
+        only if it need not yield to another, which is to set out for here.
         """
         stalled = self._grow_running()
-        self._admit(arriving)
+        self._admit(arriving, must_yield)
         ready = [seq for seq in self.running if seq is not stalled]
         decoding = [BatchEntry(s, 1) for s in ready if s.num_uncomputed_tokens == 1]
         filling = sorted((s for s in ready if s.num_uncomputed_tokens > 1), key=urgency)
@@ -135,10 +142,14 @@ class DecodeScheduler:
         seq.timeline.num_preemptions += 1
         self.waiting.push_front(seq)
 
-    def _admit(self, arriving: Collection[Sequence]) -> None:
+    def _admit(
+        self, arriving: Collection[Sequence], must_yield: Callable[[Sequence], bool]
+    ) -> None:
         def enters(seq: Sequence) -> bool:
             # The watermark leaves running sequences room to grow; alone, a sequence may take it all.
             keep_free = self.watermark_blocks if self.running else 0
+            if must_yield(seq):
+                return False
             has_room = self._has_place(seq, arriving) and self._will_fit(seq, arriving)
             return has_room and self._prefix.reserve(seq, len(seq.token_ids), keep_free=keep_free)
 
@@ -174,5 +185,6 @@ def urgency(seq: Sequence) -> Rank:
     return (-1.0,) if seq.num_output_tokens else (0.0, seq.request.priority)
 
 
-def _in_turn(seq: Sequence) -> tuple[Rank, float]:
+def in_turn(seq: Sequence) -> tuple[Rank, float]:
+    """Who goes first of those that wait here and those whose prompts run elsewhere."""
     return urgency(seq), seq.timeline.arrival_s

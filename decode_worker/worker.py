@@ -65,7 +65,7 @@ class DecodeWorker:
             host.store,
         )
         grammars = Grammars(spec.model_dir, engine.spec, wake)
-        self._engine = DecodeEngine(engine, scheduler, inbox, grammars, Counters())
+        self._engine = DecodeEngine(engine, scheduler, inbox, grammars, Counters(), self._publish)
         self._store = host.store
         self._sinks: list[Callable[[StepOutput], None]] = []
         self._load = self._engine.load()
@@ -84,8 +84,9 @@ class DecodeWorker:
 
     def stop(self, timeout_s: float) -> bool:
         """Stop it; whether it stopped in time."""
-        self._engine.close()
-        return self._loop.stop(timeout_s)
+        has_stopped = self._loop.stop(timeout_s)
+        self._engine.close()  # the engine's thread uses what this ends
+        return has_stopped
 
     def submit(self, request: WorkRequest) -> None:
         """See WorkerPort.submit."""
@@ -110,12 +111,10 @@ class DecodeWorker:
         return lambda: self._sinks.remove(sink)
 
     def _step(self) -> bool:
-        output = self._engine.step()
-        self._load = output.load if output and output.load else self._engine.load()
-        if output is None:
-            return False
-        self._publish(output)
-        return True
+        worked = self._engine.step()
+        if not worked:
+            self._load = self._engine.load()
+        return worked
 
     def _take(self, seq: Sequence) -> None:
         if self._is_retired:  # sent by a router that does not know yet
@@ -125,6 +124,7 @@ class DecodeWorker:
             self._engine.submit(seq)
 
     def _publish(self, output: StepOutput) -> None:
+        self._load = output.load or self._load
         for sink in tuple(self._sinks):
             sink(output)
 

@@ -37,7 +37,7 @@ class PrefixCache:
         False too while another of its group computes the prompt.
         """
         pool = self.pool
-        if seq.request.group in self._leaders:
+        if self.is_led(seq):
             return False
         num_blocks = pool.num_blocks_for(num_tokens)
         known = pool.find(self._findable_keys(seq))
@@ -52,6 +52,10 @@ class PrefixCache:
         if seq.request.group and self._is_enabled and not self._is_shareable(seq):
             self._leaders[seq.request.group] = seq
         return True
+
+    def is_led(self, seq: Sequence) -> bool:
+        """Whether the sequence waits for another of its group, which computes the prompt now."""
+        return seq.request.group in self._leaders
 
     def release(self, seq: Sequence) -> None:
         """Take the sequence's blocks back. Safe to repeat."""

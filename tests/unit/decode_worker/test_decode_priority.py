@@ -1,4 +1,7 @@
+from dataclasses import replace
+
 from common.engine.sequence import Sequence
+from common.engine.timeline import Timeline
 from tests.unit.common.engine.sequences import hold, make_decoding, make_sequence
 from tests.unit.decode_worker.test_scheduler import join, make, run
 
@@ -68,3 +71,25 @@ def test_there_is_no_room_while_an_older_sequence_waits_here() -> None:
     scheduler.remove(younger)
     scheduler.add(older)
     assert not scheduler.has_room(seq, [])
+
+
+def test_one_that_waits_for_its_group_keeps_no_pull_from_setting_out() -> None:
+    scheduler, _ = make()
+    request = replace(make_sequence(12).request, group="g")
+    leader, follower = (Sequence(request, Timeline(arrival_s=0.0)) for _ in range(2))
+    for seq in (leader, follower):
+        scheduler.add(seq)
+    assert [entry.seq for entry in scheduler.schedule().entries] == [leader]  # type: ignore[union-attr]
+    assert list(scheduler.waiting) == [follower]
+    pulled = make_sequence(2)
+    pulled.timeline.arrival_s = 1.0
+    assert scheduler.has_room(pulled, [])
+
+
+def test_who_must_yield_does_not_enter() -> None:
+    scheduler, _ = make()
+    here = make_sequence(2)
+    scheduler.add(here)
+    assert scheduler.schedule(must_yield=lambda seq: seq is here) is None
+    assert list(scheduler.waiting) == [here]
+    assert run(scheduler) == [(here, 2)]
