@@ -75,8 +75,10 @@ class Dispatcher:
         self._explanations.begin(job.key, decision, arrival_s)
 
     def prompt_workers(self) -> dict[str, WorkerProfile]:
-        """What the workers that run prompts can do: the prefill workers, or the decode workers alone."""
-        return self._pool.profiles(Role.PREFILL) or self._pool.profiles(Role.DECODE)
+        """What the workers that the policy gives prompts to can do; if there are none, the decode workers."""
+        roles = self._policy.prompt_roles
+        found = {name: p for role in roles for name, p in self._pool.profiles(role).items()}
+        return found or self._pool.profiles(Role.DECODE)
 
     def note_output(self, num_tokens: int) -> None:
         """An answer ended with so many tokens."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from common.config import PolicyName
+from common.request import Role
 from router.prediction import Ask, Candidate, Route, RouteCost, predict
 
 _NUM_KEPT = 32
@@ -44,6 +45,10 @@ class Decision:
 class RoutingPolicy(Protocol):
     """Chooses the worker that decodes, and the one that runs the prompt. Asking changes nothing."""
 
+    @property
+    def prompt_roles(self) -> tuple[Role, ...]:
+        """Whom it gives prompts to run, as far as there are any."""
+
     def choose(
         self, ask: Ask, prefill: Sequence[Candidate], decode: Sequence[Candidate]
     ) -> Decision | None:
@@ -52,6 +57,8 @@ class RoutingPolicy(Protocol):
 
 class CostBased:
     """The route of the least predicted cost; of equal ones that with fewer workers, then by name."""
+
+    prompt_roles = (Role.PREFILL, Role.DECODE)
 
     def choose(
         self, ask: Ask, prefill: Sequence[Candidate], decode: Sequence[Candidate]
@@ -68,6 +75,8 @@ class LeastLoaded:
 
     Every prompt runs on a prefill worker if there is one.
     """
+
+    prompt_roles = (Role.PREFILL,)
 
     def choose(
         self, ask: Ask, prefill: Sequence[Candidate], decode: Sequence[Candidate]
@@ -89,6 +98,8 @@ class Local:
     The other end from `least_loaded`: comparing both shows what disaggregation is worth.
     """
 
+    prompt_roles = (Role.DECODE,)
+
     def choose(
         self, ask: Ask, prefill: Sequence[Candidate], decode: Sequence[Candidate]
     ) -> Decision | None:
@@ -101,6 +112,8 @@ class Local:
 
 class RoundRobin:
     """Each pool in turn, by name, whatever they have to do."""
+
+    prompt_roles = (Role.PREFILL,)
 
     def choose(
         self, ask: Ask, prefill: Sequence[Candidate], decode: Sequence[Candidate]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import pytest
 
 from common.config import RouterConfig
-from common.request import SamplingParams
+from common.request import Role, SamplingParams
 from pdserve.errors import UnavailableError
 from router.dispatch import ArrivalRate, Dispatcher
 from router.explain import Explanations
@@ -16,6 +16,8 @@ from router.validation import Job
 
 class Recorded:
     """A policy that keeps what it was asked; the only worker is made up."""
+
+    prompt_roles = (Role.DECODE,)
 
     def __init__(self) -> None:
         self.asks: list[Ask] = []
