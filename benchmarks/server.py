@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from pathlib import Path
 
 from pdserve.client import AsyncClient
@@ -15,9 +16,24 @@ from pdserve.v1 import inference_pb2
 _START_TIMEOUT_S = 120.0
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A deployment that is ready."""
+
+    address: str  # of gRPC, host:port
+    router_pid: int
+
+
 @contextlib.asynccontextmanager
 async def serving(*args: str, **settings: str) -> AsyncGenerator[str]:
-    """Start `pdserve serve ARGS` on free ports; yields the gRPC address, stops it afterwards.
+    """Like `deployment`; yields the gRPC address."""
+    async with deployment(*args, **settings) as served:
+        yield served.address
+
+
+@contextlib.asynccontextmanager
+async def deployment(*args: str, **settings: str) -> AsyncGenerator[Served]:
+    """Start `pdserve serve ARGS` on free ports; stops it afterwards.
 
     `settings` are environment variables, such as PDSERVE_ENGINE__SWAP_GIB.
     """
@@ -37,7 +53,7 @@ async def serving(*args: str, **settings: str) -> AsyncGenerator[str]:
                 line = await process.stdout.readline()
                 if not line:
                     raise RuntimeError("pdserve serve ended before it was ready")
-        yield line.decode().split("grpc=")[1].split()[0]
+        yield Served(line.decode().split("grpc=")[1].split()[0], process.pid)
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)

@@ -88,6 +88,11 @@ class RouterConfig(_Frozen):
     max_queued_tokens: int = Field(
         262_144, ge=1, description="Prompt tokens of accepted requests without a token yet"
     )
+    max_wait_s: float | None = Field(
+        None,
+        gt=0,
+        description="The longest that a prompt should wait before it runs; unset: any time",
+    )
     tenant: TenantLimits = Field(TenantLimits(), description="Limits of each tenant")
     tenants: dict[str, TenantLimits] = Field(
         default_factory=dict, description="Limits of tenants by name, instead of router.tenant"

@@ -154,7 +154,7 @@ class Router:
         queue = FairQueue[Turn](self._admission.tenants.weight)
         assigned = self._pool.assigned.total
         gate = Gate(queue, lambda: room_tokens(dispatcher.prompt_workers(), assigned))
-        departures = Departures(self._admission, dispatcher, gate)
+        departures = Departures(self._admission, dispatcher, gate, self._config.max_wait_s)
         return Journeys(
             self._work_ids,
             self._pool,

@@ -1,6 +1,7 @@
 """From a request's arrival to the moment at which it leaves for its workers.
 
-1. `enter`: admission lets it in, unless its first token is predicted to come after its deadline.
+1. `enter`: admission lets it in, unless it is predicted to wait longer than it may, or to have its first
+   token after its deadline.
 2. `depart`: the policy says where it would go and how much of its prompt would run there; so much it waits
    for at the gate. Whoever had to wait is routed anew, since the workers' state has changed.
 3. `set_out`: its worker's load counts the prompt.
@@ -25,12 +26,15 @@ from router.admission import Admission, Ticket
 from router.dispatch import Dispatcher
 from router.gate import Gate, Turn
 from router.policy import Decision
+from router.shares import Shares
 from router.validation import Job
 
 WINDOW_STEPS = (
     4  # of prompt tokens on their way to each worker: enough to keep it busy and to choose among
 )
 _LEAST_RETRY_S = 0.1
+# of router.max_wait_s, for tenants that have had more than others; the rest is for those
+_OVER_SHARE = 0.5
 
 
 @dataclass(slots=True)
@@ -60,18 +64,27 @@ class Passage:
 class Departures:
     """Lets requests in and sends them off in turn."""
 
-    def __init__(self, admission: Admission, dispatcher: Dispatcher, gate: Gate) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        dispatcher: Dispatcher,
+        gate: Gate,
+        max_wait_s: float | None = None,
+    ) -> None:
+        """`max_wait_s` is router.max_wait_s."""
         self._admission = admission
         self._dispatcher = dispatcher
         self._gate = gate
+        self._max_wait_s = max_wait_s
+        self._shares = Shares(admission.tenants.weight)
 
     def enter(self, job: Job, timeout_s: float | None, cancel: Callable[[], None]) -> Passage:
         """Let a request in; `leave` must follow. Raises what `Admission.enter` does."""
         arrival_s, decisions = time.monotonic(), list[Decision]()
 
         def forecast() -> None:
-            if timeout_s is not None:
-                decisions.extend(self._check_deadline(job, arrival_s, timeout_s))
+            if timeout_s is not None or self._max_wait_s is not None:
+                decisions.extend(self._check_waiting(job, arrival_s, timeout_s))
 
         def cancel_all() -> None:
             passage.refuse()
@@ -79,6 +92,7 @@ class Departures:
 
         num_tokens = len(job.prompt_token_ids)
         ticket = self._admission.enter(job.key, num_tokens, cancel_all, forecast)
+        self._shares.add(job.tenant.name, num_tokens, arrival_s)
         decision = decisions[0] if decisions else None
         passage = Passage(job, arrival_s, timeout_s, ticket, decision)
         return passage
@@ -123,22 +137,41 @@ class Departures:
             self._gate.done(passage.turn)
             passage.turn = None
 
-    def _check_deadline(self, job: Job, arrival_s: float, timeout_s: float) -> list[Decision]:
+    def _check_waiting(self, job: Job, arrival_s: float, timeout_s: float | None) -> list[Decision]:
         try:
             decision = self._dispatcher.choose(job, arrival_s)
         except UnavailableError:
             return []  # said when its turn comes
-        chosen, num_tokens = decision.chosen, self._gate.tokens_before(job.tenant.name)
-        waiting_s = seconds_for(num_tokens, [*self._dispatcher.prompt_workers().values()])
-        first_token_s = waiting_s + chosen.queue_s + chosen.prefill_s
-        if first_token_s > timeout_s:
+        wait_s, max_wait_s = self._wait_s(job, decision), self._wait_limit_s(job, arrival_s)
+        first_token_s = wait_s + decision.chosen.prefill_s
+        if timeout_s is not None and first_token_s > timeout_s:
             message = f"token 1 is expected in {first_token_s:.2f} s, after the deadline, {timeout_s:.2f} s"
-            raise OverloadedError(
-                message,
-                retry_after_s=max(first_token_s - timeout_s, _LEAST_RETRY_S),
-                reason=Reason.DEADLINE_UNREACHABLE,
-            )
+            raise _refusal(message, first_token_s - timeout_s, Reason.DEADLINE_UNREACHABLE)
+        if max_wait_s is not None and wait_s > max_wait_s:
+            message = f"prompts wait {wait_s:.2f} s before they run, more than {max_wait_s:.2f} s"
+            raise _refusal(message, wait_s - max_wait_s, Reason.QUEUE_FULL)
         return [decision]
+
+    def _wait_s(self, job: Job, decision: Decision) -> float:
+        """Until its prompt runs, about: the queue here and where it goes.
+
+        A short prompt overtakes longer ones there. Counted as if it did not: else short ones would be let in
+        without end, and those that they overtake, which were let in before, would wait too long.
+        """
+        workers = [*self._dispatcher.prompt_workers().values()]
+        here_s = seconds_for(self._gate.tokens_before(job.tenant.name), workers)
+        num_there = self._dispatcher.num_on_the_way(decision.prompt_worker)
+        return here_s + max(decision.chosen.queue_s, seconds_for(num_there, workers[:1]))
+
+    def _wait_limit_s(self, job: Job, now_s: float) -> float | None:
+        if self._max_wait_s is None or not self._shares.is_over(job.tenant.name, now_s):
+            return self._max_wait_s
+        return self._max_wait_s * _OVER_SHARE
+
+
+def _refusal(message: str, too_long_s: float, reason: Reason) -> OverloadedError:
+    retry_s = max(too_long_s, _LEAST_RETRY_S)
+    return OverloadedError(message, retry_after_s=retry_s, reason=reason)
 
 
 def room_tokens(workers: Mapping[str, WorkerProfile], assigned: Callable[[str], int]) -> int:

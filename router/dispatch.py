@@ -80,6 +80,10 @@ class Dispatcher:
         found = {name: p for role in roles for name, p in self._pool.profiles(role).items()}
         return found or self._pool.profiles(Role.DECODE)
 
+    def num_on_the_way(self, worker: str) -> int:
+        """Prompt tokens that this router has sent there and that have not run."""
+        return self._pool.assigned.total(worker)
+
     def note_output(self, num_tokens: int) -> None:
         """An answer ended with so many tokens."""
         self._output_tokens += _SMOOTHING * (num_tokens - self._output_tokens)
