@@ -1,4 +1,4 @@
-"""Who may call: a check at the start of every call, in one interceptor for all services of a server."""
+"""How every call begins, in one interceptor for all services of a server: who calls, then what it says."""
 
 import hmac
 import inspect
@@ -7,15 +7,17 @@ from contextlib import aclosing
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from common.rpc.status import to_status
-from pdserve.errors import Reason, RequestError, UnauthenticatedError
+from pdserve.errors import InvalidRequestError, Reason, RequestError, UnauthenticatedError
 
 _SCHEME = "bearer "
 
 Context = grpc.aio.ServicerContext[Any, Any]
 # Gets the method's full name; raises the RequestError that ends the call.
 Check = Callable[[str, Context], None]
+_Parse = Callable[[bytes], object]
 
 _MAKERS = {
     (False, False): grpc.unary_unary_rpc_method_handler,
@@ -28,7 +30,9 @@ _MAKERS = {
 class GuardInterceptor(grpc.aio.ServerInterceptor):
     """Runs `check` before the handler and in its task, so that it sees what the check sets there.
 
-    It runs inside the handler, because only there the peer's certificate is known.
+    It runs inside the handler, because only there the peer's certificate is known. Only then the request is
+    parsed: strangers' messages are not, and what is no message ends as INVALID_ARGUMENT, where gRPC would say
+    UNKNOWN. Streams of requests are gRPC's to parse.
     """
 
     def __init__(self, check: Check) -> None:
@@ -51,33 +55,44 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
         )
         guard = self._stream if inspect.isasyncgenfunction(behaviour) else self._call
         make = _MAKERS[handler.request_streaming, handler.response_streaming]
-        return make(
-            guard(handler_call_details.method, behaviour),
-            handler.request_deserializer,
-            handler.response_serializer,
-        )
+        parse = handler.request_deserializer
+        ours, grpcs = (None, parse) if handler.request_streaming else (parse, None)
+        guarded = guard(handler_call_details.method, behaviour, ours)
+        return make(guarded, grpcs, handler.response_serializer)
 
-    def _call(self, method: str, behaviour: Callable[..., Awaitable[object]]) -> Any:
-        async def guarded(request: object, context: Context) -> object:
-            await self._admit(method, context)
-            return await behaviour(request, context)
-
-        return guarded
-
-    def _stream(self, method: str, behaviour: Callable[..., Any]) -> Any:
-        async def guarded(request: object, context: Context) -> AsyncIterator[object]:
-            await self._admit(method, context)
-            async with aclosing(behaviour(request, context)) as messages:
-                async for message in messages:
-                    yield message
+    def _call(
+        self, method: str, behaviour: Callable[..., Awaitable[object]], parse: _Parse | None
+    ) -> Any:
+        async def guarded(request: Any, context: Context) -> object:
+            message = await self._admit(method, request, parse, context)
+            return await behaviour(message, context)
 
         return guarded
 
-    async def _admit(self, method: str, context: Context) -> None:
+    def _stream(self, method: str, behaviour: Callable[..., Any], parse: _Parse | None) -> Any:
+        async def guarded(request: Any, context: Context) -> AsyncIterator[object]:
+            message = await self._admit(method, request, parse, context)
+            async with aclosing(behaviour(message, context)) as messages:
+                async for answer in messages:
+                    yield answer
+
+        return guarded
+
+    async def _admit(
+        self, method: str, request: Any, parse: _Parse | None, context: Context
+    ) -> object:
         try:
             self._check(method, context)
+            return parse(request) if parse else request
+        except DecodeError:
+            problem = f"what came is no request of {method}, or one of its texts is not UTF-8"
+            await context.abort_with_status(to_status(InvalidRequestError(problem)))
         except RequestError as error:
             await context.abort_with_status(to_status(error))
+
+
+def let_all_in(method: str, context: Context) -> None:
+    """The check where nobody has to say who they are."""
 
 
 def bearer_token(context: Context) -> bytes | None:

@@ -21,6 +21,8 @@ from pdserve.errors import (
 )
 
 DOMAIN = "pdserve"
+# It travels three times, percent-encoded and twice in base64, and clients drop statuses beyond 8 KiB.
+_MAX_MESSAGE_BYTES = 1024
 _UNAVAILABLE_RETRY_S = 1.0  # about what a link to a restarted worker takes
 _CODES: dict[type[RequestError], int] = {
     InvalidRequestError: code_pb2.INVALID_ARGUMENT,
@@ -47,13 +49,14 @@ _FIELDS = {Reason.KV_CAPACITY_EXCEEDED: "sampling.max_tokens"}
 
 
 def to_status(error: RequestError) -> grpc.Status:
-    """The gRPC status of an error, with ErrorInfo and what else fits it."""
+    """The gRPC status of an error, with ErrorInfo and what else fits it; of a long message its beginning."""
+    shown = _shorten(error.message)
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
     details = [info]
     if error.field:
         info.metadata["field"] = error.field
         violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field, description=error.message
+            field=error.field, description=shown
         )
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     retry_after_s = _retry_after_s(error)
@@ -65,8 +68,14 @@ def to_status(error: RequestError) -> grpc.Status:
     for target, detail in zip(packed, details, strict=True):
         target.Pack(detail)
     code = _CODES.get(type(error), code_pb2.INTERNAL)
-    message = f"{error.field}: {error.message}" if error.field else error.message
+    message = f"{error.field}: {shown}" if error.field else shown
     return rpc_status.to_status(status_pb2.Status(code=code, message=message, details=packed))
+
+
+def _shorten(message: str) -> str:
+    """What a client sent may be quoted in it, at any length."""
+    start = message.encode()[:_MAX_MESSAGE_BYTES].decode(errors="ignore")
+    return message if start == message else f"{start}..."
 
 
 def _retry_after_s(error: RequestError) -> float | None:

@@ -71,15 +71,15 @@ async def methods_of(channel: grpc.aio.Channel, metadata: Metadata) -> list[tupl
 
 
 async def outcome(
-    channel: grpc.aio.Channel, method: tuple[str, bool], metadata: Metadata
+    channel: grpc.aio.Channel, method: tuple[str, bool], metadata: Metadata, data: bytes = b""
 ) -> tuple[grpc.StatusCode, str]:
-    """How a call with an empty message or stream ends, and its ErrorInfo's reason."""
+    """How a call with this message, or an empty stream, ends, and its ErrorInfo's reason."""
     name, is_stream = method
     raw: Any = channel  # calls bytes
     try:
         # sends nothing: an aio client that still sends when the answer is there reports INTERNAL
         call = raw.stream_stream(name) if is_stream else raw.unary_stream(name)
-        async for _ in call(iter(()) if is_stream else b"", metadata=metadata, timeout=WITHIN_S):
+        async for _ in call(iter(()) if is_stream else data, metadata=metadata, timeout=WITHIN_S):
             break
     except grpc.aio.AioRpcError as error:
         return error.code(), reason_of(error)

@@ -2,11 +2,12 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from common.kv_transfer.transport import KVSource
 from common.kv_transfer.wire import WireItem
-from common.request import WorkRequest
-from tests.integration.in_process_workers import WITHIN_S
+from common.request import WorkerLoad, WorkRequest
+from tests.integration.in_process_workers import WITHIN_S, Worker
 
 Rewrite = Callable[[Iterator[WireItem]], Iterator[WireItem]]
 
@@ -30,6 +31,28 @@ class Gate:
     def open(self) -> None:
         """Let all through, now and later."""
         self._opened.set()
+
+
+@contextmanager
+def held_engine(worker: Worker) -> Iterator[WorkerLoad]:
+    """The worker's engine stands still between two steps; what it has, then."""
+    gate, loads = Gate(), list[WorkerLoad]()
+
+    def hold() -> None:
+        loads.append(worker._engine.load())
+        gate.hold()
+
+    worker._loop.post(hold)
+    gate.wait_reached()
+    try:
+        yield loads[0]
+    finally:
+        gate.open()
+
+
+def has_mail(worker: Worker) -> bool:
+    """Whether something was asked of an engine that stands still."""
+    return not worker._loop._mailbox.empty()
 
 
 class Meddled:

@@ -38,6 +38,7 @@ class ScriptedWorker:
         self.requests: list[WorkRequest] = []
         self.live: set[str] = set()
         self.cancelled: list[str] = []
+        self.num_subscriptions = 0  # ever
         self.reported = WorkerLoad(
             blocks_total=BLOCKS, blocks_free=BLOCKS, block_size=BLOCK_SIZE, num_running=0
         )
@@ -77,6 +78,7 @@ class ScriptedWorker:
         """See WorkerPort."""
         with self._changed:
             self._sinks.append(sink)
+            self.num_subscriptions += 1
             self._changed.notify_all()
 
         def unsubscribe() -> None:

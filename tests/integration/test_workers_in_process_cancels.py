@@ -1,7 +1,6 @@
 """A cancel in any phase frees everything on both sides, and harms nobody else."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from tests.integration.in_process_workers import (
     load_now,
     until,
 )
-from tests.integration.meddling_in_process import Gate, hold_at, meddle
+from tests.integration.meddling_in_process import Gate, has_mail, held_engine, hold_at, meddle
 from tests.unit.common.engine.tiny_models import VOCAB, engine_config, save_model
 
 PROMPT = [(7 * i) % VOCAB for i in range(40)]
@@ -68,21 +67,6 @@ def start(model: Path, undisturbed: list[int]) -> Iterator[Start]:
             workers.__exit__(None, None, None)
 
 
-@contextmanager
-def held_engine(workers: Workers) -> Iterator[None]:
-    """The prefill engine's thread stands still."""
-    gate = Gate()
-    workers.prefill._loop.post(gate.hold)
-    gate.wait_reached()
-    yield
-    gate.open()
-
-
-def has_mail(workers: Workers) -> bool:
-    """Whether something was asked of a prefill engine that stands still."""
-    return not workers.prefill._loop._mailbox.empty()
-
-
 def read(stream: InProcessStream) -> list[WireItem]:
     items = []
     while (item := stream.next(WITHIN_S)) is not None:
@@ -113,9 +97,9 @@ def test_while_it_waits_for_a_slot_on_decode(start: Start) -> None:
 
 def test_while_it_is_queued_on_prefill(start: Start) -> None:
     workers = start()
-    with held_engine(workers):
+    with held_engine(workers.prefill):
         workers.submit("r", PROMPT, SHORT)
-        until(lambda: has_mail(workers), "asked for")
+        until(lambda: has_mail(workers.prefill), "asked for")
         assert held(workers.decode) == 3
         workers.decode.cancel("r")
         assert held(workers.decode) == 0
@@ -217,7 +201,7 @@ def test_a_second_stream_of_one_prompt_ends_the_first(start: Start) -> None:
     first = transport.open(PREFILL, request)
     gate.wait_reached()
     second = transport.open(PREFILL, request)
-    until(lambda: has_mail(workers), "asked for again")
+    until(lambda: has_mail(workers.prefill), "asked for again")
     gate.open()
     assert [len(read(stream)) for stream in (first, second)] == [1, 4]
 

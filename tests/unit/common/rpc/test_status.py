@@ -77,6 +77,18 @@ def test_a_field_is_named_in_message_info_and_violation() -> None:
     assert details["BadRequest"] == error_details_pb2.BadRequest(field_violations=[violation])
 
 
+@pytest.mark.parametrize("quoted", ["x", "é", "\u20ac", "\U0001f9c2", "\x00"])
+def test_a_long_message_is_cut_so_that_the_status_arrives(quoted: str) -> None:
+    """Clients drop one of more than 8 KiB; the message travels percent-encoded and twice in base64."""
+    status = to_status(NotFoundError("no " + quoted * 10**6, field="request_id"))
+    rich, details = unpack(status)
+    assert set(details) == {"ErrorInfo", "BadRequest"}
+    assert str(status.details).startswith(f"request_id: no {quoted}")
+    assert str(status.details).endswith(f"{quoted}...")
+    encoded = 3 * len(str(status.details).encode()) + 4 * -(-rich.ByteSize() // 3)
+    assert encoded < 8000
+
+
 def test_what_may_pass_says_when_to_come_back_and_nothing_else_does() -> None:
     _, details = unpack(to_status(OverloadedError("full", retry_after_s=0.25)))
     retry = details["RetryInfo"]
