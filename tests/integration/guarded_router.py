@@ -41,12 +41,22 @@ def issue(file: Path, *tenants: Tenant, lines: Iterable[str] = ()) -> dict[str, 
 
 @asynccontextmanager
 async def guarded(
-    model_dir: Path, worker: ScriptedWorker, security: SecurityConfig, cluster_token: str = ""
+    model_dir: Path,
+    worker: ScriptedWorker,
+    security: SecurityConfig,
+    cluster_token: str = "",
+    config: RouterConfig | None = None,
 ) -> AsyncIterator[Router]:
     """The router over the worker, not started yet."""
     host = WorkerHost(worker, HOST, cluster_token)
     router = Router(
-        MODEL, model_dir, [host.start()], RouterConfig(), None, Door(security), cluster_token
+        MODEL,
+        model_dir,
+        [host.start()],
+        config or RouterConfig(),
+        None,
+        Door(security),
+        cluster_token,
     )
     try:
         yield router

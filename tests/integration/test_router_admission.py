@@ -106,24 +106,6 @@ async def test_a_first_token_that_would_come_too_late_is_refused_at_once(model_d
         assert (totals.accepted, totals.rejected) == (1, 2)
 
 
-async def test_who_would_wait_too_long_is_refused_and_a_long_prompt_alone_is_not(
-    model_dir: Path,
-) -> None:
-    """The first prompt takes 3 s, which the second would wait for."""
-    worker = small_worker()
-    config = RouterConfig(max_wait_s=1.0)
-    async with serving(model_dir, worker, config=config) as stack:
-        first = ask(stack, "x" * 30)
-        request = await asyncio.to_thread(worker.wait_for_request)
-        with pytest.raises(OverloadedError, match=r"more than 1\.00 s") as caught:
-            await collect(stack.client, "y")
-        assert caught.value.reason is Reason.QUEUE_FULL
-        assert caught.value.retry_after_s > 1.0
-        await asyncio.to_thread(lambda: worker.say(request, "z", ends=True))
-        await first
-        assert (await stack.until_idle()).rejected == 1
-
-
 async def test_a_tenants_limit_is_refused_with_the_time_to_come_back(model_dir: Path) -> None:
     config = RouterConfig(tenant=TenantLimits(max_requests=1, tokens_per_minute=60))
     worker = small_worker()
