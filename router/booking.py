@@ -37,6 +37,7 @@ class Booking:
         self._waiting.discard(choice)
         if not self._waiting and self._prefill is not None:
             self._release({self._prefill})
+            self._prefill = None  # every later token comes by here too
 
     def __enter__(self) -> Self:
         return self

@@ -29,9 +29,8 @@ from router.policy import Decision
 from router.shares import Shares
 from router.validation import Job
 
-WINDOW_STEPS = (
-    4  # of prompt tokens on their way to each worker: enough to keep it busy and to choose among
-)
+# of prompt tokens on their way to each worker: enough to keep it busy and to choose among
+WINDOW_STEPS = 4
 _LEAST_RETRY_S = 0.1
 # of router.max_wait_s, for tenants that have had more than others; the rest is for those
 _OVER_SHARE = 0.5
