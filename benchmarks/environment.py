@@ -18,12 +18,12 @@ def describe() -> dict[str, object]:
     """Hardware, versions, date and command line."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "command": " ".join(["python -m benchmarks." + Path(sys.argv[0]).stem, *sys.argv[1:]]),
+        "command": " ".join([f"python -m benchmarks.{_command_name()}", *sys.argv[1:]]),
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "versions": {name: _version(name) for name in _LIBRARIES},
     }
 
 
@@ -38,6 +38,18 @@ def write_result(name: str, figures: object) -> Path:
 
 def _on_one_line(numbers: re.Match[str]) -> str:
     return f"[{' '.join(numbers[1].split())}]"
+
+
+def _command_name() -> str:
+    script = Path(sys.argv[0])
+    return script.parent.name if script.stem == "__main__" else script.stem
+
+
+def _version(library: str) -> str:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:  # not every benchmark needs every one
+        return "not installed"
 
 
 def _cpu_name() -> str:

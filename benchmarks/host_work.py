@@ -7,17 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Generic, ParamSpec, TypeVar
 
-from common.config import TransferConfig
-from common.engine.counters import Counters
+from benchmarks.alone import decode_engine
 from common.engine.engine import Engine
-from common.engine.grammar import Grammars
-from common.engine.kv_cache import kv_layout
 from common.engine.model_runner import ModelRunner
 from common.grammar.matcher import MaskFiller
-from common.kv_transfer.in_process import InProcessTransport
 from common.request import SamplingParams, WorkRequest
-from decode_worker.engine import DecodeEngine
-from decode_worker.inbox import Inbox
 from decode_worker.worker import make_scheduler
 
 _CONTEXT, _STEPS = 300, 60
@@ -57,13 +51,7 @@ def host_work(engine: Engine, model_dir: Path, num_seqs: int) -> dict[str, float
     scheduler = make_scheduler(engine)
     schedule = _Timed(scheduler.schedule)
     scheduler.schedule = schedule  # type: ignore[method-assign]
-    layout, transport = kv_layout(engine.spec), InProcessTransport({})
-    transfer = TransferConfig()
-    inbox = Inbox(
-        engine.prefix, engine.cache, engine.costs, layout, transport, transfer, lambda: None
-    )
-    grammars = Grammars(model_dir, engine.spec, lambda: None)
-    worker = DecodeEngine(timed, scheduler, inbox, grammars, Counters(), lambda _: None)
+    worker = decode_engine(timed, scheduler, model_dir, lambda _: None)
     for index in range(num_seqs):
         worker.submit(engine.prefix.new_sequence(_request(index), time.monotonic()))
     while scheduler.num_waiting_tokens:

@@ -55,6 +55,13 @@ def build_engine(model_dir: Path, config: EngineConfig, num_threads: int) -> Eng
 
         set_num_threads(num_threads)
     model, spec = load_model(model_dir, config.dtype, device)
+    return assemble_engine(model, spec, config, device)
+
+
+def assemble_engine(
+    model: torch.nn.Module, spec: ModelSpec, config: EngineConfig, device: torch.device
+) -> Engine:
+    """An engine of a model that lies on `device` and has our attention; see build_engine."""
     probe = Probe(model, spec)
     block_size = config.block_size or _BLOCK_SIZE[device.type]
     block_bytes = KVCache.block_bytes(spec, block_size)

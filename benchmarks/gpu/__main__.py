@@ -1,0 +1,67 @@
+"""The engine on a GPU over what the GPU can do, for an 8B Llama shape with random weights.
+
+Usage: python -m benchmarks.gpu [--scale tiny]
+"""
+
+from enum import StrEnum
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from benchmarks.environment import write_result
+from benchmarks.gpu.budget import Budget
+from benchmarks.gpu.measuring import measure_all
+from benchmarks.gpu.model import check_memory
+from benchmarks.gpu.report import Report
+from benchmarks.gpu.scale import FULL, TINY
+from pdserve.errors import SetupError
+
+_LIMIT_S = 450.0  # with the start of Python that is under 8 minutes
+
+
+class Size(StrEnum):
+    """How large a run is."""
+
+    FULL = "full"
+    TINY = "tiny"
+
+
+def main(
+    scale: Annotated[
+        Size, typer.Option(help="tiny: only try the command out, without a GPU if need be")
+    ] = Size.FULL,
+) -> None:
+    """Measure and print; a full run writes benchmarks/results/gpu.json and gpu.png."""
+    console = Console(width=120)
+    try:
+        report = _measure(scale, console)
+    except SetupError as error:
+        console.print(f"error: {error}", soft_wrap=True, markup=False)
+        raise typer.Exit(1) from error
+    report.print(console)
+    if scale is Size.FULL:
+        path = write_result("gpu", report.to_json())
+        report.plot(path.with_suffix(".png"))
+        console.print(f"written to {path}")
+        return
+    where = "a CPU and mean nothing for a GPU" if report.is_of_cpu else "a tiny model"
+    console.print(f"a tiny run: these figures are of {where}; no results file was written")
+
+
+def _measure(size: Size, console: Console) -> Report:
+    has_cuda = torch.cuda.is_available()
+    if size is Size.FULL and not has_cuda:
+        raise SetupError(
+            "this needs a CUDA device and torch sees none",
+            "run it where there is one, or add --scale tiny to try the command on the CPU",
+        )
+    scale, device = FULL if size is Size.FULL else TINY, torch.device("cuda" if has_cuda else "cpu")
+    check_memory(scale, device)
+    with console.status("starting") as status:
+        return measure_all(scale, device, Budget(_LIMIT_S, status.update))
+
+
+if __name__ == "__main__":
+    typer.run(main)

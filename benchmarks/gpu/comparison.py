@@ -1,0 +1,97 @@
+"""The engine and `transformers` in turns over the same requests."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+import torch
+
+from benchmarks.gpu.budget import Budget
+from benchmarks.gpu.model import free_memory
+from benchmarks.gpu.peer import run_peer
+from benchmarks.gpu.requests import Run, run_engine
+from benchmarks.gpu.scale import RequestList
+from benchmarks.workload import Work
+from common.engine.engine import Engine
+
+_USUAL_S = 20.0  # of one run of ours, with the making of the engine
+OURS, THEIRS = "pdserve", "transformers"
+
+
+@dataclass(slots=True)
+class Comparison:
+    """The runs of both by round, over a list of `works`."""
+
+    works: list[Work]
+    runs: dict[str, list[Run]] = field(default_factory=lambda: {OURS: [], THEIRS: []})
+    peer_attention: str = ""
+    peer_failure: str = ""
+
+    def seconds(self, system: str) -> float:
+        """Median over the rounds."""
+        return statistics.median(run.seconds for run in self.runs[system])
+
+    def output_rate(self, system: str) -> float:
+        """Output tokens a second."""
+        return sum(work.output_tokens for work in self.works) / self.seconds(system)
+
+    def total_rate(self, system: str) -> float:
+        """Tokens of prompts and outputs a second."""
+        return sum(work.total_tokens for work in self.works) / self.seconds(system)
+
+    def is_whole(self, system: str) -> bool:
+        """Whether every run came to its end; otherwise its rates are upper bounds."""
+        return all(run.is_whole for run in self.runs[system])
+
+    @property
+    def ratio(self) -> float | None:
+        """Our rate over theirs; a lower bound where theirs is an upper one."""
+        if not all(self.runs.values()):
+            return None
+        return self.seconds(THEIRS) / self.seconds(OURS)
+
+    def to_json(self) -> dict[str, object]:
+        """For the results file."""
+        runs = {name: [asdict(run) for run in runs] for name, runs in self.runs.items()}
+        rates = {name: self.output_rate(name) for name, found in self.runs.items() if found}
+        return {
+            "runs": runs,
+            "output tokens/s": rates,
+            "ratio": self.ratio,
+            "transformers' attention": self.peer_attention,
+            "transformers' failure": self.peer_failure,
+        }
+
+
+def compare(
+    requests: RequestList,
+    model: torch.nn.Module,
+    new_engine: Callable[[], Engine],
+    budget: Budget,
+) -> Comparison:
+    """A run each in turns; each has the memory to itself, but for the weights."""
+    found = Comparison(requests.works())
+    warm_up = requests.warm_up()
+    for number in range(1, requests.rounds + 1):
+        if budget.allows(f"requests, round {number}, {OURS}", _USUAL_S):
+            found.runs[OURS].append(run_engine(new_engine(), warm_up, found.works))
+        free_memory()
+        part = f"requests, round {number}, {THEIRS}"
+        # cut off early it would say little: it gets at least the time that ours took
+        needs_s = max((2 * run.seconds for run in found.runs[OURS]), default=_USUAL_S)
+        if not found.peer_failure and budget.allows(part, needs_s):
+            _run_peer(found, model, warm_up, budget)
+        free_memory()
+    return found
+
+
+def _run_peer(
+    found: Comparison, model: torch.nn.Module, warm_up: list[Work], budget: Budget
+) -> None:
+    try:
+        peer = run_peer(model, warm_up, found.works, budget)
+    except (RuntimeError, MemoryError, ValueError) as error:  # ours stands without it
+        found.peer_failure = next(iter(str(error).splitlines()), type(error).__name__)
+    else:
+        found.runs[THEIRS].append(peer.run)
+        found.peer_attention = peer.attention

@@ -1,0 +1,67 @@
+"""`transformers`' continuous batching of the very model, as it comes.
+
+Its attention is FlashAttention where a package for it is installed, else `sdpa`, the best that it has without
+one: it chooses so itself.
+"""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from transformers import GenerationConfig
+from transformers.generation.continuous_batching import ContinuousBatchingManager
+
+from benchmarks.gpu.budget import Budget
+from benchmarks.gpu.requests import Run
+from benchmarks.workload import Work
+
+_STOP_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRun:
+    """A run, and the attention that `transformers` chose for it."""
+
+    run: Run
+    attention: str
+
+
+def run_peer(
+    model: torch.nn.Module, warm_up: list[Work], works: list[Work], budget: Budget
+) -> PeerRun:
+    """All requests at once, cut off when the budget is over. Raises RuntimeError when it fails.
+
+    It takes what memory is free at its start, and gives it back at its end.
+    """
+    model.set_attn_implementation("sdpa")
+    greedy = GenerationConfig(eos_token_id=[], pad_token_id=0, do_sample=False)
+    with model.continuous_batching_context_manager(
+        generation_config=greedy, block=True, timeout=_STOP_S
+    ) as manager:
+        if not _finish(manager, warm_up, budget):
+            raise RuntimeError("the warm-up did not end in time")
+        start_s = time.monotonic()
+        is_whole = _finish(manager, works, budget)
+        run = Run(time.monotonic() - start_s, is_whole)
+        return PeerRun(run, str(model.config._attn_implementation))
+
+
+def _finish(manager: ContinuousBatchingManager, works: list[Work], budget: Budget) -> bool:
+    """Whether all requests ended in time; those that did not are cancelled."""
+    ids = [
+        manager.add_request(list(work.prompt_token_ids), max_new_tokens=work.output_tokens)
+        for work in works
+    ]
+    unfinished = len(works)
+    while unfinished:
+        if budget.remaining_s <= 0:
+            for request_id in ids:
+                manager.cancel_request(request_id)
+            return False
+        output = manager.get_result(timeout=budget.remaining_s)
+        if output is None and budget.remaining_s > 0:
+            raise RuntimeError("it stopped answering")
+        if output is not None and output.error is not None:
+            raise RuntimeError(f"a request failed: {output.error}")
+        unfinished -= output is not None and output.is_finished()
+    return True

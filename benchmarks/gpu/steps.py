@@ -1,0 +1,84 @@
+"""Single steps of the engine over their limits: decode over memory, prefill over the matrix units."""
+
+import random
+from dataclasses import asdict, dataclass
+
+from benchmarks.gpu.arithmetic import decode_bytes, prefill_flops
+from benchmarks.gpu.clock import Times, measure
+from benchmarks.gpu.machine import Machine
+from benchmarks.gpu.scale import Scale
+from common.engine.batch import Batch, BatchEntry
+from common.engine.engine import Engine
+from common.engine.sequence import Sequence
+from common.engine.timeline import Timeline
+from common.request import SamplingParams, WorkRequest
+
+_GREEDY = SamplingParams(temperature=0.0, seed=0, max_tokens=2, ignore_eos=True)
+_TOKENS = range(100, 40_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One kind of step: `size` is the batch's of a decode step, the prompt's length of a prefill step."""
+
+    size: int
+    limit_s: float  # what the measured rates allow
+    times: Times
+
+    @property
+    def fraction(self) -> float:
+        """Of the limit that is reached, by the host's clock: sampling and all waiting counts."""
+        return self.limit_s / self.times.host_s
+
+    @property
+    def device_fraction(self) -> float:
+        """Of the limit that is reached, by the device's clock."""
+        return self.limit_s / self.times.device_s
+
+    def to_json(self) -> dict[str, object]:
+        """For the results file."""
+        times = asdict(self.times)
+        return {"size": self.size, "limit_s": self.limit_s, "fraction": self.fraction, **times}
+
+
+def fill_kv(engine: Engine) -> None:
+    """Random keys and values everywhere."""
+    engine.cache.keys.normal_()
+    engine.cache.values.normal_()
+
+
+def decode_step(engine: Engine, scale: Scale, machine: Machine, batch_size: int) -> Step:
+    """A token each for `batch_size` sequences whose blocks lie scattered over the whole memory."""
+    pool = engine.pool
+    blocks = pool.allocate(pool.num_free)
+    shuffled = random.Random(batch_size).sample(blocks, len(blocks))
+    each = pool.num_blocks_for(scale.context)
+    tables = [shuffled[i * each : (i + 1) * each] for i in range(batch_size)]
+    sequences = [_sequence(scale.context, table) for table in tables]
+    for seq in sequences:
+        seq.num_computed_tokens = scale.context - 1
+    times = _measure(engine, sequences, scale.repeats)
+    pool.release(blocks)
+    limit_s = decode_bytes(scale.shape, batch_size, scale.context) / machine.bandwidth
+    return Step(batch_size, limit_s, times)
+
+
+def prefill_step(engine: Engine, scale: Scale, machine: Machine, length: int) -> Step:
+    """A whole prompt of `length` tokens in one step."""
+    blocks = engine.pool.allocate(engine.pool.num_blocks_for(length))
+    times = _measure(engine, [_sequence(length, blocks)], scale.repeats)
+    engine.pool.release(blocks)
+    return Step(length, prefill_flops(scale.shape, length) / machine.matmul_rate, times)
+
+
+def _sequence(length: int, block_table: list[int]) -> Sequence:
+    prompt = tuple(random.Random(block_table[0]).choices(_TOKENS, k=length))
+    seq = Sequence(WorkRequest("step", 0, prompt, _GREEDY), Timeline(0.0))
+    seq.block_table = block_table
+    return seq
+
+
+def _measure(engine: Engine, sequences: list[Sequence], repeats: int) -> Times:
+    # the sampled tokens are dropped, so that every repetition is the same step
+    batch = Batch(tuple(BatchEntry(seq, seq.num_uncomputed_tokens) for seq in sequences))
+    return measure(lambda: engine.runner.run(batch), engine.cache.keys.device, repeats)
