@@ -7,7 +7,7 @@ PYTHON ?= python3
 BASELINE := proto/baseline.binpb
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-slow test-gpu proto bench bench-handoff bench-overload clean proto-baseline
+.PHONY: help setup demo test check test-slow test-gpu proto bench bench-handoff bench-overload bench-gpu clean proto-baseline
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ bench-handoff: setup  ## hand-off, goodput, routing (PEER="--openai-url URL ..."
 
 bench-overload: setup  ## refusals, goodput, fairness and memory at ten times the capacity
 	$(PY) -m benchmarks.overload
+
+bench-gpu: setup  ## an 8B shape on a CUDA device: decode over memory, prefill over products, transformers
+	$(PY) -m benchmarks.gpu
 
 clean:  ## remove caches and build leftovers (keeps .venv)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.gpu.budget import Budget
 from benchmarks.gpu.model import free_memory
-from benchmarks.gpu.peer import run_peer
+from benchmarks.gpu.peer import Peer
 from benchmarks.gpu.requests import Run, run_engine
 from benchmarks.gpu.scale import RequestList
 from benchmarks.workload import Work
@@ -64,34 +64,32 @@ class Comparison:
 
 
 def compare(
+    found: Comparison,
     requests: RequestList,
     model: torch.nn.Module,
     new_engine: Callable[[], Engine],
     budget: Budget,
-) -> Comparison:
+) -> None:
     """A run each in turns; each has the memory to itself, but for the weights."""
-    found = Comparison(requests.works())
     warm_up = requests.warm_up()
     for number in range(1, requests.rounds + 1):
         if budget.allows(f"requests, round {number}, {OURS}", _USUAL_S):
             found.runs[OURS].append(run_engine(new_engine(), warm_up, found.works))
         free_memory()
-        part = f"requests, round {number}, {THEIRS}"
-        # cut off early it would say little: it gets at least the time that ours took
+        # cut off early it would say little: it gets at least twice the time that ours took
         needs_s = max((2 * run.seconds for run in found.runs[OURS]), default=_USUAL_S)
+        part = f"requests, round {number}, {THEIRS}"
         if not found.peer_failure and budget.allows(part, needs_s):
-            _run_peer(found, model, warm_up, budget)
+            _run_peer(found, requests, model, budget)
         free_memory()
-    return found
 
 
 def _run_peer(
-    found: Comparison, model: torch.nn.Module, warm_up: list[Work], budget: Budget
+    found: Comparison, requests: RequestList, model: torch.nn.Module, budget: Budget
 ) -> None:
+    peer = Peer(model, requests.peer_blocks)
     try:
-        peer = run_peer(model, warm_up, found.works, budget)
+        found.runs[THEIRS].append(peer.run(requests.warm_up(), found.works, budget))
+        found.peer_attention = peer.attention
     except (RuntimeError, MemoryError, ValueError) as error:  # ours stands without it
         found.peer_failure = next(iter(str(error).splitlines()), type(error).__name__)
-    else:
-        found.runs[THEIRS].append(peer.run)
-        found.peer_attention = peer.attention

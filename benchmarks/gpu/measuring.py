@@ -1,56 +1,54 @@
-"""All parts of a run: the machine, decode and prefill steps of each variant of the engine, requests."""
+"""The parts of a run after the machine's: decode and prefill steps, then requests."""
+
+from functools import partial
 
 import torch
 
 from benchmarks.gpu.budget import Budget
 from benchmarks.gpu.comparison import compare
-from benchmarks.gpu.machine import Machine, measure_machine
 from benchmarks.gpu.model import engine_config, free_memory, make_engine, random_model
 from benchmarks.gpu.report import Report
 from benchmarks.gpu.scale import Scale
-from benchmarks.gpu.steps import Step, decode_step, fill_kv, prefill_step
+from benchmarks.gpu.steps import decode_step, fill_kv, prefill_step
+from common.config import EngineConfig
 from common.engine.engine import Engine
 
 _USUAL_S = 10.0  # one kind of step, all repetitions
-VARIANTS: dict[str, dict[str, object]] = {"as it comes": {}}  # settings of the engine
 
 
-def measure_all(scale: Scale, device: torch.device, budget: Budget) -> Report:
-    """Raises SetupError when the engine finds its own numbers wrong."""
-    budget.announce("memory bandwidth and products")
-    machine = measure_machine(scale, device)
-    report = Report(machine, scale.context, left_out=budget.left_out)
+def variants() -> dict[str, dict[str, object]]:
+    """Settings of the engine by name, the default first."""
+    if "cuda_graphs" not in EngineConfig.model_fields:
+        return {"no graphs": {}}
+    return {"graphs": {"cuda_graphs": "auto"}, "no graphs": {"cuda_graphs": "off"}}
+
+
+def measure_all(scale: Scale, device: torch.device, budget: Budget, report: Report) -> None:
+    """Puts into `report` what it finds, as it goes. Raises SetupError when the engine's numbers are wrong."""
     budget.announce("random weights")
+    free_memory()
     model, spec = random_model(scale.shape, device)
-    for name, settings in VARIANTS.items():
+    for name, settings in variants().items():
         engine = make_engine(model, spec, engine_config(scale, device, **settings), device)
         fill_kv(engine)
-        report.decode[name] = _decode(engine, name, scale, machine, budget)
-        report.prefill[name] = _prefill(engine, name, scale, machine, budget)
+        _decode(engine, name, scale, budget, report)
+        if not report.prefill:  # graphs are for decode
+            _prefill(engine, scale, budget, report)
         del engine
         free_memory()
     config = engine_config(scale, device)
-    report.comparison = compare(
-        scale.requests, model, lambda: make_engine(model, spec, config, device), budget
-    )
-    return report
+    new_engine = partial(make_engine, model, spec, config, device)
+    compare(report.comparison, scale.requests, model, new_engine, budget)
 
 
-def _decode(
-    engine: Engine, variant: str, scale: Scale, machine: Machine, budget: Budget
-) -> list[Step]:
-    return [
-        decode_step(engine, scale, machine, size)
-        for size in scale.batch_sizes
-        if budget.allows(f"decode, batch {size}, {variant}", _USUAL_S)
-    ]
+def _decode(engine: Engine, variant: str, scale: Scale, budget: Budget, report: Report) -> None:
+    steps = report.decode.setdefault(variant, [])
+    for size in scale.batch_sizes:
+        if budget.allows(f"decode, batch {size}, {variant}", _USUAL_S):
+            steps.append(decode_step(engine, scale, report.machine, size))
 
 
-def _prefill(
-    engine: Engine, variant: str, scale: Scale, machine: Machine, budget: Budget
-) -> list[Step]:
-    return [
-        prefill_step(engine, scale, machine, length)
-        for length in scale.chunks
-        if budget.allows(f"prefill, {length} tokens, {variant}", _USUAL_S)
-    ]
+def _prefill(engine: Engine, scale: Scale, budget: Budget, report: Report) -> None:
+    for length in scale.chunks:
+        if budget.allows(f"prefill, {length} tokens", _USUAL_S):
+            report.prefill.append(prefill_step(engine, scale, report.machine, length))

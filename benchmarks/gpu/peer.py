@@ -5,10 +5,9 @@ one: it chooses so itself.
 """
 
 import time
-from dataclasses import dataclass
 
 import torch
-from transformers import GenerationConfig
+from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching import ContinuousBatchingManager
 
 from benchmarks.gpu.budget import Budget
@@ -18,32 +17,31 @@ from benchmarks.workload import Work
 _STOP_S = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class PeerRun:
-    """A run, and the attention that `transformers` chose for it."""
+class Peer:
+    """A run takes what memory is free at its start, or `num_blocks` blocks, and gives it back at its end."""
 
-    run: Run
-    attention: str
+    def __init__(self, model: torch.nn.Module, num_blocks: int | None) -> None:
+        self._model = model
+        self._config = (
+            None if num_blocks is None else ContinuousBatchingConfig(num_blocks=num_blocks)
+        )
+        self.attention = ""  # that it chose, after a run
 
-
-def run_peer(
-    model: torch.nn.Module, warm_up: list[Work], works: list[Work], budget: Budget
-) -> PeerRun:
-    """All requests at once, cut off when the budget is over. Raises RuntimeError when it fails.
-
-    It takes what memory is free at its start, and gives it back at its end.
-    """
-    model.set_attn_implementation("sdpa")
-    greedy = GenerationConfig(eos_token_id=[], pad_token_id=0, do_sample=False)
-    with model.continuous_batching_context_manager(
-        generation_config=greedy, block=True, timeout=_STOP_S
-    ) as manager:
-        if not _finish(manager, warm_up, budget):
-            raise RuntimeError("the warm-up did not end in time")
-        start_s = time.monotonic()
-        is_whole = _finish(manager, works, budget)
-        run = Run(time.monotonic() - start_s, is_whole)
-        return PeerRun(run, str(model.config._attn_implementation))
+    def run(self, warm_up: list[Work], works: list[Work], budget: Budget) -> Run:
+        """All requests at once, cut off when the budget is over. Raises RuntimeError when it fails."""
+        self._model.set_attn_implementation("sdpa")
+        with self._model.continuous_batching_context_manager(
+            generation_config=GenerationConfig(eos_token_id=[], pad_token_id=0, do_sample=False),
+            continuous_batching_config=self._config,
+            block=True,
+            timeout=_STOP_S,
+        ) as manager:
+            if not _finish(manager, warm_up, budget):
+                raise RuntimeError("the warm-up did not end in time")
+            self.attention = str(self._model.config._attn_implementation)
+            start_s = time.monotonic()
+            is_whole = _finish(manager, works, budget)
+            return Run(time.monotonic() - start_s, is_whole)
 
 
 def _finish(manager: ContinuousBatchingManager, works: list[Work], budget: Budget) -> bool:

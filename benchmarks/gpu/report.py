@@ -21,14 +21,14 @@ _COLOURS = ("#1f6f8b", "#b8b8b8")
 
 @dataclass(slots=True)
 class Report:
-    """Everything that a run found. Steps are listed by variant of the engine."""
+    """Everything that a run found. Decode steps are listed by variant of the engine."""
 
     machine: Machine
     context: int
+    comparison: Comparison
+    left_out: list[str]
     decode: dict[str, list[Step]] = field(default_factory=dict)
-    prefill: dict[str, list[Step]] = field(default_factory=dict)
-    comparison: Comparison | None = None
-    left_out: list[str] = field(default_factory=list)
+    prefill: list[Step] = field(default_factory=list)
 
     @property
     def is_of_cpu(self) -> bool:
@@ -41,8 +41,8 @@ class Report:
             "machine": asdict(self.machine),
             "context": self.context,
             "decode": {name: [s.to_json() for s in steps] for name, steps in self.decode.items()},
-            "prefill": {name: [s.to_json() for s in steps] for name, steps in self.prefill.items()},
-            "requests": None if self.comparison is None else self.comparison.to_json(),
+            "prefill": [step.to_json() for step in self.prefill],
+            "requests": self.comparison.to_json(),
             "left out": self.left_out,
         }
 
@@ -53,9 +53,9 @@ class Report:
         goal = f"goal: {DECODE_GOAL:.0%} at batch {DECODE_GOAL_BATCH}"
         console.print(_step_table(f"{title} ({goal})", "batch", self.decode))
         title = f"prefill over the matmul rate (goal: {PREFILL_GOAL:.0%})"
-        console.print(_step_table(title, "tokens", self.prefill))
-        if self.comparison is not None:
-            _print_comparison(console, self.comparison)
+        console.print(_step_table(title, "tokens", {"": self.prefill}))
+        _print_shares(console, self)
+        _print_comparison(console, self.comparison)
         for part in self.left_out:
             console.print(f"left out, the time was up: {part}")
 
@@ -126,3 +126,17 @@ def _print_comparison(console: Console, comparison: Comparison) -> None:
         bound = "" if comparison.is_whole(THEIRS) else "more than "
         ratio = f"{bound}{comparison.ratio:.2f}"
         console.print(f"{OURS} over {THEIRS}: {ratio} (goal: {PEER_GOAL:.0f})")
+
+
+def _print_shares(console: Console, report: Report) -> None:
+    """Nothing on a CPU."""
+    steps = {f"decode {s.size}, {name}": s for name, found in report.decode.items() for s in found}
+    steps |= {f"prefill {step.size}": step for step in report.prefill}
+    kinds = {share.kind for step in steps.values() for share in step.shares}
+    if not kinds:
+        return
+    table = Table("step", *sorted(kinds), title="kernels of a step: ms (how many)")
+    for name, step in steps.items():
+        shares = sorted(step.shares, key=lambda share: share.kind)
+        table.add_row(name, *(f"{1000 * s.seconds:.2f} ({s.count:.0f})" for s in shares))
+    console.print(table)

@@ -44,6 +44,7 @@ class RequestList:
     inputs: tuple[int, int]
     outputs: tuple[int, int]
     rounds: int
+    peer_blocks: int | None = None  # unset: `transformers` takes what memory is free, as it comes
 
     def works(self) -> list[Work]:
         """The same list for every system and round."""
@@ -80,7 +81,7 @@ FULL = Scale(
     2048,
     (512, 2048, 8192),
     RequestList(96, (512, 2048), (64, 256), 2),
-    8 * 2**30,
+    4 * 2**30,
     8192,
     8192,
     20,
@@ -91,7 +92,7 @@ TINY = Scale(
     (1, 2, 64),
     64,
     (16, 32),
-    RequestList(6, (8, 24), (4, 8), 2),
+    RequestList(6, (8, 24), (4, 8), 2, peer_blocks=8),
     2**20,
     64,
     64,

@@ -1,9 +1,12 @@
 """Single steps of the engine over their limits: decode over memory, prefill over the matrix units."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 from benchmarks.gpu.arithmetic import decode_bytes, prefill_flops
+from benchmarks.gpu.breakdown import Share, profile
 from benchmarks.gpu.clock import Times, measure
 from benchmarks.gpu.machine import Machine
 from benchmarks.gpu.scale import Scale
@@ -24,6 +27,7 @@ class Step:
     size: int
     limit_s: float  # what the measured rates allow
     times: Times
+    shares: list[Share]  # of the device's time; none on a CPU
 
     @property
     def fraction(self) -> float:
@@ -37,8 +41,7 @@ class Step:
 
     def to_json(self) -> dict[str, object]:
         """For the results file."""
-        times = asdict(self.times)
-        return {"size": self.size, "limit_s": self.limit_s, "fraction": self.fraction, **times}
+        return {**asdict(self), "fraction": self.fraction}
 
 
 def fill_kv(engine: Engine) -> None:
@@ -49,26 +52,36 @@ def fill_kv(engine: Engine) -> None:
 
 def decode_step(engine: Engine, scale: Scale, machine: Machine, batch_size: int) -> Step:
     """A token each for `batch_size` sequences whose blocks lie scattered over the whole memory."""
-    pool = engine.pool
-    blocks = pool.allocate(pool.num_free)
-    shuffled = random.Random(batch_size).sample(blocks, len(blocks))
-    each = pool.num_blocks_for(scale.context)
-    tables = [shuffled[i * each : (i + 1) * each] for i in range(batch_size)]
-    sequences = [_sequence(scale.context, table) for table in tables]
-    for seq in sequences:
-        seq.num_computed_tokens = scale.context - 1
-    times = _measure(engine, sequences, scale.repeats)
-    pool.release(blocks)
-    limit_s = decode_bytes(scale.shape, batch_size, scale.context) / machine.bandwidth
-    return Step(batch_size, limit_s, times)
+    with decode_batch(engine, batch_size, scale.context) as batch:
+        limit_s = decode_bytes(scale.shape, batch_size, scale.context) / machine.bandwidth
+        return _measure(engine, batch, batch_size, limit_s, scale.repeats)
 
 
 def prefill_step(engine: Engine, scale: Scale, machine: Machine, length: int) -> Step:
     """A whole prompt of `length` tokens in one step."""
     blocks = engine.pool.allocate(engine.pool.num_blocks_for(length))
-    times = _measure(engine, [_sequence(length, blocks)], scale.repeats)
-    engine.pool.release(blocks)
-    return Step(length, prefill_flops(scale.shape, length) / machine.matmul_rate, times)
+    try:
+        batch = Batch((BatchEntry(_sequence(length, blocks), length),))
+        limit_s = prefill_flops(scale.shape, length) / machine.matmul_rate
+        return _measure(engine, batch, length, limit_s, scale.repeats)
+    finally:
+        engine.pool.release(blocks)
+
+
+@contextmanager
+def decode_batch(engine: Engine, batch_size: int, context: int) -> Iterator[Batch]:
+    """The next token of `batch_size` sequences, which will then see `context` positions each."""
+    pool = engine.pool
+    blocks = pool.allocate(pool.num_free)
+    shuffled = random.Random(batch_size).sample(blocks, len(blocks))
+    each = pool.num_blocks_for(context)
+    sequences = [_sequence(context, shuffled[i * each : (i + 1) * each]) for i in range(batch_size)]
+    for seq in sequences:
+        seq.num_computed_tokens = context - 1
+    try:
+        yield Batch(tuple(BatchEntry(seq, 1) for seq in sequences))
+    finally:
+        pool.release(blocks)
 
 
 def _sequence(length: int, block_table: list[int]) -> Sequence:
@@ -78,7 +91,10 @@ def _sequence(length: int, block_table: list[int]) -> Sequence:
     return seq
 
 
-def _measure(engine: Engine, sequences: list[Sequence], repeats: int) -> Times:
-    # the sampled tokens are dropped, so that every repetition is the same step
-    batch = Batch(tuple(BatchEntry(seq, seq.num_uncomputed_tokens) for seq in sequences))
-    return measure(lambda: engine.runner.run(batch), engine.cache.keys.device, repeats)
+def _measure(engine: Engine, batch: Batch, size: int, limit_s: float, repeats: int) -> Step:
+    def run() -> None:
+        engine.runner.run(batch)  # what it samples is dropped: each repetition is the same step
+
+    device = engine.cache.keys.device
+    times = measure(run, device, repeats)
+    return Step(size, limit_s, times, profile(run) if device.type == "cuda" else [])
