@@ -74,7 +74,8 @@ def test_choosing_changes_nothing_until_the_choice_is_told() -> None:
     for _ in range(3):
         decision = dispatcher.choose(job(5), 1.0)
     assert not explanations._entries
-    dispatcher.arrive(job(5), decision, 1.0)
+    dispatcher.arrive(1.0)
+    dispatcher.propose(job(5), decision, 1.0)
     assert list(explanations._entries) == [job(5).key]
     dispatcher.choose(job(5), 1.0)
     dispatcher.commit(job(5), decision, 1.0)
