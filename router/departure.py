@@ -16,7 +16,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from common.profile import WorkerProfile, count_pairs
-from pdserve.errors import RequestCancelledError, RequestTimeoutError, UnavailableError
+from pdserve.errors import (
+    OverloadedError,
+    RequestCancelledError,
+    RequestTimeoutError,
+    UnavailableError,
+)
 from router.admission import Admission, Ticket
 from router.dispatch import Dispatcher
 from router.gate import Gate, Turn
@@ -144,7 +149,12 @@ class Departures:
         if (remaining_s := passage.remaining_s) is not None:
             chosen = decision.chosen
             answer_s = self._dispatcher.answer_s(passage.job, decision)
-            check_deadline(Forecast(chosen.queue_s, chosen.prefill_s, answer_s, 1), remaining_s)
+            forecast = Forecast(chosen.queue_s, chosen.prefill_s, answer_s, num_ahead=1)
+            try:
+                check_deadline(forecast, remaining_s)
+            except OverloadedError as error:
+                self._admission.postpone(passage.job.key, error)
+                raise
 
     def _forecast(self, job: Job, decision: Decision) -> Forecast:
         """What a request would meet that comes now.

@@ -1,11 +1,10 @@
 """From a job to a decision: asks the pool who is there and the policy whom to take."""
 
-import math
-
 from common.profile import WorkerProfile
 from common.request import Role
 from pdserve.errors import UnavailableError
 from router.answer_lengths import AnswerLengths
+from router.arrival_rate import ArrivalRate
 from router.assigned import OnTheWay
 from router.explain import Explanations
 from router.policy import Decision, RoutingPolicy
@@ -13,24 +12,6 @@ from router.pool import WorkerPool
 from router.prediction import Ask
 from router.prefix_index import PromptKeys
 from router.validation import Job
-
-_RATE_WINDOW_S = 10.0
-
-
-class ArrivalRate:
-    """Requests a second, over about the last _RATE_WINDOW_S: a count that decays exponentially."""
-
-    def __init__(self) -> None:
-        self._per_s = 0.0
-        self._last_s = 0.0
-
-    def per_s(self, now_s: float) -> float:
-        """The rate of those that came before."""
-        return self._per_s * math.exp(min((self._last_s - now_s) / _RATE_WINDOW_S, 0.0))
-
-    def arrive(self, now_s: float) -> None:
-        """Count a request."""
-        self._per_s, self._last_s = self.per_s(now_s) + 1 / _RATE_WINDOW_S, now_s
 
 
 class Dispatcher:

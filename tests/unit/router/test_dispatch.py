@@ -6,7 +6,8 @@ import pytest
 from common.config import RouterConfig
 from common.request import Role, SamplingParams
 from pdserve.errors import UnavailableError
-from router.dispatch import ArrivalRate, Dispatcher
+from router.arrival_rate import ArrivalRate
+from router.dispatch import Dispatcher
 from router.explain import Explanations
 from router.policy import CostBased, Decision
 from router.pool import WorkerPool
