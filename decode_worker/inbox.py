@@ -11,6 +11,7 @@
    up for long. Chunks may be cut smaller than that (credit.py); it is their tokens that take time.
 5. With all KV in and token 1 known the sequence joins the batch at token 2; nothing is recomputed.
 6. If prefill fails or an item is refused, the sequence is handed over as it is: decode computes the rest.
+   A prompt whose answer ends with token 1 gets no more KV, which looks the same; the engine can tell.
 7. `discard` (cancel, deadline, end): the stream is closed, prefill told, credit back; late items are dropped.
 
 Blocks are always held by the sequence (`seq.block_table`); whoever ends the sequence releases them.
@@ -48,7 +49,7 @@ class Collected:
 
     first_tokens: list[tuple[Sequence, FirstTokenHeader]] = field(default_factory=list)
     ready: list[Sequence] = field(default_factory=list)
-    orphaned: list[Sequence] = field(default_factory=list)
+    orphaned: list[tuple[Sequence, str]] = field(default_factory=list)  # and why
     failures: list[tuple[Sequence, FailureHeader]] = field(default_factory=list)
     num_bytes: int = 0
     num_rejected: int = 0
@@ -230,8 +231,7 @@ class Inbox:
             found.failures.append((seq, news))
             return
         found.num_rejected += isinstance(news.error, WireError)
-        _log.warning("kv_lost", request_id=seq.request_id, error=repr(news.error))
-        found.orphaned.append(seq)
+        found.orphaned.append((seq, repr(news.error)))
 
     def _finish_if_ready(self, pull: Pull, found: Collected) -> None:
         seq = pull.seq
