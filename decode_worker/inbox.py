@@ -91,7 +91,7 @@ class Inbox:
     @property
     def num_waiting_tokens(self) -> int:
         """Prompt tokens whose KV is not here yet."""
-        return sum(seq.num_uncomputed_tokens for seq in (*self.waiting, *self.pulls))
+        return self.waiting.num_tokens + sum(seq.num_uncomputed_tokens for seq in self.pulls)
 
     @property
     def credit_bytes(self) -> int:
@@ -100,12 +100,13 @@ class Inbox:
 
     @property
     def credit_wanted_bytes(self) -> int:
-        """What those on their way are charged and those that wait would be."""
-        return self._credit.taken_bytes + sum(map(self._credit.cost, self.waiting))
+        """What those on their way are charged and those that wait would have been when they came."""
+        return self._credit.taken_bytes + self._credit.wanted_bytes
 
     def add(self, seq: Sequence) -> None:
         """Queue a sequence whose prompt runs on a prefill worker."""
         self.waiting.append(seq)
+        self._credit.want(seq)
 
     def admit(
         self, has_room: Callable[[Sequence, Collection[Sequence]], bool], keep_free: int
@@ -165,6 +166,7 @@ class Inbox:
         """Forget a sequence, wherever it stands; its blocks are the caller's to release."""
         if seq in self.waiting:
             self.waiting.remove(seq)
+            self._credit.unwant(seq)
         pull = self.pulls.pop(seq, None)
         if pull is not None:
             self._credit.taken_bytes -= pull.charged_bytes
@@ -177,6 +179,9 @@ class Inbox:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _note_refused(self, refused: list[Sequence]) -> None:
+        if not refused:
+            self._held_up = None
+            return
         in_need = (seq for seq in self.waiting if not self._prefix.is_led(seq))
         first = min(in_need, key=in_turn, default=None)
         if first not in refused:
@@ -185,6 +190,7 @@ class Inbox:
         self._held_up = first
 
     def _start(self, seq: Sequence) -> None:
+        self._credit.unwant(seq)
         pull = Pull(seq, self._layout, time.monotonic(), self._credit)
         seq.timeline.remote = pull.remote
         self.pulls[seq] = pull
