@@ -18,7 +18,7 @@ from rich.table import Table
 from benchmarks.attainment import Attainment, Slo
 from benchmarks.environment import write_result
 from benchmarks.overload_figures import Offered, median
-from benchmarks.overload_run import MAX_WAIT_S, OVERLOAD, SLO, Round, bench
+from benchmarks.overload_run import OVERLOAD, SLO, Round, bench
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,6 @@ class Overload:
     seed: int
     seconds: float
     slo: Slo
-    max_wait_s: float  # the router's
     capacity_per_s: float
     probes: list[Attainment]  # of the search for it
     medians: dict[str, float | None]
@@ -46,7 +45,7 @@ def main(
         name: median([dict(figures(round_))[name] for round_ in found])
         for name, _ in figures(found[0])
     }
-    result = Overload(seed, seconds, SLO, MAX_WAIT_S, capacity, probes, medians, found)
+    result = Overload(seed, seconds, SLO, capacity, probes, medians, found)
     write_result("overload", asdict(result))
     table = Table("figure", "median", *map(str, range(1, rounds + 1)))
     table.title = f"{OVERLOAD} x {capacity:.2f} requests/s"

@@ -41,7 +41,6 @@ _LEAD_IN_S = 5.0  # not counted: a server that has nothing to do yet takes in a 
 _RECOVERY_S = 10.0
 _PROBE_S, _FEWEST = 20.0, 20
 _FIRST_RATE = 2.0
-MAX_WAIT_S = SLO.ttft_s * 2 / 3  # the rest is for the prompt itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +139,7 @@ async def bench(progress: Progress) -> AsyncGenerator[Bench]:
     async with AsyncExitStack() as stack:
         access_file = Path(stack.enter_context(TemporaryDirectory()), "access")
         access_file.write_text("\n".join(lines))
-        server = deployment(
-            *("--prefill", "1", "--decode", "1", "--access-file", str(access_file)),
-            PDSERVE_ROUTER__MAX_WAIT_S=str(MAX_WAIT_S),
-        )
+        server = deployment("--prefill", "1", "--decode", "1", "--access-file", str(access_file))
         served = await stack.enter_async_context(server)
         heavy, light = [
             await stack.enter_async_context(calling(served.address, token))

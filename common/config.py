@@ -88,10 +88,8 @@ class RouterConfig(_Frozen):
     max_queued_tokens: int = Field(
         262_144, ge=1, description="Prompt tokens of accepted requests without a token yet"
     )
-    max_wait_s: float | None = Field(
-        None,
-        gt=0,
-        description="The longest that a prompt should wait before it runs; unset: any time",
+    max_wait_s: float = Field(
+        10.0, ge=0, description="The longest that a prompt may wait before it runs; 0: any time"
     )
     tenant: TenantLimits = Field(TenantLimits(), description="Limits of each tenant")
     tenants: dict[str, TenantLimits] = Field(

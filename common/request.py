@@ -183,6 +183,8 @@ class WorkerLoad:
     credit_bytes: int = 0  # of KV on its way to decode; 0: not limited, or no decode worker
     credit_wanted_bytes: int = 0  # of that, by pulls under way and by prompts that wait
     spilled_bytes: int = 0  # by the object store of the worker's node
+    num_submitted: int = 0  # requests of all routers that have not ended
+    is_draining: bool = False  # some router wants it to get nothing new
     progress_age_s: float = 0.0
     correction: Correction = field(default_factory=Correction)
 

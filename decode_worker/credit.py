@@ -23,6 +23,8 @@ class Credit:
         self._layout = layout
         self._store = store
         self.taken_bytes = 0
+        self.wanted_bytes = 0  # by those that wait
+        self._wanted: dict[Sequence, int] = {}
 
     @property
     def total_bytes(self) -> int:
@@ -39,6 +41,15 @@ class Credit:
         """Bytes that pulling this prompt may have on their way at once."""
         window = _WINDOW * self.max_item_tokens
         return self._layout.num_bytes(min(seq.num_uncomputed_tokens, window))
+
+    def want(self, seq: Sequence) -> None:
+        """A prompt waits; `unwant` must follow."""
+        self._wanted[seq] = self.cost(seq)
+        self.wanted_bytes += self._wanted[seq]
+
+    def unwant(self, seq: Sequence) -> None:
+        """It waits no longer."""
+        self.wanted_bytes -= self._wanted.pop(seq)
 
     def covers(self, seq: Sequence) -> bool:
         """Whether it may be pulled now. One may always, where not even a token fits the cap."""

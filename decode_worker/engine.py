@@ -14,12 +14,15 @@ from common.engine.sampler import Sample
 from common.engine.sequence import Sequence
 from common.ledger import BlockLedger
 from common.request import SequenceOutput, StepOutput, TokenLogprobs, WorkerLoad, WorkFailure
+from common.telemetry.logs import get_logger
 from common.timings import DecodeStepTiming
+from decode_worker.handoff import unforeseen_handoff_s
 from decode_worker.inbox import Collected, Inbox
 from decode_worker.ledger import state_of
 from decode_worker.scheduler import DecodeScheduler
 from pdserve.errors import Reason
 
+_log = get_logger()
 # A prefill worker's refusal that another run of the prompt would only repeat.
 _FINAL_REASONS = {Reason.NAN_LOGITS, Reason.GRAMMAR_FAILED, Reason.DEADLINE_EXCEEDED}
 
@@ -157,13 +160,17 @@ class DecodeEngine:
             self._emit(seq, Sample(header.token_id, logprobs=scores))
         for seq, failure in collected.failures:
             if failure.reason not in _FINAL_REASONS:
-                collected.orphaned.append(seq)
+                collected.orphaned.append((seq, f"{failure.reason}: {failure.message}"))
             elif not seq.is_finished:
                 self._fail(seq, Reason.parse(failure.reason), failure.message)
         # token 1 may have been the last, so that some of these have ended just above
-        orphaned = [seq for seq in collected.orphaned if not seq.is_finished]
-        self._counters.prefill_fallbacks += len(orphaned)
-        for seq in (*orphaned, *(seq for seq in collected.ready if not seq.is_finished)):
+        ready = [seq for seq in collected.ready if not seq.is_finished]
+        for seq, error in collected.orphaned:
+            if not seq.is_finished:
+                _log.warning("kv_lost", request_id=seq.request_id, error=error)
+                self._counters.prefill_fallbacks += 1
+                ready.append(seq)
+        for seq in ready:
             if seq.needs_prompt_logits:
                 self._start_over(seq)
             else:
@@ -199,15 +206,9 @@ class DecodeEngine:
                 self._emit(seq, sample)
 
     def _note_handoff(self, seq: Sequence, num_others: int) -> None:
-        """Learn what a hand-off took beside what the router reckons with anyway."""
-        handoff_s = seq.timeline.handoff_s
-        if handoff_s is None:
-            return
-        profile, chunks = self._engine.costs.profile, seq.timeline.prefill_chunks
-        num_tokens = chunks[-1].num_tokens if chunks else seq.num_prompt_tokens
-        copies_s = profile.copy_out_s(num_tokens) + profile.insert_s(num_tokens)
-        border_s = profile.decode_step_s(num_others, 0) / 2
-        self._engine.costs.note_handoff(handoff_s - copies_s - border_s)
+        costs = self._engine.costs
+        if (unforeseen_s := unforeseen_handoff_s(seq, costs.profile, num_others)) is not None:
+            costs.note_handoff(unforeseen_s)
 
     def _emit(self, seq: Sequence, sample: Sample) -> None:
         """Append a token and publish it; ends the sequence if it was the last."""

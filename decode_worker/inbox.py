@@ -11,6 +11,7 @@
    up for long. Chunks may be cut smaller than that (credit.py); it is their tokens that take time.
 5. With all KV in and token 1 known the sequence joins the batch at token 2; nothing is recomputed.
 6. If prefill fails or an item is refused, the sequence is handed over as it is: decode computes the rest.
+   A prompt whose answer ends with token 1 gets no more KV, which looks the same; the engine can tell.
 7. `discard` (cancel, deadline, end): the stream is closed, prefill told, credit back; late items are dropped.
 
 Blocks are always held by the sequence (`seq.block_table`); whoever ends the sequence releases them.
@@ -48,7 +49,7 @@ class Collected:
 
     first_tokens: list[tuple[Sequence, FirstTokenHeader]] = field(default_factory=list)
     ready: list[Sequence] = field(default_factory=list)
-    orphaned: list[Sequence] = field(default_factory=list)
+    orphaned: list[tuple[Sequence, str]] = field(default_factory=list)  # and why
     failures: list[tuple[Sequence, FailureHeader]] = field(default_factory=list)
     num_bytes: int = 0
     num_rejected: int = 0
@@ -90,7 +91,7 @@ class Inbox:
     @property
     def num_waiting_tokens(self) -> int:
         """Prompt tokens whose KV is not here yet."""
-        return sum(seq.num_uncomputed_tokens for seq in (*self.waiting, *self.pulls))
+        return self.waiting.num_tokens + sum(seq.num_uncomputed_tokens for seq in self.pulls)
 
     @property
     def credit_bytes(self) -> int:
@@ -99,12 +100,13 @@ class Inbox:
 
     @property
     def credit_wanted_bytes(self) -> int:
-        """What those on their way are charged and those that wait would be."""
-        return self._credit.taken_bytes + sum(map(self._credit.cost, self.waiting))
+        """What those on their way are charged and those that wait would have been when they came."""
+        return self._credit.taken_bytes + self._credit.wanted_bytes
 
     def add(self, seq: Sequence) -> None:
         """Queue a sequence whose prompt runs on a prefill worker."""
         self.waiting.append(seq)
+        self._credit.want(seq)
 
     def admit(
         self, has_room: Callable[[Sequence, Collection[Sequence]], bool], keep_free: int
@@ -164,6 +166,7 @@ class Inbox:
         """Forget a sequence, wherever it stands; its blocks are the caller's to release."""
         if seq in self.waiting:
             self.waiting.remove(seq)
+            self._credit.unwant(seq)
         pull = self.pulls.pop(seq, None)
         if pull is not None:
             self._credit.taken_bytes -= pull.charged_bytes
@@ -176,6 +179,9 @@ class Inbox:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _note_refused(self, refused: list[Sequence]) -> None:
+        if not refused:
+            self._held_up = None
+            return
         in_need = (seq for seq in self.waiting if not self._prefix.is_led(seq))
         first = min(in_need, key=in_turn, default=None)
         if first not in refused:
@@ -184,6 +190,7 @@ class Inbox:
         self._held_up = first
 
     def _start(self, seq: Sequence) -> None:
+        self._credit.unwant(seq)
         pull = Pull(seq, self._layout, time.monotonic(), self._credit)
         seq.timeline.remote = pull.remote
         self.pulls[seq] = pull
@@ -230,8 +237,7 @@ class Inbox:
             found.failures.append((seq, news))
             return
         found.num_rejected += isinstance(news.error, WireError)
-        _log.warning("kv_lost", request_id=seq.request_id, error=repr(news.error))
-        found.orphaned.append(seq)
+        found.orphaned.append((seq, repr(news.error)))
 
     def _finish_if_ready(self, pull: Pull, found: Collected) -> None:
         seq = pull.seq

@@ -43,8 +43,8 @@ class DecodeScheduler:
     @property
     def num_waiting_tokens(self) -> int:
         """Tokens that this worker still has to run as prefill."""
-        sequences = (*self.waiting, *self.running)
-        return sum(s.num_uncomputed_tokens for s in sequences if s.num_uncomputed_tokens > 1)
+        numbers = (seq.num_uncomputed_tokens for seq in self.running)
+        return self.waiting.num_tokens + sum(number for number in numbers if number > 1)
 
     def has_room(self, seq: Sequence, arriving: Collection[Sequence]) -> bool:
         """Whether `seq` may set out, beside the others that are `arriving`.

@@ -6,13 +6,14 @@ import grpc
 
 MAX_RESPONSE_BYTES = 64 * 2**20  # log-probabilities of a long prompt come in one message
 
-# gRPC retries a call only as long as nothing of its answer has come, a stream too
+# gRPC retries a call only as long as nothing of its answer has come, a stream too; and when the router says
+# when, or that it should not ("grpc-retry-pushback-ms"), it obeys
 _RETRIES = {
     "maxAttempts": 4,
     "initialBackoff": "0.1s",
     "maxBackoff": "1s",
     "backoffMultiplier": 2,
-    "retryableStatusCodes": ["UNAVAILABLE"],
+    "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
 }
 SERVICE_CONFIG = {
     "methodConfig": [
@@ -24,7 +25,9 @@ SERVICE_CONFIG = {
             ],
             "retryPolicy": _RETRIES,
         }
-    ]
+    ],
+    # a channel's budget: while more than one call in eleven fails, only the first five are sent again
+    "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
 }
 _OPTIONS: list[tuple[str, str | int]] = [
     ("grpc.service_config", json.dumps(SERVICE_CONFIG)),

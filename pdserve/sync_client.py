@@ -23,8 +23,9 @@ class Client:
     """Talks to one router, from any thread. Use as a context manager.
 
     Every call raises a RequestError of `pdserve.errors` when the router refuses or fails it; `timeout` is in
-    seconds. Unless `retries` is off, a call that ends as UNAVAILABLE is sent again, up to three times, but
-    never once any of its answer has come.
+    seconds. Unless `retries` is off, a call that ends as UNAVAILABLE, or is refused for up to 2 s, is sent
+    again when the router says, up to three times; but never once any of its answer has come, nor while most
+    calls fail.
     """
 
     def __init__(

@@ -31,7 +31,7 @@ class PrefillScheduler:
     @property
     def num_waiting_tokens(self) -> int:
         """Prompt tokens still to compute, admitted or not."""
-        return sum(seq.num_uncomputed_tokens for seq in (*self.waiting, *self.running))
+        return self.waiting.num_tokens + sum(seq.num_uncomputed_tokens for seq in self.running)
 
     def can_ever_run(self, num_tokens: int) -> bool:
         """Whether a prompt of this length fits in the pool at all."""

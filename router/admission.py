@@ -14,8 +14,11 @@ from pdserve.errors import (
     RequestError,
     UnavailableError,
 )
+from router.retries import Retries
 from router.tenant import RequestKey, Tenant, find
 from router.tenants import Tenants
+
+_LEAST_RETRY_S = 0.5
 
 
 class Outcome(StrEnum):
@@ -37,6 +40,19 @@ class Ticket:
     outcome: Outcome = Outcome.FAILED
 
 
+@dataclass(slots=True)
+class _Queued:
+    """Requests without a token."""
+
+    num_requests: int = 0
+    num_tokens: int = 0  # of their prompts
+
+    def add(self, sign: int, ticket: Ticket) -> None:
+        """One came (1) or went (-1)."""
+        self.num_requests += sign
+        self.num_tokens += sign * ticket.num_prompt_tokens
+
+
 class Admission:
     """Bounded: at most `max_queued_requests` without a token, whose prompts have at most `max_queued_tokens`,
     `max_inflight_requests` in all, and of each tenant what its limits say. Beyond a full queue a tenant still
@@ -50,8 +66,9 @@ class Admission:
         self._clock = clock
         self.tenants = Tenants(config.tenant, config.tenants)
         self._live: dict[RequestKey, Ticket] = {}
-        self._num_queued = 0
-        self._num_queued_tokens = 0
+        self._queued = _Queued()
+        self._queued_of: dict[str, _Queued] = {}  # by tenant, without those that have none
+        self._retries = Retries()
         self.is_draining = False
         self.accepted = 0
         self.rejected = 0
@@ -65,7 +82,23 @@ class Admission:
     @property
     def num_queued(self) -> int:
         """Accepted and without a token."""
-        return self._num_queued
+        return self._queued.num_requests
+
+    def knock(self, tenant: Tenant, request_id: str) -> None:
+        """Refuse at once, before a prompt is looked at, whom `enter` would refuse with any. Counts it.
+
+        Raises what `enter` does.
+        """
+        key = RequestKey(tenant, request_id)
+        if key in self._live:
+            return  # which `enter` says
+        try:
+            self._check(key, 1)
+            self.tenants.check(tenant.name, 1, self._clock())
+        except RequestError as error:
+            self.reject()
+            self.postpone(key, error)
+            raise
 
     def enter(
         self,
@@ -83,15 +116,27 @@ class Admission:
             self._check(key, num_prompt_tokens)
             self.tenants.check(key.tenant.name, num_prompt_tokens, self._clock())
             forecast()
-        except RequestError:
+        except RequestError as error:
             self.reject()
+            self.postpone(key, error)
             raise
-        self.tenants.enter(key.tenant.name, num_prompt_tokens, self._clock())
+        name, now_s = key.tenant.name, self._clock()
+        self.tenants.enter(name, num_prompt_tokens, now_s)
+        for line in (None, name):
+            self._retries.note_accepted(line, now_s)
         ticket = self._live[key] = Ticket(key, num_prompt_tokens, cancel)
-        self._num_queued += 1
-        self._num_queued_tokens += num_prompt_tokens
+        self._queued.add(1, ticket)
+        self._queued_of.setdefault(name, _Queued()).add(1, ticket)
         self.accepted += 1
         return ticket
+
+    def postpone(self, key: RequestKey, error: RequestError) -> None:
+        """Have whom this refuses for now come again when others who were refused have."""
+        if isinstance(error, OverloadedError):
+            line = key.tenant.name if error.reason is Reason.TENANT_LIMIT else None
+            name = key.request_id or str(self.rejected)
+            least_s, now_s = error.retry_after_s, self._clock()
+            error.retry_after_s = self._retries.delay_s(line, name, least_s, now_s)
 
     def reject(self) -> None:
         """Count a request that was refused."""
@@ -123,37 +168,40 @@ class Admission:
         self.is_draining = True
 
     def _leave_queue(self, ticket: Ticket) -> None:
-        self._num_queued -= 1
-        self._num_queued_tokens -= ticket.num_prompt_tokens
+        name = ticket.key.tenant.name
+        self._queued.add(-1, ticket)
+        self._queued_of[name].add(-1, ticket)
+        if not self._queued_of[name].num_requests:
+            del self._queued_of[name]
 
     def _check(self, key: RequestKey, num_prompt_tokens: int) -> None:
-        config, num_tokens = self._config, self._num_queued_tokens
+        config, queued = self._config, self._queued
         if self.is_draining:
             raise UnavailableError("the router is shutting down", reason=Reason.SHUTTING_DOWN)
         if key in self._live:
             message = f"request {key.request_id} is running"
             raise DuplicateRequestError(message, field="request_id")
-        is_full = self._num_queued >= config.max_queued_requests
-        is_full_of_tokens = num_tokens + num_prompt_tokens > config.max_queued_tokens
+        is_full = queued.num_requests >= config.max_queued_requests
+        is_full_of_tokens = queued.num_tokens + num_prompt_tokens > config.max_queued_tokens
         if (is_full or is_full_of_tokens) and not self._is_within_share(key, num_prompt_tokens):
-            found = f"{self._num_queued} requests" if is_full else f"{num_tokens} prompt tokens"
-            raise OverloadedError(f"{found} are queued", retry_after_s=1.0)
+            number = queued.num_requests if is_full else queued.num_tokens
+            found = f"{number} {'requests' if is_full else 'prompt tokens'} are queued"
+            raise OverloadedError(found, retry_after_s=_LEAST_RETRY_S)
         if len(self._live) >= config.max_inflight_requests:
-            raise OverloadedError(f"{len(self._live)} requests are in flight", retry_after_s=1.0)
+            raise OverloadedError(
+                f"{len(self._live)} requests are in flight", retry_after_s=_LEAST_RETRY_S
+            )
 
     def _is_within_share(self, key: RequestKey, num_prompt_tokens: int) -> bool:
         """Whether the tenant has less waiting than its part of a full queue. Alone there, a prompt may be
         larger than the whole.
         """
-        waiting = [ticket for ticket in self._live.values() if not ticket.num_output_tokens]
-        mine = [ticket for ticket in waiting if ticket.key.tenant == key.tenant]
-        if not mine:
+        name = key.tenant.name
+        mine = self._queued_of.get(name)
+        if mine is None:
             return True
-        names = {ticket.key.tenant.name for ticket in waiting}
-        weights = {name: self.tenants.weight(name) for name in names}
-        share = weights[key.tenant.name] / sum(weights.values())
-        num_tokens = sum(ticket.num_prompt_tokens for ticket in mine) + num_prompt_tokens
+        share = self.tenants.weight(name) / sum(map(self.tenants.weight, self._queued_of))
         return (
-            len(mine) + 1 <= share * self._config.max_queued_requests
-            and num_tokens <= share * self._config.max_queued_tokens
+            mine.num_requests + 1 <= share * self._config.max_queued_requests
+            and mine.num_tokens + num_prompt_tokens <= share * self._config.max_queued_tokens
         )

@@ -37,6 +37,7 @@ from router.scaling import Scaler
 from router.service import InferenceService
 from router.tokenizer import Tokenizer
 from router.validation import Limits
+from router.wait_limit import WaitLimit
 from router.work_ids import WorkIds
 
 _POLL_S = 0.02
@@ -154,7 +155,8 @@ class Router:
         queue = FairQueue[Turn](self._admission.tenants.weight)
         assigned = self._pool.assigned.total
         gate = Gate(queue, lambda: room_tokens(dispatcher.prompt_workers(), assigned))
-        departures = Departures(self._admission, dispatcher, gate, self._config.max_wait_s)
+        wait_limit = WaitLimit(self._config.max_wait_s)
+        departures = Departures(self._admission, dispatcher, gate, wait_limit)
         return Journeys(
             self._work_ids,
             self._pool,

@@ -1,9 +1,10 @@
 """From a request's arrival to the moment at which it leaves for its workers.
 
-1. `enter`: admission lets it in, unless it is predicted to wait longer than it may, or to have its first
-   token after its deadline.
+1. `enter`: admission lets it in, unless it is predicted to wait longer than it may, or to end after its
+   deadline (wait_limit.py).
 2. `depart`: the policy says where it would go and how much of its prompt would run there; so much it waits
-   for at the gate. Whoever had to wait is routed anew, since the workers' state has changed.
+   for at the gate. Whoever had to wait is routed anew, since the workers' state has changed, and refused
+   after all when its deadline can no longer be met.
 3. `set_out`: its worker's load counts the prompt.
 4. `note_tokens`: the prompt has run; the gate lets others pass.
 5. `leave`, always: its place at the gate and in the account is given back.
@@ -17,7 +18,6 @@ from dataclasses import dataclass
 from common.profile import WorkerProfile, count_pairs
 from pdserve.errors import (
     OverloadedError,
-    Reason,
     RequestCancelledError,
     RequestTimeoutError,
     UnavailableError,
@@ -28,12 +28,10 @@ from router.gate import Gate, Turn
 from router.policy import Decision
 from router.shares import Shares
 from router.validation import Job
+from router.wait_limit import Forecast, WaitLimit, check_deadline
 
 # of prompt tokens on their way to each worker: enough to keep it busy and to choose among
 WINDOW_STEPS = 4
-_LEAST_RETRY_S = 0.1
-# of router.max_wait_s, for tenants that have had more than others; the rest is for those
-_OVER_SHARE = 0.5
 
 
 @dataclass(slots=True)
@@ -68,13 +66,12 @@ class Departures:
         admission: Admission,
         dispatcher: Dispatcher,
         gate: Gate,
-        max_wait_s: float | None = None,
+        wait_limit: WaitLimit,
     ) -> None:
-        """`max_wait_s` is router.max_wait_s."""
         self._admission = admission
         self._dispatcher = dispatcher
         self._gate = gate
-        self._max_wait_s = max_wait_s
+        self._wait_limit = wait_limit
         self._shares = Shares(admission.tenants.weight)
 
     def enter(self, job: Job, timeout_s: float | None, cancel: Callable[[], None]) -> Passage:
@@ -82,8 +79,7 @@ class Departures:
         arrival_s, decisions = time.monotonic(), list[Decision]()
 
         def forecast() -> None:
-            if timeout_s is not None or self._max_wait_s is not None:
-                decisions.extend(self._check_waiting(job, arrival_s, timeout_s))
+            decisions.extend(self._check_waiting(job, arrival_s, timeout_s))
 
         def cancel_all() -> None:
             passage.refuse()
@@ -99,20 +95,22 @@ class Departures:
     async def depart(self, passage: Passage) -> Decision:
         """Wait for the request's turn; the workers that it goes to.
 
-        Raises UnavailableError, RequestCancelledError, RequestTimeoutError.
+        Raises UnavailableError, RequestCancelledError, RequestTimeoutError, OverloadedError.
         """
         job, arrival_s = passage.job, passage.arrival_s
         decision = passage.decision or self._dispatcher.choose(job, arrival_s)
-        self._dispatcher.arrive(job, decision, arrival_s)
+        self._dispatcher.arrive(arrival_s)
         num_tokens = max(decision.num_new_tokens, 1)
         turn = passage.turn = self._gate.queue(job.tenant.name, num_tokens, job.priority)
         if not turn.granted.done():
+            self._dispatcher.propose(job, decision, arrival_s)
             try:
                 async with asyncio.timeout(passage.remaining_s):
                     await turn.granted
             except TimeoutError:
                 raise RequestTimeoutError("the deadline passed in the queue") from None
             decision = self._dispatcher.choose(job, arrival_s)
+            self._check_deadline(passage, decision)
         self._dispatcher.commit(job, decision, arrival_s)
         return decision
 
@@ -141,36 +139,40 @@ class Departures:
             decision = self._dispatcher.choose(job, arrival_s)
         except UnavailableError:
             return []  # said when its turn comes
-        wait_s, max_wait_s = self._wait_s(job, decision), self._wait_limit_s(job, arrival_s)
-        first_token_s = wait_s + decision.chosen.prefill_s
-        if timeout_s is not None and first_token_s > timeout_s:
-            message = f"token 1 is expected in {first_token_s:.2f} s, after the deadline, {timeout_s:.2f} s"
-            raise _refusal(message, first_token_s - timeout_s, Reason.DEADLINE_UNREACHABLE)
-        if max_wait_s is not None and wait_s > max_wait_s:
-            message = f"prompts wait {wait_s:.2f} s before they run, more than {max_wait_s:.2f} s"
-            raise _refusal(message, wait_s - max_wait_s, Reason.QUEUE_FULL)
+        is_over_share = self._shares.is_over(job.tenant.name, arrival_s)
+        forecast = self._forecast(job, decision)
+        self._wait_limit.check(forecast, timeout_s, arrival_s, is_over_share=is_over_share)
         return [decision]
 
-    def _wait_s(self, job: Job, decision: Decision) -> float:
-        """Until its prompt runs, about: the queue here and where it goes.
+    def _check_deadline(self, passage: Passage, decision: Decision) -> None:
+        """Raise OverloadedError when who has waited would be served in vain."""
+        if (remaining_s := passage.remaining_s) is not None:
+            chosen = decision.chosen
+            answer_s = self._dispatcher.answer_s(passage.job, decision)
+            forecast = Forecast(chosen.queue_s, chosen.prefill_s, answer_s, num_ahead=1)
+            try:
+                check_deadline(forecast, remaining_s)
+            except OverloadedError as error:
+                self._admission.postpone(passage.job.key, error)
+                raise
 
-        A short prompt overtakes longer ones there. Counted as if it did not: else short ones would be let in
-        without end, and those that they overtake, which were let in before, would wait too long.
+    def _forecast(self, job: Job, decision: Decision) -> Forecast:
+        """What a request would meet that comes now.
+
+        A short prompt overtakes longer ones at a prefill worker. Counted as if it did not: else short ones
+        would be let in without end, and those that they overtake, which were let in before, would wait too
+        long.
         """
         workers = [*self._dispatcher.prompt_workers().values()]
         here_s = seconds_for(self._gate.tokens_before(job.tenant.name), workers)
-        num_there = self._dispatcher.num_on_the_way(decision.prompt_worker)
-        return here_s + max(decision.chosen.queue_s, seconds_for(num_there, workers[:1]))
-
-    def _wait_limit_s(self, job: Job, now_s: float) -> float | None:
-        if self._max_wait_s is None or not self._shares.is_over(job.tenant.name, now_s):
-            return self._max_wait_s
-        return self._max_wait_s * _OVER_SHARE
-
-
-def _refusal(message: str, too_long_s: float, reason: Reason) -> OverloadedError:
-    retry_s = max(too_long_s, _LEAST_RETRY_S)
-    return OverloadedError(message, retry_after_s=retry_s, reason=reason)
+        there = self._dispatcher.on_the_way(decision.prompt_worker)
+        there_s = max(decision.chosen.queue_s, seconds_for(there.num_tokens, workers[:1]))
+        return Forecast(
+            wait_s=here_s + there_s,
+            prefill_s=decision.chosen.prefill_s,
+            answer_s=self._dispatcher.answer_s(job, decision),
+            num_ahead=self._gate.num_waiting + there.num_prompts,
+        )
 
 
 def room_tokens(workers: Mapping[str, WorkerProfile], assigned: Callable[[str], int]) -> int:

@@ -1,36 +1,17 @@
 """From a job to a decision: asks the pool who is there and the policy whom to take."""
 
-import math
-
 from common.profile import WorkerProfile
 from common.request import Role
 from pdserve.errors import UnavailableError
+from router.answer_lengths import AnswerLengths
+from router.arrival_rate import ArrivalRate
+from router.assigned import OnTheWay
 from router.explain import Explanations
 from router.policy import Decision, RoutingPolicy
 from router.pool import WorkerPool
 from router.prediction import Ask
 from router.prefix_index import PromptKeys
 from router.validation import Job
-
-_PRIOR_OUTPUT_TOKENS = 256.0
-_SMOOTHING = 0.05
-_RATE_WINDOW_S = 10.0
-
-
-class ArrivalRate:
-    """Requests a second, over about the last _RATE_WINDOW_S: a count that decays exponentially."""
-
-    def __init__(self) -> None:
-        self._per_s = 0.0
-        self._last_s = 0.0
-
-    def per_s(self, now_s: float) -> float:
-        """The rate of those that came before."""
-        return self._per_s * math.exp(min((self._last_s - now_s) / _RATE_WINDOW_S, 0.0))
-
-    def arrive(self, now_s: float) -> None:
-        """Count a request."""
-        self._per_s, self._last_s = self.per_s(now_s) + 1 / _RATE_WINDOW_S, now_s
 
 
 class Dispatcher:
@@ -44,7 +25,7 @@ class Dispatcher:
         self._pool = pool
         self._policy = policy
         self._explanations = explanations
-        self._output_tokens = _PRIOR_OUTPUT_TOKENS
+        self._lengths = AnswerLengths()
         self._arrivals = ArrivalRate()
         self._num_committed = 0
 
@@ -53,7 +34,7 @@ class Dispatcher:
         # who wants every prompt token's logits shares none of it
         shareable = () if job.sampling.needs_all_prompt_logits else job.prompt_token_ids
         keys = PromptKeys(self._pool.fingerprint, job.salt, shareable)
-        expected = min(max(round(self._output_tokens), 1), job.sampling.max_tokens)
+        expected = self._lengths.expected(job.sampling.max_tokens)
         rate, turn = self._arrivals.per_s(arrival_s), self._num_committed
         ask = Ask(len(job.prompt_token_ids), expected, rate, job.worker_priority, turn)
         prefill, decode = (
@@ -64,9 +45,12 @@ class Dispatcher:
             raise UnavailableError("no decode worker is ready")
         return decision
 
-    def arrive(self, job: Job, decision: Decision, arrival_s: float) -> None:
-        """A request was let in; for now it would go there."""
+    def arrive(self, arrival_s: float) -> None:
+        """A request was let in."""
         self._arrivals.arrive(arrival_s)
+
+    def propose(self, job: Job, decision: Decision, arrival_s: float) -> None:
+        """It waits, and for now it would go there."""
         self._explanations.begin(job.key, decision, arrival_s)
 
     def commit(self, job: Job, decision: Decision, arrival_s: float) -> None:
@@ -80,10 +64,14 @@ class Dispatcher:
         found = {name: p for role in roles for name, p in self._pool.profiles(role).items()}
         return found or self._pool.profiles(Role.DECODE)
 
-    def num_on_the_way(self, worker: str) -> int:
-        """Prompt tokens that this router has sent there and that have not run."""
-        return self._pool.assigned.total(worker)
+    def answer_s(self, job: Job, decision: Decision) -> float:
+        """From token 1 to its last one, at the least."""
+        return (self._lengths.least(job) - 1) * decision.chosen.step_s
+
+    def on_the_way(self, worker: str) -> OnTheWay:
+        """What this router has sent there and has not run."""
+        return self._pool.assigned.on_the_way(worker)
 
     def note_output(self, num_tokens: int) -> None:
         """An answer ended with so many tokens."""
-        self._output_tokens += _SMOOTHING * (num_tokens - self._output_tokens)
+        self._lengths.note(num_tokens)

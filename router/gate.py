@@ -40,6 +40,11 @@ class Gate:
         self._timer: asyncio.TimerHandle | None = None
 
     @property
+    def num_waiting(self) -> int:
+        """Prompts in the queue."""
+        return len(self._queue)
+
+    @property
     def num_waiting_tokens(self) -> int:
         """Prompt tokens in the queue."""
         return self._queue.num_tokens

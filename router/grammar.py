@@ -1,9 +1,11 @@
 """Refuses grammars that cannot be compiled, without compiling any in this process.
 
 1. `check` answers from memory if it has seen the grammar: clients repeat a few of them.
-2. Otherwise it waits for its turn at the child process (common/grammar/child.py), which is started at the
-   first grammar and again after each one that killed it: one grammar at a time, no threads.
-3. A verdict, the child's death or the deadline ends the wait, within MAX_WAIT_S of the call in every case.
+2. Otherwise the child process (common/grammar/child.py) is started, at the first grammar and after each one
+   that killed it. That has a time of its own, which no grammar pays for, and goes on when its caller leaves.
+3. With a child that is ready it waits for its turn: one grammar at a time, no threads. A verdict, the child's
+   death or the deadline ends that, within MAX_WAIT_S. What took too long by the clock, and not by the
+   processor time that the child has for it, says nothing of the grammar, and is not remembered.
 4. A caller that leaves while the child is busy takes the child with it: its answer would be the next one's.
 """
 
@@ -20,7 +22,8 @@ from common.request import Grammar
 from pdserve.errors import InternalError, InvalidRequestError, OverloadedError
 
 MAX_WAIT_S = 1.6
-_MAX_COMPILE_S = 1.2  # of wall clock, on a machine that is busy
+_MAX_START_S = 30.0  # a second or two, on a machine that is not busy
+_MAX_COMPILE_S = 1.5  # of wall clock, on a machine that is busy
 _MAX_COMPILE_CPU_S = 0.5
 _MAX_REMEMBERED = 256
 _RETRY_AFTER_S = 1.0
@@ -38,11 +41,13 @@ class GrammarChecker:
         self._verdicts: OrderedDict[Grammar, str | None] = OrderedDict()
         self._turn = asyncio.Lock()
         self._child: Process | None = None
+        self._starting: asyncio.Task[Process] | None = None
 
     async def check(self, grammar: Grammar) -> None:
         """Return if it compiles.
 
-        Raises InvalidRequestError, or OverloadedError when so many wait that nobody could tell in time.
+        Raises InvalidRequestError, or OverloadedError when nobody could tell in time: too many wait, or the
+        machine is too busy.
         """
         verdict = await self._find_verdict(grammar)
         if verdict is not None:
@@ -51,21 +56,20 @@ class GrammarChecker:
     async def close(self) -> None:
         """End the child."""
         async with self._turn:
+            if self._starting is not None:
+                self._starting.cancel()
+                await asyncio.wait([self._starting])
             await self._end_child()
 
     async def _find_verdict(self, grammar: Grammar) -> str | None:
-        try:
-            async with asyncio.timeout(MAX_WAIT_S):
-                if grammar not in self._verdicts:
-                    async with self._turn:
-                        if (
-                            grammar not in self._verdicts
-                        ):  # somebody may have asked the same meanwhile
-                            self._remember(grammar, await self._ask(grammar))
-        except TimeoutError:
-            raise OverloadedError(
-                "too many grammars wait to be compiled", retry_after_s=_RETRY_AFTER_S
-            ) from None
+        if grammar not in self._verdicts:
+            await self._ready()
+            try:
+                async with asyncio.timeout(MAX_WAIT_S), self._turn:
+                    if grammar not in self._verdicts:  # nobody has asked the same meanwhile
+                        self._remember(grammar, await self._ask(grammar))
+            except TimeoutError:
+                raise _overloaded("too many grammars wait to be compiled") from None
         self._verdicts.move_to_end(grammar)
         return self._verdicts[grammar]
 
@@ -76,11 +80,8 @@ class GrammarChecker:
 
     async def _ask(self, grammar: Grammar) -> str | None:
         """The child's verdict: None, or why it is refused."""
-        answer = None
+        child, answer = await self._ready(), None
         try:
-            child = self._child
-            if child is None or child.returncode is not None:
-                child = await self._start_child()
             _write_line(child, json.dumps([grammar.kind, *grammar.texts]))
             try:
                 async with asyncio.timeout(_MAX_COMPILE_S):
@@ -88,29 +89,59 @@ class GrammarChecker:
                     if answer is None:
                         return _DEATHS.get(await child.wait(), _ANY_OTHER_DEATH)
             except TimeoutError:
-                return _TOO_SLOW
+                raise _overloaded("the machine is too busy to compile a grammar") from None
             verdict: str | None = json.loads(answer)
             return verdict
         finally:
             if answer is None:
                 await self._end_child()
 
+    async def _ready(self) -> Process:
+        """The child, started if there is none. Raises InternalError, OverloadedError."""
+        if self._child is not None and self._child.returncode is None:
+            return self._child
+        if self._starting is None or self._starting.done():
+            self._starting = asyncio.create_task(self._start_child())
+            self._starting.add_done_callback(_retrieve)  # its callers may have left
+        return await asyncio.shield(self._starting)
+
     async def _start_child(self) -> Process:
         """A child that is ready. Raises InternalError when the model's tokenizer does not allow one."""
         command = (sys.executable, "-P", "-m", "common.grammar.child", *self._arguments)
-        child = self._child = await asyncio.create_subprocess_exec(
+        child = await asyncio.create_subprocess_exec(
             *command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL
         )
-        if await _read_line(child) is None:
-            raise InternalError("this model's tokenizer.json is not fit for grammars")
+        try:
+            async with asyncio.timeout(_MAX_START_S):
+                if await _read_line(child) is None:
+                    raise InternalError("this model's tokenizer.json is not fit for grammars")
+            self._child = child
+        except TimeoutError:
+            raise _overloaded("the machine is too busy to start a grammar compiler") from None
+        finally:
+            if self._child is not child:
+                await _end(child)
         return child
 
     async def _end_child(self) -> None:
         child, self._child = self._child, None
         if child is not None:
-            if child.returncode is None:
-                child.kill()
-            await child.wait()
+            await _end(child)
+
+
+def _retrieve(task: "asyncio.Task[Process]") -> None:
+    if not task.cancelled():
+        task.exception()
+
+
+async def _end(child: Process) -> None:
+    if child.returncode is None:
+        child.kill()
+    await child.wait()
+
+
+def _overloaded(message: str) -> OverloadedError:
+    return OverloadedError(message, retry_after_s=_RETRY_AFTER_S)
 
 
 def _write_line(child: Process, line: str) -> None:

@@ -90,6 +90,7 @@ class WorkerLink:
         self._last_heard_s = time.monotonic()
         self._streams: dict[str, WorkStream] = {}
         self._questions = Questions()
+        self._drains = False
         self._outgoing: _Outgoing = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
         self._channel: grpc.aio.Channel | None = None
@@ -135,6 +136,12 @@ class WorkerLink:
         if self._streams.pop(stream.request_id, None) is not None and self.is_connected:
             cancel = worker_pb2.CancelWork(request_id=stream.request_id)
             self._outgoing.put_nowait(worker_pb2.ConnectRequest(cancel=cancel))
+
+    def set_draining(self, is_draining: bool) -> None:
+        """Have the worker tell all routers that it wants nothing new, or that it does again."""
+        if is_draining is not self._drains:
+            self._drains = is_draining
+            self._say_draining()
 
     async def ask_blocks(self, work_id: str) -> ledger_pb2.BlockLedger:
         """Who holds the worker's blocks: all, or one request or group. The deadline is the caller's.
@@ -195,6 +202,10 @@ class WorkerLink:
         self.info = info
         return True
 
+    def _say_draining(self) -> None:
+        message = worker_pb2.SetDraining(is_draining=self._drains)
+        self._outgoing.put_nowait(worker_pb2.ConnectRequest(set_draining=message))
+
     def _hand_out(self, output: SequenceOutput) -> None:
         stream = self._streams.get(output.request_id)
         if stream is None:
@@ -211,6 +222,8 @@ class WorkerLink:
         self.prefixes = PrefixIndex()
         self._outgoing.put_nowait(None)  # ends the lost call's writer, which gRPC leaves waiting
         self._outgoing = asyncio.Queue()
+        if self._drains:  # which the worker forgot with the connection
+            self._say_draining()
         for stream in self._streams.values():
             stream.fail(Reason.WORKER_LOST, "the decode worker is gone")
         self._streams.clear()

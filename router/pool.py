@@ -1,6 +1,8 @@
 """The workers a router knows."""
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -17,6 +19,7 @@ from router.prediction import Ask, Candidate
 from router.prefix_index import PromptKeys
 
 _POLL_S = 0.02
+_SETTLE_S = 0.1  # what another router sends before it knows that a worker drains has come
 
 
 class WorkerState(StrEnum):
@@ -85,21 +88,28 @@ class WorkerPool:
         await link.close()
 
     def drain(self, name: str) -> None:
-        """Choose a worker for nothing new."""
+        """Choose a worker for nothing new, here and in all other routers."""
         self._draining.add(name)
+        self.link(name).set_draining(True)
 
     def undrain(self, name: str) -> None:
         """Choose it again."""
         self._draining.discard(name)
+        with contextlib.suppress(UnavailableError):  # it has left
+            self.link(name).set_draining(False)
 
     async def wait_drained(self, name: str, timeout_s: float) -> None:
-        """Until no request of this router needs the worker. Raises RequestTimeoutError."""
+        """Until no request, of this router or another, needs the worker. Raises RequestTimeoutError."""
+        num_left = self.bookings.num_requests(name)
         try:
             async with asyncio.timeout(timeout_s):
-                while self.bookings.num_requests(name):
+                idle_since_s = time.monotonic()
+                while time.monotonic() - idle_since_s < _SETTLE_S:
                     await asyncio.sleep(_POLL_S)
+                    num_left = self._num_needing(name)
+                    if num_left:
+                        idle_since_s = time.monotonic()
         except TimeoutError:
-            num_left = self.bookings.num_requests(name)
             raise RequestTimeoutError(
                 f"{name} still had {num_left} requests when the time for draining was over"
             ) from None
@@ -164,6 +174,15 @@ class WorkerPool:
         loads = [view.load for view in self.views() if _decodes(view.info)]
         return min((load.blocks_total * load.block_size for load in loads), default=0)
 
+    def _num_needing(self, name: str) -> int:
+        """Requests that need a worker; one more while it has not said that it drains."""
+        link, own = self.link(name), self.bookings.num_requests(name)
+        if not link.is_connected:
+            return own
+        load = link.load
+        there = max(load.num_submitted, load.num_running + load.num_waiting)
+        return max(own, there, int(not load.is_draining))
+
     def _candidate(
         self, link: WorkerLink, info: WorkerInfo, keys: PromptKeys, ask: Ask
     ) -> Candidate:
@@ -190,7 +209,8 @@ class WorkerPool:
     def _state(self, link: WorkerLink) -> WorkerState:
         if not link.is_connected or link.is_silent:
             return WorkerState.UNREACHABLE
-        if link.info is not None and link.info.name in self._draining:
+        is_drained_here = link.info is not None and link.info.name in self._draining
+        if is_drained_here or link.load.is_draining:
             return WorkerState.DRAINING
         is_stalled = link.load.progress_age_s > self._config.stalled_after_s
         return WorkerState.STALLED if is_stalled else WorkerState.READY

@@ -61,7 +61,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class RouteCost:
-    """A route's cost, in seconds; inference.proto says what each part is."""
+    """A route's cost, in seconds; inference.proto says what each part but `step_s` is."""
 
     route: Route
     queue_s: float
@@ -69,6 +69,7 @@ class RouteCost:
     transfer_s: float
     interference_s: float
     decode_s: float
+    step_s: float  # a decode step of its own
     num_cached_tokens: int
     num_shipped_tokens: int
 
@@ -130,9 +131,9 @@ class _Target:
         self._others = others = min(worker.num_sequences, limit)
         self._step_s = profile.decode_step_s(others, worker.num_positions)
         num_later = worker.num_positions + ask.num_prompt_tokens
-        larger_s = profile.decode_step_s(min(others + 1, limit), num_later)
-        slower_s = larger_s - self._step_s
-        self._decode_s = ask.num_output_tokens * (larger_s + others * slower_s)
+        self._larger_s = profile.decode_step_s(min(others + 1, limit), num_later)
+        slower_s = self._larger_s - self._step_s
+        self._decode_s = ask.num_output_tokens * (self._larger_s + others * slower_s)
         self._room_s = _room_s(ask, worker, self._step_s)
         self._border_s = self._step_s / 2  # of a step that runs already, half is left on average
 
@@ -153,6 +154,7 @@ class _Target:
             transfer_s=0.0,
             interference_s=disturbed * added_s,
             decode_s=self._decode_s,
+            step_s=self._larger_s,
             num_cached_tokens=cached,
             num_shipped_tokens=0,
         )
@@ -171,6 +173,7 @@ class _Target:
             transfer_s=profile.correction.handoff_s + copies_s + self._border_s,
             interference_s=self._others * profile.insert_s(num_shipped),
             decode_s=self._decode_s,
+            step_s=self._larger_s,
             num_cached_tokens=source.worker.num_cached_tokens,
             num_shipped_tokens=num_shipped,
         )

@@ -3,7 +3,8 @@
 1. A change is planned (scale_plan.py) and refused before anything is done, or begun in a task of its own,
    which goes on when its caller leaves. One runs at a time.
 2. New workers are started first: if that fails, nothing has changed.
-3. Those that flip or stop are drained, all at once: the router chooses them for no new request.
+3. Those that flip or stop are drained, all at once: no router chooses them for a new request, and those that
+   they have, of any router, end.
 4. As each is done with what it has, it is flipped and takes work again, or leaves the pool and is stopped.
 5. One that is not done in time takes work again, the change ends there and says so; what was done before
    stays.

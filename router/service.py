@@ -161,6 +161,8 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
     async def parse(self, request: inference_pb2.GenerateRequest) -> Job:
         """The job that a request asks for. Raises RequestError, and counts it."""
         parse = partial(parse_request, request, self._limits, self._tokenizer)
+        if not request.resumable:  # it may be one that runs already, and is let in
+            self._admission.knock(current_tenant(), request.request_id)
         try:
             is_large = request.ByteSize() > _LARGE_BYTES
             job = await asyncio.to_thread(parse) if is_large else parse()

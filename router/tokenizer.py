@@ -14,6 +14,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer as FastTokenizer
 
 from pdserve.errors import InvalidRequestError, SetupError
+from router.token_bound import find_bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Tokenizer:
             raise SetupError(f"{model_dir}/tokenizer.json cannot be read: {error}") from error
         self._fast.no_padding()
         self._fast.no_truncation()
+        self._bound = find_bound(_read_json(model_dir / "tokenizer.json"))
         config = _read_json(model_dir / "tokenizer_config.json")
         self._specials = {
             name: token["content"] if isinstance(token, dict) else token
@@ -60,7 +62,15 @@ class Tokenizer:
 
     def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
         """Token ids of a chat, ready for the assistant's turn. Raises InvalidRequestError."""
-        return self._encode(self.render_chat(messages), add_special_tokens=False)
+        return self.encode_rendered(self.render_chat(messages))
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """Token ids of what `render_chat` made."""
+        return self._encode(text, add_special_tokens=False)
+
+    def least_tokens(self, text: str) -> int:
+        """How many tokens a text has at least, found without tokenizing it; 0 where nothing is known."""
+        return self._bound.least_tokens(text) if self._bound else 0
 
     def render_chat(self, messages: Sequence[ChatMessage]) -> str:
         """The chat as the model's template writes it. Raises InvalidRequestError."""

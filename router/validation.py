@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from common.request import SamplingParams
@@ -79,8 +80,13 @@ def parse_request(
         raise InvalidRequestError(
             f"{message.priority} is not in [-{_MAX_PRIORITY}, {_MAX_PRIORITY}]", field="priority"
         )
-    prompt = parse_prompt(message, limits, tokenizer)
     asked = message.sampling
+
+    def check_length(text: str) -> None:
+        least = tokenizer.least_tokens(text)
+        _check_context(least, max(asked.max_tokens, 1), limits, "at least ")
+
+    prompt = parse_prompt(message, limits, tokenizer, check_length)
     seed = asked.seed if asked.HasField("seed") else secrets.randbits(64)
     max_tokens = _parse_max_tokens(asked, len(prompt), limits)
     sampling = parse_sampling(asked, seed, max_tokens, limits.vocab_size)
@@ -107,14 +113,23 @@ def check_model(model: str, limits: Limits) -> None:
 
 
 def parse_prompt(
-    message: inference_pb2.GenerateRequest, limits: Limits, tokenizer: Tokenizer
+    message: inference_pb2.GenerateRequest,
+    limits: Limits,
+    tokenizer: Tokenizer,
+    check_length: Callable[[str], None] = lambda _: None,
 ) -> tuple[int, ...]:
-    """Token ids of the prompt, one at least. Raises InvalidRequestError."""
+    """Token ids of the prompt, one at least. Raises InvalidRequestError.
+
+    `check_length` gets a text before it is tokenized, which takes a second a megabyte.
+    """
     kind = message.WhichOneof("prompt")
     if kind == "text":
+        check_length(message.text)
         ids = tokenizer.encode(message.text) if message.text else []
     elif kind == "chat":
-        ids = tokenizer.encode_chat(_parse_chat(message.chat))
+        text = tokenizer.render_chat(_parse_chat(message.chat))
+        check_length(text)
+        ids = tokenizer.encode_rendered(text)
     else:
         kind, ids = "tokens", list(message.tokens.token_ids)
         for token_id in ids:
@@ -162,13 +177,7 @@ def _parse_max_tokens(
     wanted = sampling.max_tokens if sampling.HasField("max_tokens") else max(room, 1)
     if wanted < 1:
         raise InvalidRequestError(f"{wanted} is less than 1", field="sampling.max_tokens")
-    if num_prompt_tokens + wanted > limits.max_context_tokens:
-        raise InvalidRequestError(
-            f"prompt of {num_prompt_tokens} + max_tokens {wanted} exceed the context of "
-            f"{limits.max_context_tokens} tokens",
-            reason=Reason.CONTEXT_EXCEEDED,
-            field="sampling.max_tokens",
-        )
+    _check_context(num_prompt_tokens, wanted, limits)
     if num_prompt_tokens + wanted > limits.kv_capacity_tokens:
         raise InvalidRequestError(
             f"prompt of {num_prompt_tokens} + max_tokens {wanted} exceed the KV memory of "
@@ -177,3 +186,15 @@ def _parse_max_tokens(
             field="sampling.max_tokens",
         )
     return wanted
+
+
+def _check_context(
+    num_prompt_tokens: int, max_tokens: int, limits: Limits, quantifier: str = ""
+) -> None:
+    if num_prompt_tokens + max_tokens > limits.max_context_tokens:
+        raise InvalidRequestError(
+            f"prompt of {quantifier}{num_prompt_tokens} + max_tokens {max_tokens} exceed the context of "
+            f"{limits.max_context_tokens} tokens",
+            reason=Reason.CONTEXT_EXCEEDED,
+            field="sampling.max_tokens",
+        )

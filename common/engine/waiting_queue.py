@@ -20,10 +20,17 @@ class WaitingQueue:
 
     def __init__(self) -> None:
         self._queue: deque[Sequence] = deque()
+        self._num_tokens: dict[
+            Sequence, int
+        ] = {}  # to compute, which does not change while it waits
+        self.num_tokens = 0
         self._passes: dict[Sequence, int] = {}
 
     def __len__(self) -> int:
         return len(self._queue)
+
+    def __contains__(self, seq: object) -> bool:
+        return seq in self._num_tokens
 
     def __iter__(self) -> Iterator[Sequence]:
         return iter(self._queue)
@@ -31,14 +38,17 @@ class WaitingQueue:
     def append(self, seq: Sequence) -> None:
         """Queue at the end."""
         self._queue.append(seq)
+        self._count(seq)
 
     def push_front(self, seq: Sequence) -> None:
         """Queue before all others: it ran already."""
         self._queue.appendleft(seq)
+        self._count(seq)
 
     def remove(self, seq: Sequence) -> None:
         """Forget a sequence. Raises ValueError when it does not wait."""
         self._queue.remove(seq)
+        self.num_tokens -= self._num_tokens.pop(seq)
         self._passes.pop(seq, None)
 
     def take(
@@ -60,6 +70,10 @@ class WaitingQueue:
             if seq.num_output_tokens or self._passes.get(seq, 0) >= MAX_PASSES:
                 break
         return None
+
+    def _count(self, seq: Sequence) -> None:
+        self._num_tokens[seq] = seq.num_uncomputed_tokens
+        self.num_tokens += seq.num_uncomputed_tokens
 
     def _note_passes(self, passed: list[Sequence]) -> None:
         for seq in passed:

@@ -1,5 +1,7 @@
 """Our errors as google.rpc.Status, and back."""
 
+from dataclasses import dataclass
+
 import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -23,6 +25,10 @@ from pdserve.errors import (
 DOMAIN = "pdserve"
 # It travels three times, percent-encoded and twice in base64, and clients drop statuses beyond 8 KiB.
 _MAX_MESSAGE_BYTES = 1024
+# gRPC's clients obey it where their service config retries: milliseconds, or "-1" for not at all
+_PUSHBACK = "grpc-retry-pushback-ms"
+_MAX_PUSHBACK_S = 2.0  # longer, and who waits should rather be told
+_IN_VAIN = {Reason.DEADLINE_UNREACHABLE, Reason.SLOW_CONSUMER}  # again within the same call
 _UNAVAILABLE_RETRY_S = 1.0  # about what a link to a restarted worker takes
 _CODES: dict[type[RequestError], int] = {
     InvalidRequestError: code_pb2.INVALID_ARGUMENT,
@@ -48,6 +54,15 @@ _BY_REASON: dict[Reason, type[RequestError]] = {
 _FIELDS = {Reason.KV_CAPACITY_EXCEEDED: "sampling.max_tokens"}
 
 
+@dataclass(frozen=True)
+class _Refusal(grpc.Status):
+    """A status with more metadata than the library's."""
+
+    code: grpc.StatusCode
+    details: str
+    trailing_metadata: tuple[tuple[str, str | bytes], ...]
+
+
 def to_status(error: RequestError) -> grpc.Status:
     """The gRPC status of an error, with ErrorInfo and what else fits it; of a long message its beginning."""
     shown = _shorten(error.message)
@@ -69,7 +84,14 @@ def to_status(error: RequestError) -> grpc.Status:
         target.Pack(detail)
     code = _CODES.get(type(error), code_pb2.INTERNAL)
     message = f"{error.field}: {shown}" if error.field else shown
-    return rpc_status.to_status(status_pb2.Status(code=code, message=message, details=packed))
+    status = rpc_status.to_status(status_pb2.Status(code=code, message=message, details=packed))
+    return status if retry_after_s is None else _push_back(status, error.reason, retry_after_s)
+
+
+def _push_back(status: grpc.Status, reason: Reason, retry_after_s: float) -> grpc.Status:
+    is_soon = retry_after_s <= _MAX_PUSHBACK_S and reason not in _IN_VAIN
+    pushback = str(round(retry_after_s * 1000)) if is_soon else "-1"
+    return _Refusal(status.code, status.details, (*status.trailing_metadata, (_PUSHBACK, pushback)))
 
 
 def _shorten(message: str) -> str:

@@ -2,7 +2,8 @@
 
 1. A router connects; the worker introduces itself (WorkerInfo), then reports its load and prefixes. It does
    so again when it has taken another role.
-2. Submits, cancels and questions come down; a connection owns what was submitted on it.
+2. Submits, cancels and questions come down; a connection owns what was submitted on it. A router that drains
+   the worker says so, and all others learn it with the next report, which comes at once.
 3. The engine's thread publishes one StepOutput per step; each connection takes its own requests' share.
 4. When the stream ends, for whatever reason, everything it still owns is cancelled.
 """
@@ -10,7 +11,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import grpc
@@ -64,7 +65,7 @@ class _Answer:
 _News = asyncio.Queue[StepOutput | _Answer]
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class _Connection:
     """What one router has here: the requests it owns, what it is to be told, how far it knows the prefixes.
 
@@ -75,6 +76,7 @@ class _Connection:
     owned: set[str] = field(default_factory=set)
     news: _News = field(default_factory=asyncio.Queue)
     prefixes_reached: int | None = None
+    drains: bool = False  # its router wants that
 
     def tell(self, item: StepOutput | _Answer) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has closed since: nobody listens
@@ -86,6 +88,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
 
     def __init__(self, worker: WorkerPort) -> None:
         self._worker = worker
+        self._connections: set[_Connection] = set()
 
     async def Connect(
         self,
@@ -94,6 +97,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
     ) -> AsyncIterator[worker_pb2.ConnectResponse]:
         """See worker.proto."""
         connection = _Connection(asyncio.get_running_loop())
+        self._connections.add(connection)
         unsubscribe = self._worker.subscribe(connection.tell)
         reader = asyncio.create_task(self._read(request_iterator, connection))
         try:
@@ -115,6 +119,8 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
             reader.cancel()
             for request_id in connection.owned:
                 self._worker.cancel(request_id)
+            self._connections.discard(connection)
+            self._report_to_all()
 
     async def _read(
         self, messages: AsyncIterator[worker_pb2.ConnectRequest], connection: _Connection
@@ -130,6 +136,13 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
                 connection.prefixes_reached = None
             elif message.HasField("query"):
                 self._ask(message.query, connection)
+            elif message.HasField("set_draining"):
+                connection.drains = message.set_draining.is_draining
+                self._report_to_all()
+
+    def _report_to_all(self) -> None:
+        for connection in self._connections:
+            connection.news.put_nowait(StepOutput())
 
     def _ask(self, query: worker_pb2.QueryBlocks, connection: _Connection) -> None:
         def answer(ledger: BlockLedger) -> None:
@@ -139,7 +152,12 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
 
     def _reports(self, connection: _Connection) -> list[worker_pb2.ConnectResponse]:
         """Load, and what changed of the prefixes since the last time."""
-        reports = [worker_pb2.ConnectResponse(load=load_to_pb(self._worker.load()))]
+        load = replace(
+            self._worker.load(),
+            num_submitted=sum(len(each.owned) for each in self._connections),
+            is_draining=any(each.drains for each in self._connections),
+        )
+        reports = [worker_pb2.ConnectResponse(load=load_to_pb(load))]
         for update in self._worker.prefixes.since(connection.prefixes_reached):
             reports.append(worker_pb2.ConnectResponse(prefixes=prefixes_to_pb(update)))
             connection.prefixes_reached = update.end

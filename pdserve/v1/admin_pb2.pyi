@@ -353,6 +353,8 @@ class WorkerLoad(_message.Message):
     CREDIT_BYTES_FIELD_NUMBER: _builtins.int
     CREDIT_WANTED_BYTES_FIELD_NUMBER: _builtins.int
     SPILLED_BYTES_FIELD_NUMBER: _builtins.int
+    NUM_SUBMITTED_FIELD_NUMBER: _builtins.int
+    IS_DRAINING_FIELD_NUMBER: _builtins.int
     num_running: _builtins.int
     """Sequences in the running batch."""
     num_waiting: _builtins.int
@@ -397,6 +399,10 @@ class WorkerLoad(_message.Message):
     """Of these, what pulls under way are charged and prompts that wait will be: beyond credit_bytes, some wait for it."""
     spilled_bytes: _builtins.int
     """Bytes that the object store of the worker's node has written to disk since the node started."""
+    num_submitted: _builtins.int
+    """Requests that routers submitted to the worker, all of them together, and that have not ended."""
+    is_draining: _builtins.bool
+    """Some router drains the worker: none chooses it for anything new."""
     @_builtins.property
     def correction(self) -> Global___CostCorrection:
         """What the worker has learnt about its costs since its start."""
@@ -427,10 +433,12 @@ class WorkerLoad(_message.Message):
         credit_bytes: _builtins.int = ...,
         credit_wanted_bytes: _builtins.int = ...,
         spilled_bytes: _builtins.int = ...,
+        num_submitted: _builtins.int = ...,
+        is_draining: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog_tokens", b"backlog_tokens", "block_size", b"block_size", "blocks_cached", b"blocks_cached", "blocks_free", b"blocks_free", "blocks_total", b"blocks_total", "correction", b"correction", "credit_bytes", b"credit_bytes", "credit_wanted_bytes", b"credit_wanted_bytes", "kv_bytes", b"kv_bytes", "kv_rejected", b"kv_rejected", "num_running", b"num_running", "num_waiting", b"num_waiting", "num_waiting_tokens", b"num_waiting_tokens", "output_tokens", b"output_tokens", "preemptions", b"preemptions", "prefill_fallbacks", b"prefill_fallbacks", "prefill_tokens", b"prefill_tokens", "prefix_hit_tokens", b"prefix_hit_tokens", "prefix_query_tokens", b"prefix_query_tokens", "progress_age_us", b"progress_age_us", "spilled_bytes", b"spilled_bytes", "steps", b"steps", "swaps", b"swaps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog_tokens", b"backlog_tokens", "block_size", b"block_size", "blocks_cached", b"blocks_cached", "blocks_free", b"blocks_free", "blocks_total", b"blocks_total", "correction", b"correction", "credit_bytes", b"credit_bytes", "credit_wanted_bytes", b"credit_wanted_bytes", "is_draining", b"is_draining", "kv_bytes", b"kv_bytes", "kv_rejected", b"kv_rejected", "num_running", b"num_running", "num_submitted", b"num_submitted", "num_waiting", b"num_waiting", "num_waiting_tokens", b"num_waiting_tokens", "output_tokens", b"output_tokens", "preemptions", b"preemptions", "prefill_fallbacks", b"prefill_fallbacks", "prefill_tokens", b"prefill_tokens", "prefix_hit_tokens", b"prefix_hit_tokens", "prefix_query_tokens", b"prefix_query_tokens", "progress_age_us", b"progress_age_us", "spilled_bytes", b"spilled_bytes", "steps", b"steps", "swaps", b"swaps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -31,6 +31,7 @@ class ConnectRequest(_message.Message):
     CANCEL_FIELD_NUMBER: _builtins.int
     RESYNC_FIELD_NUMBER: _builtins.int
     QUERY_FIELD_NUMBER: _builtins.int
+    SET_DRAINING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def submit(self) -> Global___SubmitRequest:
         """Starts a request (decode workers only)."""
@@ -47,6 +48,10 @@ class ConnectRequest(_message.Message):
     def query(self) -> Global___QueryBlocks:
         """Asks who holds the worker's blocks."""
 
+    @_builtins.property
+    def set_draining(self) -> Global___SetDraining:
+        """Asks the worker to say to all routers that it wants nothing new."""
+
     def __init__(
         self,
         *,
@@ -54,16 +59,41 @@ class ConnectRequest(_message.Message):
         cancel: Global___CancelWork | None = ...,
         resync: Global___ResyncPrefixes | None = ...,
         query: Global___QueryBlocks | None = ...,
+        set_draining: Global___SetDraining | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "message", b"message", "query", b"query", "resync", b"resync", "submit", b"submit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "message", b"message", "query", b"query", "resync", b"resync", "set_draining", b"set_draining", "submit", b"submit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "message", b"message", "query", b"query", "resync", b"resync", "submit", b"submit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "message", b"message", "query", b"query", "resync", b"resync", "set_draining", b"set_draining", "submit", b"submit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["submit", "cancel", "resync", "query"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["submit", "cancel", "resync", "query", "set_draining"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___ConnectRequest: _TypeAlias = ConnectRequest  # noqa: Y015
+
+@_typing.final
+class SetDraining(_message.Message):
+    """Holds until the stream ends or says otherwise. A worker drains while any router asks for it; what comes all the
+    same, from a router that does not know yet, is served.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IS_DRAINING_FIELD_NUMBER: _builtins.int
+    is_draining: _builtins.bool
+    """Whether this router wants it to drain."""
+    def __init__(
+        self,
+        *,
+        is_draining: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_draining", b"is_draining"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetDraining: _TypeAlias = SetDraining  # noqa: Y015
 
 @_typing.final
 class QueryBlocks(_message.Message):

@@ -1,15 +1,17 @@
 """Which calls the clients send again, and what goes with each: against a server that fails on purpose."""
 
+import time
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
+from itertools import pairwise
 
 import grpc
 import pytest
 
+from common.rpc.status import to_status
 from pdserve.client import AsyncClient
-from pdserve.connection import SERVICE_CONFIG
-from pdserve.errors import UnavailableError
+from pdserve.errors import OverloadedError, Reason, RequestError, UnavailableError
 from pdserve.sync_client import Client
 from pdserve.v1 import inference_pb2, inference_pb2_grpc
 
@@ -46,15 +48,43 @@ class Flaky(inference_pb2_grpc.InferenceServicer):
             context.abort(grpc.StatusCode.UNAVAILABLE, "not yet")
 
 
+class Refusing(inference_pb2_grpc.InferenceServicer):
+    """Refuses every call, the router's way; keeps when they came."""
+
+    def __init__(self, error: RequestError) -> None:
+        self._error = error
+        self.seen: list[float] = []
+
+    def Generate(
+        self, request: inference_pb2.GenerateRequest, context: grpc.ServicerContext
+    ) -> Iterator[inference_pb2.GenerateResponse]:
+        """The error."""
+        self.seen.append(time.monotonic())
+        context.abort_with_status(to_status(self._error))
+
+
+@contextmanager
+def refusing(error: RequestError) -> Iterator[tuple[str, list[float]]]:
+    servicer = Refusing(error)  # type: ignore[abstract]
+    with served(servicer) as address:
+        yield address, servicer.seen
+
+
 @contextmanager
 def flaky() -> Iterator[tuple[str, Flaky]]:
-    server = grpc.server(futures.ThreadPoolExecutor(2))
     servicer = Flaky()  # type: ignore[abstract]  # the others are not called
+    with served(servicer) as address:
+        yield address, servicer
+
+
+@contextmanager
+def served(servicer: inference_pb2_grpc.InferenceServicer) -> Iterator[str]:
+    server = grpc.server(futures.ThreadPoolExecutor(2))
     inference_pb2_grpc.add_InferenceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
-        yield f"127.0.0.1:{port}", servicer
+        yield f"127.0.0.1:{port}"
     finally:
         server.stop(None).wait()
 
@@ -102,6 +132,28 @@ async def test_the_token_goes_with_every_call() -> None:
         assert {seen["authorization"] for seen in servicer.metadata} == {"Bearer secret"}
 
 
-def test_only_unavailable_is_retried() -> None:
-    (config,) = SERVICE_CONFIG["methodConfig"]
-    assert config["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]  # type: ignore[index]
+async def test_a_refusal_is_obeyed_when_it_says_when_and_when_it_says_never() -> None:
+    with refusing(OverloadedError("full", retry_after_s=0.4)) as (address, seen):
+        async with AsyncClient(address) as client:
+            with pytest.raises(OverloadedError, match="full"):
+                await client.generate("x")
+        gaps_s = [later - earlier for earlier, later in pairwise(seen)]
+        assert len(gaps_s) == 3
+        assert all(gap_s >= 0.39 for gap_s in gaps_s)
+    late = OverloadedError("late", retry_after_s=0.4, reason=Reason.DEADLINE_UNREACHABLE)
+    for error in (OverloadedError("full", retry_after_s=2.1), late):
+        with refusing(error) as (address, seen), Client(address) as one:
+            with pytest.raises(OverloadedError) as caught:
+                one.generate("x")
+            assert caught.value.retry_after_s == error.retry_after_s
+            assert len(seen) == 1
+
+
+def test_a_fleet_of_refused_calls_is_sent_once_each_but_for_the_first() -> None:
+    """A channel's budget is 10, half of which may go; every refusal costs 1."""
+    refusal = OverloadedError("full", retry_after_s=0.01)
+    with refusing(refusal) as (address, seen), Client(address) as client:
+        for _ in range(50):
+            with pytest.raises(OverloadedError):
+                client.generate("x")
+    assert len(seen) <= 50 + 5

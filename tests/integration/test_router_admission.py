@@ -9,7 +9,7 @@ import pytest
 
 from common.config import RouterConfig, TenantLimits
 from common.profile import WorkerProfile
-from pdserve.errors import OverloadedError, Reason, RequestCancelledError
+from pdserve.errors import InvalidRequestError, OverloadedError, Reason, RequestCancelledError
 from pdserve.v1 import inference_pb2, inference_pb2_grpc
 from tests.integration.router_stack import Stack, collect, serving, text_of
 from tests.integration.scripted_worker import ScriptedWorker, echo
@@ -106,6 +106,44 @@ async def test_a_first_token_that_would_come_too_late_is_refused_at_once(model_d
         assert (totals.accepted, totals.rejected) == (1, 2)
 
 
+async def test_who_has_waited_is_not_served_in_vain(model_dir: Path) -> None:
+    """Meanwhile the worker got a hundred seconds of work, of another router's."""
+    worker = small_worker()
+    async with serving(model_dir, worker) as stack:
+        first = ask(stack, "x" * 40)
+        request = await asyncio.to_thread(worker.wait_for_request)
+        waiting = asyncio.create_task(stack.client.generate("late", timeout=30.0))
+        await stack.until(lambda status: status.router.requests_in_flight == 2)
+        worker.reported = replace(worker.reported, backlog_tokens=1000)
+        worker.publish()
+        await stack.until(lambda status: status.workers[0].load.backlog_tokens == 1000)
+        await asyncio.to_thread(worker.say, request, "a")
+        with pytest.raises(OverloadedError, match="token 1 is expected in 100") as caught:
+            await waiting
+        assert caught.value.reason is Reason.DEADLINE_UNREACHABLE
+        assert caught.value.retry_after_s > 60
+        assert len(worker.requests) == 1
+        await asyncio.to_thread(lambda: worker.say(request, "b", 1, ends=True))
+        await first
+        totals = await stack.until_idle()
+        assert (totals.accepted, totals.failed, totals.rejected) == (2, 1, 0)
+
+
+async def test_a_full_queue_refuses_before_it_tokenizes(model_dir: Path) -> None:
+    """The text is none that could ever be served."""
+    worker, config = small_worker(), RouterConfig(max_queued_requests=1)
+    async with serving(model_dir, worker, config=config) as stack:
+        first = ask(stack, "x")
+        request = await asyncio.to_thread(worker.wait_for_request)
+        with pytest.raises(OverloadedError, match="1 requests are queued"):
+            await collect(stack.client, "y" * 100_000)
+        await asyncio.to_thread(lambda: worker.say(request, "z", ends=True))
+        await first
+        with pytest.raises(InvalidRequestError, match="exceed the context"):
+            await collect(stack.client, "y" * 100_000)
+        assert (await stack.until_idle()).rejected == 2
+
+
 async def test_a_tenants_limit_is_refused_with_the_time_to_come_back(model_dir: Path) -> None:
     config = RouterConfig(tenant=TenantLimits(max_requests=1, tokens_per_minute=60))
     worker = small_worker()
@@ -119,8 +157,8 @@ async def test_a_tenants_limit_is_refused_with_the_time_to_come_back(model_dir: 
         await first
         with pytest.raises(OverloadedError, match="its 60 tokens a minute") as caught:
             await collect(stack.client, "y" * 20)
-        # 10 are left, and come back one a second
-        assert 5 < caught.value.retry_after_s <= 10
+        # 10 are left, and come back one a second; it is the first or second in line
+        assert 5 < caught.value.retry_after_s <= 10 + 3
 
 
 async def test_a_client_that_does_not_read_loses_its_request_and_nobody_else_notices(

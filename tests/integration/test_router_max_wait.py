@@ -37,40 +37,43 @@ def slow_worker(name: str = "decode-0", role: Role = Role.DECODE) -> ScriptedWor
 async def test_who_would_wait_too_long_is_refused_also_if_it_would_overtake(
     model_dir: Path, sources: list[tuple[str, Role]]
 ) -> None:
-    """The first prompt takes 3 s, alone; the second would wait for it, or on a prefill worker overtake it."""
+    """Two take 3 s; the third would wait for them, or on a prefill worker overtake them."""
     worker, config = slow_worker(), RouterConfig(max_wait_s=1.0, policy="least_loaded")
     workers = [worker, *(slow_worker(*source) for source in sources)]
     async with serving(model_dir, *workers, config=config) as stack:
-        first = asyncio.create_task(collect(stack.client, "x" * 30))
-        request = await asyncio.to_thread(worker.wait_for_request)
+        first = asyncio.create_task(collect(stack.client, "x" * 15))
+        await asyncio.to_thread(worker.wait_for_request)
+        second = asyncio.create_task(collect(stack.client, "x" * 15))  # one ahead is no queue
+        request = await asyncio.to_thread(worker.wait_for_request, 2)
         assert (request.prefill_worker is None) == (not sources)
         with pytest.raises(OverloadedError, match=r"more than 1\.00 s") as caught:
             await collect(stack.client, "y")
         assert caught.value.reason is Reason.QUEUE_FULL
         assert caught.value.retry_after_s > 1.0
-        await asyncio.to_thread(lambda: worker.say(request, "z", ends=True))
-        await first
+        for request in worker.requests:
+            await asyncio.to_thread(worker.say, request, "z", ends=True)
+        await asyncio.gather(first, second)
         assert (await stack.until_idle()).rejected == 1
 
 
 async def test_who_has_had_more_than_its_share_leaves_half_of_the_wait_to_others(
     model_dir: Path, tmp_path: Path
 ) -> None:
-    """ACME has 12 of 14 tokens: more than 1.5 s to wait beside two others, and less than 3."""
+    """ACME has 4 of 6 tokens: more than 0.5 s to wait beside two others, and less than 1."""
     tokens = issue(tmp_path / "access", ACME, ZETA)
     security = SecurityConfig(access_file=tmp_path / "access")
-    worker, config = slow_worker(), RouterConfig(max_wait_s=3.0)
+    worker, config = slow_worker(), RouterConfig(max_wait_s=1.0)
     async with guarded(model_dir, worker, security, config=config) as router:
         address = await start(router)
         async with (
-            AsyncClient(address, token=tokens["acme"]) as acme,
-            AsyncClient(address, token=tokens["zeta"]) as zeta,
+            AsyncClient(address, token=tokens["acme"], retries=False) as acme,
+            AsyncClient(address, token=tokens["zeta"], retries=False) as zeta,
         ):
-            asked = [asyncio.create_task(collect(acme, "x" * 12))]
+            asked = [asyncio.create_task(collect(acme, "x" * 4))]
             await asyncio.to_thread(worker.wait_for_request)
             asked.append(asyncio.create_task(collect(zeta, "yy")))
             await asyncio.to_thread(worker.wait_for_request, 2)
-            with pytest.raises(OverloadedError, match=r"more than 1\.50 s"):
+            with pytest.raises(OverloadedError, match=r"more than 0\.50 s"):
                 await asyncio.wait_for(collect(acme, "x"), WITHIN_S)
             asked.append(asyncio.create_task(collect(zeta, "yy")))
             await asyncio.to_thread(worker.wait_for_request, 3)

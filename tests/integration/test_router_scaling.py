@@ -1,8 +1,7 @@
 """Workers come, go and change their role under a real router; whoever has work ends it first."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable
 from pathlib import Path
 
 import pytest
@@ -21,31 +20,17 @@ from pdserve.errors import (
 from pdserve.v1 import admin_pb2
 from router.scale_plan import ScalePlan
 from router.scaling import ScaleAction, ScaleStep
-from tests.integration.router_stack import ALWAYS_PREFILL, Stack, collect, serving, text_of
-from tests.integration.scripted_fleet import ScriptedFleet
+from tests.integration.router_stack import Stack, collect, serving, text_of
+from tests.integration.scaled_stack import DRAINING, READY, UNREACHABLE, scaling, state_of
 from tests.integration.scripted_worker import ScriptedWorker, echo
 from tests.unit.router.tiny_tokenizer import write_folder
 
-DRAINING, READY = admin_pb2.WORKER_STATE_DRAINING, admin_pb2.WORKER_STATE_READY
-UNREACHABLE = admin_pb2.WORKER_STATE_UNREACHABLE
 P, D = admin_pb2.WORKER_ROLE_PREFILL, admin_pb2.WORKER_ROLE_DECODE
 
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("model"))
-
-
-@asynccontextmanager
-async def scaling(
-    model_dir: Path, *workers: ScriptedWorker
-) -> AsyncIterator[tuple[Stack, ScriptedFleet]]:
-    fleet = ScriptedFleet(*workers, max_workers=4)
-    try:
-        async with serving(model_dir, *workers, config=ALWAYS_PREFILL, fleet=fleet) as stack:
-            yield stack, fleet
-    finally:
-        await asyncio.to_thread(fleet.close)
 
 
 def pair() -> tuple[ScriptedWorker, ScriptedWorker]:
@@ -63,13 +48,6 @@ async def scaled(
 
 async def roles(stack: Stack) -> dict[str, int]:
     return {worker.name: worker.role for worker in (await stack.client.status()).workers}
-
-
-async def state_of(stack: Stack, name: str, state: int) -> None:
-    def is_so(status: admin_pb2.StatusResponse) -> bool:
-        return any(w.name == name and w.state == state for w in status.workers)
-
-    await stack.until(is_so)
 
 
 async def test_a_prefill_worker_flips_when_every_prompt_sent_to_it_has_its_first_token(

@@ -67,3 +67,16 @@ def test_no_prompts_of_any_length_exceed_the_cap(
         if credit.covers(seq):
             credit.taken_bytes += credit.cost(seq)
     assert 0 < credit.taken_bytes <= credit.total_bytes
+
+
+def test_what_waits_is_wanted_until_it_does_not() -> None:
+    credit = make_credit()
+    short, long = make_sequence(10), make_sequence(10_000)
+    credit.want(short)
+    credit.want(long)
+    assert credit.wanted_bytes == (10 + 4 * 16) * MIB
+    short.num_computed_tokens = 5
+    credit.unwant(short)
+    assert credit.wanted_bytes == 4 * 16 * MIB
+    credit.unwant(long)
+    assert credit.wanted_bytes == 0

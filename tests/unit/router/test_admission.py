@@ -231,7 +231,7 @@ def test_a_tenants_limits_are_its_own_and_a_refused_request_costs_it_nothing() -
     admission.leave(ticket)
     with pytest.raises(OverloadedError, match="its 60 tokens a minute") as caught:
         admission.enter(acme, 1, ignore)
-    # 10 over, and 1 for this one, at 1 a second
-    assert caught.value.retry_after_s == pytest.approx(11.0)
+    # 10 over, and 1 for this one, at 1 a second; it is the first in line, a second long, half more or less
+    assert 11.5 <= caught.value.retry_after_s < 12.5
     admission.enter(zeta, 1000, ignore)
     assert (admission.accepted, admission.rejected) == (2, 2)

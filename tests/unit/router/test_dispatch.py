@@ -6,7 +6,8 @@ import pytest
 from common.config import RouterConfig
 from common.request import Role, SamplingParams
 from pdserve.errors import UnavailableError
-from router.dispatch import ArrivalRate, Dispatcher
+from router.arrival_rate import ArrivalRate
+from router.dispatch import Dispatcher
 from router.explain import Explanations
 from router.policy import CostBased, Decision
 from router.pool import WorkerPool
@@ -74,7 +75,8 @@ def test_choosing_changes_nothing_until_the_choice_is_told() -> None:
     for _ in range(3):
         decision = dispatcher.choose(job(5), 1.0)
     assert not explanations._entries
-    dispatcher.arrive(job(5), decision, 1.0)
+    dispatcher.arrive(1.0)
+    dispatcher.propose(job(5), decision, 1.0)
     assert list(explanations._entries) == [job(5).key]
     dispatcher.choose(job(5), 1.0)
     dispatcher.commit(job(5), decision, 1.0)

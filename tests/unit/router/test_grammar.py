@@ -131,6 +131,52 @@ async def test_a_child_that_was_killed_is_started_again(checker: GrammarChecker)
     await checker.check(choice("a"))
 
 
+async def test_no_grammar_pays_for_the_start_of_the_child(
+    checker: GrammarChecker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes longer than a grammar may wait here."""
+    monkeypatch.setattr("router.grammar.MAX_WAIT_S", 0.15)
+    await checker.check(GOOD)
+
+
+async def test_a_start_goes_on_for_the_next_one_when_its_caller_leaves(
+    checker: GrammarChecker,
+) -> None:
+    leaving = asyncio.ensure_future(checker.check(GOOD))
+    while checker._starting is None:
+        await asyncio.sleep(0)
+    begun = checker._starting
+    leaving.cancel()
+    await checker.check(choice("a"))
+    assert leaving.cancelled()
+    assert checker._starting is begun
+    assert await begun is checker._child
+
+
+async def test_a_child_that_does_not_get_ready_is_ended_and_started_again(
+    checker: GrammarChecker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("router.grammar._MAX_START_S", 0.01)
+        with pytest.raises(OverloadedError, match="too busy to start"):
+            await checker.check(GOOD)
+    await checker.check(GOOD)
+
+
+async def test_a_machine_that_is_too_busy_is_no_fault_of_the_grammar(
+    checker: GrammarChecker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child gets no processor time at all."""
+    await checker.check(GOOD)
+    assert checker._child is not None
+    with monkeypatch.context() as patched:
+        patched.setattr("router.grammar._MAX_COMPILE_S", 0.05)
+        psutil.Process(checker._child.pid).suspend()
+        with pytest.raises(OverloadedError, match="too busy to compile"):
+            await checker.check(choice("b"))
+    await checker.check(choice("b"))
+
+
 async def test_a_tokenizer_that_is_not_fit_is_our_fault(tmp_path: Path) -> None:
     checker = GrammarChecker(tmp_path, [EOS], VOCAB)
     with pytest.raises(InternalError, match=r"tokenizer\.json"):

@@ -69,3 +69,21 @@ def test_one_that_left_and_came_again_starts_young() -> None:
     queue.append(large)
     queue.append(make_sequence(2))
     assert queue.take(at_most(5)) is not None
+
+
+def test_the_tokens_that_wait_are_counted_as_they_come_and_go() -> None:
+    """Whoever enters may find some of its prompt computed."""
+    queue, (large, small, other) = queue_of(9, 2, 3)
+    assert queue.num_tokens == 14
+
+    def admit(seq: Sequence) -> bool:
+        seq.num_computed_tokens = 5
+        return True
+
+    assert queue.take(admit) is large
+    assert queue.num_tokens == 5
+    queue.remove(other)
+    assert (small in queue, other in queue, queue.num_tokens) == (True, False, 2)
+    large.num_computed_tokens = 0
+    queue.push_front(large)
+    assert queue.num_tokens == 11
