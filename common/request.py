@@ -81,6 +81,17 @@ class SamplingParams:
         return not (is_adjusted or self.is_truncated)
 
     @property
+    def is_memoryless(self) -> bool:
+        """Whether choosing a token takes its logits and position alone and yields the token alone.
+
+        Then the choice needs nothing that is known on the host only once the token before it is.
+        """
+        needs_tokens = self.has_penalties or self.grammar is not None
+        return not (
+            needs_tokens or self.logit_bias or self.min_tokens > 0 or self.logprobs is not None
+        )
+
+    @property
     def needs_all_prompt_logits(self) -> bool:
         """Whether every position of the prompt must run through the model, none taken from a prefix cache."""
         return self.prompt_logprobs is not None

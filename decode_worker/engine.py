@@ -19,6 +19,8 @@ from common.timings import DecodeStepTiming
 from decode_worker.handoff import unforeseen_handoff_s
 from decode_worker.inbox import Collected, Inbox
 from decode_worker.ledger import state_of
+from decode_worker.load import report
+from decode_worker.lookahead import Landed, Lookahead
 from decode_worker.scheduler import DecodeScheduler
 from pdserve.errors import Reason
 
@@ -42,6 +44,7 @@ class DecodeEngine:
         self._engine = engine
         self._prefix = engine.prefix
         self._scheduler = scheduler
+        self._lookahead = Lookahead(engine.runner)
         self._inbox = inbox
         self._grammars = grammars
         self._counters = counters
@@ -85,32 +88,21 @@ class DecodeEngine:
         self._inbox.admit(self._scheduler.has_room, self._scheduler.watermark_blocks)
         collected = self._inbox.collect()
         self._take_in(collected)
+        if self._lookahead.is_flying and not self._scheduler.can_grow():
+            self._run(None)  # who is preempted, and what is saved of it, depends on all tokens
         batch = self._scheduler.schedule(self._inbox.pulls.keys(), self._inbox.goes_before)
-        if batch is not None:
-            if self._outputs:  # token 1 of a pulled prompt leaves before the step, not behind it
-                self._publish(StepOutput(self._take_outputs()))
-            self._run(batch)
-        elif collected.is_empty and not self._outputs:
+        if batch is not None and self._outputs:
+            # token 1 of a pulled prompt leaves before the step, not behind it
+            self._publish(StepOutput(self._take_outputs()))
+        has_run = self._run(batch)
+        if not has_run and collected.is_empty and not self._outputs:
             return False
         self._publish(StepOutput(self._take_outputs(), self.load()))
         return True
 
     def load(self) -> WorkerLoad:
         """Load and counters now."""
-        scheduler, inbox = self._scheduler, self._inbox
-        preemption = scheduler.preemption
-        self._counters.preemptions = preemption.num_swapped + preemption.num_recomputed
-        self._counters.swaps = preemption.num_swapped
-        backlog_tokens = scheduler.num_waiting_tokens
-        load = self._counters.to_load(
-            self._engine,
-            len(scheduler.running),
-            len(scheduler.waiting) + len(inbox.waiting) + len(inbox.pulls),
-            backlog_tokens + inbox.num_waiting_tokens,
-            backlog_tokens,
-        )
-        credit, wanted = inbox.credit_bytes, inbox.credit_wanted_bytes
-        return replace(load, credit_bytes=credit, credit_wanted_bytes=wanted)
+        return report(self._engine, self._counters, self._scheduler, self._inbox)
 
     def check_integrity(self) -> None:
         """Every held block belongs to a live sequence."""
@@ -182,15 +174,22 @@ class DecodeEngine:
         seq.num_computed_tokens = 0
         self._scheduler.add(seq)
 
-    def _run(self, batch: Batch) -> None:
-        start_s = time.monotonic()
-        samples = self._engine.runner.run(batch)
-        end_s = time.monotonic()
+    def _run(self, batch: Batch | None) -> bool:
+        """Whether a step was launched or one has landed."""
+        landed = self._lookahead.run(batch)
+        for step in landed:
+            self._apply(step)
+        return batch is not None or bool(landed)
+
+    def _apply(self, landed: Landed) -> None:
+        batch, start_s, end_s = landed.batch, landed.start_s, landed.end_s
         self._counters.steps += 1
         self._engine.costs.note_step(batch, end_s - start_s)
         step = DecodeStepTiming(start_s, end_s - start_s, len(batch.entries), batch.num_tokens)
-        for entry, sample in zip(batch.entries, samples, strict=True):
+        for entry, sample in zip(batch.entries, landed.samples, strict=True):
             seq = entry.seq
+            if not seq.block_table:  # ended while the step ran
+                continue
             if entry.num_prompt_tokens:
                 seq.timeline.record_chunk(start_s, end_s, entry.num_tokens)
                 self._counters.prefill_tokens += entry.num_tokens
@@ -199,8 +198,7 @@ class DecodeEngine:
                 if seq.timeline.joined_decode_s is None:
                     seq.timeline.joined_decode_s = start_s
                     self._note_handoff(seq, len(batch.entries) - 1)
-            seq.num_computed_tokens += entry.num_tokens
-            self._prefix.publish(seq)
+            self._prefix.publish(seq, entry.end)
             if sample is not None:
                 self._counters.output_tokens += 1
                 self._emit(seq, sample)

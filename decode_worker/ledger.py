@@ -11,7 +11,7 @@ def state_of(seq: Sequence, scheduler: DecodeScheduler, inbox: Inbox) -> HolderS
     if seq in inbox.pulls:
         return HolderState.PULLING
     if seq in scheduler.running:
-        decodes = seq.num_uncomputed_tokens == 1 and seq.num_output_tokens
+        decodes = seq.num_uncomputed_tokens <= 1 and seq.num_output_tokens
         return HolderState.DECODING if decodes else HolderState.PREFILLING
     if scheduler.preemption.num_host_bytes(seq):
         return HolderState.SWAPPED

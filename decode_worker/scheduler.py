@@ -62,6 +62,11 @@ class DecodeScheduler:
         """Whether a sequence of this final length fits in the pool at all."""
         return self._pool.num_blocks_for(num_tokens) <= self._pool.num_blocks
 
+    def can_grow(self) -> bool:
+        """Whether every running sequence gets the block its next token needs with nobody preempted."""
+        missing = (self._num_missing_blocks(seq) for seq in self.running)
+        return self._pool.can_allocate(sum(n for n in missing if n > 0))
+
     def add(self, seq: Sequence) -> None:
         """Queue a sequence whose prompt runs here."""
         self.waiting.append(seq)
@@ -93,7 +98,7 @@ class DecodeScheduler:
         stalled = self._grow_running()
         self._admit(arriving, must_yield)
         ready = [seq for seq in self.running if seq is not stalled]
-        decoding = [BatchEntry(s, 1) for s in ready if s.num_uncomputed_tokens == 1]
+        decoding = [BatchEntry(s, 1) for s in ready if s.num_uncomputed_tokens == 1 or s.runs_ahead]
         filling = sorted((s for s in ready if s.num_uncomputed_tokens > 1), key=urgency)
         entries = decoding + cut_chunks(filling, self._prompt_budget(decoding, filling))
         return Batch(tuple(entries)) if entries else None
@@ -106,7 +111,7 @@ class DecodeScheduler:
         position = 0
         while position < len(self.running):
             seq = self.running[position]
-            missing = self._pool.num_blocks_for(len(seq.token_ids)) - len(seq.block_table)
+            missing = self._num_missing_blocks(seq)
             if missing <= 0:
                 position += 1
             elif self._pool.can_allocate(missing):
@@ -120,6 +125,10 @@ class DecodeScheduler:
                 self._preempt(victim)
                 position -= newest < position
         return None
+
+    def _num_missing_blocks(self, seq: Sequence) -> int:
+        # a prompt got the blocks of all its tokens when it entered: only the next token may lack one
+        return self._pool.num_blocks_for(seq.num_computed_tokens + 1) - len(seq.block_table)
 
     def _prompt_budget(self, decoding: list[BatchEntry], filling: list[Sequence]) -> int:
         if not filling:

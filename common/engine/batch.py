@@ -1,27 +1,38 @@
 """What one engine step runs, as plain lists: the contract between a scheduler and the ModelRunner."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from common.engine.sequence import Sequence
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BatchEntry:
-    """The next `num_tokens` uncomputed tokens of one sequence (1 while it decodes)."""
+    """The next `num_tokens` uncomputed tokens of one sequence (1 while it decodes), from position `start`."""
 
     seq: Sequence
     num_tokens: int
+    # kept, since the sequence may be further on by the time that the step's result comes
+    start: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.start = self.seq.num_computed_tokens
+
+    @property
+    def end(self) -> int:
+        """Positions of the sequence that are computed after the step."""
+        return self.start + self.num_tokens
 
     @property
     def samples(self) -> bool:
-        """Whether the step reaches the sequence's last token and so samples the next one."""
-        return self.num_tokens == self.seq.num_uncomputed_tokens
+        """Whether the step reaches the sequence's last token, known or in flight, and samples the next."""
+        return self.start + self.num_tokens >= len(self.seq.token_ids)
 
     @property
     def num_prompt_tokens(self) -> int:
         """How many of the tokens are prefill work: all but a decode step's single token."""
-        return 0 if self.seq.num_output_tokens and self.num_tokens == 1 else self.num_tokens
+        is_decode = self.num_tokens == 1 and self.start >= self.seq.num_prompt_tokens
+        return 0 if is_decode else self.num_tokens
 
     @property
     def scored_positions(self) -> range:
@@ -32,8 +43,7 @@ class BatchEntry:
         known = self.seq.prompt_logprobs
         if known is None:
             return range(0)
-        end = self.seq.num_computed_tokens + self.num_tokens
-        return range(len(known) + 1, min(end + 1, self.seq.num_prompt_tokens))
+        return range(len(known) + 1, min(self.end + 1, self.seq.num_prompt_tokens))
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,11 +43,11 @@ class Costs:
         return self.profile.prompt_s(num_left, count_pairs(num_left, start))
 
     def note_step(self, batch: Batch, seconds: float) -> None:
-        """A batch ran; call before its sequences advance."""
+        """A batch ran."""
         num_decoding = num_positions = num_prompt_tokens = 0
         num_pairs = 0.0
         for entry in batch.entries:
-            start = entry.seq.num_computed_tokens
+            start = entry.start
             if entry.num_prompt_tokens:
                 num_prompt_tokens += entry.num_tokens
                 num_pairs += count_pairs(entry.num_tokens, start)

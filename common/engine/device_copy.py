@@ -1,8 +1,33 @@
-"""Tensors from a CUDA device to the host beside the computation."""
+"""Copies between the host and a CUDA device that make neither wait for the other.
+
+After a plain `.to(device)` or `.tolist()` instead, the device has done all that was queued before: the host
+has waited for it.
+"""
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
+from numpy.typing import NDArray
+
+
+class HostCopies(Protocol):
+    """Copies to the host in the background."""
+
+    def start(self, tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """Begin; the function returned waits for the copy."""
+
+
+def to_device(numbers: NDArray, device: torch.device) -> torch.Tensor:  # type: ignore[type-arg]
+    """The array as a tensor there. On a CPU it is the array's own memory.
+
+    On CUDA the copy comes in the current stream's order and is not waited for; the array may change at once.
+    Torch keeps the pinned memory until it has been read.
+    """
+    tensor = torch.from_numpy(numbers)
+    if device.type != "cuda" or not tensor.numel():
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class DeviceCopies:

@@ -10,6 +10,7 @@ from common.engine.attention.flash import PAGE
 from common.engine.attention.select import select_backend
 from common.engine.block_pool import BlockPool
 from common.engine.costs import Costs, within_limits
+from common.engine.device_copy import DeviceCopies
 from common.engine.fused.select import select_model
 from common.engine.kv_cache import KVCache, Storage
 from common.engine.masking import warm_up
@@ -75,7 +76,9 @@ def assemble_engine(
     cache = KVCache(spec, num_blocks, block_size, device, storage)
     backend = select_backend(config.attention_backend, cache, spec.num_heads)
     token_model = select_model(model, config.fusion, backend, device)
-    runner = ModelRunner(token_model, block_size, spec.eos_token_ids, MaskFiller(spec.vocab_size))
+    copies = DeviceCopies() if device.type == "cuda" else None
+    mask_filler = MaskFiller(spec.vocab_size)
+    runner = ModelRunner(token_model, block_size, spec.eos_token_ids, mask_filler, copies)
     pool = BlockPool(num_blocks, block_size)
     probe.run(runner, cache, pool)
     warm_up(cache.keys.dtype, device)

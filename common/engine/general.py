@@ -3,6 +3,7 @@
 import torch
 
 from common.engine.attention.backend import AttentionBackend
+from common.engine.device_copy import to_device
 from common.engine.ragged import RaggedInputs
 
 
@@ -23,9 +24,9 @@ class GeneralModel:
         with torch.inference_mode():
             self._backend.begin(inputs)
             output = self._model(
-                input_ids=torch.from_numpy(inputs.input_ids)[None].to(self._device),
-                position_ids=torch.from_numpy(inputs.positions)[None].to(self._device),
-                logits_to_keep=torch.from_numpy(inputs.sample_rows).to(self._device),
+                input_ids=inputs.ids_on(self._device)[None],
+                position_ids=to_device(inputs.positions, self._device)[None],
+                logits_to_keep=to_device(inputs.sample_rows, self._device),
                 use_cache=False,
                 paged_attention=self._backend,
             )

@@ -1,14 +1,20 @@
 """Runs one Batch through the model. Computes; decides nothing."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from common.engine.batch import Batch
+from common.engine.device_copy import HostCopies
+from common.engine.device_sampling import sample_on_device
 from common.engine.logprobs import score_prompts
 from common.engine.masking import start_masks
-from common.engine.ragged import RaggedInputs
+from common.engine.ragged import Carried, RaggedInputs
 from common.engine.sampler import Sample, sample
+from common.engine.sequence import Sequence
 from common.grammar.matcher import MaskFiller
 
 
@@ -24,8 +30,36 @@ class TokenModel(Protocol):
         """[rows that sample, vocab], float32 or the model's dtype; keys and values are stored on the way."""
 
 
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A step that was queued.
+
+    `tokens` [len(samplers)] int64 are on the device; None where `result` waits for nothing.
+    """
+
+    batch: Batch
+    samplers: list[Sequence]
+    wait: Callable[[], list[Sample]]
+    tokens: torch.Tensor | None = None
+
+    def result(self) -> list[Sample | None]:
+        """One sample for each entry that reaches its sequence's end, None for the others.
+
+        Waits until the step has run, and for nothing that was queued behind it.
+        """
+        found = self.wait()
+        if len(found) == len(self.batch.entries):
+            return list(found)
+        by_sequence = dict(zip(self.samplers, found, strict=True))
+        return [by_sequence.get(entry.seq) for entry in self.batch.entries]
+
+
 class ModelRunner:
-    """From a batch to one sample for each sequence that reaches its end."""
+    """From a batch to one sample for each sequence that reaches its end.
+
+    With `copies` (on CUDA) a step whose samplers are all memoryless is queued and not waited for: its tokens
+    are chosen on the device, where the next step finds them, and copied to the host in the background.
+    """
 
     def __init__(
         self,
@@ -33,31 +67,70 @@ class ModelRunner:
         block_size: int,
         eos_token_ids: frozenset[int],
         mask_filler: MaskFiller,
+        copies: HostCopies | None = None,
     ) -> None:
         self._model = model
         self._block_size = block_size
         self._eos_token_ids = eos_token_ids
         self._mask_filler = mask_filler
+        self._copies = copies
 
     def run(self, batch: Batch) -> list[Sample | None]:
-        """One sample for each entry that reaches its sequence's end, None for the others.
+        """`launch`, and its result."""
+        return self.launch(batch).result()
+
+    def launch(self, batch: Batch, previous: Launched | None = None) -> Launched:
+        """Queue a step. Tokens in flight are those that `previous`, the step queued last, samples.
 
         Log-probabilities of prompt tokens are added to the sequences that want them.
         """
         samplers = [entry.seq for entry in batch.entries if entry.samples]
         masks = start_masks(self._mask_filler, samplers)  # filled while the model runs
-        logits = self.logits(RaggedInputs.from_batch(batch, self._block_size))
+        inputs = RaggedInputs.from_batch(batch, self._block_size)
+        if previous is not None and previous.tokens is not None:
+            carried = _carried(batch, inputs, previous.tokens, previous.samplers)
+            inputs = replace(inputs, carried=carried)
+        logits = self.logits(inputs)
         num_samples = len(samplers)
-        found = []
-        if samplers:
-            found = sample(logits[:num_samples], samplers, self._eos_token_ids, masks)
         if len(logits) > num_samples:
             score_prompts(logits[num_samples:], batch)
-        if num_samples == len(batch.entries):
-            return list(found)
-        samples = iter(found)
-        return [next(samples) if entry.samples else None for entry in batch.entries]
+        elif self._copies is not None and all(seq.is_memoryless for seq in samplers):
+            return _leave_on_device(batch, samplers, logits, self._copies)
+        found: list[Sample] = []
+        if samplers:
+            found = sample(logits[:num_samples], samplers, self._eos_token_ids, masks)
+        return Launched(batch, samplers, lambda: found)
 
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:
         """Logits [rows that sample, vocab], float32 or the model's dtype."""
         return self._model.logits(inputs)
+
+
+def _leave_on_device(
+    batch: Batch, samplers: list[Sequence], logits: torch.Tensor, copies: HostCopies
+) -> Launched:
+    tokens, finite = sample_on_device(logits, samplers)
+    wait = copies.start(torch.stack((tokens, finite.long())))
+
+    def collect() -> list[Sample]:
+        token_ids, are_finite = wait().tolist()
+        return list(map(Sample, token_ids, map(bool, are_finite)))
+
+    return Launched(batch, samplers, collect, tokens)
+
+
+def _carried(
+    batch: Batch, inputs: RaggedInputs, tokens: torch.Tensor, samplers: list[Sequence]
+) -> Carried | None:
+    """Where the batch's tokens in flight go, each of which the step before samples."""
+    in_flight = [
+        (place, entry.seq)
+        for place, entry in zip(inputs.query_start.tolist(), batch.entries, strict=False)
+        if entry.start >= len(entry.seq.token_ids)
+    ]
+    if not in_flight:
+        return None
+    rows = {seq: row for row, seq in enumerate(samplers)}
+    places = np.array([place for place, _ in in_flight], np.int64)
+    sources = np.array([rows[seq] for _, seq in in_flight], np.int64)
+    return Carried(places, sources, tokens)

@@ -49,7 +49,11 @@ class PrefixCache:
         seq.num_shared_blocks = len(known)
         seq.num_computed_tokens = len(known) * pool.block_size
         self._note(seq, len(known))
-        if seq.request.group and self._is_enabled and not self._is_shareable(seq):
+        if (
+            seq.request.group
+            and self._is_enabled
+            and not self._is_shareable(seq, seq.num_computed_tokens)
+        ):
             self._leaders[seq.request.group] = seq
         return True
 
@@ -73,9 +77,15 @@ class PrefixCache:
         num_shared = self.pool.num_shared_among(seq.block_table)
         return min(num_shared * self.pool.block_size, seq.num_computed_tokens)
 
-    def publish(self, seq: Sequence) -> None:
-        """Let others find the sequence's blocks that are whole and computed."""
-        num_whole = seq.num_computed_tokens // self.pool.block_size
+    def publish(self, seq: Sequence, num_computed_tokens: int | None = None) -> None:
+        """Let others find the sequence's blocks that are whole and computed.
+
+        Up to a position, if one is given: the sequence counts more as computed, and what comes of that is not
+        known yet (decode_worker/lookahead.py).
+        """
+        if num_computed_tokens is None:
+            num_computed_tokens = seq.num_computed_tokens
+        num_whole = num_computed_tokens // self.pool.block_size
         chain = self._chain(seq)
         if num_whole <= chain.num_named or not self._is_enabled:
             return
@@ -83,17 +93,17 @@ class PrefixCache:
         new = slice(chain.num_named, num_whole)
         self.pool.name(seq.block_table[new], chain.keys[new])
         chain.num_named = num_whole
-        if self._is_shareable(seq):
+        if self._is_shareable(seq, num_computed_tokens):
             self._stop_leading(seq)
 
     def forget(self, seq: Sequence) -> None:
         """Let nobody find the sequence's blocks: what they hold is not to be trusted."""
         self.pool.forget(seq.block_table)
 
-    def _is_shareable(self, seq: Sequence) -> bool:
+    def _is_shareable(self, seq: Sequence, num_computed_tokens: int) -> bool:
         """Whether all that another of its group could share is computed."""
         size = self.pool.block_size
-        return seq.num_computed_tokens >= (seq.num_prompt_tokens - 1) // size * size
+        return num_computed_tokens >= (seq.num_prompt_tokens - 1) // size * size
 
     def _stop_leading(self, seq: Sequence) -> None:
         if self._leaders.get(seq.request.group) is seq:

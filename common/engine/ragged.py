@@ -3,9 +3,27 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from common.engine.batch import Batch
+from common.engine.device_copy import to_device
+
+_UNKNOWN = (0,)  # stands for a token that is still on the device
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """Input ids that the device alone knows: the step before sampled them."""
+
+    places: NDArray[np.int64]  # [C] in `input_ids`
+    sources: NDArray[np.int64]  # [C] in `tokens`
+    tokens: torch.Tensor  # [samples of the step before] int64, on the device
+
+    def write_into(self, ids: torch.Tensor) -> None:
+        """Put them into the step's ids [T] on the device, in the stream's order; waits for nothing."""
+        sources, places = (to_device(rows, ids.device) for rows in (self.sources, self.places))
+        ids.index_copy_(0, places, self.tokens.index_select(0, sources))
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +43,7 @@ class RaggedInputs:
     sample_rows: NDArray[
         np.int64
     ]  # rows of [0, T) whose logits are wanted: all that sample, then scored ones
+    carried: Carried | None = None
 
     @staticmethod
     def from_batch(batch: Batch, block_size: int) -> "RaggedInputs":
@@ -51,12 +70,19 @@ class RaggedInputs:
             sample_rows=np.concatenate((sample_rows, *_scored_rows(batch, query_start))),
         )
 
+    def ids_on(self, device: torch.device) -> torch.Tensor:
+        """The input ids [T] there, those carried over included; waits for nothing."""
+        ids = to_device(self.input_ids, device)
+        if self.carried is not None:
+            self.carried.write_into(ids)
+        return ids
+
 
 def _token_ids(batch: Batch) -> NDArray[np.int64]:
     flat: list[int] = []
     for entry in batch.entries:
         start = entry.seq.num_computed_tokens
-        flat.extend(entry.seq.token_ids[start : start + entry.num_tokens])
+        flat.extend(entry.seq.token_ids[start : start + entry.num_tokens] or _UNKNOWN)
     return np.array(flat, dtype=np.int64)
 
 

@@ -18,7 +18,7 @@ from common.engine.sequence import Sequence
 from common.request import TokenLogprobs
 
 _MASK = (1 << 64) - 1
-_COLDEST = 1e-6  # greedy in effect; the inverse of a much lower temperature overflows float32
+COLDEST = 1e-6  # greedy in effect; the inverse of a much lower temperature overflows float32
 
 
 class Sample(NamedTuple):
@@ -97,7 +97,7 @@ def _choose_shaped(
     for row, token in zip(rows, kernels.greedy_tokens(shaped)[0], strict=True):
         tokens[row] = token
     if any(seq.sampling.is_truncated for seq in asking):
-        temperatures = [max(seq.sampling.temperature, _COLDEST) for seq in asking]
+        temperatures = [max(seq.sampling.temperature, COLDEST) for seq in asking]
         kernels.truncate(shaped, Truncation.of(asking, temperatures))
     _draw_warm(kernels, shaped, list(range(len(rows))), asking, rows, tokens)
 
@@ -114,8 +114,8 @@ def _draw_warm(
     warm = [i for i, seq in enumerate(sequences) if seq.sampling.temperature > 0]
     if not warm:
         return
-    temperatures = [max(sequences[i].sampling.temperature, _COLDEST) for i in warm]
-    draws = [uniform(sequences[i].sampling.seed, len(sequences[i].token_ids)) for i in warm]
+    temperatures = [max(sequences[i].sampling.temperature, COLDEST) for i in warm]
+    draws = [uniform(sequences[i].sampling.seed, sequences[i].next_position) for i in warm]
     drawn = kernels.draw_tokens(logits, [rows[i] for i in warm], temperatures, draws)
     for i, token in zip(warm, drawn, strict=True):
         tokens[places[i]] = token

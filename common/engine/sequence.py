@@ -22,6 +22,10 @@ class Sequence:
     `num_computed_tokens` counts the positions whose KV is in `block_table`; it alone tells prefill,
     a chunk, an arrived hand-off and decode apart. `block_table` is append-only until released. `matcher`
     says where the output stands in the request's grammar, if it has one; see engine/grammar.py.
+
+    Invariant: of a running sequence that a scheduler looks at either some tokens are uncomputed, or none is
+    and one more is in flight (decode_worker/lookahead.py): sampled, but known to the device alone. So a
+    sequence in flight has one more computed token than another one with the same `token_ids`.
     """
 
     request: WorkRequest
@@ -38,6 +42,7 @@ class Sequence:
     sampling: SamplingParams = field(init=False)
     num_prompt_tokens: int = field(init=False)
     is_plain_greedy: bool = field(init=False)  # the likeliest token, and nothing is told of it
+    is_memoryless: bool = field(init=False)
     sampler_state: SamplerState | None = None  # the sampler's own
     matcher: GrammarMatcher | None = None
     # of the prompt's tokens from the 2nd on, as far as they are known; None: not asked for
@@ -51,6 +56,7 @@ class Sequence:
         self.num_prompt_tokens = len(self.token_ids)
         is_greedy = sampling.is_plain and sampling.temperature == 0
         self.is_plain_greedy = is_greedy and sampling.logprobs is None
+        self.is_memoryless = sampling.is_memoryless
         self.prompt_logprobs = [] if sampling.needs_all_prompt_logits else None
 
     @property
@@ -62,6 +68,17 @@ class Sequence:
     def num_uncomputed_tokens(self) -> int:
         """Tokens whose KV is still missing; 1 while decoding."""
         return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def next_position(self) -> int:
+        """Index that the token gets which the next step samples: behind those known and the one in flight."""
+        return max(len(self.token_ids), self.num_computed_tokens + 1)
+
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether its last token is in flight and another will follow, if none of the stops comes before."""
+        is_in_flight = self.num_computed_tokens >= len(self.token_ids)
+        return is_in_flight and self.num_output_tokens + 1 < self.sampling.max_tokens
 
     @property
     def is_finished(self) -> bool:

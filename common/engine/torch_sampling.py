@@ -4,29 +4,47 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from common.engine.device_copy import to_device
 from common.engine.sampling_options import Adjustments, Ragged, Truncation
 
 
 def greedy_tokens(logits: torch.Tensor) -> tuple[list[int], list[bool]]:
     """See SamplingKernels."""
-    # one NaN or infinity makes the sum so; finite logits are far from overflowing it
-    finite = torch.isfinite(logits.sum(dim=-1, dtype=torch.float32))
-    return logits.argmax(dim=-1).tolist(), finite.tolist()
+    tokens, finite = greedy(logits)
+    return tokens.tolist(), finite.tolist()
 
 
 def draw_tokens(
     logits: torch.Tensor, rows: list[int], temperatures: list[float], draws: list[float]
 ) -> list[int]:
-    """See SamplingKernels. In float64, so that the tail of a large vocabulary is not lost."""
-    column = logits.new_tensor(temperatures, dtype=torch.float64)[:, None]
-    cumulative = torch.softmax(logits[rows].double() / column, dim=-1).cumsum(dim=-1)
+    """See SamplingKernels."""
+    tokens: list[int] = draw(logits[rows], np.array(temperatures), np.array(draws)).tolist()
+    return tokens
+
+
+def greedy(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`greedy_tokens` that stay on the device: int64 and bool, both [n]."""
+    # one NaN or infinity makes the sum so; finite logits are far from overflowing it
+    return logits.argmax(dim=-1), torch.isfinite(logits.sum(dim=-1, dtype=torch.float32))
+
+
+def draw(
+    logits: torch.Tensor, temperatures: NDArray[np.float64], draws: NDArray[np.float64]
+) -> torch.Tensor:
+    """`draw_tokens` of all rows [n, vocab], that stay on the device: int64 [n]. Waits for nothing.
+
+    In float64, so that the tail of a large vocabulary is not lost. A row that is not finite gives some token
+    of the vocabulary.
+    """
+    column = _to(logits.device, temperatures)[:, None]
+    cumulative = torch.softmax(logits.double() / column, dim=-1).cumsum(dim=-1)
     whole = cumulative[:, -1:].contiguous()
-    targets = logits.new_tensor(draws, dtype=torch.float64)[:, None] * whole
+    targets = _to(logits.device, draws)[:, None] * whole
     # where rounding leaves the target at the end, the last token with a weight
     last = torch.searchsorted(cumulative, whole)
     index = torch.searchsorted(cumulative, targets, right=True).minimum(last)[:, 0]
-    tokens: list[int] = index.tolist()
-    return tokens
+    # among NaN a search may end behind the last token, which the next step would look up
+    return index.clamp(max=logits.shape[-1] - 1)
 
 
 def adjust(logits: torch.Tensor, rows: list[int], adjustments: Adjustments) -> torch.Tensor:
@@ -78,4 +96,4 @@ def _entries(
 
 
 def _to(device: torch.device, array: NDArray[np.generic]) -> torch.Tensor:
-    return torch.from_numpy(array).to(device)
+    return to_device(array, device)

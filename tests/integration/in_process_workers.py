@@ -8,12 +8,13 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
 from common.config import EngineConfig, TransferConfig, WorkerSpec
+from common.engine.engine import Engine
 from common.engine.host import build_host
 from common.kv_transfer.in_process import InProcessTransport
 from common.kv_transfer.node_store import UNLIMITED, NodeStore
@@ -166,7 +167,9 @@ class Workers:
         transfer: TransferConfig | None = None,
         wrap: Callable[[KVSource], KVSource] = lambda source: source,
         store: NodeStore = UNLIMITED,
+        change: Callable[[Engine], Engine] = lambda engine: engine,
     ) -> None:
+        """`change` is what happens to both engines before they start."""
         self.crashes: list[BaseException] = []
         self.answers = Answers()
         transfer = transfer or TransferConfig()
@@ -187,6 +190,7 @@ class Workers:
             )
         ]
         hosts = [build_host(spec, self.crashes.append, store) for spec in specs]
+        hosts = [replace(host, engine=change(host.engine)) for host in hosts]
         self.prefill = PrefillWorker(specs[0], hosts[0])
         transport = InProcessTransport({PREFILL: wrap(self.prefill)})
         self.decode = DecodeWorker(specs[1], hosts[1], transport)

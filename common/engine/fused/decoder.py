@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from common.engine.attention.backend import AttentionBackend
+from common.engine.device_copy import to_device
 from common.engine.fused.ops import FusedOps
 from common.engine.fused.weights import DecoderWeights, LayerWeights
 from common.engine.ragged import RaggedInputs
@@ -61,11 +62,11 @@ class FusedDecoder:
             device = weights.embedding.device
             self._backend.begin(inputs)
             work = self._reserve(len(inputs.input_ids))
-            self._embed(torch.from_numpy(inputs.input_ids).to(device), work)
-            tables = self._rotary_tables(torch.from_numpy(inputs.positions).to(device))
+            self._embed(inputs.ids_on(device), work)
+            tables = self._rotary_tables(to_device(inputs.positions, device))
             for index, layer in enumerate(weights.layers):
                 self._run_layer(index, layer, work, tables[layer.rotary])
-            return self._head(work, torch.from_numpy(inputs.sample_rows).to(device))
+            return self._head(work, to_device(inputs.sample_rows, device))
 
     def _reserve(self, tokens: int) -> _Workspace:
         if tokens > len(self._workspace.residual):

@@ -1,0 +1,41 @@
+"""An engine that runs ahead of its tokens as on a GPU, on the CPU."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from common.engine.device_copy import HostCopies
+from common.engine.engine import Engine
+from common.engine.model_runner import ModelRunner
+
+
+class HeldCopies:
+    """Stands for a GPU's copies to the host: a tensor that is there, and handed over when it is asked for."""
+
+    def __init__(self) -> None:
+        self.num_started = 0
+        self.num_waited = 0
+
+    def start(self, tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """See HostCopies."""
+        self.num_started += 1
+
+        def wait() -> torch.Tensor:
+            self.num_waited += 1
+            return tensor
+
+        return wait
+
+
+def ahead(engine: Engine, copies: HostCopies | None = None) -> Engine:
+    """The same engine, whose samples stay with the device until they are asked for."""
+    runner = engine.runner
+    late = ModelRunner(
+        runner._model,
+        runner._block_size,
+        runner._eos_token_ids,
+        runner._mask_filler,
+        copies or HeldCopies(),
+    )
+    return replace(engine, runner=late)

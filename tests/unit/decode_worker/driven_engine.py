@@ -1,0 +1,133 @@
+"""A decode engine without thread, transport or router, stepped by a test."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+
+from common.config import TransferConfig
+from common.engine.block_pool import BlockPool
+from common.engine.costs import Costs, within_limits
+from common.engine.counters import Counters
+from common.engine.engine import Engine
+from common.engine.grammar import Grammars
+from common.engine.host_swap import HostSwap
+from common.engine.kv_cache import kv_layout
+from common.engine.prefix_cache import PrefixCache
+from common.engine.sequence import Sequence
+from common.kv_transfer.in_process import InProcessTransport
+from common.profile import WorkerProfile
+from common.request import FinishReason, SamplingParams, StepOutput, WorkFailure, WorkRequest
+from decode_worker.engine import DecodeEngine
+from decode_worker.inbox import Inbox
+from decode_worker.output_length import OutputLengths
+from decode_worker.preemption import Mode, Preemption
+from decode_worker.scheduler import DecodeScheduler
+from tests.unit.common.engine.tiny_models import engine_config, make_engine, save_model
+
+EOS = (11, 60)
+_CONFIG = engine_config(num_blocks=64, max_batch_tokens=24, max_num_seqs=6)
+
+
+@cache
+def tiny_engine() -> Engine:
+    """A model that ends its answers by `EOS` now and then. Its memory is everybody's, its blocks are not."""
+    folder = Path(tempfile.mkdtemp(prefix="pdserve-test-"))
+    return make_engine(save_model(folder, "llama", eos_token_id=list(EOS)), _CONFIG)
+
+
+@dataclass
+class Said:
+    """What was published of one request."""
+
+    tokens: list[int] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    failure: WorkFailure | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        return self.finish_reason is not None or self.failure is not None
+
+
+class DrivenEngine:
+    """With `change` another runner. Few blocks and low expectations make for preemptions."""
+
+    def __init__(
+        self,
+        change: Callable[[Engine], Engine] = lambda engine: engine,
+        num_blocks: int = 64,
+        prior_tokens: int = 40,
+        preemption: Mode = "recompute",
+        engine: Engine | None = None,
+    ) -> None:
+        engine = engine or tiny_engine()
+        prefix = PrefixCache(BlockPool(num_blocks, engine.pool.block_size), engine.spec.fingerprint)
+        costs = Costs(within_limits(WorkerProfile(), engine.config))
+        self.engine = change(replace(engine, prefix=prefix, costs=costs))
+        memory = HostSwap(engine.cache, prefix, 2**20, costs)
+        choice = Preemption(preemption, costs, memory)
+        lengths = OutputLengths(prior_tokens)
+        self.scheduler = DecodeScheduler(prefix, lengths, choice, costs, watermark=0.0)
+        inbox = Inbox(
+            prefix,
+            engine.cache,
+            costs,
+            kv_layout(engine.spec),
+            InProcessTransport({}),
+            TransferConfig(),
+            lambda: None,
+        )
+        self.counters = Counters()
+        grammars = Grammars(Path("."), engine.spec, lambda: None)
+        grammars.close()
+        self.decode = DecodeEngine(
+            self.engine, self.scheduler, inbox, grammars, self.counters, self._take
+        )
+        self.said: dict[tuple[str, int], Said] = {}
+        self.live: dict[str, Sequence] = {}
+
+    def submit(
+        self, name: str, prompt: list[int], sampling: SamplingParams, attempt: int = 0
+    ) -> None:
+        """A new attempt replaces the one before."""
+        request = WorkRequest(name, attempt, tuple(prompt), sampling, timeout_s=1e6)
+        seq = self.engine.prefix.new_sequence(request, arrival_s=0.0)
+        seq.timeline.arrival_s = 1e9  # a deadline passes when a test says so, not before
+        self.said[name, attempt] = Said()
+        self.live[name] = seq
+        self.decode.submit(seq)
+
+    def cancel(self, name: str) -> None:
+        """Of a live one."""
+        del self.live[name]
+        self.decode.cancel(name)
+
+    def expire(self, name: str) -> None:
+        """Let a live one's deadline pass."""
+        self.live[name].timeline.arrival_s = -1e9
+
+    def step(self) -> bool:
+        """One step, after which nothing is held that should not be."""
+        worked = self.decode.step()
+        self.decode.check_integrity()
+        return worked
+
+    def finish(self) -> None:
+        """Step until there is nothing to do."""
+        for _ in range(2000):
+            if not self.step():
+                break
+        assert not self.live
+        self.engine.pool.check_integrity([])
+        assert self.engine.pool.num_held == 0
+
+    def _take(self, output: StepOutput) -> None:
+        for news in output.sequences:
+            seq = self.live[news.request_id]  # of one that was cancelled or has ended comes nothing
+            said = self.said[news.request_id, seq.request.attempt]
+            assert news.index == len(said.tokens)
+            said.tokens += news.token_ids
+            said.finish_reason, said.failure = news.finish_reason, news.failure
+            if said.has_ended:
+                del self.live[news.request_id]
