@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from common.config import Backend
+from common.engine.attention.flash import PAGE
 from common.engine.batch import Batch, BatchEntry
 from common.engine.device_copy import DeviceCopies
 from common.engine.engine import Engine
@@ -32,9 +33,15 @@ OPTIONS: list[dict[str, object]] = [
 ]
 
 
-def build(folder: Path, dtype: str, backend: Backend) -> Engine:
+def build(folder: Path, dtype: str, backend: Backend, block_size: int) -> Engine:
+    """With more blocks than a DrivenEngine uses."""
     config = engine_config(
-        num_blocks=24, block_size=256, dtype=dtype, backend=backend, device="cuda", max_num_seqs=6
+        num_blocks=80,
+        block_size=block_size,
+        dtype=dtype,
+        backend=backend,
+        device="cuda",
+        max_num_seqs=6,
     )
     return make_engine(folder, config)
 
@@ -46,12 +53,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def exact(folder: Path) -> Engine:
-    return build(folder, "float32", "reference")
+    return build(folder, "float32", "reference", 16)
 
 
 @pytest.fixture(scope="module")
 def fast(folder: Path) -> Engine:
-    return build(folder, "bfloat16", "flash")
+    return build(folder, "bfloat16", "flash", PAGE)
 
 
 def in_step(engine: Engine) -> Engine:
@@ -64,7 +71,7 @@ def in_step(engine: Engine) -> Engine:
 
 
 def asked(index: int, **changes: object) -> tuple[list[int], SamplingParams]:
-    prompt = random.Random(index).choices(range(VOCAB), k=1 + 9 * index)
+    prompt = random.Random(index).choices(range(VOCAB), k=1 + 2 * index)
     options = OPTIONS[index % len(OPTIONS)] | changes
     return prompt, replace(PLAIN, seed=index, **options)  # type: ignore[arg-type]
 
@@ -81,7 +88,7 @@ def test_whatever_happens_the_text_is_that_of_an_engine_in_step(
         alone.finish()
         expected.append(alone.said["r", 0])
     driven = DrivenEngine(
-        num_blocks=5,
+        num_blocks=7,
         prior_tokens=1,
         preemption=preemption,  # type: ignore[arg-type]
         engine=exact,
@@ -93,6 +100,8 @@ def test_whatever_happens_the_text_is_that_of_an_engine_in_step(
         if index % 6 == 5 and str(index - 1) in driven.live:
             driven.cancel(str(index - 1))
     driven.finish()
+    choices = driven.scheduler.preemption
+    assert choices.num_swapped + choices.num_recomputed > 0
     for index, whole in enumerate(expected):
         said = driven.said[str(index), 0]
         assert said.tokens == whole.tokens[: len(said.tokens)]

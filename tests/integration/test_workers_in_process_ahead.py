@@ -39,7 +39,7 @@ def test_the_text_is_that_of_an_engine_in_step(
     model: Path, undisturbed: list[list[int]], sources: list[str | None], num_blocks: int
 ) -> None:
     """Hand-offs join running batches, prompts run beside them, and twelve blocks make for preemptions."""
-    decode = engine_config(num_blocks=num_blocks, max_batch_tokens=24)
+    decode = engine_config(num_blocks=num_blocks, max_num_seqs=8, max_batch_tokens=24)
     with AHEAD(model, prefill_config=CHUNKS_OF_16, decode_config=decode) as workers:
         expect_short_answers(workers)
         for index, prompt in enumerate(PROMPTS):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from unittest.mock import patch
 
 from common.config import TransferConfig
 from common.engine.block_pool import BlockPool
@@ -84,16 +85,21 @@ class DrivenEngine:
         self.decode = DecodeEngine(
             self.engine, self.scheduler, inbox, grammars, self.counters, self._take
         )
+        self._now_s = 0.0
         self.said: dict[tuple[str, int], Said] = {}
         self.live: dict[str, Sequence] = {}
 
     def submit(
-        self, name: str, prompt: list[int], sampling: SamplingParams, attempt: int = 0
+        self,
+        name: str,
+        prompt: list[int],
+        sampling: SamplingParams,
+        attempt: int = 0,
+        timeout_s: float | None = None,
     ) -> None:
-        """A new attempt replaces the one before."""
-        request = WorkRequest(name, attempt, tuple(prompt), sampling, timeout_s=1e6)
-        seq = self.engine.prefix.new_sequence(request, arrival_s=0.0)
-        seq.timeline.arrival_s = 1e9  # a deadline passes when a test says so, not before
+        """A new attempt replaces the one before. A step takes a second."""
+        request = WorkRequest(name, attempt, tuple(prompt), sampling, timeout_s=timeout_s)
+        seq = self.engine.prefix.new_sequence(request, self._now_s)
         self.said[name, attempt] = Said()
         self.live[name] = seq
         self.decode.submit(seq)
@@ -103,13 +109,11 @@ class DrivenEngine:
         del self.live[name]
         self.decode.cancel(name)
 
-    def expire(self, name: str) -> None:
-        """Let a live one's deadline pass."""
-        self.live[name].timeline.arrival_s = -1e9
-
     def step(self) -> bool:
         """One step, after which nothing is held that should not be."""
-        worked = self.decode.step()
+        self._now_s += 1.0
+        with patch("time.monotonic", lambda: self._now_s):
+            worked = self.decode.step()
         self.decode.check_integrity()
         return worked
 

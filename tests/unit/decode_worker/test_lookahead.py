@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from common.request import SamplingParams
+from pdserve.errors import Reason
 from tests.unit.common.engine.ahead import HeldCopies, ahead
 from tests.unit.decode_worker.driven_engine import DrivenEngine
 
@@ -21,9 +22,9 @@ def in_step(prompt: list[int], sampling: SamplingParams) -> DrivenEngine:
 
 
 class Ahead(DrivenEngine):
-    def __init__(self, **options: int) -> None:
+    def __init__(self, num_blocks: int = 64, prior_tokens: int = 40) -> None:
         self.copies = HeldCopies()
-        super().__init__(lambda engine: ahead(engine, self.copies), **options)
+        super().__init__(lambda engine: ahead(engine, self.copies), num_blocks, prior_tokens)
 
     @property
     def is_flying(self) -> bool:
@@ -112,13 +113,26 @@ def test_nobody_is_preempted_while_a_token_is_in_flight() -> None:
         seen.append(driven.is_flying)
         set_aside(seq, num_shared_tokens)  # type: ignore[arg-type]
 
-    driven.scheduler.preemption.set_aside = watch  # type: ignore[assignment,method-assign]
+    driven.scheduler.preemption.set_aside = watch  # type: ignore[method-assign]
     for index in range(3):
         driven.submit(str(index), PROMPT[index:], WARM)
     driven.finish()
     assert seen
     assert not any(seen)
     assert {index: driven.said[str(index), 0].tokens for index in range(3)} == expected
+
+
+def test_a_deadline_ends_a_sequence_whose_token_is_in_flight() -> None:
+    driven, expected = Ahead(), in_step(PROMPT, WARM).said["r", 0].tokens
+    driven.submit("r", PROMPT, WARM, timeout_s=7.5)
+    driven.finish()
+    said = driven.said["r", 0]
+    assert said.failure is not None
+    assert said.failure.reason is Reason.DEADLINE_EXCEEDED
+    assert (
+        said.tokens == expected[:6]
+    )  # seven steps ran, and the eighth began with a look at the clock
+    assert driven.counters.output_tokens == 6
 
 
 def test_blocks_of_one_that_ended_in_flight_are_free_at_once() -> None:

@@ -72,16 +72,23 @@ class LookaheadMachine(RuleBasedStateMachine):
             preemption=preemption,  # type: ignore[arg-type]
         )
         self.kinds: dict[tuple[str, int], int] = {}
-        self.cut: set[tuple[str, int]] = set()  # those whose answers somebody ended
+        self.cut: set[tuple[str, int]] = set()  # cancelled, or tried anew
+        self.hurried: set[tuple[str, int]] = set()  # those with a deadline
 
-    @rule(name=st.sampled_from("abcdefgh"), kind=st.integers(0, NUM_KINDS - 1))
-    def submit(self, name: str, kind: int) -> None:
+    @rule(
+        name=st.sampled_from("abcdefgh"),
+        kind=st.integers(0, NUM_KINDS - 1),
+        timeout_s=st.sampled_from([None, None, 1.5, 4.5, 20.5]),
+    )
+    def submit(self, name: str, kind: int, timeout_s: float | None) -> None:
         """A request, or a newer attempt at one that may be in flight."""
         attempt = sum(known == name for known, _ in self.kinds)
         if name in self.driven.live:
             self.cut.add((name, attempt - 1))
         self.kinds[name, attempt] = kind
-        self.driven.submit(name, *asked(kind), attempt)
+        self.driven.submit(name, *asked(kind), attempt, timeout_s)
+        if timeout_s is not None:
+            self.hurried.add((name, attempt))
 
     @precondition(lambda self: self.driven.live)
     @rule(data=st.data())
@@ -89,13 +96,6 @@ class LookaheadMachine(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted(self.driven.live)))
         self.cut.add((name, self.driven.live[name].request.attempt))
         self.driven.cancel(name)
-
-    @precondition(lambda self: self.driven.live)
-    @rule(data=st.data())
-    def expire(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(sorted(self.driven.live)))
-        self.cut.add((name, self.driven.live[name].request.attempt))
-        self.driven.expire(name)
 
     @rule(count=st.integers(1, 12))
     def step(self, count: int) -> None:
@@ -122,15 +122,16 @@ class LookaheadMachine(RuleBasedStateMachine):
         for key, kind in self.kinds.items():
             said, (tokens, reason) = self.driven.said[key], answer(kind)
             assert said.tokens == tokens[: len(said.tokens)]
-            if key not in self.cut:
-                assert (said.tokens, said.finish_reason) == (tokens, reason)
-            elif said.failure is not None:
+            if said.failure is not None:
                 assert said.failure.reason is Reason.DEADLINE_EXCEEDED
+                assert key in self.hurried
+            elif key not in self.cut:
+                assert (said.tokens, said.finish_reason) == (tokens, reason)
         published = sum(len(said.tokens) for said in self.driven.said.values())
         assert self.driven.counters.output_tokens == published
 
 
 TestLookaheadMachine = LookaheadMachine.TestCase
 TestLookaheadMachine.settings = settings(
-    deadline=None, derandomize=True, max_examples=30, stateful_step_count=30
+    deadline=None, derandomize=True, max_examples=60, stateful_step_count=30
 )
