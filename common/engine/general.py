@@ -3,6 +3,7 @@
 import torch
 
 from common.engine.attention.backend import AttentionBackend
+from common.engine.device_inputs import ToDevice
 from common.engine.ragged import RaggedInputs
 
 
@@ -12,20 +13,21 @@ class GeneralModel:
     name = "general"
 
     def __init__(
-        self, model: torch.nn.Module, backend: AttentionBackend, device: torch.device
+        self, model: torch.nn.Module, backend: AttentionBackend, to_device: ToDevice
     ) -> None:
         self._model = model
         self._backend = backend
-        self._device = device
+        self._to_device = to_device
 
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:
         """See TokenModel.logits."""
+        step = self._to_device(inputs)
         with torch.inference_mode():
-            self._backend.begin(inputs)
+            self._backend.begin(step)
             output = self._model(
-                input_ids=torch.from_numpy(inputs.input_ids)[None].to(self._device),
-                position_ids=torch.from_numpy(inputs.positions)[None].to(self._device),
-                logits_to_keep=torch.from_numpy(inputs.sample_rows).to(self._device),
+                input_ids=step.input_ids[None],
+                position_ids=step.positions[None],
+                logits_to_keep=step.sample_rows,
                 use_cache=False,
                 paged_attention=self._backend,
             )
