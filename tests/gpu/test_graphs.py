@@ -101,7 +101,7 @@ def test_padding_rows_change_no_real_row_by_a_bit(graphed: Engine, num_seqs: int
 
 
 def test_graphs_keep_their_memory_whatever_runs_between(flashed: Flashed, graphed: Engine) -> None:
-    """Longer prompts than ever before grow the workspace of uncaptured steps; what is freed is overwritten."""
+    """A longer prompt than ever grows the workspace of uncaptured steps; what is freed is overwritten."""
     sequences = decoding(graphed, 8)
     expected = decode(graphed, sequences)
     longest = hold(flashed.engine.pool, make_sequence(900))
