@@ -27,6 +27,9 @@ class EngineConfig(_Frozen):
     fusion: Literal["auto", "off"] = Field(
         "auto", description="off: run transformers' own modules, also for families we can fuse"
     )
+    cuda_graphs: Literal["auto", "off"] = Field(
+        "auto", description="Capture decode steps at the start and replay them, on CUDA"
+    )
     block_size: int | None = Field(
         None, ge=1, le=256, description="Token positions in a KV block; 16 on a CPU, 256 on CUDA"
     )

@@ -10,8 +10,10 @@ from common.engine.attention.flash import PAGE
 from common.engine.attention.select import select_backend
 from common.engine.block_pool import BlockPool
 from common.engine.costs import Costs, within_limits
+from common.engine.cuda_graphs import graph_decode
 from common.engine.device_copy import DeviceCopies
 from common.engine.fused.select import select_model
+from common.engine.graphed import GraphLimits
 from common.engine.kv_cache import KVCache, Storage
 from common.engine.masking import warm_up
 from common.engine.model_runner import ModelRunner
@@ -65,26 +67,49 @@ def assemble_engine(
     """An engine of a model that lies on `device` and has our attention; see build_engine."""
     probe = Probe(model, spec)
     block_size = config.block_size or _BLOCK_SIZE[device.type]
-    block_bytes = KVCache.block_bytes(spec, block_size)
-    num_blocks = int(config.kv_cache_gib * 2**30) // block_bytes
-    if num_blocks < 2 or num_blocks * block_size < PROBE_TOKENS:
-        raise SetupError(
-            f"engine.kv_cache_gib {config.kv_cache_gib} holds {num_blocks} blocks of {block_bytes} bytes",
-            "raise it",
-        )
+    # a block of the graphs, of which the pool does not know
+    num_scratch = int(device.type == "cuda" and config.cuda_graphs == "auto")
+    num_blocks = _count_blocks(config, spec, block_size, num_scratch)
     storage: Storage = "packed" if device.type == "cpu" else "pages"
-    cache = KVCache(spec, num_blocks, block_size, device, storage)
+    cache = KVCache(spec, num_blocks + num_scratch, block_size, device, storage)
     backend = select_backend(config.attention_backend, cache, spec.num_heads)
     token_model = select_model(model, config.fusion, backend, device)
-    copies = DeviceCopies() if device.type == "cuda" else None
     mask_filler = MaskFiller(spec.vocab_size)
+    copies = DeviceCopies() if device.type == "cuda" else None
     runner = ModelRunner(token_model, block_size, spec.eos_token_ids, mask_filler, copies)
     pool = BlockPool(num_blocks, block_size)
     probe.run(runner, cache, pool)
+    if num_scratch:
+        # captured after the probe, so that what is wrong without graphs is not blamed on them
+        token_model = graph_decode(token_model, backend, _graph_limits(config, spec, pool))
+        runner = ModelRunner(token_model, block_size, spec.eos_token_ids, mask_filler, copies)
+        probe.run(runner, cache, pool)
     warm_up(cache.keys.dtype, device)
     prefix = PrefixCache(pool, spec.fingerprint, is_enabled=config.prefix_cache == "auto")
     costs = Costs(within_limits(WorkerProfile(), config))
     return Engine(spec, config, prefix, cache, runner, costs)
+
+
+def _count_blocks(config: EngineConfig, spec: ModelSpec, block_size: int, num_scratch: int) -> int:
+    """How many blocks for sequences fit into the memory for KV. Raises SetupError when they are too few."""
+    block_bytes = KVCache.block_bytes(spec, block_size)
+    num_blocks = int(config.kv_cache_gib * 2**30) // block_bytes
+    if num_blocks - num_scratch < 2 or (num_blocks - num_scratch) * block_size < PROBE_TOKENS:
+        raise SetupError(
+            f"engine.kv_cache_gib {config.kv_cache_gib} holds {num_blocks} blocks of {block_bytes} bytes",
+            "raise it",
+        )
+    return num_blocks - num_scratch
+
+
+def _graph_limits(config: EngineConfig, spec: ModelSpec, pool: BlockPool) -> GraphLimits:
+    longest = pool.num_blocks_for(spec.max_context_tokens)
+    return GraphLimits(
+        max_num_seqs=config.max_num_seqs,
+        max_blocks=min(longest, pool.num_blocks),
+        block_size=pool.block_size,
+        scratch_block=pool.num_blocks,
+    )
 
 
 def select_device(config: EngineConfig) -> torch.device:

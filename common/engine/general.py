@@ -3,7 +3,7 @@
 import torch
 
 from common.engine.attention.backend import AttentionBackend
-from common.engine.device_copy import to_device
+from common.engine.device_inputs import ToDevice
 from common.engine.ragged import RaggedInputs
 
 
@@ -13,20 +13,21 @@ class GeneralModel:
     name = "general"
 
     def __init__(
-        self, model: torch.nn.Module, backend: AttentionBackend, device: torch.device
+        self, model: torch.nn.Module, backend: AttentionBackend, to_device: ToDevice
     ) -> None:
         self._model = model
         self._backend = backend
-        self._device = device
+        self._to_device = to_device
 
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:
         """See TokenModel.logits."""
+        step = self._to_device(inputs)
         with torch.inference_mode():
-            self._backend.begin(inputs)
+            self._backend.begin(step)
             output = self._model(
-                input_ids=inputs.ids_on(self._device)[None],
-                position_ids=to_device(inputs.positions, self._device)[None],
-                logits_to_keep=to_device(inputs.sample_rows, self._device),
+                input_ids=step.input_ids[None],
+                position_ids=step.positions[None],
+                logits_to_keep=step.sample_rows,
                 use_cache=False,
                 paged_attention=self._backend,
             )

@@ -41,12 +41,13 @@ def start_masks(filler: MaskFiller, sequences: SequenceOf[Sequence]) -> PendingM
 
 def mask_logits(logits: torch.Tensor, rows: list[int], masks: Masks) -> None:
     """Row i of `masks` [len(rows), words] belongs to row rows[i] of `logits` [n, vocab]."""
-    index = torch.tensor(rows, device=logits.device)
-    words = torch.from_numpy(masks).to(logits.device)
-    bits = words[:, :, None] >> torch.arange(32, dtype=torch.int32, device=logits.device)
-    is_allowed = (bits & 1).bool().flatten(1)[:, : logits.shape[1]]
-    chosen = logits[index]
-    logits[index] = torch.where(is_allowed, chosen, chosen * 0 + FORBIDDEN[logits.dtype])
+    with torch.inference_mode():  # what was made in it may be written only in it
+        index = torch.tensor(rows, device=logits.device)
+        words = torch.from_numpy(masks).to(logits.device)
+        bits = words[:, :, None] >> torch.arange(32, dtype=torch.int32, device=logits.device)
+        is_allowed = (bits & 1).bool().flatten(1)[:, : logits.shape[1]]
+        chosen = logits[index]
+        logits[index] = torch.where(is_allowed, chosen, chosen * 0 + FORBIDDEN[logits.dtype])
 
 
 def warm_up(dtype: torch.dtype, device: torch.device) -> None:

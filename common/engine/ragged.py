@@ -70,13 +70,6 @@ class RaggedInputs:
             sample_rows=np.concatenate((sample_rows, *_scored_rows(batch, query_start))),
         )
 
-    def ids_on(self, device: torch.device) -> torch.Tensor:
-        """The input ids [T] there, those carried over included; waits for nothing."""
-        ids = to_device(self.input_ids, device)
-        if self.carried is not None:
-            self.carried.write_into(ids)
-        return ids
-
 
 def _token_ids(batch: Batch) -> NDArray[np.int64]:
     flat: list[int] = []

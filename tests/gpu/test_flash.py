@@ -6,6 +6,7 @@ import torch
 from common.engine.attention.backend import AttentionBackend
 from common.engine.attention.flash import PAGE, FlashBackend
 from common.engine.attention.reference import ReferenceBackend
+from common.engine.device_inputs import DeviceInputs
 from common.engine.kv_cache import KVCache
 from tests.unit.common.engine.attention.paged import (
     LAYER,
@@ -34,7 +35,7 @@ def attend(
         count = -(-(turn.computed + turn.new) // shape.block_size)
         tables.append(list(range(block, block + count))[::-1])
         block += count
-    backend.begin(place(cache, shape, turns, tables))
+    backend.begin(DeviceInputs(cache.keys.device).put(place(cache, shape, turns, tables)))
     new = torch.cat([turn.keys_values(shape)[:, turn.computed :] for turn in turns], dim=1).cuda()
     query = torch.cat([turn.query(shape) for turn in turns]).cuda()
     out = backend.attend(LAYER, query, new[0], new[1], step.scale, step.window)

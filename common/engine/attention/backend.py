@@ -4,7 +4,7 @@ from typing import Protocol
 
 import torch
 
-from common.engine.ragged import RaggedInputs
+from common.engine.device_inputs import StepTensors
 
 
 class AttentionBackend(Protocol):
@@ -16,7 +16,7 @@ class AttentionBackend(Protocol):
     name: str
     kv_shape: tuple[int, int]  # KV heads and channels that its blocks have room for
 
-    def begin(self, inputs: RaggedInputs) -> None:
+    def begin(self, step: StepTensors) -> None:
         """Prepare for one step's batch."""
 
     def attend(

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from common.engine.cpu.arrays import as_array
 from common.engine.cpu.attention_kernel import QUERY_TILE, attention_kernel, kernel_fits, store
 from common.engine.cpu.threads import limit_numba
+from common.engine.device_inputs import StepTensors
 from common.engine.kv_cache import KVCache
 from common.engine.ragged import RaggedInputs
 
@@ -32,9 +33,9 @@ class CpuBackend:
         """Whether the kernel's vectors tile this cache's blocks."""
         return kernel_fits(cache.block_size, cache.head_dim)
 
-    def begin(self, inputs: RaggedInputs) -> None:
+    def begin(self, step: StepTensors) -> None:
         """Cut every sequence's queries into tiles, the kernel's work items."""
-        self._inputs = inputs
+        self._inputs = inputs = step.host
         limit_numba(self._num_threads)  # steps run in another thread than the constructor
         self._items = _work_items(inputs, self._num_threads)
         self._out = None

@@ -7,11 +7,10 @@ longest sequence of the batch, and a sequence's tokens must not depend on its ne
 from collections.abc import Callable
 
 import torch
-from numpy.typing import NDArray
 from torch.nn.attention.varlen import varlen_attn
 
+from common.engine.device_inputs import StepTensors
 from common.engine.kv_cache import KVCache
-from common.engine.ragged import RaggedInputs
 
 PAGE = 256  # FlashAttention 2 takes blocks of a multiple of it
 _MOST_CHANNELS = 256
@@ -41,14 +40,12 @@ class FlashBackend:
             and cache.block_size % PAGE == 0
         )
 
-    def begin(self, inputs: RaggedInputs) -> None:
-        """Bring the step's batch layout to the device."""
-        self._slots = self._to_device(inputs.slot_mapping)
-        self._starts = self._to_device(inputs.query_start)
-        self._contexts = self._to_device(inputs.context_len)
-        self._tables = self._to_device(inputs.block_tables)
-        counts = inputs.query_start[1:] - inputs.query_start[:-1]
-        self._most = (int(counts.max()), int(inputs.context_len.max()))
+    def begin(self, step: StepTensors) -> None:
+        """Keep the step's batch layout. Neither this nor `attend` waits for the device."""
+        host = step.host
+        self._step = step
+        self._max_queries = int((host.query_start[1:] - host.query_start[:-1]).max())
+        self._max_context = step.max_context or int(host.context_len.max())
 
     def attend(
         self,
@@ -60,27 +57,25 @@ class FlashBackend:
         window: int | None = None,
     ) -> torch.Tensor:
         """See AttentionBackend.attend."""
-        self._cache.store(layer, self._slots, key, value)
+        step = self._step
+        self._cache.store(layer, step.slot_mapping, key, value)
         keys, values = self._cache.pages(layer)
+        # a lone query sees all that there is: said so, the kernel takes the heads of a group as its queries,
+        # and reads their keys and values once
+        right = -1 if self._max_queries == 1 and window is None else 0
         return self._varlen(
             query,
             keys,
             values,
-            self._starts,
-            None,
-            *self._most,
+            step.query_start,
+            step.query_start,  # of keys: not read with a block table, and yet asked for
+            self._max_queries,
+            self._max_context,
             scale=scale,
             # the kernel counts positions before its own, we count its own too
-            window_size=(-1 if window is None else window - 1, 0),
+            window_size=(-1 if window is None else window - 1, right),
             enable_gqa=query.shape[1] != key.shape[1],
-            seqused_k=self._contexts,
-            block_table=self._tables,
+            seqused_k=step.context_len,
+            block_table=step.block_tables,
             num_splits=1,
         )
-
-    def _to_device(self, numbers: NDArray) -> torch.Tensor:  # type: ignore[type-arg]
-        tensor, device = torch.from_numpy(numbers), self._cache.keys.device
-        if device.type != "cuda":
-            return tensor
-        # from pinned memory the copy runs beside the CPU
-        return tensor.pin_memory().to(device, non_blocking=True)

@@ -3,8 +3,8 @@
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from common.engine.device_inputs import StepTensors
 from common.engine.kv_cache import KVCache
-from common.engine.ragged import RaggedInputs
 
 
 class ReferenceBackend:
@@ -16,12 +16,11 @@ class ReferenceBackend:
         self.kv_shape = (cache.num_kv_heads, cache.head_dim)
         self._cache = cache
 
-    def begin(self, inputs: RaggedInputs) -> None:
+    def begin(self, step: StepTensors) -> None:
         """Keep the step's batch layout."""
-        self._inputs = inputs
-        device = self._cache.keys.device
-        self._slots = torch.from_numpy(inputs.slot_mapping).to(device)
-        self._tables = torch.from_numpy(inputs.block_tables).to(device).long()
+        self._inputs = step.host
+        self._slots = step.slot_mapping
+        self._tables = step.block_tables.long()
 
     def attend(
         self,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from common.engine.attention.backend import AttentionBackend
-from common.engine.device_copy import to_device
+from common.engine.device_inputs import StepTensors, ToDevice, on_host
 from common.engine.fused.ops import FusedOps
 from common.engine.fused.weights import DecoderWeights, LayerWeights
 from common.engine.ragged import RaggedInputs
@@ -19,7 +19,7 @@ Tables = dict[str | None, tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Workspace:
+class Workspace:
     """Activations of one layer for T tokens; the next layer writes over them."""
 
     residual: (
@@ -32,16 +32,18 @@ class _Workspace:
     gated: torch.Tensor  # [T, intermediate]
 
     @staticmethod
-    def allocate(weights: DecoderWeights, tokens: int) -> "_Workspace":
+    def allocate(weights: DecoderWeights, tokens: int) -> "Workspace":
+        """For so many tokens."""
         hidden, first = weights.embedding.shape[1], weights.layers[0]
         inner = max(layer.gate_up.out_features for layer in weights.layers)
         widths = (hidden, hidden, hidden, first.qkv.out_features, inner, inner // 2)
         residual, *others = (weights.embedding.new_empty(tokens, width) for width in widths)
-        return _Workspace(residual.float(), *others)
+        return Workspace(residual.float(), *others)
 
-    def first(self, tokens: int) -> "_Workspace":
+    def first(self, tokens: int) -> "Workspace":
+        """The same memory for fewer tokens."""
         parts = (self.residual, self.normed, self.delta, self.qkv, self.gate_up, self.gated)
-        return _Workspace(*(part[:tokens] for part in parts))
+        return Workspace(*(part[:tokens] for part in parts))
 
 
 class FusedDecoder:
@@ -49,42 +51,64 @@ class FusedDecoder:
 
     name = "fused"
 
-    def __init__(self, weights: DecoderWeights, ops: FusedOps, backend: AttentionBackend) -> None:
-        self._weights = weights
+    def __init__(
+        self,
+        weights: DecoderWeights,
+        ops: FusedOps,
+        backend: AttentionBackend,
+        to_device: ToDevice = on_host,
+    ) -> None:
+        self.weights = weights
         self._ops = ops
         self._backend = backend
-        self._workspace = _Workspace.allocate(weights, 1)
+        self._to_device = to_device
+        self._workspace = self.new_workspace(1)
 
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:
         """See TokenModel.logits."""
-        with torch.inference_mode():
-            weights = self._weights
-            device = weights.embedding.device
-            self._backend.begin(inputs)
-            work = self._reserve(len(inputs.input_ids))
-            self._embed(inputs.ids_on(device), work)
-            tables = self._rotary_tables(to_device(inputs.positions, device))
-            for index, layer in enumerate(weights.layers):
-                self._run_layer(index, layer, work, tables[layer.rotary])
-            return self._head(work, to_device(inputs.sample_rows, device))
-
-    def _reserve(self, tokens: int) -> _Workspace:
+        step = self._to_device(inputs)
+        tokens = len(inputs.input_ids)
         if tokens > len(self._workspace.residual):
-            self._workspace = _Workspace.allocate(self._weights, tokens)
-        return self._workspace.first(tokens)
+            self._workspace = self.new_workspace(tokens)
+        logits = self.new_logits(len(inputs.sample_rows))
+        self.run(step, self._workspace.first(tokens), logits)
+        return logits
 
-    def _embed(self, input_ids: torch.Tensor, work: _Workspace) -> None:
-        work.residual.copy_(self._weights.embedding[input_ids])
-        if self._weights.embedding_scale is not None:
-            work.residual.mul_(self._weights.embedding_scale)
+    def new_workspace(self, tokens: int) -> Workspace:
+        """Memory for steps of so many tokens."""
+        return Workspace.allocate(self.weights, tokens)
+
+    def new_logits(self, rows: int) -> torch.Tensor:
+        """Memory for the logits of so many rows."""
+        # in bfloat16 the likeliest tokens would often tie: a step is 0.125 at 25
+        shape = (rows, self.weights.head.out_features)
+        return self.weights.embedding.new_empty(shape, dtype=torch.float32)
+
+    def run(self, step: StepTensors, work: Workspace, logits: torch.Tensor) -> None:
+        """Compute a step of T tokens in `work`, of T tokens too, into `logits` [rows that sample, vocab].
+
+        Puts work on the current stream and waits for none of it, but for rotary scaling "dynamic".
+        """
+        with torch.inference_mode():
+            self._backend.begin(step)
+            self._embed(step.input_ids, work)
+            tables = self._rotary_tables(step.positions)
+            for index, layer in enumerate(self.weights.layers):
+                self._run_layer(index, layer, work, tables[layer.rotary])
+            self._head(work, step.sample_rows, logits)
+
+    def _embed(self, input_ids: torch.Tensor, work: Workspace) -> None:
+        work.residual.copy_(self.weights.embedding[input_ids])
+        if self.weights.embedding_scale is not None:
+            work.residual.mul_(self.weights.embedding_scale)
 
     def _rotary_tables(self, positions: torch.Tensor) -> Tables:
         # a float32 example makes the model's module give float32 tables
-        example = self._weights.embedding.new_empty(1, dtype=torch.float32)
+        example = self.weights.embedding.new_empty(1, dtype=torch.float32)
         tables: Tables = {}
-        for kind in {layer.rotary for layer in self._weights.layers}:
+        for kind in {layer.rotary for layer in self.weights.layers}:
             kinds = () if kind is None else (kind,)
-            cos, sin = self._weights.rotary(example, positions[None], *kinds)
+            cos, sin = self.weights.rotary(example, positions[None], *kinds)
             tables[kind] = (cos[0], sin[0])
         return tables
 
@@ -92,10 +116,10 @@ class FusedDecoder:
         self,
         index: int,
         layer: LayerWeights,
-        work: _Workspace,
+        work: Workspace,
         table: tuple[torch.Tensor, torch.Tensor],
     ) -> None:
-        weights, ops, eps = self._weights, self._ops, self._weights.norm_eps
+        weights, ops, eps = self.weights, self._ops, self.weights.norm_eps
         if index == 0:
             ops.norm(work.residual, layer.attention_norm, eps, work.normed)
         else:
@@ -116,10 +140,10 @@ class FusedDecoder:
         self,
         index: int,
         layer: LayerWeights,
-        work: _Workspace,
+        work: Workspace,
         table: tuple[torch.Tensor, torch.Tensor],
     ) -> torch.Tensor:
-        weights, ops = self._weights, self._ops
+        weights, ops = self.weights, self._ops
         queries, rotated = weights.num_heads, weights.num_heads + weights.num_kv_heads
         heads = work.qkv.view(len(work.qkv), -1, weights.head_dim)
         if layer.q_norm is not None and layer.k_norm is not None:
@@ -130,13 +154,10 @@ class FusedDecoder:
         out = self._backend.attend(index, query, key, value, weights.scale, layer.window)
         return out.flatten(1)
 
-    def _head(self, work: _Workspace, sample_rows: torch.Tensor) -> torch.Tensor:
-        weights = self._weights
+    def _head(self, work: Workspace, sample_rows: torch.Tensor, logits: torch.Tensor) -> None:
+        weights = self.weights
         residual, delta = work.residual[sample_rows], work.delta[sample_rows]
         self._ops.add_norm(residual, delta, weights.final_norm, weights.norm_eps, delta)
-        # in bfloat16 the likeliest tokens would often tie: a step is 0.125 at 25
-        logits = residual.new_empty(len(delta), weights.head.out_features)
         self._ops.linear(delta, weights.head, logits)
         if weights.logit_softcap is not None:
-            logits = torch.tanh(logits / weights.logit_softcap) * weights.logit_softcap
-        return logits
+            logits.div_(weights.logit_softcap).tanh_().mul_(weights.logit_softcap)

@@ -147,3 +147,12 @@ def test_the_kernel_is_ready_before_the_first_grammar(dtype: torch.dtype) -> Non
     known = len(vars(mask_logits)["overloads"])
     cpu_masking.mask_logits(torch.zeros(5, 70, dtype=dtype), [2, 3], make_masks([{1}, {2}], 70))
     assert len(vars(mask_logits)["overloads"]) == known
+
+
+@DTYPES
+def test_logits_made_in_inference_mode_are_masked_too(dtype: torch.dtype) -> None:
+    """As the general path makes them on a device, where torch's operations do the masking."""
+    with torch.inference_mode():
+        logits = random_logits(2, 40).to(dtype)
+    masking.mask_logits(logits, [1], make_masks([{3}], 40))
+    assert logits.argmax(dim=1).tolist()[1] == 3

@@ -10,6 +10,7 @@ from common.config import Backend
 from common.engine.attention.backend import AttentionBackend
 from common.engine.attention.select import select_backend
 from common.engine.batch import Batch, BatchEntry
+from common.engine.device_inputs import on_host
 from common.engine.kv_cache import DTYPES, KVCache, Storage
 from common.engine.model_spec import ModelSpec
 from common.engine.ragged import RaggedInputs
@@ -96,7 +97,7 @@ def attend_with(
     deck = torch.randperm(sum(needed) + 2, generator=torch.Generator().manual_seed(3)).tolist()
     inputs = place(cache, shape, turns, [[deck.pop() for _ in range(n)] for n in needed])
     runner = build(cache)
-    runner.begin(inputs)
+    runner.begin(on_host(inputs))
     new = torch.cat([turn.keys_values(shape)[:, turn.computed :] for turn in turns], dim=1)
     query = torch.cat([turn.query(shape) for turn in turns])
     out = runner.attend(LAYER, query, new[0], new[1], step.scale, step.window)
