@@ -13,7 +13,7 @@ from rich.console import Console
 
 from benchmarks.goodput_plot import plot
 from benchmarks.goodput_result import GoodputResult, medians, ratios, table
-from benchmarks.goodput_run import SLO, Case, measure
+from benchmarks.goodput_run import SLO, TARGETS, Case, measure
 from benchmarks.systems import openai_server, pdserve, server_version
 from benchmarks.traces import load_traces
 
@@ -21,8 +21,8 @@ from benchmarks.traces import load_traces
 _FIRST_RUNGS = {"Azure conversation": 6, "Mooncake conversation": 10}
 COLOCATED = "pdserve 0P2D"
 _OURS = (
-    pdserve("pdserve 1P1D", "--prefill", "1"),
-    pdserve(COLOCATED, "--prefill", "0", "--decode", "2"),
+    pdserve("pdserve 1P1D", "--prefill", "1", **TARGETS),
+    pdserve(COLOCATED, "--prefill", "0", "--decode", "2", **TARGETS),
 )
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from benchmarks.goodput_plot import plot
 from benchmarks.goodput_result import GoodputResult, medians, ratios, table
-from benchmarks.goodput_run import SLO, Case, measure
+from benchmarks.goodput_run import SLO, TARGETS, Case, measure
 from benchmarks.systems import pdserve
 from benchmarks.workload import Shape
 
@@ -59,7 +59,8 @@ def main(
 ) -> None:
     """Measure, print a table, write benchmarks/results/routing.json and routing.png."""
     systems = [
-        pdserve(name, "--prefill", "1", "--policy", policy) for name, policy in _POLICIES.items()
+        pdserve(name, "--prefill", "1", "--policy", policy, **TARGETS)
+        for name, policy in _POLICIES.items()
     ]
     seed = secrets.randbelow(2**32)
     searches = asyncio.run(measure(systems, CASES, rounds, seconds, seed))

@@ -108,12 +108,12 @@ async def _run_transformers(mode: Mode, model_dir: Path, works: list[Work]) -> f
         return seconds
 
 
-def pdserve(name: str, *args: str) -> Server:
-    """pdserve, started for each round."""
+def pdserve(name: str, *args: str, **settings: str) -> Server:
+    """pdserve, started for each round; see `benchmarks.server.deployment`."""
 
     @contextlib.asynccontextmanager
     async def connect() -> AsyncGenerator[Target]:
-        async with serving(*args) as address, AsyncClient(address) as client:
+        async with serving(*args, **settings) as address, AsyncClient(address) as client:
             yield PdserveTarget(client)
 
     return Server(name, connect)

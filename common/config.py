@@ -42,6 +42,9 @@ class EngineConfig(_Frozen):
     itl_target_s: float | None = Field(
         None, gt=0, description="Decode steps are kept within this time; unset: as they come"
     )
+    ttft_target_s: float | None = Field(
+        None, gt=0, description="Prompts that can begin to answer within it go first; unset: none"
+    )
     preemption: Literal["auto", "swap", "recompute"] = Field(
         "auto", description="Under KV pressure; auto: the cheaper of the two for each sequence"
     )

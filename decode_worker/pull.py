@@ -1,15 +1,15 @@
 """One prompt's KV on its way in: what runs in a pull thread, off the engine's thread.
 
-The thread reads and checks items, copies each payload out of the transport's memory (which frees it
-there) into a host tensor in the cache's shape, and delivers what it found. It touches no engine state, and
-reads no further while `AT_HAND` of its chunks wait for the engine.
+The thread reads and checks items and delivers what it found. A chunk's payload stays in the transport's
+memory until the engine has inserted it: a copy of it would cost the decoding core as much as inserting does.
+The thread touches no engine state, and reads no further while `AT_HAND` of its chunks wait for the engine.
 """
 
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
 from common.engine.kv_cache import DTYPES
@@ -30,6 +30,9 @@ from common.kv_transfer.wire import (
 )
 from common.request import TokenLogprobs
 from decode_worker.credit import AT_HAND, Credit
+
+# Ray's memory may not be written to, and a chunk is only read
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +151,6 @@ class Pull:
         return FirstToken(header, prompt)
 
     def _to_tensor(self, payload: Payload, header: ChunkHeader) -> torch.Tensor:
-        owned = torch.from_numpy(np.array(payload, copy=True))
         dtype = DTYPES[self._layout.dtype]
-        return owned.view(dtype).reshape(self._layout.shape(header.end - header.start))
+        shape = self._layout.shape(header.end - header.start)
+        return torch.from_numpy(payload).view(dtype).reshape(shape)

@@ -34,7 +34,7 @@ class PrefillWorker:
 
     def __init__(self, spec: WorkerSpec, host: EngineHost) -> None:
         self._loop, engine = host.loop, host.engine
-        order = PrefillOrder(engine.costs.seconds_left)
+        order = PrefillOrder(engine.costs.seconds_left, engine.config.ttft_target_s)
         scheduler = PrefillScheduler(engine.prefix, order, engine.costs)
         self.info: WorkerInfo = make_info(spec, engine.spec, engine.costs.profile)
         self._prefix = engine.prefix

@@ -5,12 +5,17 @@ itself until its decode goes on, the sequences on the decode worker that stand s
 are expected to come, too), and what generation takes there, by the larger batch also for the others. So a
 short prompt beside few sequences runs where it decodes, a long one beside many does not, and no threshold
 says what short and few are.
+
+A worker with an ITL target keeps its steps within it whatever it runs beside: there a second less of an answer
+is one that its reader was promised to do without, and hardly counts beside one before a first token.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from common.profile import WorkerProfile, count_pairs
+
+_WITHIN_TARGET = 0.05  # of a second that somebody waits within an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +138,9 @@ class _Target:
         num_later = worker.num_positions + ask.num_prompt_tokens
         self._larger_s = profile.decode_step_s(min(others + 1, limit), num_later)
         slower_s = self._larger_s - self._step_s
-        self._decode_s = ask.num_output_tokens * (self._larger_s + others * slower_s)
+        self._weight = _WITHIN_TARGET if profile.itl_target_s else 1.0
+        decode_s = ask.num_output_tokens * (self._larger_s + others * slower_s)
+        self._decode_s = self._weight * decode_s
         self._room_s = _room_s(ask, worker, self._step_s)
         self._border_s = self._step_s / 2  # of a step that runs already, half is left on average
 
@@ -152,7 +159,7 @@ class _Target:
             queue_s=self._room_s + backlog_s + self._border_s,
             prefill_s=prefill_s,
             transfer_s=0.0,
-            interference_s=disturbed * added_s,
+            interference_s=self._weight * disturbed * added_s,
             decode_s=self._decode_s,
             step_s=self._larger_s,
             num_cached_tokens=cached,
@@ -171,7 +178,7 @@ class _Target:
             queue_s=self._room_s + source.queue_s + credit_s,
             prefill_s=source.prefill_s + taper_s,
             transfer_s=profile.correction.handoff_s + copies_s + self._border_s,
-            interference_s=self._others * profile.insert_s(num_shipped),
+            interference_s=self._weight * self._others * profile.insert_s(num_shipped),
             decode_s=self._decode_s,
             step_s=self._larger_s,
             num_cached_tokens=source.worker.num_cached_tokens,

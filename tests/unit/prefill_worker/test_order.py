@@ -46,6 +46,23 @@ def test_who_goes_first(first: Sequence, second: Sequence) -> None:
     assert ORDER.rank(first, NOW_S) < ORDER.rank(second, NOW_S)
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (prompt(150, waited_s=0.4), prompt(160, waited_s=0.5)),  # 1.9 s in all, and 2.1: too late
+        (prompt(10), prompt(160, waited_s=0.5)),
+        (prompt(160, waited_s=8.1), prompt(10)),  # four targets long it let others pass
+        (prompt(160, waited_s=0.5, deadline_in_s=2), prompt(10)),  # a deadline counts for more
+        (prompt(160, waited_s=0.5, priority=-1), prompt(10)),
+    ],
+)
+def test_who_misses_the_ttft_target_lets_the_others_meet_theirs(
+    first: Sequence, second: Sequence
+) -> None:
+    order = PrefillOrder(lambda seq: seq.num_uncomputed_tokens * 0.01, ttft_target_s=2.0)
+    assert order.rank(first, NOW_S) < order.rank(second, NOW_S)
+
+
 def test_a_long_prompt_falls_behind_newcomers_no_longer_than_it_would_run() -> None:
     """3 s of work: whoever comes within 3 s, however short, may pass it; later nobody does."""
     seq = prompt(300)

@@ -63,6 +63,15 @@ def test_a_prompt_beside_three_that_decode_makes_each_of_them_wait() -> None:
     assert parts(found[True]) == (0, 60 + 10, 3 + 16 + 16 + 6.5, 3 * 50, decode_s)
 
 
+def test_where_an_itl_target_holds_standing_still_counts_a_twentieth() -> None:
+    profile = replace(PROFILE, itl_target_s=1000.0)  # so large that it cuts nothing
+    busy = replace(DECODE, num_sequences=3, profile=profile)
+    found = cost(Ask(50, 7), PREFILL, busy)
+    decode_s = 7 * (14 + 3 * 1) / 20
+    assert parts(found[False]) == pytest.approx((6.5, 50 + 13, 0, 3 * 50 / 20, decode_s))
+    assert parts(found[True])[3:] == pytest.approx((3 * 50 / 20, decode_s))
+
+
 def test_cheap_copies_send_a_long_prompt_away_from_a_busy_decode_worker_and_keep_a_short_one() -> (
     None
 ):
