@@ -42,9 +42,5 @@ def test_a_text_that_is_certainly_too_long_is_not_tokenized(
         Reason.CONTEXT_EXCEEDED,
         "sampling.max_tokens",
     )
-    request = make("x" * 600)
     with pytest.raises(AssertionError, match="to be tokenized"):
-        parse_request(request, LIMITS, unasked)
-    request.sampling.max_tokens = 60
-    with pytest.raises(InvalidRequestError, match="max_tokens 60"):
-        parse_request(request, LIMITS, unasked)
+        parse_request(make("x" * 600), LIMITS, unasked)
