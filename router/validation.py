@@ -83,8 +83,9 @@ def parse_request(
     asked = message.sampling
 
     def check_length(text: str) -> None:
-        least = tokenizer.least_tokens(text)
-        _check_context(least, max(asked.max_tokens, 1), limits, "at least ")
+        # where max_tokens is to blame, the message has the prompt's real length
+        if (least := tokenizer.least_tokens(text)) >= limits.max_context_tokens:
+            _check_context(least, max(asked.max_tokens, 1), limits, "at least ")
 
     prompt = parse_prompt(message, limits, tokenizer, check_length)
     seed = asked.seed if asked.HasField("seed") else secrets.randbits(64)

@@ -118,7 +118,7 @@ async def test_who_has_waited_is_not_served_in_vain(model_dir: Path) -> None:
         worker.publish()
         await stack.until(lambda status: status.workers[0].load.backlog_tokens == 1000)
         await asyncio.to_thread(worker.say, request, "a")
-        with pytest.raises(OverloadedError, match="token 1 is expected in 100") as caught:
+        with pytest.raises(OverloadedError, match=r"token 1 is expected in 1\d\d\.") as caught:
             await waiting
         assert caught.value.reason is Reason.DEADLINE_UNREACHABLE
         assert caught.value.retry_after_s > 60

@@ -73,12 +73,11 @@ async def test_a_full_queue_says_when_to_try_again(model_dir: Path) -> None:
         assert isinstance(info, error_details_pb2.ErrorInfo)
         assert isinstance(retry, error_details_pb2.RetryInfo)
         assert (info.reason, info.domain) == ("QUEUE_FULL", "pdserve")
-        assert (
-            1000 <= retry.retry_delay.ToMilliseconds() < 2000
-        )  # half a second, and the first place in line
+        # half a second, and the first place in a line of a second each, half more or less
+        assert 1000 <= retry.retry_delay.ToMilliseconds() < 2000
         with pytest.raises(OverloadedError, match="2 requests are queued") as caught:
             await collect(stack.client, "x")
-        assert caught.value.retry_after_s == 1.0
+        assert 1.4 < caught.value.retry_after_s < 3.5  # the second place
 
         worker.say(second, "first token")  # one place is free now
         await stack.until(lambda status: status.router.requests_queued == 1)

@@ -36,7 +36,9 @@ def bound_of(tokenizer: Tokenizer) -> TokenBound | None:
 
 @pytest.mark.parametrize("make", [byte_level, merging, composing, byte_fallback])
 @given(
-    text=st.text(st.one_of(st.sampled_from("xxxxq e\u0301\u1100\u1161\u11a8▁"), st.characters())),
+    text=st.text(
+        st.one_of(st.sampled_from("xxxxq e\u0301\u1100\u1161\u11a8▁"), st.characters(codec="utf-8"))
+    ),
     times=st.integers(1, 20),
 )
 def test_no_text_has_fewer_tokens(make: Callable[[], Tokenizer], text: str, times: int) -> None:

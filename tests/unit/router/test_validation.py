@@ -1,7 +1,5 @@
 import math
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -16,13 +14,6 @@ from tests.unit.router.tiny_tokenizer import IM_END, VOCAB_SIZE, write_folder
 Request = inference_pb2.GenerateRequest
 Sampling = inference_pb2.SamplingParams
 LIMITS = Limits("tiny", VOCAB_SIZE, max_context_tokens=100, kv_capacity_tokens=80)
-
-
-class Unasked(Tokenizer):
-    """Tokenizes nothing."""
-
-    def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        raise AssertionError(f"{len(text)} characters were to be tokenized")
 
 
 @pytest.fixture(scope="module")
@@ -248,24 +239,3 @@ def test_beside_others_a_named_tenant_may_only_yield(
     sampling = SamplingParams(0.0, 0, 5)
     job = Job("r", (1,), sampling, (), priority=priority, tenant=tenant)
     assert (job.priority, job.worker_priority) == (priority, sent)
-
-
-@pytest.mark.parametrize(
-    "make", [lambda text: Request(text=text), lambda text: chat(("user", text))]
-)
-def test_a_text_that_is_certainly_too_long_is_not_tokenized(
-    tmp_path: Path, make: Callable[[str], Request]
-) -> None:
-    """No token is longer than <|im_start|>, 12 bytes."""
-    unasked = Unasked(write_folder(tmp_path))
-    with pytest.raises(
-        InvalidRequestError, match=r"prompt of at least \d+ \+ max_tokens 1 exc"
-    ) as caught:
-        parse_request(make("x" * 1200), LIMITS, unasked)
-    assert (caught.value.reason, caught.value.field) == (CONTEXT, "sampling.max_tokens")
-    request = make("x" * 600)
-    with pytest.raises(AssertionError, match="to be tokenized"):
-        parse_request(request, LIMITS, unasked)
-    request.sampling.max_tokens = 60
-    with pytest.raises(InvalidRequestError, match="max_tokens 60"):
-        parse_request(request, LIMITS, unasked)

@@ -144,13 +144,20 @@ infos = st.builds(
     vocab_size=u32,
     profile=profiles,
 )
-_NARROW = ("num_running", "num_waiting", "num_waiting_tokens", "backlog_tokens", "block_size")
+_NARROW = {"num_running", "num_waiting", "num_waiting_tokens", "num_submitted"}
+_NARROW |= {"backlog_tokens", "block_size"}
 _COUNTS = {
     name: u32 if name in _NARROW or name.startswith("blocks_") else u64
     for name in WorkerLoad.__dataclass_fields__
-    if name not in ("progress_age_s", "correction")
+    if name not in ("progress_age_s", "correction", "is_draining")
 }
-loads = st.builds(WorkerLoad, **_COUNTS, progress_age_s=seconds, correction=corrections)
+loads = st.builds(
+    WorkerLoad,
+    **_COUNTS,
+    progress_age_s=seconds,
+    correction=corrections,
+    is_draining=st.booleans(),
+)
 
 
 @no_deadline
