@@ -6,8 +6,8 @@ are expected to come, too), and what generation takes there, by the larger batch
 short prompt beside few sequences runs where it decodes, a long one beside many does not, and no threshold
 says what short and few are.
 
-A worker with an ITL target keeps its steps within it whatever it runs beside: there a second less of an answer
-is one that its reader was promised to do without, and hardly counts beside one before a first token.
+A worker with an ITL target keeps its steps within it whatever it runs beside: its readers were promised no
+more, so that a second of theirs hardly counts beside one before a first token.
 """
 
 from collections.abc import Iterator, Sequence
