@@ -77,6 +77,7 @@ class Router:
         self._server = grpc.aio.server(
             interceptors=self._door.interceptors(), options=SERVER_OPTIONS
         )
+        self._watching: asyncio.Task[None] | None = None
         self._http: HttpServer | None = None
         self._grammars: GrammarChecker | None = None
         self._services = [*_SERVICES]
@@ -89,6 +90,7 @@ class Router:
         await self._pool.wait_ready(timeout_s)
         self._add_services()
         await self._server.start()
+        self._watching = asyncio.create_task(self._door.watch())
         self._http.start()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         return port
@@ -108,6 +110,8 @@ class Router:
                     await asyncio.sleep(_POLL_S)
         # only now: a server that stops answers new calls with a bare CANCELLED
         await self._server.stop(grace=min(drain_timeout_s, _LAST_WORDS_S))
+        if self._watching is not None:
+            self._watching.cancel()
         await self._scaler.close()
         await self._resumables.close()
         await self._pool.close()
