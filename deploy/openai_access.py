@@ -6,6 +6,7 @@ smg wants the keys themselves, so they are kept in clear, and the file is for no
 
 import importlib.util
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,8 +79,9 @@ def _read_keys(path: Path) -> tuple[tuple[str, str], ...]:
         raise SetupError(
             f"openai_keys_file {path} has no key", "write a line NAME KEY for each client"
         )
-    if path.stat().st_mode & 0o007:
-        _log.warning("openai_keys_open_to_others", file=str(path), remedy="chmod 600")
+    with suppress(OSError):  # it was there a moment ago
+        if path.stat().st_mode & 0o007:
+            _log.warning("openai_keys_open_to_others", file=str(path), remedy="chmod 600")
     return tuple((name, key) for key, name in keys.items())
 
 

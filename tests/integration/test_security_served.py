@@ -226,3 +226,11 @@ def test_a_router_beyond_loopback_is_refused_before_anything_starts() -> None:
     assert (ended.returncode, ended.stdout) == (2, "")
     (line,) = [line for line in ended.stderr.splitlines() if line.strip()]
     assert "--insecure" in line
+
+
+def test_openais_api_without_keys_is_refused_beside_an_access_file(tmp_path: Path) -> None:
+    issue(tmp_path / "access", ACME)
+    ended = run_cli("serve", "--access-file", str(tmp_path / "access"), "--openai-port", "0")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    (line,) = [line for line in ended.stderr.splitlines() if line.strip()]
+    assert "openai_keys_file" in line
