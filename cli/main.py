@@ -4,7 +4,20 @@ import sys
 
 import typer
 
-from cli import chat, config, demo, doctor, explain, generate, model, scale, serve, status, token
+from cli import (
+    chat,
+    config,
+    demo,
+    doctor,
+    drain,
+    explain,
+    generate,
+    model,
+    scale,
+    serve,
+    status,
+    token,
+)
 from cli.connection import reaches_router
 from pdserve.errors import PdserveError, RequestError
 
@@ -21,6 +34,7 @@ app.command("generate")(reaches_router(generate.command))
 app.command("chat")(reaches_router(chat.command))
 app.command("status")(reaches_router(status.command))
 app.command("scale")(reaches_router(scale.command))
+app.command("drain")(reaches_router(drain.command))
 app.command("explain")(reaches_router(explain.command))
 app.command("doctor")(doctor.command)
 app.command("demo")(demo.command)

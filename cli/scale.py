@@ -33,7 +33,7 @@ def command(
         int | None, typer.Option(min=0, max=256, help="Decode workers, at least 1; unset: as now")
     ] = None,
     drain_timeout: Annotated[
-        float, typer.Option(min=0, max=86_400, help="Longest wait for running work, seconds")
+        float, typer.Option(min=0.001, max=86_400, help="Longest wait for running work, seconds")
     ] = 300.0,
 ) -> None:
     """Change how many workers there are, while they serve. Flips roles where it can."""

@@ -39,6 +39,9 @@ def command(
     openai_port: Annotated[
         int | None, typer.Option(help="Port of the OpenAI API; unset: off; 0: any free one")
     ] = None,
+    openai_keys_file: Annotated[
+        Path | None, typer.Option(help="Keys of the OpenAI API's clients, a line NAME KEY each")
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16")] = None,
     policy: Annotated[
         str | None, typer.Option(help="Choice of workers: cost, least_loaded, round_robin, local")
@@ -88,7 +91,8 @@ def _serve(settings: ServeConfig) -> None:
             f"http={host}:{endpoints.http_port}"
         )
         if endpoints.openai_port is not None:
-            line += f" openai=http://{host}:{endpoints.openai_port}/v1"
+            scheme = "https" if settings.security.tls_cert_file else "http"
+            line += f" openai={scheme}://{host}:{endpoints.openai_port}/v1"
         print(line, flush=True)
 
     with status:

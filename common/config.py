@@ -150,6 +150,12 @@ class ServeConfig(_Frozen):
     grpc_port: Port = 50051
     http_port: Port = 8080
     openai_port: Port | None = Field(None, description="OpenAI's HTTP API; unset: off")
+    openai_keys_file: Path | None = Field(None, description="NAME KEY of each of its clients")
+    openai_tenant: str = Field(
+        "openai",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="Whose its requests are, beside security.access_file",
+    )
     openai_options: str | None = Field(None, description="More options for `smg launch`")
     pin: Literal["auto", "off"] = "auto"
     ray_address: str | None = Field(None, description="Join this Ray cluster; unset: a private Ray")

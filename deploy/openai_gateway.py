@@ -2,7 +2,8 @@
 
 1. `start` runs the child (openai_child.py) and returns when it answers; if it ends instead: SetupError.
 2. When it dies later, that is logged and another one is started on the same port, after a growing pause.
-3. `stop` ends it within seconds; if this process dies in any way, the kernel ends the child.
+3. smg reads keys and certificates at its start alone: when they change, it is ended and started again.
+4. `stop` ends it within seconds; if this process dies in any way, the kernel ends the child.
 
 There is one worker to choose, the router, which admits, places and refuses by itself: all that smg would
 decide about workers is switched off.
@@ -10,22 +11,24 @@ decide about workers is switched off.
 
 import asyncio
 import contextlib
-import importlib.util
 import json
 import os
 import secrets
 import shlex
 import socket
+import ssl
 import sys
 from asyncio.subprocess import PIPE, STDOUT, Process
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 
-from common.config import SecurityConfig
 from common.telemetry.logs import get_logger
+from deploy.openai_access import OpenAiAccess
 from pdserve.errors import SetupError
+from router.reloading import Reloading
 
 _POLL_S = 0.05
 _ASK_TIMEOUT_S = 1.0
+_LOOK_AGAIN_S = 1.0
 _STOP_TIMEOUT_S = 3.0
 _MIN_PAUSE_S, _MAX_PAUSE_S = 0.1, 10.0
 _MAX_LINE_BYTES = 2**20
@@ -48,28 +51,23 @@ _OPTIONS = (
 _log = get_logger()
 
 
-def check_usable(security: SecurityConfig) -> None:
-    """Raises SetupError when the packages of the extra `openai` are missing, or smg would not get in."""
-    if security.access_file is not None or security.tls_cert_file is not None:
-        raise SetupError(
-            "openai_port does not go with security.access_file or security.tls_cert_file: "
-            "smg shows the router neither token nor certificate",
-            "leave one of them out",
-        )
-    for name in ("smg", "smg_grpc_proto"):
-        if importlib.util.find_spec(name) is None:
-            package = name.replace("_", "-")
-            raise SetupError(
-                f"openai_port needs the package {package}", "pip install 'pdserve[openai]'"
-            )
-
-
 class OpenAiGateway:
     """Owns the child process. All methods on one event loop."""
 
-    def __init__(self, grpc_address: str, host: str, port: int, options: str = "") -> None:
-        """`port` 0 takes any free one; `options` are more of smg's, on one line; they may replace ours."""
+    def __init__(
+        self,
+        grpc_address: str,
+        host: str,
+        port: int,
+        options: str = "",
+        access: Reloading[OpenAiAccess] | None = None,
+    ) -> None:
+        """`port` 0 takes any free one; `options` are more of smg's, on one line; they may replace ours.
+        Without `access`, whoever reaches the port may call.
+        """
         self._grpc_address = grpc_address
+        self._access = access or Reloading([], OpenAiAccess)
+        self._granted = self._access.current()
         self._options = (*_OPTIONS, *shlex.split(options))
         self._host = host
         self.port = port or _free_port(host)
@@ -96,20 +94,13 @@ class OpenAiGateway:
         process = self._process
         if process is None:
             return
-        if process.returncode is None:
-            process.terminate()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_STOP_TIMEOUT_S):
-                    await process.wait()
-        await self._end(process)
+        await self._terminate(process)
 
     async def _supervise(self, timeout_s: float) -> None:
         pause_s = _MIN_PAUSE_S
         while True:
             if self._process is not None:
-                code = await self._process.wait()
-                await self._end(self._process)
-                _log.error("openai_gateway_died", code=code, last_words=self._last_words)
+                await self._until_over(self._process)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _MAX_PAUSE_S)
             try:
@@ -123,8 +114,22 @@ class OpenAiGateway:
                 pause_s = _MIN_PAUSE_S
                 _log.info("openai_gateway_restarted")
 
+    async def _until_over(self, process: Process) -> None:
+        """Return when it has died, or was ended because who may call has changed."""
+        while process.returncode is None:
+            if self._access.current() is not self._granted:
+                _log.info("openai_gateway_renewed")
+                await self._terminate(process)
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_AGAIN_S):
+                    await process.wait()
+        await self._end(process)
+        _log.error("openai_gateway_died", code=process.returncode, last_words=self._last_words)
+
     async def _launch(self) -> None:
         self._last_words = ""
+        self._granted = self._access.current()
         process = self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "deploy.openai_child"),
             stdin=PIPE,
@@ -145,6 +150,7 @@ class OpenAiGateway:
             f"--prometheus-port={_free_port('127.0.0.1')}",
             # shuts smg's own control plane, which could add workers: nobody knows this key
             f"--control-plane-api-keys=pdserve:pdserve:admin:{secrets.token_urlsafe(32)}",
+            *self._granted.arguments(),
             *self._options,
         ]
 
@@ -165,7 +171,7 @@ class OpenAiGateway:
 
     def _is_ready(self) -> bool:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)  # noqa: S104
-        connection = HTTPConnection(host, self.port, timeout=_ASK_TIMEOUT_S)
+        connection = self._connect(host)
         try:
             connection.request("GET", "/readiness")
             with (
@@ -176,6 +182,14 @@ class OpenAiGateway:
             return False
         finally:
             connection.close()
+
+    def _connect(self, host: str) -> HTTPConnection:
+        if self._granted.certificate is None:
+            return HTTPConnection(host, self.port, timeout=_ASK_TIMEOUT_S)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False  # nothing is told to whoever answers
+        context.verify_mode = ssl.CERT_NONE
+        return HTTPSConnection(host, self.port, timeout=_ASK_TIMEOUT_S, context=context)
 
     async def _read(self, process: Process) -> None:
         """Log what the child reports, and keep its last line for when it dies."""
@@ -193,6 +207,14 @@ class OpenAiGateway:
                 _log.warning("openai_gateway", said=said, reason=reason)
             except (ValueError, KeyError, TypeError):  # its banner, or its last words
                 self._last_words = line.strip() or self._last_words
+
+    async def _terminate(self, process: Process) -> None:
+        if process.returncode is None:
+            process.terminate()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_STOP_TIMEOUT_S):
+                    await process.wait()
+        await self._end(process)
 
     async def _end(self, process: Process) -> None:
         if process.returncode is None:

@@ -11,11 +11,13 @@ from common.config import ServeConfig
 from common.telemetry.logs import configure_logs
 from deploy.deployment import Deployment
 from deploy.fleet import DeploymentFleet
-from deploy.openai_gateway import OpenAiGateway, check_usable
+from deploy.openai_access import check_usable, openai_access
+from deploy.openai_gateway import OpenAiGateway
 from pdserve.errors import SetupError
 from router.app import Router
 from router.guard import Door
 from router.http import check_port
+from router.tenant import ANONYMOUS, Tenant
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +57,11 @@ async def running(
         if config.openai_port is not None:
             report("starting the OpenAI gateway")
             gateway = OpenAiGateway(
-                endpoints.grpc_address,
+                await _address_for_gateway(router, endpoints, config),
                 config.grpc_host,
                 config.openai_port,
                 config.openai_options or "",
+                openai_access(config),
             )
             await gateway.start(config.start_timeout_s)
             endpoints = replace(endpoints, openai_port=gateway.port)
@@ -84,8 +87,18 @@ def _make_door(config: ServeConfig) -> Door:
     for key, port in ports:
         check_port(config.grpc_host, key, port)
     if config.openai_port is not None:
-        check_usable(config.security)
+        check_usable(config)
+        openai_access(config)
     return door
+
+
+async def _address_for_gateway(router: Router, endpoints: Endpoints, config: ServeConfig) -> str:
+    """The gRPC port or, where that asks for what smg does not have, a port for it alone."""
+    security = config.security
+    if security.access_file is None and security.tls_cert_file is None:
+        return endpoints.grpc_address
+    tenant = Tenant(config.openai_tenant) if security.access_file else ANONYMOUS
+    return await router.open_to_gateway(tenant)
 
 
 async def _start(deployment: Deployment, report: Callable[[str], None]) -> list[str]:

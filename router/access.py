@@ -12,7 +12,7 @@ Tokens carry 256 random bits, so a plain hash is enough: there is nothing to gue
 import hmac
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -50,24 +50,32 @@ class AccessList:
 
 def read_access(path: Path) -> AccessList:
     """Parse an access file. Raises SetupError with the line's number, never with what it holds."""
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except OSError as error:
-        raise SetupError(f"access file {path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise SetupError(f"access file {path} is not UTF-8 text") from error
     tokens: dict[bytes, Tenant] = {}
     names: dict[str, Tenant] = {}
-    for number, line in enumerate(lines, 1):
-        if line.strip() and not line.lstrip().startswith("#"):
-            try:
-                _read_line(line, tokens, names)
-            except ValueError as error:
-                raise SetupError(f"access file {path} line {number}: {error}") from None
+    read_lines("access file", path, lambda line: _read_line(line, tokens, names))
     if not tokens and not names:
         remedy = "make one with `pdserve token create`"
         raise SetupError(f"access file {path} names nobody", remedy)
     return AccessList(tuple(tokens.items()), names)
+
+
+def read_lines(what: str, path: Path, take: Callable[[str], None]) -> None:
+    """Give `take` every line that is neither blank nor a remark; it raises ValueError for a bad one.
+
+    Raises SetupError with the line's number, never with what it holds.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except OSError as error:
+        raise SetupError(f"{what} {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SetupError(f"{what} {path} is not UTF-8 text") from error
+    for number, line in enumerate(lines, 1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            try:
+                take(line)
+            except ValueError as error:
+                raise SetupError(f"{what} {path} line {number}: {error}") from None
 
 
 def _read_line(line: str, tokens: dict[bytes, Tenant], names: dict[str, Tenant]) -> None:

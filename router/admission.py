@@ -55,8 +55,9 @@ class _Queued:
 
 class Admission:
     """Bounded: at most `max_queued_requests` without a token, whose prompts have at most `max_queued_tokens`,
-    `max_inflight_requests` in all, and of each tenant what its limits say. Beyond a full queue a tenant still
-    gets its share of one, by weight among those who wait, or one request if it has none there.
+    `max_inflight_requests` in all, and of each tenant what its limits say. Where the queue is full, or as
+    much in flight as may be, a tenant still gets its share, by weight among those who are there, or one
+    request if it has none there.
 
     Invariant: accepted = completed + cancelled + failed + in flight.
     """
@@ -66,8 +67,9 @@ class Admission:
         self._clock = clock
         self.tenants = Tenants(config.tenant, config.tenants)
         self._live: dict[RequestKey, Ticket] = {}
+        self._live_of: dict[str, int] = {}  # by tenant, without those that have none
         self._queued = _Queued()
-        self._queued_of: dict[str, _Queued] = {}  # by tenant, without those that have none
+        self._queued_of: dict[str, _Queued] = {}  # by tenant, likewise
         self._retries = Retries()
         self.is_draining = False
         self.accepted = 0
@@ -125,6 +127,7 @@ class Admission:
         for line in (None, name):
             self._retries.note_accepted(line, now_s)
         ticket = self._live[key] = Ticket(key, num_prompt_tokens, cancel)
+        self._live_of[name] = self._live_of.get(name, 0) + 1
         self._queued.add(1, ticket)
         self._queued_of.setdefault(name, _Queued()).add(1, ticket)
         self.accepted += 1
@@ -152,8 +155,12 @@ class Admission:
         """Close the account of a request."""
         if not ticket.num_output_tokens:
             self._leave_queue(ticket)
+        name = ticket.key.tenant.name
         del self._live[ticket.key]
-        self.tenants.leave(ticket.key.tenant.name, ticket.num_output_tokens, self._clock())
+        self._live_of[name] -= 1
+        if not self._live_of[name]:
+            del self._live_of[name]
+        self.tenants.leave(name, ticket.num_output_tokens, self._clock())
         self.ended[ticket.outcome] += 1
 
     def cancel(self, tenant: Tenant, request_id: str) -> None:
@@ -187,7 +194,7 @@ class Admission:
             number = queued.num_requests if is_full else queued.num_tokens
             found = f"{number} {'requests' if is_full else 'prompt tokens'} are queued"
             raise OverloadedError(found, retry_after_s=_LEAST_RETRY_S)
-        if len(self._live) >= config.max_inflight_requests:
+        if len(self._live) >= config.max_inflight_requests and not self._has_less_in_flight(key):
             raise OverloadedError(
                 f"{len(self._live)} requests are in flight", retry_after_s=_LEAST_RETRY_S
             )
@@ -205,3 +212,10 @@ class Admission:
             mine.num_requests + 1 <= share * self._config.max_queued_requests
             and mine.num_tokens + num_prompt_tokens <= share * self._config.max_queued_tokens
         )
+
+    def _has_less_in_flight(self, key: RequestKey) -> bool:
+        """Whether the tenant has less in flight than its part of what may be."""
+        name = key.tenant.name
+        num_mine = self._live_of.get(name, 0)
+        share = self.tenants.weight(name) / sum(map(self.tenants.weight, {name, *self._live_of}))
+        return not num_mine or num_mine + 1 <= share * self._config.max_inflight_requests

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import importlib.util
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -15,6 +16,7 @@ from common.config import RouterConfig, SecurityConfig
 from common.engine.weights.folder import read_eos_token_ids
 from common.request import Role
 from common.rpc.channel import SERVER_OPTIONS
+from pdserve.errors import SetupError
 from pdserve.v1 import admin_pb2_grpc, inference_pb2_grpc
 from router.admin import AdminService
 from router.admission import Admission
@@ -25,6 +27,7 @@ from router.explain import Explanations
 from router.fair_queue import FairQueue
 from router.fleet import FixedFleet, Fleet
 from router.gate import Gate, Turn
+from router.gateway_port import GatewayPort
 from router.grammar import GrammarChecker
 from router.guard import Door
 from router.http import HttpServer
@@ -35,6 +38,7 @@ from router.pool import WorkerPool
 from router.resume import Resumables
 from router.scaling import Scaler
 from router.service import InferenceService
+from router.tenant import Tenant
 from router.tokenizer import Tokenizer
 from router.validation import Limits
 from router.wait_limit import WaitLimit
@@ -77,6 +81,9 @@ class Router:
         self._server = grpc.aio.server(
             interceptors=self._door.interceptors(), options=SERVER_OPTIONS
         )
+        self._gateway_port: GatewayPort | None = None
+        self._add_vllm: Callable[[grpc.aio.Server], None] = _refuse_vllm
+        self._watching: asyncio.Task[None] | None = None
         self._http: HttpServer | None = None
         self._grammars: GrammarChecker | None = None
         self._services = [*_SERVICES]
@@ -89,9 +96,18 @@ class Router:
         await self._pool.wait_ready(timeout_s)
         self._add_services()
         await self._server.start()
+        self._watching = asyncio.create_task(self._door.watch())
         self._http.start()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         return port
+
+    async def open_to_gateway(self, tenant: Tenant) -> str:
+        """Once started: open a port on loopback for the OpenAI gateway of this process; returns host:port.
+
+        Its requests are the tenant's. Raises SetupError.
+        """
+        self._gateway_port = GatewayPort(tenant)
+        return await self._gateway_port.start(self._add_vllm)
 
     @property
     def http_port(self) -> int:
@@ -107,7 +123,12 @@ class Router:
                 while self._admission.num_in_flight:
                     await asyncio.sleep(_POLL_S)
         # only now: a server that stops answers new calls with a bare CANCELLED
-        await self._server.stop(grace=min(drain_timeout_s, _LAST_WORDS_S))
+        last_words_s = min(drain_timeout_s, _LAST_WORDS_S)
+        await self._server.stop(grace=last_words_s)
+        if self._gateway_port is not None:
+            await self._gateway_port.stop(last_words_s)
+        if self._watching is not None:
+            self._watching.cancel()
         await self._scaler.close()
         await self._resumables.close()
         await self._pool.close()
@@ -185,7 +206,8 @@ class Router:
             self._is_ready,
             self._config.slow_client_s,
         )
-        vllm_engine_pb2_grpc.add_VllmEngineServicer_to_server(service, self._server)
+        self._add_vllm = partial(vllm_engine_pb2_grpc.add_VllmEngineServicer_to_server, service)
+        self._add_vllm(self._server)
         self._services.append(SERVICE_NAME)
 
     def _is_ready(self) -> bool:
@@ -194,3 +216,8 @@ class Router:
     async def _set_health(self, status: int) -> None:
         for name in ("", *self._services):
             await self._health.set(name, status)
+
+
+def _refuse_vllm(server: grpc.aio.Server) -> None:
+    remedy = "pip install 'pdserve[openai]'"
+    raise SetupError("vLLM's contract needs the package smg-grpc-proto", remedy)

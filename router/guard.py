@@ -1,5 +1,6 @@
 """The router's door: who may call what, over what, and where the port may be."""
 
+import asyncio
 import ipaddress
 
 import grpc
@@ -15,6 +16,7 @@ from router.tls import server_certificates
 
 _OPEN = "/grpc.health.v1.Health/"  # probes have no token, and learn nothing else
 _ADMIN = "/pdserve.v1.Admin/"
+_LOOK_AGAIN_S = 1.0
 _SAN = "x509_subject_alternative_name"
 _log = get_logger()
 
@@ -30,6 +32,7 @@ class Door:
         if config.access_file is not None:
             path = config.access_file
             self._access = Reloading([path], lambda: read_access(path))
+        self._guard = GuardInterceptor(_check(self._access) if self._access else let_all_in)
 
     def check(self, host: str) -> None:
         """Raise SetupError when others could reach a router that asks nobody who they are."""
@@ -41,7 +44,15 @@ class Door:
 
     def interceptors(self) -> list[grpc.aio.ServerInterceptor]:
         """One for all services of the server."""
-        return [GuardInterceptor(_check(self._access) if self._access else let_all_in)]
+        return [self._guard]
+
+    async def watch(self) -> None:
+        """End calls whose token or certificate is taken away, soon after that. Runs until cancelled."""
+        while self._access is not None:
+            seen = self._access.current()
+            await asyncio.sleep(_LOOK_AGAIN_S)
+            if self._access.current() is not seen:
+                self._guard.check_again()
 
     def bind(self, server: grpc.aio.Server, host: str, port: int) -> int:
         """Listen; returns the port. Raises SetupError as `check` does, and when the port is taken."""

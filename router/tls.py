@@ -12,7 +12,9 @@ from router.reloading import Reloading
 
 
 @dataclass(frozen=True, slots=True)
-class _Pems:
+class Pems:
+    """What the files hold."""
+
     key: bytes
     chain: bytes
     client_authority: bytes | None
@@ -24,7 +26,7 @@ class ServerCertificates:
     def __init__(self, certificate: Path, key: Path, client_authority: Path | None) -> None:
         """Raises SetupError."""
         paths = [certificate, key] + ([client_authority] if client_authority else [])
-        self._files = Reloading(paths, lambda: _read(certificate, key, client_authority))
+        self._files = Reloading(paths, lambda: read_pems(certificate, key, client_authority))
         self._used = self._files.current()
         self._needs_client = client_authority is not None
 
@@ -53,12 +55,12 @@ def server_certificates(config: SecurityConfig) -> ServerCertificates | None:
     return ServerCertificates(certificate, key, config.tls_client_ca_file)
 
 
-def _configuration(pems: _Pems) -> grpc.ServerCertificateConfiguration:
+def _configuration(pems: Pems) -> grpc.ServerCertificateConfiguration:
     pairs = [(pems.key, pems.chain)]
     return grpc.ssl_server_certificate_configuration(pairs, pems.client_authority)
 
 
-def _read(certificate: Path, key: Path, client_authority: Path | None) -> _Pems:
+def read_pems(certificate: Path, key: Path, client_authority: Path | None = None) -> Pems:
     """The files, seen to fit each other: gRPC would find out only at a handshake. Raises SetupError."""
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -66,7 +68,7 @@ def _read(certificate: Path, key: Path, client_authority: Path | None) -> _Pems:
         if client_authority is not None:
             context.load_verify_locations(client_authority)
         authority = client_authority.read_bytes() if client_authority else None
-        return _Pems(key.read_bytes(), certificate.read_bytes(), authority)
+        return Pems(key.read_bytes(), certificate.read_bytes(), authority)
     except OSError as error:  # ssl.SSLError is one
         what = f"{certificate}, {key}" + (f", {client_authority}" if client_authority else "")
         raise SetupError(

@@ -1,9 +1,12 @@
 """How every call begins, in one interceptor for all services of a server: who calls, then what it says."""
 
+import asyncio
 import hmac
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
+from contextvars import copy_context
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -27,6 +30,16 @@ _MAKERS = {
 }
 
 
+@dataclass(eq=False, slots=True)
+class _Call:
+    """One that was let in; `refusal` is why it may not go on."""
+
+    method: str
+    context: Context
+    task: "asyncio.Task[Any] | None"
+    refusal: RequestError | None = None
+
+
 class GuardInterceptor(grpc.aio.ServerInterceptor):
     """Runs `check` before the handler and in its task, so that it sees what the check sets there.
 
@@ -37,6 +50,17 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, check: Check) -> None:
         self._check = check
+        self._calls: set[_Call] = set()
+
+    def check_again(self) -> None:
+        """Ask again of every call that runs: one that would be refused now ends now, and as refused."""
+        for call in tuple(self._calls):
+            try:
+                copy_context().run(self._check, call.method, call.context)
+            except RequestError as error:
+                if call.refusal is None and call.task is not None:
+                    call.refusal = error
+                    call.task.cancel()
 
     async def intercept_service(
         self,
@@ -65,18 +89,36 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
     ) -> Any:
         async def guarded(request: Any, context: Context) -> object:
             message = await self._admit(method, request, parse, context)
-            return await behaviour(message, context)
+            async with self._watched(method, context):
+                return await behaviour(message, context)
 
         return guarded
 
     def _stream(self, method: str, behaviour: Callable[..., Any], parse: _Parse | None) -> Any:
         async def guarded(request: Any, context: Context) -> AsyncIterator[object]:
             message = await self._admit(method, request, parse, context)
-            async with aclosing(behaviour(message, context)) as messages:
+            async with (
+                self._watched(method, context),
+                aclosing(behaviour(message, context)) as messages,
+            ):
                 async for answer in messages:
                     yield answer
 
         return guarded
+
+    @asynccontextmanager
+    async def _watched(self, method: str, context: Context) -> AsyncIterator[None]:
+        call = _Call(method, context, asyncio.current_task())
+        self._calls.add(call)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if call.refusal is None or call.task is None:
+                raise
+            call.task.uncancel()
+            await context.abort_with_status(to_status(call.refusal))
+        finally:
+            self._calls.discard(call)
 
     async def _admit(
         self, method: str, request: Any, parse: _Parse | None, context: Context

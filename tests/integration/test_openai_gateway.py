@@ -14,8 +14,9 @@ from openai import AsyncOpenAI
 from structlog.testing import capture_logs
 
 from cli.settings import load_config
-from common.config import SecurityConfig
-from deploy.openai_gateway import OpenAiGateway, check_usable
+from common.config import ServeConfig
+from deploy.openai_access import check_usable
+from deploy.openai_gateway import OpenAiGateway
 from pdserve.errors import SetupError
 from tests.integration.router_stack import HOST, MODEL, Stack, serving
 from tests.integration.scripted_worker import ScriptedWorker, echo
@@ -109,10 +110,10 @@ async def test_one_without_a_router_is_refused_in_time_and_ended() -> None:
 
 
 def test_a_missing_package_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_usable(SecurityConfig())
+    check_usable(ServeConfig())
     monkeypatch.setitem(sys.modules, "smg", None)
     with pytest.raises(SetupError, match=r"package smg\. pip install 'pdserve\[openai\]'"):
-        check_usable(SecurityConfig())
+        check_usable(ServeConfig())
 
 
 def test_the_port_is_off_until_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,13 +127,3 @@ def test_the_port_is_off_until_it_is_set(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_options_that_are_no_command_line_are_refused_by_name() -> None:
     with pytest.raises(SetupError, match="openai_options: No closing quotation"):
         load_config(None, {"openai_options": "--log-dir='/tmp"})
-
-
-def test_it_is_refused_where_the_router_asks_who_calls() -> None:
-    for closed in (
-        SecurityConfig(access_file=Path("access")),
-        SecurityConfig(tls_cert_file=Path("cert"), tls_key_file=Path("key")),
-    ):
-        with pytest.raises(SetupError, match="openai_port does not go with") as caught:
-            check_usable(closed)
-        assert "\n" not in str(caught.value)

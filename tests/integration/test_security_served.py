@@ -2,14 +2,17 @@
 
 import os
 import socket
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import psutil
 import pytest
 import yaml
+from openai import AuthenticationError, DefaultHttpxClient, OpenAI
 
 from common.engine.weights.resolve import ModelSource
 from pdserve.client import AsyncClient
@@ -20,6 +23,8 @@ from tests.integration.guarded_router import ACME, OPS, Metadata, bearer, issue,
 from tests.integration.processes import Served, run_cli, serving
 from tests.integration.router_stack import HOST
 
+KEY = "sk-of-alice-0123456789"
+SHORT = inference_pb2.SamplingParams(max_tokens=2)
 MARKER = "xylophone-quagmire"  # neither a word of the code nor of a library
 
 
@@ -40,6 +45,12 @@ class Guarded:
         flags = ["--address", self.served.grpc, "--tls-ca", str(self.authority)]
         return [*flags, "--token", self.tokens[tenant]] if tenant else flags
 
+    def api(self, key: str = KEY) -> OpenAI:
+        """A client of OpenAI's API."""
+        trust = ssl.create_default_context(cafile=str(self.authority))
+        http = DefaultHttpxClient(verify=trust)
+        return OpenAI(base_url=self.served.openai, api_key=key, max_retries=0, http_client=http)
+
     def process(self, name: str) -> psutil.Process:
         """Its process of this name."""
         (found,) = (process for process in self.served.family() if process.name() == name)
@@ -57,6 +68,9 @@ def guarded(model: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> Ite
         "tls_cert_file": str(pair.chain),
         "tls_key_file": str(pair.key),
     }
+    (folder / "keys").write_text(f"alice {KEY}\n")
+    (folder / "keys").chmod(0o600)
+    settings |= {"openai_port": 0, "openai_keys_file": str(folder / "keys")}
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     with serving(model.name, "--config", str(folder / "config.yaml")) as served:
         yield Guarded(served, tokens, authority.write(folder / "authority.pem"))
@@ -76,6 +90,41 @@ def test_commands_reach_it_with_a_token_and_fail_in_one_line_without(
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+def test_openais_api_answers_with_a_key_alone(guarded: Guarded) -> None:
+    ask: dict[str, Any] = {
+        "model": "smollm2-135m",
+        "messages": [{"role": "user", "content": "What is the capital of France?"}],
+        "max_tokens": 4,
+    }
+    assert guarded.served.openai.startswith("https://")
+    with guarded.api("sk-of-nobody-at-all-here") as stranger, pytest.raises(AuthenticationError):
+        stranger.chat.completions.create(**ask)
+    with guarded.api() as alice:
+        parts = list(alice.chat.completions.create(**ask, temperature=0, stream=True))
+    assert "".join(part.choices[0].delta.content or "" for part in parts).startswith("The capital")
+    shown = [" ".join(process.cmdline()) for process in guarded.served.family()]
+    assert not [line for line in shown if KEY in line]
+
+
+async def test_its_tenant_shares_no_cached_kv_with_others(guarded: Guarded) -> None:
+    text = f"Once upon a time there were {', '.join(map(str, range(50)))} and"
+
+    async def cached_by(tenant: str) -> int:
+        async with guarded.client(tenant) as client:
+            return (await client.generate(text, SHORT)).usage.cached_tokens
+
+    def cached_by_openai() -> int:
+        with guarded.api() as alice:
+            usage = alice.completions.create(model="smollm2-135m", prompt=text, max_tokens=2).usage
+        assert usage is not None
+        assert usage.prompt_tokens_details is not None
+        return usage.prompt_tokens_details.cached_tokens or 0
+
+    assert [await cached_by("acme") > 0 for _ in range(2)] == [False, True]
+    assert [cached_by_openai() > 0 for _ in range(2)] == [False, True]
+    assert await cached_by("ops") == 0
+
+
 async def test_only_the_router_talks_to_workers(guarded: Guarded) -> None:
     async with guarded.client("ops") as client:
         workers = (await client.status()).workers
@@ -92,7 +141,10 @@ async def test_only_the_router_talks_to_workers(guarded: Guarded) -> None:
 def test_our_own_ports_are_on_loopback(guarded: Guarded) -> None:
     launcher = psutil.Process(guarded.served.process.pid)
     addresses = {connection.laddr for connection in launcher.net_connections("tcp")}
-    for text in (guarded.served.grpc, guarded.served.http):
+    gateway = guarded.process("smg::router")
+    addresses |= {connection.laddr for connection in gateway.net_connections("tcp")}
+    openai = guarded.served.openai.removeprefix("https://").removesuffix("/v1")
+    for text in (guarded.served.grpc, guarded.served.http, openai):
         host, _, port = text.rpartition(":")
         bound = next(ip for ip, number in addresses if number == int(port))
         assert bound.removeprefix("::ffff:") == host == HOST  # gRPC binds IPv4 through IPv6
@@ -143,9 +195,13 @@ async def test_no_text_salt_or_token_is_written_down(guarded: Guarded) -> None:
         with pytest.raises(RequestError):
             async for _ in stranger.send(ran):
                 pass
+    with guarded.api() as alice:
+        alice.completions.create(model="smollm2-135m", prompt=text, stop=[MARKER], max_tokens=4)
+    with guarded.api(f"sk-{MARKER}") as nobody, pytest.raises(AuthenticationError):
+        nobody.completions.create(model="smollm2-135m", prompt=text)
     written = _everything_logged(guarded)
     assert "worker_ready" in written  # so the right files were read
-    for secret in (MARKER, *guarded.tokens.values()):
+    for secret in (MARKER, KEY, *guarded.tokens.values()):
         assert secret not in written
 
 
@@ -170,3 +226,11 @@ def test_a_router_beyond_loopback_is_refused_before_anything_starts() -> None:
     assert (ended.returncode, ended.stdout) == (2, "")
     (line,) = [line for line in ended.stderr.splitlines() if line.strip()]
     assert "--insecure" in line
+
+
+def test_openais_api_without_keys_is_refused_beside_an_access_file(tmp_path: Path) -> None:
+    issue(tmp_path / "access", ACME)
+    ended = run_cli("serve", "--access-file", str(tmp_path / "access"), "--openai-port", "0")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    (line,) = [line for line in ended.stderr.splitlines() if line.strip()]
+    assert "openai_keys_file" in line

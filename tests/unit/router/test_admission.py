@@ -72,9 +72,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         expected: type[Exception] | None = None
         if key in self.queued.keys() | self.running:
             expected = DuplicateRequestError
-        elif self.is_above_its_share(tenant, num_tokens) or (
-            len(self.queued.keys() | self.running) >= MAX_INFLIGHT
-        ):
+        elif self.is_above_its_share(tenant, num_tokens) or self.has_its_share_in_flight(tenant):
             expected = OverloadedError
         if expected is not None:
             with pytest.raises(expected):
@@ -97,6 +95,12 @@ class AdmissionMachine(RuleBasedStateMachine):
             (len(mine) + 1) * num_tenants > MAX_QUEUED
             or (sum(mine) + num_tokens) * num_tenants > MAX_QUEUED_TOKENS
         )
+
+    def has_its_share_in_flight(self, tenant: Tenant) -> bool:
+        live = self.queued.keys() | self.running
+        num_mine = sum(key.tenant == tenant for key in live)
+        num_tenants = len({key.tenant for key in live} | {tenant})
+        return len(live) >= MAX_INFLIGHT and 0 < num_mine > MAX_INFLIGHT // num_tenants - 1
 
     @rule(ticket=tickets)
     def token(self, ticket: Ticket) -> None:
@@ -124,7 +128,8 @@ class AdmissionMachine(RuleBasedStateMachine):
     def the_accounts_agree(self) -> None:
         admission = self.admission
         assert admission.num_queued == len(self.queued) <= MAX_QUEUED + len(TENANTS) - 1
-        assert admission.num_in_flight == len(self.queued.keys() | self.running) <= MAX_INFLIGHT
+        assert admission.num_in_flight == len(self.queued.keys() | self.running)
+        assert admission.num_in_flight <= MAX_INFLIGHT + MAX_INFLIGHT // len(TENANTS)
         assert (admission.accepted, admission.rejected) == (self.accepted, self.rejected)
         assert admission.ended == self.ended
         assert admission.accepted == sum(admission.ended.values()) + admission.num_in_flight

@@ -119,7 +119,8 @@ def test_a_request_is_told_the_same_again_in_the_same_place() -> None:
 
 def test_a_tenant_over_its_limit_stands_in_a_line_of_its_own() -> None:
     limits = TenantLimits(max_requests=1)
-    admission = Admission(RouterConfig(tenant=limits, max_inflight_requests=2), lambda: 0.0)
+    config = RouterConfig(tenants={"greedy": limits}, max_inflight_requests=2)
+    admission = Admission(config, lambda: 0.0)
     greedy, other = Tenant("greedy"), Tenant("other")
     admission.enter(RequestKey(greedy, "a"), 1, ignore)
     for number in range(100):
@@ -129,7 +130,7 @@ def test_a_tenant_over_its_limit_stands_in_a_line_of_its_own() -> None:
     assert caught.value.retry_after_s > 10
     admission.enter(RequestKey(other, "a"), 1, ignore)
     with pytest.raises(OverloadedError, match="in flight") as caught:
-        admission.knock(Tenant("third"), "r")
+        admission.knock(other, "r")
     assert caught.value.reason is Reason.QUEUE_FULL
     assert caught.value.retry_after_s < 2
     assert admission.rejected == 101

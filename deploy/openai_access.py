@@ -1,0 +1,98 @@
+"""Who may call OpenAI's API, and over what: what its gateway is told at its start.
+
+`openai_keys_file` has a line `NAME KEY` for each client; blank lines and lines that begin with # are skipped.
+smg wants the keys themselves, so they are kept in clear, and the file is for nobody else to read.
+"""
+
+import importlib.util
+import re
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.config import ServeConfig
+from common.telemetry.logs import get_logger
+from pdserve.errors import SetupError
+from router.access import check_tenant_name, read_lines
+from router.reloading import Reloading
+from router.tls import read_pems
+
+_KEY = re.compile(r"[!-~]{16,512}")
+_log = get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAiAccess:
+    """Keys by the client's name, and files of the certificate chain and its private key; None: no TLS."""
+
+    keys: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    certificate: tuple[Path, Path] | None = None
+
+    def arguments(self) -> list[str]:
+        """For `smg launch`; they hold the keys."""
+        arguments = [f"--tenant-api-key={name}:{key}" for name, key in self.keys]
+        if self.certificate is not None:
+            chain, private = self.certificate
+            arguments += [f"--tls-cert-path={chain}", f"--tls-key-path={private}"]
+        return arguments
+
+
+def check_usable(config: ServeConfig) -> None:
+    """Raises SetupError where openai_port would let in whom the router asks for credentials, and where the
+    packages of the extra `openai` are missing.
+    """
+    security = config.security
+    if security.access_file and not config.openai_keys_file and not security.insecure:
+        raise SetupError(
+            "openai_port beside security.access_file needs openai_keys_file: "
+            f"without it anybody could call as tenant {config.openai_tenant}",
+            "write a line NAME KEY for each client into a file, or pass --insecure",
+        )
+    for name in ("smg", "smg_grpc_proto"):
+        if importlib.util.find_spec(name) is None:
+            package = name.replace("_", "-")
+            raise SetupError(
+                f"openai_port needs the package {package}", "pip install 'pdserve[openai]'"
+            )
+
+
+def openai_access(config: ServeConfig) -> Reloading[OpenAiAccess]:
+    """As the files say now, and again when one of them changes. Raises SetupError."""
+    keys, security = config.openai_keys_file, config.security
+    chain, private = security.tls_cert_file, security.tls_key_file
+    files = [file for file in (keys, chain, private) if file is not None]
+
+    def read() -> OpenAiAccess:
+        certificate = None
+        if chain is not None and private is not None:
+            read_pems(chain, private)
+            certificate = (chain, private)
+        return OpenAiAccess(_read_keys(keys) if keys else (), certificate)
+
+    return Reloading(files, read)
+
+
+def _read_keys(path: Path) -> tuple[tuple[str, str], ...]:
+    keys: dict[str, str] = {}
+    read_lines("openai_keys_file", path, lambda line: _read_line(line, keys))
+    if not keys:
+        raise SetupError(
+            f"openai_keys_file {path} has no key", "write a line NAME KEY for each client"
+        )
+    with suppress(OSError):  # it was there a moment ago
+        if path.stat().st_mode & 0o007:
+            _log.warning("openai_keys_open_to_others", file=str(path), remedy="chmod 600")
+    return tuple((name, key) for key, name in keys.items())
+
+
+def _read_line(line: str, keys: dict[str, str]) -> None:
+    try:
+        name, key = line.split()
+    except ValueError:
+        raise ValueError("it is not NAME KEY") from None
+    check_tenant_name(name)
+    if not _KEY.fullmatch(key):
+        raise ValueError("a key is 16 to 512 visible ASCII characters")
+    if key in keys:
+        raise ValueError("an earlier line has the same key")
+    keys[key] = name
