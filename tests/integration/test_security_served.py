@@ -20,6 +20,8 @@ from tests.integration.guarded_router import ACME, OPS, Metadata, bearer, issue,
 from tests.integration.processes import Served, run_cli, serving
 from tests.integration.router_stack import HOST
 
+pytestmark = pytest.mark.deployment
+
 MARKER = "xylophone-quagmire"  # neither a word of the code nor of a library
 
 
