@@ -5,6 +5,7 @@ STAMP  := $(VENV)/.installed
 PYTHON ?= python3
 # the public API as of the last release
 BASELINE := proto/baseline.binpb
+QUICK  := not slow and not gpu
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check test-slow test-gpu proto bench bench-handoff bench-overload bench-gpu clean proto-baseline
@@ -33,7 +34,8 @@ check: $(STAMP)  ## ruff, mypy --strict, import contracts, the public API
 	$(VENV)/bin/buf breaking --against $(BASELINE)
 
 test: setup check  ## static checks and the test suite (CI runs this)
-	$(PY) -m pytest -q
+	$(PY) -m pytest -q -m "$(QUICK) and not deployment" -n 2 --dist loadfile
+	$(PY) -m pytest -q -m "$(QUICK) and deployment"
 
 test-slow: setup  ## tests that take minutes
 	$(PY) -m pytest -q -m slow

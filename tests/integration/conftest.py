@@ -1,6 +1,7 @@
-"""Fixtures that start real processes; each deployment serves a whole module."""
+"""Deployments of real processes that tests share: two for the whole suite, one at a time."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -10,6 +11,18 @@ from common.engine.weights.resolve import ModelSource, resolve_model
 from tests.integration.processes import Served, serving
 
 MODEL = "smollm2-135m"
+START_AND_TEST_S = 180
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Who shares a deployment runs after all others, together: it is up no longer than it is needed."""
+    asks = {item: set(getattr(item, "fixturenames", ())) for item in items}
+    items.sort(key=lambda item: ("shared" in asks[item], "served_float32" in asks[item]))
+    for item in items:
+        if "shared" in asks[item]:
+            item.add_marker("deployment")
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(START_AND_TEST_S))
 
 
 @pytest.fixture(scope="session")
@@ -18,8 +31,27 @@ def model() -> ModelSource:
     return resolve_model(MODEL, default_cache_dir(), NoProgress())
 
 
-@pytest.fixture(scope="module")
-def served(model: ModelSource) -> Iterator[Served]:
-    """One prefill and one decode worker, bfloat16, with KV memory for about 6,000 tokens."""
-    with serving(model.name, "--config", "tests/integration/small.yaml") as deployment:
-        yield deployment
+@pytest.fixture(scope="session")
+def shared() -> Iterator[ExitStack]:
+    """Holds the shared deployment that runs; the next one stops it first."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def served(model: ModelSource, shared: ExitStack) -> Served:
+    """1 prefill and 1 decode worker, bfloat16, KV memory for about 6,000 tokens, OpenAI's API."""
+    shared.close()
+    flags = ("--config", "tests/integration/small.yaml", "--openai-port", "0")
+    return shared.enter_context(serving(model.name, *flags))
+
+
+@pytest.fixture(scope="session")
+def served_float32(model: ModelSource, shared: ExitStack) -> Served:
+    """1 prefill and 1 decode worker in float32, where text does not depend on who shares a batch.
+
+    Every prompt travels. Roles may have been flipped and workers replaced by whoever came before.
+    """
+    shared.close()
+    flags = ("--dtype", "float32", "--policy", "least_loaded")
+    return shared.enter_context(serving(model.name, *flags))

@@ -44,14 +44,14 @@ def spawn(*args: str) -> subprocess.Popen[str]:
 
 
 @contextmanager
-def serving(*args: str) -> Iterator[Served]:
-    """A deployment that is ready; afterwards it is stopped and must leave no process."""
+def serving(*args: str, ended_by: signal.Signals = signal.SIGTERM) -> Iterator[Served]:
+    """A deployment that is ready; afterwards the signal must end it cleanly, and no process is left."""
     process = spawn(*args)
     try:
         served = _await_ready(process)
         yield served
         if process.poll() is None:
-            stop(served)
+            _stop(served, ended_by)
     finally:
         if process.poll() is None:
             process.kill()
@@ -61,9 +61,10 @@ def serving(*args: str) -> Iterator[Served]:
                 pipe.close()
 
 
-def stop(served: Served, number: signal.Signals = signal.SIGTERM) -> None:
-    """Send the signal; the exit must be clean and the whole family gone."""
+def _stop(served: Served, number: signal.Signals) -> None:
+    """Send the signal; the exit must be clean and the whole family gone, Ray's processes among it."""
     family = served.family()
+    assert any("raylet" in process.name() for process in family)
     served.process.send_signal(number)
     code = served.process.wait(STOP_TIMEOUT_S)
     assert code == 0, f"exit code {code}: {served.process.stderr and served.process.stderr.read()}"

@@ -1,4 +1,8 @@
-"""Starting and stopping leave nothing behind; the HTTP port tells the truth."""
+"""Stopping during start-up leaves nothing behind; the HTTP port tells the truth.
+
+That a signal stops a whole deployment, every `serving` proves: one of test_equality.py by SIGINT, the
+others by SIGTERM.
+"""
 
 import signal
 import urllib.request
@@ -7,9 +11,9 @@ import psutil
 import pytest
 
 from common.engine.weights.resolve import ModelSource
-from tests.integration.processes import STOP_TIMEOUT_S, Served, serving, spawn, stop
+from tests.integration.processes import STOP_TIMEOUT_S, Served, spawn
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.deployment, pytest.mark.timeout(180)]
 
 
 def _get(served: Served, path: str) -> str:
@@ -25,13 +29,6 @@ def test_http_port_serves_health_readiness_and_metrics(served: Served) -> None:
     for name in ("time_to_first_token", "inter_token_latency", "request_queue_time", "handoff"):
         assert f"pdserve_{name}_seconds_bucket" in metrics
     assert 'pdserve_worker_kv_blocks{role="decode",state="free",worker="decode-0"}' in metrics
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_everything(model: ModelSource, number: signal.Signals) -> None:
-    with serving(model.name, "--prefill", "0") as served:
-        assert any("raylet" in process.name() for process in served.family())
-        stop(served, number)
 
 
 def test_a_signal_during_start_up_stops_everything(model: ModelSource) -> None:

@@ -30,6 +30,8 @@ from tests.unit.common.engine.tiny_models import (
     save_model,
 )
 
+pytestmark = pytest.mark.deployment
+
 NAMESPACE = "spill"
 MIB = 2**20
 NUM_PROMPTS, LENGTH = 16, 480  # 15 MiB of KV each, 240 together, in a store of 128 MiB

@@ -4,7 +4,6 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
@@ -12,10 +11,9 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from common.engine.weights.resolve import ModelSource
 from tests.integration.markdown_blocks import blocks
 from tests.integration.openai_served import MODEL, Both
-from tests.integration.processes import serving
+from tests.integration.processes import Served
 
 README_URL = "http://127.0.0.1:8000/v1"
 CAPITAL = "What is the capital of France?"
@@ -30,10 +28,8 @@ TOOL: Any = {"type": "function", "function": {"name": "look_up", "parameters": S
 
 
 @pytest.fixture(scope="module")
-def both(model: ModelSource) -> Iterator[Both]:
-    small = ("--config", "tests/integration/small.yaml")
-    with serving(model.name, *small, "--openai-port", "0") as served:
-        yield Both(served)
+def both(served: Served) -> Both:
+    return Both(served)
 
 
 def text_of(parts: Any) -> str:

@@ -12,7 +12,7 @@ from pdserve.client import AsyncClient
 from pdserve.v1 import admin_pb2, inference_pb2
 from tests.integration.processes import Served, run_cli, serving
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.deployment, pytest.mark.timeout(180)]
 DRAW = random.Random(5)
 NUM_DECODING = 8
 

@@ -3,16 +3,15 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
-from common.engine.weights.resolve import ModelSource
 from pdserve.client import AsyncClient
 from pdserve.errors import PreconditionError, Reason
 from pdserve.v1 import admin_pb2, inference_pb2
-from tests.integration.processes import START_TIMEOUT_S, Served, run_cli, serving
+from tests.integration.processes import START_TIMEOUT_S, Served, run_cli
 from tests.integration.waiting import until_nothing_is_held
 
 pytestmark = pytest.mark.timeout(180)
@@ -23,14 +22,6 @@ _FILLER = "It was a long day and everyone had something to say about it. "
 _PROMPTS = [f"{_FILLER * n}Tell me about number {n}." for n in (0, 3, 20, 1, 9)]
 _SAMPLING = inference_pb2.SamplingParams(max_tokens=24, ignore_eos=True)
 _NUM_STREAMS = 4
-
-
-@pytest.fixture(scope="module")
-def served(model: ModelSource) -> Iterator[Served]:
-    """In float32, where text does not depend on who shares a batch; every prompt travels."""
-    args = ("--dtype", "float32", "--config", "tests/integration/small.yaml")
-    with serving(model.name, *args) as deployment:
-        yield deployment
 
 
 async def _answer(client: AsyncClient, prompt: str) -> list[int]:
@@ -77,8 +68,8 @@ async def _more(answered: list[int], num: int) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_role_flips_under_load_lose_nothing(served: Served) -> None:
-    async with AsyncClient(served.grpc) as client:
+async def test_role_flips_under_load_lose_nothing(served_float32: Served) -> None:
+    async with AsyncClient(served_float32.grpc) as client:
         expected = [await _answer(client, prompt) for prompt in _PROMPTS]
         before = (await until_nothing_is_held(client)).router.totals
         async with _under_load(client, expected) as answered:
@@ -98,8 +89,10 @@ async def test_role_flips_under_load_lose_nothing(served: Served) -> None:
     assert len({worker.pid for worker in status.workers}) == 2
 
 
-async def test_a_dead_prefill_worker_is_replaced_and_the_new_one_is_found(served: Served) -> None:
-    async with AsyncClient(served.grpc) as client:
+async def test_a_dead_prefill_worker_is_replaced_and_the_new_one_is_found(
+    served_float32: Served,
+) -> None:
+    async with AsyncClient(served_float32.grpc) as client:
         expected = [await _answer(client, prompt) for prompt in _PROMPTS]
         with pytest.raises(PreconditionError, match="pin: off") as caught:
             await _scale(client, 2, 1)  # every core is a worker's own
@@ -109,7 +102,7 @@ async def test_a_dead_prefill_worker_is_replaced_and_the_new_one_is_found(served
             await _more(answered, 2)
             os.kill(dead.pid, signal.SIGKILL)
             await _more(answered, _NUM_STREAMS)
-        args = ("scale", "--prefill", "1", "--address", served.grpc)
+        args = ("scale", "--prefill", "1", "--address", served_float32.grpc)
         result = await asyncio.to_thread(run_cli, *args, timeout_s=START_TIMEOUT_S)
         assert (result.returncode, result.stdout) == (0, "1 started, 1 stopped\n")
         assert [await _answer(client, prompt) for prompt in _PROMPTS] == expected

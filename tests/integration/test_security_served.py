@@ -23,6 +23,8 @@ from tests.integration.guarded_router import ACME, OPS, Metadata, bearer, issue,
 from tests.integration.processes import Served, run_cli, serving
 from tests.integration.router_stack import HOST
 
+pytestmark = pytest.mark.deployment
+
 KEY = "sk-of-alice-0123456789"
 SHORT = inference_pb2.SamplingParams(max_tokens=2)
 MARKER = "xylophone-quagmire"  # neither a word of the code nor of a library

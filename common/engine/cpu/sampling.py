@@ -1,5 +1,6 @@
 """The sampler's kernels on tensors in host memory; sampler.SamplingKernels says what each does."""
 
+import numba
 import numpy as np
 import torch
 
@@ -50,4 +51,5 @@ def truncate(logits: torch.Tensor, truncation: Truncation) -> None:
         truncation.top_k,
         truncation.top_p,
         truncation.min_p,
+        numba.get_num_threads(),
     )

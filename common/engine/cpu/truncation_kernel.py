@@ -16,9 +16,12 @@ _BLOCK = 64
 
 
 @kernel()
-def truncate(logits, temperature, top_k, top_p, min_p):  # type: ignore[no-untyped-def]
-    """In place, for float32 logits [m, vocab] and one of each option a row; see SamplingKernels.truncate."""
-    threads = numba.get_num_threads()
+def truncate(logits, temperature, top_k, top_p, min_p, threads):  # type: ignore[no-untyped-def]
+    """In place, for float32 logits [m, vocab] and one of each option a row; see SamplingKernels.truncate.
+
+    `threads` is numba's number of them. Asked for in here, it would put an address of this process into the
+    code, which could then not be kept on disk.
+    """
     for thread in numba.prange(threads):
         # once a thread, not once a row: memory that comes and goes is mapped anew each time
         numbers = np.empty(logits.shape[1] + LANES, np.float32)

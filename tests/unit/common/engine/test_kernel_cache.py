@@ -84,12 +84,17 @@ def test_processes_that_compile_at_once_keep_each_others_kernels(tmp_path: Path)
     assert len(list(tmp_path.iterdir())) == 12  # one for each constant and type, and no leftovers
 
 
-def run_with_a_part(cache: Path, *constants: str) -> list[str]:
-    """What kernels of these constants give in a process of their own."""
-    command = [sys.executable, "-c", WITH_A_PART, *constants]
+def run_with_a_part(cache: Path, *runs: str) -> list[str]:
+    """What kernels of these constants give, each run's in a process of its own, at one time."""
     environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return result.stdout.split()
+    command = [sys.executable, "-c", WITH_A_PART]
+    processes = [
+        subprocess.Popen(
+            [*command, *run.split()], env=environment, stdout=subprocess.PIPE, text=True
+        )
+        for run in runs
+    ]
+    return [number for process in processes for number in process.communicate()[0].split()]
 
 
 def test_kernels_that_two_processes_compiled_serve_a_third_together(tmp_path: Path) -> None:
@@ -97,9 +102,9 @@ def test_kernels_that_two_processes_compiled_serve_a_third_together(tmp_path: Pa
 
     The part is too long for the compiler to dissolve it in the kernel.
     """
-    alone = run_with_a_part(tmp_path, "2") + run_with_a_part(tmp_path, "3")
-    assert alone[0] != alone[1]
-    assert run_with_a_part(tmp_path, "2", "3") == alone
+    two, three = run_with_a_part(tmp_path, "2", "3")
+    assert two != three
+    assert run_with_a_part(tmp_path, "2 3") == [two, three]
 
 
 def doubled(folder: Path) -> numba.core.dispatcher.Dispatcher:

@@ -3,6 +3,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from common.engine import loop
 from common.engine.loop import EngineLoop
 
 WITHIN_S = 5.0
@@ -54,7 +55,8 @@ class Engine:
 
 
 @pytest.fixture
-def engine() -> Iterator[Engine]:
+def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    monkeypatch.setattr(loop, "_IDLE_S", 0.02)
     engine = Engine()
     yield engine
     assert engine.loop.stop(WITHIN_S)
@@ -65,6 +67,8 @@ def _ignore(_: bool) -> None:
 
 
 def add_work(engine: Engine, steps: int) -> None:
+    """Runs in the engine's thread, which had nothing to do before."""
+    engine.idle.clear()
     engine.work += steps
 
 
@@ -85,7 +89,7 @@ def test_a_message_runs_before_the_next_step(engine: Engine) -> None:
         engine.calls.append("message")
 
     def start() -> None:
-        engine.work = 4
+        add_work(engine, 4)
         engine.on_step = lambda: engine.loop.post(note)
 
     engine.start()

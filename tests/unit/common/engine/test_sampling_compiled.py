@@ -4,11 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.unit.common.engine.tiny_models import save_model
 
-# in a process of its own, where no other test has compiled anything
+# each in a process of its own, where no other test has compiled anything
 SCRIPT = """
 import sys
 from dataclasses import replace
@@ -32,14 +30,19 @@ for sampling in (plain, replace(plain, temperature=0.7), replace(plain, min_toke
     seq = hold(engine.pool, make_sequence(5, sampling))
     engine.runner.run(Batch((BatchEntry(seq, 5),)))
 assert len(known) > 5 and known == [len(kernel.signatures) for kernel in kernels], known
+# code with an address of this process in it is compiled at each start, see kernel_cache.py
+for kernel in kernels:
+    assert not any(code.library.has_dynamic_globals for code in kernel.overloads.values()), kernel
 """
 
 
-@pytest.mark.parametrize(("dtype", "fusion"), [("float32", "auto"), ("bfloat16", "off")])
-def test_a_loaded_engine_compiles_no_sampling_kernel(
-    tmp_path: Path, dtype: str, fusion: str
-) -> None:
+def test_a_loaded_engine_compiles_no_sampling_kernel(tmp_path: Path) -> None:
     folder = save_model(tmp_path, "llama")
-    command = [sys.executable, "-c", SCRIPT, str(folder), dtype, fusion]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=55, check=False)
-    assert result.returncode == 0, result.stderr[-2000:]
+    command = [sys.executable, "-c", SCRIPT, str(folder)]
+    processes = [
+        subprocess.Popen([*command, dtype, fusion], stderr=subprocess.PIPE, text=True)
+        for dtype, fusion in (("float32", "auto"), ("bfloat16", "off"))
+    ]
+    errors = [process.communicate(timeout=55)[1] for process in processes]
+    for process, error in zip(processes, errors, strict=True):
+        assert process.returncode == 0, error[-2000:]
