@@ -10,7 +10,6 @@ from benchmarks.gpu.model import engine_config, free_memory, make_engine, random
 from benchmarks.gpu.report import Report
 from benchmarks.gpu.scale import Scale
 from benchmarks.gpu.steps import decode_step, fill_kv, prefill_step
-from common.config import EngineConfig
 from common.engine.engine import Engine
 
 _USUAL_S = 10.0  # one kind of step, all repetitions
@@ -18,8 +17,6 @@ _USUAL_S = 10.0  # one kind of step, all repetitions
 
 def variants() -> dict[str, dict[str, object]]:
     """Settings of the engine by name, the default first."""
-    if "cuda_graphs" not in EngineConfig.model_fields:
-        return {"no graphs": {}}
     return {"graphs": {"cuda_graphs": "auto"}, "no graphs": {"cuda_graphs": "off"}}
 
 

@@ -98,6 +98,7 @@ def test_every_batch_size_gives_the_tokens_of_uncaptured_steps(
 def test_every_family_can_be_captured(tmp_path: Path, family: str) -> None:
     """Nothing on the way asks for a value of the device, and windows are those of any context."""
     flashed = build_flashed(save_model(tmp_path, family), plain_inputs(), max_num_seqs=4)
+    assert can_capture(flashed.decoder, flashed.backend)
     expected = continuations(flashed.engine, PROMPTS[:3], 8, budget=60)
     capture = RecordingCapture()
     engine = flashed.graphed(capture, plain_inputs())
