@@ -14,9 +14,10 @@ class PrefillOrder:
     """By priority; then those whose deadline is near; then shortest remaining time first, with ageing.
 
     Short prompts before long ones halve the mean wait, but alone they would starve the long ones. So a
-    prompt's remaining time is lowered by the time that it has waited: it falls behind newcomers for no longer
-    than it would itself run. A prompt that can no longer meet its deadline goes behind all that can; so does
-    one that can no longer meet the TTFT target, if there is one, until it has waited for four times the target.
+    prompt's remaining time is lowered by the time that it has waited: it falls behind newcomers for no
+    longer than it would itself run. A prompt that can no longer meet its deadline goes behind all that can;
+    so does one that can no longer meet the TTFT target, if there is one, till it has waited for four times
+    the target.
     """
 
     def __init__(

@@ -20,7 +20,13 @@ from common.profile import WorkerProfile
 from common.telemetry.logs import get_logger
 from pdserve import __version__
 
-_NO_PART = {"swap_gib", "watermark", "preemption", "itl_target_s", "ttft_target_s"}  # of what is measured
+_NO_PART = {
+    "swap_gib",
+    "watermark",
+    "preemption",
+    "itl_target_s",
+    "ttft_target_s",
+}  # of what is measured
 _log = get_logger()
 
 

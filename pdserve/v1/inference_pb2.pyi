@@ -948,7 +948,9 @@ class RouteCost(_message.Message):
     transfer_us: _builtins.int
     """What of the KV's transfer is not hidden behind prefill, until decode goes on."""
     interference_us: _builtins.int
-    """How long sequences on the decode worker, now and expected soon, stand still for it, summed over them."""
+    """How long sequences on the decode worker, now and expected soon, stand still for it, summed over them. This and
+    the next count a twentieth on a worker with an ITL target.
+    """
     decode_us: _builtins.int
     """Generation there, and what others lose by the larger batch."""
     total_us: _builtins.int
