@@ -7,8 +7,9 @@ each position that a decoding sequence reads. `common/engine/profiling.py` measu
 
 import math
 from bisect import bisect_left
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import NamedTuple
 
 _LEAST_CHUNK = 16  # tokens
 
@@ -18,8 +19,7 @@ def count_pairs(num_tokens: int, start: int = 0) -> float:
     return num_tokens * (start + num_tokens / 2)
 
 
-@dataclass(frozen=True, slots=True)
-class Correction:
+class Correction(NamedTuple):
     """What a worker has seen since it measured itself. Factors multiply the profile's seconds."""
 
     prefill: float = 1.0
@@ -49,14 +49,14 @@ class WorkerProfile:
     max_batch_tokens: int = 512
     max_num_seqs: int = 64
     itl_target_s: float = 0.0  # for a step's time; 0: none
-    correction: Correction = Correction()
+    correction: Correction = field(default_factory=Correction)
 
     def is_sound(self) -> bool:
         """Whether it can be reckoned with: numbers from a disk or a peer may be anything."""
         counts, seconds = self.row_counts, self.row_seconds
         rates = (self.sample_s, self.position_s, self.pair_s, self.copy_out_byte_s)
         others = (self.insert_byte_s, self.itl_target_s)
-        costs = (*seconds, *rates, *others, *astuple(self.correction))
+        costs = (*seconds, *rates, *others, *self.correction)
         return (
             len(counts) == len(seconds) >= 2
             and counts[0] > 0

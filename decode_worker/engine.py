@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
+from math import inf
 
 from common.engine.batch import Batch
 from common.engine.bookkeeping import draw_up
@@ -21,6 +21,7 @@ from decode_worker.inbox import Collected, Inbox
 from decode_worker.ledger import state_of
 from decode_worker.load import report
 from decode_worker.lookahead import Landed, Lookahead
+from decode_worker.output import news_of
 from decode_worker.scheduler import DecodeScheduler
 from pdserve.errors import Reason
 
@@ -51,6 +52,7 @@ class DecodeEngine:
         self._publish = publish
         self._live: dict[str, Sequence] = {}
         self._outputs: list[SequenceOutput] = []
+        self._next_deadline_s = inf  # no live sequence's is sooner
 
     def submit(self, seq: Sequence) -> None:
         """Take a request on, or fail it at once. A newer attempt replaces an older one."""
@@ -61,6 +63,7 @@ class DecodeEngine:
                 return
             self._end(known)
         self._live[request.request_id] = seq
+        self._next_deadline_s = min(self._next_deadline_s, seq.deadline_s)
         num_tokens = seq.num_prompt_tokens + request.sampling.max_tokens
         if not self._scheduler.can_ever_run(num_tokens):
             message = f"{num_tokens} tokens exceed the {self._engine.pool.num_blocks} KV blocks"
@@ -126,8 +129,11 @@ class DecodeEngine:
 
     def _expire(self) -> None:
         now_s = time.monotonic()
+        if now_s <= self._next_deadline_s:
+            return
         for seq in [s for s in self._live.values() if s.is_expired(now_s)]:
             self._fail(seq, Reason.DEADLINE_EXCEEDED, "the client's deadline passed")
+        self._next_deadline_s = min((s.deadline_s for s in self._live.values()), default=inf)
 
     def _take_prepared(self) -> None:
         for seq, error in self._grammars.collect():
@@ -183,6 +189,7 @@ class DecodeEngine:
 
     def _apply(self, landed: Landed) -> None:
         batch, start_s, end_s = landed.batch, landed.start_s, landed.end_s
+        block_size = self._engine.pool.block_size
         self._counters.steps += 1
         self._engine.costs.note_step(batch, end_s - start_s)
         step = DecodeStepTiming(start_s, end_s - start_s, len(batch.entries), batch.num_tokens)
@@ -190,15 +197,17 @@ class DecodeEngine:
             seq = entry.seq
             if not seq.block_table:  # ended while the step ran
                 continue
+            timeline = seq.timeline
             if entry.num_prompt_tokens:
-                seq.timeline.record_chunk(start_s, end_s, entry.num_tokens)
+                timeline.record_chunk(start_s, end_s, entry.num_tokens)
                 self._counters.prefill_tokens += entry.num_tokens
             else:
-                seq.timeline.steps.add(step)
-                if seq.timeline.joined_decode_s is None:
-                    seq.timeline.joined_decode_s = start_s
+                timeline.steps.add(step)
+                if timeline.joined_decode_s is None:
+                    timeline.joined_decode_s = start_s
                     self._note_handoff(seq, len(batch.entries) - 1)
-            self._prefix.publish(seq, entry.end)
+            if entry.end % block_size < entry.num_tokens:  # a block became whole
+                self._prefix.publish(seq, entry.end)
             if sample is not None:
                 self._counters.output_tokens += 1
                 self._emit(seq, sample)
@@ -216,19 +225,9 @@ class DecodeEngine:
         if seq.matcher is not None and (error := seq.matcher.error):
             self._fail(seq, Reason.GRAMMAR_FAILED, error)
             return
-        index = seq.num_output_tokens
         seq.append(sample.token_id, self._engine.spec.eos_token_ids)
-        # a stop text that the router finds ends it without a word from here: token 2 tells of the hand-off
-        timings = seq.timeline.summary() if seq.is_finished or index == 1 else None
-        output = SequenceOutput(
-            seq.request_id, index, (sample.token_id,), seq.finish_reason, timings=timings
-        )
-        if sample.logprobs or (seq.prompt_logprobs and index == 0):
-            scored = (sample.logprobs,) if sample.logprobs else ()
-            prompt = tuple(seq.prompt_logprobs or ()) if index == 0 else ()
-            output = replace(output, logprobs=scored, prompt_logprobs=prompt)
-        self._outputs.append(output)
-        if seq.is_finished:
+        self._outputs.append(news_of(seq, sample))
+        if seq.finish_reason is not None:
             self._end(seq)
 
     def _fail(self, seq: Sequence, reason: Reason, message: str) -> None:

@@ -112,6 +112,9 @@ class Inbox:
         self, has_room: Callable[[Sequence, Collection[Sequence]], bool], keep_free: int
     ) -> None:
         """Start as many pulls as slots, blocks and credit allow."""
+        if not self.waiting:
+            self._held_up = None
+            return
         refused: list[Sequence] = []
 
         def enters(seq: Sequence) -> bool:

@@ -1,7 +1,5 @@
 """What a decode worker tells routers of its load."""
 
-from dataclasses import replace
-
 from common.engine.counters import Counters
 from common.engine.engine import Engine
 from common.request import WorkerLoad
@@ -17,12 +15,12 @@ def report(
     counters.preemptions = preemption.num_swapped + preemption.num_recomputed
     counters.swaps = preemption.num_swapped
     backlog_tokens = scheduler.num_waiting_tokens
-    load = counters.to_load(
+    return counters.to_load(
         engine,
         len(scheduler.running),
         len(scheduler.waiting) + len(inbox.waiting) + len(inbox.pulls),
         backlog_tokens + inbox.num_waiting_tokens,
         backlog_tokens,
+        inbox.credit_bytes,
+        inbox.credit_wanted_bytes,
     )
-    credit, wanted = inbox.credit_bytes, inbox.credit_wanted_bytes
-    return replace(load, credit_bytes=credit, credit_wanted_bytes=wanted)

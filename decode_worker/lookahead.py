@@ -61,7 +61,7 @@ class Lookahead:
             self._launched_s = time.monotonic()
             self._in_flight = self._runner.launch(batch, previous)
             for entry in batch.entries:
-                entry.seq.num_computed_tokens = entry.end
+                entry.seq.num_computed_tokens = entry.start + entry.num_tokens
         if previous is not None:
             landed.append(self._land(previous, previous_s))
         if (launched := self._in_flight) is not None and launched.tokens is None:

@@ -43,8 +43,8 @@ class DecodeScheduler:
     @property
     def num_waiting_tokens(self) -> int:
         """Tokens that this worker still has to run as prefill."""
-        numbers = (seq.num_uncomputed_tokens for seq in self.running)
-        return self.waiting.num_tokens + sum(number for number in numbers if number > 1)
+        numbers = [seq.num_uncomputed_tokens for seq in self.running]
+        return self.waiting.num_tokens + sum([number for number in numbers if number > 1])
 
     def has_room(self, seq: Sequence, arriving: Collection[Sequence]) -> bool:
         """Whether `seq` may set out, beside the others that are `arriving`.
@@ -108,13 +108,14 @@ class DecodeScheduler:
 
         Returns the one sequence that has to sit this step out, if any.
         """
-        position = 0
+        position, block_size = 0, self._pool.block_size
         while position < len(self.running):
             seq = self.running[position]
-            missing = self._num_missing_blocks(seq)
-            if missing <= 0:
+            if seq.num_computed_tokens < len(seq.block_table) * block_size:
                 position += 1
-            elif self._pool.can_allocate(missing):
+                continue
+            missing = self._num_missing_blocks(seq)
+            if self._pool.can_allocate(missing):
                 seq.block_table.extend(self._pool.allocate(missing))
             elif len(self.running) == 1:
                 return seq
@@ -162,8 +163,7 @@ class DecodeScheduler:
             has_room = self._has_place(seq, arriving) and self._will_fit(seq, arriving)
             return has_room and self._prefix.reserve(seq, len(seq.token_ids), keep_free=keep_free)
 
-        most = self._costs.profile.max_num_seqs
-        while self.waiting and len(self.running) + len(arriving) < most:
+        while self.waiting and len(self.running) + len(arriving) < self._costs.profile.max_num_seqs:
             seq = self.waiting.take(enters, urgency)
             if seq is None:
                 return

@@ -14,9 +14,13 @@ class BatchEntry:
     num_tokens: int
     # kept, since the sequence may be further on by the time that the step's result comes
     start: int = field(init=False)
+    num_prompt_tokens: int = field(init=False)  # prefill work: all but a decode step's single token
 
     def __post_init__(self) -> None:
-        self.start = self.seq.num_computed_tokens
+        seq, num_tokens = self.seq, self.num_tokens
+        self.start = start = seq.num_computed_tokens
+        is_decode = num_tokens == 1 and start >= seq.num_prompt_tokens
+        self.num_prompt_tokens = 0 if is_decode else num_tokens
 
     @property
     def end(self) -> int:
@@ -27,12 +31,6 @@ class BatchEntry:
     def samples(self) -> bool:
         """Whether the step reaches the sequence's last token, known or in flight, and samples the next."""
         return self.start + self.num_tokens >= len(self.seq.token_ids)
-
-    @property
-    def num_prompt_tokens(self) -> int:
-        """How many of the tokens are prefill work: all but a decode step's single token."""
-        is_decode = self.num_tokens == 1 and self.start >= self.seq.num_prompt_tokens
-        return 0 if is_decode else self.num_tokens
 
     @property
     def scored_positions(self) -> range:
@@ -55,7 +53,7 @@ class Batch:
     @property
     def num_tokens(self) -> int:
         """Tokens the step runs."""
-        return sum(entry.num_tokens for entry in self.entries)
+        return sum([entry.num_tokens for entry in self.entries])
 
 
 def cut_chunks(

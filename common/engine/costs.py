@@ -31,11 +31,21 @@ class Costs:
 
     def __init__(self, profile: WorkerProfile | None = None) -> None:
         """Without a profile the defaults are guesses."""
-        self._measured = self.profile = profile or WorkerProfile()
+        self.begin(profile or WorkerProfile())
 
     def begin(self, measured: WorkerProfile) -> None:
         """Start anew from a measured profile."""
-        self._measured = self.profile = measured
+        self._measured = self._profile = measured
+        self.correction = measured.correction
+
+    @property
+    def profile(self) -> WorkerProfile:
+        """What was measured, corrected by what was seen since."""
+        if (
+            self._profile.correction is not self.correction
+        ):  # made when asked for: not every step does
+            self._profile = replace(self._measured, correction=self.correction)
+        return self._profile
 
     def seconds_left(self, seq: Sequence) -> float:
         """What the rest of a prompt takes, alone."""
@@ -47,13 +57,12 @@ class Costs:
         num_decoding = num_positions = num_prompt_tokens = 0
         num_pairs = 0.0
         for entry in batch.entries:
-            start = entry.start
-            if entry.num_prompt_tokens:
-                num_prompt_tokens += entry.num_tokens
-                num_pairs += count_pairs(entry.num_tokens, start)
+            if num_tokens := entry.num_prompt_tokens:
+                num_prompt_tokens += num_tokens
+                num_pairs += count_pairs(num_tokens, entry.start)
             else:
                 num_decoding += 1
-                num_positions += start
+                num_positions += entry.start
         if not num_prompt_tokens:
             expected_s = self._measured.decode_step_s(num_decoding, num_positions)
             self._learn("decode", seconds, expected_s)
@@ -78,9 +87,8 @@ class Costs:
     def _learn(self, name: str, observed_s: float, predicted_s: float) -> None:
         if predicted_s <= 0:
             return
-        correction = self.profile.correction
-        believed = float(getattr(correction, name))
+        believed = float(getattr(self.correction, name))
         seen = observed_s / predicted_s
         bounded = min(max(seen, believed / _MOST_AT_ONCE), believed * _MOST_AT_ONCE)
         learnt = believed + _SMOOTHING * (bounded - believed)
-        self.profile = replace(self.profile, correction=replace(correction, **{name: learnt}))
+        self.correction = self.correction._replace(**{name: learnt})

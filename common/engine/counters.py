@@ -26,6 +26,8 @@ class Counters:
         num_waiting: int,
         num_waiting_tokens: int,
         backlog_tokens: int,
+        credit_bytes: int = 0,
+        credit_wanted_bytes: int = 0,
     ) -> WorkerLoad:
         """A report of this moment."""
         pool, prefix = engine.pool, engine.prefix
@@ -48,5 +50,7 @@ class Counters:
             prefill_fallbacks=self.prefill_fallbacks,
             prefix_query_tokens=prefix.num_query_tokens,
             prefix_hit_tokens=prefix.num_hit_tokens,
-            correction=engine.costs.profile.correction,
+            credit_bytes=credit_bytes,
+            credit_wanted_bytes=credit_wanted_bytes,
+            correction=engine.costs.correction,
         )

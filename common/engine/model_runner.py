@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from common.engine.batch import Batch
+from common.engine.block_tables import BlockTables
 from common.engine.device_copy import HostCopies
 from common.engine.device_sampling import sample_on_device
 from common.engine.logprobs import score_prompts
@@ -74,6 +75,7 @@ class ModelRunner:
         self._eos_token_ids = eos_token_ids
         self._mask_filler = mask_filler
         self._copies = copies
+        self._tables = BlockTables()
 
     def run(self, batch: Batch) -> list[Sample | None]:
         """`launch`, and its result."""
@@ -86,19 +88,20 @@ class ModelRunner:
         """
         samplers = [entry.seq for entry in batch.entries if entry.samples]
         masks = start_masks(self._mask_filler, samplers)  # filled while the model runs
-        inputs = RaggedInputs.from_batch(batch, self._block_size)
+        inputs = RaggedInputs.from_batch(batch, self._block_size, self._tables)
         if previous is not None and previous.tokens is not None:
             carried = _carried(batch, inputs, previous.tokens, previous.samplers)
             inputs = replace(inputs, carried=carried)
         logits = self.logits(inputs)
         num_samples = len(samplers)
-        if len(logits) > num_samples:
+        if logits.shape[0] > num_samples:
             score_prompts(logits[num_samples:], batch)
+            logits = logits[:num_samples]
         elif self._copies is not None and all(seq.is_memoryless for seq in samplers):
             return _leave_on_device(batch, samplers, logits, self._copies)
         found: list[Sample] = []
         if samplers:
-            found = sample(logits[:num_samples], samplers, self._eos_token_ids, masks)
+            found = sample(logits, samplers, self._eos_token_ids, masks)
         return Launched(batch, samplers, lambda: found)
 
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:

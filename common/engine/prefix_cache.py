@@ -65,7 +65,7 @@ class PrefixCache:
         """Take the sequence's blocks back. Safe to repeat."""
         self._stop_leading(seq)
         self.pool.release(seq.block_table)
-        seq.block_table.clear()
+        seq.block_table = []  # another list: see BlockTables
 
     def num_held_prefix_blocks(self, seq: Sequence) -> int:
         """Blocks that `reserve` would find now and that others hold, so that they cost nothing."""

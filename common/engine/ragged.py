@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from common.engine.batch import Batch
+from common.engine.block_tables import BlockTables
 from common.engine.device_copy import to_device
 
 _UNKNOWN = (0,)  # stands for a token that is still on the device
@@ -39,60 +40,63 @@ class RaggedInputs:
     slot_mapping: NDArray[np.int64]  # [T] block_id * block_size + offset
     query_start: NDArray[np.int32]  # [S + 1]
     context_len: NDArray[np.int32]  # [S] after this step
-    block_tables: NDArray[np.int32]  # [S, most blocks of any]
+    block_tables: NDArray[np.int32]  # [S, most blocks of any]; see BlockTables.rows
     sample_rows: NDArray[
         np.int64
     ]  # rows of [0, T) whose logits are wanted: all that sample, then scored ones
     carried: Carried | None = None
 
     @staticmethod
-    def from_batch(batch: Batch, block_size: int) -> "RaggedInputs":
-        """Flatten a batch; every sequence must already hold blocks for the tokens it runs."""
-        counts = np.array([entry.num_tokens for entry in batch.entries], dtype=np.int32)
-        computed = np.array([e.seq.num_computed_tokens for e in batch.entries], dtype=np.int32)
-        query_start = np.zeros(len(counts) + 1, dtype=np.int32)
-        np.cumsum(counts, out=query_start[1:])
-        context_len = computed + counts
-        block_tables = _pad_tables(batch, context_len, block_size)
-        within = np.arange(query_start[-1], dtype=np.int64) - np.repeat(query_start[:-1], counts)
-        positions = within + np.repeat(computed, counts)
-        seq_index = np.repeat(np.arange(len(counts)), counts)
-        slots = block_tables[seq_index, positions // block_size].astype(np.int64) * block_size
-        samples = np.array([entry.samples for entry in batch.entries], dtype=bool)
-        sample_rows = (query_start[1:][samples] - 1).astype(np.int64)
+    def from_batch(
+        batch: Batch, block_size: int, tables: BlockTables | None = None
+    ) -> "RaggedInputs":
+        """Flatten a batch; every sequence must already hold blocks for the tokens it runs.
+
+        `tables` are those of the step before, if there was one. Lists are gathered first: after a step of
+        the model no cache holds numpy's code, and each of its functions costs as much as 64 list items.
+        """
+        ids: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        sampled: list[int] = []
+        scored: list[int] = []
+        query_start, context_len = [0], []
+        for entry in batch.entries:
+            seq, start, end = entry.seq, entry.start, entry.end
+            if seq.prompt_logprobs is not None:  # of a token, they come from the row before its own
+                scored += [len(ids) - start + position - 1 for position in entry.scored_positions]
+            ids += seq.token_ids[start:end] or _UNKNOWN
+            if end - start == 1:
+                positions.append(start)
+                slots.append(seq.block_table[start // block_size] * block_size + start % block_size)
+            else:
+                positions += range(start, end)
+                slots += _slots(seq.block_table, start, end, block_size)
+            if entry.samples:
+                sampled.append(len(ids) - 1)
+            query_start.append(len(ids))
+            context_len.append(end)
+        block_tables = (tables or BlockTables()).rows(
+            [entry.seq.block_table for entry in batch.entries],
+            [-(-end // block_size) for end in context_len],
+        )
         return RaggedInputs(
-            input_ids=_token_ids(batch),
-            positions=positions,
-            slot_mapping=slots + positions % block_size,
-            query_start=query_start,
-            context_len=context_len,
+            input_ids=np.array(ids, dtype=np.int64),
+            positions=np.array(positions, dtype=np.int64),
+            slot_mapping=np.array(slots, dtype=np.int64),
+            query_start=np.array(query_start, dtype=np.int32),
+            context_len=np.array(context_len, dtype=np.int32),
             block_tables=block_tables,
-            sample_rows=np.concatenate((sample_rows, *_scored_rows(batch, query_start))),
+            sample_rows=np.array(sampled + scored, dtype=np.int64),
         )
 
 
-def _token_ids(batch: Batch) -> NDArray[np.int64]:
-    flat: list[int] = []
-    for entry in batch.entries:
-        start = entry.seq.num_computed_tokens
-        flat.extend(entry.seq.token_ids[start : start + entry.num_tokens] or _UNKNOWN)
-    return np.array(flat, dtype=np.int64)
-
-
-def _scored_rows(batch: Batch, query_start: NDArray[np.int32]) -> list[NDArray[np.int64]]:
-    """The rows that precede the entries' scored positions."""
-    rows = []
-    for entry, start in zip(batch.entries, query_start, strict=False):
-        if entry.seq.prompt_logprobs is not None:
-            scored = entry.scored_positions
-            first = int(start) - entry.seq.num_computed_tokens - 1
-            rows.append(np.arange(first + scored.start, first + scored.stop, dtype=np.int64))
-    return rows
-
-
-def _pad_tables(batch: Batch, context_len: NDArray[np.int32], block_size: int) -> NDArray[np.int32]:
-    num_blocks = -(-context_len // block_size)
-    tables = np.zeros((len(context_len), int(num_blocks.max())), dtype=np.int32)
-    for row, (entry, n) in enumerate(zip(batch.entries, num_blocks, strict=True)):
-        tables[row, :n] = entry.seq.block_table[:n]
-    return tables
+def _slots(block_table: list[int], start: int, end: int, block_size: int) -> list[int]:
+    """Where positions `start` to `end` - 1 lie in the cache."""
+    slots: list[int] = []
+    for index in range(start // block_size, -(-end // block_size)):
+        # position 0 of the sequence, if all of it lay where this block lies
+        origin = (block_table[index] - index) * block_size
+        first, behind = index * block_size, (index + 1) * block_size
+        slots += range(origin + max(start, first), origin + min(end, behind))
+    return slots

@@ -6,6 +6,7 @@ temperature, top k, top p, min p, draw (the order of `transformers`). Log-probab
 """
 
 from collections.abc import Sequence as SequenceOf
+from functools import cache
 from typing import NamedTuple, Protocol
 
 import torch
@@ -70,7 +71,7 @@ def sample(
         if any(seq.sampling.logprobs is not None for seq in sequences):
             unmasked = logits.clone()
         masks.apply(logits)
-    kernels = _kernels(logits.device)
+    kernels = _cpu_kernels() if logits.is_cpu else torch_sampling
     tokens, finite = kernels.greedy_tokens(logits)
     rows = [r for r, seq in enumerate(sequences) if not seq.is_plain_greedy and finite[r]]
     if not rows:
@@ -135,9 +136,8 @@ def _score(
     return scores
 
 
-def _kernels(device: torch.device) -> SamplingKernels:
-    if device.type != "cpu":
-        return torch_sampling
+@cache
+def _cpu_kernels() -> SamplingKernels:
     # numba takes 0.3 s to import; a CUDA worker never needs it
     from common.engine.cpu import sampling
 

@@ -1,6 +1,7 @@
 """The engine's state of one request."""
 
 from dataclasses import dataclass, field
+from math import inf
 
 from common.engine.sampler_state import SamplerState
 from common.engine.timeline import Timeline
@@ -20,8 +21,9 @@ class Sequence:
     """Tokens, blocks and progress of one request.
 
     `num_computed_tokens` counts the positions whose KV is in `block_table`; it alone tells prefill,
-    a chunk, an arrived hand-off and decode apart. `block_table` is append-only until released. `matcher`
-    says where the output stands in the request's grammar, if it has one; see engine/grammar.py.
+    a chunk, an arrived hand-off and decode apart. `block_table` is append-only; a sequence that loses its
+    blocks gets another list. `matcher` says where the output stands in the request's grammar, if it has
+    one; see engine/grammar.py.
 
     Invariant: of a running sequence that a scheduler looks at either some tokens are uncomputed, or none is
     and one more is in flight (decode_worker/lookahead.py): sampled, but known to the device alone. So a
@@ -41,6 +43,8 @@ class Sequence:
     request_id: str = field(init=False)
     sampling: SamplingParams = field(init=False)
     num_prompt_tokens: int = field(init=False)
+    most_tokens: int = field(init=False)  # of prompt and output
+    stop_token_ids: tuple[int, ...] = field(init=False)
     is_plain_greedy: bool = field(init=False)  # the likeliest token, and nothing is told of it
     is_memoryless: bool = field(init=False)
     sampler_state: SamplerState | None = None  # the sampler's own
@@ -54,6 +58,8 @@ class Sequence:
         self.request_id = self.request.request_id
         self.sampling = sampling
         self.num_prompt_tokens = len(self.token_ids)
+        self.most_tokens = self.num_prompt_tokens + sampling.max_tokens
+        self.stop_token_ids = sampling.stop_token_ids
         is_greedy = sampling.is_plain and sampling.temperature == 0
         self.is_plain_greedy = is_greedy and sampling.logprobs is None
         self.is_memoryless = sampling.is_memoryless
@@ -78,7 +84,7 @@ class Sequence:
     def runs_ahead(self) -> bool:
         """Whether its last token is in flight and another will follow, if none of the stops comes before."""
         is_in_flight = self.num_computed_tokens >= len(self.token_ids)
-        return is_in_flight and self.num_output_tokens + 1 < self.sampling.max_tokens
+        return is_in_flight and len(self.token_ids) + 1 < self.most_tokens
 
     @property
     def is_finished(self) -> bool:
@@ -94,20 +100,24 @@ class Sequence:
         known = self.prompt_logprobs
         return known is not None and len(known) < self.num_prompt_tokens - 1
 
+    @property
+    def deadline_s(self) -> float:
+        """When its client stops waiting, on this process's monotonic clock; infinity for never."""
+        timeout_s = self.request.timeout_s
+        return inf if timeout_s is None else self.timeline.arrival_s + timeout_s
+
     def is_expired(self, now_s: float) -> bool:
         """Its client's deadline has passed."""
-        timeout_s = self.request.timeout_s
-        return timeout_s is not None and now_s - self.timeline.arrival_s > timeout_s
+        return now_s > self.deadline_s
 
     def append(self, token_id: int, eos_token_ids: frozenset[int]) -> None:
         """Add a sampled token and note whether it ends the sequence."""
         self.token_ids.append(token_id)
         if self.matcher is not None:
             self.matcher.accept(token_id)
-        sampling = self.sampling
-        is_eos = token_id in eos_token_ids and not sampling.ignore_eos
+        is_eos = token_id in eos_token_ids and not self.sampling.ignore_eos
         is_complete = self.matcher is not None and self.matcher.is_complete
-        if is_eos or is_complete or token_id in sampling.stop_token_ids:
+        if is_eos or is_complete or token_id in self.stop_token_ids:
             self.finish_reason = FinishReason.STOP
-        elif self.num_output_tokens >= sampling.max_tokens:
+        elif len(self.token_ids) >= self.most_tokens:
             self.finish_reason = FinishReason.LENGTH

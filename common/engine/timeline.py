@@ -13,6 +13,8 @@ STEPS_KEPT = 64  # at each end of a sequence's decode steps
 class StepLog:
     """The first and the last STEPS_KEPT steps of any number."""
 
+    __slots__ = ("_first", "_last", "num_steps")
+
     def __init__(self) -> None:
         self.num_steps = 0
         self._first: list[DecodeStepTiming] = []
