@@ -125,6 +125,7 @@ class WorkRequest:
     priority: int = 0  # lower goes first
     num_held_tokens: int = 0  # of the prompt, on the decode worker that asks for the rest
     max_item_tokens: int | None = None  # the longest piece of KV that it takes
+    waited_s: float = 0.0  # there, before it asked
 
 
 @dataclass(frozen=True, slots=True)

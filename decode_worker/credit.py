@@ -9,10 +9,14 @@ from common.config import TransferConfig
 from common.engine.sequence import Sequence
 from common.kv_transfer.layout import KVLayout
 from common.kv_transfer.node_store import AHEAD, NodeStore
+from common.telemetry.logs import get_logger
 
+_log = get_logger()
 AT_HAND = 2
 _WINDOW = AHEAD + AT_HAND
 _MIB = 2**20
+_FEW_TOKENS = 64  # below, the fixed cost of a piece is felt
+_REMEDY = "raise transfer.max_inflight_mib, transfer.max_item_mib or the object store's size"
 
 
 class Credit:
@@ -23,6 +27,8 @@ class Credit:
         self._layout = layout
         self._store = store
         self.taken_bytes = 0
+        if self.max_item_tokens < _FEW_TOKENS:
+            _log.warning("kv_pieces_are_small", tokens=self.max_item_tokens, remedy=_REMEDY)
         self.wanted_bytes = 0  # by those that wait
         self._wanted: dict[Sequence, int] = {}
 

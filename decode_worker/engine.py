@@ -89,6 +89,8 @@ class DecodeEngine:
         self._expire()
         self._take_prepared()
         self._inbox.admit(self._scheduler.has_room, self._scheduler.watermark_blocks)
+        if self._lookahead.is_flying and self._inbox.has_news:
+            self._run(None)  # KV that is copied in would wait for that step and be measured as long
         collected = self._inbox.collect()
         self._take_in(collected)
         if self._lookahead.is_flying and not self._scheduler.can_grow():

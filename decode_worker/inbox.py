@@ -4,11 +4,9 @@
 2. `admit` (before each step): if the batch has room, blocks for the prompt and its first token are free
    and transfer credit is left, the blocks are reserved, known prefixes first, and a pull thread starts.
 3. The thread asks the chosen prefill worker for the rest of the prompt (decode pulls) and delivers what
-   arrives. It fetches no further while `AT_HAND` chunks wait to be inserted, so that a pull never has more on
-   its way than it was charged for (credit.py), however long its prompt is.
+   arrives, no more ahead of its insertion than the pull was charged for (credit.py).
 4. `collect` (before each step) hands over token 1 at once, and copies no more tokens into the reserved
-   blocks than `inserts_per_step` chunks of a whole step have, so that arriving KV never holds a decode step
-   up for long. Chunks may be cut smaller than that (credit.py); it is their tokens that take time.
+   blocks than `inserts_per_step` chunks of a whole step have: arriving KV never holds a step up for long.
 5. With all KV in and token 1 known the sequence joins the batch at token 2; nothing is recomputed.
 6. If prefill fails or an item is refused, the sequence is handed over as it is: decode computes the rest.
    A prompt whose answer ends with token 1 gets no more KV, which looks the same; the engine can tell.
@@ -39,8 +37,6 @@ from decode_worker.pull import Chunk, FirstToken, News, Pull, PullFailed
 from decode_worker.scheduler import in_turn, urgency
 
 _log = get_logger()
-_FEW_TOKENS = 64  # below, the fixed cost of a piece is felt
-_REMEDY = "raise transfer.max_inflight_mib, transfer.max_item_mib or the object store's size"
 
 
 @dataclass(slots=True)
@@ -81,8 +77,6 @@ class Inbox:
         self._threads = ThreadPoolExecutor(config.max_concurrent_pulls, "kv-pull")
         self._arrivals: queue.SimpleQueue[tuple[Pull, News, float]] = queue.SimpleQueue()
         self._credit = Credit(config, layout, store)
-        if self._credit.max_item_tokens < _FEW_TOKENS:
-            _log.warning("kv_pieces_are_small", tokens=self._credit.max_item_tokens, remedy=_REMEDY)
         self._held_up: Sequence | None = None  # first in turn, and the last `admit` found no room
         self._num_refusals = 0  # of that one, in a row
         self.waiting = WaitingQueue()
@@ -92,6 +86,11 @@ class Inbox:
     def num_waiting_tokens(self) -> int:
         """Prompt tokens whose KV is not here yet."""
         return self.waiting.num_tokens + sum(seq.num_uncomputed_tokens for seq in self.pulls)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether something arrived that `collect` has not handed over."""
+        return not self._arrivals.empty()
 
     @property
     def credit_bytes(self) -> int:

@@ -72,6 +72,7 @@ class Pull:
         self.request = replace(
             seq.request,
             num_held_tokens=seq.num_computed_tokens,
+            waited_s=opened_s - seq.timeline.arrival_s,
             max_item_tokens=credit.max_item_tokens,
         )
         self.charged_bytes = credit.cost(seq)
@@ -103,14 +104,23 @@ class Pull:
             # close() may have come before there was a stream to close: one of the two sides sees both
             if self.is_closed:
                 stream.close()
-            while (news := self._next(stream, timeout_s)) is not None:
-                deliver(self, news)
+            while self._pass_on(stream, timeout_s, deliver):
+                pass  # holding no chunk itself, which keeps it in the transport's memory
             if self._next_start < self.seq.num_prompt_tokens or not self._has_first_token:
                 raise TransferError("the stream ended early")
         except Exception as error:  # a thread's edge: any fault here means the KV is not coming
             if not self.is_closed:
                 self.close()
                 deliver(self, PullFailed(error))
+
+    def _pass_on(
+        self, stream: KVStream, timeout_s: float, deliver: Callable[["Pull", News], None]
+    ) -> bool:
+        """Deliver the next item, if there is one."""
+        news = self._next(stream, timeout_s)
+        if news is not None:
+            deliver(self, news)
+        return news is not None
 
     def _next(self, stream: KVStream, timeout_s: float) -> News | None:
         """What to deliver next; None at the end and when the pull is closed."""

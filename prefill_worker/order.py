@@ -30,7 +30,7 @@ class PrefillOrder:
     def rank(self, seq: Sequence, now_s: float) -> Rank:
         """The lowest goes first; `now_s` is on the clock of `seq.timeline.arrival_s`."""
         remaining_s = self._seconds_left(seq)
-        waited_s = now_s - seq.timeline.arrival_s
+        waited_s = now_s - seq.timeline.arrival_s + seq.request.waited_s
         timeout_s = seq.request.timeout_s
         aged_s = remaining_s - waited_s
         slack_s = math.inf if timeout_s is None else timeout_s - waited_s - remaining_s

@@ -93,13 +93,13 @@ def assemble_engine(
 def _count_blocks(config: EngineConfig, spec: ModelSpec, block_size: int, num_scratch: int) -> int:
     """How many blocks for sequences fit into the memory for KV. Raises SetupError when they are too few."""
     block_bytes = KVCache.block_bytes(spec, block_size)
-    num_blocks = int(config.kv_cache_gib * 2**30) // block_bytes
-    if num_blocks - num_scratch < 2 or (num_blocks - num_scratch) * block_size < PROBE_TOKENS:
+    num_blocks = int(config.kv_cache_gib * 2**30) // block_bytes - num_scratch
+    if num_blocks < 2 or num_blocks * block_size < PROBE_TOKENS:
         raise SetupError(
             f"engine.kv_cache_gib {config.kv_cache_gib} holds {num_blocks} blocks of {block_bytes} bytes",
             "raise it",
         )
-    return num_blocks - num_scratch
+    return num_blocks
 
 
 def _graph_limits(config: EngineConfig, spec: ModelSpec, pool: BlockPool) -> GraphLimits:

@@ -63,6 +63,14 @@ def test_who_misses_the_ttft_target_lets_the_others_meet_theirs(
     assert order.rank(first, NOW_S) < order.rank(second, NOW_S)
 
 
+def test_what_a_prompt_has_waited_on_its_decode_worker_counts() -> None:
+    order = PrefillOrder(lambda seq: seq.num_uncomputed_tokens * 0.01, ttft_target_s=2.0)
+    late, other = prompt(60), prompt(160)
+    assert order.rank(late, NOW_S) < order.rank(other, NOW_S)
+    late.request = replace(late.request, waited_s=1.5)
+    assert order.rank(other, NOW_S) < order.rank(late, NOW_S)
+
+
 def test_a_long_prompt_falls_behind_newcomers_no_longer_than_it_would_run() -> None:
     """3 s of work: whoever comes within 3 s, however short, may pass it; later nobody does."""
     seq = prompt(300)
