@@ -95,7 +95,10 @@ class RouterConfig(_Frozen):
         262_144, ge=1, description="Prompt tokens of accepted requests without a token yet"
     )
     max_wait_s: float = Field(
-        10.0, ge=0, description="The longest that a prompt may wait before it runs; 0: any time"
+        10.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="The longest that a prompt may wait before it runs; 0: any time",
     )
     tenant: TenantLimits = Field(TenantLimits(), description="Limits of each tenant")
     tenants: dict[str, TenantLimits] = Field(

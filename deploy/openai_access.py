@@ -8,6 +8,7 @@ import importlib.util
 import re
 from contextlib import suppress
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 from common.config import ServeConfig
@@ -23,10 +24,14 @@ _log = get_logger()
 
 @dataclass(frozen=True, slots=True)
 class OpenAiAccess:
-    """Keys by the client's name, and files of the certificate chain and its private key; None: no TLS."""
+    """Keys by the client's name, and files of the certificate chain and its private key; None: no TLS.
+
+    `digest` is of what these files hold, so that it tells a renewed certificate from the one before.
+    """
 
     keys: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     certificate: tuple[Path, Path] | None = None
+    digest: bytes = field(default=b"", repr=False)
 
     def arguments(self) -> list[str]:
         """For `smg launch`; they hold the keys."""
@@ -63,11 +68,12 @@ def openai_access(config: ServeConfig) -> Reloading[OpenAiAccess]:
     files = [file for file in (keys, chain, private) if file is not None]
 
     def read() -> OpenAiAccess:
-        certificate = None
-        if chain is not None and private is not None:
-            read_pems(chain, private)
-            certificate = (chain, private)
-        return OpenAiAccess(_read_keys(keys) if keys else (), certificate)
+        names = _read_keys(keys) if keys else ()
+        if chain is None or private is None:
+            return OpenAiAccess(names)
+        pems = read_pems(chain, private)
+        digests = sha256(pems.chain).digest() + sha256(pems.key).digest()
+        return OpenAiAccess(names, (chain, private), digests)
 
     return Reloading(files, read)
 

@@ -117,7 +117,7 @@ class OpenAiGateway:
     async def _until_over(self, process: Process) -> None:
         """Return when it has died, or was ended because who may call has changed."""
         while process.returncode is None:
-            if self._access.current() is not self._granted:
+            if self._access.current() != self._granted:
                 _log.info("openai_gateway_renewed")
                 await self._terminate(process)
                 return

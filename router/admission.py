@@ -124,8 +124,7 @@ class Admission:
             raise
         name, now_s = key.tenant.name, self._clock()
         self.tenants.enter(name, num_prompt_tokens, now_s)
-        for line in (None, name):
-            self._retries.note_accepted(line, now_s)
+        self._retries.note_accepted(name, now_s)
         ticket = self._live[key] = Ticket(key, num_prompt_tokens, cancel)
         self._live_of[name] = self._live_of.get(name, 0) + 1
         self._queued.add(1, ticket)
@@ -134,12 +133,14 @@ class Admission:
         return ticket
 
     def postpone(self, key: RequestKey, error: RequestError) -> None:
-        """Have whom this refuses for now come again when others who were refused have."""
+        """Have whom this refuses for now come again when others of its tenant who were refused have."""
         if isinstance(error, OverloadedError):
-            line = key.tenant.name if error.reason is Reason.TENANT_LIMIT else None
-            name = key.request_id or str(self.rejected)
+            retries, name = self._retries, key.request_id or str(self.rejected)
+            # with such a deadline it is told not to come again, and should hold up none who does
+            is_in_vain = error.reason is Reason.DEADLINE_UNREACHABLE
+            delay_s = retries.outlook_s if is_in_vain else retries.delay_s
             least_s, now_s = error.retry_after_s, self._clock()
-            error.retry_after_s = self._retries.delay_s(line, name, least_s, now_s)
+            error.retry_after_s = delay_s(key.tenant.name, name, least_s, now_s)
 
     def reject(self) -> None:
         """Count a request that was refused."""

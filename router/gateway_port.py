@@ -12,7 +12,7 @@ import grpc
 from common.rpc.channel import SERVER_OPTIONS
 from common.rpc.guard import Context, GuardInterceptor
 from pdserve.errors import SetupError, UnauthenticatedError
-from router.local_peer import HOST, can_ask, uid_of
+from router.local_peer import HOST, can_ask, overflow_uid, uid_of
 from router.tenant import Tenant, set_current_tenant
 
 
@@ -34,6 +34,11 @@ class GatewayPort:
             raise SetupError(
                 "this system does not tell whose a connection is (sock_diag), and smg cannot say who it is",
                 "unset openai_port, or security.access_file and security.tls_cert_file",
+            )
+        if self._uid == overflow_uid():
+            raise SetupError(
+                f"users of other containers look like user {self._uid}, who may call for the OpenAI gateway",
+                "run as another user, or unset openai_port",
             )
         add_service(self._server)
         self._port = self._server.add_insecure_port(f"{HOST}:0")

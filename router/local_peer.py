@@ -6,6 +6,7 @@ Asked over sock_diag(7), as `ss -e` does; it takes microseconds, however many co
 import os
 import socket
 import struct
+from pathlib import Path
 
 HOST = "127.0.0.1"
 _SOCK_DIAG = 4  # NETLINK_SOCK_DIAG, linux/netlink.h
@@ -22,6 +23,8 @@ _STATE_AT = _HEADER.size + 1  # in inet_diag_msg
 _OWNER = struct.Struct("=II")  # uid, inode
 _OWNER_AT = _HEADER.size + 64
 _WITHIN_S = 1.0
+_OVERFLOW_UID = Path("/proc/sys/kernel/overflowuid")
+_DEFAULT_OVERFLOW_UID = 65534  # linux/highuid.h
 
 
 def uid_of(peer: str, port: int) -> int | None:
@@ -45,6 +48,14 @@ def uid_of(peer: str, port: int) -> int | None:
     uid, inode = _OWNER.unpack_from(answer, _OWNER_AT)
     # one that its process has closed has no inode, and would seem to be root's
     return int(uid) if inode and answer[_STATE_AT] == _ESTABLISHED else None
+
+
+def overflow_uid() -> int:
+    """As whom the kernel shows all users of other user namespaces that ours does not know (namespaces(7))."""
+    try:
+        return int(_OVERFLOW_UID.read_text())
+    except OSError:
+        return _DEFAULT_OVERFLOW_UID
 
 
 def can_ask() -> bool:

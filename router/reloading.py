@@ -13,7 +13,10 @@ _log = get_logger()
 
 
 class Reloading(Generic[T]):
-    """What `read` makes of some files: read again after one changed, and kept as it was when that fails."""
+    """What `read` makes of some files: read again after one changed, and kept as it was when that fails.
+
+    It is another object only where it is not equal: a file may be touched, or written anew with what it held.
+    """
 
     def __init__(self, paths: Sequence[Path], read: Callable[[], T]) -> None:
         """Reads at once; raises what `read` does, a SetupError."""
@@ -30,8 +33,10 @@ class Reloading(Generic[T]):
             self._seen = seen
             names = [str(path) for path in self._paths]
             try:
-                self._value = self._read()
-                _log.info("files_reloaded", files=names)
+                value = self._read()
+                if value != self._value:
+                    self._value = value
+                    _log.info("files_reloaded", files=names)
             except SetupError as error:
                 _log.error("files_refused", files=names, error=str(error), kept="as it was")
         return self._value

@@ -103,6 +103,10 @@ class Resumables:
         """Requests whose messages are kept."""
         return len(self._running) + len(self._ended)
 
+    def is_running(self, key: RequestKey) -> bool:
+        """Whether a resumable request of this key runs: the very same may be sent again."""
+        return key in self._running
+
     def start(
         self,
         key: RequestKey,

@@ -21,25 +21,33 @@ class _Line:
 class Retries:
     """Spreads retries, so that about as many come as are let in, and not all at once.
 
-    Each refusal takes the next place in a line (None: everybody's; a name: of the tenant that is over its own
-    limits) which moves as fast as requests were let in lately, and is MAX_BACKLOG_S long at most. The jitter,
+    Each refusal takes the next place in its tenant's line, which moves as fast as that tenant's requests were
+    let in lately, and is MAX_BACKLOG_S long at most: who is refused often delays nobody else. The jitter,
     half of the line either way, keeps those apart who were refused together when it was full. It is by the
     request's name alone, so that it can be foretold.
     """
 
     def __init__(self) -> None:
-        self._lines: defaultdict[str | None, _Line] = defaultdict(_Line)
+        self._lines: defaultdict[str, _Line] = defaultdict(_Line)
 
-    def note_accepted(self, line: str | None, now_s: float) -> None:
-        """One of the line was let in."""
-        self._lines[line].accepted.arrive(now_s)
+    def note_accepted(self, tenant: str, now_s: float) -> None:
+        """One of the tenant's was let in."""
+        self._lines[tenant].accepted.arrive(now_s)
 
-    def delay_s(self, line: str | None, request: str, least_s: float, now_s: float) -> float:
+    def delay_s(self, tenant: str, request: str, least_s: float, now_s: float) -> float:
         """After how long a request that is refused now should come again: `least_s` and its place in line."""
-        found = self._lines[line]
-        gap_s = 1 / max(found.accepted.per_s(now_s), _LEAST_RATE_PER_S)
-        found.until_s = min(max(found.until_s, now_s) + gap_s, now_s + MAX_BACKLOG_S)
-        return least_s + (found.until_s - now_s) * (0.5 + _fraction(request))
+        self._lines[tenant].until_s = self._next_s(tenant, now_s)
+        return least_s + (self._lines[tenant].until_s - now_s) * (0.5 + _fraction(request))
+
+    def outlook_s(self, tenant: str, request: str, least_s: float, now_s: float) -> float:
+        """What `delay_s` would say, for a request that takes no place."""
+        return least_s + (self._next_s(tenant, now_s) - now_s) * (0.5 + _fraction(request))
+
+    def _next_s(self, tenant: str, now_s: float) -> float:
+        """When the next place of the line is due."""
+        line = self._lines[tenant]
+        gap_s = 1 / max(line.accepted.per_s(now_s), _LEAST_RATE_PER_S)
+        return min(max(line.until_s, now_s) + gap_s, now_s + MAX_BACKLOG_S)
 
 
 def _fraction(name: str) -> float:

@@ -2,7 +2,7 @@
 
 A role that has too many gives to one that has too few: a flip keeps engine, weights and known prefixes,
 where a start loads them anew. So a plan starts or stops workers, never both. Who has least to do goes
-first, since it is drained soonest.
+first, since it is drained soonest; before it whoever drains already, so that others remain.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,16 @@ _LIMITS = {Role.PREFILL: (0, MAX_PREFILL_WORKERS), Role.DECODE: (1, MAX_DECODE_W
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A worker as a plan sees it; one whose process is gone does not count, and is swept out."""
+    """A worker as a plan sees it; one whose process is gone does not count, and is swept out.
+
+    One that drains, for another router, may be about to leave.
+    """
 
     name: str
     role: Role
     num_sequences: int = 0
     is_gone: bool = False
+    is_draining: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,5 +72,5 @@ def make_plan(members: Sequence[Member], prefill: int | None, decode: int | None
 def _idlest_first(members: Sequence[Member], role: Role) -> list[str]:
     there = [m for m in members if m.role is role and not m.is_gone]
     # of equal ones first those that were started for the other role and are named after it
-    there.sort(key=lambda m: (m.num_sequences, m.name.startswith(role), m.name))
+    there.sort(key=lambda m: (not m.is_draining, m.num_sequences, m.name.startswith(role), m.name))
     return [m.name for m in there]

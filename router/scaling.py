@@ -27,7 +27,7 @@ from pdserve.errors import (
     UnavailableError,
 )
 from router.fleet import Fleet
-from router.pool import WorkerPool
+from router.pool import WorkerPool, WorkerState
 from router.scale_plan import Member, ScalePlan, make_plan
 
 _CONNECT_WITHIN_S = 30.0  # a worker that says it is ready, or has flipped
@@ -88,8 +88,8 @@ class Scaler:
             raise NotFoundError(
                 f"no worker named {worker}", reason=Reason.WORKER_NOT_FOUND, field="worker"
             )
-        others = [m for m in self._members() if m.name != worker and not m.is_gone]
-        if not any(m.role is Role.DECODE for m in others):
+        others = [m for m in self._members() if m.name != worker and m.role is Role.DECODE]
+        if all(m.is_gone or m.is_draining for m in others):
             raise PreconditionError(f"without {worker} no decode worker would remain")
         plan = ScalePlan(gone=(worker,)) if member.is_gone else ScalePlan(stops=(worker,))
         await asyncio.shield(self._begin(self._carry_out(plan, timeout_s, _ignore)))
@@ -166,6 +166,7 @@ class Scaler:
                 view.info.role,
                 view.load.num_running + view.load.num_waiting,
                 is_gone=not view.is_connected,
+                is_draining=view.state is WorkerState.DRAINING,
             )
             for view in self._pool.views()
         ]

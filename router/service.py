@@ -20,7 +20,7 @@ from router.models import list_models, tokenize
 from router.patience import write
 from router.responses import to_response
 from router.resume import Responses, Resumables
-from router.tenant import current_tenant
+from router.tenant import RequestKey, current_tenant
 from router.tokenizer import Tokenizer
 from router.validation import Job, Limits, parse_request
 
@@ -161,8 +161,9 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
     async def parse(self, request: inference_pb2.GenerateRequest) -> Job:
         """The job that a request asks for. Raises RequestError, and counts it."""
         parse = partial(parse_request, request, self._limits, self._tokenizer)
-        if not request.resumable:  # it may be one that runs already, and is let in
-            self._admission.knock(current_tenant(), request.request_id)
+        key = RequestKey(current_tenant(), request.request_id)
+        if not (request.resumable and self._resumables.is_running(key)):
+            self._admission.knock(key.tenant, key.request_id)
         try:
             is_large = request.ByteSize() > _LARGE_BYTES
             job = await asyncio.to_thread(parse) if is_large else parse()

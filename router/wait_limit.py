@@ -3,7 +3,7 @@
 A queue serves a burst, and one that stands serves nobody: where more comes than can be served, as much is
 served behind a short queue as behind a long one, only later. So waiting up to `max_wait_s` is all right until
 somebody has to be refused whom a short queue would have served; from then on the queue is kept short, until
-none has met a longer one for `max_wait_s`. (The standing queue is CoDel's, Nichols and Jacobson 2012; two
+none has met a longer one for _CALM_S. (The standing queue is CoDel's, Nichols and Jacobson 2012; two
 limits, by whether a queue stands, are from Maurer, Fail at Scale, 2015.)
 """
 
@@ -14,6 +14,8 @@ from pdserve.errors import OverloadedError, Reason
 
 # what a reader takes as an answer without a break (Nielsen 1993)
 SHORT_WAIT_S = 1.0
+# no longer with a larger limit: that is for who would rather wait than come again
+_CALM_S = 10.0
 _LEAST_RETRY_S = 0.1
 # of the limit, for tenants that have had more than others; the rest is for those
 _OVER_SHARE = 0.5
@@ -48,7 +50,8 @@ class WaitLimit:
     ) -> None:
         """Raise OverloadedError if a request would wait too long, or end after its deadline.
 
-        One prompt ahead is no queue: a worker that runs a long one may still be given another.
+        One prompt ahead is no queue: a worker that runs a long one may still be given another. Who is refused
+        for its share alone says nothing of the queue.
         """
         if timeout_s is not None:
             try:
@@ -57,13 +60,13 @@ class WaitLimit:
                 if forecast.wait_s - error.retry_after_s >= SHORT_WAIT_S:
                     self._shorten(now_s)
                 raise
-        wait_s, limit_s = forecast.wait_s, self._limit_s(now_s)
-        if is_over_share:
-            limit_s *= _OVER_SHARE
-        elif forecast.num_ahead <= 1:
+        if forecast.num_ahead <= 1:
             return
+        wait_s = forecast.wait_s
+        limit_s = self._limit_s(now_s) * (_OVER_SHARE if is_over_share else 1.0)
         if self._max_wait_s and wait_s > limit_s:
-            self._shorten(now_s)
+            if wait_s > SHORT_WAIT_S and not is_over_share:
+                self._shorten(now_s)
             message = f"prompts wait {wait_s:.2f} s before they run, more than {limit_s:.2f} s"
             raise _refusal(message, wait_s - limit_s, Reason.QUEUE_FULL)
 
@@ -73,9 +76,10 @@ class WaitLimit:
 
     def _shorten(self, now_s: float) -> None:
         """Somebody is refused whom a short queue would have served."""
+        calm_s = min(self._max_wait_s, _CALM_S)
         if now_s >= self._short_until_s and self._max_wait_s > SHORT_WAIT_S:
-            _log.warning("overloaded", max_wait_s=SHORT_WAIT_S, for_s=self._max_wait_s)
-        self._short_until_s = now_s + self._max_wait_s
+            _log.warning("overloaded", max_wait_s=SHORT_WAIT_S, for_s=calm_s)
+        self._short_until_s = now_s + calm_s
 
 
 def check_deadline(forecast: Forecast, timeout_s: float) -> None:

@@ -12,6 +12,7 @@ from pdserve.errors import (
     DuplicateRequestError,
     InvalidRequestError,
     NotFoundError,
+    OverloadedError,
     Reason,
     UnavailableError,
 )
@@ -202,3 +203,21 @@ async def test_60_clients_that_lose_and_resume_at_random_get_every_letter_once(
         assert read == [text] * 60
         totals = await stack.until_idle()
         assert (totals.completed, totals.cancelled, totals.failed) == (60, 0, 0)
+
+
+async def test_a_full_router_does_not_look_at_a_resumable_request_unless_it_is_one_that_runs(
+    model_dir: Path, worker: ScriptedWorker
+) -> None:
+    config = RouterConfig(resume_grace_s=600.0, max_inflight_requests=1)
+    bad = inference_pb2.GenerateRequest(request_id="q", resumable=True)  # has no prompt
+    async with (
+        serving(model_dir, worker, config=config) as stack,
+        AsyncClient(stack.address, retries=False) as client,
+    ):
+        request, read = await begin(client, worker, "a")
+        with pytest.raises(OverloadedError, match="1 requests are in flight"):
+            await anext(client.send(bad))
+        again = client.stream("x", request_id="r", resumable=True)
+        assert [await anext(again)] == read
+        await again.aclose()
+        worker.say(request, "b", 1, ends=True)

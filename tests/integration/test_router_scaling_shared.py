@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pdserve.errors import RequestTimeoutError
+from pdserve.errors import PreconditionError, RequestTimeoutError
 from tests.integration.router_stack import Stack, collect, routing, text_of
 from tests.integration.scaled_stack import DRAINING, READY, scaling, state_of
 from tests.integration.scripted_worker import ScriptedWorker, echo
@@ -64,3 +64,16 @@ async def test_a_router_that_goes_away_drains_nothing_any_more(model_dir: Path) 
             other.router._pool.drain("decode-0")
             await state_of(stack, "decode-0", DRAINING)
         await state_of(stack, "decode-0", READY)
+
+
+async def test_one_that_another_router_drains_is_not_the_one_that_remains(model_dir: Path) -> None:
+    workers = ScriptedWorker("decode-0"), ScriptedWorker("decode-1")
+    async with (
+        scaling(model_dir, *workers) as (stack, fleet),
+        routing(model_dir, addresses(stack)) as other,
+    ):
+        other.router._pool.drain("decode-0")
+        await state_of(stack, "decode-0", DRAINING)
+        with pytest.raises(PreconditionError, match="no decode worker would remain"):
+            await stack.client.drain("decode-1")
+        assert fleet.stopped == []

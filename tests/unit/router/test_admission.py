@@ -227,7 +227,8 @@ def test_a_tenants_limits_are_its_own_and_a_refused_request_costs_it_nothing() -
     acme, zeta = (RequestKey(Tenant(name), "r") for name in ("acme", "zeta"))
 
     def hopeless() -> None:
-        raise OverloadedError("in vain", retry_after_s=1.0)
+        reason = Reason.DEADLINE_UNREACHABLE
+        raise OverloadedError("in vain", retry_after_s=1.0, reason=reason)
 
     with pytest.raises(OverloadedError, match="in vain"):
         admission.enter(acme, 60, ignore, hopeless)

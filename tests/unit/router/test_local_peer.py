@@ -5,7 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from router.local_peer import HOST, can_ask, uid_of
+from pdserve.errors import SetupError
+from router.gateway_port import GatewayPort
+from router.local_peer import HOST, can_ask, overflow_uid, uid_of
+from router.tenant import Tenant
 
 NOBODY = 65534
 
@@ -80,3 +83,11 @@ def test_another_users_connection_is_theirs() -> None:
         port = server.getsockname()[1]
         with other.submit(connect, port).result() as client:
             assert uid_of(peer_of(client), port) == NOBODY
+
+
+async def test_as_whom_strangers_show_up_nobody_is_served() -> None:
+    port = GatewayPort(Tenant("web"), uid=overflow_uid())
+    with pytest.raises(SetupError, match="users of other containers") as caught:
+        await port.start(lambda _: pytest.fail("served"))
+    assert "\n" not in str(caught.value)
+    await port.stop(0.0)

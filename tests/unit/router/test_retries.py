@@ -86,7 +86,7 @@ def test_a_storm_is_spread_and_nobody_is_idle_meanwhile() -> None:
 
 def test_the_delay_grows_with_those_who_were_refused_and_is_bounded() -> None:
     retries = Retries()
-    delays = [retries.delay_s(None, f"r{number}", 2.0, 0.0) for number in range(1000)]
+    delays = [retries.delay_s("acme", f"r{number}", 2.0, 0.0) for number in range(1000)]
     assert 2.5 <= delays[0] < 3.5
     assert all(2.0 < delay <= 2.0 + 1.5 * MAX_BACKLOG_S for delay in delays)
     # the line is full after 30, one a second: the others are spread over 30 s
@@ -99,22 +99,22 @@ def test_the_delay_grows_with_those_who_were_refused_and_is_bounded() -> None:
 def test_the_line_moves_as_fast_as_requests_are_let_in() -> None:
     slow, fast = Retries(), Retries()
     for number in range(2000):
-        fast.note_accepted(None, number / 100)
+        fast.note_accepted("acme", number / 100)
     last_s = 20.0
     for _ in range(9):
-        slow.delay_s(None, "r", 0.0, last_s)
-        fast.delay_s(None, "r", 0.0, last_s)
-    assert slow.delay_s(None, "r", 0.0, last_s) == pytest.approx(
-        fast.delay_s(None, "r", 0.0, last_s) * 100, rel=0.2
+        slow.delay_s("acme", "r", 0.0, last_s)
+        fast.delay_s("acme", "r", 0.0, last_s)
+    assert slow.delay_s("acme", "r", 0.0, last_s) == pytest.approx(
+        fast.delay_s("acme", "r", 0.0, last_s) * 100, rel=0.2
     )
     later_s = last_s + 60.0
-    assert slow.delay_s(None, "r", 0.0, later_s) < 1.5, "those were due long ago"
+    assert slow.delay_s("acme", "r", 0.0, later_s) < 1.5, "those were due long ago"
 
 
 def test_a_request_is_told_the_same_again_in_the_same_place() -> None:
     first, second = Retries(), Retries()
-    assert first.delay_s(None, "r", 1.0, 5.0) == second.delay_s(None, "r", 1.0, 5.0)
-    assert first.delay_s(None, "q", 1.0, 99.0) != second.delay_s(None, "r", 1.0, 99.0)
+    assert first.delay_s("acme", "r", 1.0, 5.0) == second.delay_s("acme", "r", 1.0, 5.0)
+    assert first.delay_s("acme", "q", 1.0, 99.0) != second.delay_s("acme", "r", 1.0, 99.0)
 
 
 def test_a_tenant_over_its_limit_stands_in_a_line_of_its_own() -> None:
@@ -134,3 +134,35 @@ def test_a_tenant_over_its_limit_stands_in_a_line_of_its_own() -> None:
     assert caught.value.reason is Reason.QUEUE_FULL
     assert caught.value.retry_after_s < 2
     assert admission.rejected == 101
+
+
+def test_a_full_queue_has_a_line_for_each_tenant() -> None:
+    admission = Admission(RouterConfig(max_inflight_requests=2), lambda: 0.0)
+    greedy, other = Tenant("greedy"), Tenant("other")
+    for tenant, name in ((greedy, "a"), (greedy, "b"), (other, "a")):
+        admission.enter(RequestKey(tenant, name), 1, ignore)
+    for number in range(100):
+        assert refused_for_s(admission, greedy, f"r{number}") < 50
+    assert refused_for_s(admission, greedy, "r") > 10
+    assert refused_for_s(admission, other, "r") < 2
+
+
+def test_who_would_come_too_late_takes_no_place() -> None:
+    admission = Admission(RouterConfig(max_inflight_requests=1), lambda: 0.0)
+
+    def in_vain() -> None:
+        raise OverloadedError("late", retry_after_s=0.5, reason=Reason.DEADLINE_UNREACHABLE)
+
+    for _ in range(100):
+        with pytest.raises(OverloadedError) as caught:
+            admission.enter(RequestKey(ANONYMOUS, "r"), 1, ignore, in_vain)
+        assert 1.0 <= caught.value.retry_after_s < 2.0
+    admission.enter(RequestKey(ANONYMOUS, "r"), 1, ignore)
+    assert refused_for_s(admission, ANONYMOUS, "q") < 2
+
+
+def refused_for_s(admission: Admission, tenant: Tenant, name: str) -> float:
+    with pytest.raises(OverloadedError, match="in flight") as caught:
+        admission.knock(tenant, name)
+    assert caught.value.reason is Reason.QUEUE_FULL
+    return caught.value.retry_after_s

@@ -35,6 +35,8 @@ def test_what_flips_do_not_give_is_started_and_what_they_do_not_take_is_stopped(
 def test_the_one_with_least_to_do_goes_and_of_equal_ones_who_came_from_the_other_role() -> None:
     busy = [Member("decode-0", D, 3), Member("decode-1", D, 1), Member("decode-2", D, 2)]
     assert make_plan(busy, 1, 2).flips == ("decode-1",)
+    leaving = [Member("decode-0", D), Member("decode-1", D, 5, is_draining=True)]
+    assert make_plan(leaving, 0, 1).stops == ("decode-1",)
     mixed = [Member("decode-0", D), Member("prefill-0", D)]
     assert make_plan(mixed, 1, 1).flips == ("prefill-0",)
 

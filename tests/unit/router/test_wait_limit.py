@@ -1,5 +1,7 @@
 """A single server on a virtual clock: what is let in runs in turn, `SERVICE_S` each."""
 
+from dataclasses import replace
+
 import pytest
 
 from pdserve.errors import OverloadedError, Reason
@@ -88,8 +90,25 @@ def test_one_prompt_ahead_is_no_queue_however_long_it_is() -> None:
     limit.check(Forecast(60.0, 60.0, 0.0, 1), None, 0.0, is_over_share=False)
     with pytest.raises(OverloadedError, match="more than 10"):
         limit.check(Forecast(60.0, 60.0, 0.0, 2), None, 0.0, is_over_share=False)
+    limit.check(Forecast(60.0, 60.0, 0.0, 1), None, 1.0, is_over_share=True)
     with pytest.raises(OverloadedError, match=r"more than 0\.50"):
-        limit.check(Forecast(0.6, 60.0, 0.0, 1), None, 1.0, is_over_share=True)
+        limit.check(Forecast(0.6, 60.0, 0.0, 2), None, 1.0, is_over_share=True)
+
+
+def test_who_is_refused_for_its_share_alone_makes_nobody_else_s_queue_short() -> None:
+    limit = WaitLimit(MAX_WAIT_S)
+    with pytest.raises(OverloadedError, match=r"more than 5\.00"):
+        limit.check(Forecast(6.0, 6.0, 0.0, 2), None, 0.0, is_over_share=True)
+    limit.check(Forecast(9.0, 6.0, 0.0, 2), None, 0.0, is_over_share=False)
+
+
+def test_a_limit_of_minutes_is_not_short_for_minutes_after_one_refusal() -> None:
+    limit, long = WaitLimit(600.0), Forecast(500.0, 1.0, 0.0, 99)
+    with pytest.raises(OverloadedError, match=r"more than 600\.00"):
+        limit.check(replace(long, wait_s=601.0), None, 0.0, is_over_share=False)
+    with pytest.raises(OverloadedError, match=r"more than 1\.00"):
+        limit.check(long, None, 5.0, is_over_share=False)
+    limit.check(long, None, 15.1, is_over_share=False)
 
 
 def test_a_limit_below_the_short_one_is_not_made_longer_or_shorter() -> None:
