@@ -30,7 +30,7 @@ from tests.unit.common.engine.tiny_models import (
     save_model,
 )
 
-pytestmark = pytest.mark.deployment
+pytestmark = [pytest.mark.deployment, pytest.mark.timeout(180)]
 
 NAMESPACE = "spill"
 MIB = 2**20
