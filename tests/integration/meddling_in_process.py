@@ -50,9 +50,9 @@ def held_engine(worker: Worker) -> Iterator[WorkerLoad]:
         gate.open()
 
 
-def has_mail(worker: Worker) -> bool:
-    """Whether something was asked of an engine that stands still."""
-    return not worker._loop._mailbox.empty()
+def has_mail(worker: Worker, num: int = 1) -> bool:
+    """Whether so much was asked of an engine that stands still."""
+    return worker._loop._mailbox.qsize() >= num
 
 
 class Meddled:

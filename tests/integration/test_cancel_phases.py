@@ -68,6 +68,7 @@ async def queued_on_prefill(rig: Routed, begin: Begin, leave: Leave) -> Account:
         await rig.until(lambda: has_mail(rig.workers.prefill), "asked for")
         await leave(call)
         await rig.until(lambda: held(rig.workers.decode) == 0, "free on decode")
+        await rig.until(lambda: has_mail(rig.workers.prefill, 2), "told")
     return 0, 0, 0
 
 

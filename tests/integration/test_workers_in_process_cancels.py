@@ -103,6 +103,8 @@ def test_while_it_is_queued_on_prefill(start: Start) -> None:
         assert held(workers.decode) == 3
         workers.decode.cancel("r")
         assert held(workers.decode) == 0
+        # told by the thread that asked, if it was still busy asking
+        until(lambda: has_mail(workers.prefill, 2), "told")
     check_silent(workers, "r")
     assert load_now(workers.prefill).steps == 0
 
@@ -114,6 +116,7 @@ def test_while_its_prompt_is_computed(start: Start) -> None:
     gate.wait_reached()
     workers.decode.cancel("r")
     assert held(workers.decode) == 0
+    until(lambda: has_mail(workers.prefill), "told")
     gate.open()
     check_silent(workers, "r")
     assert load_now(workers.prefill).prefill_tokens == 16
