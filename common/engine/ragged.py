@@ -59,12 +59,9 @@ class RaggedInputs:
         positions: list[int] = []
         slots: list[int] = []
         sampled: list[int] = []
-        scored: list[int] = []
         query_start, context_len = [0], []
         for entry in batch.entries:
             seq, start, end = entry.seq, entry.start, entry.end
-            if seq.prompt_logprobs is not None:  # of a token, they come from the row before its own
-                scored += [len(ids) - start + position - 1 for position in entry.scored_positions]
             ids += seq.token_ids[start:end] or _UNKNOWN
             if end - start == 1:
                 positions.append(start)
@@ -87,8 +84,17 @@ class RaggedInputs:
             query_start=np.array(query_start, dtype=np.int32),
             context_len=np.array(context_len, dtype=np.int32),
             block_tables=block_tables,
-            sample_rows=np.array(sampled + scored, dtype=np.int64),
+            sample_rows=np.array(sampled + _scored_rows(batch, query_start), dtype=np.int64),
         )
+
+
+def _scored_rows(batch: Batch, query_start: list[int]) -> list[int]:
+    """The rows that precede the entries' scored positions."""
+    rows: list[int] = []
+    for entry, first in zip(batch.entries, query_start, strict=False):
+        if entry.seq.prompt_logprobs is not None:
+            rows += [first + position - entry.start - 1 for position in entry.scored_positions]
+    return rows
 
 
 def _slots(block_table: list[int], start: int, end: int, block_size: int) -> list[int]:
