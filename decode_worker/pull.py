@@ -6,7 +6,6 @@ The thread touches no engine state, and reads no further while `AT_HAND` of its 
 """
 
 import threading
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -30,9 +29,6 @@ from common.kv_transfer.wire import (
 )
 from common.request import TokenLogprobs
 from decode_worker.credit import AT_HAND, Credit
-
-# Ray's memory may not be written to, and a chunk is only read
-warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,4 +159,5 @@ class Pull:
     def _to_tensor(self, payload: Payload, header: ChunkHeader) -> torch.Tensor:
         dtype = DTYPES[self._layout.dtype]
         shape = self._layout.shape(header.end - header.start)
-        return torch.from_numpy(payload).view(dtype).reshape(shape)
+        # from_numpy warns of Ray's memory, which is not to be written to; a chunk is only read
+        return torch.from_dlpack(payload).view(dtype).reshape(shape)
