@@ -11,7 +11,8 @@ from common.engine.sampling_options import Adjustments, Truncation
 
 def greedy_tokens(logits: torch.Tensor) -> tuple[list[int], list[bool]]:
     """See SamplingKernels."""
-    tokens, finite = np.zeros(len(logits), np.int64), np.zeros(len(logits), np.bool_)
+    num_rows = logits.shape[0]
+    tokens, finite = np.empty(num_rows, np.int64), np.empty(num_rows, np.bool_)
     sampling_kernel.greedy_tokens(as_array(logits), tokens, finite)
     return tokens.tolist(), finite.tolist()
 
