@@ -29,7 +29,7 @@ def assert_same(ours: torch.Tensor, plain: torch.Tensor) -> None:
 @pytest.mark.parametrize("outputs", [48, 64])
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_linear(dtype: torch.dtype, tokens: int, outputs: int, has_bias: bool) -> None:
-    """Few rows, panels (of 64 outputs) and the library, whose turn comes with 150 rows, in float32 with 33."""
+    """Few rows, panels (of 64 outputs) and the library, whose turn comes with 150 rows or 33 (float32)."""
     x, weight = normal(tokens, 96, dtype=dtype), normal(outputs, 96, dtype=dtype, seed=1) / 10
     bias = normal(outputs, dtype=dtype, seed=2) if has_bias else None
     ours = torch.full((tokens, outputs), float("nan"), dtype=dtype)
