@@ -54,8 +54,7 @@ def main(
 async def _measure(systems: list[Server], rounds: int, seed: int) -> Rounds:
     results: Rounds = {system.name: {} for system in systems}
     with Progress() as progress:
-        per_round = sum(NUM_REQUESTS.values())
-        task = progress.add_task("rounds", total=rounds * len(systems) * per_round)
+        task = progress.add_task("rounds", total=rounds * sum(map(_num_requests, systems)))
         advance = partial(progress.advance, task)
         for round_number in range(rounds):
             for system in systems:
@@ -63,6 +62,12 @@ async def _measure(systems: list[Server], rounds: int, seed: int) -> Rounds:
                 for name, outcome in outcomes.items():
                     results[system.name].setdefault(name, []).append(outcome)
     return results
+
+
+def _num_requests(system: Server) -> int:
+    """In a round; what a system without prefill workers has not is left out."""
+    skipped = 0 if system.name == DISAGGREGATED else NUM_REQUESTS["hand-off"]
+    return sum(NUM_REQUESTS.values()) - skipped
 
 
 async def _run(system: Server, seed: int, on_done: OnDone) -> dict[str, Outcome]:
