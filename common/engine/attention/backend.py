@@ -27,9 +27,11 @@ class AttentionBackend(Protocol):
         value: torch.Tensor,
         scale: float,
         window: int | None = None,
+        sampled_only: bool = False,
     ) -> torch.Tensor:
         """Store `key` and `value` [T, kv_heads, head_dim], then return causal attention of `query`.
 
         `query` is [T, heads, head_dim], in the blocks' dtype; so is the result, which the next call may
-        overwrite. With a `window` a position sees that many positions, itself included.
+        overwrite. With a `window` a position sees that many positions, itself included. Of a result that is
+        `sampled_only`, the rows of the step's `sample_rows` alone need to be right: a last layer's.
         """

@@ -38,6 +38,7 @@ class CpuBackend:
         self._inputs = inputs = step.host
         limit_numba(self._num_threads)  # steps run in another thread than the constructor
         self._items = _work_items(inputs, self._num_threads)
+        self._sampled_items = _sampled(self._items, inputs)
         self._out = None
 
     def attend(
@@ -48,6 +49,7 @@ class CpuBackend:
         value: torch.Tensor,
         scale: float,
         window: int | None = None,
+        sampled_only: bool = False,
     ) -> torch.Tensor:
         """See AttentionBackend.attend."""
         inputs = self._inputs
@@ -64,7 +66,7 @@ class CpuBackend:
             inputs.block_tables,
             inputs.query_start,
             inputs.context_len,
-            self._items,
+            self._sampled_items if sampled_only else self._items,
             np.float32(scale),
             window or _UNLIMITED,
         )
@@ -95,3 +97,12 @@ def _work_items(inputs: RaggedInputs, num_threads: int) -> NDArray[np.int32]:
         np.concatenate([order[i::num_threads] for i in range(num_threads)])
     ]
     return dealt
+
+
+def _sampled(items: NDArray[np.int32], inputs: RaggedInputs) -> NDArray[np.int32]:
+    """The items among whose queries one samples."""
+    if len(inputs.sample_rows) == len(inputs.input_ids):
+        return items
+    origin, rows = inputs.query_start[items[:, 0]], np.sort(inputs.sample_rows)
+    before, behind = (rows.searchsorted(origin + items[:, column]) for column in (1, 2))
+    return items[before < behind]

@@ -55,6 +55,7 @@ class FlashBackend:
         value: torch.Tensor,
         scale: float,
         window: int | None = None,
+        sampled_only: bool = False,
     ) -> torch.Tensor:
         """See AttentionBackend.attend."""
         step = self._step

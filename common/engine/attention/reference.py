@@ -30,6 +30,7 @@ class ReferenceBackend:
         value: torch.Tensor,
         scale: float,
         window: int | None = None,
+        sampled_only: bool = False,
     ) -> torch.Tensor:
         """See AttentionBackend.attend."""
         self._cache.store(layer, self._slots, key, value)

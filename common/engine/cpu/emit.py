@@ -3,7 +3,7 @@
 Every emitter takes the IR builder first. Offsets count elements from an array's first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -172,6 +172,26 @@ def _fold(builder: Builder, a: Any, b: Any, half: int) -> Any:
             low += [source + run + i for i in range(half)]
             high += [source + run + half + i for i in range(half)]
     return builder.fadd(shuffle(builder, a, b, low), shuffle(builder, a, b, high))
+
+
+def across(builder: Builder, vector: Any, combine: Callable[[Builder, Any, Any], Any]) -> Any:
+    """A vector's lanes, combined two by two until one is left: that one, as a scalar."""
+    span = LANES // 2
+    while span:
+        turned = [(i + span) % LANES for i in range(LANES)]
+        vector = combine(builder, vector, shuffle(builder, vector, vector, turned))
+        span //= 2
+    return builder.extract_element(vector, ir.Constant(I32, 0))
+
+
+def add(builder: Builder, a: Any, b: Any) -> Any:
+    """The sum, lane by lane."""
+    return builder.fadd(a, b)
+
+
+def larger(builder: Builder, a: Any, b: Any) -> Any:
+    """The larger number, lane by lane; a NaN in `a` is passed over (a comparison with it is false)."""
+    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
 
 def shuffle(builder: Builder, a: Any, b: Any, lanes: list[int]) -> Any:

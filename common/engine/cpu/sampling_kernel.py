@@ -6,8 +6,8 @@ import numpy as np
 from common.engine.cpu import vector as vec
 from common.engine.cpu.emit import LANES
 from common.engine.cpu.jit import kernel
+from common.engine.cpu.reduce import STRIDE, peak_and_total, softmax_total
 
-_WIDTH = 128
 _SPAN = 4096  # numbers that are read several times: they stay in the nearest cache
 _RUN = 16 * LANES  # summed in float32
 _LEAST_EXPONENT = np.float32(-87)  # e to the power of less is 0 in float32
@@ -21,36 +21,29 @@ def greedy_tokens(logits, tokens, finite):  # type: ignore[no-untyped-def]
         total, peak, at = np.float32(0), np.float32(-np.inf), 0
         for start in range(0, row.shape[0], _SPAN):
             span = row[start : start + _SPAN]
-            total += _total(span)
-            highest = largest(span)
+            highest, part = _survey(span)
+            total += part
             if highest > peak:
                 peak, at = highest, start
         finite[r] = np.isfinite(total)
         tokens[r] = at + _index_of(row[at : at + _SPAN], peak)
 
 
-@kernel(parallel=False, fastmath={"reassoc"})
-def _total(row):  # type: ignore[no-untyped-def]
+@kernel(parallel=False)
+def _survey(row):  # type: ignore[no-untyped-def]
     # one NaN or infinity makes the sum so; finite logits are far from overflowing it
-    total = np.float32(0)
-    for i in range(row.shape[0]):
-        total += vec.widen(row[i])
-    return total
+    whole = row.shape[0] // STRIDE * STRIDE
+    peak, total = peak_and_total(row, 0, whole)
+    for i in range(whole, row.shape[0]):
+        number = vec.widen(row[i])
+        peak, total = number if number > peak else peak, total + number
+    return peak, total
 
 
 @kernel(parallel=False)
 def largest(row):  # type: ignore[no-untyped-def]
     """The maximum; NaN is passed over."""
-    # many running maxima side by side, since a single one is a chain that no compiler vectorises
-    peaks = np.full(_WIDTH, -np.inf, np.float32)
-    whole = row.shape[0] // _WIDTH * _WIDTH
-    for start in range(0, whole, _WIDTH):
-        for i in range(_WIDTH):
-            number = vec.widen(row[start + i])
-            peaks[i] = number if number > peaks[i] else peaks[i]
-    for i in range(whole, row.shape[0]):
-        peaks[0] = max(peaks[0], vec.widen(row[i]))
-    return peaks.max()
+    return _survey(row)[0]
 
 
 @kernel(parallel=False)
@@ -110,7 +103,7 @@ def mass(row, peak, slope, weights):  # type: ignore[no-untyped-def]
     """The sum of exp((row - peak) * slope), in float64 but for short runs; weights[:LANES] is scratch."""
     total, whole = 0.0, row.shape[0] // _RUN * _RUN
     for start in range(0, whole, _RUN):
-        total += vec.softmax_total(row, start, peak, slope, _RUN)
+        total += softmax_total(row, start, peak, slope, _RUN)
     for start in range(whole, row.shape[0], LANES):
         total += weigh(row, start, peak, slope, weights)
     return total

@@ -80,20 +80,11 @@ def _load_masked(builder: Builder, data: Any, at: Any, start: Any, end: Any) -> 
 
 
 def _largest(builder: Builder, vectors: list[Any]) -> Any:
-    """The largest number; NaN is passed over (a comparison with it is false)."""
+    """The largest number; NaN is passed over."""
     largest = emit.constant(_MASKED)
     for vector in vectors:
-        largest = _max(builder, vector, largest)
-    span = LANES // 2
-    while span:
-        lanes = [(i + span) % LANES for i in range(LANES)]
-        largest = _max(builder, emit.shuffle(builder, largest, largest, lanes), largest)
-        span //= 2
-    return builder.extract_element(largest, ir.Constant(emit.I32, 0))
-
-
-def _max(builder: Builder, a: Any, b: Any) -> Any:
-    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+        largest = emit.larger(builder, vector, largest)
+    return emit.across(builder, largest, emit.larger)
 
 
 def _raise_peak(

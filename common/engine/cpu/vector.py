@@ -157,33 +157,6 @@ def softmax_weights(ctx, row, at, peak, slope, out):  # type: ignore[no-untyped-
 
 
 @intrinsic(prefer_literal=True)
-def softmax_total(ctx, row, at, peak, slope, count):  # type: ignore[no-untyped-def]
-    """The sum of softmax_weights over row[at : at + count]; `count` is a multiple of 4 * LANES."""
-    numbers = emit.literal(count)
-
-    def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
-        data = emit.array_data(context, builder, sig, args, 0)
-        peaks, slopes = emit.splat(builder, args[2]), emit.splat(builder, args[3])
-        sums = [emit.variable(builder, emit.constant(0.0)) for _ in range(4)]
-        with cgutils.for_range(builder, emit.index(numbers // (4 * LANES))) as loop:
-            base = emit.multiply_add(builder, loop.index, 4 * LANES, args[1])
-            for part, total in enumerate(sums):
-                here = builder.add(base, emit.index(part * LANES))
-                below = builder.fsub(emit.load(builder, data, here, sig.args[0]), peaks)
-                weight = emit.exp(builder, builder.fmul(below, slopes))
-                builder.store(builder.fadd(builder.load(total), weight), total)
-        lanes = reduce(builder.fadd, [builder.load(total) for total in sums])
-        span = LANES // 2
-        while span:
-            turned = [(i + span) % LANES for i in range(LANES)]
-            lanes = builder.fadd(lanes, emit.shuffle(builder, lanes, lanes, turned))
-            span //= 2
-        return builder.extract_element(lanes, ir.Constant(emit.I32, 0))
-
-    return types.float32(row, types.intp, types.float32, types.float32, count), generate
-
-
-@intrinsic(prefer_literal=True)
 def prefetch(ctx, array, at, count):  # type: ignore[no-untyped-def]
     """Ask for the cache lines of `count` numbers that will be read soon."""
     numbers, line = emit.literal(count), 64 // (4 // pack_of(array))

@@ -5,7 +5,7 @@ adds the residual inside the norm, computes rotary tables once a step, and reuse
 layer and step. Activations flow as [T, n]; nothing is padded.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -44,6 +44,10 @@ class Workspace:
         """The same memory for fewer tokens."""
         parts = (self.residual, self.normed, self.delta, self.qkv, self.gate_up, self.gated)
         return Workspace(*(part[:tokens] for part in parts))
+
+    def picked(self, rows: torch.Tensor) -> "Workspace":
+        """The same memory for some of its tokens, whose residuals come along; at most as many."""
+        return replace(self.first(len(rows)), residual=self.residual[rows])
 
 
 class FusedDecoder:
@@ -94,8 +98,13 @@ class FusedDecoder:
             self._embed(step.input_ids, work)
             tables = self._rotary_tables(step.positions)
             for index, layer in enumerate(self.weights.layers):
-                self._run_layer(index, layer, work, tables[layer.rotary])
-            self._head(work, step.sample_rows, logits)
+                attended = self._attend(index, layer, work, tables[layer.rotary])
+                if index == len(self.weights.layers) - 1:
+                    # all keys and values are stored, so that from here on only these rows matter
+                    work, attended = work.picked(step.sample_rows), attended[step.sample_rows]
+                if len(attended):
+                    self._finish_layer(layer, work, attended)
+            self._head(work, logits)
 
     def _embed(self, input_ids: torch.Tensor, work: Workspace) -> None:
         work.residual.copy_(self.weights.embedding[input_ids])
@@ -112,20 +121,34 @@ class FusedDecoder:
             tables[kind] = (cos[0], sin[0])
         return tables
 
-    def _run_layer(
+    def _attend(
         self,
         index: int,
         layer: LayerWeights,
         work: Workspace,
         table: tuple[torch.Tensor, torch.Tensor],
-    ) -> None:
+    ) -> torch.Tensor:
+        """A layer's first half, up to what attention gives [T, heads * head_dim]."""
         weights, ops, eps = self.weights, self._ops, self.weights.norm_eps
         if index == 0:
             ops.norm(work.residual, layer.attention_norm, eps, work.normed)
         else:
             ops.add_norm(work.residual, work.delta, layer.attention_norm, eps, work.normed)
         ops.linear(work.normed, layer.qkv, work.qkv)
-        attended = self._attend(index, layer, work, table)
+        queries, rotated = weights.num_heads, weights.num_heads + weights.num_kv_heads
+        heads = work.qkv.view(len(work.qkv), -1, weights.head_dim)
+        if layer.q_norm is not None and layer.k_norm is not None:
+            ops.norm_heads(heads, 0, queries, layer.q_norm, weights.norm_eps)
+            ops.norm_heads(heads, queries, rotated, layer.k_norm, weights.norm_eps)
+        ops.rotate(heads, rotated, *table)
+        query, key, value = heads[:, :queries], heads[:, queries:rotated], heads[:, rotated:]
+        is_last = index == len(weights.layers) - 1
+        out = self._backend.attend(index, query, key, value, weights.scale, layer.window, is_last)
+        return out.flatten(1)
+
+    def _finish_layer(self, layer: LayerWeights, work: Workspace, attended: torch.Tensor) -> None:
+        """A layer's second half; `attended` has the workspace's rows."""
+        weights, ops, eps = self.weights, self._ops, self.weights.norm_eps
         ops.linear(attended, layer.output, work.delta)
         if layer.post_attention_norm is not None:
             ops.norm(work.delta, layer.post_attention_norm, eps, work.delta)
@@ -136,28 +159,9 @@ class FusedDecoder:
         if layer.post_mlp_norm is not None:
             ops.norm(work.delta, layer.post_mlp_norm, eps, work.delta)
 
-    def _attend(
-        self,
-        index: int,
-        layer: LayerWeights,
-        work: Workspace,
-        table: tuple[torch.Tensor, torch.Tensor],
-    ) -> torch.Tensor:
+    def _head(self, work: Workspace, logits: torch.Tensor) -> None:
         weights, ops = self.weights, self._ops
-        queries, rotated = weights.num_heads, weights.num_heads + weights.num_kv_heads
-        heads = work.qkv.view(len(work.qkv), -1, weights.head_dim)
-        if layer.q_norm is not None and layer.k_norm is not None:
-            ops.norm_heads(heads, 0, queries, layer.q_norm, weights.norm_eps)
-            ops.norm_heads(heads, queries, rotated, layer.k_norm, weights.norm_eps)
-        ops.rotate(heads, rotated, *table)
-        query, key, value = heads[:, :queries], heads[:, queries:rotated], heads[:, rotated:]
-        out = self._backend.attend(index, query, key, value, weights.scale, layer.window)
-        return out.flatten(1)
-
-    def _head(self, work: Workspace, sample_rows: torch.Tensor, logits: torch.Tensor) -> None:
-        weights = self.weights
-        residual, delta = work.residual[sample_rows], work.delta[sample_rows]
-        self._ops.add_norm(residual, delta, weights.final_norm, weights.norm_eps, delta)
-        self._ops.linear(delta, weights.head, logits)
+        ops.add_norm(work.residual, work.delta, weights.final_norm, weights.norm_eps, work.normed)
+        ops.linear(work.normed, weights.head, logits)
         if weights.logit_softcap is not None:
             logits.div_(weights.logit_softcap).tanh_().mul_(weights.logit_softcap)

@@ -192,11 +192,12 @@ def test_a_step_with_prompts_is_not_replayed(graphed: Engine, capture: Recording
         for sampling in (None, None, SamplingParams(0.0, seed=0, max_tokens=1, prompt_logprobs=1))
     )
     lone = hold(graphed.pool, make_sequence(1))
+    graphed.runner.run(Batch((BatchEntry(scored, 1),)))
+    scored.num_computed_tokens = 1
     capture.replayed.clear()
     assert replays_of(capture, graphed, BatchEntry(short, 5)) == 0, "a whole prompt"
     assert replays_of(capture, graphed, BatchEntry(lone, 1), BatchEntry(chunk, 4)) == 0, "mixed"
     assert replays_of(capture, graphed, BatchEntry(lone, 1), BatchEntry(chunk, 1)) == 0, "no sample"
-    scored.num_computed_tokens = 1
     assert replays_of(capture, graphed, BatchEntry(scored, 1), BatchEntry(lone, 1)) == 0, "scored"
     assert replays_of(capture, graphed, BatchEntry(lone, 1)) == 1
     release(graphed, [short, chunk, scored, lone])

@@ -61,10 +61,11 @@ class Turn:
 
 @dataclass(frozen=True)
 class Step:
-    """How a batch is attended: score scale and sliding window."""
+    """How a batch is attended: score scale, sliding window, and whether only rows that sample matter."""
 
     scale: float = 0.3
     window: int | None = None
+    sampled_only: bool = False
 
 
 Build = Callable[[KVCache], AttentionBackend]
@@ -100,7 +101,8 @@ def attend_with(
     runner.begin(on_host(inputs))
     new = torch.cat([turn.keys_values(shape)[:, turn.computed :] for turn in turns], dim=1)
     query = torch.cat([turn.query(shape) for turn in turns])
-    out = runner.attend(LAYER, query, new[0], new[1], step.scale, step.window)
+    how = (step.scale, step.window, step.sampled_only)
+    out = runner.attend(LAYER, query, new[0], new[1], *how)
     return [part.clone() for part in out.split([turn.new for turn in turns])]
 
 

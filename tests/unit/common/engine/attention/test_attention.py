@@ -1,5 +1,7 @@
 """Both backends against the formula, over ragged batches in poisoned memory."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -47,6 +49,18 @@ def test_a_ragged_batch_gives_what_the_formula_gives(
     for turn, output in zip(turns, attend_paged(backend, shape, turns, step), strict=True):
         expected = attend_dense(shape, turn, step)
         torch.testing.assert_close(output.double(), expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@settings(deadline=None, derandomize=True, max_examples=20)
+@given(batches, steps)
+def test_the_rows_that_sample_do_not_depend_on_whether_the_others_are_wanted(
+    backend: Backend, turns: list[Turn], step: Step
+) -> None:
+    of_all = attend_paged(backend, SHAPES[1], turns, step)
+    of_some = attend_paged(backend, SHAPES[1], turns, replace(step, sampled_only=True))
+    for every, some in zip(of_all, of_some, strict=True):
+        assert torch.equal(some[-1], every[-1])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
