@@ -13,7 +13,7 @@ from numba.core import cgutils, types
 from common.engine.cpu import emit
 from common.engine.cpu.emit import LANES, Builder
 
-_HAS_BF16_DOT = bool(llvm.get_host_cpu_features().get("avx512bf16", False))
+HAS_BF16_DOT = bool(llvm.get_host_cpu_features().get("avx512bf16", False))
 _PAIRS = ir.VectorType(emit.BFloat(), 2 * LANES)
 _SHORTS = ir.VectorType(ir.IntType(16), 2 * LANES)
 
@@ -27,7 +27,7 @@ def pack_of(array: types.Array) -> int:
 
 def uses_dot(array: types.Array) -> bool:
     """Whether products of this storage run on the dot-product instruction."""
-    return _HAS_BF16_DOT and array.dtype == types.uint16
+    return HAS_BF16_DOT and array.dtype == types.uint16
 
 
 def load(

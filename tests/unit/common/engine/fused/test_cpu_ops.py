@@ -1,8 +1,11 @@
 """The CPU's kernels give what plain torch gives."""
 
+import numpy as np
 import pytest
 import torch
 
+from common.engine.cpu.arrays import as_array
+from common.engine.cpu.panel_matmul import panel_matmul
 from common.engine.fused.cpu_ops import CpuOps
 from common.engine.fused.ops import TorchOps
 from common.engine.fused.weights import Activation, Linear
@@ -23,16 +26,32 @@ def assert_same(ours: torch.Tensor, plain: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("tokens", [1, 2, 3, 4, 5, 6, 7, 9, 33, 150])
+@pytest.mark.parametrize("outputs", [48, 64])
 @pytest.mark.parametrize("has_bias", [False, True])
-def test_linear(dtype: torch.dtype, tokens: int, has_bias: bool) -> None:
-    """150 rows go to the library's product (never in float16), fewer to ours, in groups of up to four."""
-    x, weight = normal(tokens, 96, dtype=dtype), normal(48, 96, dtype=dtype, seed=1) / 10
-    bias = normal(48, dtype=dtype, seed=2) if has_bias else None
-    ours = torch.full((tokens, 48), float("nan"), dtype=dtype)
+def test_linear(dtype: torch.dtype, tokens: int, outputs: int, has_bias: bool) -> None:
+    """Few rows, panels (of 64 outputs) and the library, whose turn comes with 150 rows, in float32 with 33."""
+    x, weight = normal(tokens, 96, dtype=dtype), normal(outputs, 96, dtype=dtype, seed=1) / 10
+    bias = normal(outputs, dtype=dtype, seed=2) if has_bias else None
+    ours = torch.full((tokens, outputs), float("nan"), dtype=dtype)
     OURS.linear(x, Linear(weight, bias), ours)
     exact = x.double() @ weight.double().T + (0 if bias is None else bias.double())
     tolerance = TOLERANCE[dtype]
     torch.testing.assert_close(ours.double(), exact, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("num_parts", [1, 3])
+@pytest.mark.parametrize("num_tokens", [1, 2, 11, 12, 23, 40])
+def test_a_row_by_panels_does_not_depend_on_how_many_there_are(
+    dtype: torch.dtype, num_parts: int, num_tokens: int
+) -> None:
+    x, weight = normal(40, 96, dtype=dtype), normal(64, 96, dtype=dtype, seed=1) / 10
+    bias, exact = np.zeros(0, np.float32), x.double() @ weight.double().T
+    some, every = (torch.full((n, 64), float("nan")) for n in (num_tokens, 40))
+    panel_matmul(as_array(x[:num_tokens]), as_array(weight), bias, as_array(some), num_parts)
+    panel_matmul(as_array(x), as_array(weight), bias, as_array(every), 1)
+    assert torch.equal(some, every[:num_tokens])
+    torch.testing.assert_close(every.double(), exact, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(40, 96), (48, 80)])
@@ -44,14 +63,15 @@ def test_linear_of_a_shape_that_our_product_does_not_tile(shape: tuple[int, int]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_row_of_nan_stays_in_its_row(dtype: torch.dtype) -> None:
-    x, weight = normal(7, 96, dtype=dtype), normal(48, 96, dtype=dtype, seed=1)
-    clean, marked = torch.empty(7, 48, dtype=dtype), torch.empty(7, 48, dtype=dtype)
+@pytest.mark.parametrize("tokens", [7, 50])
+def test_a_row_of_nan_stays_in_its_row(dtype: torch.dtype, tokens: int) -> None:
+    x, weight = normal(tokens, 96, dtype=dtype), normal(64, 96, dtype=dtype, seed=1)
+    clean, marked = (torch.empty(tokens, 64, dtype=dtype) for _ in range(2))
     OURS.linear(x, Linear(weight, None), clean)
     x[3] = float("nan")
     OURS.linear(x, Linear(weight, None), marked)
     assert marked[3].isnan().all()
-    others = torch.arange(7) != 3
+    others = torch.arange(tokens) != 3
     assert torch.equal(marked[others], clean[others])
 
 
