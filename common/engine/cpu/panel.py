@@ -5,7 +5,7 @@ numbers (packed.py). A vector of weights and one word of x give products for LAN
 be summed across lanes. (The scheme of BLIS, Van Zee and van de Geijn 2015, with one operand packed.)
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
 from llvmlite import ir
@@ -88,11 +88,13 @@ def panel_tile(ctx, x, x_at, depth, panel, bias, out, out_at, out_width, rows): 
     return sig, generate
 
 
-class _Rows:
+class _Rows(NamedTuple):
     """Rows of x, one behind the other."""
 
-    def __init__(self, data: Any, first: Any, depth: Any, array: types.Array) -> None:
-        self.data, self.first, self.depth, self.array = data, first, depth, array
+    data: Any
+    first: Any
+    depth: Any
+    array: types.Array
 
 
 def _add_products(
