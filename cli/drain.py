@@ -8,13 +8,15 @@ from rich.console import Console
 
 from cli.connection import Connection
 
+DrainTimeout = Annotated[
+    float, typer.Option(min=0.001, max=86_400, help="Longest wait for running work, seconds")
+]
+
 
 def command(
     connection: Connection,
     worker: Annotated[str, typer.Argument(help="Its name in `pdserve status`")],
-    drain_timeout: Annotated[
-        float, typer.Option(min=0.001, max=86_400, help="Longest wait for running work, seconds")
-    ] = 300.0,
+    drain_timeout: DrainTimeout = 300.0,
 ) -> None:
     """Let one worker end its work, then stop it. Nothing that runs is lost."""
     asyncio.run(_drain(connection, worker, drain_timeout))

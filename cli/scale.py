@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from cli.connection import Connection
+from cli.drain import DrainTimeout
 from cli.status import ROLES
 from pdserve.errors import SetupError
 from pdserve.v1 import admin_pb2
@@ -32,9 +33,7 @@ def command(
     decode: Annotated[
         int | None, typer.Option(min=0, max=256, help="Decode workers, at least 1; unset: as now")
     ] = None,
-    drain_timeout: Annotated[
-        float, typer.Option(min=0.001, max=86_400, help="Longest wait for running work, seconds")
-    ] = 300.0,
+    drain_timeout: DrainTimeout = 300.0,
 ) -> None:
     """Change how many workers there are, while they serve. Flips roles where it can."""
     if prefill is None and decode is None:

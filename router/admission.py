@@ -208,7 +208,7 @@ class Admission:
         mine = self._queued_of.get(name)
         if mine is None:
             return True
-        share = self.tenants.weight(name) / sum(map(self.tenants.weight, self._queued_of))
+        share = self.tenants.part(name, self._queued_of)
         return (
             mine.num_requests + 1 <= share * self._config.max_queued_requests
             and mine.num_tokens + num_prompt_tokens <= share * self._config.max_queued_tokens
@@ -218,5 +218,5 @@ class Admission:
         """Whether the tenant has less in flight than its part of what may be."""
         name = key.tenant.name
         num_mine = self._live_of.get(name, 0)
-        share = self.tenants.weight(name) / sum(map(self.tenants.weight, {name, *self._live_of}))
+        share = self.tenants.part(name, self._live_of)
         return not num_mine or num_mine + 1 <= share * self._config.max_inflight_requests

@@ -14,9 +14,8 @@ _BY_FAMILY = 20  # SOCK_DIAG_BY_FAMILY, linux/sock_diag.h
 _REQUEST = 1  # NLM_F_REQUEST, linux/netlink.h
 _ESTABLISHED = 1  # net/tcp_states.h
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
-_ASK = struct.Struct(
-    "=BBBBI"
-)  # inet_diag_req_v2 up to its id: family, protocol, extensions, states
+# inet_diag_req_v2 up to its id: family, protocol, extensions, padding, states
+_ASK = struct.Struct("=BBBBI")
 _ID = struct.Struct("!HH16s16s")  # inet_diag_sockid: ports and addresses, network order
 _NO_INTERFACE_NOR_COOKIE = struct.pack("=I", 0) + b"\xff" * 8
 _STATE_AT = _HEADER.size + 1  # in inet_diag_msg

@@ -1,6 +1,6 @@
 """What each tenant may use. Plain numbers; the clock is the caller's."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from common.config import TenantLimits
@@ -35,6 +35,10 @@ class Tenants:
     def weight(self, tenant: str) -> float:
         """The tenant's share where tenants wait."""
         return self._of(tenant).weight
+
+    def part(self, tenant: str, others: Iterable[str]) -> float:
+        """Its part, 0 to 1, of what it and these others have between them, by weight."""
+        return self.weight(tenant) / sum(map(self.weight, {tenant, *others}))
 
     def check(self, tenant: str, num_prompt_tokens: int, now_s: float) -> None:
         """Raise OverloadedError if a request may not come now. Costs the tenant nothing."""

@@ -20,13 +20,8 @@ from common.profile import WorkerProfile
 from common.telemetry.logs import get_logger
 from pdserve import __version__
 
-_NO_PART = {
-    "swap_gib",
-    "watermark",
-    "preemption",
-    "itl_target_s",
-    "ttft_target_s",
-}  # of what is measured
+# settings of the engine that change nothing of what is measured
+_NO_PART = {"swap_gib", "watermark", "preemption", "itl_target_s", "ttft_target_s"}
 _log = get_logger()
 
 

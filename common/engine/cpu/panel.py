@@ -79,7 +79,7 @@ def panel_tile(ctx, x, x_at, depth, panel, bias, out, out_at, out_width, rows): 
         left = _Rows(x_data, args[1], args[2], sig.args[0])
         _add_products(builder, left, weights, sig.args[3], sums)
         for i, row in enumerate(sums):
-            first = builder.add(args[6], builder.mul(args[7], emit.index(i)))
+            first = emit.multiply_add(builder, args[7], i, args[6])
             for column, total in zip(columns, row, strict=True):
                 at = builder.add(first, column)
                 emit.store_as(builder, builder.load(total), out_data, at, sig.args[5])
@@ -101,7 +101,7 @@ def _add_products(
     builder: Builder, x: _Rows, weights: Any, panel: types.Array, sums: list[list[Any]]
 ) -> None:
     pack = pack_of(panel)
-    starts = [builder.add(x.first, builder.mul(x.depth, emit.index(i))) for i, _ in enumerate(sums)]
+    starts = [emit.multiply_add(builder, x.depth, i, x.first) for i, _ in enumerate(sums)]
     with cgutils.for_range(builder, builder.udiv(x.depth, emit.index(pack))) as loop:
         word = builder.mul(loop.index, emit.index(pack))
         base = builder.mul(loop.index, emit.index(WIDTH * pack))
