@@ -23,12 +23,17 @@ def gate(ctx, x, gate_at, up_at, out, out_at, kind):  # type: ignore[no-untyped-
         data, out_data = (emit.array_data(context, builder, sig, args, i) for i in (0, 3))
         number = emit.load(builder, data, args[1], sig.args[0])
         up = emit.load(builder, data, args[2], sig.args[0])
-        slope = _gelu_slope(builder, number) if is_gelu else number
-        gated = builder.fmul(builder.fmul(number, _sigmoid(builder, slope)), up)
-        emit.store_as(builder, gated, out_data, args[4], sig.args[3])
+        active = gated(builder, number, up, is_gelu)
+        emit.store_as(builder, active, out_data, args[4], sig.args[3])
         return context.get_dummy_value()
 
     return sig, generate
+
+
+def gated(builder: Builder, number: Any, up: Any, is_gelu: bool) -> Any:
+    """act(number) * up, vectors of float32."""
+    slope = _gelu_slope(builder, number) if is_gelu else number
+    return builder.fmul(builder.fmul(number, _sigmoid(builder, slope)), up)
 
 
 def _sigmoid(builder: Builder, x: Any) -> Any:

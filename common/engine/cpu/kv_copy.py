@@ -5,9 +5,7 @@ import torch
 from numpy.typing import NDArray
 
 from common.engine.cpu import kv_copy_kernel
-from common.engine.cpu.arrays import as_array
-
-Words = NDArray[np.uint32]
+from common.engine.cpu.arrays import Words, as_words
 
 
 class PackedBlocks:
@@ -19,7 +17,7 @@ class PackedBlocks:
         self._pack = keys.shape[-1]
         self._words = keys.shape[3]  # of one token and head
         self._keys, self._values = (
-            _as_words(x).reshape(layers, blocks, heads, -1) for x in (keys, values)
+            as_words(x).reshape(layers, blocks, heads, -1) for x in (keys, values)
         )
 
     def write(self, wire: torch.Tensor, slots: NDArray[np.int64]) -> None:
@@ -35,9 +33,4 @@ class PackedBlocks:
         )
 
     def _wire_words(self, wire: torch.Tensor) -> Words:
-        return _as_words(wire).reshape(*wire.shape[:4], self._words)
-
-
-def _as_words(tensor: torch.Tensor) -> Words:
-    words: Words = as_array(tensor).reshape(-1).view(np.uint32)
-    return words
+        return as_words(wire).reshape(*wire.shape[:4], self._words)

@@ -1,7 +1,7 @@
 """Matrix products of a few rows, as decode steps need them: bound by reading the weights once.
 
 BLAS libraries block for many rows and reach a third of the memory's speed for one; here 16 sums stay in
-registers while weights stream by. `panel_matmul.py` is for many rows.
+registers while weights stream by. `panel_matmul.py` is faster, where weights lie in panels.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
-"""Matrix products by panels, as numba intrinsics: a panel of weights is laid out once and meets every row.
+"""Matrix products by panels, as numba intrinsics.
 
-A panel is WIDTH rows of w, transposed: word k of each, side by side. A word is 32 bits of a row, so `pack`
-numbers (packed.py). A vector of weights and one word of x give products for LANES outputs: nothing has to
-be summed across lanes. (The scheme of BLIS, Van Zee and van de Geijn 2015, with one operand packed.)
+A panel is WIDTH rows of weights, transposed: word k of each, side by side. A word is 32 bits of a row, so
+`pack` numbers (packed.py). A vector of weights and one word of x give products for LANES outputs: nothing
+has to be summed across lanes. (The scheme of BLIS, Van Zee and van de Geijn 2015, with one operand packed.)
 """
 
 from typing import Any, NamedTuple
@@ -14,32 +14,35 @@ from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
 
 from common.engine.cpu import emit, packed
+from common.engine.cpu.activation import GELU_TANH, gated
 from common.engine.cpu.emit import LANES, Builder, Context, Values
 from common.engine.cpu.packed import pack_of
 
+PLAIN = -1  # no activation; beside SILU and GELU_TANH
 WIDTH = 2 * LANES  # outputs of a panel
 TILE_ROWS = 12  # rows at once: with WIDTH their sums fill the 32 registers of AVX-512 but for a few
+# panels lie one behind the other, so that the next one is fetched while this one is used
+_AHEAD_WORDS = 2048
 HAS_REGISTERS = bool(llvm.get_host_cpu_features().get("avx512f", False))
 
 
 @intrinsic
-def lay_out(ctx, w, w_at, depth, panel, panel_at):  # type: ignore[no-untyped-def]
-    """panel[k, 0:LANES] = word k of LANES rows of w, `depth` numbers apart, for LANES words from w_at on.
+def lay_out(ctx, rows, at, words, panel, panel_at):  # type: ignore[no-untyped-def]
+    """panel[k, 0:LANES] = word k of LANES rows, `words` apart, for LANES words from `at` on; all uint32.
 
     A transposition in the registers, whose rounds exchange halves of ever larger runs.
     """
-    sig = types.void(w, types.intp, types.intp, panel, types.intp)
+    sig = types.void(rows, types.intp, types.intp, panel, types.intp)
 
     def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
         source, target = (emit.array_data(context, builder, sig, args, i) for i in (0, 3))
         vectors = []
         for row in range(LANES):
-            at = emit.multiply_add(builder, args[2], row, args[1])
-            vectors.append(emit.aligned_load(builder, builder.gep(source, [at]), emit.INTS, 2))
+            first = emit.multiply_add(builder, args[2], row, args[1])
+            vectors.append(emit.aligned_load(builder, builder.gep(source, [first]), emit.INTS, 4))
         for word, vector in enumerate(_transposed(builder, vectors)):
-            at = builder.add(args[4], emit.index(word * WIDTH * pack_of(sig.args[0])))
-            pointer = builder.bitcast(builder.gep(target, [at]), emit.INTS.as_pointer())
-            builder.store(vector, pointer, align=2)
+            spot = builder.gep(target, [builder.add(args[4], emit.index(word * WIDTH))])
+            builder.store(vector, builder.bitcast(spot, emit.INTS.as_pointer()), align=4)
         return context.get_dummy_value()
 
     return sig, generate
@@ -60,32 +63,39 @@ def _transposed(builder: Builder, vectors: list[Any]) -> list[Any]:
 
 
 @intrinsic(prefer_literal=True)
-def panel_tile(ctx, x, x_at, depth, panel, bias, out, out_at, out_width, rows):  # type: ignore[no-untyped-def]
+def panel_tile(ctx, x, x_at, depth, panels, panel_at, bias, out, out_at, out_width, rows, kind):  # type: ignore[no-untyped-def]
     """out[i, 0:WIDTH] = x[row i] . panel + bias[0:WIDTH] for `rows` rows of x, one behind the other.
 
-    Each sum adds its products in the order of `depth`, whatever `rows` is.
+    Each sum adds its products in the order of `depth`, whatever `rows` is. With `kind` SILU or GELU_TANH
+    instead of PLAIN, out[i, 0:LANES] = act(the first LANES of them) * the others.
     """
     num_rows = emit.literal(rows)
     i64 = types.intp
-    sig = types.void(x, i64, i64, panel, bias, out, i64, i64, rows)
+    sig = types.void(x, i64, i64, panels, i64, bias, out, i64, i64, rows, kind)
 
     def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
         x_data, weights, biases, out_data = (
-            emit.array_data(context, builder, sig, args, i) for i in (0, 3, 4, 5)
+            emit.array_data(context, builder, sig, args, i) for i in (0, 3, 5, 6)
         )
         columns = [emit.index(column) for column in range(0, WIDTH, LANES)]
         starts = [emit.load_f32(builder, biases, column) for column in columns]
         sums = [[emit.variable(builder, start) for start in starts] for _ in range(num_rows)]
         left = _Rows(x_data, args[1], args[2], sig.args[0])
-        _add_products(builder, left, weights, sig.args[3], sums)
+        _add_products(builder, left, _Panel(weights, args[4], sig.args[3]), sums)
         for i, row in enumerate(sums):
-            first = emit.multiply_add(builder, args[7], i, args[6])
-            for column, total in zip(columns, row, strict=True):
+            first = emit.multiply_add(builder, args[8], i, args[7])
+            results = _results(builder, row, emit.literal(kind))
+            for column, result in zip(columns, results, strict=False):
                 at = builder.add(first, column)
-                emit.store_as(builder, builder.load(total), out_data, at, sig.args[5])
+                emit.store_as(builder, result, out_data, at, sig.args[6])
         return context.get_dummy_value()
 
     return sig, generate
+
+
+def _results(builder: Builder, row: list[Any], kind: int) -> list[Any]:
+    sums = [builder.load(total) for total in row]
+    return sums if kind == PLAIN else [gated(builder, sums[0], sums[1], kind == GELU_TANH)]
 
 
 class _Rows(NamedTuple):
@@ -97,18 +107,24 @@ class _Rows(NamedTuple):
     array: types.Array
 
 
-def _add_products(
-    builder: Builder, x: _Rows, weights: Any, panel: types.Array, sums: list[list[Any]]
-) -> None:
-    pack = pack_of(panel)
+class _Panel(NamedTuple):
+    data: Any
+    first: Any
+    array: types.Array
+
+
+def _add_products(builder: Builder, x: _Rows, panel: _Panel, sums: list[list[Any]]) -> None:
+    pack = pack_of(panel.array)
+    columns = [emit.index(column * pack) for column in range(0, WIDTH, LANES)]
+    ahead = emit.index(_AHEAD_WORDS * pack)
     starts = [emit.multiply_add(builder, x.depth, i, x.first) for i, _ in enumerate(sums)]
     with cgutils.for_range(builder, builder.udiv(x.depth, emit.index(pack))) as loop:
         word = builder.mul(loop.index, emit.index(pack))
-        base = builder.mul(loop.index, emit.index(WIDTH * pack))
-        right = []
-        for column in range(0, WIDTH, LANES):
-            at = builder.add(base, emit.index(column * pack))
-            right.append(packed.load(builder, weights, at, panel))
+        base = emit.multiply_add(builder, loop.index, WIDTH * pack, panel.first)
+        spots = [builder.add(base, column) for column in columns]
+        right = [packed.load(builder, panel.data, spot, panel.array) for spot in spots]
+        for spot in spots:
+            emit.prefetch(builder, panel.data, builder.add(spot, ahead))
         for start, row in zip(starts, sums, strict=True):
             _keep_order(builder)
             left = packed.broadcast(builder, x.data, builder.add(start, word), x.array)

@@ -1,57 +1,80 @@
-"""Matrix products of many rows: every thread lays out panels of weights and runs all rows against them."""
+"""Matrix products against weights that lie in panels, and what else reads such weights."""
 
 from collections.abc import Callable
 
 import numba
 import numpy as np
 
+from common.engine.cpu.activation import GELU_TANH, SILU
 from common.engine.cpu.emit import LANES
 from common.engine.cpu.jit import inlined, kernel
-from common.engine.cpu.panel import TILE_ROWS, WIDTH, lay_out, panel_tile
-
-OUTPUTS = WIDTH  # must divide the number of rows of weights
-DEPTH = 2 * LANES  # must divide the length of a row
-_WORD = 4  # bytes
+from common.engine.cpu.panel import PLAIN, TILE_ROWS, WIDTH, lay_out, panel_tile
 
 
-def _tile_function(rows: int) -> Callable[..., int]:
+def _tile_function(rows: int, kind: int) -> Callable[..., int]:
     """Tiles of so many rows, from `row` on, while there are that many before `end`; the first row left."""
 
-    def run(x, row, end, depth, panel, bias, out, column, width):  # type: ignore[no-untyped-def]
+    def run(x, row, end, depth, panels, panel_at, bias, out, column, width):  # type: ignore[no-untyped-def]
         while row + rows <= end:
-            panel_tile(x, row * depth, depth, panel, bias, out, row * width + column, width, rows)
+            x_at, out_at = row * depth, row * width + column
+            panel_tile(x, x_at, depth, panels, panel_at, bias, out, out_at, width, rows, kind)
             row += rows
         return row
 
-    return inlined(run, str(rows))
+    return inlined(run, f"{rows}.{kind}")
 
 
-_twelve, _eight, _four, _two, _one = (_tile_function(rows) for rows in (TILE_ROWS, 8, 4, 2, 1))
+def _matmul_function(kind: int) -> Callable[..., None]:
+    """The product of all rows of x with all panels; see panel_tile for `kind`."""
+    twelve, eight, four, two, one = (_tile_function(n, kind) for n in (TILE_ROWS, 8, 4, 2, 1))
+    columns = WIDTH if kind == PLAIN else LANES
+
+    @kernel(variant=str(kind))
+    def matmul(x, panels, bias, out, num_parts):  # type: ignore[no-untyped-def]
+        tokens, depth, width = x.shape[0], x.shape[1], out.shape[1]
+        flat_x, flat_panels, flat_out = x.reshape(-1), panels.reshape(-1), out.reshape(-1)
+        for item in numba.prange(panels.shape[0] * num_parts):
+            part, panel = item % num_parts, item // num_parts
+            at, column = panel * WIDTH * depth, panel * columns
+            b = np.zeros(WIDTH, np.float32)
+            for i in range(min(WIDTH, bias.shape[0])):
+                b[i] = bias[panel * WIDTH + i]
+            row, end = tokens * part // num_parts, tokens * (part + 1) // num_parts
+            row = twelve(flat_x, row, end, depth, flat_panels, at, b, flat_out, column, width)
+            row = eight(flat_x, row, end, depth, flat_panels, at, b, flat_out, column, width)
+            row = four(flat_x, row, end, depth, flat_panels, at, b, flat_out, column, width)
+            row = two(flat_x, row, end, depth, flat_panels, at, b, flat_out, column, width)
+            one(flat_x, row, end, depth, flat_panels, at, b, flat_out, column, width)
+
+    return matmul
+
+
+# matmul(x [T, K], panels [N / WIDTH, K / pack, WIDTH, pack], bias float32 [N] or empty for none, out [T, N],
+# num_parts): out = x @ weights^T + bias, sums in float32. Rows are cut into `num_parts`, each of which reads
+# all panels. A result depends on neither the number of rows nor of parts.
+panel_matmul = _matmul_function(PLAIN)
+# out [T, N / 2] = act(gate) * up, where every panel holds LANES outputs of the gate, then as many of up
+panel_silu = _matmul_function(SILU)
+panel_gelu_tanh = _matmul_function(GELU_TANH)
 
 
 @kernel()
-def panel_matmul(x, w, bias, out, num_parts):  # type: ignore[no-untyped-def]
-    """out [T, N] = x [T, K] @ w [N, K]^T + bias (float32 [N], or empty for none); sums in float32.
-
-    N is a multiple of OUTPUTS, K of DEPTH. Rows are cut into `num_parts`, for which panels
-    are laid out anew. A result depends on neither the number of rows nor of parts.
-    """
-    tokens, depth, width = x.shape[0], x.shape[1], w.shape[0]
-    flat_x, flat_w, flat_out = x.reshape(-1), w.reshape(-1), out.reshape(-1)
-    pack = _WORD // x.itemsize
-    for item in numba.prange(width // WIDTH * num_parts):
-        part, column = item % num_parts, item // num_parts * WIDTH
-        panel = np.empty(depth * WIDTH, w.dtype)
-        for first in range(0, depth, LANES * pack):
+def lay_out_panels(rows, panels):  # type: ignore[no-untyped-def]
+    """Fill `panels` [N / WIDTH, words, WIDTH] from `rows` [N, words], both uint32; LANES divides `words`."""
+    words = rows.shape[1]
+    flat_rows, flat_panels = rows.reshape(-1), panels.reshape(-1)
+    for panel in numba.prange(panels.shape[0]):
+        for first in range(0, words, LANES):
             for half in range(0, WIDTH, LANES):
-                source = (column + half) * depth + first
-                lay_out(flat_w, source, depth, panel, first * WIDTH + half * pack)
-        biases = np.zeros(WIDTH, np.float32)
-        for i in range(min(WIDTH, bias.shape[0])):
-            biases[i] = bias[column + i]
-        row, end = tokens * part // num_parts, tokens * (part + 1) // num_parts
-        row = _twelve(flat_x, row, end, depth, panel, biases, flat_out, column, width)
-        row = _eight(flat_x, row, end, depth, panel, biases, flat_out, column, width)
-        row = _four(flat_x, row, end, depth, panel, biases, flat_out, column, width)
-        row = _two(flat_x, row, end, depth, panel, biases, flat_out, column, width)
-        _one(flat_x, row, end, depth, panel, biases, flat_out, column, width)
+                at = (panel * WIDTH + half) * words + first
+                panel_at = (panel * words + first) * WIDTH + half
+                lay_out(flat_rows, at, words, flat_panels, panel_at)
+
+
+@kernel()
+def rows_of_panels(numbers, panels, out):  # type: ignore[no-untyped-def]
+    """out [T, words] = rows `numbers` (int64 [T]) of `panels` [N / WIDTH, words, WIDTH]; all uint32."""
+    for t in numba.prange(numbers.shape[0]):
+        panel, lane = numbers[t] // WIDTH, numbers[t] % WIDTH
+        for word in range(panels.shape[1]):
+            out[t, word] = panels[panel, word, lane]

@@ -5,51 +5,72 @@ import numpy as np
 import torch
 
 from common.engine.cpu import step_kernels
-from common.engine.cpu.arrays import as_array
+from common.engine.cpu.arrays import Array, as_array, as_words
 from common.engine.cpu.emit import LANES
 from common.engine.cpu.matmul_kernel import DEPTH, OUTPUTS, skinny_matmul
-from common.engine.cpu.packed import HAS_BF16_DOT
-from common.engine.cpu.panel import HAS_REGISTERS
-from common.engine.cpu.panel_matmul import DEPTH as PANEL_DEPTH
-from common.engine.cpu.panel_matmul import OUTPUTS as PANEL_OUTPUTS
-from common.engine.cpu.panel_matmul import panel_matmul
-from common.engine.fused.ops import matmul
-from common.engine.fused.weights import Activation, DecoderWeights, Linear
+from common.engine.cpu.panel import TILE_ROWS
+from common.engine.cpu.panel_matmul import (
+    panel_gelu_tanh,
+    panel_matmul,
+    panel_silu,
+    rows_of_panels,
+)
+from common.engine.fused.ops import gate, matmul
+from common.engine.fused.weights import Activation, Linear
 
-# where the product by panels is faster than the library's; without so many registers it is not
-_PANELS = {torch.bfloat16: HAS_REGISTERS and HAS_BF16_DOT, torch.float32: HAS_REGISTERS}
-# up to so many tokens the product of few rows is the fastest; measured on Zen 5 (docs/engine.md), where the
-# library's for float16 has no instruction of the CPU to stand on and never is
-_SKINNY_TOKENS = {
-    torch.bfloat16: 40,
-    torch.float32: 32 if _PANELS[torch.float32] else 128,
-    torch.float16: 1 << 30,
-}
+# up to so many tokens the product of few rows is faster than the library's, for weights that are not in
+# panels; the library's for float16 has no instruction of the CPU to stand on and never is the faster one
+_SKINNY_TOKENS = {torch.bfloat16: 40, torch.float32: 128, torch.float16: 1 << 30}
 _NO_BIAS = np.zeros(0, np.float32)
-_PART_TOKENS = 96  # laying panels out takes a tenth of the time of so many
+_PART_TOKENS = 2 * TILE_ROWS  # a thread that reads a panel uses it for so many
 
 
 class CpuOps:
     """See FusedOps for every method."""
 
+    def embed(self, ids: torch.Tensor, embedding: torch.Tensor, out: torch.Tensor) -> None:
+        """Rows of a matrix or, where the embedding is the head, of its panels."""
+        if embedding.dim() == 2:
+            out.copy_(embedding[ids])
+            return
+        rows = embedding.new_empty(out.shape)
+        words = as_words(rows).reshape(len(rows), -1)
+        rows_of_panels(ids.numpy(), as_words(embedding).reshape(embedding.shape[:3]), words)
+        out.copy_(rows)
+
     def linear(self, x: torch.Tensor, layer: Linear, out: torch.Tensor) -> None:
-        """The product that is fastest for this number of tokens."""
-        is_skinny = len(x) <= _SKINNY_TOKENS.get(x.dtype, 0)
-        unit = (OUTPUTS, DEPTH) if is_skinny else (PANEL_OUTPUTS, PANEL_DEPTH)
-        if not _tiles(layer, *unit) or not (is_skinny or _PANELS.get(x.dtype, False)):
+        """The product that is fastest for this layer and number of tokens."""
+        is_skinny = len(x) <= _SKINNY_TOKENS.get(x.dtype, 0) and _tiles(layer)
+        if not (layer.is_panels or is_skinny):
             matmul(x, layer, out)
             return
-        bias = _NO_BIAS if layer.bias is None else layer.bias.float().numpy()
-        arrays = as_array(x), as_array(layer.weight), bias, as_array(out)
-        if is_skinny:
-            skinny_matmul(*arrays)
+        arrays = _arrays(x, layer, out)
+        if layer.is_panels:
+            panel_matmul(*arrays, _parts(len(x), len(layer.weight)))
         else:
-            panel_matmul(*arrays, _parts(len(x), layer.out_features))
+            skinny_matmul(*arrays)
 
-    @staticmethod
-    def fits(weights: DecoderWeights) -> bool:
-        """Whether the gate's vectors tile every MLP."""
-        return all(layer.gate_up.out_features % (2 * LANES) == 0 for layer in weights.layers)
+    def gated(
+        self,
+        x: torch.Tensor,
+        gate_up: Linear,
+        activation: Activation,
+        products: torch.Tensor,
+        out: torch.Tensor,
+    ) -> None:
+        """On panels in one go; else the products first."""
+        is_silu = activation == "silu"
+        if gate_up.is_panels:
+            kernel = panel_silu if is_silu else panel_gelu_tanh
+            kernel(*_arrays(x, gate_up, out), _parts(len(x), len(gate_up.weight)))
+            return
+        self.linear(x, gate_up, products)
+        if out.shape[1] % LANES:
+            gate(products, activation, out)
+        elif is_silu:
+            step_kernels.silu_gate(as_array(products), as_array(out))
+        else:
+            step_kernels.gelu_tanh_gate(as_array(products), as_array(out))
 
     def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
         """RMS norm of rows."""
@@ -78,18 +99,18 @@ class CpuOps:
         """Rotary embedding in place."""
         step_kernels.rotate(as_array(x), heads, cos.numpy(), sin.numpy())
 
-    def gate(self, gate_up: torch.Tensor, out: torch.Tensor, activation: Activation) -> None:
-        """Gated activation."""
-        kernel = step_kernels.silu_gate if activation == "silu" else step_kernels.gelu_tanh_gate
-        kernel(as_array(gate_up), as_array(out))
+
+def _arrays(x: torch.Tensor, layer: Linear, out: torch.Tensor) -> tuple[Array, Array, Array, Array]:
+    bias = _NO_BIAS if layer.bias is None else layer.bias.float().numpy()
+    return as_array(x), as_array(layer.weight), bias, as_array(out)
 
 
-def _tiles(layer: Linear, outputs: int, depth: int) -> bool:
-    fits: bool = layer.weight.shape[0] % outputs == 0 and layer.weight.shape[1] % depth == 0
+def _tiles(layer: Linear) -> bool:
+    fits: bool = layer.weight.shape[0] % OUTPUTS == 0 and layer.weight.shape[1] % DEPTH == 0
     return fits
 
 
-def _parts(tokens: int, outputs: int) -> int:
-    """Into how many parts the tokens are cut, for every thread to have enough panels."""
-    wanted: int = -(-4 * numba.get_num_threads() * PANEL_OUTPUTS // outputs)
+def _parts(tokens: int, panels: int) -> int:
+    """Into how many parts the tokens are cut, for every thread to have enough to do."""
+    wanted: int = -(-4 * numba.get_num_threads() // panels)
     return max(min(wanted, tokens // _PART_TOKENS), 1)

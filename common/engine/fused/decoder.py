@@ -34,7 +34,7 @@ class Workspace:
     @staticmethod
     def allocate(weights: DecoderWeights, tokens: int) -> "Workspace":
         """For so many tokens."""
-        hidden, first = weights.embedding.shape[1], weights.layers[0]
+        hidden, first = len(weights.final_norm), weights.layers[0]
         inner = max(layer.gate_up.out_features for layer in weights.layers)
         widths = (hidden, hidden, hidden, first.qkv.out_features, inner, inner // 2)
         residual, *others = (weights.embedding.new_empty(tokens, width) for width in widths)
@@ -107,7 +107,7 @@ class FusedDecoder:
             self._head(work, logits)
 
     def _embed(self, input_ids: torch.Tensor, work: Workspace) -> None:
-        work.residual.copy_(self.weights.embedding[input_ids])
+        self._ops.embed(input_ids, self.weights.embedding, work.residual)
         if self.weights.embedding_scale is not None:
             work.residual.mul_(self.weights.embedding_scale)
 
@@ -153,8 +153,7 @@ class FusedDecoder:
         if layer.post_attention_norm is not None:
             ops.norm(work.delta, layer.post_attention_norm, eps, work.delta)
         ops.add_norm(work.residual, work.delta, layer.mlp_norm, eps, work.normed)
-        ops.linear(work.normed, layer.gate_up, work.gate_up)
-        ops.gate(work.gate_up, work.gated, weights.activation)
+        ops.gated(work.normed, layer.gate_up, weights.activation, work.gate_up, work.gated)
         ops.linear(work.gated, layer.down, work.delta)
         if layer.post_mlp_norm is not None:
             ops.norm(work.delta, layer.post_mlp_norm, eps, work.delta)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.engine.fused.weights import Activation, DecoderWeights, LayerWeights, Linear
+from common.engine.fused.weights import Activation, DecoderWeights, LayerWeights, Layout, Linear
 
 _FAMILIES = {
     "LlamaForCausalLM",
@@ -25,16 +25,17 @@ _ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "gelu_pytorch_tanh": "gel
 Module = Any  # modules of `transformers`, read by attribute name
 
 
-def fuse(model: nn.Module) -> DecoderWeights | None:
+def fuse(model: nn.Module, layout: Layout) -> DecoderWeights | None:
     """The model's weights merged for FusedDecoder, or None when it is not one we know exactly."""
     if type(model).__name__ not in _FAMILIES:
         return None
-    return _Reader(model).read()
+    return _Reader(model, layout).read()
 
 
 class _Reader:
-    def __init__(self, model: Module) -> None:
+    def __init__(self, model: Module, layout: Layout) -> None:
         self._model = model
+        self._layout = layout
         self._config = model.config
         self._is_gemma = type(model).__name__.startswith("Gemma")
         self._taken: set[int] = set()
@@ -48,12 +49,14 @@ class _Reader:
         if activation is None or getattr(attention, "attn_logit_softcapping", None):
             return None
         layers = tuple(self._layer(layer) for layer in body.layers)
+        head, embedding = self._linear(self._model.lm_head), self._take(body.embed_tokens.weight)
+        is_tied = self._model.lm_head.weight is body.embed_tokens.weight
         weights = DecoderWeights(
-            embedding=self._take(body.embed_tokens.weight),
+            embedding=head.weight if is_tied else embedding,
             embedding_scale=self._embedding_scale(body.embed_tokens),
             layers=layers,
             final_norm=self._norm(body.norm),
-            head=self._linear(self._model.lm_head),
+            head=head,
             rotary=body.rotary_emb,
             num_heads=config.num_attention_heads,
             num_kv_heads=config.num_key_value_heads,
@@ -71,7 +74,9 @@ class _Reader:
         has_head_norms = hasattr(attention, "q_norm")
         return LayerWeights(
             attention_norm=self._norm(layer.input_layernorm),
-            qkv=self._merge(attention, ("q_proj", "k_proj", "v_proj"), "qkv_proj"),
+            qkv=self._layout.linear(
+                self._merge(attention, ("q_proj", "k_proj", "v_proj"), "qkv_proj")
+            ),
             q_norm=self._norm(attention.q_norm) if has_head_norms else None,
             k_norm=self._norm(attention.k_norm) if has_head_norms else None,
             output=self._linear(attention.o_proj),
@@ -83,7 +88,7 @@ class _Reader:
                 if self._is_gemma
                 else layer.post_attention_layernorm
             ),
-            gate_up=self._merge(mlp, ("gate_proj", "up_proj"), "gate_up_proj"),
+            gate_up=self._layout.gated(self._merge(mlp, ("gate_proj", "up_proj"), "gate_up_proj")),
             down=self._linear(mlp.down_proj),
             post_mlp_norm=self._norm(layer.post_feedforward_layernorm) if self._is_gemma else None,
             window=self._window(attention),
@@ -104,13 +109,16 @@ class _Reader:
     def _merge(self, owner: Module, names: tuple[str, ...], merged: str) -> Linear:
         """One product for several that read the same input; Phi3 stores it so already."""
         if hasattr(owner, merged):
-            return self._linear(getattr(owner, merged))
+            return self._stored(getattr(owner, merged))
         parts: list[Module] = [getattr(owner, name) for name in names]
         weight = torch.cat([self._take(part.weight) for part in parts])
         biases = [self._take(part.bias) for part in parts if part.bias is not None]
         return Linear(weight, torch.cat(biases) if biases else None)
 
     def _linear(self, module: Module) -> Linear:
+        return self._layout.linear(self._stored(module))
+
+    def _stored(self, module: Module) -> Linear:
         bias = None if module.bias is None else self._take(module.bias)
         return Linear(self._take(module.weight), bias)
 

@@ -11,6 +11,9 @@ from common.engine.fused.weights import Activation, Linear
 class FusedOps(Protocol):
     """Every method writes into its last argument, or in place; rows are tokens."""
 
+    def embed(self, ids: torch.Tensor, embedding: torch.Tensor, out: torch.Tensor) -> None:
+        """out [T, n] float32 = the rows `ids` [T] of DecoderWeights.embedding."""
+
     def linear(self, x: torch.Tensor, layer: Linear, out: torch.Tensor) -> None:
         """out [T, out] = the layer's product with x [T, in]; out may be float32 where x is not."""
 
@@ -35,12 +38,23 @@ class FusedOps(Protocol):
     def rotate(self, x: torch.Tensor, heads: int, cos: torch.Tensor, sin: torch.Tensor) -> None:
         """Rotary embedding of the first `heads` heads of x [T, heads, dim]; cos, sin [T, rotary dim]."""
 
-    def gate(self, gate_up: torch.Tensor, out: torch.Tensor, activation: Activation) -> None:
-        """out [T, n] = activation(gate) * up, from [T, 2n]."""
+    def gated(
+        self,
+        x: torch.Tensor,
+        gate_up: Linear,
+        activation: Activation,
+        products: torch.Tensor,
+        out: torch.Tensor,
+    ) -> None:
+        """out [T, n] = activation(gate) * up, from x times `gate_up`; `products` [T, 2n] is scratch."""
 
 
 class TorchOps:
     """Runs on any device."""
+
+    def embed(self, ids: torch.Tensor, embedding: torch.Tensor, out: torch.Tensor) -> None:
+        """See FusedOps."""
+        out.copy_(embedding[ids])
 
     def linear(self, x: torch.Tensor, layer: Linear, out: torch.Tensor) -> None:
         """See FusedOps."""
@@ -77,16 +91,27 @@ class TorchOps:
         crossed = torch.cat((-wide[..., half:], wide[..., :half]), dim=-1)
         turned.copy_(wide * cos[:, None] + crossed * sin[:, None])
 
-    def gate(self, gate_up: torch.Tensor, out: torch.Tensor, activation: Activation) -> None:
+    def gated(
+        self,
+        x: torch.Tensor,
+        gate_up: Linear,
+        activation: Activation,
+        products: torch.Tensor,
+        out: torch.Tensor,
+    ) -> None:
         """See FusedOps."""
-        gate, up = gate_up.chunk(2, dim=-1)
-        wide = gate.float()
-        active = (
-            functional.silu(wide)
-            if activation == "silu"
-            else functional.gelu(wide, approximate="tanh")
-        )
-        out.copy_(active * up)
+        matmul(x, gate_up, products)
+        gate(products, activation, out)
+
+
+def gate(gate_up: torch.Tensor, activation: Activation, out: torch.Tensor) -> None:
+    """out [T, n] = activation(gate) * up, from [T, 2n]; in float32."""
+    number, up = gate_up.chunk(2, dim=-1)
+    wide = number.float()
+    active = (
+        functional.silu(wide) if activation == "silu" else functional.gelu(wide, approximate="tanh")
+    )
+    out.copy_(active * up)
 
 
 def matmul(x: torch.Tensor, layer: Linear, out: torch.Tensor) -> None:

@@ -7,7 +7,7 @@ from common.engine.device_inputs import DeviceInputs, ToDevice, on_host
 from common.engine.fused.decoder import FusedDecoder
 from common.engine.fused.families import fuse
 from common.engine.fused.ops import FusedOps, TorchOps
-from common.engine.fused.weights import DecoderWeights
+from common.engine.fused.weights import AsStored, Layout
 from common.engine.general import GeneralModel
 from common.engine.model_runner import TokenModel
 
@@ -17,16 +17,19 @@ def select_model(
 ) -> TokenModel:
     """The fastest forward pass that fits; `fusion` is "auto" or "off"."""
     to_device: ToDevice = on_host if device.type == "cpu" else DeviceInputs(device).put
-    weights = fuse(model) if fusion == "auto" else None
+    layout, ops = _fastest(device)
+    weights = fuse(model, layout) if fusion == "auto" else None
     if weights is None:
         return GeneralModel(model, backend, to_device)
-    return FusedDecoder(weights, _select_ops(weights, device), backend, to_device)
+    return FusedDecoder(weights, ops, backend, to_device)
 
 
-def _select_ops(weights: DecoderWeights, device: torch.device) -> FusedOps:
+def _fastest(device: torch.device) -> tuple[Layout, FusedOps]:
+    """The operations of a device, and how they read weights fastest."""
     if device.type != "cpu":
-        return TorchOps()
+        return AsStored(), TorchOps()
     # numba takes 0.3 s to import; a CUDA worker never needs it
     from common.engine.fused.cpu_ops import CpuOps
+    from common.engine.fused.panels import Panels
 
-    return CpuOps() if CpuOps.fits(weights) else TorchOps()
+    return Panels(), CpuOps()

@@ -1,7 +1,7 @@
 """What a fused decoder computes with: the weights of every layer, merged once at load."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 
@@ -10,7 +10,11 @@ Activation = Literal["silu", "gelu_tanh"]
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """y = x @ weight^T + bias; weight [out, in], contiguous, as checkpoints store it."""
+    """y = x @ weight^T + bias.
+
+    The weight is contiguous: [out, in], as checkpoints store it, or panels [out / n, in / pack, n, pack],
+    which only CpuOps reads (panels.py; those of `gate_up` have an order of their own).
+    """
 
     weight: torch.Tensor
     bias: torch.Tensor | None
@@ -18,7 +22,33 @@ class Linear:
     @property
     def out_features(self) -> int:
         """Columns of the result."""
-        return len(self.weight)
+        return len(self.weight) * (self.weight.shape[2] if self.is_panels else 1)
+
+    @property
+    def is_panels(self) -> bool:
+        """In which of the two ways the weight lies."""
+        num_dims: int = self.weight.dim()
+        return num_dims == 4
+
+
+class Layout(Protocol):
+    """How the weights of products are kept; asked for each one as soon as it is merged."""
+
+    def linear(self, layer: Linear) -> Linear:
+        """A product that `FusedOps.linear` computes."""
+
+    def gated(self, layer: Linear) -> Linear:
+        """One that `FusedOps.gated` computes: the gate's rows, then those of up."""
+
+
+class AsStored:
+    """Leaves everything as it is."""
+
+    def linear(self, layer: Linear) -> Linear:
+        """See Layout."""
+        return layer
+
+    gated = linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +73,7 @@ class LayerWeights:
 class DecoderWeights:
     """A whole causal LM."""
 
-    embedding: torch.Tensor  # [vocab, hidden]
+    embedding: torch.Tensor  # [vocab, hidden], or the head's weight where they are one
     embedding_scale: torch.Tensor | None
     layers: tuple[LayerWeights, ...]
     final_norm: torch.Tensor

@@ -14,6 +14,7 @@ from common.engine.engine import Engine
 from common.engine.fused.decoder import FusedDecoder
 from common.engine.fused.families import fuse
 from common.engine.fused.ops import TorchOps
+from common.engine.fused.weights import AsStored
 from common.engine.graphed import Capture, GraphedDecoder, GraphLimits
 from common.engine.kv_cache import KVCache
 from common.engine.model_runner import ModelRunner, TokenModel
@@ -61,7 +62,7 @@ def build_flashed(
     model, spec = load_model(folder, dtype, device)
     cache = KVCache(spec, num_blocks + 1, block_size, device, "pages")
     backend = FlashBackend(cache, attend)
-    weights = fuse(model)
+    weights = fuse(model, AsStored())
     assert weights is not None
     decoder = FusedDecoder(weights, TorchOps(), backend, inputs.put)
     pool = BlockPool(num_blocks, block_size)

@@ -1,15 +1,20 @@
 """The CPU's kernels give what plain torch gives."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 
 from common.engine.cpu.arrays import as_array
+from common.engine.cpu.panel import WIDTH
 from common.engine.cpu.panel_matmul import panel_matmul
 from common.engine.fused.cpu_ops import CpuOps
 from common.engine.fused.ops import TorchOps
+from common.engine.fused.panels import Panels, to_panels
 from common.engine.fused.weights import Activation, Linear
 
+Layout = Callable[[torch.Tensor], torch.Tensor]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 OURS, PLAIN = CpuOps(), TorchOps()
@@ -24,19 +29,55 @@ def assert_same(ours: torch.Tensor, plain: torch.Tensor) -> None:
     torch.testing.assert_close(ours, plain, atol=tolerance, rtol=tolerance, equal_nan=True)
 
 
+def as_rows(weight: torch.Tensor) -> torch.Tensor:
+    return weight
+
+
+# also of types, and on a CPU, for which panels would not be the fastest
+LAYOUTS = pytest.mark.parametrize("layout", [as_rows, to_panels])
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("tokens", [1, 2, 3, 4, 5, 6, 7, 9, 33, 150])
-@pytest.mark.parametrize("outputs", [48, 64])
 @pytest.mark.parametrize("has_bias", [False, True])
-def test_linear(dtype: torch.dtype, tokens: int, outputs: int, has_bias: bool) -> None:
-    """Few rows, panels (of 64 outputs) and the library, whose turn comes with 150 rows or 33 (float32)."""
-    x, weight = normal(tokens, 96, dtype=dtype), normal(outputs, 96, dtype=dtype, seed=1) / 10
-    bias = normal(outputs, dtype=dtype, seed=2) if has_bias else None
-    ours = torch.full((tokens, outputs), float("nan"), dtype=dtype)
-    OURS.linear(x, Linear(weight, bias), ours)
+@LAYOUTS
+def test_linear(dtype: torch.dtype, tokens: int, has_bias: bool, layout: Layout) -> None:
+    """Panels, and without them the product of few rows and the library's, whose turn comes with 150 rows."""
+    x, weight = normal(tokens, 96, dtype=dtype), normal(64, 96, dtype=dtype, seed=1) / 10
+    bias = normal(64, dtype=dtype, seed=2) if has_bias else None
+    ours = torch.full((tokens, 64), float("nan"), dtype=dtype)
+    layer = Linear(layout(weight), bias)
+    assert layer.out_features == 64
+    OURS.linear(x, layer, ours)
     exact = x.double() @ weight.double().T + (0 if bias is None else bias.double())
     tolerance = TOLERANCE[dtype]
     torch.testing.assert_close(ours.double(), exact, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_panels_hold_the_rows_side_by_side(dtype: torch.dtype) -> None:
+    weight = normal(64, 96, dtype=dtype)
+    panels = to_panels(weight)
+    for number in (0, 1, 16, 31, 32, 63):
+        row = panels[number // WIDTH, :, number % WIDTH].reshape(-1)
+        assert torch.equal(row, weight[number])
+
+
+@pytest.mark.parametrize("shape", [(48, 96), (64, 80)])
+def test_a_shape_that_panels_do_not_tile_stays_as_it_is(shape: tuple[int, int]) -> None:
+    layer = Linear(normal(*shape, dtype=torch.bfloat16), None)
+    assert Panels().linear(layer) is layer
+    assert Panels().gated(layer) is layer
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@LAYOUTS
+def test_embed(dtype: torch.dtype, layout: Layout) -> None:
+    embedding, ids = normal(64, 96, dtype=dtype), torch.tensor([63, 0, 31, 32, 0])
+    ours, plain = torch.empty(5, 96), torch.empty(5, 96)
+    OURS.embed(ids, layout(embedding), ours)
+    PLAIN.embed(ids, embedding, plain)
+    assert torch.equal(ours, plain)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -46,11 +87,12 @@ def test_a_row_by_panels_does_not_depend_on_how_many_there_are(
     dtype: torch.dtype, num_parts: int, num_tokens: int
 ) -> None:
     x, weight = normal(40, 96, dtype=dtype), normal(64, 96, dtype=dtype, seed=1) / 10
-    bias, exact = np.zeros(0, np.float32), x.double() @ weight.double().T
+    bias, panels = np.zeros(0, np.float32), as_array(to_panels(weight))
     some, every = (torch.full((n, 64), float("nan")) for n in (num_tokens, 40))
-    panel_matmul(as_array(x[:num_tokens]), as_array(weight), bias, as_array(some), num_parts)
-    panel_matmul(as_array(x), as_array(weight), bias, as_array(every), 1)
+    panel_matmul(as_array(x[:num_tokens]), panels, bias, as_array(some), num_parts)
+    panel_matmul(as_array(x), panels, bias, as_array(every), 1)
     assert torch.equal(some, every[:num_tokens])
+    exact = x.double() @ weight.double().T
     torch.testing.assert_close(every.double(), exact, atol=1e-5, rtol=1e-5)
 
 
@@ -63,13 +105,15 @@ def test_linear_of_a_shape_that_our_product_does_not_tile(shape: tuple[int, int]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("tokens", [7, 50])
-def test_a_row_of_nan_stays_in_its_row(dtype: torch.dtype, tokens: int) -> None:
+@pytest.mark.parametrize("tokens", [7, 50, 150])
+@LAYOUTS
+def test_a_row_of_nan_stays_in_its_row(dtype: torch.dtype, tokens: int, layout: Layout) -> None:
     x, weight = normal(tokens, 96, dtype=dtype), normal(64, 96, dtype=dtype, seed=1)
     clean, marked = (torch.empty(tokens, 64, dtype=dtype) for _ in range(2))
-    OURS.linear(x, Linear(weight, None), clean)
+    layer = Linear(layout(weight), None)
+    OURS.linear(x, layer, clean)
     x[3] = float("nan")
-    OURS.linear(x, Linear(weight, None), marked)
+    OURS.linear(x, layer, marked)
     assert marked[3].isnan().all()
     others = torch.arange(tokens) != 3
     assert torch.equal(marked[others], clean[others])
@@ -105,10 +149,25 @@ def test_rotate(dtype: torch.dtype, rotary_dim: int) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
-def test_gates(dtype: torch.dtype, activation: Activation) -> None:
-    gate_up = normal(6, 64, dtype=dtype) * 4
-    gate_up[0, :6] = torch.tensor([100.0, -100.0, 3e38, -3e38, float("nan"), 0.0])
-    ours, plain = torch.empty(6, 32, dtype=dtype), torch.empty(6, 32, dtype=dtype)
-    OURS.gate(gate_up, ours, activation)
-    PLAIN.gate(gate_up, plain, activation)
-    assert_same(ours, plain)
+@pytest.mark.parametrize("tokens", [6, 50])
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("inner", [24, 64])
+def test_gated(
+    dtype: torch.dtype, activation: Activation, tokens: int, has_bias: bool, inner: int
+) -> None:
+    """In panels of 16 rows of the gate and of up where 16 divides `inner`, and as they are."""
+    x, weight = normal(tokens, 96, dtype=dtype), normal(2 * inner, 96, dtype=dtype, seed=1) / 10
+    bias = normal(2 * inner, dtype=dtype, seed=2) if has_bias else None
+    x[0], x[2] = 0, float("nan")
+    x[1] *= 60  # beyond what the exponential knows
+    layer, products = Linear(weight, bias), torch.empty(tokens, 2 * inner, dtype=dtype)
+    wide = Linear(weight.float(), None if bias is None else bias.float())
+    exact = torch.empty(tokens, inner)
+    PLAIN.gated(x.float(), wide, activation, products.float(), exact)
+    tolerance = 4 * TOLERANCE[dtype]  # products that are rounded, then gated
+    for kept in (layer, Panels().gated(layer)):
+        ours = torch.empty(tokens, inner, dtype=dtype)
+        OURS.gated(x, kept, activation, products, ours)
+        torch.testing.assert_close(
+            ours.float(), exact, atol=tolerance, rtol=tolerance, equal_nan=True
+        )
