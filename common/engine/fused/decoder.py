@@ -67,14 +67,18 @@ class FusedDecoder:
         self._backend = backend
         self._to_device = to_device
         self._workspace = self.new_workspace(1)
+        self._logits = self.new_logits(1)
 
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:
-        """See TokenModel.logits."""
+        """See TokenModel.logits. One memory for all steps: to fault in new pages costs more than the product."""
         step = self._to_device(inputs)
         tokens = len(inputs.input_ids)
         if tokens > len(self._workspace.residual):
             self._workspace = self.new_workspace(tokens)
-        logits = self.new_logits(len(inputs.sample_rows))
+        samples = len(inputs.sample_rows)
+        if samples > len(self._logits):
+            self._logits = self.new_logits(samples)
+        logits = self._logits[:samples]
         self.run(step, self._workspace.first(tokens), logits)
         return logits
 
