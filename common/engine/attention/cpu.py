@@ -6,7 +6,8 @@ import torch
 from numpy.typing import NDArray
 
 from common.engine.cpu.arrays import as_array
-from common.engine.cpu.attention_kernel import QUERY_TILE, attention_kernel, kernel_fits, store
+from common.engine.cpu.attention_kernel import QUERY_TILE, attention_kernel, kernel_fits
+from common.engine.cpu.kv_store import KVStore, find_runs
 from common.engine.cpu.threads import limit_numba
 from common.engine.device_inputs import StepTensors
 from common.engine.kv_cache import KVCache
@@ -25,6 +26,7 @@ class CpuBackend:
         self._keys, self._values = as_array(cache.keys), as_array(cache.values)
         group, storage = num_heads // cache.num_kv_heads, self._keys.dtype.name
         self._kernel = attention_kernel(cache.block_size, cache.head_dim, group, storage)
+        self._store = KVStore(cache.keys, cache.values)
         self._out: torch.Tensor | None = None
         self._num_threads = numba.get_num_threads()
 
@@ -38,6 +40,7 @@ class CpuBackend:
         self._inputs = inputs = step.host
         limit_numba(self._num_threads)  # steps run in another thread than the constructor
         self._items = _work_items(inputs, self._num_threads)
+        self._runs = find_runs(inputs.slot_mapping)
         self._sampled_items = _sampled(self._items, inputs)
         self._out = None
 
@@ -54,9 +57,10 @@ class CpuBackend:
         """See AttentionBackend.attend."""
         inputs = self._inputs
         keys, values = self._keys[layer], self._values[layer]
-        store(as_array(key), as_array(value), keys, values, inputs.slot_mapping)
-        if query.stride(-1) != 1:
-            query = query.contiguous()
+        query, key, value = (
+            x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value)
+        )
+        self._store.store(layer, key, value, inputs.slot_mapping, self._runs)
         out = self._reserve_out(query)
         self._kernel(
             as_array(query),

@@ -148,22 +148,3 @@ def _tile_function(block_size: int, head_dim: int, rows: int, is_decode: bool) -
                 )  # fmt: skip
 
     return inlined(attend_tile, f"{block_size}-{head_dim}-{rows}-{is_decode}")
-
-
-@kernel()
-def store(key, value, keys, values, slots):  # type: ignore[no-untyped-def]
-    """Scatter `key` and `value` [T, kv_heads, dim] to their slots in one layer's blocks."""
-    heads, size, pack, dim = key.shape[1], keys.shape[3], keys.shape[4], key.shape[2]
-    flat_k, flat_v = keys.reshape(-1), values.reshape(-1)
-    for work in numba.prange(key.shape[0] * heads):
-        t, h = work // heads, work % heads
-        block, offset = slots[t] // size, slots[t] % size
-        at = (block * heads + h) * dim * size
-        k, v = key[t, h], value[t, h]
-        to_k = flat_k[at + offset * pack : at + dim * size]
-        to_v = flat_v[at + offset // pack * dim * pack + offset % pack : at + dim * size]
-        for d in range(0, dim, pack):
-            for i in range(pack):
-                to_k[d * size + i] = k[d + i]
-        for d in range(dim):
-            to_v[d * pack] = v[d]

@@ -27,12 +27,14 @@ HAS_REGISTERS = bool(llvm.get_host_cpu_features().get("avx512f", False))
 
 
 @intrinsic
-def lay_out(ctx, rows, at, words, panel, panel_at):  # type: ignore[no-untyped-def]
+def lay_out(ctx, rows, at, words, panel, panel_at, width):  # type: ignore[no-untyped-def]
     """panel[k, 0:LANES] = word k of LANES rows, `words` apart, for LANES words from `at` on; all uint32.
+
+    Rows of `panel` are `width` apart.
 
     A transposition in the registers, whose rounds exchange halves of ever larger runs.
     """
-    sig = types.void(rows, types.intp, types.intp, panel, types.intp)
+    sig = types.void(rows, types.intp, types.intp, panel, types.intp, types.intp)
 
     def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
         source, target = (emit.array_data(context, builder, sig, args, i) for i in (0, 3))
@@ -41,7 +43,7 @@ def lay_out(ctx, rows, at, words, panel, panel_at):  # type: ignore[no-untyped-d
             first = emit.multiply_add(builder, args[2], row, args[1])
             vectors.append(emit.aligned_load(builder, builder.gep(source, [first]), emit.INTS, 4))
         for word, vector in enumerate(_transposed(builder, vectors)):
-            spot = builder.gep(target, [builder.add(args[4], emit.index(word * WIDTH))])
+            spot = builder.gep(target, [emit.multiply_add(builder, args[5], word, args[4])])
             builder.store(vector, builder.bitcast(spot, emit.INTS.as_pointer()), align=4)
         return context.get_dummy_value()
 

@@ -68,7 +68,7 @@ def lay_out_panels(rows, panels):  # type: ignore[no-untyped-def]
             for half in range(0, WIDTH, LANES):
                 at = (panel * WIDTH + half) * words + first
                 panel_at = (panel * words + first) * WIDTH + half
-                lay_out(flat_rows, at, words, flat_panels, panel_at)
+                lay_out(flat_rows, at, words, flat_panels, panel_at, WIDTH)
 
 
 @kernel()

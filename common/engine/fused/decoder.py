@@ -70,7 +70,7 @@ class FusedDecoder:
         self._logits = self.new_logits(1)
 
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:
-        """See TokenModel.logits. One memory for all steps: to fault in new pages costs more than the product."""
+        """See TokenModel.logits. The same memory in every step: new pages cost more than the product."""
         step = self._to_device(inputs)
         tokens = len(inputs.input_ids)
         if tokens > len(self._workspace.residual):

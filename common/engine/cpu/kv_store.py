@@ -1,0 +1,99 @@
+"""A step's keys and values into their blocks, run by run: consecutive positions within LANES of one block."""
+
+from collections.abc import Callable
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from common.engine.cpu.arrays import as_array, as_words
+from common.engine.cpu.emit import LANES
+from common.engine.cpu.jit import inlined, kernel
+from common.engine.cpu.panel import lay_out
+
+Runs = NDArray[np.int64]
+
+
+class KVStore:
+    """Writes to the blocks of a KVCache in host memory, whose numbers it copies as words of 32 bits."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """`keys` and `values` as KVCache describes them, contiguous."""
+        self._number = np.dtype(np.uint32 if keys.shape[-1] == 1 else np.uint16)
+        self._keys, self._values = (as_words(x).reshape(x.shape[:-1]) for x in (keys, values))
+        self._numbers = as_array(values).view(self._number)
+        self._store = _store_paired if keys.shape[-1] == 2 else _store_single
+
+    def store(
+        self, layer: int, key: torch.Tensor, value: torch.Tensor, slots: Runs, runs: Runs
+    ) -> None:
+        """`key` and `value` [T, kv_heads, dim], the numbers of a head side by side; `runs` of find_runs."""
+        words = as_array(key).view(np.uint32)
+        numbers = as_array(value).view(self._number)
+        blocks = self._keys[layer], self._values[layer], self._numbers[layer]
+        self._store(words, numbers, *blocks, slots, runs)
+
+
+def find_runs(slots: Runs) -> Runs:
+    """[n + 1]: the first rows of `slots` [T] (block * size + offset) that begin a run; T is the last."""
+    begins = slots % LANES == 0
+    begins[1:] |= np.diff(slots) != 1
+    begins[:1] = True
+    return np.append(np.flatnonzero(begins), len(slots))
+
+
+def _put_pairs(value, first, end, head, block, numbers, offset):  # type: ignore[no-untyped-def]
+    """Two positions share a word: the first has the lower half. One alone waits for no word to be read."""
+    row = first
+    while row < end:
+        at = offset + row - first
+        if at % 2 == 0 and row + 1 < end:
+            words, low, high = block[at // 2], value[row, head], value[row + 1, head]
+            for d in range(words.shape[0]):
+                words[d] = np.uint32(low[d]) | (np.uint32(high[d]) << np.uint32(16))
+            row += 2
+        else:
+            halves, alone = numbers[at // 2], value[row, head]
+            for d in range(halves.shape[0]):
+                halves[d, at % 2] = alone[d]
+            row += 1
+
+
+def _put_rows(value, first, end, head, block, numbers, offset):  # type: ignore[no-untyped-def]
+    for row in range(first, end):
+        for d in range(block.shape[1]):
+            block[offset + row - first, d] = value[row, head, d]
+
+
+def _store_function(put: Callable[..., None], variant: str) -> Callable[..., None]:
+    put_values = inlined(put, variant)
+
+    @kernel(variant=variant)
+    def store(key, value, keys, values, numbers, slots, runs):  # type: ignore[no-untyped-def]
+        # key [T, heads, words], keys [blocks, heads, words, size]; value [T, heads, dim] numbers;
+        # values [blocks, heads, size / pack, dim] words, `numbers` the same memory as [..., dim, pack]
+        heads, words, size = key.shape[1], key.shape[2], keys.shape[3]
+        row_words, head_words = key.strides[0] // 4, key.strides[1] // 4
+        flat_keys = keys.reshape(-1)
+        for work in numba.prange((runs.shape[0] - 1) * heads):
+            run, head = work // heads, work % heads
+            first, end = runs[run], runs[run + 1]
+            block, offset = slots[first] // size, slots[first] % size
+            if end - first == LANES and words % LANES == 0:
+                for word in range(0, words, LANES):
+                    source = first * row_words + head * head_words + word
+                    target = ((block * heads + head) * words + word) * size + offset
+                    lay_out(key, source, row_words, flat_keys, target, size)
+            else:
+                for row in range(first, end):
+                    for word in range(words):
+                        keys[block, head, word, offset + row - first] = key[row, head, word]
+            to = values[block, head], numbers[block, head]
+            put_values(value, first, end, head, *to, offset)
+
+    return store
+
+
+_store_paired = _store_function(_put_pairs, "paired")
+_store_single = _store_function(_put_rows, "single")
