@@ -1,0 +1,59 @@
+"""A step's keys and values reach the slots that KVCache.store, plain torch, puts them into, and no others."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from common.engine.cpu.kv_store import KVStore, find_runs
+from common.engine.kv_cache import DTYPES, KVCache
+from tests.unit.common.engine.plain_stage import CPU
+from tests.unit.common.engine.test_kv_cache import make_spec
+
+NUM_BLOCKS, HEADS = 8, 2
+
+
+def positions(block: int, size: int, first: int, end: int) -> list[int]:
+    return [block * size + offset for offset in range(first, end)]
+
+
+def slots_of_a_step(size: int) -> list[int]:
+    """Decode tokens at odd and even offsets, a whole block, and pieces of others that start anywhere."""
+    return [
+        5 * size + 3,
+        2 * size + 4,
+        *positions(0, size, 0, size),
+        *positions(7, size, 5, size),
+        *positions(6, size, 0, 7),
+        *positions(3, size, 9, 12),
+    ]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("size", [16, 32])
+@pytest.mark.parametrize("dim", [16, 48, 64])
+def test_every_slot_gets_its_own(dtype: str, size: int, dim: int) -> None:
+    spec = replace(make_spec(dtype), head_dim=dim)
+    plain, ours = (KVCache(spec, NUM_BLOCKS, size, CPU) for _ in range(2))
+    slots = torch.tensor(slots_of_a_step(size))
+    step = torch.randn(len(slots), 3 * HEADS, dim, generator=torch.Generator().manual_seed(0))
+    _, key, value = step.to(DTYPES[dtype]).split(HEADS, dim=1)  # columns of a wider tensor
+    for cache in (plain, ours):
+        cache.keys.fill_(1)
+        cache.values.fill_(1)
+    plain.store(1, slots, key, value)
+    store = KVStore(ours.keys, ours.values)
+    store.store(1, key, value, slots.numpy(), find_runs(slots.numpy()))
+    assert torch.equal(ours.keys, plain.keys)
+    assert torch.equal(ours.values, plain.values)
+
+
+def test_a_run_ends_with_its_block_and_where_positions_are_not_consecutive() -> None:
+    slots = np.array([40, 41, *range(46, 50), 16, 80, 81])
+    # 46 follows 41 with a gap, 48 begins a block, 16 and 80 are elsewhere
+    assert find_runs(slots).tolist() == [0, 2, 4, 6, 7, 9]
+
+
+def test_a_long_block_has_runs_that_fill_a_vector() -> None:
+    assert find_runs(np.arange(64, 96)).tolist() == [0, 16, 32]
