@@ -40,7 +40,13 @@ def _matmul_function(kind: int) -> Callable[..., None]:
             for i in range(min(WIDTH, bias.shape[0])):
                 b[i] = bias[panel * WIDTH + i]
             row, end = tokens * part // num_parts, tokens * (part + 1) // num_parts
+            first = row
             row = twelve(flat_x, row, end, depth, flat_panels, at, b, flat_out, column, width)
+            if row > first and end - row not in (0, 1, 2, 4, 8):
+                # some rows once more, the same bits: two tiles that are small would take longer
+                row = twelve(
+                    flat_x, end - TILE_ROWS, end, depth, flat_panels, at, b, flat_out, column, width
+                )
             row = eight(flat_x, row, end, depth, flat_panels, at, b, flat_out, column, width)
             row = four(flat_x, row, end, depth, flat_panels, at, b, flat_out, column, width)
             row = two(flat_x, row, end, depth, flat_panels, at, b, flat_out, column, width)

@@ -82,7 +82,7 @@ def test_embed(dtype: torch.dtype, layout: Layout) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("num_parts", [1, 3])
-@pytest.mark.parametrize("num_tokens", [1, 2, 11, 12, 23, 40])
+@pytest.mark.parametrize("num_tokens", [1, 2, 11, 12, 23, 29, 40])
 def test_a_row_by_panels_does_not_depend_on_how_many_there_are(
     dtype: torch.dtype, num_parts: int, num_tokens: int
 ) -> None:
