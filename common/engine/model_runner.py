@@ -28,7 +28,10 @@ class TokenModel(Protocol):
     name: str
 
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:
-        """[rows that sample, vocab], float32 or the model's dtype; keys and values are stored on the way."""
+        """[rows that sample, vocab], float32 or the model's dtype; keys and values are stored on the way.
+
+        The next call may write over them.
+        """
 
 
 @dataclass(frozen=True, slots=True)

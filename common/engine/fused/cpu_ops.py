@@ -8,7 +8,7 @@ from common.engine.cpu import step_kernels
 from common.engine.cpu.arrays import Array, as_array, as_words
 from common.engine.cpu.emit import LANES
 from common.engine.cpu.matmul_kernel import DEPTH, OUTPUTS, skinny_matmul
-from common.engine.cpu.panel import TILE_ROWS
+from common.engine.cpu.panel import TILE_ROWS, WIDTH
 from common.engine.cpu.panel_matmul import (
     panel_gelu_tanh,
     panel_matmul,
@@ -33,9 +33,11 @@ class CpuOps:
         if embedding.dim() == 2:
             out.copy_(embedding[ids])
             return
+        panels = as_words(embedding).reshape(embedding.shape[:3])
+        if not 0 <= int(ids.min()) <= int(ids.max()) < len(panels) * WIDTH:
+            raise IndexError("a token id is outside the vocabulary")
         rows = embedding.new_empty(out.shape)
-        words = as_words(rows).reshape(len(rows), -1)
-        rows_of_panels(ids.numpy(), as_words(embedding).reshape(embedding.shape[:3]), words)
+        rows_of_panels(ids.numpy(), panels, as_words(rows).reshape(len(rows), -1))
         out.copy_(rows)
 
     def linear(self, x: torch.Tensor, layer: Linear, out: torch.Tensor) -> None:

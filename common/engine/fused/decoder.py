@@ -15,6 +15,7 @@ from common.engine.fused.ops import FusedOps
 from common.engine.fused.weights import DecoderWeights, LayerWeights
 from common.engine.ragged import RaggedInputs
 
+_KEPT_LOGITS = 256  # rows; more are wanted for log-probabilities of prompts, once
 Tables = dict[str | None, tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -70,17 +71,22 @@ class FusedDecoder:
         self._logits = self.new_logits(1)
 
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:
-        """See TokenModel.logits. The same memory in every step: new pages cost more than the product."""
+        """See TokenModel.logits; they last until the next step."""
         step = self._to_device(inputs)
         tokens = len(inputs.input_ids)
         if tokens > len(self._workspace.residual):
             self._workspace = self.new_workspace(tokens)
-        samples = len(inputs.sample_rows)
-        if samples > len(self._logits):
-            self._logits = self.new_logits(samples)
-        logits = self._logits[:samples]
+        logits = self._reserve_logits(len(inputs.sample_rows))
         self.run(step, self._workspace.first(tokens), logits)
         return logits
+
+    def _reserve_logits(self, rows: int) -> torch.Tensor:
+        # one memory for all steps: new pages from the system cost more than the product that fills them
+        if rows > _KEPT_LOGITS:
+            return self.new_logits(rows)
+        if rows > len(self._logits):
+            self._logits = self.new_logits(rows)
+        return self._logits[:rows]
 
     def new_workspace(self, tokens: int) -> Workspace:
         """Memory for steps of so many tokens."""

@@ -80,6 +80,13 @@ def test_embed(dtype: torch.dtype, layout: Layout) -> None:
     assert torch.equal(ours, plain)
 
 
+@pytest.mark.parametrize("token_id", [-65, 64])
+@LAYOUTS
+def test_embed_reads_nothing_outside_the_vocabulary(token_id: int, layout: Layout) -> None:
+    with pytest.raises(IndexError):
+        OURS.embed(torch.tensor([0, token_id]), layout(normal(64, 96)), torch.empty(2, 96))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("num_parts", [1, 3])
 @pytest.mark.parametrize("num_tokens", [1, 2, 11, 12, 23, 29, 40])
