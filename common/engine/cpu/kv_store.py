@@ -12,7 +12,7 @@ from common.engine.cpu.emit import LANES
 from common.engine.cpu.jit import inlined, kernel
 from common.engine.cpu.panel import lay_out
 
-Runs = NDArray[np.int64]
+Numbers = NDArray[np.int64]
 
 
 class KVStore:
@@ -26,7 +26,7 @@ class KVStore:
         self._store = _store_paired if keys.shape[-1] == 2 else _store_single
 
     def store(
-        self, layer: int, key: torch.Tensor, value: torch.Tensor, slots: Runs, runs: Runs
+        self, layer: int, key: torch.Tensor, value: torch.Tensor, slots: Numbers, runs: Numbers
     ) -> None:
         """`key` and `value` [T, kv_heads, dim], the numbers of a head side by side; `runs` of find_runs."""
         words = as_array(key).view(np.uint32)
@@ -35,7 +35,7 @@ class KVStore:
         self._store(words, numbers, *blocks, slots, runs)
 
 
-def find_runs(slots: Runs) -> Runs:
+def find_runs(slots: Numbers) -> Numbers:
     """[n + 1]: the first rows of `slots` [T] (block * size + offset) that begin a run; T is the last."""
     begins = slots % LANES == 0
     begins[1:] |= np.diff(slots) != 1

@@ -7,6 +7,7 @@ import torch
 from common.engine.cpu import step_kernels
 from common.engine.cpu.arrays import Array, as_array, as_words
 from common.engine.cpu.emit import LANES
+from common.engine.cpu.jit import Compiled
 from common.engine.cpu.matmul_kernel import DEPTH, OUTPUTS, skinny_matmul
 from common.engine.cpu.panel import TILE_ROWS, WIDTH
 from common.engine.cpu.panel_matmul import (
@@ -42,15 +43,12 @@ class CpuOps:
 
     def linear(self, x: torch.Tensor, layer: Linear, out: torch.Tensor) -> None:
         """The product that is fastest for this layer and number of tokens."""
-        is_skinny = len(x) <= _SKINNY_TOKENS.get(x.dtype, 0) and _tiles(layer)
-        if not (layer.is_panels or is_skinny):
-            matmul(x, layer, out)
-            return
-        arrays = _arrays(x, layer, out)
         if layer.is_panels:
-            panel_matmul(*arrays, _parts(len(x), len(layer.weight)))
+            _by_panels(panel_matmul, x, layer, out)
+        elif len(x) <= _SKINNY_TOKENS.get(x.dtype, 0) and _tiles(layer):
+            skinny_matmul(*_arrays(x, layer, out))
         else:
-            skinny_matmul(*arrays)
+            matmul(x, layer, out)
 
     def gated(
         self,
@@ -63,8 +61,7 @@ class CpuOps:
         """On panels in one go; else the products first."""
         is_silu = activation == "silu"
         if gate_up.is_panels:
-            kernel = panel_silu if is_silu else panel_gelu_tanh
-            kernel(*_arrays(x, gate_up, out), _parts(len(x), len(gate_up.weight)))
+            _by_panels(panel_silu if is_silu else panel_gelu_tanh, x, gate_up, out)
             return
         self.linear(x, gate_up, products)
         if out.shape[1] % LANES:
@@ -100,6 +97,10 @@ class CpuOps:
     def rotate(self, x: torch.Tensor, heads: int, cos: torch.Tensor, sin: torch.Tensor) -> None:
         """Rotary embedding in place."""
         step_kernels.rotate(as_array(x), heads, cos.numpy(), sin.numpy())
+
+
+def _by_panels(kernel: Compiled, x: torch.Tensor, layer: Linear, out: torch.Tensor) -> None:
+    kernel(*_arrays(x, layer, out), _parts(len(x), len(layer.weight)))
 
 
 def _arrays(x: torch.Tensor, layer: Linear, out: torch.Tensor) -> tuple[Array, Array, Array, Array]:

@@ -17,11 +17,12 @@ def select_model(
 ) -> TokenModel:
     """The fastest forward pass that fits; `fusion` is "auto" or "off"."""
     to_device: ToDevice = on_host if device.type == "cpu" else DeviceInputs(device).put
-    layout, ops = _fastest(device)
-    weights = fuse(model, layout) if fusion == "auto" else None
-    if weights is None:
-        return GeneralModel(model, backend, to_device)
-    return FusedDecoder(weights, ops, backend, to_device)
+    if fusion == "auto":
+        layout, ops = _fastest(device)
+        weights = fuse(model, layout)
+        if weights is not None:
+            return FusedDecoder(weights, ops, backend, to_device)
+    return GeneralModel(model, backend, to_device)
 
 
 def _fastest(device: torch.device) -> tuple[Layout, FusedOps]:
