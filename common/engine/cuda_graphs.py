@@ -53,7 +53,7 @@ def graph_decode(model: TokenModel, backend: AttentionBackend, limits: GraphLimi
     if not isinstance(model, FusedDecoder) or not can_capture(model, backend):
         _log.info("cuda_graphs_left_out", model=model.name, backend=backend.name)
         return model
-    device = model.weights.embedding.device
+    device = model.weights.embedding.weight.device
     start_s, free_bytes = time.monotonic(), torch.cuda.mem_get_info(device)[0]
     graphed = capture_decode(model, limits, DeviceInputs(device), CudaCapture())
     torch.cuda.synchronize(device)

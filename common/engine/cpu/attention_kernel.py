@@ -19,10 +19,12 @@ from common.engine.cpu import softmax
 from common.engine.cpu import vector as vec
 from common.engine.cpu.emit import LANES
 from common.engine.cpu.jit import inlined, kernel
+from common.engine.cpu.packed import partner_of
 from common.engine.cpu.softmax import LOWEST_PEAK, TILE
+from common.engine.cpu.target import host_target
 
 QUERY_TILE = 16
-_MAX_ROWS = 12  # rows whose scores stay in registers
+_MAX_ROWS = host_target().attention_rows
 
 Kernel = Callable[..., None]
 Jitable = Callable[..., None]
@@ -42,8 +44,9 @@ def attention_kernel(block_size: int, head_dim: int, group: int, storage: str) -
     """
     decode_rows = next(n for n in range(min(group, _MAX_ROWS), 0, -1) if group % n == 0)
     chunk_rows = decode_rows * (_MAX_ROWS // decode_rows)
-    decode_one = _item_function(block_size, head_dim, group, decode_rows)
-    run_chunk = _item_function(block_size, head_dim, group, chunk_rows)
+    partner = partner_of(storage)
+    decode_one = _item_function(block_size, head_dim, group, decode_rows, partner)
+    run_chunk = _item_function(block_size, head_dim, group, chunk_rows, partner)
     variant = f"{block_size}-{head_dim}-{group}-{storage}"
 
     @kernel(signature=_signature(storage), variant=variant)
@@ -78,16 +81,22 @@ def _signature(storage: str) -> types.Type:
     return types.void(*tensors, *layout, types.float32, types.int64)
 
 
-def _item_function(block_size: int, head_dim: int, group: int, rows: int) -> Jitable:
-    """One work item: queries at consecutive positions from `position`, for one KV head."""
+def _item_function(
+    block_size: int, head_dim: int, group: int, rows: int, partner: str
+) -> Jitable:
+    """One work item: queries at consecutive positions from `position`, for one KV head.
+
+    Queries and weights are held as `partner`, what keys and values are multiplied with.
+    """
     attend_tile = _tile_function(block_size, head_dim, rows, rows == group)
+    held = np.dtype(partner)
 
     def run_item(query, keys, values, out, table, position, head, scale, window):  # type: ignore[no-untyped-def]
         n = query.shape[0] * group
         padded = (n + rows - 1) // rows * rows
-        q, acc = np.zeros(padded * head_dim, keys.dtype), np.zeros(padded * head_dim, np.float32)
+        q, acc = np.zeros(padded * head_dim, held), np.zeros(padded * head_dim, np.float32)
         peak, norm = np.full(padded, LOWEST_PEAK, np.float32), np.zeros(padded * LANES, np.float32)
-        scores, weights = np.empty(rows * TILE, np.float32), np.empty(rows * TILE, keys.dtype)
+        scores, weights = np.empty(rows * TILE, np.float32), np.empty(rows * TILE, held)
         limits = np.empty(padded, np.int64)
         for r in range(padded):
             limits[r] = position + min(r, n - 1) // group + 1
@@ -108,7 +117,7 @@ def _item_function(block_size: int, head_dim: int, group: int, rows: int) -> Jit
             for d in range(head_dim):
                 row[d] = vec.narrow(row[d], acc[r * head_dim + d] / total)
 
-    return inlined(run_item, f"{block_size}-{head_dim}-{group}-{rows}")
+    return inlined(run_item, f"{block_size}-{head_dim}-{group}-{rows}-{partner}")
 
 
 def _tile_function(block_size: int, head_dim: int, rows: int, is_decode: bool) -> Jitable:

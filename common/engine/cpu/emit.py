@@ -11,7 +11,9 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.typing.templates import Signature
 
-LANES = 16
+from common.engine.cpu.target import host_target
+
+LANES = host_target().lanes
 
 # numba's codegen objects have no usable types
 Builder = Any
@@ -30,6 +32,7 @@ F32 = ir.FloatType()
 I32 = ir.IntType(32)
 VECTOR = ir.VectorType(F32, LANES)
 INTS = ir.VectorType(I32, LANES)
+SHORTS = ir.VectorType(ir.IntType(16), LANES)
 # 2**f on [-1/2, 1/2]: Taylor in f*ln2, relative error below 2e-7
 _POWERS = (1.0, 0.6931472, 0.24022651, 0.05550411, 0.009618129, 0.0013333558, 0.00015403530)
 _LOG2E = 1.4426950408889634
@@ -71,9 +74,7 @@ def load(builder: Builder, data: Any, at: Any, array: types.Array) -> Any:
         return builder.fpext(aligned_load(builder, pointer, half, 2), VECTOR)
     if array.dtype != types.uint16:
         raise TypeError(f"no vector load for {array.dtype}")
-    bits = aligned_load(builder, pointer, ir.VectorType(ir.IntType(16), LANES), 2)
-    high = builder.shl(builder.zext(bits, INTS), _ints(16))
-    return builder.bitcast(high, VECTOR)
+    return widened_bfloat(builder, aligned_load(builder, pointer, SHORTS, 2))
 
 
 def load_f32(builder: Builder, data: Any, at: Any) -> Any:
@@ -92,19 +93,60 @@ def store(builder: Builder, vector: Any, data: Any, at: Any) -> None:
     builder.store(vector, pointer, align=4)
 
 
-def store_as(builder: Builder, vector: Any, data: Any, at: Any, array: types.Array) -> None:
-    """LANES float32 numbers in the array's storage type; they round to nearest, ties to even."""
+def store_as(
+    builder: Builder,
+    vector: Any,
+    data: Any,
+    at: Any,
+    array: types.Array,
+    *,
+    is_normal: bool = False,
+) -> None:
+    """LANES float32 numbers in the array's storage type; they round to nearest, ties to even.
+
+    With `is_normal` none is denormal: the CPU's own rounding to bfloat16, where it has one, makes those zero.
+    """
     if array.dtype == types.float32:
         return store(builder, vector, data, at)
-    number = ir.HalfType() if array.dtype == types.int16 else BFloat()
-    kind = ir.VectorType(number, LANES)
-    pointer = builder.bitcast(builder.gep(data, [at]), kind.as_pointer())
-    builder.store(builder.fptrunc(vector, kind), pointer, align=2)
+    if array.dtype == types.int16:
+        stored = builder.fptrunc(vector, ir.VectorType(ir.HalfType(), LANES))
+    elif is_normal and host_target().has_bf16_dot:
+        stored = builder.fptrunc(vector, ir.VectorType(BFloat(), LANES))
+    else:
+        stored = rounded_bfloat(builder, vector)
+    pointer = builder.bitcast(builder.gep(data, [at]), stored.type.as_pointer())
+    builder.store(stored, pointer, align=2)
     return None
 
 
+def widened_bfloat(builder: Builder, bits: Any) -> Any:
+    """bfloat16 as float32, exactly: a vector of 16-bit integers, or one."""
+    is_vector = isinstance(bits.type, ir.VectorType)
+    words, numbers = (INTS, VECTOR) if is_vector else (I32, F32)
+    return builder.bitcast(builder.shl(builder.zext(bits, words), _alike(words, 16)), numbers)
+
+
+def rounded_bfloat(builder: Builder, number: Any) -> Any:
+    """float32, a vector or one, as the bits of the nearest bfloat16, ties to even; NaN stays NaN.
+
+    In integers: LLVM turns its own conversion into a call of a function that need not exist.
+    """
+    is_vector = isinstance(number.type, ir.VectorType)
+    words, shorts = (INTS, SHORTS) if is_vector else (I32, ir.IntType(16))
+    bits = builder.bitcast(number, words)
+    is_odd = builder.and_(builder.lshr(bits, _alike(words, 16)), _alike(words, 1))
+    rounded = builder.add(builder.add(bits, _alike(words, 0x7FFF)), is_odd)
+    is_nan = builder.fcmp_unordered("uno", number, number)
+    bits = builder.select(is_nan, _alike(words, 0x7FC00000), rounded)
+    return builder.trunc(builder.lshr(bits, _alike(words, 16)), shorts)
+
+
 def _ints(value: int) -> Any:
-    return ir.Constant(INTS, [value] * LANES)
+    return _alike(INTS, value)
+
+
+def _alike(kind: ir.Type, value: int) -> Any:
+    return ir.Constant(kind, [value] * LANES if isinstance(kind, ir.VectorType) else value)
 
 
 def variable(builder: Builder, value: Any) -> Any:

@@ -1,4 +1,7 @@
-"""The one way to compile a kernel: without the GIL, kept on disk in `kernel_cache.py`'s way."""
+"""The one way to compile a kernel: without the GIL, kept on disk in `kernel_cache.py`'s way.
+
+A kernel that cannot be linked raises KernelError where it is called first, and every time after.
+"""
 
 from collections.abc import Callable, Set
 from typing import Any
@@ -7,6 +10,7 @@ import numba
 from numba.extending import register_jitable
 
 from common.engine.cpu.kernel_cache import KernelCache, kernels_dir
+from common.engine.cpu.linking import guard
 
 Compiled = Callable[..., Any]
 
@@ -21,14 +25,15 @@ def kernel(
     """Compile a function at its first call, or now for `signature` alone.
 
     `variant` names the constants that a closure holds: kernels of one source line that differ in them
-    must differ in it. Division by zero gives what IEEE 754 says, not an exception.
+    must differ in it. Division by zero gives what IEEE 754 says, not an exception. Raises KernelError.
     """
+    guard()
 
     def compile_later(function: Callable[..., Any]) -> Compiled:
         options = {"parallel": parallel, "nogil": True, "error_model": "numpy"}
         dispatcher = numba.njit(fastmath=set(fastmath), **options)(function)
         name = f"{function.__module__}.{function.__qualname__}/{variant}"
-        dispatcher._cache = KernelCache(name, kernels_dir())
+        dispatcher._cache = KernelCache(name, kernels_dir(), dispatcher._reset_overloads)
         if signature is not None:
             dispatcher.compile(signature)
             dispatcher.disable_compile()

@@ -4,14 +4,23 @@ numba's own cache numbers its files through an index that each process reads and
 different signatures at one time take the same number, and a later process runs the wrong machine code.
 Here a file's name is the hash of everything that makes the code what it is, so there is no index to race
 for. Writers of one name write the same thing, and a file appears whole or not at all.
+
+1. A kernel that is on disk is loaded.
+2. Of the processes that lack it one takes the kernel's lock and compiles; the others wait.
+3. It saves the kernel, then lets the lock go; the others find the file.
+4. A process that dies lets its lock go; one that compiles for longer than _LOCK_DEADLINE_S has company then.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import pickle
 import tempfile
-from functools import lru_cache
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +29,26 @@ from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
+from common.engine.cpu.linking import KernelError, guard
 from common.engine.weights.cache import default_cache_dir
 
 _DIGEST_BYTES = 32
+_LOCK_DEADLINE_S = 300.0  # a kernel takes seconds, on a busy machine a minute
+_POLL_S = 0.02
+
+
+@dataclass(slots=True)
+class Tally:
+    """Kernels that this process has come by."""
+
+    compiled: int = 0
+    loaded: int = 0
+
+
+@cache
+def tally() -> Tally:
+    """This process's tally."""
+    return Tally()
 
 
 @lru_cache(maxsize=1)
@@ -38,40 +64,77 @@ class KernelCache(_Cache):  # type: ignore[misc]
     """What a numba dispatcher asks for and saves. A disk that cannot be read or written only costs time.
 
     `name` tells this kernel from all others in these sources, the constants it closes over included.
+    `forget` makes the dispatcher forget what it compiled.
     """
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(
+        self, name: str, folder: Path, forget: Callable[[], None] = lambda: None
+    ) -> None:
         self._name = name
         self._folder = folder
+        self._forget = forget
+        self._locks: dict[Path, int] = {}  # file descriptors
 
     @property
     def cache_path(self) -> str:
         return str(self._folder)
 
     def load_overload(self, sig: Any, target_context: Any) -> CompileResult | None:
-        """The compiled kernel, or None when it is absent or damaged."""
+        """The compiled kernel, or None when it is absent or damaged: then the caller compiles it."""
         target_context.refresh()
-        try:
-            content = self._path(sig, target_context.codegen()).read_bytes()
-        except OSError:
-            return None
-        digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-        if hashlib.sha256(payload).digest() != digest:
-            return None
+        path = self._path(sig, target_context.codegen())
+        payload = _read(path)
+        if payload is None:
+            self._lock(path)
+            payload = _read(path)  # somebody else may have compiled it meanwhile
+            if payload is None:
+                return None
+            self._unlock(path)
         # machine code from the user's own folder: whoever can write there needs no pickle to run code
-        return CompileResult._rebuild(target_context, *pickle.loads(payload))  # noqa: S301
+        kernel = CompileResult._rebuild(target_context, *pickle.loads(payload))  # noqa: S301
+        tally().loaded += 1
+        self._refuse_unknown_symbols()
+        return kernel
 
     def save_overload(self, sig: Any, cres: CompileResult) -> None:
-        # code that holds addresses of this process is of no use to another
-        if cres.library.has_dynamic_globals:
-            return
-        payload = dumps(cres._reduce())
-        with contextlib.suppress(OSError):
-            self._publish(self._path(sig, cres.codegen), hashlib.sha256(payload).digest() + payload)
+        """Keep a kernel that was compiled just now. Raises KernelError when it cannot be linked."""
+        path = self._path(sig, cres.codegen)
+        tally().compiled += 1
+        try:
+            self._refuse_unknown_symbols()
+            # code that holds addresses of this process is of no use to another
+            if not cres.library.has_dynamic_globals:
+                payload = dumps(cres._reduce())
+                with contextlib.suppress(OSError):
+                    self._publish(path, hashlib.sha256(payload).digest() + payload)
+        finally:
+            self._unlock(path)
+
+    def _refuse_unknown_symbols(self) -> None:
+        if missing := guard().take_missing():
+            self._forget()
+            raise KernelError(f"kernel {self._name} needs {', '.join(missing)}, which nothing defines")
 
     def _path(self, sig: Any, codegen: Any) -> Path:
         key = repr((self._name, sig, codegen.magic_tuple()))
         return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()}.kernel"
+
+    def _lock(self, path: Path) -> None:
+        """Wait until nobody else compiles this kernel, or for so long that waiting makes no sense."""
+        with contextlib.suppress(OSError):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR, 0o600)
+            self._locks[path] = descriptor
+            deadline = time.monotonic() + _LOCK_DEADLINE_S
+            while not _try_lock(descriptor) and time.monotonic() < deadline:
+                time.sleep(_POLL_S)
+
+    def _unlock(self, path: Path) -> None:
+        descriptor = self._locks.pop(path, None)
+        if descriptor is not None:
+            # before the lock goes: whoever comes now makes a new file, and finds the kernel
+            path.with_suffix(".lock").unlink(missing_ok=True)
+            os.close(descriptor)
 
     def _publish(self, path: Path, content: bytes) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -92,3 +155,21 @@ class KernelCache(_Cache):  # type: ignore[misc]
 
     def flush(self) -> None:
         raise NotImplementedError
+
+
+def _read(path: Path) -> bytes | None:
+    """A kernel's file, if it is there and whole."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+    return payload if hashlib.sha256(payload).digest() == digest else None
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

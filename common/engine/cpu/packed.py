@@ -1,21 +1,22 @@
 """Products of packed vectors: each lane holds `pack` numbers that belong to one sum.
 
-Numbers of two bytes lie in pairs. bfloat16 pairs go to the CPU's dot-product instruction where there is one
-(AVX512-BF16); else a pair is split into two float32 vectors. float32 has pack 1. Sums are float32 always.
+Numbers of two bytes lie in pairs. Where the CPU has a dot-product instruction for bfloat16 pairs
+(AVX512-BF16), both operands are pairs. Elsewhere a pair is widened into two float32 vectors, each multiplied
+by a float32 number of the other operand, which is kept in float32. float32 has pack 1. Sums are float32
+always.
 """
 
 from typing import Any
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba.core import cgutils, types
 
 from common.engine.cpu import emit
-from common.engine.cpu.emit import LANES, Builder
+from common.engine.cpu.emit import INTS, LANES, Builder
+from common.engine.cpu.target import host_target
 
-HAS_BF16_DOT = bool(llvm.get_host_cpu_features().get("avx512bf16", False))
 _PAIRS = ir.VectorType(emit.BFloat(), 2 * LANES)
-_SHORTS = ir.VectorType(ir.IntType(16), 2 * LANES)
+_HALVES = ir.VectorType(ir.HalfType(), LANES)
 
 Parts = list[Any]
 
@@ -25,53 +26,74 @@ def pack_of(array: types.Array) -> int:
     return 1 if array.dtype == types.float32 else 2
 
 
-def uses_dot(array: types.Array) -> bool:
-    """Whether products of this storage run on the dot-product instruction."""
-    return HAS_BF16_DOT and array.dtype == types.uint16
+def partner_of(storage: str) -> str:
+    """The numpy name of what is multiplied with numbers of this storage, one number at a time."""
+    return storage if storage == "uint16" and host_target().has_bf16_dot else "float32"
 
 
 def load(
     builder: Builder, data: Any, at: Any, array: types.Array, drop_second: bool = False
 ) -> Parts:
-    """LANES * pack numbers; with `drop_second` the second of each pair reads as zero, whatever it holds."""
+    """LANES * pack numbers; with `drop_second` the second of each pair counts for nothing, whatever it is."""
     if pack_of(array) == 1:
         return [emit.load_f32(builder, data, at)]
-    words = emit.aligned_load(builder, builder.gep(data, [at]), emit.INTS, 2)
-    if drop_second:
-        words = builder.and_(words, ir.Constant(emit.INTS, [0xFFFF] * LANES))
-    return _parts(builder, words, array)
-
-
-def broadcast(builder: Builder, data: Any, at: Any, array: types.Array) -> Parts:
-    """`pack` numbers in every lane."""
-    if pack_of(array) == 1:
-        return [emit.splat(builder, builder.load(builder.gep(data, [at])))]
-    pointer = builder.bitcast(builder.gep(data, [at]), emit.I32.as_pointer())
-    return _parts(builder, emit.splat_as(builder, builder.load(pointer, align=2), emit.INTS), array)
-
-
-def add_product(builder: Builder, total: Any, left: Parts, right: Parts) -> None:
-    """Add the products of corresponding numbers to a variable's lanes."""
-    if left[0].type == _PAIRS:
-        kind = ir.FunctionType(emit.VECTOR, [emit.VECTOR, _PAIRS, _PAIRS])
-        name = "llvm.x86.avx512bf16.dpbf16ps.512"
-        function = cgutils.get_or_insert_function(builder.module, kind, name)
-        builder.store(builder.call(function, [builder.load(total), left[0], right[0]]), total)
-        return
-    for a, b in zip(left, right, strict=True):
-        emit.add_product(builder, total, a, b)
-
-
-def _parts(builder: Builder, words: Any, array: types.Array) -> Parts:
-    if uses_dot(array):
+    words = emit.aligned_load(builder, builder.gep(data, [at]), INTS, 2)
+    if _uses_dot(array):
+        if drop_second:
+            words = builder.and_(words, _alike(0xFFFF))
         return [builder.bitcast(words, _PAIRS)]
-    number = ir.HalfType() if array.dtype == types.int16 else emit.BFloat()
-    kind = ir.VectorType(number, LANES)
-    shorts = builder.bitcast(words, _SHORTS)
-    nothing = ir.Constant(_SHORTS, ir.Undefined)
-    parts = []
-    for first in (0, 1):
-        lanes = ir.Constant(emit.INTS, list(range(first, 2 * LANES, 2)))
-        half = builder.bitcast(builder.shuffle_vector(shorts, nothing, lanes), kind)
-        parts.append(builder.fpext(half, emit.VECTOR))
-    return parts
+    low = _first_of_pairs(builder, words, array)
+    return [low] if drop_second else [low, _second_of_pairs(builder, words, array)]
+
+
+def load_part(builder: Builder, data: Any, at: Any, array: types.Array, part: int) -> Any:
+    """One of the vectors that `load` gives, alone."""
+    return load(builder, data, at, array)[part]
+
+
+def num_parts(array: types.Array) -> int:
+    """Vectors that `load` gives for whole pairs."""
+    return 1 if _uses_dot(array) else pack_of(array)
+
+
+def broadcast(builder: Builder, data: Any, at: Any, array: types.Array, count: int) -> Parts:
+    """The partners, in every lane, of `count` parts: a pair of bfloat16, or so many float32 numbers."""
+    if array.dtype == types.float32:
+        spots = [builder.add(at, emit.index(part)) for part in range(count)]
+        return [emit.splat(builder, builder.load(builder.gep(data, [spot]))) for spot in spots]
+    pointer = builder.bitcast(builder.gep(data, [at]), emit.I32.as_pointer())
+    words = emit.splat_as(builder, builder.load(pointer, align=2), INTS)
+    return [builder.bitcast(words, _PAIRS)]
+
+
+def add_product(builder: Builder, total: Any, left: Any, right: Any) -> None:
+    """Add the products of one part with its partner to a variable's lanes."""
+    if left.type != _PAIRS:
+        emit.add_product(builder, total, left, right)
+        return
+    kind = ir.FunctionType(emit.VECTOR, [emit.VECTOR, _PAIRS, _PAIRS])
+    name = "llvm.x86.avx512bf16.dpbf16ps.512"
+    function = cgutils.get_or_insert_function(builder.module, kind, name)
+    builder.store(builder.call(function, [builder.load(total), left, right]), total)
+
+
+def _uses_dot(array: types.Array) -> bool:
+    return host_target().has_bf16_dot and bool(array.dtype == types.uint16)
+
+
+def _first_of_pairs(builder: Builder, words: Any, array: types.Array) -> Any:
+    if array.dtype == types.uint16:
+        return builder.bitcast(builder.shl(words, _alike(16)), emit.VECTOR)
+    shorts = builder.trunc(words, emit.SHORTS)
+    return builder.fpext(builder.bitcast(shorts, _HALVES), emit.VECTOR)
+
+
+def _second_of_pairs(builder: Builder, words: Any, array: types.Array) -> Any:
+    if array.dtype == types.uint16:
+        return builder.bitcast(builder.and_(words, _alike(0xFFFF0000)), emit.VECTOR)
+    shorts = builder.trunc(builder.lshr(words, _alike(16)), emit.SHORTS)
+    return builder.fpext(builder.bitcast(shorts, _HALVES), emit.VECTOR)
+
+
+def _alike(value: int) -> Any:
+    return ir.Constant(INTS, [value] * LANES)

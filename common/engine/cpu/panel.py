@@ -1,13 +1,13 @@
 """Matrix products by panels, as numba intrinsics.
 
 A panel is WIDTH rows of weights, transposed: word k of each, side by side. A word is 32 bits of a row, so
-`pack` numbers (packed.py). A vector of weights and one word of x give products for LANES outputs: nothing
-has to be summed across lanes. (The scheme of BLIS, Van Zee and van de Geijn 2015, with one operand packed.)
+`pack` numbers (packed.py). A vector of weights and the partners of one word give products for LANES outputs:
+nothing has to be summed across lanes. (The scheme of BLIS, Van Zee and van de Geijn 2015, with one operand
+packed.) x is held as packed.partner_of says: in pairs for the dot-product instruction, else in float32.
 """
 
 from typing import Any, NamedTuple
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.typing.templates import Signature
@@ -17,13 +17,13 @@ from common.engine.cpu import emit, packed
 from common.engine.cpu.activation import GELU_TANH, gated
 from common.engine.cpu.emit import LANES, Builder, Context, Values
 from common.engine.cpu.packed import pack_of
+from common.engine.cpu.target import host_target
 
 PLAIN = -1  # no activation; beside SILU and GELU_TANH
 WIDTH = 2 * LANES  # outputs of a panel
-TILE_ROWS = 12  # rows at once: with WIDTH their sums fill the 32 registers of AVX-512 but for a few
+TILE_ROWS = host_target().tile_rows
 # panels lie one behind the other, so that the next one is fetched while this one is used
 _AHEAD_WORDS = 2048
-HAS_REGISTERS = bool(llvm.get_host_cpu_features().get("avx512f", False))
 
 
 @intrinsic
@@ -116,7 +116,7 @@ class _Panel(NamedTuple):
 
 
 def _add_products(builder: Builder, x: _Rows, panel: _Panel, sums: list[list[Any]]) -> None:
-    pack = pack_of(panel.array)
+    pack, parts = pack_of(panel.array), packed.num_parts(panel.array)
     columns = [emit.index(column * pack) for column in range(0, WIDTH, LANES)]
     ahead = emit.index(_AHEAD_WORDS * pack)
     starts = [emit.multiply_add(builder, x.depth, i, x.first) for i, _ in enumerate(sums)]
@@ -124,14 +124,19 @@ def _add_products(builder: Builder, x: _Rows, panel: _Panel, sums: list[list[Any
         word = builder.mul(loop.index, emit.index(pack))
         base = emit.multiply_add(builder, loop.index, WIDTH * pack, panel.first)
         spots = [builder.add(base, column) for column in columns]
-        right = [packed.load(builder, panel.data, spot, panel.array) for spot in spots]
         for spot in spots:
             emit.prefetch(builder, panel.data, builder.add(spot, ahead))
-        for start, row in zip(starts, sums, strict=True):
-            _keep_order(builder)
-            left = packed.broadcast(builder, x.data, builder.add(start, word), x.array)
-            for total, weight in zip(row, right, strict=True):
-                packed.add_product(builder, total, left, weight)
+        for part in range(parts):
+            # one part at a time, loaded again: with both, registers would not suffice for the sums
+            right = [
+                packed.load_part(builder, panel.data, spot, panel.array, part) for spot in spots
+            ]
+            for start, row in zip(starts, sums, strict=True):
+                _keep_order(builder)
+                at = builder.add(builder.add(start, word), emit.index(part))
+                (left,) = packed.broadcast(builder, x.data, at, x.array, 1)
+                for total, weight in zip(row, right, strict=True):
+                    packed.add_product(builder, total, left, weight)
 
 
 def _keep_order(builder: Builder) -> None:

@@ -10,6 +10,9 @@ from common.engine.cpu.emit import LANES
 from common.engine.cpu.jit import inlined, kernel
 from common.engine.cpu.panel import PLAIN, TILE_ROWS, WIDTH, lay_out, panel_tile
 
+# rows of a tile; the first with WIDTH fills the registers
+_ROWS = (12, 8, 4, 2, 1) if TILE_ROWS == 12 else (6, 4, 3, 2, 1)
+
 
 def _tile_function(rows: int, kind: int) -> Callable[..., int]:
     """Tiles of so many rows, from `row` on, while there are that many before `end`; the first row left."""
@@ -26,7 +29,7 @@ def _tile_function(rows: int, kind: int) -> Callable[..., int]:
 
 def _matmul_function(kind: int) -> Callable[..., None]:
     """The product of all rows of x with all panels; see panel_tile for `kind`."""
-    twelve, eight, four, two, one = (_tile_function(n, kind) for n in (TILE_ROWS, 8, 4, 2, 1))
+    most, fewer, few, two, one = (_tile_function(n, kind) for n in _ROWS)
     columns = WIDTH if kind == PLAIN else LANES
 
     @kernel(variant=str(kind))
@@ -40,24 +43,33 @@ def _matmul_function(kind: int) -> Callable[..., None]:
             for i in range(min(WIDTH, bias.shape[0])):
                 b[i] = bias[panel * WIDTH + i]
             row, end = tokens * part // num_parts, tokens * (part + 1) // num_parts
-            first = row
-            row = twelve(flat_x, row, end, depth, flat_panels, at, b, flat_out, column, width)
-            if row > first and end - row not in (0, 1, 2, 4, 8):
+            first, to, stride, begin = row, flat_out, width, column
+            is_cut = column + columns > width
+            if is_cut:
+                # the last panel has outputs that nobody wants
+                to, stride, begin = np.empty((end - row) * columns, out.dtype), columns, -row * columns
+            row = most(flat_x, row, end, depth, flat_panels, at, b, to, begin, stride)
+            if row > first and end - row not in _ROWS:
                 # some rows once more, the same bits: two tiles that are small would take longer
-                row = twelve(
-                    flat_x, end - TILE_ROWS, end, depth, flat_panels, at, b, flat_out, column, width
+                row = most(
+                    flat_x, end - TILE_ROWS, end, depth, flat_panels, at, b, to, begin, stride
                 )
-            row = eight(flat_x, row, end, depth, flat_panels, at, b, flat_out, column, width)
-            row = four(flat_x, row, end, depth, flat_panels, at, b, flat_out, column, width)
-            row = two(flat_x, row, end, depth, flat_panels, at, b, flat_out, column, width)
-            one(flat_x, row, end, depth, flat_panels, at, b, flat_out, column, width)
+            row = fewer(flat_x, row, end, depth, flat_panels, at, b, to, begin, stride)
+            row = few(flat_x, row, end, depth, flat_panels, at, b, to, begin, stride)
+            row = two(flat_x, row, end, depth, flat_panels, at, b, to, begin, stride)
+            one(flat_x, row, end, depth, flat_panels, at, b, to, begin, stride)
+            if is_cut:
+                for row in range(first, end):
+                    for i in range(width - column):
+                        flat_out[row * width + column + i] = to[(row - first) * columns + i]
 
     return matmul
 
 
-# matmul(x [T, K], panels [N / WIDTH, K / pack, WIDTH, pack], bias float32 [N] or empty for none, out [T, N],
-# num_parts): out = x @ weights^T + bias, sums in float32. Rows are cut into `num_parts`, each of which reads
-# all panels. A result depends on neither the number of rows nor of parts.
+# matmul(x [T, K] as packed.partner_of says, panels [P, K / pack, WIDTH, pack], bias float32 [P * WIDTH] or empty
+# for none, out [T, N], num_parts): out = x @ weights^T + bias, sums in float32. N may end within the last panel.
+# Rows are cut into `num_parts`, each of which reads all panels. A result depends on neither the number of rows
+# nor of parts.
 panel_matmul = _matmul_function(PLAIN)
 # out [T, N / 2] = act(gate) * up, where every panel holds LANES outputs of the gate, then as many of up
 panel_silu = _matmul_function(SILU)
@@ -66,15 +78,19 @@ panel_gelu_tanh = _matmul_function(GELU_TANH)
 
 @kernel()
 def lay_out_panels(rows, panels):  # type: ignore[no-untyped-def]
-    """Fill `panels` [N / WIDTH, words, WIDTH] from `rows` [N, words], both uint32; LANES divides `words`."""
+    """Fill `panels` [N / WIDTH, words, WIDTH] from `rows` [N, words], both uint32."""
     words = rows.shape[1]
+    whole = words // LANES * LANES
     flat_rows, flat_panels = rows.reshape(-1), panels.reshape(-1)
     for panel in numba.prange(panels.shape[0]):
-        for first in range(0, words, LANES):
+        for first in range(0, whole, LANES):
             for half in range(0, WIDTH, LANES):
                 at = (panel * WIDTH + half) * words + first
                 panel_at = (panel * words + first) * WIDTH + half
                 lay_out(flat_rows, at, words, flat_panels, panel_at, WIDTH)
+        for word in range(whole, words):
+            for lane in range(WIDTH):
+                panels[panel, word, lane] = rows[panel * WIDTH + lane, word]
 
 
 @kernel()

@@ -46,7 +46,7 @@ def softmax_rows(ctx, s, ends, r, first_key, window, p, acc, peak, norm, rows, d
             for v, score in enumerate(scores):
                 weight = emit.exp(builder, builder.fsub(score, highest))
                 here = builder.add(at, emit.index(v * LANES))
-                emit.store_as(builder, weight, arrays[5], here, sig.args[5])
+                emit.store_as(builder, weight, arrays[5], here, sig.args[5], is_normal=True)
                 total = builder.fadd(total, weight)
             emit.store(builder, total, arrays[8], norm_at)
         return context.get_dummy_value()

@@ -8,8 +8,6 @@ import numba
 import numpy as np
 
 from common.engine.cpu import vector as vec
-from common.engine.cpu.activation import GELU_TANH, SILU, gate
-from common.engine.cpu.emit import LANES
 from common.engine.cpu.jit import kernel
 
 # reassociation alone lets the sums vectorise; NaN and infinity keep their meaning
@@ -73,25 +71,3 @@ def rotate(x, num_heads, cos, sin):  # type: ignore[no-untyped-def]
                 x[t, h, i] = vec.narrow(x[t, h, i], turned)
                 turned = high * cos[t, i + half] + low * sin[t, i + half]
                 x[t, h, i + half] = vec.narrow(x[t, h, i + half], turned)
-
-
-@kernel()
-def silu_gate(gate_up, out):  # type: ignore[no-untyped-def]
-    """out = silu(gate) * up; gate_up [T, 2n] holds gate, then up; n is a multiple of LANES."""
-    n = out.shape[1]
-    flat, flat_out = gate_up.reshape(-1), out.reshape(-1)
-    for t in numba.prange(out.shape[0]):
-        for i in range(0, n, LANES):
-            at = t * 2 * n + i
-            gate(flat, at, at + n, flat_out, t * n + i, SILU)
-
-
-@kernel()
-def gelu_tanh_gate(gate_up, out):  # type: ignore[no-untyped-def]
-    """As silu_gate, with gelu's tanh form."""
-    n = out.shape[1]
-    flat, flat_out = gate_up.reshape(-1), out.reshape(-1)
-    for t in numba.prange(out.shape[0]):
-        for i in range(0, n, LANES):
-            at = t * 2 * n + i
-            gate(flat, at, at + n, flat_out, t * n + i, GELU_TANH)

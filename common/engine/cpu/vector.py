@@ -20,6 +20,7 @@ from common.engine.cpu import emit, packed
 from common.engine.cpu.emit import LANES, Builder, Context, Values
 from common.engine.cpu.packed import pack_of
 from common.engine.cpu.softmax import TILE
+from common.engine.cpu.target import host_target
 
 
 @intrinsic(prefer_literal=True)
@@ -27,7 +28,8 @@ def score_block(ctx, q, q_at, keys, k_at, scale, s, s_at, rows, dim, size):  # t
     """s[r, 0:size] = scale * q[r, 0:dim] . keys of one block [dim / pack, size, pack], for `rows` rows."""
     n, steps, width = emit.literal(rows), emit.literal(dim) // pack_of(keys), emit.literal(size)
     # few rows make few independent sums: split each, or the adder's latency is what one waits for
-    splits = next(k for k in (8, 4, 2, 1) if k * n <= 12 and steps % k == 0)
+    most = host_target().attention_rows
+    splits = next(k for k in (8, 4, 2, 1) if k * n <= most and steps % k == 0)
     sig = types.void(q, types.intp, keys, types.intp, types.float32, s, types.intp, rows, dim, size)
 
     def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
@@ -42,12 +44,15 @@ def score_block(ctx, q, q_at, keys, k_at, scale, s, s_at, rows, dim, size):  # t
                     step = emit.multiply_add(builder, loop.index, splits, emit.index(k))
                     k_row = emit.multiply_add(builder, step, width * pack, args[3])
                     k_at = builder.add(k_row, emit.index(v * pack))
-                    key = packed.load(builder, k_data, k_at, sig.args[2])
+                    keys = packed.load(builder, k_data, k_at, sig.args[2])
                     for r in range(n):
                         q_row = builder.add(args[1], emit.index(r * steps * pack))
                         q_at = emit.multiply_add(builder, step, pack, q_row)
-                        scalar = packed.broadcast(builder, q_data, q_at, sig.args[0])
-                        packed.add_product(builder, sums[r * splits + k], scalar, key)
+                        partners = packed.broadcast(
+                            builder, q_data, q_at, sig.args[0], len(keys)
+                        )
+                        for partner, key in zip(partners, keys, strict=True):
+                            packed.add_product(builder, sums[r * splits + k], partner, key)
             for r in range(n):
                 parts = [builder.load(part) for part in sums[r * splits : (r + 1) * splits]]
                 total = builder.fmul(reduce(builder.fadd, parts), emit.splat(builder, args[4]))
@@ -69,7 +74,8 @@ def accumulate_block(ctx, p, p_at, values, v_at, count, acc, acc_at, rows, dim):
             for i in (0, 2)
         )
         acc_data = emit.array_data(context, builder, sig, args, 5)
-        panel = min(d, 4 * LANES)  # columns whose sums fit in registers beside their inputs
+        # columns whose sums fit in registers beside their inputs
+        panel = min(d, host_target().value_vectors * LANES)
         for start in range(0, d, panel):
             columns = range(start, min(start + panel, d), LANES)
             spots = [builder.add(args[6], emit.index(r * d + c)) for r in range(n) for c in columns]
@@ -109,9 +115,10 @@ def _accumulate(
         for r in range(len(sums) // len(loaded)):
             at = emit.multiply_add(builder, step, pack, weights.base)
             at = builder.add(at, emit.index(r * TILE))
-            weight = packed.broadcast(builder, weights.data, at, weights.array)
-            for c, value in enumerate(loaded):
-                packed.add_product(builder, sums[r * len(loaded) + c], weight, value)
+            partners = packed.broadcast(builder, weights.data, at, weights.array, len(loaded[0]))
+            for c, values in enumerate(loaded):
+                for partner, value in zip(partners, values, strict=True):
+                    packed.add_product(builder, sums[r * len(loaded) + c], partner, value)
 
     whole = builder.udiv(count, emit.index(pack))
     with cgutils.for_range(builder, whole) as loop:
@@ -124,16 +131,21 @@ def _accumulate(
 
 @intrinsic(prefer_literal=True)
 def copy_row(ctx, row, out, at, count):  # type: ignore[no-untyped-def]
-    """out[at:] = row[0:count], both of one dtype; `row` must be contiguous, whatever its type says."""
+    """out[at:] = row[0:count], of one dtype or `out` in float32; `row` must be contiguous, whatever its type
+    says."""
     numbers = emit.literal(count)
 
     def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
         source, target = (emit.array_data(context, builder, sig, args, i) for i in (0, 1))
         kind = ir.VectorType(source.type.pointee, LANES)
         for offset in map(emit.index, range(0, numbers, LANES)):
+            spot = builder.add(args[2], offset)
+            if sig.args[1].dtype == types.float32:
+                emit.store(builder, emit.load(builder, source, offset, sig.args[0]), target, spot)
+                continue
             vector = emit.aligned_load(builder, builder.gep(source, [offset]), kind, 2)
-            pointer = builder.gep(target, [builder.add(args[2], offset)])
-            builder.store(vector, builder.bitcast(pointer, kind.as_pointer()), align=2)
+            pointer = builder.bitcast(builder.gep(target, [spot]), kind.as_pointer())
+            builder.store(vector, pointer, align=2)
         return context.get_dummy_value()
 
     return types.void(row, out, types.intp, count), generate
@@ -179,8 +191,7 @@ def widen(ctx, bits):  # type: ignore[no-untyped-def]
             return args[0]
         if sig.args[0] == types.int16:
             return builder.fpext(builder.bitcast(args[0], ir.HalfType()), emit.F32)
-        high = builder.shl(builder.zext(args[0], emit.I32), ir.Constant(emit.I32, 16))
-        return builder.bitcast(high, emit.F32)
+        return emit.widened_bfloat(builder, args[0])
 
     return types.float32(bits), generate
 
@@ -195,13 +206,6 @@ def narrow(ctx, like, number):  # type: ignore[no-untyped-def]
             return number
         if sig.args[0] == types.int16:
             return builder.bitcast(builder.fptrunc(number, ir.HalfType()), ir.IntType(16))
-        bits = builder.bitcast(number, emit.I32)
-        is_odd = builder.and_(
-            builder.lshr(bits, ir.Constant(emit.I32, 16)), ir.Constant(emit.I32, 1)
-        )
-        rounded = builder.add(builder.add(bits, ir.Constant(emit.I32, 0x7FFF)), is_odd)
-        is_nan = builder.fcmp_unordered("uno", number, number)
-        bits = builder.select(is_nan, ir.Constant(emit.I32, 0x7FC00000), rounded)
-        return builder.trunc(builder.lshr(bits, ir.Constant(emit.I32, 16)), ir.IntType(16))
+        return emit.rounded_bfloat(builder, number)
 
     return like(like, types.float32), generate

@@ -5,10 +5,9 @@ import numpy as np
 import torch
 
 from common.engine.cpu import step_kernels
-from common.engine.cpu.arrays import Array, as_array, as_words
-from common.engine.cpu.emit import LANES
+from common.engine.cpu.arrays import as_array, as_words
 from common.engine.cpu.jit import Compiled
-from common.engine.cpu.matmul_kernel import DEPTH, OUTPUTS, skinny_matmul
+from common.engine.cpu.packed import partner_of
 from common.engine.cpu.panel import TILE_ROWS, WIDTH
 from common.engine.cpu.panel_matmul import (
     panel_gelu_tanh,
@@ -19,36 +18,37 @@ from common.engine.cpu.panel_matmul import (
 from common.engine.fused.ops import gate, matmul
 from common.engine.fused.weights import Activation, Linear
 
-# up to so many tokens the product of few rows is faster than the library's, for weights that are not in
-# panels; the library's for float16 has no instruction of the CPU to stand on and never is the faster one
-_SKINNY_TOKENS = {torch.bfloat16: 40, torch.float32: 128, torch.float16: 1 << 30}
 _NO_BIAS = np.zeros(0, np.float32)
+_STORAGE = {torch.float32: "float32", torch.bfloat16: "uint16", torch.float16: "int16"}
 _PART_TOKENS = 2 * TILE_ROWS  # a thread that reads a panel uses it for so many
 
 
 class CpuOps:
     """See FusedOps for every method."""
 
-    def embed(self, ids: torch.Tensor, embedding: torch.Tensor, out: torch.Tensor) -> None:
+    def input_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """See FusedOps; float32 where numbers would be widened for every product."""
+        return dtype if partner_of(_STORAGE[dtype]) == _STORAGE[dtype] else torch.float32
+
+    def embed(self, ids: torch.Tensor, embedding: Linear, out: torch.Tensor) -> None:
         """Rows of a matrix or, where the embedding is the head, of its panels."""
-        if embedding.dim() == 2:
-            out.copy_(embedding[ids])
+        weight = embedding.weight
+        if not embedding.is_panels:
+            out.copy_(weight[ids])
             return
-        panels = as_words(embedding).reshape(embedding.shape[:3])
-        if not 0 <= int(ids.min()) <= int(ids.max()) < len(panels) * WIDTH:
+        if not 0 <= int(ids.min()) <= int(ids.max()) < embedding.out_features:
             raise IndexError("a token id is outside the vocabulary")
-        rows = embedding.new_empty(out.shape)
+        rows = weight.new_empty(out.shape)
+        panels = as_words(weight).reshape(weight.shape[:3])
         rows_of_panels(ids.numpy(), panels, as_words(rows).reshape(len(rows), -1))
         out.copy_(rows)
 
     def linear(self, x: torch.Tensor, layer: Linear, out: torch.Tensor) -> None:
-        """The product that is fastest for this layer and number of tokens."""
+        """By panels, or by the library where a weight is not in panels."""
         if layer.is_panels:
-            _by_panels(panel_matmul, x, layer, out)
-        elif len(x) <= _SKINNY_TOKENS.get(x.dtype, 0) and _tiles(layer):
-            skinny_matmul(*_arrays(x, layer, out))
+            self._by_panels(panel_matmul, x, layer, out)
         else:
-            matmul(x, layer, out)
+            matmul(x.to(layer.weight.dtype), layer, out)
 
     def gated(
         self,
@@ -59,17 +59,12 @@ class CpuOps:
         out: torch.Tensor,
     ) -> None:
         """On panels in one go; else the products first."""
-        is_silu = activation == "silu"
         if gate_up.is_panels:
-            _by_panels(panel_silu if is_silu else panel_gelu_tanh, x, gate_up, out)
-            return
-        self.linear(x, gate_up, products)
-        if out.shape[1] % LANES:
-            gate(products, activation, out)
-        elif is_silu:
-            step_kernels.silu_gate(as_array(products), as_array(out))
+            kernel = panel_silu if activation == "silu" else panel_gelu_tanh
+            self._by_panels(kernel, x, gate_up, out)
         else:
-            step_kernels.gelu_tanh_gate(as_array(products), as_array(out))
+            self.linear(x, gate_up, products)
+            gate(products, activation, out)
 
     def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
         """RMS norm of rows."""
@@ -98,19 +93,13 @@ class CpuOps:
         """Rotary embedding in place."""
         step_kernels.rotate(as_array(x), heads, cos.numpy(), sin.numpy())
 
-
-def _by_panels(kernel: Compiled, x: torch.Tensor, layer: Linear, out: torch.Tensor) -> None:
-    kernel(*_arrays(x, layer, out), _parts(len(x), len(layer.weight)))
-
-
-def _arrays(x: torch.Tensor, layer: Linear, out: torch.Tensor) -> tuple[Array, Array, Array, Array]:
-    bias = _NO_BIAS if layer.bias is None else layer.bias.float().numpy()
-    return as_array(x), as_array(layer.weight), bias, as_array(out)
-
-
-def _tiles(layer: Linear) -> bool:
-    fits: bool = layer.weight.shape[0] % OUTPUTS == 0 and layer.weight.shape[1] % DEPTH == 0
-    return fits
+    def _by_panels(
+        self, kernel: Compiled, x: torch.Tensor, layer: Linear, out: torch.Tensor
+    ) -> None:
+        x = x.to(self.input_dtype(layer.weight.dtype))
+        bias = _NO_BIAS if layer.bias is None else layer.bias.numpy()
+        parts = _parts(len(x), len(layer.weight))
+        kernel(as_array(x), as_array(layer.weight), bias, as_array(out), parts)
 
 
 def _parts(tokens: int, panels: int) -> int:

@@ -28,18 +28,27 @@ class Workspace:
     )  # [T, hidden] float32 whatever the model's dtype: sums of many layers round least
     normed: torch.Tensor  # [T, hidden]
     delta: torch.Tensor  # [T, hidden] what attention or MLP adds to the residual
-    qkv: torch.Tensor  # [T, (heads + 2 kv_heads) * head_dim]
+    qkv: torch.Tensor  # [T, (heads + 2 kv_heads) * head_dim], in the model's dtype, as the blocks are
     gate_up: torch.Tensor  # [T, 2 * intermediate]
     gated: torch.Tensor  # [T, intermediate]
 
     @staticmethod
-    def allocate(weights: DecoderWeights, tokens: int) -> "Workspace":
-        """For so many tokens."""
+    def allocate(weights: DecoderWeights, tokens: int, dtype: torch.dtype) -> "Workspace":
+        """For so many tokens; `dtype` is FusedOps.input_dtype."""
         hidden, first = len(weights.final_norm), weights.layers[0]
         inner = max(layer.gate_up.out_features for layer in weights.layers)
-        widths = (hidden, hidden, hidden, first.qkv.out_features, inner, inner // 2)
-        residual, *others = (weights.embedding.new_empty(tokens, width) for width in widths)
-        return Workspace(residual.float(), *others)
+
+        def rows(width: int, dtype: torch.dtype) -> torch.Tensor:
+            return weights.embedding.weight.new_empty(tokens, width, dtype=dtype)
+
+        return Workspace(
+            residual=rows(hidden, torch.float32),
+            normed=rows(hidden, dtype),
+            delta=rows(hidden, dtype),
+            qkv=rows(first.qkv.out_features, weights.embedding.weight.dtype),
+            gate_up=rows(inner, dtype),
+            gated=rows(inner // 2, dtype),
+        )
 
     def first(self, tokens: int) -> "Workspace":
         """The same memory for fewer tokens."""
@@ -90,13 +99,14 @@ class FusedDecoder:
 
     def new_workspace(self, tokens: int) -> Workspace:
         """Memory for steps of so many tokens."""
-        return Workspace.allocate(self.weights, tokens)
+        dtype = self._ops.input_dtype(self.weights.embedding.weight.dtype)
+        return Workspace.allocate(self.weights, tokens, dtype)
 
     def new_logits(self, rows: int) -> torch.Tensor:
         """Memory for the logits of so many rows."""
         # in bfloat16 the likeliest tokens would often tie: a step is 0.125 at 25
         shape = (rows, self.weights.head.out_features)
-        return self.weights.embedding.new_empty(shape, dtype=torch.float32)
+        return self.weights.embedding.weight.new_empty(shape, dtype=torch.float32)
 
     def run(self, step: StepTensors, work: Workspace, logits: torch.Tensor) -> None:
         """Compute a step of T tokens in `work`, of T tokens too, into `logits` [rows that sample, vocab].
@@ -123,7 +133,7 @@ class FusedDecoder:
 
     def _rotary_tables(self, positions: torch.Tensor) -> Tables:
         # a float32 example makes the model's module give float32 tables
-        example = self.weights.embedding.new_empty(1, dtype=torch.float32)
+        example = self.weights.embedding.weight.new_empty(1, dtype=torch.float32)
         tables: Tables = {}
         for kind in {layer.rotary for layer in self.weights.layers}:
             kinds = () if kind is None else (kind,)

@@ -52,7 +52,7 @@ class _Reader:
         head, embedding = self._linear(self._model.lm_head), self._take(body.embed_tokens.weight)
         is_tied = self._model.lm_head.weight is body.embed_tokens.weight
         weights = DecoderWeights(
-            embedding=head.weight if is_tied else embedding,
+            embedding=head if is_tied else Linear(embedding, None),
             embedding_scale=self._embedding_scale(body.embed_tokens),
             layers=layers,
             final_norm=self._norm(body.norm),

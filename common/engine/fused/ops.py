@@ -11,7 +11,10 @@ from common.engine.fused.weights import Activation, Linear
 class FusedOps(Protocol):
     """Every method writes into its last argument, or in place; rows are tokens."""
 
-    def embed(self, ids: torch.Tensor, embedding: torch.Tensor, out: torch.Tensor) -> None:
+    def input_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """The dtype in which products with weights of `dtype` want their rows; others cost a copy."""
+
+    def embed(self, ids: torch.Tensor, embedding: Linear, out: torch.Tensor) -> None:
         """out [T, n] float32 = the rows `ids` [T] of DecoderWeights.embedding."""
 
     def linear(self, x: torch.Tensor, layer: Linear, out: torch.Tensor) -> None:
@@ -52,9 +55,13 @@ class FusedOps(Protocol):
 class TorchOps:
     """Runs on any device."""
 
-    def embed(self, ids: torch.Tensor, embedding: torch.Tensor, out: torch.Tensor) -> None:
+    def input_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """See FusedOps."""
-        out.copy_(embedding[ids])
+        return dtype
+
+    def embed(self, ids: torch.Tensor, embedding: Linear, out: torch.Tensor) -> None:
+        """See FusedOps."""
+        out.copy_(embedding.weight[ids])
 
     def linear(self, x: torch.Tensor, layer: Linear, out: torch.Tensor) -> None:
         """See FusedOps."""

@@ -1,49 +1,50 @@
 """A decoder's weights as the CPU reads them fastest: laid out in panels, once, at load (cpu/panel.py)."""
 
-from dataclasses import replace
-
 import torch
+from torch.nn import functional
 
 from common.engine.cpu.arrays import as_words
 from common.engine.cpu.emit import LANES
-from common.engine.cpu.packed import HAS_BF16_DOT
-from common.engine.cpu.panel import HAS_REGISTERS, WIDTH
+from common.engine.cpu.panel import WIDTH
 from common.engine.cpu.panel_matmul import lay_out_panels
 from common.engine.fused.weights import Linear
 
-# the types whose products by panels are the fastest for any number of rows
-_FAST = {torch.float32: HAS_REGISTERS, torch.bfloat16: HAS_BF16_DOT}
 _WORD_BYTES = 4
 
 
 class Panels:
-    """See Layout. A weight stays as it is where panels do not fit the CPU, its dtype or its shape."""
+    """See Layout. A weight stays as it is where its rows are no whole number of words."""
 
     def linear(self, layer: Linear) -> Linear:
         """See Layout."""
-        return replace(layer, weight=to_panels(layer.weight)) if _fits(layer.weight) else layer
+        return _laid_out(layer, layer.weight, layer.bias) if _fits(layer.weight) else layer
 
     def gated(self, layer: Linear) -> Linear:
         """LANES rows of the gate and as many of up in every panel, so that a tile can gate its sums."""
         if not _fits(layer.weight):
             return layer
         bias = None if layer.bias is None else _dealt(layer.bias)
-        return Linear(to_panels(_dealt(layer.weight)), bias)
+        return _laid_out(layer, _dealt(layer.weight), bias)
 
 
 def to_panels(weight: torch.Tensor) -> torch.Tensor:
-    """weight [N, K], which panels must tile, as panels [N / WIDTH, K / pack, WIDTH, pack]."""
-    outputs, pack = len(weight), _pack(weight)
-    panels = weight.new_empty(outputs // WIDTH, weight.shape[1] // pack, WIDTH, pack)
+    """weight [N, K] as panels [ceil(N / WIDTH), K / pack, WIDTH, pack]; zeros fill the last one."""
+    pack = _pack(weight)
+    weight = _padded(weight, WIDTH)
+    panels = weight.new_empty(len(weight) // WIDTH, weight.shape[1] // pack, WIDTH, pack)
     words = as_words(panels).reshape(panels.shape[:3])
-    lay_out_panels(as_words(weight).reshape(outputs, -1), words)
+    lay_out_panels(as_words(weight).reshape(len(weight), -1), words)
     return panels
 
 
+def _laid_out(layer: Linear, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+    padded = None if bias is None else _padded(bias.float(), WIDTH)
+    return Linear(to_panels(weight), padded, num_outputs=layer.out_features)
+
+
 def _fits(weight: torch.Tensor) -> bool:
-    outputs, depth = weight.shape
-    is_fast = _FAST.get(weight.dtype, False)
-    return is_fast and outputs % WIDTH == 0 and depth % (LANES * _pack(weight)) == 0
+    is_whole: bool = weight.shape[1] % _pack(weight) == 0
+    return is_whole and weight.dtype in (torch.float32, torch.bfloat16, torch.float16)
 
 
 def _pack(weight: torch.Tensor) -> int:
@@ -52,5 +53,14 @@ def _pack(weight: torch.Tensor) -> int:
 
 
 def _dealt(rows: torch.Tensor) -> torch.Tensor:
-    """Rows [2n, ...] with runs of LANES of the first half and of the second in turns."""
-    return rows.unflatten(0, (2, -1, LANES)).transpose(0, 1).flatten(0, 2).contiguous()
+    """Rows [2n, ...] with runs of LANES of the first half and of the second in turns; zeros fill the last."""
+    halves = [_padded(half, LANES) for half in rows.chunk(2)]
+    return torch.stack([half.unflatten(0, (-1, LANES)) for half in halves], dim=1).flatten(0, 2)
+
+
+def _padded(rows: torch.Tensor, multiple: int) -> torch.Tensor:
+    """Rows [n, ...], and zeros up to a multiple."""
+    lacking = -len(rows) % multiple
+    if not lacking:
+        return rows
+    return functional.pad(rows, (0, 0) * (rows.dim() - 1) + (0, lacking))

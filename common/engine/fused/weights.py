@@ -12,23 +12,24 @@ Activation = Literal["silu", "gelu_tanh"]
 class Linear:
     """y = x @ weight^T + bias.
 
-    The weight is contiguous: [out, in], as checkpoints store it, or panels [out / n, in / pack, n, pack],
-    which only CpuOps reads (panels.py; those of `gate_up` have an order of their own).
+    The weight is contiguous: [out, in], as checkpoints store it, or panels [out / n, in / pack, n, pack] of
+    `num_outputs` rows, which only CpuOps reads (panels.py; those of `gate_up` have an order of their own).
+    The bias of panels is float32 and padded as they are.
     """
 
     weight: torch.Tensor
     bias: torch.Tensor | None
+    num_outputs: int | None = None
 
     @property
     def out_features(self) -> int:
         """Columns of the result."""
-        return len(self.weight) * (self.weight.shape[2] if self.is_panels else 1)
+        return len(self.weight) if self.num_outputs is None else self.num_outputs
 
     @property
     def is_panels(self) -> bool:
-        """In which of the two ways the weight lies."""
-        num_dims: int = self.weight.dim()
-        return num_dims == 4
+        """Lies in panels."""
+        return self.num_outputs is not None
 
 
 class Layout(Protocol):
@@ -73,7 +74,7 @@ class LayerWeights:
 class DecoderWeights:
     """A whole causal LM."""
 
-    embedding: torch.Tensor  # [vocab, hidden], or the head's weight where they are one
+    embedding: Linear  # of `vocab` rows; the head itself where they are one
     embedding_scale: torch.Tensor | None
     layers: tuple[LayerWeights, ...]
     final_norm: torch.Tensor

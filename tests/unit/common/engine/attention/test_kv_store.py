@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.engine.cpu.emit import LANES
 from common.engine.cpu.kv_store import KVStore, find_runs
 from common.engine.kv_cache import DTYPES, KVCache
 from tests.unit.common.engine.plain_stage import CPU
@@ -56,4 +57,4 @@ def test_a_run_ends_with_its_block_and_where_positions_are_not_consecutive() -> 
 
 
 def test_a_long_block_has_runs_that_fill_a_vector() -> None:
-    assert find_runs(np.arange(64, 96)).tolist() == [0, 16, 32]
+    assert find_runs(np.arange(64, 96)).tolist() == list(range(0, 33, LANES))

@@ -1,0 +1,137 @@
+"""The CPU that kernels are compiled for, and what each kernel family does on it.
+
+It is numba's own target: the host, or what NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say, so that another CPU
+can be tried on this one. Whether it has an instruction is not looked up in a list of names: LLVM compiles a
+few lines for it, and what comes out tells.
+
+| level | vectors | products by panels of | bfloat16 products |
+|---|---|---|---|
+| avx512-bf16 | 16 float32 | 32 outputs, 12 rows | pairs, by the dot-product instruction |
+| avx512 | 16 | 32, 12 rows | widened in registers, float32 arithmetic |
+| avx2 (x86-64-v3) | 8 | 16, 6 rows | widened |
+| neon (aarch64) | 8 in two registers | 16, 6 rows | widened |
+| baseline | none | torch's operations | torch's |
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import llvmlite.binding as llvm
+import numba
+from numba.core.codegen import get_host_cpu_features
+
+Level = Literal["avx512-bf16", "avx512", "avx2", "neon", "baseline"]
+
+_PROBE = """
+declare <8 x float> @llvm.fma.v8f32(<8 x float>, <8 x float>, <8 x float>)
+define void @wide(ptr %p) {
+  %x = load <16 x float>, ptr %p, align 4
+  %y = fadd <16 x float> %x, %x
+  store <16 x float> %y, ptr %p, align 4
+  ret void
+}
+define void @fused(ptr %p) {
+  %x = load <8 x float>, ptr %p, align 4
+  %y = call <8 x float> @llvm.fma.v8f32(<8 x float> %x, <8 x float> %x, <8 x float> %x)
+  store <8 x float> %y, ptr %p, align 4
+  ret void
+}
+define void @half(ptr %p) {
+  %x = load <8 x float>, ptr %p, align 4
+  %y = fptrunc <8 x float> %x to <8 x half>
+  store <8 x half> %y, ptr %p, align 4
+  ret void
+}
+define void @brain(ptr %p) {
+  %x = load <16 x float>, ptr %p, align 4
+  %y = fptrunc <16 x float> %x to <16 x bfloat>
+  store <16 x bfloat> %y, ptr %p, align 4
+  ret void
+}
+define void @whole(ptr %p) {
+  %x = load <8 x i32>, ptr %p, align 4
+  %y = add <8 x i32> %x, %x
+  store <8 x i32> %y, ptr %p, align 4
+  ret void
+}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A kind of CPU: the numbers that kernels are shaped by."""
+
+    cpu: str  # LLVM's name
+    level: Level
+
+    @property
+    def lanes(self) -> int:
+        """float32 numbers in a kernel's vector."""
+        return 16 if self.level.startswith("avx512") else 8
+
+    @property
+    def tile_rows(self) -> int:
+        """Rows whose sums over two vectors fill the registers but for what is multiplied."""
+        return 12 if self.level.startswith("avx512") else 6
+
+    @property
+    def attention_rows(self) -> int:
+        """Rows whose scores over one vector stay in registers; 16 registers hold fewer."""
+        return 8 if self.level == "avx2" else 12
+
+    @property
+    def value_vectors(self) -> int:
+        """Vectors of channels that four rows sum up at a time."""
+        return 4 if self.level.startswith("avx512") else 2
+
+    @property
+    def has_bf16_dot(self) -> bool:
+        """Has an instruction for the dot products of bfloat16 pairs."""
+        return self.level == "avx512-bf16"
+
+    @property
+    def has_kernels(self) -> bool:
+        """Can run kernels of ours; else torch's operations do everything."""
+        return self.level != "baseline"
+
+    def storage_of(self, dtype: str) -> str:
+        """The kind of arithmetic that a dtype's products have here, in words."""
+        if not self.has_kernels:
+            return "torch's operations"
+        if dtype == "float32":
+            return "float32"
+        if dtype == "bfloat16" and self.has_bf16_dot:
+            return "bfloat16 pairs, float32 sums"
+        return "widened to float32"
+
+
+@cache
+def host_target() -> Target:
+    """The target of this process; see the module."""
+    cpu = numba.config.CPU_NAME or llvm.get_host_cpu_name()
+    features = numba.config.CPU_FEATURES
+    return describe(
+        llvm.get_process_triple(), cpu, get_host_cpu_features() if features is None else features
+    )
+
+
+def describe(triple: str, cpu: str, features: str) -> Target:
+    """The target that LLVM knows by these names. Its architecture must be among those initialized."""
+    if triple.startswith(("aarch64", "arm64")):
+        return Target(cpu, "neon")
+    if not triple.startswith("x86_64"):
+        return Target(cpu, "baseline")
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features)
+    return Target(cpu, _level(machine.emit_assembly(llvm.parse_assembly(_PROBE))))
+
+
+def _level(assembly: str) -> Level:
+    # F16C and FMA came before AVX2 or with it; a virtual machine may still hide any of them
+    if "vfmadd" not in assembly or "vcvtps2ph" not in assembly:
+        return "baseline"
+    if "zmm" in assembly:
+        return "avx512-bf16" if "vcvtneps2bf16" in assembly else "avx512"
+    return "avx2" if "vpaddd\t%ymm" in assembly or "vpaddd\t(%" in assembly else "baseline"
