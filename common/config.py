@@ -6,7 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-Dtype = Literal["float32", "bfloat16", "float16"]
+StoredDtype = Literal["float32", "bfloat16", "float16"]
+Dtype = Literal["auto"] | StoredDtype
 Backend = Literal["auto", "cpu", "flash", "reference"]
 PolicyName = Literal["cost", "least_loaded", "round_robin", "local"]
 MAX_PREFILL_WORKERS = 1024
@@ -21,7 +22,10 @@ class _Frozen(BaseModel):
 class EngineConfig(_Frozen):
     """One worker's engine."""
 
-    dtype: Dtype = "bfloat16"
+    dtype: Dtype = Field(
+        "auto",
+        description="Of weights and KV. auto: on CUDA the checkpoint's, on a CPU what it computes fastest",
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     attention_backend: Backend = "auto"
     fusion: Literal["auto", "off"] = Field(

@@ -1,6 +1,6 @@
 """One worker's engine: the model, its KV memory and the runner, built together."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,10 +12,11 @@ from common.engine.block_pool import BlockPool
 from common.engine.costs import Costs, within_limits
 from common.engine.cuda_graphs import graph_decode
 from common.engine.device_copy import DeviceCopies
+from common.engine.dtype import choose_dtype
 from common.engine.fused.select import select_model
 from common.engine.graphed import GraphLimits
+from common.engine.kernel_checks.verdicts import AttentionShape, trusted_attention
 from common.engine.kv_cache import KVCache, Storage
-from common.engine.masking import warm_up
 from common.engine.model_runner import ModelRunner
 from common.engine.model_spec import ModelSpec
 from common.engine.prefix_cache import PrefixCache
@@ -57,7 +58,10 @@ def build_engine(model_dir: Path, config: EngineConfig, num_threads: int) -> Eng
         from common.engine.cpu.threads import set_num_threads
 
         set_num_threads(num_threads)
-    model, spec = load_model(model_dir, config.dtype, device)
+    chosen = choose_dtype(config.dtype, model_dir, device)
+    model, spec = load_model(model_dir, chosen.dtype, device)
+    spec = replace(spec, dtype_reason=chosen.reason)
+    config = config.model_copy(update={"dtype": chosen.dtype})
     return assemble_engine(model, spec, config, device)
 
 
@@ -70,7 +74,7 @@ def assemble_engine(
     # a block of the graphs, of which the pool does not know
     num_scratch = int(device.type == "cuda" and config.cuda_graphs == "auto")
     num_blocks = _count_blocks(config, spec, block_size, num_scratch)
-    storage: Storage = "packed" if device.type == "cpu" else "pages"
+    storage = _storage(spec, config, device)
     cache = KVCache(spec, num_blocks + num_scratch, block_size, device, storage)
     backend = select_backend(config.attention_backend, cache, spec.num_heads)
     token_model = select_model(model, config.fusion, backend, device)
@@ -84,10 +88,30 @@ def assemble_engine(
         token_model = graph_decode(token_model, backend, _graph_limits(config, spec, pool))
         runner = ModelRunner(token_model, block_size, spec.eos_token_ids, mask_filler, copies)
         probe.run(runner, cache, pool)
-    warm_up(cache.keys.dtype, device)
     prefix = PrefixCache(pool, spec.fingerprint, is_enabled=config.prefix_cache == "auto")
     costs = Costs(within_limits(WorkerProfile(), config))
     return Engine(spec, config, prefix, cache, runner, costs)
+
+
+def attention_shape(
+    spec: ModelSpec, config: EngineConfig, device: torch.device
+) -> AttentionShape | None:
+    """What the CPU's attention kernels are compiled for, where they fit the blocks of this model."""
+    if device.type != "cpu":
+        return None
+    # numba takes 0.3 s to import; a CUDA worker never needs it
+    from common.engine.cpu.attention_kernel import kernel_fits
+
+    block_size = config.block_size or _BLOCK_SIZE[device.type]
+    group = spec.num_heads // spec.num_kv_heads
+    shape = AttentionShape(spec.dtype, block_size, spec.head_dim, group)
+    return shape if kernel_fits(block_size, spec.head_dim) else None
+
+
+def _storage(spec: ModelSpec, config: EngineConfig, device: torch.device) -> Storage:
+    """Blocks as the CPU's kernels want them, where there are kernels for their shape."""
+    shape = attention_shape(spec, config, device)
+    return "packed" if shape is not None and trusted_attention(shape) is None else "pages"
 
 
 def _count_blocks(config: EngineConfig, spec: ModelSpec, block_size: int, num_scratch: int) -> int:

@@ -32,4 +32,5 @@ class GeneralModel:
                 paged_attention=self._backend,
             )
             logits: torch.Tensor = output.logits[0]
-        return logits
+            # the CPU's sampling kernels are compiled for float32 alone
+            return logits.float() if logits.is_cpu else logits

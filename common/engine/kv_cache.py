@@ -48,7 +48,7 @@ class KVCache:
             spec.num_kv_heads,
             spec.head_dim,
         )
-        self._storage = storage
+        self.storage = storage
         is_packed = storage == "packed" and not block_size % 2 and not spec.head_dim % 2
         self._pack = pack = 4 // dtype.itemsize if is_packed else 1
         heads, dim = spec.num_kv_heads, spec.head_dim
@@ -161,7 +161,7 @@ class KVCache:
         self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> None:
         """Scatter `keys` and `values` [T, kv_heads, head_dim] to slots [T] (block * size + offset)."""
-        if self._storage == "pages":
+        if self.storage == "pages":
             slots = slots.to(self.keys.device)
             for pages, new in zip(self.pages(layer), (keys, values), strict=True):
                 pages.flatten(0, 1).index_copy_(0, slots, new.to(pages.dtype))
@@ -174,7 +174,7 @@ class KVCache:
 
     def pages(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values as views [blocks, block_size, kv_heads, head_dim] of storage "pages"."""
-        if self._storage != "pages":
+        if self.storage != "pages":
             raise ValueError("packed blocks are no pages")
         keys, values = self.keys[layer, ..., 0], self.values[layer, ..., 0]
         return keys.permute(0, 3, 1, 2), values.permute(0, 2, 1, 3)

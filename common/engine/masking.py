@@ -5,9 +5,9 @@ from collections.abc import Sequence as SequenceOf
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
+from common.engine.kernel_checks.verdicts import trusted_sampling
 from common.engine.sequence import Sequence
 from common.grammar.matcher import MaskFiller, Masks
 
@@ -50,16 +50,11 @@ def mask_logits(logits: torch.Tensor, rows: list[int], masks: Masks) -> None:
         logits[index] = torch.where(is_allowed, chosen, chosen * 0 + FORBIDDEN[logits.dtype])
 
 
-def warm_up(dtype: torch.dtype, device: torch.device) -> None:
-    """Compile or load the kernel, so that the first grammar does not wait for it."""
-    _kernel(device)(torch.zeros(1, 1, dtype=dtype, device=device), [0], np.zeros((1, 1), np.int32))
-
-
 Kernel = Callable[[torch.Tensor, list[int], Masks], None]
 
 
 def _kernel(device: torch.device) -> Kernel:
-    if device.type != "cpu":
+    if device.type != "cpu" or trusted_sampling() is not None:
         return mask_logits
     # numba takes 0.3 s to import; a CUDA worker never needs it
     from common.engine.cpu import masking

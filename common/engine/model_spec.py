@@ -16,6 +16,7 @@ class ModelSpec:
     eos_token_ids: frozenset[int]
     dtype: str
     fingerprint: str
+    dtype_reason: str = ""  # why the dtype is the one
 
     def kv_bytes_per_token(self, bytes_per_element: int) -> int:
         """Bytes of keys and values of one position: 2 x layers x kv_heads x head_dim x bytes."""

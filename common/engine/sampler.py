@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import torch
 
 from common.engine import torch_sampling
+from common.engine.kernel_checks.verdicts import trusted_sampling
 from common.engine.logprobs import score
 from common.engine.masking import PendingMasks
 from common.engine.sampling_options import Adjustments, Truncation
@@ -138,6 +139,8 @@ def _score(
 
 @cache
 def _cpu_kernels() -> SamplingKernels:
+    if trusted_sampling() is not None:
+        return torch_sampling
     # numba takes 0.3 s to import; a CUDA worker never needs it
     from common.engine.cpu import sampling
 

@@ -32,8 +32,8 @@ class CpuBackend:
 
     @staticmethod
     def fits(cache: KVCache) -> bool:
-        """Whether the kernel's vectors tile this cache's blocks."""
-        return kernel_fits(cache.block_size, cache.head_dim)
+        """Tell whether the kernel's vectors tile this cache's blocks."""
+        return cache.storage == "packed" and kernel_fits(cache.block_size, cache.head_dim)
 
     def begin(self, step: StepTensors) -> None:
         """Cut every sequence's queries into tiles, the kernel's work items."""

@@ -81,9 +81,7 @@ def _signature(storage: str) -> types.Type:
     return types.void(*tensors, *layout, types.float32, types.int64)
 
 
-def _item_function(
-    block_size: int, head_dim: int, group: int, rows: int, partner: str
-) -> Jitable:
+def _item_function(block_size: int, head_dim: int, group: int, rows: int, partner: str) -> Jitable:
     """One work item: queries at consecutive positions from `position`, for one KV head.
 
     Queries and weights are held as `partner`, what keys and values are multiplied with.

@@ -67,9 +67,7 @@ class KernelCache(_Cache):  # type: ignore[misc]
     `forget` makes the dispatcher forget what it compiled.
     """
 
-    def __init__(
-        self, name: str, folder: Path, forget: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, name: str, folder: Path, forget: Callable[[], None] = lambda: None) -> None:
         self._name = name
         self._folder = folder
         self._forget = forget
@@ -113,7 +111,9 @@ class KernelCache(_Cache):  # type: ignore[misc]
     def _refuse_unknown_symbols(self) -> None:
         if missing := guard().take_missing():
             self._forget()
-            raise KernelError(f"kernel {self._name} needs {', '.join(missing)}, which nothing defines")
+            raise KernelError(
+                f"kernel {self._name} needs {', '.join(missing)}, which nothing defines"
+            )
 
     def _path(self, sig: Any, codegen: Any) -> Path:
         key = repr((self._name, sig, codegen.magic_tuple()))

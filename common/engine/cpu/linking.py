@@ -84,7 +84,10 @@ def undefined_symbols(content: bytes) -> list[str]:
 
 
 def _symbols(content: bytes) -> Iterator[tuple[str, int]]:
-    (at,), (size, count) = struct.unpack_from("<Q", content, 40), struct.unpack_from("<HH", content, 58)
+    (at,), (size, count) = (
+        struct.unpack_from("<Q", content, 40),
+        struct.unpack_from("<HH", content, 58),
+    )
     sections = [_SECTION.unpack_from(content, at + i * size) for i in range(count)]
     for _, kind, _, _, offset, length, link, *_ in sections:
         if kind != _SYMBOL_TABLE:

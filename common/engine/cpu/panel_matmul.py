@@ -47,7 +47,11 @@ def _matmul_function(kind: int) -> Callable[..., None]:
             is_cut = column + columns > width
             if is_cut:
                 # the last panel has outputs that nobody wants
-                to, stride, begin = np.empty((end - row) * columns, out.dtype), columns, -row * columns
+                to, stride, begin = (
+                    np.empty((end - row) * columns, out.dtype),
+                    columns,
+                    -row * columns,
+                )
             row = most(flat_x, row, end, depth, flat_panels, at, b, to, begin, stride)
             if row > first and end - row not in _ROWS:
                 # some rows once more, the same bits: two tiles that are small would take longer
@@ -66,10 +70,10 @@ def _matmul_function(kind: int) -> Callable[..., None]:
     return matmul
 
 
-# matmul(x [T, K] as packed.partner_of says, panels [P, K / pack, WIDTH, pack], bias float32 [P * WIDTH] or empty
-# for none, out [T, N], num_parts): out = x @ weights^T + bias, sums in float32. N may end within the last panel.
-# Rows are cut into `num_parts`, each of which reads all panels. A result depends on neither the number of rows
-# nor of parts.
+# matmul(x [T, K], panels [P, K / pack, WIDTH, pack], bias float32 [P * WIDTH] or empty for none,
+# out [T, N], num_parts): out = x @ weights^T + bias, sums in float32. x is held as packed.partner_of says;
+# N may end within the last panel. Rows are cut into `num_parts`, each of which reads all panels. A result
+# depends on neither the number of rows nor of parts.
 panel_matmul = _matmul_function(PLAIN)
 # out [T, N / 2] = act(gate) * up, where every panel holds LANES outputs of the gate, then as many of up
 panel_silu = _matmul_function(SILU)

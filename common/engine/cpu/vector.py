@@ -48,9 +48,7 @@ def score_block(ctx, q, q_at, keys, k_at, scale, s, s_at, rows, dim, size):  # t
                     for r in range(n):
                         q_row = builder.add(args[1], emit.index(r * steps * pack))
                         q_at = emit.multiply_add(builder, step, pack, q_row)
-                        partners = packed.broadcast(
-                            builder, q_data, q_at, sig.args[0], len(keys)
-                        )
+                        partners = packed.broadcast(builder, q_data, q_at, sig.args[0], len(keys))
                         for partner, key in zip(partners, keys, strict=True):
                             packed.add_product(builder, sums[r * splits + k], partner, key)
             for r in range(n):

@@ -8,7 +8,7 @@ from common.engine.cpu import step_kernels
 from common.engine.cpu.arrays import as_array, as_words
 from common.engine.cpu.jit import Compiled
 from common.engine.cpu.packed import partner_of
-from common.engine.cpu.panel import TILE_ROWS, WIDTH
+from common.engine.cpu.panel import TILE_ROWS
 from common.engine.cpu.panel_matmul import (
     panel_gelu_tanh,
     panel_matmul,

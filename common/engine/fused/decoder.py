@@ -28,7 +28,9 @@ class Workspace:
     )  # [T, hidden] float32 whatever the model's dtype: sums of many layers round least
     normed: torch.Tensor  # [T, hidden]
     delta: torch.Tensor  # [T, hidden] what attention or MLP adds to the residual
-    qkv: torch.Tensor  # [T, (heads + 2 kv_heads) * head_dim], in the model's dtype, as the blocks are
+    qkv: (
+        torch.Tensor
+    )  # [T, (heads + 2 kv_heads) * head_dim], in the model's dtype, as the blocks are
     gate_up: torch.Tensor  # [T, 2 * intermediate]
     gated: torch.Tensor  # [T, intermediate]
 

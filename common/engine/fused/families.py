@@ -25,16 +25,29 @@ _ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "gelu_pytorch_tanh": "gel
 Module = Any  # modules of `transformers`, read by attribute name
 
 
+def activation_of(model: Module) -> Activation | None:
+    """The gate's activation in a model of a family that we know, or None for all others."""
+    return known_activation(type(model).__name__, model.config)
+
+
+def known_activation(architecture: str, config: Module) -> Activation | None:
+    """The same by the name of the model's class and its configuration."""
+    if architecture not in _FAMILIES:
+        return None
+    name = getattr(config, "hidden_activation", None) or config.hidden_act
+    return _ACTIVATIONS.get(name)
+
+
 def fuse(model: nn.Module, layout: Layout) -> DecoderWeights | None:
     """The model's weights merged for FusedDecoder, or None when it is not one we know exactly."""
-    if type(model).__name__ not in _FAMILIES:
-        return None
-    return _Reader(model, layout).read()
+    activation = activation_of(model)
+    return None if activation is None else _Reader(model, layout, activation).read()
 
 
 class _Reader:
-    def __init__(self, model: Module, layout: Layout) -> None:
+    def __init__(self, model: Module, layout: Layout, activation: Activation) -> None:
         self._model = model
+        self._activation = activation
         self._layout = layout
         self._config = model.config
         self._is_gemma = type(model).__name__.startswith("Gemma")
@@ -42,11 +55,8 @@ class _Reader:
 
     def read(self) -> DecoderWeights | None:
         config, body = self._config, self._model.model
-        activation = _ACTIVATIONS.get(
-            getattr(config, "hidden_activation", None) or config.hidden_act
-        )
         attention = body.layers[0].self_attn
-        if activation is None or getattr(attention, "attn_logit_softcapping", None):
+        if getattr(attention, "attn_logit_softcapping", None):
             return None
         layers = tuple(self._layer(layer) for layer in body.layers)
         head, embedding = self._linear(self._model.lm_head), self._take(body.embed_tokens.weight)
@@ -63,7 +73,7 @@ class _Reader:
             head_dim=attention.head_dim,
             scale=attention.scaling,
             norm_eps=config.rms_norm_eps,
-            activation=activation,
+            activation=self._activation,
             logit_softcap=getattr(config, "final_logit_softcapping", None),
         )
         is_complete = all(id(parameter) in self._taken for parameter in self._model.parameters())

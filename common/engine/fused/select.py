@@ -5,10 +5,11 @@ import torch
 from common.engine.attention.backend import AttentionBackend
 from common.engine.device_inputs import DeviceInputs, ToDevice, on_host
 from common.engine.fused.decoder import FusedDecoder
-from common.engine.fused.families import fuse
+from common.engine.fused.families import activation_of, fuse
 from common.engine.fused.ops import FusedOps, TorchOps
-from common.engine.fused.weights import AsStored, Layout
+from common.engine.fused.weights import Activation, AsStored, Layout
 from common.engine.general import GeneralModel
+from common.engine.kernel_checks.verdicts import trusted_products
 from common.engine.model_runner import TokenModel
 
 
@@ -17,17 +18,19 @@ def select_model(
 ) -> TokenModel:
     """The fastest forward pass that fits; `fusion` is "auto" or "off"."""
     to_device: ToDevice = on_host if device.type == "cpu" else DeviceInputs(device).put
-    if fusion == "auto":
-        layout, ops = _fastest(device)
+    activation = activation_of(model) if fusion == "auto" else None
+    if activation is not None:
+        dtype = next(model.parameters()).dtype
+        layout, ops = _fastest(device, str(dtype).removeprefix("torch."), activation)
         weights = fuse(model, layout)
         if weights is not None:
             return FusedDecoder(weights, ops, backend, to_device)
     return GeneralModel(model, backend, to_device)
 
 
-def _fastest(device: torch.device) -> tuple[Layout, FusedOps]:
+def _fastest(device: torch.device, dtype: str, activation: Activation) -> tuple[Layout, FusedOps]:
     """The operations of a device, and how they read weights fastest."""
-    if device.type != "cpu":
+    if device.type != "cpu" or trusted_products(dtype, activation) is not None:
         return AsStored(), TorchOps()
     # numba takes 0.3 s to import; a CUDA worker never needs it
     from common.engine.fused.cpu_ops import CpuOps

@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from common.config import Dtype
+from common.config import StoredDtype
 from common.engine.attention.interface import ATTENTION_NAME, register
 from common.engine.kv_cache import DTYPES
 from common.engine.model_spec import ModelSpec
@@ -15,7 +15,9 @@ from common.engine.weights.spec import read_spec
 from pdserve.errors import SetupError
 
 
-def load_model(path: Path, dtype: Dtype, device: torch.device) -> tuple[torch.nn.Module, ModelSpec]:
+def load_model(
+    path: Path, dtype: StoredDtype, device: torch.device
+) -> tuple[torch.nn.Module, ModelSpec]:
     """Load a causal LM in eval mode with our attention, and its numbers.
 
     Safetensors only, never code from the folder. Raises SetupError when the folder does not hold a

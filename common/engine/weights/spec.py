@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import PreTrainedConfig
 
-from common.config import Dtype
+from common.config import StoredDtype
 from common.engine.model_spec import ModelSpec
 from common.engine.weights.fingerprint import fingerprint
 from common.engine.weights.folder import read_eos_token_ids
@@ -19,7 +19,7 @@ _ALIBI = {"bloom", "mpt"}  # families that know no other positions
 _log = get_logger()
 
 
-def read_spec(path: Path, config: PreTrainedConfig, dtype: Dtype) -> ModelSpec:
+def read_spec(path: Path, config: PreTrainedConfig, dtype: StoredDtype) -> ModelSpec:
     """The model's numbers.
 
     Raises SetupError for layers that are not attention over all, or a window of, earlier positions,

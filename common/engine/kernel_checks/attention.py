@@ -1,0 +1,83 @@
+"""The attention kernel, its stores and the copies of KV against the reference backend."""
+
+import torch
+
+from common.engine.attention.backend import AttentionBackend
+from common.engine.attention.cpu import CpuBackend
+from common.engine.attention.reference import ReferenceBackend
+from common.engine.batch import Batch, BatchEntry
+from common.engine.device_inputs import on_host
+from common.engine.kernel_checks.close import normal, require_close
+from common.engine.kernel_checks.verdicts import AttentionShape
+from common.engine.kv_cache import DTYPES, KVCache
+from common.engine.model_spec import ModelSpec
+from common.engine.ragged import RaggedInputs
+from common.engine.sequence import Sequence
+from common.engine.timeline import Timeline
+from common.request import SamplingParams, WorkRequest
+
+_KV_HEADS, _SCALE = 2, 0.2
+_CHUNK, _CONTEXT = (
+    37,
+    70,
+)  # a prompt's chunk; a token behind earlier ones, in a second tile of positions
+_TABLES = ([5, 6, 7, 8, 9], [4, 3, 2, 1, 0])
+
+
+def check(shape: AttentionShape) -> None:
+    """Compile or load all kernels, and compare. Raises WrongNumbersError, KernelError."""
+    spec, dtype = _spec(shape), DTYPES[shape.dtype]
+    num_blocks = 2 * len(_TABLES[0])
+    ours, plain = (
+        KVCache(spec, num_blocks, shape.block_size, torch.device("cpu"), storage)
+        for storage in ("packed", "pages")
+    )
+    past = normal(1, 2, _CONTEXT - 1, _KV_HEADS, shape.head_dim, dtype=dtype, seed=3)
+    for cache in (ours, plain):
+        cache.write(_TABLES[1], 0, past)
+    pairs = tuple(zip(_run(CpuBackend(ours, spec.num_heads), shape, spec),
+                      _run(ReferenceBackend(plain), shape, spec), strict=True))  # fmt: skip
+    for attended, expected in pairs:
+        require_close("attention", attended, expected, dtype)
+    for table, end in zip(_TABLES, (_CHUNK, _CONTEXT), strict=True):
+        for start in (0, 3):
+            copies = (cache.read(table, start, end) for cache in (ours, plain))
+            require_close("KV stored or copied", *copies, dtype)
+
+
+def _run(backend: AttentionBackend, shape: AttentionShape, spec: ModelSpec) -> list[torch.Tensor]:
+    """A chunk and a decode token in one step, with all positions and with a window."""
+    rows, heads, kv_heads = _CHUNK + 1, spec.num_heads, spec.num_kv_heads
+    wide = normal(rows, heads + 2 * kv_heads, shape.head_dim, dtype=DTYPES[shape.dtype])
+    # views of one product, as the fused pass has them
+    query, key, value = wide.split((heads, kv_heads, kv_heads), dim=1)
+    out = []
+    for window in (None, 9):
+        backend.begin(on_host(_step(shape.block_size)))
+        out.append(backend.attend(0, query, key, value, _SCALE, window).clone())
+    return out
+
+
+def _step(block_size: int) -> RaggedInputs:
+    entries = []
+    for table, computed, new in zip(_TABLES, (0, _CONTEXT - 1), (_CHUNK, 1), strict=True):
+        request = WorkRequest("check", 0, (0,) * (computed + new), SamplingParams(0.0, 0, 1))
+        seq = Sequence(request, Timeline(arrival_s=0.0))
+        seq.num_computed_tokens = computed
+        seq.block_table = table[: -(-(computed + new) // block_size)]
+        entries.append(BatchEntry(seq, new))
+    return RaggedInputs.from_batch(Batch(tuple(entries)), block_size)
+
+
+def _spec(shape: AttentionShape) -> ModelSpec:
+    return ModelSpec(
+        num_layers=1,
+        num_heads=_KV_HEADS * shape.group,
+        num_kv_heads=_KV_HEADS,
+        head_dim=shape.head_dim,
+        vocab_size=1,
+        max_context_tokens=_CONTEXT,
+        eos_token_ids=frozenset(),
+        dtype=shape.dtype,
+        fingerprint="",
+    )

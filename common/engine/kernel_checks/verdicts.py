@@ -1,0 +1,70 @@
+"""Whether kernels of ours may be used on this CPU: each family is tried once a process, against torch.
+
+A family that is wrong, or that cannot be built, is never run: torch's operations take its place, slower and
+right. The log says so once. Trying a family also compiles all its kernels, or loads them from disk, so that
+none compiles during a request.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+from common.telemetry.logs import get_logger
+
+_log = get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionShape:
+    """What attention kernels are compiled for."""
+
+    dtype: str
+    block_size: int
+    head_dim: int
+    group: int  # query heads that share a KV head
+
+
+class WrongNumbersError(Exception):
+    """A kernel that gives other numbers than torch."""
+
+
+def attention_verdict(shape: AttentionShape) -> str | None:
+    """None where attention and the copies of KV are right; else the reason to leave them to torch."""
+    from common.engine.kernel_checks import attention
+
+    return _judge(f"attention in {shape.dtype}", lambda: attention.check(shape))
+
+
+def products_verdict(dtype: str, activation: str) -> str | None:
+    """The same for matrix products, norms and the rest of a fused layer."""
+    from common.engine.kernel_checks import products
+
+    return _judge(f"products in {dtype}", lambda: products.check(dtype, activation))
+
+
+def sampling_verdict() -> str | None:
+    """The same for sampling and grammar masks."""
+    from common.engine.kernel_checks import sampling
+
+    return _judge("sampling", sampling.check)
+
+
+trusted_attention = cache(attention_verdict)
+trusted_products = cache(products_verdict)
+trusted_sampling = cache(sampling_verdict)
+
+
+def _judge(name: str, check: Callable[[], None]) -> str | None:
+    # numba takes 0.3 s to import; a CUDA worker never needs it
+    from common.engine.cpu.linking import KernelError
+    from common.engine.cpu.target import host_target
+
+    target = host_target()
+    try:
+        if not target.has_kernels:
+            raise KernelError(f"{target.cpu} has no AVX2 with FMA and F16C")
+        check()
+    except (KernelError, WrongNumbersError) as error:
+        _log.warning("kernels_left_out", kernels=name, reason=str(error), instead="torch")
+        return str(error)
+    return None
