@@ -1,0 +1,126 @@
+"""Each level of CPU that this machine can run, float32 and bfloat16, our kernels and torch's operations.
+
+Every combination is a process of its own, which numba (and for torch oneDNN, MKL and ATen) is told to hold for
+that CPU; all are measured in turns. Usage: python -m benchmarks.cpu_levels [--rounds N]
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks.environment import describe, write_result
+from common.engine.cpu.target import host_target
+from common.engine.weights.cache import default_cache_dir
+from common.engine.weights.catalog import DEFAULT_ALIAS
+from common.engine.weights.progress import NoProgress
+from common.engine.weights.resolve import resolve_model
+
+_NAMES = {"avx2": "haswell", "avx512": "skylake-avx512", "avx512-bf16": "sapphirerapids"}
+_BELOW = "nehalem"  # a CPU without kernels of ours
+# what keeps torch's libraries from more than a level has
+_LIBRARIES = {
+    "avx2": ("avx2", "AVX2", "AVX2"),
+    "avx512": ("avx512", "AVX512_CORE_VNNI", "AVX512"),
+    "avx512-bf16": ("avx512", "AVX512_CORE_BF16", "AVX512_E1"),
+}
+_WORK = ("decode 1", "decode 8", "decode 32", "prefill 512", "prefill 2000")
+
+
+@dataclass(slots=True)
+class Contender:
+    """One process: a level, a dtype, and whose operations; and what it took, ms."""
+
+    level: str
+    dtype: str
+    whose: str  # "panels" or "torch"
+    process: "subprocess.Popen[str]"
+    samples: dict[str, list[float]] = field(default_factory=dict)
+
+    def ask(self, work: str) -> float:
+        """Have it do some work once; milliseconds."""
+        if self.process.stdin is None or self.process.stdout is None:
+            raise RuntimeError("no pipe")
+        self.process.stdin.write(f"{work}\n")
+        self.process.stdin.flush()
+        return float(json.loads(self.process.stdout.readline()))
+
+
+def main(
+    rounds: Annotated[int, typer.Option(min=1, help="Samples per figure")] = 7,
+    level: Annotated[list[str] | None, typer.Option(help="Only these levels")] = None,
+    torch: Annotated[bool, typer.Option(help="Measure torch's operations too")] = True,
+) -> None:
+    """Measure and write benchmarks/results/cpu_levels.json."""
+    console = Console()
+    levels = [known for known in runnable_levels() if not level or known in level]
+    kinds = [(one, dtype) for one in levels for dtype in ("float32", "bfloat16")]
+    owners = ("panels", "torch") if torch else ("panels",)
+    with ExitStack() as stack:
+        contenders = [
+            stack.enter_context(_started(*kind, whose)) for kind in kinds for whose in owners
+        ]
+        for contender in track(contenders, description="loading"):
+            contender.ask("ready")
+        for _ in track(range(rounds), description="in turns"):
+            for work in _WORK:
+                for contender in contenders:
+                    contender.samples.setdefault(work, []).append(contender.ask(work))
+    figures = {
+        f"{one.level} {one.dtype} {one.whose}": {
+            work: round(statistics.median(samples), 2) for work, samples in one.samples.items()
+        }
+        for one in contenders
+    }
+    path = write_result("cpu_levels", {"rounds": rounds, "ms": figures})
+    _print(console, figures)
+    console.print(f"written to {path.name}; CPU {describe()['cpu']}")
+
+
+def runnable_levels() -> list[str]:
+    """The levels that this machine has the instructions of, the least first."""
+    known = list(_NAMES)
+    own = host_target().level
+    return known[: known.index(own) + 1] if own in known else []
+
+
+@contextmanager
+def _started(level: str, dtype: str, whose: str) -> Iterator[Contender]:
+    capability, onednn, mkl = _LIBRARIES[level]
+    environment = os.environ | {
+        "NUMBA_CPU_NAME": _NAMES[level] if whose == "panels" else _BELOW,
+        "NUMBA_CPU_FEATURES": "",
+        "ATEN_CPU_CAPABILITY": capability,
+        "ONEDNN_MAX_CPU_ISA": onednn,
+        "MKL_ENABLE_INSTRUCTIONS": mkl,
+    }
+    folder = resolve_model(DEFAULT_ALIAS, default_cache_dir(), NoProgress()).path
+    command = [sys.executable, "-m", "benchmarks.cpu_levels_child", str(folder), dtype]
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield Contender(level, dtype, whose, process)
+        finally:
+            process.kill()
+
+
+def _print(console: Console, figures: dict[str, dict[str, float]]) -> None:
+    table = Table("ms", *_WORK)
+    for name, values in figures.items():
+        table.add_row(name, *(f"{values[work]:.1f}" for work in _WORK))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,37 @@
+"""One engine for cpu_levels.py: does the work that each line of stdin names, and answers with milliseconds."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import cast
+
+from benchmarks.timed_steps import decode_ms, prefill_ms
+from common.config import EngineConfig, StoredDtype
+from common.engine.engine import build_engine
+
+_KV_GIB = 0.25
+_STEPS = 7
+
+
+def main() -> None:
+    """Serve stdin until it ends."""
+    dtype = cast(StoredDtype, sys.argv[2])
+    config = EngineConfig(dtype=dtype, kv_cache_gib=_KV_GIB)
+    engine = build_engine(Path(sys.argv[1]), config, len(os.sched_getaffinity(0)))
+    # once each, so that no sample pays for memory that is touched for the first time
+    decode_ms(engine, 32, _STEPS)
+    prefill_ms(engine, 2000)
+    for line in sys.stdin:
+        what, _, size = line.strip().partition(" ")
+        if what == "ready":
+            answer = 0.0
+        elif what == "decode":
+            answer = decode_ms(engine, int(size), _STEPS)
+        else:
+            answer = prefill_ms(engine, int(size))
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

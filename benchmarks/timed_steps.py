@@ -1,0 +1,68 @@
+"""Single steps of an engine, timed: decode steps of many lengths of batch, and prompts in chunks."""
+
+import statistics
+import time
+
+from common.config import EngineConfig
+from common.engine.batch import Batch, BatchEntry
+from common.engine.engine import Engine
+from common.engine.sequence import Sequence
+from common.engine.timeline import Timeline
+from common.request import SamplingParams, WorkRequest
+
+CHUNK = EngineConfig().max_batch_tokens
+CONTEXT = 300
+
+
+def decode_ms(engine: Engine, batch_size: int, steps: int = 20) -> float:
+    """Median time of a decode step of so many sequences at CONTEXT, ms."""
+    sequences = [prefilled(engine, CONTEXT, index) for index in range(batch_size)]
+    work = [(seq, 1) for seq in sequences]
+    samples = []
+    for _ in range(steps):
+        start_s = time.perf_counter()
+        step(engine, work)
+        samples.append((time.perf_counter() - start_s) * 1000)
+    release(engine, sequences)
+    return statistics.median(samples)
+
+
+def prefill_ms(engine: Engine, length: int) -> float:
+    """Time of one prompt in chunks of CHUNK, ms."""
+    start_s = time.perf_counter()
+    seq = prefilled(engine, length, 1)
+    elapsed_ms = (time.perf_counter() - start_s) * 1000
+    release(engine, [seq])
+    return elapsed_ms
+
+
+def prefilled(engine: Engine, length: int, salt: int) -> Sequence:
+    """A sequence whose prompt has run, its first token sampled."""
+    seq = _sequence(engine, length, salt)
+    while seq.num_uncomputed_tokens > 1 or not seq.num_output_tokens:
+        step(engine, [(seq, min(CHUNK, seq.num_uncomputed_tokens))])
+    return seq
+
+
+def step(engine: Engine, work: list[tuple[Sequence, int]]) -> None:
+    """Run so many tokens of each sequence in one batch."""
+    entries = tuple(BatchEntry(seq, num_tokens) for seq, num_tokens in work)
+    samples = engine.runner.run(Batch(entries))
+    for entry, sample in zip(entries, samples, strict=True):
+        entry.seq.num_computed_tokens += entry.num_tokens
+        if sample is not None:
+            entry.seq.append(sample.token_id, frozenset())
+
+
+def release(engine: Engine, sequences: list[Sequence]) -> None:
+    """Give the sequences' blocks back."""
+    for seq in sequences:
+        engine.pool.release(seq.block_table)
+
+
+def _sequence(engine: Engine, length: int, salt: int) -> Sequence:
+    prompt = tuple((7 * i + salt) % 40_000 + 100 for i in range(length))
+    request = WorkRequest(str(salt), 0, prompt, SamplingParams(0.0, 0, 10_000))
+    seq = Sequence(request, Timeline(0.0))
+    seq.block_table = engine.pool.allocate(engine.pool.num_blocks_for(length + 64))
+    return seq
