@@ -20,6 +20,7 @@ from common.engine.model_runner import ModelRunner
 from common.engine.model_spec import ModelSpec
 from common.engine.prefix_cache import PrefixCache
 from common.engine.probe import PROBE_TOKENS, Probe
+from common.engine.stages import BeginStage, untold
 from common.engine.weights.load import load_model
 from common.grammar.matcher import MaskFiller
 from common.profile import WorkerProfile
@@ -46,7 +47,9 @@ class Engine:
         return self.prefix.pool
 
 
-def build_engine(model_dir: Path, config: EngineConfig, num_threads: int) -> Engine:
+def build_engine(
+    model_dir: Path, config: EngineConfig, num_threads: int, stage: BeginStage = untold
+) -> Engine:
     """Load the model, allocate KV memory, and prove with a probe that attention is honoured.
 
     Raises SetupError when the machine or the model does not allow it.
@@ -57,15 +60,21 @@ def build_engine(model_dir: Path, config: EngineConfig, num_threads: int) -> Eng
         from common.engine.cpu.threads import set_num_threads
 
         set_num_threads(num_threads)
-    model, spec = load_model(model_dir, config.dtype, device)
-    return assemble_engine(model, spec, config, device)
+    with stage("loading weights"):
+        model, spec = load_model(model_dir, config.dtype, device)
+    return assemble_engine(model, spec, config, device, stage)
 
 
 def assemble_engine(
-    model: torch.nn.Module, spec: ModelSpec, config: EngineConfig, device: torch.device
+    model: torch.nn.Module,
+    spec: ModelSpec,
+    config: EngineConfig,
+    device: torch.device,
+    stage: BeginStage = untold,
 ) -> Engine:
     """An engine of a model that lies on `device` and has our attention; see build_engine."""
-    probe = Probe(model, spec)
+    with stage("running the model alone"):
+        probe = Probe(model, spec)
     block_size = config.block_size or _BLOCK_SIZE[device.type]
     # a block of the graphs, of which the pool does not know
     num_scratch = int(device.type == "cuda" and config.cuda_graphs == "auto")
@@ -73,18 +82,21 @@ def assemble_engine(
     storage: Storage = "packed" if device.type == "cpu" else "pages"
     cache = KVCache(spec, num_blocks + num_scratch, block_size, device, storage)
     backend = select_backend(config.attention_backend, cache, spec.num_heads)
-    token_model = select_model(model, config.fusion, backend, device)
+    with stage("preparing weights"):
+        token_model = select_model(model, config.fusion, backend, device)
     mask_filler = MaskFiller(spec.vocab_size)
     copies = DeviceCopies() if device.type == "cuda" else None
     runner = ModelRunner(token_model, block_size, spec.eos_token_ids, mask_filler, copies)
     pool = BlockPool(num_blocks, block_size)
-    probe.run(runner, cache, pool)
+    with stage("compiling kernels and probing attention"):
+        probe.run(runner, cache, pool)
+        warm_up(cache.keys.dtype, device)
     if num_scratch:
         # captured after the probe, so that what is wrong without graphs is not blamed on them
-        token_model = graph_decode(token_model, backend, _graph_limits(config, spec, pool))
+        with stage("capturing CUDA graphs"):
+            token_model = graph_decode(token_model, backend, _graph_limits(config, spec, pool))
         runner = ModelRunner(token_model, block_size, spec.eos_token_ids, mask_filler, copies)
         probe.run(runner, cache, pool)
-    warm_up(cache.keys.dtype, device)
     prefix = PrefixCache(pool, spec.fingerprint, is_enabled=config.prefix_cache == "auto")
     costs = Costs(within_limits(WorkerProfile(), config))
     return Engine(spec, config, prefix, cache, runner, costs)

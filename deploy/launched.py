@@ -1,0 +1,104 @@
+"""A worker that was launched, and how to find out what became of it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+
+from common.config import ServeConfig, WorkerSpec
+from common.telemetry.log_files import tail
+from deploy.placement import Share
+from deploy.post_mortem import Death, diagnose, num_oom_kills, remedy_for
+from deploy.worker_process import Home
+from pdserve.errors import SetupError, WorkerDiedError
+
+_NUM_LINES = 200
+_ASK_TIMEOUT_S = 5.0
+_OWN_NAMESPACE = ServeConfig.model_fields["namespace"].default
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A worker's actor, what it was given of this machine, and where it runs."""
+
+    spec: WorkerSpec
+    handle: ActorHandle
+    share: Share
+    home: Home | None = None  # until it has answered
+    oom_kills: int = field(default_factory=num_oom_kills)  # of this machine, when it was launched
+
+    @property
+    def name(self) -> str:
+        """Unique in the deployment."""
+        return self.spec.name
+
+    @property
+    def _is_here(self) -> bool:
+        """Whether it runs on this machine; on a cluster its node chooses where its log lies."""
+        return self.spec.log_file is not None
+
+    def examine(self, error: RayError) -> Death:
+        """Why it died, after Ray has said that it did. Takes seconds where its node is another one."""
+        if isinstance(error, RayActorError) and error.actor_init_failed:
+            last_line = str(error).strip().splitlines()[-1]
+            return Death("its process did not begin", last_line, remedy_for(last_line))
+        has_run_out = self._is_here and num_oom_kills() > self.oom_kills
+        return diagnose(self._last_lines(), str(error), has_run_out)
+
+    def where_to_look(self) -> str:
+        """Where its log is, for people."""
+        if not self._is_here:
+            home = self.home
+            return f"{home.log_file} on {home.host}" if home else "in the logs of its node's Ray"
+        namespace = self.spec.namespace
+        flag = f" --namespace {namespace}" if namespace != _OWN_NAMESPACE else ""
+        return f"`pdserve logs {self.name}{flag}`"
+
+    def _last_lines(self) -> list[str]:
+        if self.spec.log_file is not None:
+            return _read_tail(self.spec.log_file)
+        return _ask_for_tail(self.home) if self.home and self.home.log_file else []
+
+
+def result_of(ref: "ray.ObjectRef[object]", worker: Launched, what: str) -> object:
+    """What a worker's call came to, once it is over; `what` says what did not happen when it failed.
+
+    Raises WorkerDiedError when the worker died of it or before, SetupError for whatever the call raised.
+    """
+    try:
+        return ray.get(ref, timeout=_ASK_TIMEOUT_S)
+    except RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, SetupError):
+            raise cause from None
+        raise SetupError(
+            f"worker {worker.name} {what}: {cause!r}", remedy_for(repr(cause))
+        ) from error
+    except GetTimeoutError as error:
+        raise SetupError(f"worker {worker.name} {what}: Ray did not deliver its answer") from error
+    except RayError as error:
+        death = worker.examine(error)
+        looking = f"see {worker.where_to_look()}"
+        remedy = f"{death.remedy}; {looking}" if death.remedy else looking
+        raise WorkerDiedError(f"worker {worker.name} died, {what}: {death}", remedy) from error
+
+
+def _read_tail(path: Path) -> list[str]:
+    try:
+        return list(tail(path, _NUM_LINES))
+    except OSError:  # it did not come to write, or somebody removed it
+        return []
+
+
+def _ask_for_tail(home: Home) -> list[str]:
+    """Read it on its own node, if that still lives."""
+    read = ray.remote(num_cpus=0, resources={f"node:{home.host}": 0.001})(_read_tail)
+    asked = read.remote(Path(home.log_file))
+    try:
+        lines: list[str] = ray.get(asked, timeout=_ASK_TIMEOUT_S)
+    except RayError:
+        ray.cancel(asked)
+        return []
+    return lines
