@@ -1,5 +1,6 @@
 """`pdserve logs`: what workers of this machine have written."""
 
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -47,18 +48,17 @@ def command(
             f"there are: {_names(folder)}; a cluster's workers have theirs on their own nodes",
         )
     try:
-        for line in tail(log.path, lines):
-            print(line)
+        last = tail(log.path, lines)
+        print("".join(f"{line}\n" for line in last.lines), end="", flush=True)
         if follow:
-            for text in _news(folder, log):
+            for text in _news(folder, log, last.position):
                 print(text, end="", flush=True)
     except OSError as error:
         raise SetupError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
-def _news(folder: Path, log: LogFile) -> Iterator[str]:
-    """What is written from now on, in text that may end within a line; of a restart's new file too."""
-    position = log.path.stat().st_size
+def _news(folder: Path, log: LogFile, position: int) -> Iterator[str]:
+    """What is written after that byte, in texts that may end within a line; a restart's new file too."""
     while True:
         with log.path.open(encoding="utf-8", errors="replace") as file:
             file.seek(position)
@@ -76,7 +76,8 @@ def _list(folder: Path) -> None:
     table = Table("worker", "state", "written", box=box.SIMPLE)
     table.add_column("file", overflow="fold")
     logs = log_files(folder)
-    for log in logs:
+    latest = {log.worker: log for log in reversed(logs)}
+    for _, log in sorted(latest.items()):
         written = datetime.fromtimestamp(log.path.stat().st_mtime, UTC)
         state = "runs" if log.is_written else "ended"
         table.add_row(log.worker, state, f"{written:%Y-%m-%d %H:%M:%S} UTC", str(log.path))
@@ -84,7 +85,8 @@ def _list(folder: Path) -> None:
         raise SetupError(
             f"no logs in {folder}", "`pdserve serve` writes them where it runs workers of its own"
         )
-    Console(soft_wrap=True).print(table)
+    # wide where a program reads it, so that no path is cut in two
+    Console(width=None if sys.stdout.isatty() else 250).print(table)
 
 
 def _names(folder: Path) -> str:

@@ -45,13 +45,15 @@ class DeathWatch:
             watched = list(self._watched.values())
             ended = _ended([call for _, call in watched])
             for worker, call in watched:
-                if call in ended and self._watched.pop(worker.name, None):
+                if call in ended and self._watched.pop(worker.name, None) is not None:
                     _say_how(worker, call)
 
 
 def _ended(calls: "list[ray.ObjectRef[None]]") -> "list[ray.ObjectRef[None]]":
+    if not calls:
+        return []
     try:
-        ended: list[ray.ObjectRef[None]] = ray.wait(calls, timeout=0)[0] if calls else []
+        ended: list[ray.ObjectRef[None]] = ray.wait(calls, num_returns=len(calls), timeout=0)[0]
     except RayError:  # Ray itself is away; its own end is told elsewhere
         return []
     return ended
@@ -65,7 +67,7 @@ def _say_how(worker: Launched, call: "ray.ObjectRef[None]") -> None:
         get_logger().error(
             "worker_died",
             worker=worker.name,
-            reason=str(death),
+            reason=death.told_of(f"worker {worker.name}"),
             remedy=death.remedy,
             log=worker.where_to_look(),
         )

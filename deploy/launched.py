@@ -14,7 +14,7 @@ from deploy.post_mortem import Death, diagnose, num_oom_kills, remedy_for
 from deploy.worker_process import Home
 from pdserve.errors import SetupError, WorkerDiedError
 
-_NUM_LINES = 200
+_NUM_LINES, _NUM_BYTES = 1000, 2**17
 _ASK_TIMEOUT_S = 5.0
 _OWN_NAMESPACE = ServeConfig.model_fields["namespace"].default
 
@@ -62,11 +62,12 @@ class Launched:
         return _ask_for_tail(self.home) if self.home and self.home.log_file else []
 
 
-def result_of(ref: "ray.ObjectRef[object]", worker: Launched, what: str) -> object:
-    """What a worker's call came to, once it is over; `what` says what did not happen when it failed.
+def result_of(ref: "ray.ObjectRef[object]", worker: Launched, doing: str) -> object:
+    """What a worker's call came to, once it is over; `doing` says what the worker did, as "loading weights".
 
-    Raises WorkerDiedError when the worker died of it or before, SetupError for whatever the call raised.
+    Raises WorkerDiedError when the worker died meanwhile, SetupError for whatever the call raised.
     """
+    who = f"worker {worker.name}"
     try:
         return ray.get(ref, timeout=_ASK_TIMEOUT_S)
     except RayTaskError as error:
@@ -74,20 +75,20 @@ def result_of(ref: "ray.ObjectRef[object]", worker: Launched, what: str) -> obje
         if isinstance(cause, SetupError):
             raise cause from None
         raise SetupError(
-            f"worker {worker.name} {what}: {cause!r}", remedy_for(repr(cause))
+            f"{who} failed while {doing}: {cause!r}", remedy_for(repr(cause))
         ) from error
     except GetTimeoutError as error:
-        raise SetupError(f"worker {worker.name} {what}: Ray did not deliver its answer") from error
+        raise SetupError(f"{who}: Ray did not deliver what it answered after {doing}") from error
     except RayError as error:
         death = worker.examine(error)
         looking = f"see {worker.where_to_look()}"
         remedy = f"{death.remedy}; {looking}" if death.remedy else looking
-        raise WorkerDiedError(f"worker {worker.name} died, {what}: {death}", remedy) from error
+        raise WorkerDiedError(death.told_of(who, doing), remedy) from error
 
 
 def _read_tail(path: Path) -> list[str]:
     try:
-        return list(tail(path, _NUM_LINES))
+        return tail(path, _NUM_LINES, _NUM_BYTES).lines
     except OSError:  # it did not come to write, or somebody removed it
         return []
 

@@ -50,15 +50,15 @@ class Launcher:
 
     def flip(self, worker: Launched, role: Role, timeout_s: float) -> None:
         """Have a worker take a role. Raises SetupError."""
-        what = f"did not become a {role} worker"
+        doing = f"becoming a {role} worker"
         flipped = worker.handle.flip.remote(role)
         deadline_s = time.monotonic() + timeout_s
         while not ray.wait([flipped], timeout=_POLL_S)[0]:
             if self._is_aborted.is_set():
-                raise SetupError(f"worker {worker.name} {what}: interrupted")
+                raise SetupError(f"worker {worker.name} was interrupted while {doing}")
             if time.monotonic() > deadline_s:
-                raise SetupError(f"worker {worker.name} {what} in {timeout_s} s")
-        result_of(flipped, worker, what)
+                raise SetupError(f"worker {worker.name} is still {doing} after {timeout_s} s")
+        result_of(flipped, worker, doing)
 
     def check_cluster(self, roles: Sequence[Role]) -> None:
         """Raise PreconditionError unless the cluster has, in all, what such workers ask for."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 _VMSTAT = Path("/proc/vmstat")
 _MAX_WORDS = 300  # characters quoted
+_NUM_LAST = 20  # lines among which one that tells the reason is looked for
 # what the handlers write when a signal ends the process, before their tracebacks
 _SIGNAL = re.compile(r"\*\*\* (SIG[A-Z]+) received|Fatal Python error: (.*)")
 _FATAL = {
@@ -27,8 +28,8 @@ _NO_MEMORY = "give it more memory, or lower engine.kv_cache_gib"
 # what Ray knows beside "a connection error"; the name of an exit, or a part of its sentence
 _RAYS_CAUSES = (
     ("its node has died", "its node died", ""),
-    ("NODE_OUT_OF_MEMORY", "Ray ended it: its node ran low on memory", _NO_MEMORY),
-    ("running low on memory", "Ray ended it: its node ran low on memory", _NO_MEMORY),
+    ("NODE_OUT_OF_MEMORY", "Ray ended it, its node ran low on memory", _NO_MEMORY),
+    ("running low on memory", "Ray ended it, its node ran low on memory", _NO_MEMORY),
     ("killed by `ray.kill`", "it was ended through Ray", ""),
     ("INTENDED_", "it was ended through Ray", ""),
 )
@@ -37,6 +38,7 @@ _REMEDIES = {
     "SIGBUS": "most often shared memory is full: enlarge /dev/shm",
     "SIGKILL": f"most often for want of memory: {_NO_MEMORY}",
 }
+# last words by which a reason is known
 _REMEDIES_BY_WORDS = (
     ("LLVM ERROR", "a kernel cannot be compiled for this CPU: try another --dtype"),
     (
@@ -56,8 +58,11 @@ class Death:
     last_words: str = ""
     remedy: str = ""
 
-    def __str__(self) -> str:
-        return f"{self.cause}: {self.last_words}" if self.last_words else self.cause
+    def told_of(self, who: str, doing: str = "") -> str:
+        """One line of what happened, without the remedy."""
+        when = f" while {doing}" if doing else ""
+        words = f": {self.last_words}" if self.last_words else ""
+        return f"{who} died ({self.cause}){when}{words}"
 
 
 def diagnose(lines: Sequence[str], ray_text: str = "", has_run_out: bool = False) -> Death:
@@ -103,9 +108,10 @@ def _find_signal(lines: Sequence[str]) -> tuple[int, str | None]:
 
 
 def _last_line(lines: Sequence[str]) -> str:
-    """The last that says anything."""
-    said = (line.strip() for line in reversed(lines))
-    return next((line for line in said if line and not line.startswith(_RAYS_OWN)), "")
+    """The last whose meaning is known, or else the last that says anything."""
+    stripped = (line.strip() for line in reversed(lines[-_NUM_LAST:]))
+    said = [line for line in stripped if line and not line.startswith(_RAYS_OWN)]
+    return next((line for line in said if remedy_for(line)), said[0] if said else "")
 
 
 def _as_read(line: str) -> str:

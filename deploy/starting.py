@@ -84,7 +84,7 @@ class Starting:
         """What it was doing when it was last asked."""
         if self.worker.home is None:
             return "starting its process"
-        return self._seen.running or "beginning to serve"
+        return self._seen.running or "starting"
 
     def _meet(self, report: StartReport, timeout_s: float = 0.0) -> None:
         if not ray.wait([self._home], timeout=timeout_s)[0]:
@@ -128,7 +128,7 @@ def await_starts(
     while pending:
         done, _ = ray.wait([one.started for one in pending], timeout=_POLL_S)
         for one in [one for one in pending if one.started in done]:
-            result = result_of(one.started, one.worker, f"was not ready, {one.doing()}")
+            result = result_of(one.started, one.worker, one.doing())
             addresses[one.worker.name] = str(result)
             one.finish(report)
             pending.remove(one)
@@ -147,6 +147,6 @@ def _check_time(
         raise SetupError(f"worker {late.worker.name} was not ready: interrupted")
     if time.monotonic() > deadline_s:
         raise SetupError(
-            f"worker {late.worker.name} was not ready in {timeout_s} s, {late.doing()}",
+            f"worker {late.worker.name} was not ready in {timeout_s} s, still {late.doing()}",
             "raise start_timeout_s",
         )

@@ -21,6 +21,6 @@ def redirect_output(path: Path) -> None:
     for standard in (_STDOUT, _STDERR):
         os.dup2(descriptor, standard)  # the lock goes with it, until both are closed
     os.close(descriptor)
-    # Ray has enabled it for the thread that fails alone, and perhaps for another file
-    faulthandler.enable(file=_STDERR, all_threads=True)
+    # the thread that fails alone: a worker has more than a hundred that wait for calls
+    faulthandler.enable(file=_STDERR, all_threads=False)
     prune(path.parent)

@@ -7,10 +7,10 @@ running worker's. The newest few of each worker are kept, and all that are locke
 import fcntl
 import os
 import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 _SUFFIX = ".log"
 _MAX_KEPT = 5
@@ -69,11 +69,19 @@ def prune(folder: Path) -> None:
             log.path.unlink(missing_ok=True)
 
 
-def tail(path: Path, num_lines: int, max_bytes: int = 2**20) -> Iterator[str]:
-    """The last lines of a file, without their ends; of its last `max_bytes` alone. Raises OSError."""
+class Tail(NamedTuple):
+    """The end of a file as it was."""
+
+    lines: list[str]  # without their ends
+    position: int  # in bytes, behind them
+
+
+def tail(path: Path, num_lines: int, max_bytes: int = 2**20) -> Tail:
+    """The last lines of a file, of its last `max_bytes` alone. Raises OSError."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(size - max_bytes, 0))
         text = file.read().decode("utf-8", errors="replace")
+        position = file.tell()
     lines = text.removesuffix("\n").split("\n") if text else []
-    yield from lines[max(len(lines) - num_lines, 0) :]
+    return Tail(lines[max(len(lines) - num_lines, 0) :], position)
