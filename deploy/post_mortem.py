@@ -25,9 +25,10 @@ _FATAL = {
 _RAYS_OWN = (":job_id:", ":actor_name:", ":task_name:")
 _CRASH = '"engine_crashed"'  # see worker_process.py
 _NO_MEMORY = "give it more memory, or lower engine.kv_cache_gib"
+_NODE_DIED = "its node has died"
 # what Ray knows beside "a connection error"; the name of an exit, or a part of its sentence
 _RAYS_CAUSES = (
-    ("its node has died", "its node died", ""),
+    (_NODE_DIED, "its node died", ""),
     ("NODE_OUT_OF_MEMORY", "Ray ended it, its node ran low on memory", _NO_MEMORY),
     ("running low on memory", "Ray ended it, its node ran low on memory", _NO_MEMORY),
     ("killed by `ray.kill`", "it was ended through Ray", ""),
@@ -73,14 +74,24 @@ def diagnose(lines: Sequence[str], ray_text: str = "", has_run_out: bool = False
     end, cause = _find_signal(lines)
     line = _last_line(lines[:end])
     words = _as_read(line)
-    for mark, rays_cause, remedy in _RAYS_CAUSES:
-        if cause is None and mark in ray_text:
-            return Death(rays_cause, words, remedy)
+    known = _known_to_ray(ray_text, words)
+    if cause is None and known is not None:
+        return known
     if cause is None:
         cause = "exit code 1" if _CRASH in line else "SIGKILL"
     if cause == "SIGKILL" and has_run_out:
         return Death("SIGKILL, the kernel was out of memory", words, _NO_MEMORY)
     return Death(cause, words, remedy_for(line) or _REMEDIES.get(cause, ""))
+
+
+def diagnose_without_log(ray_text: str) -> Death:
+    """The death of a process that left nothing to read."""
+    return _known_to_ray(ray_text) or Death("nobody knows how, there is no log to read")
+
+
+def is_of_node(ray_text: str) -> bool:
+    """Whether Ray says that the whole node is gone, so that nothing can be read there."""
+    return _NODE_DIED in ray_text
 
 
 def remedy_for(words: str) -> str:
@@ -96,6 +107,11 @@ def num_oom_kills() -> int:
     except OSError:
         return 0
     return int(found[1]) if found else 0
+
+
+def _known_to_ray(ray_text: str, words: str = "") -> Death | None:
+    found = ((cause, remedy) for mark, cause, remedy in _RAYS_CAUSES if mark in ray_text)
+    return next((Death(cause, words, remedy) for cause, remedy in found), None)
 
 
 def _find_signal(lines: Sequence[str]) -> tuple[int, str | None]:

@@ -1,7 +1,7 @@
 """Waiting for workers that start, and telling how far they are.
 
-1. `start` is called on all of them at once; each one's `home` and `stages` are asked for meanwhile, one
-   question at a time, so that one that does not answer is asked no more.
+1. All go side by side: a worker's `home` answers when its process has begun, then its `start` is called, and
+   its `stages` are asked for meanwhile, one question at a time.
 2. A stage that is over is told as a line, those that run are shown together.
 3. The first worker that fails ends the wait for all: none serves without the others.
 4. The wait has a deadline, and `is_aborted` ends it.
@@ -19,6 +19,7 @@ from ray.exceptions import RayError
 from common.engine.stages import Stages
 from common.telemetry.logs import get_logger
 from deploy.launched import Launched, result_of
+from deploy.worker_process import Home
 from pdserve.errors import SetupError
 
 _POLL_S = 0.25
@@ -47,37 +48,40 @@ class LoggedReport:
 
 
 class Starting:
-    """One worker on its way."""
+    """One worker on its way: first its process, then the worker in it."""
 
     def __init__(self, worker: Launched) -> None:
         self.worker = worker
-        self.started = worker.handle.start.remote()
+        self.call: ray.ObjectRef[object] = worker.handle.home.remote()  # what is waited for
         self._begun_s = time.monotonic()
-        self._home = worker.handle.home.remote()
-        self._stages: ray.ObjectRef[Stages] | None = None
+        self._asked: ray.ObjectRef[Stages] | None = None
         self._seen = Stages()
+
+    def advance(self, report: StartReport) -> str | None:
+        """Go on once `call` is over; the worker's address when it serves. Raises as result_of does."""
+        result = result_of(self.call, self.worker, self.doing())
+        if not isinstance(result, Home):
+            self._tell(self.worker.handle.stages.remote(), report)
+            return str(result)
+        self.worker = replace(self.worker, home=result)
+        took_s = time.monotonic() - self._begun_s
+        report.done(f"{self.worker.name}: starting its process took {took_s:.1f} s")
+        self.call = self.worker.handle.start.remote()
+        return None
 
     def look(self, report: StartReport) -> None:
         """Tell what is new; never waits."""
         if self.worker.home is None:
-            self._meet(report)
-        elif self._stages is None:
-            self._stages = self.worker.handle.stages.remote()
-        elif ray.wait([self._stages], timeout=0)[0]:
-            self._tell(self._stages, report)
-            self._stages = None
-
-    def finish(self, report: StartReport) -> None:
-        """Tell what was not told yet, once the worker has started."""
-        if self.worker.home is None:
-            self._meet(report, _LAST_QUESTION_S)
-        self._tell(self.worker.handle.stages.remote(), report)
+            return
+        if self._asked is None:
+            self._asked = self.worker.handle.stages.remote()
+        elif ray.wait([self._asked], timeout=0)[0]:
+            self._tell(self._asked, report)
+            self._asked = None
 
     def now(self) -> str:
         """What it does, for a live display."""
-        seen, age_s = self._seen, time.monotonic() - self._begun_s
-        if seen.running:
-            age_s = seen.age_s
+        age_s = self._seen.age_s if self._seen.running else time.monotonic() - self._begun_s
         return f"{self.worker.name}: {self.doing()} ({age_s:.0f} s)"
 
     def doing(self) -> str:
@@ -86,21 +90,10 @@ class Starting:
             return "starting its process"
         return self._seen.running or "starting"
 
-    def _meet(self, report: StartReport, timeout_s: float = 0.0) -> None:
-        if not ray.wait([self._home], timeout=timeout_s)[0]:
-            return
-        try:
-            home = ray.get(self._home)
-        except RayError:  # `started` says it too
-            return
-        self.worker = replace(self.worker, home=home)
-        took_s = time.monotonic() - self._begun_s
-        report.done(f"{self.worker.name}: starting its process took {took_s:.1f} s")
-
     def _tell(self, asked: "ray.ObjectRef[Stages]", report: StartReport) -> None:
         try:
             stages: Stages = ray.get(asked, timeout=_LAST_QUESTION_S)
-        except RayError:  # a missing line harms nobody; a dead worker's `started` says so
+        except RayError:  # a missing line harms nobody, and of a dead worker `call` says so
             return
         for stage in stages.done[len(self._seen.done) :]:
             report.done(f"{self.worker.name}: {stage}")
@@ -126,12 +119,12 @@ def await_starts(
     pending, addresses = list(starting), dict[str, str]()
     deadline_s = time.monotonic() + timeout_s
     while pending:
-        done, _ = ray.wait([one.started for one in pending], timeout=_POLL_S)
-        for one in [one for one in pending if one.started in done]:
-            result = result_of(one.started, one.worker, one.doing())
-            addresses[one.worker.name] = str(result)
-            one.finish(report)
-            pending.remove(one)
+        done, _ = ray.wait([one.call for one in pending], timeout=_POLL_S)
+        for one in [one for one in pending if one.call in done]:
+            address = one.advance(report)
+            if address is not None:
+                addresses[one.worker.name] = address
+                pending.remove(one)
         for one in pending:
             one.look(report)
         report.now(" · ".join(one.now() for one in pending))

@@ -61,6 +61,13 @@ class WorkerProcess:
 
     def start(self) -> str:
         """Load the model and serve; returns the gRPC address. Raises SetupError."""
+        try:
+            return self._start()
+        except Exception as error:  # Ray takes it to the launcher; our log has where it came from
+            get_logger().error("start_failed", stage=self.stages().running, exc_info=error)
+            raise
+
+    def _start(self) -> str:
         _abort_if_told(self._spec)
         spec = self._spec
         if not spec.num_threads:

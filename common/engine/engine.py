@@ -80,7 +80,8 @@ def assemble_engine(
     num_scratch = int(device.type == "cuda" and config.cuda_graphs == "auto")
     num_blocks = _count_blocks(config, spec, block_size, num_scratch)
     storage: Storage = "packed" if device.type == "cpu" else "pages"
-    cache = KVCache(spec, num_blocks + num_scratch, block_size, device, storage)
+    with stage("allocating KV memory"):
+        cache = KVCache(spec, num_blocks + num_scratch, block_size, device, storage)
     backend = select_backend(config.attention_backend, cache, spec.num_heads)
     with stage("preparing weights"):
         token_model = select_model(model, config.fusion, backend, device)

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from deploy.post_mortem import diagnose, num_oom_kills, remedy_for
+from deploy.post_mortem import diagnose, diagnose_without_log, num_oom_kills, remedy_for
 
 RAYS_HANDLER = ["*** SIGABRT received at time=1 on cpu 1 ***", "PC: @ 0x7f (unknown)"]
 FAULTHANDLER = ["Fatal Python error: Aborted", "", "Stack (most recent call first):"]
@@ -82,6 +82,13 @@ def test_a_crash_of_the_engine_is_our_own_exit() -> None:
 def test_what_ray_knows_for_certain_goes_before_a_guess(text: str, cause: str) -> None:
     assert cause in diagnose(["all well"], text).cause
     assert diagnose(RAYS_HANDLER, text).cause == "SIGABRT"
+
+
+def test_without_a_log_only_ray_can_know() -> None:
+    assert "nobody knows" in diagnose_without_log(CONNECTION_ERROR).cause
+    assert (
+        diagnose_without_log("The actor died because its node has died.").cause == "its node died"
+    )
 
 
 def test_long_last_words_are_cut() -> None:
