@@ -62,8 +62,9 @@ class Launched:
         """Where its log is, for people."""
         if not self._is_here:
             home = self.home
-            has_file = home is not None and home.log_file
-            return f"{home.log_file} on {home.host}" if has_file else "the logs of its node's Ray"
+            if home is None or not home.log_file:
+                return "the logs of its node's Ray"
+            return f"{home.log_file} on {home.host}"
         namespace = self.spec.namespace
         flag = f" --namespace {namespace}" if namespace != _OWN_NAMESPACE else ""
         return f"`pdserve logs {self.name}{flag}`"
