@@ -60,11 +60,11 @@ class Launched:
 
     def where_to_look(self) -> str:
         """Where its log is, for people."""
+        home = self.home
+        if home is not None and not home.log_file:
+            return "the logs of its node's Ray"
         if not self._is_here:
-            home = self.home
-            if home is None or not home.log_file:
-                return "the logs of its node's Ray"
-            return f"{home.log_file} on {home.host}"
+            return f"{home.log_file} on {home.host}" if home else "the logs of its node's Ray"
         namespace = self.spec.namespace
         flag = f" --namespace {namespace}" if namespace != _OWN_NAMESPACE else ""
         return f"`pdserve logs {self.name}{flag}`"
