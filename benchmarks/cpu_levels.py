@@ -1,7 +1,7 @@
 """Each level of CPU that this machine can run, float32 and bfloat16, our kernels and torch's operations.
 
-Every combination is a process of its own, which numba (and for torch oneDNN, MKL and ATen) is told to hold for
-that CPU; all are measured in turns. Usage: python -m benchmarks.cpu_levels [--rounds N]
+Every combination is a process of its own, which numba (and for torch oneDNN, MKL and ATen) is told to hold
+for that CPU; all are measured in turns. Usage: python -m benchmarks.cpu_levels [--rounds N]
 """
 
 import json

@@ -1,4 +1,4 @@
-"""One engine for cpu_levels.py: does the work that each line of stdin names, and answers with milliseconds."""
+"""One engine for cpu_levels.py: does the work that a line of stdin names, and answers with milliseconds."""
 
 import json
 import os

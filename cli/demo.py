@@ -13,6 +13,7 @@ from rich.text import Text
 from cli.demo_prompts import PROMPTS, DemoPrompt
 from cli.model import progress_bars
 from cli.requests import Answer, as_chat, ask
+from cli.start_lines import start_lines
 from cli.waterfall import waterfall_table
 from common.config import RouterConfig, ServeConfig
 from common.engine.weights.cache import default_cache_dir
@@ -67,10 +68,9 @@ async def _run(source: ModelSource) -> None:
     # every prompt through the prefill worker: the demo shows the hand-off
     router = RouterConfig(policy="least_loaded")
     config = ServeConfig(prefill=1, decode=1, grpc_port=0, http_port=0, router=router)
-    status = console.status("starting")
-    with status:
+    with start_lines() as lines:
         started_s = time.monotonic()
-        context = running(config, source.name, source.path, status.update)
+        context = running(config, source.name, source.path, lines)
         endpoints = await context.__aenter__()
     try:
         took_s = time.monotonic() - started_s

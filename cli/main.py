@@ -12,6 +12,7 @@ from cli import (
     drain,
     explain,
     generate,
+    logs,
     model,
     scale,
     serve,
@@ -19,9 +20,9 @@ from cli import (
     token,
 )
 from cli.connection import reaches_router
-from pdserve.errors import PdserveError, RequestError
+from pdserve.errors import PdserveError, RequestError, WorkerDiedError
 
-EXIT_FAILED = 1  # a request failed
+EXIT_FAILED = 1  # a request failed, or a worker died
 EXIT_USAGE = 2  # the command could not start
 
 app = typer.Typer(
@@ -36,6 +37,7 @@ app.command("status")(reaches_router(status.command))
 app.command("scale")(reaches_router(scale.command))
 app.command("drain")(reaches_router(drain.command))
 app.command("explain")(reaches_router(explain.command))
+app.command("logs")(logs.command)
 app.command("doctor")(doctor.command)
 app.command("demo")(demo.command)
 app.add_typer(config.app, name="config", help="Show the settings and their schema.")
@@ -49,7 +51,8 @@ def main() -> None:
         sys.exit(app(standalone_mode=False))
     except PdserveError as error:
         print(f"pdserve: {error}", file=sys.stderr)
-        sys.exit(EXIT_FAILED if isinstance(error, RequestError) else EXIT_USAGE)
+        has_begun = isinstance(error, RequestError | WorkerDiedError)
+        sys.exit(EXIT_FAILED if has_begun else EXIT_USAGE)
     except typer.TyperException as error:
         message = " ".join(_usage_message(error).split()).removesuffix(".")
         if message:  # empty when help was printed instead

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from cli.model import progress_bars
 from cli.settings import Values, load_config
+from cli.start_lines import start_lines
 from common.config import ServeConfig
 from common.engine.weights.cache import default_cache_dir
 from common.engine.weights.resolve import resolve_model
@@ -80,11 +80,8 @@ def _serve(settings: ServeConfig) -> None:
     # ray takes a second to import; `pdserve --help` does not need it
     from deploy.serve import Endpoints, serve
 
-    console = Console(stderr=True)
-    status = console.status("starting")
-
     def ready(endpoints: Endpoints) -> None:
-        status.stop()
+        lines.stop()
         host = endpoints.host
         line = (
             f"pdserve ready: model={source.name} grpc={host}:{endpoints.grpc_port} "
@@ -95,5 +92,5 @@ def _serve(settings: ServeConfig) -> None:
             line += f" openai={scheme}://{host}:{endpoints.openai_port}/v1"
         print(line, flush=True)
 
-    with status:
-        asyncio.run(serve(settings, source.name, source.path, status.update, ready))
+    with start_lines() as lines:
+        asyncio.run(serve(settings, source.name, source.path, lines, ready))

@@ -6,15 +6,19 @@ Streams get a thread group of their own, so that a full house of them never bloc
 """
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import ray
+from ray._private import worker as ray_worker
 
 from common.config import WorkerSpec
+from common.engine.stages import BeginStage, Stages
 from common.kv_transfer.wire import WireItem
 from common.request import Role, WorkRequest
+from common.telemetry.log_files import new_log_name
 from deploy.role_switch import Built
-from deploy.worker_process import OnCrash, WorkerProcess
+from deploy.worker_process import Home, OnCrash, WorkerProcess
 
 if TYPE_CHECKING:
     from common.engine.host import EngineHost
@@ -38,11 +42,25 @@ class WorkerActor:
 
     def __init__(self, spec: WorkerSpec) -> None:
         builders = {Role.PREFILL: _build_prefill, Role.DECODE: _build_decode}
-        self._process = WorkerProcess(_with_host(spec), _build_host, builders)
+        self._process = WorkerProcess(_placed(spec), _build_host, builders)
 
     def start(self) -> str:
         """See WorkerProcess.start."""
         return self._process.start()
+
+    def wait_stopped(self) -> None:
+        """See WorkerProcess.wait_stopped. To who waits, the process's death is an error at once."""
+        self._process.wait_stopped()
+
+    @_control
+    def home(self) -> Home:
+        """See Home; answers from the process's first moments on."""
+        return self._process.home
+
+    @_control
+    def stages(self) -> Stages:
+        """See WorkerProcess.stages."""
+        return self._process.stages()
 
     @_control
     def stop(self) -> None:
@@ -65,12 +83,13 @@ class WorkerActor:
         self._process.worker.cancel_stream(request_id, attempt)
 
 
-def _build_host(spec: WorkerSpec, on_crash: OnCrash) -> "EngineHost":
-    from common.engine.host import build_host
-    from common.kv_transfer.ray_store import RayNodeStore
+def _build_host(spec: WorkerSpec, on_crash: OnCrash, stage: BeginStage) -> "EngineHost":
+    with stage("importing torch"):
+        from common.engine.host import build_host
+        from common.kv_transfer.ray_store import RayNodeStore
 
     store = RayNodeStore(spec.name, spec.namespace, spec.transfer.store_share)
-    return build_host(spec, on_crash, store)
+    return build_host(spec, on_crash, store, stage)
 
 
 def _build_prefill(spec: WorkerSpec, host: "EngineHost") -> Built:
@@ -87,7 +106,11 @@ def _build_decode(spec: WorkerSpec, host: "EngineHost") -> Built:
     return Built(DecodeWorker(spec, host, RayKVTransport(spec.namespace)))
 
 
-def _with_host(spec: WorkerSpec) -> WorkerSpec:
+def _placed(spec: WorkerSpec) -> WorkerSpec:
+    """With what a cluster's node decides: the address, and a log among those that Ray's dashboard shows."""
     if spec.bind_host is not None:
         return spec
-    return spec.model_copy(update={"bind_host": ray.util.get_node_ip_address()})
+    logs = Path(ray_worker._global_node.get_logs_dir_path()) / "pdserve"
+    log_file = logs / spec.namespace / spec.name / new_log_name()
+    placed = {"bind_host": ray.util.get_node_ip_address(), "log_file": log_file}
+    return spec.model_copy(update=placed)

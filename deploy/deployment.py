@@ -4,7 +4,8 @@ import contextlib
 import os
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
@@ -13,9 +14,13 @@ from ray.exceptions import RayError
 
 from common.config import ServeConfig, WorkerSpec
 from common.request import Role
-from deploy.launcher import Launched, Launcher
+from common.telemetry.log_files import default_log_dir, new_log_name
+from deploy.death_watch import DeathWatch
+from deploy.launched import Launched
+from deploy.launcher import Launcher
 from deploy.placement import Share, share_cores, share_free_cores
 from deploy.ray_session import start_ray, stop_ray
+from deploy.starting import LoggedReport, StartReport
 from pdserve.errors import PreconditionError
 
 _STOP_TIMEOUT_S = 10.0
@@ -34,6 +39,7 @@ class Deployment:
         self._model_name = model_name
         self._model_dir = model_dir
         self._workers: dict[str, Launched] = {}
+        self._watch = DeathWatch()
         self._numbers = {role: count() for role in Role}
         self._shares: list[Share] = []
         self.cluster_token = secrets.token_urlsafe(32)  # what the workers ask of routers
@@ -41,18 +47,19 @@ class Deployment:
         self._is_aborted = threading.Event()
         self._changing = threading.Lock()
 
-    def start(self, report: Callable[[str], None]) -> list[str]:
+    def start(self, report: StartReport) -> list[str]:
         """Start Ray and all workers; returns their gRPC addresses. Raises SetupError.
 
-        `report` is told what is being waited for.
+        `report` is told what is being waited for and how long it took.
         """
         config = self._config
         roles = [Role.PREFILL] * config.prefill + [Role.DECODE] * config.decode
         self._shares = share_cores(len(roles), _own_cores(), config.pin)
-        report("starting Ray")
+        report.now("starting Ray")
+        begun_s = time.monotonic()
         self._is_private = start_ray(config, sum(share.num_threads for share in self._shares))
-        report(f"loading {self._model_name} into {len(roles)} workers")
-        return list(self._launch(roles, self._shares, self._launcher()).values())
+        report.done(f"starting Ray took {time.monotonic() - begun_s:.1f} s")
+        return list(self._launch(roles, self._shares, self._launcher(), report).values())
 
     def add(self, roles: Sequence[Role]) -> dict[str, str]:
         """Start more workers; their addresses by name. All of them or none.
@@ -63,11 +70,11 @@ class Deployment:
             launcher = self._launcher()
             if not self._is_private:
                 launcher.check_cluster(roles)
-                return self._launch(roles, [Share(0, ())] * len(roles), launcher)
+                return self._launch(roles, [Share(0, ())] * len(roles), launcher, LoggedReport())
             used = {core for worker in self._workers.values() for core in worker.share.cores}
             free = [core for core in _own_cores() if core not in used]
             shares = share_free_cores(len(roles), free, self._shares[0])
-            return self._launch(roles, shares, launcher)
+            return self._launch(roles, shares, launcher, LoggedReport())
 
     def flip(self, name: str, role: Role) -> None:
         """Give a worker another role. Raises PreconditionError, SetupError."""
@@ -81,6 +88,7 @@ class Deployment:
         with self._changing:
             worker = self._workers.pop(name, None)
             if worker is not None:
+                self._watch.forget(name)
                 _end([worker])
 
     def abort(self) -> None:
@@ -90,6 +98,7 @@ class Deployment:
     def stop(self) -> None:
         """Stop workers, then Ray. Never while `start` runs; after `abort`, a change has ended soon."""
         with self._changing:
+            self._watch.close()
             if ray.is_initialized():
                 _end(list(self._workers.values()))
             self._workers.clear()
@@ -99,24 +108,31 @@ class Deployment:
         return Launcher(self._config, self._is_private, self._is_aborted)
 
     def _launch(
-        self, roles: Sequence[Role], shares: Sequence[Share], launcher: Launcher
+        self,
+        roles: Sequence[Role],
+        shares: Sequence[Share],
+        launcher: Launcher,
+        report: StartReport,
     ) -> dict[str, str]:
         launched: list[Launched] = []
         try:
             for role, share in zip(roles, shares, strict=True):
                 launched.append(launcher.create(self._spec(role, share), share))
-            addresses = launcher.await_starts(launched)
+            ready = launcher.await_starts(launched, report)
         except BaseException:
-            _end(launched)
+            _kill(launched)  # nobody has them yet; one that loads would not listen
             raise
-        self._workers |= {worker.name: worker for worker in launched}
-        return addresses
+        for one in ready:
+            self._workers[one.worker.name] = one.worker
+            self._watch.add(one.worker)
+        return {one.worker.name: one.address for one in ready}
 
     def _spec(self, role: Role, share: Share) -> WorkerSpec:
-        config = self._config
+        config, name = self._config, f"{role}-{next(self._numbers[role])}"
+        log_file = default_log_dir() / config.namespace / name / new_log_name()
         return WorkerSpec.model_validate(
             {
-                "name": f"{role}-{next(self._numbers[role])}",
+                "name": name,
                 "role": str(role),
                 "model_dir": self._model_dir,
                 "model_name": self._model_name,
@@ -124,6 +140,7 @@ class Deployment:
                 "bind_host": "127.0.0.1" if self._is_private else None,
                 "num_threads": share.num_threads if self._is_private else 0,
                 "cores": share.cores if self._is_private else (),
+                "log_file": log_file if self._is_private else None,
                 "cluster_token": self.cluster_token,
                 "engine": config.engine,
                 "transfer": config.transfer,
@@ -140,6 +157,10 @@ def _end(workers: Sequence[Launched]) -> None:
     with contextlib.suppress(RayError):
         stops = [worker.handle.stop.remote() for worker in workers]
         ray.wait(stops, num_returns=len(stops), timeout=_STOP_TIMEOUT_S) if stops else None
+    _kill(workers)
+
+
+def _kill(workers: Sequence[Launched]) -> None:
     for worker in workers:
         with contextlib.suppress(RayError):
             ray.kill(worker.handle)

@@ -4,29 +4,20 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import ray
 from ray.actor import ActorClass, ActorHandle
-from ray.exceptions import ActorAlreadyExistsError, RayActorError, RayTaskError
+from ray.exceptions import ActorAlreadyExistsError
 
 from common.config import ServeConfig, WorkerSpec
 from common.request import Role
 from deploy.actors import WorkerActor
+from deploy.launched import Launched, result_of
 from deploy.placement import Share
+from deploy.starting import Ready, StartReport, await_starts
 from pdserve.errors import PreconditionError, SetupError
 
 _POLL_S = 0.5
-_REMEDY = "raise start_timeout_s"
-
-
-@dataclass(frozen=True, slots=True)
-class Launched:
-    """A worker's actor, and what it was given of this machine."""
-
-    name: str
-    handle: ActorHandle
-    share: Share
 
 
 class Launcher:
@@ -51,21 +42,23 @@ class Launcher:
                 f"Ray already has a worker named {spec.name} in namespace '{spec.namespace}'",
                 "choose another namespace",
             ) from error
-        return Launched(spec.name, handle, share)
+        return Launched(spec, handle, share)
 
-    def await_starts(self, workers: Sequence[Launched]) -> dict[str, str]:
-        """Start them all at once; their gRPC addresses by name. Raises SetupError."""
-        pending = {worker.name: worker.handle.start.remote() for worker in workers}
-        limit_s = self._config.start_timeout_s
-        return {
-            name: str(self._await(f"worker {name} was not ready", ref, limit_s, _REMEDY))
-            for name, ref in pending.items()
-        }
+    def await_starts(self, workers: Sequence[Launched], report: StartReport) -> list[Ready]:
+        """See starting.await_starts."""
+        return await_starts(workers, self._config.start_timeout_s, self._is_aborted, report)
 
     def flip(self, worker: Launched, role: Role, timeout_s: float) -> None:
         """Have a worker take a role. Raises SetupError."""
-        what = f"worker {worker.name} did not become a {role} worker"
-        self._await(what, worker.handle.flip.remote(role), timeout_s)
+        doing = f"becoming a {role} worker"
+        flipped = worker.handle.flip.remote(role)
+        deadline_s = time.monotonic() + timeout_s
+        while not ray.wait([flipped], timeout=_POLL_S)[0]:
+            if self._is_aborted.is_set():
+                raise SetupError(f"worker {worker.name} was interrupted while {doing}")
+            if time.monotonic() > deadline_s:
+                raise SetupError(f"worker {worker.name} is still {doing} after {timeout_s} s")
+        result_of(flipped, worker, doing)
 
     def check_cluster(self, roles: Sequence[Role]) -> None:
         """Raise PreconditionError unless the cluster has, in all, what such workers ask for."""
@@ -95,24 +88,3 @@ class Launcher:
         if self._config.engine.device == "cuda":
             needs["GPU"] = 1
         return needs
-
-    def _await(
-        self, what: str, ref: "ray.ObjectRef[object]", timeout_s: float, remedy: str = ""
-    ) -> object:
-        """The result; `what` begins the message when there is none. Raises SetupError."""
-        deadline = time.monotonic() + timeout_s
-        try:
-            while not ray.wait([ref], timeout=_POLL_S)[0]:
-                if self._is_aborted.is_set():
-                    raise SetupError(f"{what}: interrupted")
-                if time.monotonic() > deadline:
-                    raise SetupError(f"{what} in {timeout_s} s", remedy)
-            result: object = ray.get(ref, timeout=_POLL_S)
-        except RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, SetupError):
-                raise cause from None
-            raise SetupError(f"{what}: {cause!r}") from error
-        except RayActorError as error:
-            raise SetupError(f"{what}: it died") from error
-        return result

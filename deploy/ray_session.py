@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import ray
+from ray._private import worker as ray_worker
 
 from common.config import ServeConfig
 from pdserve.errors import SetupError
@@ -21,6 +22,7 @@ def start_ray(config: ServeConfig, num_cpus: int) -> bool:
     """Connect this process to Ray; returns whether the Ray is private. Raises SetupError."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning on CPUs
+    _silence_ray()
     if config.ray_address is None:
         # Ray listens on all interfaces, and whoever it lets in can run code. A local Ray asks for a token by
         # default; without one in the environment it would leave one in the home folder, for every other Ray.
@@ -50,6 +52,16 @@ def _store_bytes(config: ServeConfig) -> int:
     # a store that does not fit shared memory would lie on a disk
     shared = int(0.9 * shutil.disk_usage(_SHM).free) if _SHM.exists() else wanted
     return max(_MIN_STORE_BYTES, min(wanted, shared, psutil.virtual_memory().total // 4))
+
+
+def _silence_ray() -> None:
+    """Keep out of this terminal what Ray says of workers' deaths; we say more.
+
+    Its listener for errors prints to stdout whatever `log_to_driver` says, and has no other switch.
+    """
+    ray_worker._worker_logs_enabled = False
+    # calls that nobody waits for any more when a worker dies
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
 
 
 def _init(**options: object) -> None:

@@ -13,6 +13,7 @@ from deploy.deployment import Deployment
 from deploy.fleet import DeploymentFleet
 from deploy.openai_access import check_usable, openai_access
 from deploy.openai_gateway import OpenAiGateway
+from deploy.starting import StartReport
 from pdserve.errors import SetupError
 from router.app import Router
 from router.guard import Door
@@ -38,7 +39,7 @@ class Endpoints:
 
 @contextlib.asynccontextmanager
 async def running(
-    config: ServeConfig, model_name: str, model_dir: Path, report: Callable[[str], None]
+    config: ServeConfig, model_name: str, model_dir: Path, report: StartReport
 ) -> AsyncIterator[Endpoints]:
     """A deployment with its router; everything is stopped on the way out, however that happens."""
     door = _make_door(config)
@@ -46,7 +47,7 @@ async def running(
     router = gateway = None
     try:
         addresses = await _start(deployment, report)
-        report("connecting the router")
+        report.now("connecting the router")
         fleet = DeploymentFleet(deployment)
         token = deployment.cluster_token
         router = Router(model_name, model_dir, addresses, config.router, fleet, door, token)
@@ -55,7 +56,7 @@ async def running(
         )
         endpoints = Endpoints(config.grpc_host, grpc_port, router.http_port)
         if config.openai_port is not None:
-            report("starting the OpenAI gateway")
+            report.now("starting the OpenAI gateway")
             gateway = OpenAiGateway(
                 await _address_for_gateway(router, endpoints, config),
                 config.grpc_host,
@@ -101,7 +102,7 @@ async def _address_for_gateway(router: Router, endpoints: Endpoints, config: Ser
     return await router.open_to_gateway(tenant)
 
 
-async def _start(deployment: Deployment, report: Callable[[str], None]) -> list[str]:
+async def _start(deployment: Deployment, report: StartReport) -> list[str]:
     """Start in a thread; when cancelled, the thread has ended before the cancellation goes on."""
     starting = asyncio.ensure_future(asyncio.to_thread(deployment.start, report))
     try:
@@ -117,7 +118,7 @@ async def serve(
     config: ServeConfig,
     model_name: str,
     model_dir: Path,
-    report: Callable[[str], None],
+    report: StartReport,
     on_ready: Callable[[Endpoints], None],
 ) -> None:
     """Serve until SIGINT or SIGTERM, also when one comes during start-up. Raises SetupError."""

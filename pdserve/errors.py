@@ -15,6 +15,7 @@ PdserveError
 │   └── InternalError           INTERNAL: our bug
 ├── UnsupportedError            pdserve does not do this at all
 └── SetupError                  a command could not start; `remedy` says what to do
+    └── WorkerDiedError         a worker's process ended while it was waited for
 """
 
 from enum import StrEnum
@@ -154,3 +155,7 @@ class SetupError(PdserveError):
     def __init__(self, message: str, remedy: str = "") -> None:
         super().__init__(f"{message}. {remedy}" if remedy else message)
         self.remedy = remedy
+
+
+class WorkerDiedError(SetupError):
+    """A worker's process ended while it was waited for; the message says how, and what it said last."""

@@ -21,6 +21,7 @@ from common.engine.model_runner import ModelRunner
 from common.engine.model_spec import ModelSpec
 from common.engine.prefix_cache import PrefixCache
 from common.engine.probe import PROBE_TOKENS, Probe
+from common.engine.stages import BeginStage, untold
 from common.engine.weights.load import load_model
 from common.grammar.matcher import MaskFiller
 from common.profile import WorkerProfile
@@ -47,7 +48,9 @@ class Engine:
         return self.prefix.pool
 
 
-def build_engine(model_dir: Path, config: EngineConfig, num_threads: int) -> Engine:
+def build_engine(
+    model_dir: Path, config: EngineConfig, num_threads: int, stage: BeginStage = untold
+) -> Engine:
     """Load the model, allocate KV memory, and prove with a probe that attention is honoured.
 
     Raises SetupError when the machine or the model does not allow it.
@@ -59,33 +62,44 @@ def build_engine(model_dir: Path, config: EngineConfig, num_threads: int) -> Eng
 
         set_num_threads(num_threads)
     chosen = choose_dtype(config.dtype, model_dir, device)
-    model, spec = load_model(model_dir, chosen.dtype, device)
+    with stage("loading weights") as remark:
+        model, spec = load_model(model_dir, chosen.dtype, device)
+        remark.text = f"{chosen.dtype}, {chosen.reason}"
     spec = replace(spec, dtype_reason=chosen.reason)
     config = config.model_copy(update={"dtype": chosen.dtype})
-    return assemble_engine(model, spec, config, device)
+    return assemble_engine(model, spec, config, device, stage)
 
 
 def assemble_engine(
-    model: torch.nn.Module, spec: ModelSpec, config: EngineConfig, device: torch.device
+    model: torch.nn.Module,
+    spec: ModelSpec,
+    config: EngineConfig,
+    device: torch.device,
+    stage: BeginStage = untold,
 ) -> Engine:
     """An engine of a model that lies on `device` and has our attention; see build_engine."""
-    probe = Probe(model, spec)
+    with stage("running the model alone"):
+        probe = Probe(model, spec)
     block_size = config.block_size or _BLOCK_SIZE[device.type]
     # a block of the graphs, of which the pool does not know
     num_scratch = int(device.type == "cuda" and config.cuda_graphs == "auto")
     num_blocks = _count_blocks(config, spec, block_size, num_scratch)
     storage = _storage(spec, config, device)
-    cache = KVCache(spec, num_blocks + num_scratch, block_size, device, storage)
+    with stage("allocating KV memory"):
+        cache = KVCache(spec, num_blocks + num_scratch, block_size, device, storage)
     backend = select_backend(config.attention_backend, cache, spec.num_heads)
-    token_model = select_model(model, config.fusion, backend, device)
+    with stage("preparing weights"):
+        token_model = select_model(model, config.fusion, backend, device)
     mask_filler = MaskFiller(spec.vocab_size)
     copies = DeviceCopies() if device.type == "cuda" else None
     runner = ModelRunner(token_model, block_size, spec.eos_token_ids, mask_filler, copies)
     pool = BlockPool(num_blocks, block_size)
-    probe.run(runner, cache, pool)
+    with stage("probing attention"):
+        probe.run(runner, cache, pool)
     if num_scratch:
         # captured after the probe, so that what is wrong without graphs is not blamed on them
-        token_model = graph_decode(token_model, backend, _graph_limits(config, spec, pool))
+        with stage("capturing CUDA graphs"):
+            token_model = graph_decode(token_model, backend, _graph_limits(config, spec, pool))
         runner = ModelRunner(token_model, block_size, spec.eos_token_ids, mask_filler, copies)
         probe.run(runner, cache, pool)
     prefix = PrefixCache(pool, spec.fingerprint, is_enabled=config.prefix_cache == "auto")

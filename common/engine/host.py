@@ -7,6 +7,7 @@ from common.config import WorkerSpec
 from common.engine.engine import BUILD_TIMEOUT_S, Engine
 from common.engine.loop import EngineLoop
 from common.engine.profile_cache import build_profiled
+from common.engine.stages import BeginStage, untold
 from common.kv_transfer.node_store import UNLIMITED, NodeStore
 
 
@@ -20,8 +21,11 @@ class EngineHost:
 
 
 def build_host(
-    spec: WorkerSpec, on_crash: Callable[[BaseException], None], store: NodeStore = UNLIMITED
+    spec: WorkerSpec,
+    on_crash: Callable[[BaseException], None],
+    store: NodeStore = UNLIMITED,
+    stage: BeginStage = untold,
 ) -> EngineHost:
     """Build the engine in its thread. Raises SetupError as build_engine does."""
     loop = EngineLoop(spec.name, on_crash)
-    return EngineHost(loop, loop.call(lambda: build_profiled(spec), BUILD_TIMEOUT_S), store)
+    return EngineHost(loop, loop.call(lambda: build_profiled(spec, stage), BUILD_TIMEOUT_S), store)

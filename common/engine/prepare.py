@@ -3,6 +3,7 @@
 `python -m common.engine.prepare MODEL_DIR` compiles them alone, without the model's weights.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,29 +21,43 @@ from common.engine.kernel_checks.verdicts import (
     trusted_sampling,
 )
 from common.engine.weights.spec import read_spec
+from pdserve.errors import SetupError
 
 Family = Callable[[], object]
 
 
-def prepare_kernels(model_dir: Path, config: EngineConfig, *, is_second: bool = False) -> None:
-    """Try the kernel families that the model needs on this CPU; nothing where it runs on CUDA.
+def prepare_kernels(
+    model_dir: Path, config: EngineConfig, num_threads: int, is_second: bool = False
+) -> str:
+    """Try the kernel families that the model needs on this CPU; says what there was to do.
 
     Of two processes that start at one time the second goes the other way round: each compiles half, and
-    loads what the other has compiled. Raises SetupError for a model that cannot be served.
+    loads what the other has compiled.
     """
     device = select_device(config)
     if device.type != "cpu":
-        return
+        return "none on CUDA"
+    # numba takes 0.3 s to import; a CUDA worker never needs it
+    from common.engine.cpu.kernel_cache import tally
+    from common.engine.cpu.threads import set_num_threads
+
+    set_num_threads(num_threads)
     families = _families(model_dir, config, device)
     for family in reversed(families) if is_second else families:
         family()
+    return f"{tally().compiled} new, {tally().loaded} from disk"
 
 
 def _families(model_dir: Path, config: EngineConfig, device: torch.device) -> list[Family]:
-    dtype = choose_dtype(config.dtype, model_dir, device).dtype
-    model = AutoConfig.from_pretrained(model_dir, trust_remote_code=False)
+    try:
+        dtype = choose_dtype(config.dtype, model_dir, device).dtype
+        model = AutoConfig.from_pretrained(model_dir, trust_remote_code=False)
+        spec = read_spec(model_dir, model, dtype)
+    # whatever is wrong with the folder: loading it, which comes next, says it
+    except (SetupError, OSError, ValueError, KeyError):
+        return []
     families: list[Family] = []
-    shape = attention_shape(read_spec(model_dir, model, dtype), config, device)
+    shape = attention_shape(spec, config, device)
     if shape is not None and config.attention_backend in ("auto", "cpu"):
         families.append(lambda: trusted_attention(shape))
     families.append(trusted_sampling)
@@ -53,4 +68,5 @@ def _families(model_dir: Path, config: EngineConfig, device: torch.device) -> li
 
 
 if __name__ == "__main__":
-    prepare_kernels(Path(sys.argv[1]), EngineConfig(), is_second="--second" in sys.argv)
+    cores = len(os.sched_getaffinity(0))
+    prepare_kernels(Path(sys.argv[1]), EngineConfig(), cores, "--second" in sys.argv)

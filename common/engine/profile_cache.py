@@ -14,7 +14,9 @@ import torch
 from common.config import WorkerSpec
 from common.engine.costs import within_limits
 from common.engine.engine import Engine, build_engine
+from common.engine.prepare import prepare_kernels
 from common.engine.profiling import largest_step, measure_profile
+from common.engine.stages import BeginStage, untold
 from common.engine.weights.cache import default_cache_dir
 from common.profile import WorkerProfile
 from common.telemetry.logs import get_logger
@@ -30,15 +32,21 @@ def profiles_dir() -> Path:
     return default_cache_dir().parent / "profiles"
 
 
-def build_profiled(spec: WorkerSpec) -> Engine:
+def build_profiled(spec: WorkerSpec, stage: BeginStage = untold) -> Engine:
     """A worker's engine, with costs that begin at its profile. Raises SetupError as build_engine does."""
-    engine = build_engine(spec.model_dir, spec.engine, spec.num_threads)
-    measured = load_or_measure(engine, spec.num_threads, profiles_dir())
+    with stage("compiling kernels") as remark:
+        # prefill and decode workers start together: each compiles half, and loads the other's
+        is_second = spec.role == "decode"
+        remark.text = prepare_kernels(spec.model_dir, spec.engine, spec.num_threads, is_second)
+    engine = build_engine(spec.model_dir, spec.engine, spec.num_threads, stage)
+    measured = load_or_measure(engine, spec.num_threads, profiles_dir(), stage)
     engine.costs.begin(within_limits(measured, spec.engine))
     return engine
 
 
-def load_or_measure(engine: Engine, num_threads: int, folder: Path) -> WorkerProfile:
+def load_or_measure(
+    engine: Engine, num_threads: int, folder: Path, stage: BeginStage = untold
+) -> WorkerProfile:
     """The engine's profile; measured, which takes about two seconds, when the folder does not hold it.
 
     One that is incomplete because the machine was busy or slow is not kept. A folder that cannot be read
@@ -48,7 +56,8 @@ def load_or_measure(engine: Engine, num_threads: int, folder: Path) -> WorkerPro
     known = _read(path)
     if known is not None:
         return known
-    profile = measure_profile(engine)
+    with stage("measuring the profile"):
+        profile = measure_profile(engine)
     _log.info("profile_measured", row_counts=profile.row_counts, row_seconds=profile.row_seconds)
     if profile.row_counts[-1] == largest_step(engine):
         with contextlib.suppress(OSError):

@@ -25,6 +25,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.timeout(START_AND_TEST_S))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _logs_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Workers of tests do not push the developer's own logs out."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def model() -> ModelSource:
     """The default model, fetched if it is not in the cache."""

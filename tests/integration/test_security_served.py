@@ -37,6 +37,7 @@ class Guarded:
     served: Served
     tokens: dict[str, str]
     authority: Path
+    logs: Path
 
     def client(self, tenant: str) -> AsyncClient:
         token, roots = self.tokens[tenant], self.authority.read_bytes()
@@ -74,8 +75,11 @@ def guarded(model: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> Ite
     (folder / "keys").chmod(0o600)
     settings |= {"openai_port": 0, "openai_keys_file": str(folder / "keys")}
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
-    with serving(model.name, "--config", str(folder / "config.yaml")) as served:
-        yield Guarded(served, tokens, authority.write(folder / "authority.pem"))
+    logs = folder / "state"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(logs))
+        with serving(model.name, "--config", str(folder / "config.yaml")) as served:
+            yield Guarded(served, tokens, authority.write(folder / "authority.pem"), logs)
 
 
 def test_commands_reach_it_with_a_token_and_fail_in_one_line_without(
@@ -208,7 +212,7 @@ async def test_no_text_salt_or_token_is_written_down(guarded: Guarded) -> None:
 
 
 def _everything_logged(guarded: Guarded) -> str:
-    """The launcher's stderr so far, and all of Ray's logs, where workers write."""
+    """The launcher's stderr so far, what the workers wrote, and all of Ray's logs."""
     stderr = guarded.served.process.stderr
     assert stderr is not None
     os.set_blocking(stderr.fileno(), False)
@@ -216,7 +220,8 @@ def _everything_logged(guarded: Guarded) -> str:
     control = guarded.process("gcs_server")
     (argument,) = (word for word in control.cmdline() if word.startswith("--log_dir="))
     folder = Path(argument.partition("=")[2])
-    texts += [file.read_text(errors="replace") for file in folder.rglob("*") if file.is_file()]
+    files = [*folder.rglob("*"), *guarded.logs.rglob("*")]
+    texts += [file.read_text(errors="replace") for file in files if file.is_file()]
     return "\n".join(texts)
 
 

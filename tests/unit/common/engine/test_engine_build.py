@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from common.engine.engine import build_engine, select_device
+from common.engine.stages import StageClock
 from pdserve.errors import SetupError
 from tests.unit.common.engine.tiny_models import VOCAB, engine_config, make_engine, save_model
 
@@ -186,3 +187,25 @@ def test_a_device_that_is_absent_is_named() -> None:
     with pytest.raises(SetupError, match=r"'cuda' is not available.* this machine has: cpu"):
         select_device(engine_config(device="cuda"))
     assert select_device(engine_config(device="auto")).type == "cpu"
+
+
+def test_a_build_tells_its_stages_in_order(tmp_path: Path) -> None:
+    save_model(tmp_path, "llama")
+    clock = StageClock()
+    build_engine(tmp_path, engine_config(), 1, clock.stage)
+    stages = clock.so_far()
+    assert [stage.name for stage in stages.done] == [
+        "loading weights",
+        "running the model alone",
+        "allocating KV memory",
+        "preparing weights",
+        "probing attention",
+    ]
+    assert stages.running == ""
+
+
+def test_a_build_that_fails_shows_the_stage_it_failed_in(tmp_path: Path) -> None:
+    clock = StageClock()
+    with pytest.raises(SetupError):
+        build_engine(tmp_path / "missing", engine_config(), 1, clock.stage)
+    assert clock.so_far().running == "loading weights"
