@@ -9,6 +9,7 @@ from typing import cast
 from benchmarks.timed_steps import decode_ms, prefill_ms
 from common.config import EngineConfig, StoredDtype
 from common.engine.engine import build_engine
+from common.telemetry.logs import configure_logs
 
 _KV_GIB = 0.25
 _STEPS = 7
@@ -16,6 +17,7 @@ _STEPS = 7
 
 def main() -> None:
     """Serve stdin until it ends."""
+    configure_logs("warning", process="engine")
     dtype = cast(StoredDtype, sys.argv[2])
     config = EngineConfig(dtype=dtype, kv_cache_gib=_KV_GIB)
     engine = build_engine(Path(sys.argv[1]), config, len(os.sched_getaffinity(0)))

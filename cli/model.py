@@ -19,6 +19,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from cli.kernels import compile_kernels
 from common.engine.weights.cache import default_cache_dir, entry_name, find
 from common.engine.weights.catalog import CATALOG, DEFAULT_ALIAS
 from common.engine.weights.pull import pull
@@ -77,9 +78,12 @@ def progress_bars() -> Iterator[StageBars]:
 def pull_command(
     alias: Annotated[str, typer.Argument(help="A name from `pdserve model list`")] = DEFAULT_ALIAS,
 ) -> None:
-    """Download a model and convert it for serving; instant when it is there already."""
+    """Download a model, convert it and compile its kernels; instant when that was done before."""
     with progress_bars() as progress:
         path = pull(alias, default_cache_dir(), progress)
+        problem = compile_kernels(path, progress)
+    if problem is not None:
+        typer.echo(f"its kernels will be compiled at the first start ({problem})", err=True)
     typer.echo(f"{alias} is ready in {path}")
 
 

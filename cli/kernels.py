@@ -1,0 +1,66 @@
+"""Compiling a model's kernels ahead of its first start: `pdserve model pull` does it once a machine."""
+
+import hashlib
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from common.engine.weights.progress import Progress
+
+_DEADLINE_S = 900.0  # half a minute of two cores, on a slow or busy machine far more
+_POLL_S = 0.1
+
+
+def compile_kernels(model_dir: Path, progress: Progress) -> str | None:
+    """Have two processes compile what the model needs on this CPU; instant when that was done before.
+
+    Returns why not, in one line, if it could not be done: then the first start does it.
+    """
+    mark = _mark(model_dir)
+    if mark.exists():
+        return None
+    progress.stage("compile kernels for this CPU", None)
+    command = [sys.executable, "-m", "common.engine.prepare", str(model_dir)]
+    processes = [
+        subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            command + flags, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        for flags in ([], ["--second"])
+    ]
+    deadline = time.monotonic() + _DEADLINE_S
+    try:
+        while any(process.poll() is None for process in processes):
+            if time.monotonic() > deadline:
+                return f"no result within {_DEADLINE_S:g} s"
+            progress.advance(1)
+            time.sleep(_POLL_S)
+        if failed := next((p for p in processes if p.returncode), None):
+            return _last_line(failed)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    try:
+        mark.touch()
+    except OSError as error:
+        return f"cannot write {mark.parent}: {error.strerror}"
+    return None
+
+
+def _mark(model_dir: Path) -> Path:
+    """A file whose being there says that all was compiled, for this CPU and these sources."""
+    # numba takes 0.3 s to import
+    from common.engine.cpu.kernel_cache import kernels_dir
+    from common.engine.cpu.target import host_target
+
+    digest = hashlib.sha256(repr(host_target()).encode())
+    digest.update((model_dir / "config.json").read_bytes())
+    return kernels_dir() / f"{digest.hexdigest()[:32]}.ready"
+
+
+def _last_line(process: "subprocess.Popen[str]") -> str:
+    said = process.stderr.read().strip().splitlines() if process.stderr else []
+    last = said[-1] if said else "it said nothing"
+    return f"exit {process.returncode}: {last}"
