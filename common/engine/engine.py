@@ -57,7 +57,9 @@ def build_engine(model_dir: Path, config: EngineConfig, num_threads: int) -> Eng
         from common.engine.cpu.threads import set_num_threads
 
         set_num_threads(num_threads)
-    model, spec = load_model(model_dir, config.dtype, device)
+    model, spec = load_model(
+        model_dir, config.dtype, device, allow_unused_weights=config.allow_unused_weights
+    )
     return assemble_engine(model, spec, config, device)
 
 

@@ -1,7 +1,8 @@
 """The fusion pass: from a `transformers` model to DecoderWeights, for the families that we know.
 
-A model is fused only when every one of its parameters was taken; anything unexpected (an adapter, a bias,
-a new norm in a later `transformers`) leaves it to the general path, which is slower and never wrong.
+A model is fused only when it is made of its family's own parts and every one of its parameters was taken.
+Anything unexpected (an adapter, a quantized product, a bias, a new norm in a later `transformers`) leaves
+it to the general path, which is slower and never wrong.
 """
 
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from common.engine.fused.plain import is_plain
 from common.engine.fused.weights import Activation, DecoderWeights, LayerWeights, Layout, Linear
 
 _FAMILIES = {
@@ -27,7 +29,7 @@ Module = Any  # modules of `transformers`, read by attribute name
 
 def fuse(model: nn.Module, layout: Layout) -> DecoderWeights | None:
     """The model's weights merged for FusedDecoder, or None when it is not one we know exactly."""
-    if type(model).__name__ not in _FAMILIES:
+    if type(model).__name__ not in _FAMILIES or not is_plain(model):
         return None
     return _Reader(model, layout).read()
 
