@@ -13,7 +13,7 @@ from common.engine.fused.families import fuse
 from common.engine.fused.weights import AsStored
 from common.engine.weights.load import load_model
 from pdserve.errors import SetupError
-from tests.unit.common.engine.tiny_models import FAMILIES, save_model
+from tests.unit.common.engine.tiny_models import FAMILIES, engine_config, make_engine, save_model
 from tests.unit.common.engine.weights.edited import (
     Tensors,
     add,
@@ -168,6 +168,13 @@ def test_unused_tensors_may_be_allowed_and_are_logged_once(llama: Path) -> None:
     assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
     (line,) = [line for line in logs if line["event"] == "weights_unused"]
     assert (line["num_tensors"], line["first"]) == (2, "a.weight")
+
+
+def test_the_engine_allows_unused_tensors_where_its_settings_do(llama: Path) -> None:
+    edit(llama, add("score.weight", torch.ones(1)))
+    with pytest.raises(SetupError, match=r"nothing uses the tensor score\.weight"):
+        make_engine(llama, engine_config())
+    make_engine(llama, engine_config(allow_unused_weights=True))
 
 
 def test_allowing_unused_tensors_allows_nothing_else(llama: Path) -> None:
