@@ -12,7 +12,8 @@ from common.engine.weights.config_file import CONFIG
 from pdserve.errors import SetupError
 
 _ADAPTER = "adapter_config.json"
-_HEADS = ("ForCausalLM", "LMHeadModel")
+# the last is that of models which also see or hear: their text model has a head too
+_HEADS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
 def refuse_other_kinds(folder: Path, config: PreTrainedConfig) -> None:

@@ -11,7 +11,7 @@ from pdserve.errors import SetupError
 
 # caches and masks that old checkpoints hold as if they were weights
 _HARMLESS = re.compile(
-    r"(^|\.)(rotary_emb\.(inv_freq|cos_cached|sin_cached)"
+    r"(^|\.)(rotary_(pos_)?emb\.(inv_freq|cos_cached|sin_cached)"
     r"|(attn|attention|self_attn)\.(masked_bias|bias)|position_ids)$"
 )
 
@@ -61,7 +61,8 @@ def check_report(
         remedy = "Copy the whole folder again, or save the whole model with save_pretrained"
         if head in report.missing and len(report.missing) == 1:
             remedy = "Give the causal LM: this is the body of one, without its head"
-        raise SetupError(f"{folder} lacks {_naming(report.missing)}", remedy)
+        others = f", and nothing uses {_naming(report.unused)}" if report.unused else ""
+        raise SetupError(f"{folder} lacks {_naming(report.missing)}{others}", remedy)
     for wrong in report.mismatched[:1]:
         raise SetupError(
             f"{folder}: {wrong.name} has the shape {list(wrong.stored)}, "

@@ -114,6 +114,18 @@ def test_of_a_tied_pair_either_is_enough(tmp_path: Path, keep: str) -> None:
     assert torch.equal(model.lm_head.weight, expected)
 
 
+def test_a_head_that_is_stored_although_it_is_called_tied_is_used_as_it_is(tmp_path: Path) -> None:
+    folder = save_model(tmp_path, "llama", tie_word_embeddings=True)
+    head = torch.randn(101, 64)
+    edit(folder, add("lm_head.weight", head))
+    model = load(folder)
+    assert torch.equal(model.lm_head.weight, head)
+    weights = fuse(model, AsStored())
+    assert weights is not None
+    assert torch.equal(weights.head.weight, head)
+    assert not torch.equal(weights.embedding, head)
+
+
 def test_the_body_of_a_model_is_told_from_a_damaged_one(tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(save_model(tmp_path / "whole", "llama"))
     model.model.save_pretrained(tmp_path / "body")
@@ -179,7 +191,8 @@ def test_the_engine_allows_unused_tensors_where_its_settings_do(llama: Path) -> 
 
 def test_allowing_unused_tensors_allows_nothing_else(llama: Path) -> None:
     edit(llama, lambda tensors: tensors.update({"other": tensors.pop(DOWN)}))
-    assert f"lacks the tensor {DOWN}" in str(refusal(llama, allow_unused_weights=True))
+    message = str(refusal(llama, allow_unused_weights=True))
+    assert f"lacks the tensor {DOWN}, and nothing uses the tensor other" in message
 
 
 @pytest.mark.parametrize(
