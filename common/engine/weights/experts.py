@@ -15,7 +15,8 @@ _REMEDY = "Copy the whole folder again"
 def refuse_uneven_experts(folder: Path, tensors: Mapping[str, StoredTensor]) -> None:
     """Raises SetupError, naming the tensor, where one expert of a layer lacks what the others have.
 
-    Nothing else names it: `transformers` only says that the stack cannot be built.
+    For a model that could not be loaded: `transformers` only says that the stack cannot be built, or that it
+    is too short.
     """
     numbers: dict[str, set[int]] = defaultdict(set)
     parts: dict[str, dict[str, int]] = defaultdict(dict)  # one expert that has each part

@@ -26,21 +26,27 @@ def load_whole(
     """
     tensors = read_tensors(weight_files(path))
     refuse_quantized_tensors(tensors)
-    refuse_uneven_experts(path, tensors)
     with _reported_to_us():
-        model, report = AutoModelForCausalLM.from_pretrained(
-            path,
-            config=config,
-            dtype=dtype,
-            attn_implementation=ATTENTION_NAME,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            # so that the report names them; none is ever served
-            ignore_mismatched_sizes=True,
-        )
+        try:
+            model, raw = AutoModelForCausalLM.from_pretrained(
+                path,
+                config=config,
+                dtype=dtype,
+                attn_implementation=ATTENTION_NAME,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                # so that the report names them; none is ever served
+                ignore_mismatched_sizes=True,
+            )
+        except RuntimeError:
+            refuse_uneven_experts(path, tensors)  # names what cannot be stacked
+            raise
+    report = LoadingReport.read(raw)
+    if report.mismatched:
+        refuse_uneven_experts(path, tensors)
+    check_report(report, path, _head(model), allow_unused=allow_unused)
     loaded: torch.nn.Module = model
-    check_report(LoadingReport.read(report), path, _head(model), allow_unused=allow_unused)
     return loaded
 
 
