@@ -1,7 +1,6 @@
 """A checkpoint that is not exactly its model's weights is refused in one line that names the tensor."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,9 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from common.engine.fused.families import fuse
 from common.engine.fused.weights import AsStored
-from common.engine.weights.load import load_model
 from pdserve.errors import SetupError
-from tests.unit.common.engine.tiny_models import FAMILIES, engine_config, make_engine, save_model
+from tests.unit.common.engine.tiny_models import engine_config, make_engine, save_model
 from tests.unit.common.engine.weights.edited import (
     Tensors,
     add,
@@ -23,24 +21,12 @@ from tests.unit.common.engine.weights.edited import (
     edit_config,
     shard,
 )
+from tests.unit.common.engine.weights.loading import load, refusal
 
 FUSED = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma3_text")
 GENERAL = ("gpt2", "gpt_neox", "gpt_bigcode")
 RENAMED = {"embed_out.weight": "lm_head.weight"}  # by transformers, of GPT-NeoX
 DOWN = "model.layers.1.mlp.down_proj.weight"
-
-
-def load(folder: Path, **options: bool) -> Any:
-    model, _ = load_model(folder, "float32", torch.device("cpu"), **options)
-    return model
-
-
-def refusal(folder: Path, **options: bool) -> SetupError:
-    with pytest.raises(SetupError) as caught:
-        load(folder, **options)
-    assert "\n" not in str(caught.value)
-    assert caught.value.remedy
-    return caught.value
 
 
 @pytest.fixture
@@ -213,36 +199,6 @@ def test_caches_and_masks_of_old_checkpoints_are_no_weights(
     folder = save_model(tmp_path, family)
     edit(folder, add(name, torch.ones(1, 1, 4, 4)))
     load(folder)
-
-
-@pytest.fixture
-def mixtral(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setitem(FAMILIES, "mixtral", FAMILIES["llama"] | {"num_local_experts": 4})
-    return save_model(tmp_path / "mixtral", "mixtral")
-
-
-EXPERTS = "model.layers.1.block_sparse_moe.experts"
-
-
-@pytest.mark.parametrize("part", ["0.w3", "2.w1", "2.w2", "3.w1", "3.w2"])
-def test_a_missing_part_of_an_expert_is_named(mixtral: Path, part: str) -> None:
-    load(mixtral)
-    name = f"{EXPERTS}.{part}.weight"
-    edit(mixtral, drop(name))
-    assert f"lacks the tensor {name}" in str(refusal(mixtral))
-
-
-def test_a_missing_expert_is_a_stack_of_another_shape(mixtral: Path) -> None:
-    edit(mixtral, drop(*(f"{EXPERTS}.3.{part}.weight" for part in ("w1", "w2", "w3"))))
-    message = "model.layers.1.mlp.experts.down_proj has the shape [3, 64, 128]"
-    assert message in str(refusal(mixtral))
-
-
-@pytest.mark.parametrize(("part", "found"), [("2.w3", [127, 64]), ("2.w2", [63, 128])])
-def test_an_expert_of_another_shape_is_named(mixtral: Path, part: str, found: list[int]) -> None:
-    name = f"{EXPERTS}.{part}.weight"
-    edit(mixtral, cut(name))
-    assert f"{name} has the shape {found}" in str(refusal(mixtral))
 
 
 def test_the_logs_hold_no_table_of_transformers(
