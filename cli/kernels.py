@@ -21,14 +21,7 @@ def compile_kernels(model_dir: Path, progress: Progress) -> str | None:
     if mark.exists():
         return None
     progress.stage("compile kernels for this CPU", None)
-    command = [sys.executable, "-m", "common.engine.prepare", str(model_dir)]
-    processes = [
-        subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            command + flags, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        for flags in ([], ["--second"])
-    ]
+    processes = [_start(model_dir, *flags) for flags in ((), ("--second",))]
     deadline = time.monotonic() + _DEADLINE_S
     try:
         while any(process.poll() is None for process in processes):
@@ -47,6 +40,16 @@ def compile_kernels(model_dir: Path, progress: Progress) -> str | None:
     except OSError as error:
         return f"cannot write {mark.parent}: {error.strerror}"
     return None
+
+
+def _start(model_dir: Path, *flags: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        [sys.executable, "-m", "common.engine.prepare", str(model_dir), *flags],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def _mark(model_dir: Path) -> Path:

@@ -18,10 +18,15 @@ from router.guard import Door
 # flags that are not named as their key
 _KEYS = {
     "dtype": "engine.dtype",
+    "allow_unused_weights": "engine.allow_unused_weights",
     "policy": "router.policy",
     "access_file": "security.access_file",
     "insecure": "security.insecure",
 }
+_Unused = Annotated[
+    bool | None,
+    typer.Option("--allow-unused-weights", help="Serve a folder with tensors that nothing uses"),
+]
 
 
 def command(
@@ -43,6 +48,7 @@ def command(
         Path | None, typer.Option(help="Keys of the OpenAI API's clients, a line NAME KEY each")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16")] = None,
+    allow_unused_weights: _Unused = None,
     policy: Annotated[
         str | None, typer.Option(help="Choice of workers: cost, least_loaded, round_robin, local")
     ] = None,

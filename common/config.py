@@ -31,6 +31,9 @@ class EngineConfig(_Frozen):
     fusion: Literal["auto", "off"] = Field(
         "auto", description="off: run transformers' own modules, also for families we can fuse"
     )
+    allow_unused_weights: bool = Field(
+        False, description="Serve a model although its folder holds tensors that nothing uses"
+    )
     cuda_graphs: Literal["auto", "off"] = Field(
         "auto", description="Capture decode steps at the start and replay them, on CUDA"
     )

@@ -63,7 +63,9 @@ def build_engine(
         set_num_threads(num_threads)
     chosen = choose_dtype(config.dtype, model_dir, device)
     with stage("loading weights") as remark:
-        model, spec = load_model(model_dir, chosen.dtype, device)
+        model, spec = load_model(
+            model_dir, chosen.dtype, device, allow_unused_weights=config.allow_unused_weights
+        )
         remark.text = f"{chosen.dtype}, {chosen.reason}"
     spec = replace(spec, dtype_reason=chosen.reason)
     config = config.model_copy(update={"dtype": chosen.dtype})

@@ -23,7 +23,14 @@ from common.telemetry.logs import get_logger
 from pdserve import __version__
 
 # settings of the engine that change nothing of what is measured
-_NO_PART = {"swap_gib", "watermark", "preemption", "itl_target_s", "ttft_target_s"}
+_NO_PART = {
+    "allow_unused_weights",
+    "swap_gib",
+    "watermark",
+    "preemption",
+    "itl_target_s",
+    "ttft_target_s",
+}
 _log = get_logger()
 
 

@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from common.engine.weights.cache import default_cache_dir, entry_name
 from pdserve.client import AsyncClient
 from pdserve.v1 import inference_pb2
-from tests.integration.processes import serving
+from tests.integration.processes import run_cli, serving
 from tests.unit.common.engine.tiny_models import continue_greedily, save_model
+from tests.unit.common.engine.weights.edited import drop, edit
 from tests.unit.common.engine.weights.tiny_gguf import GgufOptions, random_tensors, write_gguf
 from tests.unit.router.tiny_tokenizer import VOCAB_SIZE, write_folder
 
@@ -50,6 +51,16 @@ def test_a_folder_of_safetensors_is_served_as_it_is(tmp_path: Path) -> None:
     prompt = list(PROMPT.encode())  # its tokenizer has one token a byte
     tokens = answer(str(folder), "my-model", "--prefill", "0")
     assert tokens == continuation(reference, prompt)
+
+
+def test_a_folder_that_lacks_a_tensor_is_refused_in_one_line(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "my-model")
+    save_model(folder, "qwen3", vocab_size=VOCAB_SIZE)
+    edit(folder, drop("model.layers.1.mlp.down_proj.weight"))
+    ended = run_cli("serve", str(folder), "--grpc-port", "0", "--http-port", "0", timeout_s=120.0)
+    lines = [line for line in ended.stderr.splitlines() if line.strip()]
+    assert (ended.returncode, len(lines)) == (2, 1), ended.stderr
+    assert "lacks the tensor model.layers.1.mlp.down_proj.weight" in lines[0]
 
 
 def answer(model: str, name: str, *flags: str) -> list[int]:

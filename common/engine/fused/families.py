@@ -1,7 +1,8 @@
 """The fusion pass: from a `transformers` model to DecoderWeights, for the families that we know.
 
-A model is fused only when every one of its parameters was taken; anything unexpected (an adapter, a bias,
-a new norm in a later `transformers`) leaves it to the general path, which is slower and never wrong.
+A model is fused only when it is made of its family's own parts and every one of its parameters was taken.
+Anything unexpected (an adapter, a quantized product, a bias, a new norm in a later `transformers`) leaves
+it to the general path, which is slower and never wrong.
 """
 
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from common.engine.fused.plain import is_plain
 from common.engine.fused.weights import Activation, DecoderWeights, LayerWeights, Layout, Linear
 
 _FAMILIES = {
@@ -26,7 +28,9 @@ Module = Any  # modules of `transformers`, read by attribute name
 
 
 def activation_of(model: Module) -> Activation | None:
-    """The gate's activation in a model of a family that we know, or None for all others."""
+    """The gate's activation in a model of a family that we know exactly, or None for all others."""
+    if not is_plain(model):
+        return None
     return known_activation(type(model).__name__, model.config)
 
 

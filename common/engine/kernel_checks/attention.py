@@ -35,14 +35,14 @@ def check(shape: AttentionShape) -> None:
     past = normal(1, 2, _CONTEXT - 1, _KV_HEADS, shape.head_dim, dtype=dtype, seed=3)
     for cache in (ours, plain):
         cache.write(_TABLES[1], 0, past)
-    pairs = tuple(zip(_run(CpuBackend(ours, spec.num_heads), shape, spec),
-                      _run(ReferenceBackend(plain), shape, spec), strict=True))  # fmt: skip
-    for attended, expected in pairs:
+    backends = CpuBackend(ours, spec.num_heads), ReferenceBackend(plain)
+    outputs = [_run(backend, shape, spec) for backend in backends]
+    for attended, expected in zip(*outputs, strict=True):
         require_close("attention", attended, expected, dtype)
     for table, end in zip(_TABLES, (_CHUNK, _CONTEXT), strict=True):
         for start in (0, 3):
-            copies = (cache.read(table, start, end) for cache in (ours, plain))
-            require_close("KV stored or copied", *copies, dtype)
+            mine, theirs = (cache.read(table, start, end) for cache in (ours, plain))
+            require_close("KV stored or copied", mine, theirs, dtype)
 
 
 def _run(backend: AttentionBackend, shape: AttentionShape, spec: ModelSpec) -> list[torch.Tensor]:

@@ -31,7 +31,7 @@ def check() -> None:
         )
     _check_draws(logits, "drawn tokens")
     adjusted = [m.adjust(logits, [0, 2, 3], _adjustments()) for m in (cpu_sampling, torch_sampling)]
-    require_close("adjusted logits", *adjusted, torch.float32)
+    require_close("adjusted logits", adjusted[0], adjusted[1], torch.float32)
     _check_truncation(logits)
     words = np.random.default_rng(0).integers(-(2**31), 2**31, (2, -(-_VOCAB // 32)), np.int32)
     masked = [broken.clone() for _ in range(2)]

@@ -6,7 +6,7 @@ from pathlib import Path
 from pdserve.errors import SetupError
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_INDEX = "model.safetensors.index.json"
+INDEX = "model.safetensors.index.json"
 
 
 def check_folder(folder: Path) -> None:
@@ -19,7 +19,7 @@ def check_folder(folder: Path) -> None:
     if not any(name.endswith(".safetensors") for name in files):
         _refuse_other_weights(folder, sorted(files))
     missing = [name for name in ("config.json", "tokenizer.json") if name not in files]
-    missing += sorted(_shards(folder) - files) if _INDEX in files else []
+    missing += sorted(read_shards(folder) - files) if INDEX in files else []
     if not any(name.endswith(".safetensors") for name in files):
         missing.append("*.safetensors")
     if missing:
@@ -56,8 +56,14 @@ def _refuse_other_weights(folder: Path, files: list[str]) -> None:
         raise refuse_pickle(folder / pickles[0], str(folder))
 
 
-def _shards(folder: Path) -> set[str]:
+def read_shards(folder: Path) -> set[str]:
+    """The names of the files that the folder's index lists. Raises SetupError when it lists none."""
     try:
-        return set(json.loads((folder / _INDEX).read_bytes())["weight_map"].values())
+        shards = set(json.loads((folder / INDEX).read_bytes())["weight_map"].values())
+    except OSError as error:
+        raise SetupError(f"cannot read {folder / INDEX}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SetupError(f"{folder / _INDEX} is not a list of shards", "Copy it again") from error
+        raise SetupError(f"{folder / INDEX} is not a list of shards", "Copy it again") from error
+    if not shards or not all(isinstance(name, str) for name in shards):
+        raise SetupError(f"{folder / INDEX} is not a list of shards", "Copy it again")
+    return shards

@@ -3,41 +3,39 @@
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
 
 from common.config import StoredDtype
 from common.engine.attention.interface import ATTENTION_NAME, register
 from common.engine.kv_cache import DTYPES
 from common.engine.model_spec import ModelSpec
+from common.engine.weights.kind import refuse_other_kinds
+from common.engine.weights.quantization import refuse_quantized_folder
 from common.engine.weights.spec import read_spec
+from common.engine.weights.stored import unchanged
+from common.engine.weights.whole import load_whole
 from pdserve.errors import SetupError
 
 
 def load_model(
-    path: Path, dtype: StoredDtype, device: torch.device
+    path: Path, dtype: StoredDtype, device: torch.device, *, allow_unused_weights: bool = False
 ) -> tuple[torch.nn.Module, ModelSpec]:
     """Load a causal LM in eval mode with our attention, and its numbers.
 
     Safetensors only, never code from the folder. Raises SetupError when the folder does not hold a
-    causal LM that `transformers` knows and whose attention can be replaced.
+    causal LM that `transformers` knows and whose attention can be replaced, or when its tensors are not
+    exactly that model's; `allow_unused_weights` lets it hold more.
     """
     register()
     transformers_logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        spec = read_spec(path, config, dtype)
-        if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-            raise SetupError(f"the model is not supported: {config.model_type} is no causal LM")
-        model = AutoModelForCausalLM.from_pretrained(
-            path,
-            config=config,
-            dtype=DTYPES[dtype],
-            attn_implementation=ATTENTION_NAME,
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
+        refuse_quantized_folder(path)
+        with unchanged(path):
+            spec = read_spec(path, config, dtype)
+            refuse_other_kinds(path, config)
+            model = load_whole(path, config, DTYPES[dtype], allow_unused=allow_unused_weights)
     except SetupError:
         raise
     # transformers has no error class for folders it does not expect: OSError, ValueError, KeyError,

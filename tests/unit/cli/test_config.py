@@ -37,6 +37,11 @@ def test_show_says_what_was_set_and_where(
     }
 
 
+def test_unused_weights_are_allowed_by_a_flag(run: Run) -> None:
+    found = rows(run, "a-model", "--allow-unused-weights")
+    assert found["engine.allow_unused_weights"] == {"value": True, "from": "flag"}
+
+
 def test_effective_shows_every_setting(run: Run) -> None:
     found = rows(run, "--effective")
     assert list(found) == list(setting_keys())

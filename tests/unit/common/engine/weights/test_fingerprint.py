@@ -1,6 +1,5 @@
 import re
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,8 @@ from safetensors.numpy import save_file
 
 from common.engine.weights.fingerprint import fingerprint
 from pdserve.errors import SetupError
+from tests.unit.common.engine.tiny_models import save_model
+from tests.unit.common.engine.weights.edited import shard
 
 WEIGHTS = 2 << 20
 
@@ -31,48 +32,71 @@ def test_it_differs_for_other_weights_of_the_same_shape(folder: Path) -> None:
     assert fingerprint(folder) != before
 
 
-@pytest.mark.parametrize("position", [0, WEIGHTS - 1])
-def test_it_sees_the_first_and_the_last_weight(folder: Path, position: int) -> None:
+def flip(path: Path, offset: int) -> None:
+    """Change one bit of one byte, in place."""
+    with path.open("r+b") as file:
+        file.seek(offset)
+        (byte,) = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.123, 0.5, 0.98765, 1.0])
+def test_it_sees_one_bit_of_one_byte_of_the_weights(folder: Path, share: float) -> None:
+    path = folder / "model.safetensors"
+    before, size = fingerprint(folder), path.stat().st_size
+    first = size - 4 * WEIGHTS
+    offset = first + int(share * (size - 1 - first))
+    flip(path, offset)
+    changed = fingerprint(folder)
+    flip(path, offset)
+    assert (changed != before, fingerprint(folder)) == (True, before)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_it_sees_one_byte_of_any_shard(tmp_path: Path, number: int) -> None:
+    folder = save_model(tmp_path, "llama")
+    shard(folder)
     before = fingerprint(folder)
-    values = np.zeros(WEIGHTS, np.float32)
-    values[position] = 1
-    save(folder, values)
+    path = folder / f"model-{number:05}-of-00002.safetensors"
+    flip(path, path.stat().st_size // 2)
     assert fingerprint(folder) != before
 
 
-def test_it_reads_a_small_file_whole(folder: Path) -> None:
-    seen = set()
-    for position in range(0, 100_000, 10_000):
-        values = np.zeros(100_000, np.float32)
-        values[position] = 1
-        save(folder, values)
-        seen.add(fingerprint(folder))
-    assert len(seen) == 10
-
-
-def test_it_differs_for_another_configuration_and_another_file_name(folder: Path) -> None:
-    seen = {fingerprint(folder)}
-    (folder / "config.json").write_text("{}")
-    seen.add(fingerprint(folder))
-    (folder / "model.safetensors").rename(folder / "other.safetensors")
-    seen.add(fingerprint(folder))
-    assert len(seen) == 3
-
-
-def test_it_ignores_files_that_hold_no_weights(folder: Path) -> None:
+def test_it_differs_for_another_configuration(folder: Path) -> None:
     before = fingerprint(folder)
-    (folder / "README.md").write_text("hello")
+    (folder / "config.json").write_text("{}")
+    assert fingerprint(folder) != before
+
+
+def test_it_differs_for_weights_that_are_loaded_under_other_names(folder: Path) -> None:
+    """Of two tensors of one shape, the names decide which is which."""
+    ones, twos = np.ones(8, np.float32), np.full(8, 2, np.float32)
+    save_file({"a": ones, "b": twos}, folder / "model.safetensors")
+    before = fingerprint(folder)
+    save_file({"b": ones, "a": twos}, folder / "model.safetensors")
+    assert fingerprint(folder) != before
+
+
+@pytest.mark.parametrize("name", ["README.md", "other.safetensors", "model-00001.safetensors"])
+def test_it_ignores_files_that_are_not_loaded(folder: Path, name: str) -> None:
+    before = fingerprint(folder)
+    (folder / name).write_bytes(b"no safetensors at all")
     assert fingerprint(folder) == before
 
 
-def test_it_takes_a_moment_whatever_the_size(folder: Path) -> None:
-    with (folder / "model.safetensors").open("r+b") as file:
-        header = b'{"w":{"dtype":"U8","shape":[8589934592],"data_offsets":[0,8589934592]}}'
-        file.write(len(header).to_bytes(8, "little") + header)
-        file.truncate(8 + len(header) + 8_589_934_592)
-    start = time.monotonic()
-    fingerprint(folder)
-    assert time.monotonic() - start < 1
+def test_it_ignores_shards_beside_a_single_file_and_a_stray_file_beside_shards(
+    tmp_path: Path,
+) -> None:
+    folder = save_model(tmp_path, "llama")
+    single = (folder / "model.safetensors").read_bytes()
+    before = fingerprint(folder)
+    shard(folder)
+    sharded = fingerprint(folder)
+    (folder / "consolidated.safetensors").write_bytes(single)
+    assert fingerprint(folder) == sharded
+    (folder / "model.safetensors").write_bytes(single)
+    assert fingerprint(folder) == before
 
 
 @pytest.mark.parametrize("content", [b"", b"1234", b"version https://git-lfs", b"\x02" + b"\0" * 7])
@@ -89,9 +113,18 @@ def test_a_file_that_is_cut_short_is_named(folder: Path) -> None:
         fingerprint(folder)
 
 
+@pytest.mark.parametrize(
+    "header", [b"[]", b'{"w": {}}', b'{"w": {"dtype": 1, "shape": [], "data_offsets": [0, 0]}}']
+)
+def test_a_header_that_describes_no_tensors_is_refused(folder: Path, header: bytes) -> None:
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(SetupError, match=r"model\.safetensors is cut short or not"):
+        fingerprint(folder)
+
+
 def test_a_folder_without_weights_or_configuration_is_refused(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(SetupError, match=r"holds no \*\.safetensors"):
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    with pytest.raises(SetupError, match=r"holds neither model\.safetensors nor"):
         fingerprint(folder)
     (folder / "config.json").unlink()
     with pytest.raises(SetupError, match=r"config\.json"):

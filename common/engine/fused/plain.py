@@ -1,0 +1,33 @@
+"""Which models are made of their family's own parts alone, so that the weights say what they compute."""
+
+from collections.abc import Iterator
+
+from torch import nn
+
+# by exact class: a subclass (bitsandbytes', torchao's, an adapter's) may compute something else
+_TORCH = {nn.Linear, nn.Embedding, nn.ModuleList, nn.Dropout, nn.SiLU}
+_FAMILIES = "transformers.models."
+_ACTIVATIONS = "transformers.activations"
+
+
+def is_plain(model: nn.Module) -> bool:
+    """True when every module is torch's own or of the file that defines the model, unhooked, and every
+    parameter is an ordinary tensor. Modules of a family (norms, scaled embeddings) are told by that file."""
+    family = type(model).__module__
+    if not family.startswith(_FAMILIES):
+        return False
+    return all(_is_plain(module, family) for module in model.modules())
+
+
+def _is_plain(module: nn.Module, family: str) -> bool:
+    kind = type(module)
+    is_known = kind in _TORCH or kind.__module__ in (family, _ACTIVATIONS)
+    # a quantized tensor hides in an ordinary nn.Linear as a subclass of Parameter
+    has_tensors = all(type(parameter) is nn.Parameter for parameter in module.parameters(False))
+    return is_known and has_tensors and not any(_changes(module))
+
+
+def _changes(module: nn.Module) -> Iterator[bool]:
+    """What makes a module of a known class compute something else."""
+    yield "forward" in vars(module)
+    yield bool(module._forward_hooks or module._forward_pre_hooks)

@@ -1,0 +1,23 @@
+"""config.json as it is written, before `transformers` makes of it what it knows."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from pdserve.errors import SetupError
+
+CONFIG = "config.json"
+
+
+def read_config(folder: Path) -> Mapping[str, object]:
+    """The fields of a folder's config.json. Raises SetupError when it is absent or no JSON object."""
+    path = folder / CONFIG
+    try:
+        fields = json.loads(path.read_bytes())
+    except OSError as error:
+        raise SetupError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise SetupError(f"{path} is not JSON", "Copy it again") from error
+    if not isinstance(fields, dict):
+        raise SetupError(f"{path} is not a JSON object", "Copy it again")
+    return fields

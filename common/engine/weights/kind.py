@@ -1,0 +1,44 @@
+"""What kind of model a folder holds: a causal LM with its head, or something that only looks like one."""
+
+from pathlib import Path
+
+from transformers import PreTrainedConfig
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_MAPPING_NAMES,
+)
+
+from common.engine.weights.config_file import CONFIG
+from pdserve.errors import SetupError
+
+_ADAPTER = "adapter_config.json"
+# the last is that of models which also see or hear: their text model has a head too
+_HEADS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+
+
+def refuse_other_kinds(folder: Path, config: PreTrainedConfig) -> None:
+    """Raises SetupError unless the folder says that it holds a causal LM, or at least the body of one.
+
+    A body may go without a head where the head is tied; otherwise the head is missed when its weights are
+    loaded. A folder that says nothing is judged by its weights alone.
+    """
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if config.model_type not in known:
+        raise SetupError(f"the model is not supported: {config.model_type} is no causal LM")
+    names = {*_classes(known[config.model_type])}
+    names.update(_classes(MODEL_MAPPING_NAMES.get(config.model_type, ())))
+    for architecture in config.architectures or ():
+        if architecture not in names and not architecture.endswith(_HEADS):
+            raise SetupError(
+                f"{folder / CONFIG}: {architecture} is no causal LM",
+                "Give the causal LM, not a classifier, a reward model or an encoder made from it",
+            )
+    if (folder / _ADAPTER).exists():
+        raise SetupError(
+            f"{folder / _ADAPTER} says that an adapter (LoRA) belongs to these weights",
+            "Merge it into the weights (merge_and_unload), or remove it where that is done",
+        )
+
+
+def _classes(named: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (named,) if isinstance(named, str) else named

@@ -1,0 +1,98 @@
+"""Which files of a model folder are loaded, and which tensors their headers say they hold."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.engine.weights.config_file import CONFIG, read_config
+from common.engine.weights.folder import INDEX, read_shards
+from pdserve.errors import SetupError
+
+_SINGLE = "model.safetensors"
+_LENGTH_BYTES = 8  # a safetensors file begins with its header's length
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """One entry of a safetensors header."""
+
+    file: Path
+    dtype: str  # as safetensors writes it: F32, BF16, F8_E4M3
+    shape: tuple[int, ...]
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that `transformers` loads: model.safetensors, or else the shards that the index names.
+
+    What lies beside them is never read. Raises SetupError when there are none, or when config.json names
+    others.
+    """
+    if named := read_config(folder).get("transformers_weights"):
+        raise SetupError(
+            f"{folder / CONFIG}: transformers_weights names {named!r} as the weights",
+            f"Call the file {_SINGLE} and remove the key",
+        )
+    if (folder / _SINGLE).is_file():
+        return [folder / _SINGLE]
+    if (folder / INDEX).is_file():
+        return [folder / name for name in sorted(read_shards(folder))]
+    raise SetupError(f"{folder} holds neither {_SINGLE} nor {INDEX}", "Copy it again")
+
+
+@contextmanager
+def unchanged(folder: Path) -> Iterator[None]:
+    """For what must read the same weights. Raises SetupError at the end if a file is another than before."""
+    before = _stamps(folder)
+    yield
+    if _stamps(folder) != before:
+        raise SetupError(f"the weights in {folder} changed while they were loaded", "Start again")
+
+
+def read_tensors(files: list[Path]) -> dict[str, StoredTensor]:
+    """Every tensor of the files, by name. Raises SetupError for a file that cannot be read."""
+    return {name: tensor for path in files for name, tensor in read_header(path).items()}
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of one file. Raises SetupError unless the file ends where its header says."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            header = file.read(min(size, int.from_bytes(file.read(_LENGTH_BYTES), "little")))
+    except OSError as error:
+        raise SetupError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        entries = json.loads(header)
+        entries.pop("__metadata__", None)
+        end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
+        tensors = {name: _stored(path, entry) for name, entry in entries.items()}
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise _damaged(path) from error
+    if _LENGTH_BYTES + len(header) + end != size:
+        raise _damaged(path)
+    return tensors
+
+
+def _stamps(folder: Path) -> list[tuple[Path, int, int, int]]:
+    stamps = []
+    for path in weight_files(folder):
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise SetupError(f"cannot read {path}: {error.strerror}") from error
+        stamps.append((path, stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return stamps
+
+
+def _stored(path: Path, entry: dict[str, object]) -> StoredTensor:
+    dtype, shape = entry["dtype"], entry["shape"]
+    if not isinstance(dtype, str) or not isinstance(shape, list):
+        raise TypeError("not an entry of a safetensors header")
+    return StoredTensor(path, dtype, tuple(shape))
+
+
+def _damaged(path: Path) -> SetupError:
+    return SetupError(f"{path} is cut short or not a safetensors file", "Copy it again")

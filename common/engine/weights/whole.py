@@ -1,0 +1,68 @@
+"""Loading weights with nothing missing, nothing of another shape and nothing unused."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers.utils import logging as transformers_logging
+
+from common.engine.attention.interface import ATTENTION_NAME
+from common.engine.weights.experts import refuse_uneven_experts
+from common.engine.weights.loading_report import LoadingReport, check_report
+from common.engine.weights.quantization import refuse_quantized_tensors
+from common.engine.weights.stored import read_tensors, weight_files
+
+
+def load_whole(
+    path: Path, config: PreTrainedConfig, dtype: torch.dtype, *, allow_unused: bool
+) -> torch.nn.Module:
+    """The model with the folder's weights and our attention.
+
+    Raises SetupError, naming the tensor, for weights that are not exactly the model's; whatever else
+    `transformers` raises passes through.
+    """
+    tensors = read_tensors(weight_files(path))
+    refuse_quantized_tensors(tensors)
+    with _reported_to_us():
+        try:
+            model, raw = AutoModelForCausalLM.from_pretrained(
+                path,
+                config=config,
+                dtype=dtype,
+                attn_implementation=ATTENTION_NAME,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                # so that the report names them; none is ever served
+                ignore_mismatched_sizes=True,
+            )
+        except RuntimeError:
+            refuse_uneven_experts(path, tensors)  # names what cannot be stacked
+            raise
+    report = LoadingReport.read(raw)
+    if report.mismatched:
+        refuse_uneven_experts(path, tensors)
+    check_report(report, path, _head(model), allow_unused=allow_unused)
+    loaded: torch.nn.Module = model
+    return loaded
+
+
+def _head(model: Any) -> str | None:
+    """The name of the weight that gives the logits."""
+    head = model.get_output_embeddings()
+    names = (name for name, module in model.named_modules() if module is head)
+    return next((f"{name}.weight" for name in names), None)
+
+
+@contextmanager
+def _reported_to_us() -> Iterator[None]:
+    """Without the table that `transformers` logs of the same: an error of ours is one line."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
