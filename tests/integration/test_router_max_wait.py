@@ -13,7 +13,8 @@ from pdserve.client import AsyncClient
 from pdserve.errors import OverloadedError, Reason
 from tests.integration.guarded_router import ACME, ZETA, guarded, issue, start
 from tests.integration.router_stack import collect, serving, text_of
-from tests.integration.scripted_worker import WITHIN_S, ScriptedWorker
+from tests.integration.scripted_worker import ScriptedWorker
+from tests.patience import WITHIN_S
 from tests.unit.router.tiny_tokenizer import write_folder
 
 # a tenth of a second for each prompt token
