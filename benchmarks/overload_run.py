@@ -36,6 +36,7 @@ from router.tenant import Tenant
 
 SLO = Slo()
 OVERLOAD = 10
+MAX_WAIT_S = 10.0  # a short queue, and quick refusals: by default everybody waits
 _HEAVY, _LIGHT = 9, 1  # times a fair share, which is half of the capacity
 _LEAD_IN_S = 5.0  # not counted: a server that has nothing to do yet takes in a queue's worth more
 _RECOVERY_S = 10.0
@@ -139,7 +140,8 @@ async def bench(progress: Progress) -> AsyncGenerator[Bench]:
     async with AsyncExitStack() as stack:
         access_file = Path(stack.enter_context(TemporaryDirectory()), "access")
         access_file.write_text("\n".join(lines))
-        server = deployment("--prefill", "1", "--decode", "1", "--access-file", str(access_file))
+        arguments = ("--prefill", "1", "--decode", "1", "--access-file", str(access_file))
+        server = deployment(*arguments, PDSERVE_ROUTER__MAX_WAIT_S=str(MAX_WAIT_S))
         served = await stack.enter_async_context(server)
         heavy, light = [
             await stack.enter_async_context(calling(served.address, token))

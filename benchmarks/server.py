@@ -26,7 +26,10 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def serving(*args: str, **settings: str) -> AsyncGenerator[str]:
-    """Like `deployment`, with a router that lets everybody wait; yields the gRPC address."""
+    """Like `deployment`, with a router that lets everybody wait, whatever TTFT target the workers are given.
+
+    Yields the gRPC address.
+    """
     settings.setdefault("PDSERVE_ROUTER__MAX_WAIT_S", "0")
     async with deployment(*args, **settings) as served:
         yield served.address

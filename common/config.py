@@ -101,11 +101,12 @@ class RouterConfig(_Frozen):
     max_queued_tokens: int = Field(
         262_144, ge=1, description="Prompt tokens of accepted requests without a token yet"
     )
-    max_wait_s: float = Field(
-        10.0,
+    max_wait_s: float | None = Field(
+        None,
         ge=0,
         allow_inf_nan=False,
-        description="The longest that a prompt may wait before it runs; 0: any time",
+        description="The longest that a prompt may wait before it runs; "
+        "unset: engine.ttft_target_s, if that is set; 0: any time",
     )
     tenant: TenantLimits = Field(TenantLimits(), description="Limits of each tenant")
     tenants: dict[str, TenantLimits] = Field(
@@ -176,6 +177,13 @@ class ServeConfig(_Frozen):
     transfer: TransferConfig = TransferConfig()
     router: RouterConfig = RouterConfig()
     security: SecurityConfig = SecurityConfig()
+
+    @property
+    def router_settings(self) -> RouterConfig:
+        """The router's: where `router.max_wait_s` is unset, prompts wait no longer than a TTFT target."""
+        if self.router.max_wait_s is None:
+            return self.router.model_copy(update={"max_wait_s": self.engine.ttft_target_s})
+        return self.router
 
     @field_validator("openai_options")
     @classmethod

@@ -50,7 +50,8 @@ async def running(
         report.now("connecting the router")
         fleet = DeploymentFleet(deployment)
         token = deployment.cluster_token
-        router = Router(model_name, model_dir, addresses, config.router, fleet, door, token)
+        settings = config.router_settings
+        router = Router(model_name, model_dir, addresses, settings, fleet, door, token)
         grpc_port = await router.start(
             config.grpc_host, config.grpc_port, config.http_port, config.start_timeout_s
         )

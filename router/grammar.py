@@ -3,9 +3,10 @@
 1. `check` answers from memory if it has seen the grammar: clients repeat a few of them.
 2. Otherwise the child process (common/grammar/child.py) is started, at the first grammar and after each one
    that killed it. That has a time of its own, which no grammar pays for, and goes on when its caller leaves.
-3. With a child that is ready it waits for its turn: one grammar at a time, no threads. A verdict, the child's
-   death or the deadline ends that, within MAX_WAIT_S. What took too long by the clock, and not by the
-   processor time that the child has for it, says nothing of the grammar, and is not remembered.
+3. With a child that is ready it waits for its turn: one grammar at a time, no threads, and so many waiting at
+   most. A verdict, the child's death or MAX_WAIT_S ends that. The processor time that a grammar may take is
+   the child's, and so is the verdict; what took too long by the clock says nothing of the grammar, and is not
+   remembered: the clock is for a machine that gives the child no time at all.
 4. A caller that leaves while the child is busy takes the child with it: its answer would be the next one's.
 """
 
@@ -21,13 +22,15 @@ from pathlib import Path
 from common.request import Grammar
 from pdserve.errors import InternalError, InvalidRequestError, OverloadedError
 
-MAX_WAIT_S = 1.6
-_MAX_START_S = 30.0  # a second or two, on a machine that is not busy
-_MAX_COMPILE_S = 1.5  # of wall clock, on a machine that is busy
+MAX_WAIT_S = 30.0  # half a second for each that is ahead, more on a machine that is busy
+_MAX_WAITING = 256
+_MAX_START_S = 120.0  # a second or two, on a machine that is not busy
+_MAX_COMPILE_S = 10.0  # of wall clock, on a machine that is busy
 _MAX_COMPILE_CPU_S = 0.5
 _MAX_REMEMBERED = 256
 _RETRY_AFTER_S = 1.0
 _TOO_SLOW = f"it takes more than {_MAX_COMPILE_CPU_S} s to compile"
+_TOO_MANY = "too many grammars wait to be compiled"
 _DEATHS = {-signal.SIGPROF: _TOO_SLOW, -signal.SIGSEGV: "it is nested too deeply"}
 _ANY_OTHER_DEATH = "it is too large to compile"
 
@@ -40,6 +43,7 @@ class GrammarChecker:
         self._arguments = (str(model_dir), eos, str(vocab_size), str(_MAX_COMPILE_CPU_S))
         self._verdicts: OrderedDict[Grammar, str | None] = OrderedDict()
         self._turn = asyncio.Lock()
+        self._num_waiting = 0
         self._child: Process | None = None
         self._starting: asyncio.Task[Process] | None = None
 
@@ -63,15 +67,25 @@ class GrammarChecker:
 
     async def _find_verdict(self, grammar: Grammar) -> str | None:
         if grammar not in self._verdicts:
-            await self._ready()
+            if self._num_waiting >= _MAX_WAITING:
+                raise _overloaded(_TOO_MANY)
+            self._num_waiting += 1
             try:
-                async with asyncio.timeout(MAX_WAIT_S), self._turn:
-                    if grammar not in self._verdicts:  # nobody has asked the same meanwhile
-                        self._remember(grammar, await self._ask(grammar))
-            except TimeoutError:
-                raise _overloaded("too many grammars wait to be compiled") from None
+                await self._find_out(grammar)
+            finally:
+                self._num_waiting -= 1
         self._verdicts.move_to_end(grammar)
         return self._verdicts[grammar]
+
+    async def _find_out(self, grammar: Grammar) -> None:
+        """Have a verdict on it remembered."""
+        await self._ready()
+        try:
+            async with asyncio.timeout(MAX_WAIT_S), self._turn:
+                if grammar not in self._verdicts:  # nobody has asked the same meanwhile
+                    self._remember(grammar, await self._ask(grammar))
+        except TimeoutError:
+            raise _overloaded(_TOO_MANY) from None
 
     def _remember(self, grammar: Grammar, verdict: str | None) -> None:
         self._verdicts[grammar] = verdict

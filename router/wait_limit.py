@@ -1,12 +1,16 @@
 """Who would wait too long. Plain numbers; the clock is the caller's.
 
 A queue serves a burst, and one that stands serves nobody: where more comes than can be served, as much is
-served behind a short queue as behind a long one, only later. So waiting up to `max_wait_s` is all right until
-somebody has to be refused whom a short queue would have served; from then on the queue is kept short, until
-none has met a longer one for _CALM_S. (The standing queue is CoDel's, Nichols and Jacobson 2012; two
-limits, by whether a queue stands, are from Maurer, Fail at Scale, 2015.)
+served behind a short queue as behind a long one, only later. That is for whom late answers are no use, and
+who says so, by `max_wait_s`. Then waiting up to that is all right until somebody has to be refused whom a
+short queue would have served; from then on the queue is kept short, until none has met a longer one for
+_CALM_S. (The standing queue is CoDel's, Nichols and Jacobson 2012; two limits, by whether a queue stands,
+are from Maurer, Fail at Scale, 2015.)
+
+Where nobody says so, who waits is served: by their own deadlines alone requests are refused.
 """
 
+import math
 from dataclasses import dataclass
 
 from common.telemetry.logs import get_logger
@@ -40,9 +44,9 @@ class Forecast:
 class WaitLimit:
     """Owns whether the router is overloaded."""
 
-    def __init__(self, max_wait_s: float) -> None:
-        """`max_wait_s` is router.max_wait_s; 0: only deadlines count."""
-        self._max_wait_s = max_wait_s
+    def __init__(self, max_wait_s: float | None) -> None:
+        """`max_wait_s` is router.max_wait_s; None or 0: only deadlines count."""
+        self._max_wait_s = max_wait_s or math.inf
         self._short_until_s = float("-inf")
 
     def check(
@@ -64,7 +68,7 @@ class WaitLimit:
             return
         wait_s = forecast.wait_s
         limit_s = self._limit_s(now_s) * (_OVER_SHARE if is_over_share else 1.0)
-        if self._max_wait_s and wait_s > limit_s:
+        if wait_s > limit_s:
             if wait_s > SHORT_WAIT_S and not is_over_share:
                 self._shorten(now_s)
             message = f"prompts wait {wait_s:.2f} s before they run, more than {limit_s:.2f} s"
@@ -76,6 +80,8 @@ class WaitLimit:
 
     def _shorten(self, now_s: float) -> None:
         """Somebody is refused whom a short queue would have served."""
+        if math.isinf(self._max_wait_s):
+            return  # the others would rather wait
         calm_s = min(self._max_wait_s, _CALM_S)
         if now_s >= self._short_until_s and self._max_wait_s > SHORT_WAIT_S:
             _log.warning("overloaded", max_wait_s=SHORT_WAIT_S, for_s=calm_s)

@@ -9,20 +9,23 @@ from common.engine.weights.cache import default_cache_dir
 from common.engine.weights.progress import NoProgress
 from common.engine.weights.resolve import ModelSource, resolve_model
 from tests.integration.processes import Served, serving
+from tests.patience import DEPLOYMENT_S
 
 MODEL = "smollm2-135m"
-START_AND_TEST_S = 180
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Who shares a deployment runs after all others, together: it is up no longer than it is needed."""
+    """Who shares a deployment runs after all others, together: it is up no longer than it is needed.
+
+    Whoever starts one has the time for that.
+    """
     asks = {item: set(getattr(item, "fixturenames", ())) for item in items}
     items.sort(key=lambda item: ("shared" in asks[item], "served_float32" in asks[item]))
     for item in items:
         if "shared" in asks[item]:
             item.add_marker("deployment")
-            if item.get_closest_marker("timeout") is None:
-                item.add_marker(pytest.mark.timeout(START_AND_TEST_S))
+        if item.get_closest_marker("deployment") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(DEPLOYMENT_S))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -20,7 +20,8 @@ from router.guard import Door
 from router.tenant import Tenant
 from tests.certificates import touch_later
 from tests.integration.router_stack import HOST, MODEL
-from tests.integration.scripted_worker import WITHIN_S, ScriptedWorker
+from tests.integration.scripted_worker import ScriptedWorker
+from tests.patience import WITHIN_S
 
 ACME, ZETA, OPS = Tenant("acme"), Tenant("zeta"), Tenant("ops", is_admin=True)
 Metadata = tuple[tuple[str, str | bytes], ...]

@@ -6,12 +6,14 @@ an engine's own thread after everything posted before it, and gates (meddling_in
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
+from unittest.mock import patch
 
 from common.config import EngineConfig, TransferConfig, WorkerSpec
 from common.engine.engine import Engine
@@ -32,9 +34,9 @@ from common.request import (
 from common.timings import WorkTimings
 from decode_worker.worker import DecodeWorker
 from prefill_worker.worker import PrefillWorker
+from tests.patience import WITHIN_S
 from tests.unit.common.engine.tiny_models import engine_config
 
-WITHIN_S = 20.0
 PREFILL = "prefill-0"
 # a prompt of 40 tokens: chunks of 16, 16 and 8; items: chunk, chunk, token 1, chunk
 CHUNKS_OF_16 = engine_config(max_batch_tokens=16, max_num_seqs=8)
@@ -134,6 +136,14 @@ def held(worker: Worker) -> int:
     """Blocks that the worker holds."""
     load = load_now(worker)
     return load.blocks_total - load.blocks_free
+
+
+@contextmanager
+def an_hour_later() -> Iterator[None]:
+    """Engines take it to be an hour later, so that deadlines pass when a test wants them to."""
+    now_s = time.monotonic
+    with patch("time.monotonic", lambda: now_s() + 3600.0):
+        yield
 
 
 def expect_short_answers(workers: "Workers") -> None:

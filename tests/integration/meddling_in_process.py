@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from common.kv_transfer.transport import KVSource
 from common.kv_transfer.wire import WireItem
 from common.request import WorkerLoad, WorkRequest
-from tests.integration.in_process_workers import WITHIN_S, Worker
+from tests.integration.in_process_workers import Worker
+from tests.patience import WITHIN_S
 
 Rewrite = Callable[[Iterator[WireItem]], Iterator[WireItem]]
 
@@ -27,6 +28,11 @@ class Gate:
     def wait_reached(self) -> None:
         """Wait until a thread is at the gate."""
         assert self._reached.wait(WITHIN_S), "nobody came to the gate"
+
+    @property
+    def is_reached(self) -> bool:
+        """A thread is, or was, at the gate."""
+        return self._reached.is_set()
 
     def open(self) -> None:
         """Let all through, now and later."""

@@ -10,10 +10,10 @@ from openai.types.chat import ChatCompletionMessageParam
 
 from pdserve.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 from tests.integration.processes import Served
-from tests.integration.waiting import WITHIN_S, held_blocks
+from tests.integration.waiting import held_blocks
+from tests.patience import WITHIN_S
 
 MODEL = "smollm2-135m"
-_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Both:
 
     def __init__(self, served: Served) -> None:
         self.served = served
-        self.api = OpenAI(base_url=served.openai, api_key="none", max_retries=0, timeout=_TIMEOUT_S)
+        self.api = OpenAI(base_url=served.openai, api_key="none", max_retries=0, timeout=WITHIN_S)
         channel = grpc.insecure_channel(served.grpc)
         self._inference = inference_pb2_grpc.InferenceStub(channel)
         self._admin = admin_pb2_grpc.AdminStub(channel)
@@ -55,7 +55,7 @@ class Both:
         else:
             for role, content in prompt:
                 request.chat.messages.add(role=role, content=content)
-        parts = list(self._inference.Generate(request, timeout=_TIMEOUT_S))
+        parts = list(self._inference.Generate(request, timeout=WITHIN_S))
         return Said("".join(part.text for part in parts), parts[-1].finished.usage)
 
     def until_nothing_is_held(self) -> admin_pb2.RouterStatus:

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import psutil
 
+from tests.patience import WITHIN_S
+
 PDSERVE = Path(sys.executable).parent / "pdserve"
-START_TIMEOUT_S = 100.0
-STOP_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 300.0
+STOP_TIMEOUT_S = WITHIN_S
 _READY = re.compile(r"pdserve ready: model=(\S+) grpc=(\S+) http=(\S+)(?: openai=(\S+))?")
 
 
@@ -38,6 +40,7 @@ def spawn(*args: str) -> subprocess.Popen[str]:
     """`pdserve serve ARGS` on free ports, its output captured."""
     command = [str(PDSERVE), "serve", *args, "--grpc-port", "0", "--http-port", "0"]
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    environment.setdefault("PDSERVE_START_TIMEOUT_S", str(START_TIMEOUT_S))
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
@@ -85,7 +88,7 @@ def _await_ready(process: subprocess.Popen[str]) -> Served:
     raise AssertionError(f"not ready: {process.stderr and process.stderr.read()}")
 
 
-def run_cli(*args: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+def run_cli(*args: str, timeout_s: float = WITHIN_S) -> subprocess.CompletedProcess[str]:
     """Any `pdserve` command to its end."""
     return subprocess.run(
         [str(PDSERVE), *args], capture_output=True, text=True, timeout=timeout_s, check=False

@@ -6,16 +6,17 @@ from common.request import WorkRequest
 from pdserve.client import AsyncClient
 from pdserve.v1 import inference_pb2
 from tests.integration.router_stack import Stack
-from tests.integration.scripted_worker import WITHIN_S, ScriptedWorker
+from tests.integration.scripted_worker import ScriptedWorker
+from tests.patience import WITHIN_S
 
 Responses = list[inference_pb2.GenerateResponse]
 
 
 async def begin(
-    client: AsyncClient, worker: ScriptedWorker, text: str = "abc", timeout: float | None = None
+    client: AsyncClient, worker: ScriptedWorker, text: str = "abc"
 ) -> tuple[WorkRequest, Responses]:
     """Request "r", of which `text` was read, a token a message, before its stream was left."""
-    stream = client.stream("x", request_id="r", resumable=True, timeout=timeout)
+    stream = client.stream("x", request_id="r", resumable=True)
     first = asyncio.ensure_future(anext(stream))
     request = await asyncio.to_thread(worker.wait_for_request)
     for index, letter in enumerate(text):

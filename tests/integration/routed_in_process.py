@@ -1,6 +1,7 @@
 """A real router over the in-process workers, with a tiny model; and the ways in which a client leaves."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,9 +16,10 @@ from smg_grpc_proto import vllm_engine_pb2_grpc as vllm_pb2_grpc
 from common.kv_transfer.wire import WireItem
 from common.rpc.worker_host import WorkerHost
 from pdserve.v1 import inference_pb2, inference_pb2_grpc
-from tests.integration.in_process_workers import CHUNKS_OF_16, WITHIN_S, Workers, until
+from tests.integration.in_process_workers import CHUNKS_OF_16, Workers, until
 from tests.integration.meddling_in_process import Rewrite, meddle
 from tests.integration.router_stack import ALWAYS_PREFILL, HOST, Stack, routing
+from tests.patience import WITHIN_S
 from tests.unit.common.engine.tiny_models import VOCAB, engine_config, save_model
 from tests.unit.router.tiny_tokenizer import write_folder
 
@@ -26,7 +28,8 @@ WINDOW = (
     4 * CHUNKS_OF_16.max_batch_tokens
 )  # prompt tokens under way, beyond which others wait in the router
 LONG = 3000  # tokens to generate: seconds
-DEADLINE_S = 0.6  # to come into a phase; then it passes
+DEADLINE_S = 0.6  # at the least, to come into a phase; then it passes
+_MARGIN = 10  # of a deadline over the longest that it took to come into a phase so far
 ONE_AT_A_TIME = engine_config(num_blocks=600, max_num_seqs=1)
 ENDS = {
     "client": grpc.StatusCode.CANCELLED,
@@ -56,6 +59,8 @@ class Routed:
     ours: Any  # stubs
     vllm: Any
     _numbers: "count[int]" = field(default_factory=count)
+    _longest_s: float = 0.0  # from the beginning of a request to its phase
+    _began_s: float = 0.0
 
     def prompt(self, num_tokens: int = NUM_TOKENS) -> list[int]:
         """One that shares no block with those before it."""
@@ -82,8 +87,10 @@ class Routed:
 
     def begin(self, name: str, way: str, max_tokens: int) -> Any:
         """Start the request of this id that will be left in this way."""
+        self._began_s = time.monotonic()
         if way != "Abort":
-            timeout_s = DEADLINE_S if way == "deadline" else WITHIN_S
+            deadline_s = max(_MARGIN * self._longest_s, DEADLINE_S)
+            timeout_s = deadline_s if way == "deadline" else WITHIN_S
             return self.generate(self.prompt(), max_tokens, name, timeout_s)
         request = vllm_pb2.GenerateRequest(
             request_id=name,
@@ -94,7 +101,8 @@ class Routed:
         return self.vllm.Generate(request, timeout=WITHIN_S)
 
     async def leave(self, name: str, way: str, call: Any) -> None:
-        """Leave it; returns when its stream has ended as it must."""
+        """Leave it, now that it is in its phase; returns when its stream has ended as it must."""
+        self._longest_s = max(time.monotonic() - self._began_s, self._longest_s)
         if way == "client":
             call.cancel()
         elif way == "Cancel":
@@ -149,6 +157,11 @@ async def routed(folder: Path) -> AsyncIterator[Routed]:
         ):
             ours = inference_pb2_grpc.InferenceStub(channel)
             vllm = vllm_pb2_grpc.VllmEngineStub(channel)
-            yield Routed(stack, workers, valve, ours, vllm)
+            rig = Routed(stack, workers, valve, ours, vllm)
+            for name in ("cold", "warm"):  # so that the first deadline fits this machine
+                call = rig.begin(name, "client", 1)
+                await call.read()
+                await rig.leave(name, "client", call)
+            yield rig
         for host in hosts:
             await asyncio.to_thread(host.stop, WITHIN_S)

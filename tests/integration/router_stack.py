@@ -12,7 +12,8 @@ from pdserve.client import AsyncClient
 from pdserve.v1 import admin_pb2, inference_pb2
 from router.app import Router
 from router.fleet import Fleet
-from tests.integration.scripted_worker import WITHIN_S, ScriptedWorker
+from tests.integration.scripted_worker import ScriptedWorker
+from tests.patience import WITHIN_S
 
 HOST = "127.0.0.1"
 MODEL = "tiny"

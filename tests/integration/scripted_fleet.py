@@ -7,7 +7,8 @@ from dataclasses import replace
 from common.request import Role
 from common.rpc.worker_host import WorkerHost
 from pdserve.errors import PreconditionError
-from tests.integration.scripted_worker import WITHIN_S, ScriptedWorker, echo
+from tests.integration.scripted_worker import ScriptedWorker, echo
+from tests.patience import WITHIN_S
 
 HOST = "127.0.0.1"
 

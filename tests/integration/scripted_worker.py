@@ -14,9 +14,9 @@ from common.request import (
     WorkerLoad,
     WorkRequest,
 )
+from tests.patience import WITHIN_S
 from tests.unit.router.tiny_tokenizer import VOCAB_SIZE
 
-WITHIN_S = 5.0
 CONTEXT, BLOCKS, BLOCK_SIZE = 512, 16, 16  # KV memory for 256 positions
 
 NO_HOLDERS = BlockLedger(BLOCKS, BLOCKS, 0, 0, BLOCK_SIZE, 0, ())

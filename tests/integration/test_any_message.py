@@ -23,7 +23,8 @@ from pdserve.v1 import admin_pb2, inference_pb2
 from tests.integration.any_message import METHODS, any_message, path
 from tests.integration.guarded_router import reason_of
 from tests.integration.router_stack import Stack, collect, serving, text_of
-from tests.integration.scripted_worker import WITHIN_S, ScriptedWorker, echo
+from tests.integration.scripted_worker import ScriptedWorker, echo
+from tests.patience import WITHIN_S
 from tests.unit.repository.sources import ROOT
 from tests.unit.router.tiny_tokenizer import write_folder
 

@@ -14,6 +14,7 @@ from pdserve.errors import InvalidRequestError, NotFoundError, PdserveError, Rea
 from pdserve.v1 import inference_pb2
 from tests.integration.processes import PDSERVE, Served, run_cli
 from tests.integration.waiting import until_nothing_is_held
+from tests.patience import WITHIN_S
 
 Sampling = inference_pb2.SamplingParams
 
@@ -138,7 +139,7 @@ def test_a_port_in_use_is_refused_before_anything_starts(model: ModelSource, fla
         taken.listen()
         port = str(taken.getsockname()[1])
         other = "--http-port" if flag == "--grpc-port" else "--grpc-port"
-        result = run_cli("serve", model.name, flag, port, other, "0", timeout_s=10.0)
+        result = run_cli("serve", model.name, flag, port, other, "0")
     assert result.returncode == 2
     assert f"{flag[2:].replace('-', '_')} {port}" in _one_line(result)
 
@@ -151,7 +152,11 @@ def test_generate_with_no_router_says_so_in_one_line() -> None:
 
 def test_the_model_list_knows_the_default_model(model: ModelSource) -> None:
     result = subprocess.run(
-        [str(PDSERVE), "model", "list"], capture_output=True, text=True, timeout=60, check=True
+        [str(PDSERVE), "model", "list"],
+        capture_output=True,
+        text=True,
+        timeout=WITHIN_S,
+        check=True,
     )
     assert "smollm2-135m" in result.stdout
     assert model.path.is_relative_to(default_cache_dir())

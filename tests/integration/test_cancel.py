@@ -6,24 +6,34 @@ import random
 import pytest
 
 from pdserve.client import AsyncClient
-from pdserve.errors import NotFoundError, RequestCancelledError, RequestTimeoutError
+from pdserve.errors import (
+    NotFoundError,
+    OverloadedError,
+    Reason,
+    RequestCancelledError,
+    RequestTimeoutError,
+)
 from pdserve.v1 import inference_pb2
 from tests.integration.processes import Served
 from tests.integration.waiting import until_nothing_is_held
-
-pytestmark = pytest.mark.timeout(180)
+from tests.patience import WITHIN_S, ever_longer
 
 _LONG = inference_pb2.SamplingParams(max_tokens=400, ignore_eos=True)
 
 
-async def _break_off(client: AsyncClient, prompt: list[int], after_s: float) -> None:
-    """Start a request and leave it, at whatever phase it is by then."""
+async def _break_off(
+    client: AsyncClient, prompt: list[int], after_s: float, *, is_decoding: bool
+) -> None:
+    """Start a request and leave it, at whatever phase it is by then; or so long after its first token."""
+    has_begun = asyncio.Event()
 
     async def consume() -> None:
         async for _ in client.stream(prompt, _LONG):
-            pass
+            has_begun.set()
 
     task = asyncio.create_task(consume())
+    if is_decoding:
+        await asyncio.wait_for(has_begun.wait(), WITHIN_S)
     await asyncio.wait({task}, timeout=after_s)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -35,12 +45,13 @@ async def test_200_random_cancels_leave_no_block_held(served: Served) -> None:
     async with AsyncClient(served.grpc) as client:
         before = (await until_nothing_is_held(client)).router.totals
 
-        async def one() -> None:
+        async def one(number: int) -> None:
             prompt = [draw.randrange(100, 40_000) for _ in range(draw.choice((3, 40, 300, 900)))]
             async with limit:
-                await _break_off(client, prompt, draw.uniform(0.0, 0.5))
+                after_s = draw.uniform(0.0, 0.5)
+                await _break_off(client, prompt, after_s, is_decoding=number % 10 == 0)
 
-        await asyncio.gather(*(one() for _ in range(200)))
+        await asyncio.gather(*(one(number) for number in range(200)))
         totals = (await until_nothing_is_held(client)).router.totals
     assert totals.accepted == totals.completed + totals.cancelled + totals.failed
     assert totals.failed == before.failed
@@ -61,10 +72,16 @@ async def test_cancel_call_ends_the_stream_with_cancelled(served: Served) -> Non
 
 
 async def test_a_deadline_ends_the_request_everywhere(served: Served) -> None:
+    """One that leaves time for token 1 here: others are refused at once."""
     async with AsyncClient(served.grpc) as client:
-        with pytest.raises(RequestTimeoutError):
-            async for _ in client.stream([5, 6, 7], _LONG, timeout=0.5):
-                pass
+        for timeout_s in ever_longer(0.5):
+            with pytest.raises((OverloadedError, RequestTimeoutError)) as ended:
+                async for _ in client.stream([5, 6, 7], _LONG, timeout=timeout_s):
+                    pass
+            if not isinstance(ended.value, OverloadedError):
+                break
+            assert ended.value.reason is Reason.DEADLINE_UNREACHABLE
+        assert isinstance(ended.value, RequestTimeoutError)
         await until_nothing_is_held(client)
 
 

@@ -16,7 +16,8 @@ from pdserve.connection import MAX_RESPONSE_BYTES, options
 from pdserve.v1 import inference_pb2, inference_pb2_grpc
 from router.models import MAX_TOKENIZE_BYTES
 from tests.integration.router_stack import Stack, serving
-from tests.integration.scripted_worker import WITHIN_S, ScriptedWorker
+from tests.integration.scripted_worker import ScriptedWorker
+from tests.patience import WITHIN_S
 from tests.unit.repository.sources import ROOT, modules
 from tests.unit.router.tiny_tokenizer import write_folder
 

@@ -17,7 +17,7 @@ from tests.integration.processes import Served, serving
 from tests.integration.waiting import until_nothing_is_held
 from tests.unit.common.engine.tiny_models import continue_greedily
 
-pytestmark = [pytest.mark.deployment, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.deployment
 
 P, D = admin_pb2.WORKER_ROLE_PREFILL, admin_pb2.WORKER_ROLE_DECODE
 _CONCURRENCY = 16

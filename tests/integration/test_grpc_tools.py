@@ -12,13 +12,14 @@ from google.rpc import error_details_pb2
 
 from tests.integration.markdown_blocks import blocks
 from tests.integration.processes import Served
+from tests.patience import WITHIN_S
 
 README_ADDRESS = "127.0.0.1:50051"
 BUF = Path(sys.executable).parent / "buf"
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=WITHIN_S, check=False)
 
 
 def buf_curl(served: Served, *args: str, method: str = "") -> subprocess.CompletedProcess[str]:

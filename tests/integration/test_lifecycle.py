@@ -5,6 +5,7 @@ others by SIGTERM.
 """
 
 import signal
+import time
 import urllib.request
 
 import psutil
@@ -12,12 +13,13 @@ import pytest
 
 from common.engine.weights.resolve import ModelSource
 from tests.integration.processes import STOP_TIMEOUT_S, Served, spawn
+from tests.patience import WITHIN_S
 
-pytestmark = [pytest.mark.deployment, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.deployment
 
 
 def _get(served: Served, path: str) -> str:
-    with urllib.request.urlopen(f"http://{served.http}{path}", timeout=5) as response:
+    with urllib.request.urlopen(f"http://{served.http}{path}", timeout=WITHIN_S) as response:
         body: bytes = response.read()
     return body.decode()
 
@@ -47,7 +49,8 @@ def test_a_signal_during_start_up_stops_everything(model: ModelSource) -> None:
 
 
 def _await_raylet(root: psutil.Process) -> list[psutil.Process]:
-    for _ in range(400):
+    deadline = time.monotonic() + WITHIN_S
+    while time.monotonic() < deadline:
         family = [root, *root.children(recursive=True)]
         if any("raylet" in process.name() for process in family):
             return family

@@ -19,7 +19,7 @@ from tests.unit.common.engine.weights.edited import drop, edit
 from tests.unit.common.engine.weights.tiny_gguf import GgufOptions, random_tensors, write_gguf
 from tests.unit.router.tiny_tokenizer import VOCAB_SIZE, write_folder
 
-pytestmark = [pytest.mark.deployment, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.deployment
 
 PROMPT = "HELLO, IT IS LATE."  # the GGUF file has no small letters
 NEW_TOKENS = 12

@@ -22,6 +22,7 @@ from deploy.actors import WorkerActor
 from deploy.ray_session import start_ray, stop_ray
 from tests.integration.in_process_workers import Answers, in_engine, load_now, until
 from tests.integration.meddling_in_process import Gate
+from tests.patience import WITHIN_S
 from tests.unit.common.engine.tiny_models import (
     VOCAB,
     continue_greedily,
@@ -30,7 +31,7 @@ from tests.unit.common.engine.tiny_models import (
     save_model,
 )
 
-pytestmark = [pytest.mark.deployment, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.deployment
 
 NAMESPACE = "spill"
 MIB = 2**20
@@ -74,7 +75,7 @@ def prefill(model: Path) -> Iterator[ActorHandle]:
         handle = actor.options(name="prefill-0", namespace=NAMESPACE).remote(
             spec(model, "prefill-0", "prefill", 0.1)
         )
-        ray.get(handle.start.remote(), timeout=60)
+        ray.get(handle.start.remote(), timeout=WITHIN_S)
         yield handle
     finally:
         stop_ray()
@@ -122,7 +123,7 @@ def test_many_long_prompts_at_once_never_spill(model: Path, store: RayNodeStore)
     assert load.kv_bytes == NUM_PROMPTS * LENGTH * 32 * 1024
     assert load.credit_wanted_bytes == 0
     in_engine(decode, decode._engine.check_integrity)
-    decode.stop(5.0)
+    decode.stop(WITHIN_S)
     assert not crashes
 
 

@@ -14,6 +14,7 @@ from openai import AsyncOpenAI
 from tests.integration.markdown_blocks import blocks
 from tests.integration.openai_served import MODEL, Both
 from tests.integration.processes import Served
+from tests.patience import WITHIN_S
 
 README_URL = "http://127.0.0.1:8000/v1"
 CAPITAL = "What is the capital of France?"
@@ -226,7 +227,7 @@ def test_the_curl_command_of_the_readme_works(both: Both) -> None:
     (command,) = blocks("README.md", "### With OpenAI's API", "bash")
     command = command.replace(README_URL, both.served.openai)
     result = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, timeout=60, check=True
+        ["bash", "-c", command], capture_output=True, text=True, timeout=WITHIN_S, check=True
     )
     assert json.loads(result.stdout)["choices"][0]["message"]["content"]
 
@@ -236,7 +237,7 @@ def test_the_script_of_the_readme_streams_a_chat_and_gets_json(both: Both) -> No
     assert len([line for line in script.splitlines() if line.strip()]) <= 10
     script = script.replace(README_URL, both.served.openai)
     result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=WITHIN_S, check=True
     )
     streamed, answer = result.stdout.rsplit("\n", 2)[:2]
     assert streamed

@@ -13,8 +13,9 @@ from pdserve.errors import SetupError
 from pdserve.v1 import admin_pb2, worker_pb2
 from router.agreement import check_agreement
 from tests.integration.router_stack import collect, routing, serving, text_of
-from tests.integration.scripted_worker import WITHIN_S, ScriptedWorker, echo
+from tests.integration.scripted_worker import ScriptedWorker, echo
 from tests.integration.typed_worker import Messages, typed_worker
+from tests.patience import WITHIN_S
 from tests.unit.router.tiny_tokenizer import write_folder
 
 

@@ -37,7 +37,8 @@ from tests.integration.guarded_router import (
     start,
 )
 from tests.integration.router_stack import HOST
-from tests.integration.scripted_worker import WITHIN_S, ScriptedWorker, echo
+from tests.integration.scripted_worker import ScriptedWorker, echo
+from tests.patience import WITHIN_S
 from tests.unit.router.tiny_tokenizer import write_folder
 
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED

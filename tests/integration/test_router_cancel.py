@@ -12,7 +12,8 @@ from common.rpc.worker_host import WorkerHost
 from pdserve.client import AsyncClient
 from pdserve.errors import NotFoundError, Reason, RequestCancelledError, RequestTimeoutError
 from tests.integration.router_stack import HOST, Stack, collect, routing, serving, text_of
-from tests.integration.scripted_worker import WITHIN_S, ScriptedWorker
+from tests.integration.scripted_worker import ScriptedWorker
+from tests.patience import WITHIN_S, ever_longer
 from tests.unit.router.tiny_tokenizer import write_folder
 
 
@@ -132,16 +133,18 @@ async def test_a_client_that_disconnects_frees_the_worker(
 async def test_the_deadline_reaches_the_worker_and_ends_the_request(
     stack: Stack, worker: ScriptedWorker
 ) -> None:
-    stream = stack.client.stream("x", timeout=0.2)
-    with pytest.raises(RequestTimeoutError) as caught:
-        await anext(stream)
-    assert caught.value.reason is Reason.DEADLINE_EXCEEDED
-    request = await arrival(worker)
+    for timeout_s in ever_longer(0.2):
+        with pytest.raises(RequestTimeoutError) as caught:
+            await anext(stack.client.stream("x", timeout=timeout_s))
+        assert caught.value.reason is Reason.DEADLINE_EXCEEDED
+        if worker.requests:
+            break
+    request = worker.requests[-1]
     assert request.timeout_s is not None
-    assert 0 < request.timeout_s <= 0.2
-    await until_told(worker, request.request_id)
+    assert 0 < request.timeout_s <= timeout_s
+    await until_told(worker, *(request.request_id for request in worker.requests))
     totals = await stack.until_idle()
-    assert (totals.cancelled, totals.failed) == (1, 0)
+    assert totals.accepted == totals.cancelled >= len(worker.requests)
 
 
 async def test_without_a_deadline_the_worker_gets_none(

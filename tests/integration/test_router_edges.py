@@ -24,8 +24,9 @@ from pdserve.errors import PdserveError, SetupError, UnavailableError
 from pdserve.v1 import admin_pb2, worker_pb2
 from router.app import Router
 from tests.integration.router_stack import HOST, Stack, collect, serving
-from tests.integration.scripted_worker import WITHIN_S, ScriptedWorker, echo
+from tests.integration.scripted_worker import ScriptedWorker, echo
 from tests.integration.typed_worker import Messages, typed_worker
+from tests.patience import WITHIN_S
 from tests.unit.router.tiny_tokenizer import write_folder
 
 

@@ -1,6 +1,7 @@
 """What a router says of its workers' blocks and of a request's time line, over scripted workers."""
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from pdserve.v1 import ledger_pb2
 from router.blocks import Blocks
 from tests.integration.router_stack import HOST, collect, routing, serving, text_of
 from tests.integration.scripted_worker import BLOCK_SIZE, BLOCKS, ScriptedWorker, echo
+from tests.patience import WITHIN_S, ever_longer
 from tests.unit.router.tiny_tokenizer import write_folder
 
 
@@ -93,7 +95,7 @@ async def test_another_router_s_requests_keep_its_name(model_dir: Path) -> None:
             decode.say(request, "ok", ends=True)
             await running
     finally:
-        await asyncio.to_thread(host.stop, 5.0)
+        await asyncio.to_thread(host.stop, WITHIN_S)
 
 
 async def test_who_does_not_answer_in_time_is_named_and_holds_nobody_up(model_dir: Path) -> None:
@@ -101,10 +103,13 @@ async def test_who_does_not_answer_in_time_is_named_and_holds_nobody_up(model_di
     mute.ledger = None
     async with serving(model_dir, mute, quick) as stack:
         router = stack.router
-        async with asyncio.timeout(1.0):
-            answers = await Blocks(router._pool, router._work_ids, within_s=0.05).all()
+        for within_s in ever_longer(0.05):
+            async with asyncio.timeout(2 * WITHIN_S):
+                answers = await Blocks(router._pool, router._work_ids, within_s).all()
+            if not answers[1].problem:
+                break
         assert [(a.worker, a.problem) for a in answers] == [
-            ("decode-0", "no answer in 0.05 s"),
+            ("decode-0", f"no answer in {within_s} s"),
             ("decode-1", ""),
         ]
         assert not router._pool.link("decode-0")._questions._open
@@ -117,12 +122,14 @@ async def test_a_worker_that_dies_while_it_is_asked_shows_at_once(model_dir: Pat
     mute.ledger = None
     async with serving(model_dir, mute) as stack:
         router = stack.router
-        asking = asyncio.create_task(Blocks(router._pool, router._work_ids, within_s=30.0).all())
+        asking = asyncio.create_task(
+            Blocks(router._pool, router._work_ids, within_s=WITHIN_S).all()
+        )
         link = router._pool.link("decode-0")
         while not link._questions._open:
             await asyncio.sleep(0)
         await stack.lose(0)
-        async with asyncio.timeout(5.0):
+        async with asyncio.timeout(WITHIN_S):
             (answer,) = await asking
         assert answer.problem == "its connection was lost"
         (later,) = (await stack.client.blocks()).workers
@@ -140,11 +147,13 @@ async def test_what_a_stop_text_ends_has_its_time_line_too(model_dir: Path) -> N
         worker.say(request, "c", 2)
 
     async with serving(model_dir, ScriptedWorker(script=script)) as stack:
+        start_s = time.monotonic()
         parts = await collect(stack.client, "x", request_id="cut", stop=["c"])
+        passed_us = 1e6 * (time.monotonic() - start_s)
     assert text_of(parts) == "ab"
     timings = parts[-1].finished.timings
     shift_us = timings.queue_us - 500_000
-    assert 0 <= shift_us < 1_000_000
+    assert 0 <= shift_us < passed_us
     assert list(timings.decode_steps.start_us) == [1_000_000 + shift_us]
     assert parts[-1].finished.usage.cached_tokens == 7
 

@@ -12,14 +12,16 @@ from common.request import Role
 from pdserve.client import AsyncClient
 from pdserve.errors import OverloadedError, Reason
 from tests.integration.guarded_router import ACME, ZETA, guarded, issue, start
-from tests.integration.router_stack import collect, serving
-from tests.integration.scripted_worker import WITHIN_S, ScriptedWorker
+from tests.integration.router_stack import collect, serving, text_of
+from tests.integration.scripted_worker import ScriptedWorker
+from tests.patience import WITHIN_S
 from tests.unit.router.tiny_tokenizer import write_folder
 
 # a tenth of a second for each prompt token
 PROFILE = WorkerProfile(
     (1, 10), (0.1, 1.0), 0.0, 0.0, 0.0, 0.0, 0.0, max_batch_tokens=10, max_num_seqs=8
 )
+MANY = 96
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +82,18 @@ async def test_who_has_had_more_than_its_share_leaves_half_of_the_wait_to_others
             for task in asked:
                 task.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
+
+
+async def test_who_sets_no_limit_and_no_deadline_has_nobody_refused(model_dir: Path) -> None:
+    """Each takes 1.5 s by the worker's profile, the last two minutes and more; they come all at once."""
+    worker = slow_worker()
+    async with serving(model_dir, worker) as stack:
+        tasks = [asyncio.create_task(collect(stack.client, "x" * 15)) for _ in range(MANY)]
+        await stack.until(lambda status: status.router.requests_in_flight == MANY)
+        for number in range(1, MANY + 1):
+            request = await asyncio.to_thread(worker.wait_for_request, number)
+            await asyncio.to_thread(worker.say, request, "z", ends=True)
+        answers = await asyncio.gather(*tasks)
+        assert [text_of(answer) for answer in answers] == ["z"] * MANY
+        totals = await stack.until_idle()
+        assert (totals.accepted, totals.completed, totals.rejected) == (MANY, MANY, 0)

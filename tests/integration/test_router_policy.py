@@ -17,7 +17,8 @@ from pdserve.v1 import inference_pb2
 from router.link import WorkerLink
 from tests.integration.in_process_workers import Workers, load_now
 from tests.integration.router_stack import HOST, Stack, collect, routing, serving
-from tests.integration.scripted_worker import BLOCK_SIZE, WITHIN_S, ScriptedWorker, echo
+from tests.integration.scripted_worker import BLOCK_SIZE, ScriptedWorker, echo
+from tests.patience import WITHIN_S
 from tests.unit.common.engine.tiny_models import save_model
 from tests.unit.router.tiny_tokenizer import VOCAB_SIZE, write_folder
 
@@ -232,19 +233,18 @@ async def test_real_workers_say_what_they_hold_and_what_they_cost(
     real: tuple[Stack, Workers],
 ) -> None:
     stack, workers = real
-    first, second = PROMPT + "first", PROMPT + "second"
-    first_done = await ended(stack, first, max_tokens=4)
+    first_done = await ended(stack, PROMPT + "first", max_tokens=4)
     holder = first_done.prefill_worker or first_done.decode_worker
     async with asyncio.timeout(WITHIN_S):
         while len(link_of(stack, holder).prefixes) < 4:
             await asyncio.sleep(0.005)
-    parts = await collect(stack.client, second, request_id="second", max_tokens=4)
+    parts = await collect(stack.client, PROMPT + "second", request_id="second", max_tokens=4)
     answer = await stack.client.explain("second")
     by_name = {route.prefill_worker or route.decode_worker: route for route in answer.routes}
     assert by_name[holder].cached_tokens == 64
     assert parts[-1].finished.usage.cached_tokens == answer.routes[0].cached_tokens
     for worker in (workers.prefill, workers.decode):
-        link = link_of(stack, worker.info.name)
-        assert link.info is not None
-        assert link.info.profile == worker.info.profile != WorkerProfile()
+        info = link_of(stack, worker.info.name).info
+        assert info is not None
+        assert info.profile == worker.info.profile != WorkerProfile()
     assert load_now(workers.decode).correction != Correction()

@@ -17,6 +17,7 @@ from pdserve.errors import (
 from tests.integration.resuming import begin, rest, until_forgotten
 from tests.integration.router_stack import Stack, serving, text_of
 from tests.integration.scripted_worker import ScriptedWorker
+from tests.patience import ever_longer
 from tests.unit.router.tiny_tokenizer import write_folder
 
 SOON = RouterConfig(resume_grace_s=0.05)
@@ -84,14 +85,25 @@ async def test_cancel_ends_it_at_once_whether_or_not_it_is_read(
         await rest(patient.client, 3)
 
 
-async def test_its_deadline_ends_it_though_nobody_reads(
-    patient: Stack, worker: ScriptedWorker
-) -> None:
-    request, _ = await begin(patient.client, worker, timeout=0.3)
-    await asyncio.to_thread(worker.wait, lambda worker: worker.cancelled == [request.request_id])
-    assert (await patient.until_idle()).cancelled == 1
-    with pytest.raises(RequestTimeoutError, match="the deadline passed"):
-        await rest(patient.client, 3)
+async def test_its_deadline_ends_it_though_nobody_reads(model_dir: Path) -> None:
+    """One that leaves time to read the beginning."""
+    worker = ScriptedWorker(script=lambda worker, request: worker.say(request, "abc"))
+    async with serving(model_dir, worker, config=LATE) as stack:
+        for timeout_s in ever_longer(0.3):
+            name = f"within-{timeout_s}"
+            stream = stack.client.stream("x", request_id=name, resumable=True, timeout=timeout_s)
+            try:
+                assert (await anext(stream)).text == "abc"
+            except RequestTimeoutError:
+                continue
+            await stream.aclose()
+            break
+        await asyncio.to_thread(worker.wait, lambda worker: not worker.live)
+        assert worker.requests[-1].request_id in worker.cancelled
+        totals = await stack.until_idle()
+        assert totals.accepted == totals.cancelled > 0
+        with pytest.raises(RequestTimeoutError, match="the deadline passed"):
+            await anext(stack.client.resume(name, 1))
 
 
 async def test_what_failed_meanwhile_is_told_with_what_came_before(

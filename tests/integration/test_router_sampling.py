@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from common.rpc.worker_host import WorkerHost
-from tests.integration.in_process_workers import CHUNKS_OF_16, WITHIN_S, Workers
+from tests.integration.in_process_workers import CHUNKS_OF_16, Workers
 from tests.integration.router_stack import (
     ALWAYS_PREFILL,
     HOST,
@@ -19,6 +19,7 @@ from tests.integration.router_stack import (
     text_of,
 )
 from tests.integration.scripted_worker import ScriptedWorker, echo
+from tests.patience import WITHIN_S
 from tests.unit.common.engine.tiny_models import load_reference, save_model
 from tests.unit.router.tiny_tokenizer import IM_END, VOCAB_SIZE, write_folder
 

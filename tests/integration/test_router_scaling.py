@@ -23,6 +23,7 @@ from router.scaling import ScaleAction, ScaleStep
 from tests.integration.router_stack import Stack, collect, serving, text_of
 from tests.integration.scaled_stack import DRAINING, READY, UNREACHABLE, scaling, state_of
 from tests.integration.scripted_worker import ScriptedWorker, echo
+from tests.patience import WITHIN_S
 from tests.unit.router.tiny_tokenizer import write_folder
 
 P, D = admin_pb2.WORKER_ROLE_PREFILL, admin_pb2.WORKER_ROLE_DECODE
@@ -208,6 +209,6 @@ async def test_requests_of_a_worker_that_is_removed_end_at_once(model_dir: Path)
         await asyncio.to_thread(worker.wait_for_request)
         await stack.router._pool.remove("decode-0")
         with pytest.raises(UnavailableError) as caught:
-            async with asyncio.timeout(5.0):
+            async with asyncio.timeout(WITHIN_S):
                 await running
         assert caught.value.reason is Reason.WORKER_LOST

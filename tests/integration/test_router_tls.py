@@ -17,7 +17,8 @@ from pdserve.v1 import inference_pb2
 from tests.certificates import Authority, Pair, touch_later
 from tests.integration.guarded_router import ACME, ZETA, guarded, issue, start
 from tests.integration.router_stack import HOST
-from tests.integration.scripted_worker import WITHIN_S, ScriptedWorker
+from tests.integration.scripted_worker import ScriptedWorker
+from tests.patience import WITHIN_S
 from tests.unit.router.tiny_tokenizer import write_folder
 
 SERVER = ("localhost", HOST)

@@ -11,8 +11,9 @@ from common.engine.weights.resolve import ModelSource
 from pdserve.client import AsyncClient
 from pdserve.v1 import admin_pb2, inference_pb2
 from tests.integration.processes import Served, run_cli, serving
+from tests.patience import WITHIN_S
 
-pytestmark = [pytest.mark.deployment, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.deployment
 DRAW = random.Random(5)
 NUM_DECODING = 8
 
@@ -56,7 +57,7 @@ async def _route_all(served: Served) -> None:
         is_running = asyncio.Event()
         busy = asyncio.create_task(decode_busily(client, is_running))
         try:
-            await asyncio.wait_for(is_running.wait(), 60)
+            await asyncio.wait_for(is_running.wait(), WITHIN_S)
             before = await decode_load(client)
             long = await ask(client, "long", prompt(500))
             after = await decode_load(client)

@@ -13,8 +13,7 @@ from pdserve.errors import PreconditionError, Reason
 from pdserve.v1 import admin_pb2, inference_pb2
 from tests.integration.processes import START_TIMEOUT_S, Served, run_cli
 from tests.integration.waiting import until_nothing_is_held
-
-pytestmark = pytest.mark.timeout(180)
+from tests.patience import WITHIN_S
 
 P, D = admin_pb2.WORKER_ROLE_PREFILL, admin_pb2.WORKER_ROLE_DECODE
 FLIPPED, DRAINING = admin_pb2.SCALE_ACTION_FLIPPED, admin_pb2.SCALE_ACTION_DRAINING
@@ -30,7 +29,7 @@ async def _answer(client: AsyncClient, prompt: str) -> list[int]:
 
 
 async def _scale(client: AsyncClient, prefill: int, decode: int) -> list[tuple[int, str]]:
-    steps = client.scale(prefill, decode, drain_timeout_s=60)
+    steps = client.scale(prefill, decode, drain_timeout_s=WITHIN_S)
     return [(step.action, step.worker) async for step in steps]
 
 
@@ -63,7 +62,7 @@ async def _under_load(client: AsyncClient, expected: list[list[int]]) -> AsyncIt
 async def _more(answered: list[int], num: int) -> None:
     """Until so many more answers are there."""
     wanted = len(answered) + num
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(WITHIN_S):
         while len(answered) < wanted:
             await asyncio.sleep(0.01)
 
@@ -94,9 +93,10 @@ async def test_a_dead_prefill_worker_is_replaced_and_the_new_one_is_found(
 ) -> None:
     async with AsyncClient(served_float32.grpc) as client:
         expected = [await _answer(client, prompt) for prompt in _PROMPTS]
-        with pytest.raises(PreconditionError, match="pin: off") as caught:
-            await _scale(client, 2, 1)  # every core is a worker's own
-        assert caught.value.reason is Reason.SCALE_REFUSED
+        if len(os.sched_getaffinity(0)) % 2 == 0:  # else one is left over, or shared by both
+            with pytest.raises(PreconditionError, match="pin: off") as caught:
+                await _scale(client, 2, 1)
+            assert caught.value.reason is Reason.SCALE_REFUSED
         dead = next(w for w in (await client.status()).workers if w.role == P)
         async with _under_load(client, expected) as answered:
             await _more(answered, 2)

@@ -23,7 +23,7 @@ from tests.integration.guarded_router import ACME, OPS, Metadata, bearer, issue,
 from tests.integration.processes import Served, run_cli, serving
 from tests.integration.router_stack import HOST
 
-pytestmark = [pytest.mark.deployment, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.deployment
 
 KEY = "sk-of-alice-0123456789"
 SHORT = inference_pb2.SamplingParams(max_tokens=2)

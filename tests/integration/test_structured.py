@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-import time
 from pathlib import Path
 
 import jsonschema
@@ -148,10 +147,8 @@ async def test_bad_forms_are_refused_while_others_stream(served: Served, name: s
     async with AsyncClient(served.grpc) as client:
         endless = client.stream(CHAT, Sampling(max_tokens=400, ignore_eos=True))
         await anext(endless)
-        start_s = time.monotonic()
         with pytest.raises(InvalidRequestError) as caught:
             await answer(client, Sampling(structured_output=form))
-        assert time.monotonic() - start_s < 2.0
         assert caught.value.reason is Reason.INVALID_FIELD
         assert caught.value.field == f"sampling.structured_output.{field}"
         assert await anext(endless), "the stream goes on"

@@ -21,7 +21,8 @@ from common.request import FinishReason, SequenceOutput, TokenLogprobs, WorkRequ
 from pdserve.v1 import admin_pb2
 from router.vllm_service import SERVICE_NAME
 from tests.integration.router_stack import Stack, serving
-from tests.integration.scripted_worker import BLOCK_SIZE, BLOCKS, WITHIN_S, ScriptedWorker, echo
+from tests.integration.scripted_worker import BLOCK_SIZE, BLOCKS, ScriptedWorker, echo
+from tests.patience import WITHIN_S
 from tests.unit.router.tiny_tokenizer import VOCAB_SIZE, write_folder
 
 CONFIG = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "bos_token_id": 258}

@@ -12,7 +12,8 @@ from router.tenant import ANONYMOUS
 from router.validation import Job, Limits
 from router.vllm_service import VllmEngineService
 from tests.integration.router_stack import serving
-from tests.integration.scripted_worker import WITHIN_S, ScriptedWorker
+from tests.integration.scripted_worker import ScriptedWorker
+from tests.patience import WITHIN_S
 from tests.unit.router.tiny_tokenizer import VOCAB_SIZE, write_folder
 
 

@@ -15,7 +15,8 @@ from pdserve.v1 import inference_pb2
 from router.app import Router
 from tests.integration.guarded_router import Metadata, bearer, guarded, outcome, start
 from tests.integration.router_stack import HOST
-from tests.integration.scripted_worker import WITHIN_S, ScriptedWorker, echo
+from tests.integration.scripted_worker import ScriptedWorker, echo
+from tests.patience import WITHIN_S
 from tests.unit.router.tiny_tokenizer import write_folder
 
 TOKEN = "the-token-of-this-deployment"  # as long as it is secret

@@ -12,13 +12,13 @@ from common.request import SamplingParams, WorkRequest
 from tests.integration.in_process_workers import (
     CHUNKS_OF_16,
     PREFILL,
-    WITHIN_S,
     Workers,
     held,
     load_now,
     until,
 )
 from tests.integration.meddling_in_process import Gate, has_mail, held_engine, hold_at, meddle
+from tests.patience import WITHIN_S
 from tests.unit.common.engine.tiny_models import VOCAB, engine_config, save_model
 
 PROMPT = [(7 * i) % VOCAB for i in range(40)]

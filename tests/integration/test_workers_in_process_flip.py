@@ -17,8 +17,9 @@ from deploy.role_switch import Built, RoleSwitch
 from pdserve.errors import Reason
 from prefill_worker.worker import PrefillWorker
 from tests.integration.eight_prompts import PROMPTS, ROOMY, run_undisturbed, sampling
-from tests.integration.in_process_workers import WITHIN_S, Answers, until
+from tests.integration.in_process_workers import Answers, until
 from tests.integration.meddling_in_process import Gate
+from tests.patience import WITHIN_S
 from tests.unit.common.engine.tiny_models import save_model
 
 

@@ -12,7 +12,6 @@ from prefill_worker.outbox import KVOutbox
 from tests.integration.eight_prompts import PROMPTS, ROOMY, sampling
 from tests.integration.in_process_workers import (
     CHUNKS_OF_16,
-    WITHIN_S,
     Worker,
     Workers,
     expect_short_answers,
@@ -20,6 +19,7 @@ from tests.integration.in_process_workers import (
     until,
 )
 from tests.integration.meddling_in_process import Gate, hold_at, meddle
+from tests.patience import WITHIN_S
 from tests.unit.common.engine.tiny_models import engine_config, save_model
 
 PROMPT = list(range(3, 43))  # 40 tokens: 2 whole blocks of 16 and a half

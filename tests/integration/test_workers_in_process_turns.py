@@ -17,8 +17,9 @@ from common.kv_transfer.wire import WireItem
 from common.request import SamplingParams, StepOutput, WorkRequest
 from decode_worker.inbox import Inbox
 from tests.integration.eight_prompts import PROMPTS, sampling
-from tests.integration.in_process_workers import WITHIN_S, Workers, held, in_engine, until
+from tests.integration.in_process_workers import Workers, held, in_engine, until
 from tests.integration.meddling_in_process import Gate, hold_at, meddle
+from tests.patience import WITHIN_S
 from tests.unit.common.engine.tiny_models import engine_config, save_model
 
 KV_BYTES, CHUNK = 512, 16  # of one token; tokens of a step

@@ -5,8 +5,7 @@ import time
 
 from pdserve.client import AsyncClient
 from pdserve.v1 import admin_pb2
-
-WITHIN_S = 5.0
+from tests.patience import WITHIN_S
 
 
 def held_blocks(status: admin_pb2.StatusResponse) -> dict[str, int]:

@@ -12,6 +12,7 @@ import pytest
 
 from cli.shadowing import OURS, foreign_packages
 from common.config import ServeConfig
+from tests.patience import WITHIN_S
 from tests.unit.cli.conftest import Run
 
 GIB = 2**30
@@ -99,7 +100,7 @@ def test_a_foreign_package_in_front_of_ours_is_one_line(
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=WITHIN_S,
         check=False,
     )
     assert (ended.returncode, ended.stdout) == (2, "")

@@ -47,6 +47,8 @@ def test_the_defaults_serve_the_default_model_on_this_machine_alone() -> None:
         ("transfer", "max_concurrent_pulls", 0),
         ("transfer", "item_timeout_s", 0),
         ("router", "max_queued_requests", 0),
+        ("router", "max_wait_s", -0.1),
+        ("router", "max_wait_s", float("inf")),
         ("router", "stalled_after_s", 0),
     ],
 )
@@ -56,6 +58,18 @@ def test_a_value_out_of_range_is_refused_by_its_key(section: str, key: str, bad:
         ServeConfig.model_validate(values)
     (error,) = caught.value.errors()
     assert error["loc"] == ((section, key) if section else (key,))
+
+
+@pytest.mark.parametrize(
+    ("max_wait_s", "ttft_target_s", "limit_s"),
+    [(None, None, None), (None, 1.5, 1.5), (10.0, 1.5, 10.0), (0.0, 1.5, 0.0), (10.0, None, 10.0)],
+)
+def test_a_ttft_target_limits_waiting_where_nobody_says_otherwise(
+    max_wait_s: float | None, ttft_target_s: float | None, limit_s: float | None
+) -> None:
+    router = RouterConfig(max_wait_s=max_wait_s, max_queued_requests=7)
+    config = ServeConfig(engine=EngineConfig(ttft_target_s=ttft_target_s), router=router)
+    assert config.router_settings == RouterConfig(max_wait_s=limit_s, max_queued_requests=7)
 
 
 def test_a_full_decode_batch_must_leave_room_for_a_chunk() -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from tests.patience import WITHIN_S
+
 Doc = dict[str, Any]
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -40,7 +42,11 @@ def render_with_kubectl(base: Path) -> list[Doc] | None:
     if kubectl is None:
         return None
     done = subprocess.run(
-        [kubectl, "kustomize", str(base)], capture_output=True, text=True, timeout=20, check=True
+        [kubectl, "kustomize", str(base)],
+        capture_output=True,
+        text=True,
+        timeout=WITHIN_S,
+        check=True,
     )
     hashed = one(list(yaml.safe_load_all(done.stdout)), "ConfigMap")["metadata"]["name"]
     return list(yaml.safe_load_all(done.stdout.replace(hashed, hashed.rpartition("-")[0])))

@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from router.http import HttpServer
+from tests.patience import WITHIN_S
 from tests.unit.deploy import fitting
 from tests.unit.deploy.commands import container_commands, pdserve_problems
 from tests.unit.deploy.objects import object_problems
@@ -77,7 +78,7 @@ def test_the_rays_are_of_one_version(docs: list[Doc]) -> None:
 
 def _status(url: str) -> int:
     try:
-        with urllib.request.urlopen(url, timeout=5) as response:
+        with urllib.request.urlopen(url, timeout=WITHIN_S) as response:
             status: int = response.status
             return status
     except urllib.error.HTTPError as error:

@@ -25,6 +25,7 @@ from pdserve.errors import (
 from pdserve.prompts import make_request
 from pdserve.statuses import to_error
 from pdserve.v1 import inference_pb2
+from tests.patience import WITHIN_S
 
 ERRORS_MD = Path(__file__).parents[3] / "docs" / "errors.md"
 KINDS: dict[str, type[RequestError]] = {
@@ -111,7 +112,7 @@ def test_a_prompt_of_each_kind_fills_its_own_field() -> None:
 
 
 async def test_a_router_that_is_not_there_is_unavailable() -> None:
-    async with AsyncClient("127.0.0.1:1") as client, asyncio.timeout(10):
+    async with AsyncClient("127.0.0.1:1") as client, asyncio.timeout(WITHIN_S):
         with pytest.raises(UnavailableError, match=r"127\.0\.0\.1:1"):
             await anext(client.stream("x"))
         with pytest.raises(UnavailableError):

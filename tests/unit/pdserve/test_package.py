@@ -11,6 +11,7 @@ from pdserve.errors import (
     RequestError,
     SetupError,
 )
+from tests.patience import WITHIN_S
 
 HEAVY = {"torch", "ray", "transformers", "numba", "numpy", "tokenizers", "pydantic"}
 
@@ -19,7 +20,7 @@ def modules_after(statement: str) -> set[str]:
     """Top-level modules in a fresh process after the statement."""
     code = f"{statement}; import json, sys; print(json.dumps(list(sys.modules)))"
     run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=WITHIN_S, check=True
     )
     return {name.partition(".")[0] for name in json.loads(run.stdout)}
 

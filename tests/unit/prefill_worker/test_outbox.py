@@ -5,6 +5,7 @@ import pytest
 from common.kv_transfer.wire import WireItem
 from prefill_worker import outbox
 from prefill_worker.outbox import KVOutbox
+from tests.patience import WITHIN_S
 
 ITEMS: list[WireItem] = [(b"one", None), (b"two", None), (b"three", None)]
 
@@ -43,7 +44,7 @@ def test_a_reader_gets_an_item_while_the_engine_works_on() -> None:
     def produce() -> None:
         for item in ITEMS:
             box.put(item)
-            read.wait(5)
+            read.wait(WITHIN_S)
             read.clear()
         box.finish()
 
@@ -53,7 +54,7 @@ def test_a_reader_gets_an_item_while_the_engine_works_on() -> None:
         assert next(items) == expected
         read.set()
     assert list(items) == []
-    thread.join(5)
+    thread.join(WITHIN_S)
 
 
 def test_a_stuck_engine_does_not_keep_its_reader_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

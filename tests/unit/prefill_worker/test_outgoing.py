@@ -14,11 +14,12 @@ from common.request import SamplingParams, WorkRequest
 from prefill_worker import outgoing
 from prefill_worker.outbox import KVOutbox
 from prefill_worker.outgoing import Outgoing
+from tests.patience import WITHIN_S
 
 ITEM: WireItem = (b"chunk", np.zeros(10, np.uint8))
 TOKEN: WireItem = (b"token", None)
 LAYOUT = KVLayout("model", 1, 1, 1, "float32", 5, 100)
-COST, WITHIN_S = 30, 5.0
+COST = 30
 
 
 def make(share_bytes: int, max_batch_tokens: int = 1) -> Outgoing:

@@ -4,6 +4,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+from tests.patience import WITHIN_S
 from tests.unit.repository.sources import ROOT, packages
 
 FOLDERS = [*packages(), *(ROOT / name for name in ("proto", "docs", "tests"))]
@@ -35,7 +36,7 @@ def test_the_source_distribution_can_rebuild_the_stubs_and_run_the_tests(tmp_pat
             shutil.copy(file, tree)
     build = "from setuptools.build_meta import build_sdist; build_sdist('..')"
     subprocess.run(
-        [sys.executable, "-c", build], cwd=tree, capture_output=True, timeout=60, check=True
+        [sys.executable, "-c", build], cwd=tree, capture_output=True, timeout=WITHIN_S, check=True
     )
     (archive,) = tmp_path.glob("pdserve-*.tar.gz")
     with tarfile.open(archive) as tar:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import WITHIN_S
 from tests.unit.repository.sources import GENERATED, ROOT
 
 PROTOS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "proto").rglob("*.proto"))
@@ -27,7 +28,7 @@ def generate(out: Path) -> None:
         [*command, *plugins, *outputs, *typed, *PROTOS],
         cwd=ROOT,
         check=True,
-        timeout=60,
+        timeout=WITHIN_S,
         env={**os.environ, "PYTHONWARNINGS": "ignore"},  # the generator's own
     )
 
@@ -57,7 +58,7 @@ def buf(*args: str, folder: Path = ROOT) -> tuple[int, str]:
     """Exit code and output of a buf command."""
     command = [str(SCRIPTS / "buf"), *args]
     ended = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=folder, capture_output=True, text=True, timeout=WITHIN_S, check=False
     )
     return ended.returncode, ended.stdout + ended.stderr
 

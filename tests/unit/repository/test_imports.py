@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from tests.patience import WITHIN_S
 from tests.unit.repository.sources import ROOT, modules
 
 ENGINE = {"torch", "transformers", "ray", "numba", "flash_attn"}
@@ -14,7 +15,7 @@ def loaded_by(*names: str) -> set[str]:
     """Top-level modules in a fresh process that imported these."""
     code = f"import {', '.join(names)}, json, sys; print(json.dumps(list(sys.modules)))"
     run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=WITHIN_S, check=True
     )
     return {name.partition(".")[0] for name in json.loads(run.stdout)}
 

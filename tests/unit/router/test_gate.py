@@ -6,6 +6,7 @@ from common.profile import WorkerProfile
 from router.departure import room_tokens
 from router.fair_queue import FairQueue
 from router.gate import Gate, Turn
+from tests.patience import WITHIN_S
 
 WINDOW = 1000
 
@@ -135,7 +136,7 @@ async def test_room_that_comes_by_itself_is_found() -> None:
         await waiting.add(name, 1000)
     assert waiting.granted == ["a"]
     waiting.window = 2000
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(WITHIN_S):
         await waiting.tasks["b"]
 
 

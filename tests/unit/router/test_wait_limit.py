@@ -14,7 +14,7 @@ TTFT_SLO_S = 1.5
 class Server:
     """Lets requests in by a WaitLimit."""
 
-    def __init__(self, max_wait_s: float = MAX_WAIT_S, answer_s: float = 0.0) -> None:
+    def __init__(self, max_wait_s: float | None = MAX_WAIT_S, answer_s: float = 0.0) -> None:
         self.limit = WaitLimit(max_wait_s)
         self.answer_s = answer_s
         self.busy_until_s = 0.0
@@ -58,10 +58,27 @@ def test_ten_times_the_capacity_is_served_in_time_once_the_queue_is_short(
     assert server.goodput(longest_s, 60.0) > 0.98
 
 
-def test_without_the_limit_nobody_is_served_in_time() -> None:
-    server = Server(max_wait_s=0.0)
-    server.load(10.0, 0.0, 60.0, 5.0)
+@pytest.mark.parametrize("unlimited", [None, 0.0])
+def test_without_the_limit_everybody_waits_and_nobody_is_served_in_time(
+    unlimited: float | None,
+) -> None:
+    server = Server(unlimited)
+    assert server.load(10.0, 0.0, 60.0, None) == 0
+    assert server.wait_s(60.0) > 500
     assert server.goodput(5.0, 60.0) == 0
+
+
+@pytest.mark.parametrize("unlimited", [None, 0.0])
+def test_without_the_limit_a_refused_deadline_makes_nobody_s_queue_short(
+    unlimited: float | None,
+) -> None:
+    server = Server(unlimited)
+    assert server.load(10.0, 0.0, 60.0, 5.0) > 2000
+    server.offer(60.0)
+    server.offer(60.0, over=True)
+    with pytest.raises(OverloadedError) as caught:
+        server.offer(60.0, 5.0)
+    assert caught.value.reason is Reason.DEADLINE_UNREACHABLE
 
 
 def test_a_burst_is_served_whole_and_so_is_the_next_one() -> None:

@@ -10,12 +10,12 @@ from common.engine.model_spec import ModelSpec
 from common.engine.sequence import Sequence
 from common.grammar.compiler import GrammarError
 from common.request import FinishReason, Grammar, SamplingParams
+from tests.patience import WITHIN_S
 from tests.unit.common.engine.sequences import make_sequence
 from tests.unit.common.grammar.allowed import EOS, VOCAB, allowed, choice, letters, regex
 from tests.unit.router.tiny_tokenizer import write_folder
 
 SPEC = ModelSpec(1, 1, 1, 1, VOCAB, 64, frozenset({EOS}), "float32", "f")
-WITHIN_S = 10.0
 
 
 class Compiling:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from common.engine.cpu.kernel_cache import KernelCache
+from tests.patience import WITHIN_S
 
 SCRIPT = """
 import sys
@@ -72,7 +73,7 @@ def hits_of_all(processes: list[subprocess.Popen[str]]) -> list[int]:
         process.stdin.write("go\n")
         process.stdin.flush()
     for process in processes:
-        outputs.append(process.communicate(timeout=120)[0])
+        outputs.append(process.communicate(timeout=WITHIN_S)[0])
         assert process.returncode == 0
     return [int(output) for output in outputs]
 

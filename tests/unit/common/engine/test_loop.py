@@ -5,8 +5,7 @@ import pytest
 
 from common.engine import loop
 from common.engine.loop import EngineLoop
-
-WITHIN_S = 5.0
+from tests.patience import WITHIN_S
 
 
 class Engine:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.patience import WITHIN_S
 from tests.unit.common.engine.tiny_models import save_model
 
 # each in a process of its own, where no other test has compiled anything
@@ -43,6 +44,6 @@ def test_a_loaded_engine_compiles_no_sampling_kernel(tmp_path: Path) -> None:
         subprocess.Popen([*command, dtype, fusion], stderr=subprocess.PIPE, text=True)
         for dtype, fusion in (("float32", "auto"), ("bfloat16", "off"))
     ]
-    errors = [process.communicate(timeout=55)[1] for process in processes]
+    errors = [process.communicate(timeout=WITHIN_S)[1] for process in processes]
     for process, error in zip(processes, errors, strict=True):
         assert process.returncode == 0, error[-2000:]

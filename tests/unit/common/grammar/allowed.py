@@ -8,6 +8,7 @@ import numpy as np
 from common.grammar.compiler import GrammarCompiler
 from common.grammar.matcher import GrammarMatcher, MaskFiller
 from common.request import Grammar, GrammarKind
+from tests.patience import WITHIN_S
 from tests.unit.router.tiny_tokenizer import IM_END, VOCAB_SIZE
 
 EOS = IM_END
@@ -43,7 +44,7 @@ def accept(matcher: GrammarMatcher, text: str) -> GrammarMatcher:
 
 def allowed(*matchers: GrammarMatcher, vocab_size: int = VOCAB) -> list[set[int]]:
     """What may come next, for each."""
-    masks = MaskFiller(vocab_size).start(matchers).result(10)
+    masks = MaskFiller(vocab_size).start(matchers).result(WITHIN_S)
     assert masks.shape == (len(matchers), -(-vocab_size // 32))
     bits = np.unpackbits(masks.view(np.uint8), axis=1, bitorder="little")
     return [set(np.flatnonzero(row).tolist()) for row in bits]

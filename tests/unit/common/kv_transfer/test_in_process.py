@@ -8,10 +8,10 @@ from common.kv_transfer.node_store import AHEAD
 from common.kv_transfer.transport import TransferError
 from common.kv_transfer.wire import WireItem
 from common.request import SamplingParams, WorkRequest
+from tests.patience import WITHIN_S
 
 REQUEST = WorkRequest("r1", 4, (1, 2, 3), SamplingParams(0.0, 0, 5))
 ITEMS: list[WireItem] = [(b"one", None), (b"two", None), (b"three", None)]
-WAIT_S = 5.0
 
 
 class Source:
@@ -37,8 +37,8 @@ def open_stream(source: Source) -> InProcessStream:
 def test_items_come_in_order_and_then_the_end() -> None:
     source = Source(lambda: iter(ITEMS))
     stream = open_stream(source)
-    assert [stream.next(WAIT_S) for _ in ITEMS] == ITEMS
-    assert stream.next(WAIT_S) is None
+    assert [stream.next(WITHIN_S) for _ in ITEMS] == ITEMS
+    assert stream.next(WITHIN_S) is None
     assert source.requests == [REQUEST]
 
 
@@ -47,13 +47,13 @@ def test_an_item_can_be_read_before_the_next_one_exists() -> None:
 
     def items() -> Iterator[WireItem]:
         yield ITEMS[0]
-        assert may_go_on.wait(WAIT_S)
+        assert may_go_on.wait(WITHIN_S)
         yield ITEMS[1]
 
     stream = open_stream(Source(items))
-    assert stream.next(WAIT_S) == ITEMS[0]
+    assert stream.next(WITHIN_S) == ITEMS[0]
     may_go_on.set()
-    assert stream.next(WAIT_S) == ITEMS[1]
+    assert stream.next(WITHIN_S) == ITEMS[1]
 
 
 def test_a_source_that_breaks_is_a_transfer_error_after_what_it_sent() -> None:
@@ -62,16 +62,16 @@ def test_a_source_that_breaks_is_a_transfer_error_after_what_it_sent() -> None:
         raise OSError("cable cut")
 
     stream = open_stream(Source(items))
-    assert stream.next(WAIT_S) == ITEMS[0]
+    assert stream.next(WITHIN_S) == ITEMS[0]
     with pytest.raises(TransferError, match="cable cut"):
-        stream.next(WAIT_S)
+        stream.next(WITHIN_S)
 
 
 def test_a_silent_source_is_a_transfer_error_in_time() -> None:
     never = threading.Event()
 
     def items() -> Iterator[WireItem]:
-        never.wait(WAIT_S)
+        never.wait(WITHIN_S)
         yield ITEMS[0]
 
     stream = open_stream(Source(items))
@@ -97,7 +97,7 @@ def test_streams_of_one_transport_do_not_mix() -> None:
     sources = {name: Source(lambda n=name: iter([(n.encode(), None)])) for name in ("p0", "p1")}  # type: ignore[misc]
     transport = InProcessTransport(sources)
     streams = [transport.open(name, REQUEST) for name in ("p1", "p0", "p1")]
-    assert [stream.next(WAIT_S) for stream in streams] == [
+    assert [stream.next(WITHIN_S) for stream in streams] == [
         (b"p1", None),
         (b"p0", None),
         (b"p1", None),
@@ -118,28 +118,28 @@ def test_a_source_is_held_back_while_its_items_are_unread_unless_nobody_will_rea
 
     stream = open_stream(Source(items))
     for number_read in range(1, 4):
-        stream.next(WAIT_S)
+        stream.next(WITHIN_S)
         assert len(made) <= number_read + AHEAD
     if is_closed:
         stream.close()
     else:
         for _ in range(6):
-            stream.next(WAIT_S)
-    assert has_ended.wait(WAIT_S)
+            stream.next(WITHIN_S)
+    assert has_ended.wait(WITHIN_S)
 
 
 def test_a_close_ends_the_wait_for_an_item() -> None:
     never = threading.Event()
 
     def items() -> Iterator[WireItem]:
-        never.wait(60.0)
+        never.wait(WITHIN_S)
         yield ITEMS[0]
 
     stream = open_stream(Source(items))
     found: list[WireItem | None] = []
-    reader = threading.Thread(target=lambda: found.append(stream.next(60.0)), daemon=True)
+    reader = threading.Thread(target=lambda: found.append(stream.next(WITHIN_S)), daemon=True)
     reader.start()
     stream.close()
-    reader.join(WAIT_S)
+    reader.join(WITHIN_S)
     assert found == [None]
     never.set()

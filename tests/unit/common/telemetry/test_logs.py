@@ -5,6 +5,7 @@ import sys
 import structlog
 
 from common.telemetry.logs import describe_exception
+from tests.patience import WITHIN_S
 
 SECRET = "what the user said"
 
@@ -47,7 +48,7 @@ def test_a_process_logs_one_json_object_a_line() -> None:
         "except ValueError: log.exception('two')\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=WITHIN_S, check=True
     )
     one, two = map(json.loads, done.stderr.splitlines())
     assert (one["event"], one["n"], one["process"], one["level"]) == ("one", 1, "p", "info")

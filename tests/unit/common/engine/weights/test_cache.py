@@ -8,6 +8,7 @@ from common.engine.weights import cache
 from common.engine.weights.cache import default_cache_dir, find, publish
 from common.engine.weights.progress import NoProgress
 from pdserve.errors import SetupError
+from tests.patience import WITHIN_S
 
 REPOSITORY = Path(cache.__file__).parents[3]
 # Says when it builds and when it waits; builds until a line arrives on stdin.
@@ -82,8 +83,8 @@ def test_two_processes_at_once_build_once_and_both_get_the_result(tmp_path: Path
         assert read_line(first) == "building"
         with start_publisher(tmp_path) as second:
             assert read_line(second) == "waiting"
-            assert first.communicate("go\n", timeout=30)[0] == "entry\n"
-            assert second.communicate(timeout=30)[0] == "entry\n"
+            assert first.communicate("go\n", timeout=WITHIN_S)[0] == "entry\n"
+            assert second.communicate(timeout=WITHIN_S)[0] == "entry\n"
 
 
 def test_a_killed_process_leaves_no_entry_and_its_work_folder_is_cleaned(tmp_path: Path) -> None:
