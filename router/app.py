@@ -144,9 +144,9 @@ class Router:
             vocab_size=info.vocab_size,
             max_context_tokens=info.max_context_tokens,
             kv_capacity_tokens=self._pool.min_kv_capacity_tokens(),
+            eos_token_ids=read_eos_token_ids(self._model_dir, info.vocab_size),
         )
-        eos_token_ids = read_eos_token_ids(self._model_dir)
-        self._grammars = GrammarChecker(self._model_dir, eos_token_ids, info.vocab_size)
+        self._grammars = GrammarChecker(self._model_dir, limits.eos_token_ids, info.vocab_size)
         journeys = self._make_journeys()
         inference = InferenceService(
             limits,

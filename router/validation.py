@@ -27,6 +27,7 @@ class Limits:
     vocab_size: int
     max_context_tokens: int
     kv_capacity_tokens: int
+    eos_token_ids: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
