@@ -19,6 +19,7 @@ from router.guard import Door
 _KEYS = {
     "dtype": "engine.dtype",
     "policy": "router.policy",
+    "generation_config": "router.generation_config",
     "access_file": "security.access_file",
     "insecure": "security.insecure",
 }
@@ -45,6 +46,9 @@ def command(
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16")] = None,
     policy: Annotated[
         str | None, typer.Option(help="Choice of workers: cost, least_loaded, round_robin, local")
+    ] = None,
+    generation_config: Annotated[
+        str | None, typer.Option(help="auto: sample as the model's makers want by default; off")
     ] = None,
     pin: Annotated[str | None, typer.Option(help="auto: each worker its own cores; off")] = None,
     ray_address: Annotated[

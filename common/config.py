@@ -89,6 +89,9 @@ class RouterConfig(_Frozen):
         "cost",
         description="How workers are chosen; least_loaded: prompts always to the prefill pool",
     )
+    generation_config: Literal["auto", "off"] = Field(
+        "auto", description="Where a request is silent, sample as the model's own file says"
+    )
     max_inflight_requests: int = Field(1024, ge=1)
     max_queued_requests: int = Field(256, ge=1, description="Accepted requests without a token yet")
     max_queued_tokens: int = Field(

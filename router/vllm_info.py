@@ -67,6 +67,10 @@ def model_info(model_dir: Path, limits: Limits) -> vllm_pb2.GetModelInfoResponse
         eos_token_ids=sorted(limits.eos_token_ids),
         bos_token_id=config.bos_token_id,
         pad_token_id=config.pad_token_id,
+        # clients such as smg put these where a request of theirs is silent
+        default_sampling_params_json=json.dumps(limits.defaults.said)
+        if limits.defaults.said
+        else "",
     )
 
 
