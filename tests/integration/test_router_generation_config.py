@@ -1,7 +1,9 @@
 """What silent requests get, over each face of a router, and what the router says about it."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -27,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
     return write_generation_config(write_folder(tmp_path), SAID | {"max_new_tokens": 9})
 
 
-def write_generation_config(folder: Path, content: dict[str, object]) -> Path:
+def write_generation_config(folder: Path, content: Mapping[str, object]) -> Path:
     (folder / "generation_config.json").write_text(json.dumps(content))
     return folder
 
@@ -37,7 +39,7 @@ def chosen(sampling: SamplingParams) -> dict[str, float]:
 
 
 async def asked_for(
-    folder: Path, config: RouterConfig | None = None, **said: object
+    folder: Path, config: RouterConfig | None = None, **said: Any
 ) -> SamplingParams:
     """What a worker is told of a request over pdserve.v1."""
     worker = ScriptedWorker(script=echo)
@@ -47,7 +49,7 @@ async def asked_for(
 
 
 async def asked_for_by_vllms_contract(
-    folder: Path, config: RouterConfig | None = None, **said: object
+    folder: Path, config: RouterConfig | None = None, **said: Any
 ) -> SamplingParams:
     worker = ScriptedWorker(script=echo)
     params = vllm_pb2.SamplingParams(**said)
@@ -74,7 +76,12 @@ async def test_and_so_it_does_by_vllms_contract(folder: Path) -> None:
 
 
 async def test_what_a_client_states_wins_zero_too(folder: Path) -> None:
-    said = {"temperature": 0.0, "top_p": 1.0, "repetition_penalty": 1.0, "max_tokens": 20}
+    said: dict[str, Any] = {
+        "temperature": 0.0,
+        "top_p": 1.0,
+        "repetition_penalty": 1.0,
+        "max_tokens": 20,
+    }
     sampling = await asked_for(folder, **said, no_top_k=True, no_min_p=True)
     assert chosen(sampling) == PDSERVES
     assert sampling.max_tokens == 20
@@ -107,7 +114,7 @@ async def test_without_the_file_nothing_changes(tmp_path: Path) -> None:
     ],
 )
 async def test_a_default_length_yields_to_room_and_client(
-    tmp_path: Path, most: int, said: dict[str, int], expected: int
+    tmp_path: Path, most: int, said: dict[str, Any], expected: int
 ) -> None:
     folder = write_generation_config(write_folder(tmp_path), {"max_new_tokens": most})
     assert (await asked_for(folder, **said)).max_tokens == expected
@@ -117,9 +124,10 @@ async def test_a_default_length_yields_to_room_and_client(
 async def test_a_value_and_its_absence_together_are_refused(
     folder: Path, name: str, value: float
 ) -> None:
+    both: dict[str, Any] = {name: value, f"no_{name}": True}
     async with serving(folder, ScriptedWorker()) as stack:
         with pytest.raises(InvalidRequestError) as refusal:
-            await collect(stack.client, "a", **{name: value, f"no_{name}": True})
+            await collect(stack.client, "a", **both)
         assert refusal.value.field == f"sampling.no_{name}"
 
 

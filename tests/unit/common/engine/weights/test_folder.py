@@ -58,7 +58,7 @@ def test_the_tokenizers_end_is_found_among_its_added_tokens(tmp_path: Path, eos:
         models.Unigram([("<unk>", 0.0), ("b", -1.0), ("</s>", -2.0)], unk_id=0),
     ],
 )
-def test_or_in_its_models_vocabulary(tmp_path: Path, model: object) -> None:
+def test_or_in_its_models_vocabulary(tmp_path: Path, model: models.Model) -> None:
     tokenizer = Tokenizer(model)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     write(tmp_path, tokenizer_config={"eos_token": "</s>"})
