@@ -2,9 +2,17 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Backend = Literal["auto", "cpu", "flash", "reference"]
@@ -16,6 +24,13 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read_off(cls, value: object, info: ValidationInfo) -> object:
+        """YAML reads a bare `off` as false; where a choice is called that, it is meant."""
+        choices = get_args(cls.model_fields[info.field_name or ""].annotation)
+        return "off" if value is False and "off" in choices else value
 
 
 class EngineConfig(_Frozen):
