@@ -9,6 +9,7 @@ from rich.console import Console
 
 from cli.connection import Connection
 from cli.requests import ask
+from cli.sampling import DEFAULT_MAX_TOKENS, Temperature
 from pdserve.errors import InvalidRequestError
 from pdserve.v1 import inference_pb2
 
@@ -20,8 +21,8 @@ def command(
     system: Annotated[str | None, typer.Option(help="System message")] = None,
     max_tokens: Annotated[
         int, typer.Option(min=1, max=2**31 - 1, help="Most tokens of an answer")
-    ] = 512,
-    temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.0,
+    ] = DEFAULT_MAX_TOKENS,
+    temperature: Temperature = None,
 ) -> None:
     """Talk with the served model."""
     sampling = inference_pb2.SamplingParams(temperature=temperature, max_tokens=max_tokens)

@@ -1,44 +1,48 @@
 """`pdserve generate`."""
 
 import asyncio
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cli import sampling as flags
 from cli import structured
+from cli.batch.lines import Line, read_lines
+from cli.batch.run import Batch, Printer
 from cli.connection import Connection
-from cli.requests import Answer, as_chat, ask_all, read_prompts
-from pdserve.errors import RequestError, SetupError
-from pdserve.prompts import Prompt
+from cli.requests import Answer, Ask, as_chat, complete, to_answers
+from pdserve.errors import SetupError
 from pdserve.v1 import inference_pb2
+
+_PromptsFile = Annotated[
+    Path | None, typer.Option(help="JSON lines with options of their own; see docs/batch.md")
+]
+_Ordered = Annotated[
+    bool, typer.Option("--ordered", help="Answers in the file's order, not as they end")
+]
 
 
 def command(
     context: typer.Context,
     connection: Connection,
     prompt: Annotated[str | None, typer.Argument(help="The prompt")] = None,
-    prompts_file: Annotated[
-        Path | None, typer.Option(help='JSON lines: {"prompt"}, {"messages"} or {"token_ids"}')
-    ] = None,
+    prompts_file: _PromptsFile = None,
+    ordered: _Ordered = False,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at once")] = 8,
     max_tokens: flags.MaxTokens = None,
-    min_tokens: flags.MinTokens = 0,
-    temperature: flags.Temperature = 0.0,
+    min_tokens: flags.MinTokens = None,
+    temperature: flags.Temperature = None,
     seed: flags.Seed = None,
     n: flags.Choices = None,
     stop: flags.Stop = None,
-    top_k: flags.TopK = 0,
+    top_k: flags.TopK = None,
     top_p: flags.TopP = None,
-    min_p: flags.MinP = 0.0,
+    min_p: flags.MinP = None,
     repetition_penalty: flags.RepetitionPenalty = None,
-    presence_penalty: flags.PresencePenalty = 0.0,
-    frequency_penalty: flags.FrequencyPenalty = 0.0,
+    presence_penalty: flags.PresencePenalty = None,
+    frequency_penalty: flags.FrequencyPenalty = None,
     logit_bias: flags.LogitBias = None,
     logprobs: flags.Logprobs = None,
     prompt_logprobs: flags.PromptLogprobs = None,
@@ -50,15 +54,22 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line")] = False,
 ) -> None:
     """Send one prompt, or a file of them, to a running router."""
-    if (prompt is None) == (prompts_file is None):
-        raise SetupError("give either a PROMPT or --prompts-file")
+    _check_sources(prompt, prompts_file, ordered=ordered)
     sampling = flags.read_sampling(context)
     structured.set_form(sampling, schema, regex, grammar, choice)
     if prompts_file is not None:
-        prompts = read_prompts(prompts_file, raw=raw)
-        failed = asyncio.run(_run_file(connection, prompts, sampling, concurrency, as_json=as_json))
+        lines = read_lines(prompts_file, sampling, raw=raw)
+        printer = Printer(ordered=ordered)
+        failed = asyncio.run(_run_file(connection, lines, concurrency, printer, as_json=as_json))
         raise typer.Exit(1 if failed else 0)
     asyncio.run(_run_one(connection, prompt or "", sampling, raw=raw, as_json=as_json))
+
+
+def _check_sources(prompt: str | None, file: Path | None, *, ordered: bool) -> None:
+    if (prompt is None) == (file is None):
+        raise SetupError("give either a PROMPT or --prompts-file")
+    if ordered and file is None:
+        raise SetupError("--ordered goes with --prompts-file")
 
 
 async def _run_one(
@@ -79,55 +90,21 @@ async def _run_one(
     async with connection.client() as client:
         # an empty text is sent as it is, so that the router names what is wrong with it
         sent = prompt if raw or not prompt else as_chat(prompt)
-        answers = await ask_all(client, sent, sampling, show)
+        completion = await complete(client, Ask(sent, sampling), show)
     if streams:
         print()
         return
-    for answer in answers:
+    for answer in to_answers(completion):
         _print_answer(answer, as_json=as_json)
 
 
 async def _run_file(
-    connection: Connection,
-    prompts: list[tuple[str, Prompt]],
-    sampling: inference_pb2.SamplingParams,
-    concurrency: int,
-    *,
-    as_json: bool,
+    connection: Connection, lines: list[Line], concurrency: int, printer: Printer, *, as_json: bool
 ) -> int:
-    """Send all prompts; prints each answer when it is there and returns how many failed."""
-    limit = asyncio.Semaphore(concurrency)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    progress = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True))
-
     async with connection.client() as client:
-        with progress:
-            task = progress.add_task("prompts", total=len(prompts))
-
-            async def one(request_id: str, prompt: Prompt) -> bool:
-                async with limit:
-                    try:
-                        answers = await ask_all(
-                            client, prompt, sampling, lambda *_: None, request_id
-                        )
-                        for answer in answers:
-                            _print_answer(answer, as_json=as_json)
-                        return True
-                    except RequestError as error:
-                        _print_failure(request_id, error)
-                        return False
-                    finally:
-                        progress.advance(task)
-
-            results = await asyncio.gather(*(one(*entry) for entry in prompts))
-    return results.count(False)
+        return await Batch(client, printer, as_json=as_json).run(lines, concurrency)
 
 
 def _print_answer(answer: Answer, *, as_json: bool) -> None:
     name = f"{answer.request_id} {answer.number}" if answer.number else answer.request_id
     print(answer.to_json() if as_json else f"--- {name}\n{answer.text}", flush=True)
-
-
-def _print_failure(request_id: str, error: RequestError) -> None:
-    failure = {"reason": error.reason, "field": error.field, "message": error.message}
-    print(json.dumps({"request_id": request_id, "error": failure}), flush=True)

@@ -1,17 +1,46 @@
-"""What the client-side commands share: reading prompts, sending one, describing the answer."""
+"""What the client-side commands share: sending a request, describing its answer."""
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from cli.sampling import describe_logprobs
+from cli.sampling import DEFAULT_MAX_TOKENS, describe_logprobs
 from cli.timings import describe_timings
 from pdserve.client import AsyncClient
 from pdserve.completion import FINISH_NAMES, Completion, Continuation
-from pdserve.errors import SetupError
-from pdserve.prompts import Messages, Prompt
+from pdserve.errors import InvalidRequestError, Reason
+from pdserve.prompts import Messages, Prompt, make_request
 from pdserve.v1 import inference_pb2
+
+_NO_ROOM = {Reason.CONTEXT_EXCEEDED, Reason.KV_CAPACITY_EXCEEDED}
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request as a command has it; what cannot be sent at all shows when it is."""
+
+    prompt: Prompt
+    sampling: inference_pb2.SamplingParams
+    request_id: str = ""
+    model: str = ""
+    cache_salt: str = ""
+    priority: int = 0
+
+    def check(self) -> None:
+        """Raise ValueError for names and a priority that no message holds."""
+        inference_pb2.GenerateRequest(
+            request_id=self.request_id,
+            model=self.model,
+            cache_salt=self.cache_salt,
+            priority=self.priority,
+        )
+
+    def to_message(self) -> inference_pb2.GenerateRequest:
+        """The message. Raises InvalidRequestError for a prompt that none holds."""
+        message = make_request(self.prompt, self.sampling, self.request_id)
+        message.model, message.cache_salt = self.model, self.cache_salt
+        message.priority = self.priority
+        return message
 
 
 @dataclass(slots=True)
@@ -27,11 +56,15 @@ class Answer:
         """Its text."""
         return self.continuation.text
 
-    def to_json(self) -> str:
-        """One line: ids, text, token_ids, finish_reason, usage, timings (microseconds), logprobs."""
+    def to_json(self, line: int | None = None) -> str:
+        """One line: ids, text, token_ids, finish_reason, usage, timings (microseconds), logprobs.
+
+        With the line of the file that it answers, if there is one.
+        """
         found = self.continuation
         answer = {
             "request_id": self.request_id,
+            **({} if line is None else {"line": line}),
             "choice": self.number,
             "text": found.text,
             "token_ids": found.token_ids,
@@ -66,68 +99,53 @@ async def ask(
     prompt: Prompt,
     sampling: inference_pb2.SamplingParams,
     on_text: Callable[[str, int], None],
-    request_id: str = "",
 ) -> Answer:
     """Send one prompt; `on_text` gets each piece of text and its number of tokens. Raises RequestError."""
-    (answer,) = await ask_all(client, prompt, sampling, on_text, request_id)
-    return answer
+    completion = await complete(client, Ask(prompt, sampling), on_text)
+    return Answer(completion.request_id, 0, completion.choices[0])
 
 
-async def ask_all(
-    client: AsyncClient,
-    prompt: Prompt,
-    sampling: inference_pb2.SamplingParams,
-    on_text: Callable[[str, int], None],
-    request_id: str = "",
-) -> list[Answer]:
-    """The same for all choices, in their order; `on_text` gets pieces of all."""
-    completion = Completion()
-    async for response in client.stream(prompt, sampling, request_id=request_id):
-        completion.add(response)
-        on_text(response.text, len(response.token_ids))
+async def complete(
+    client: AsyncClient, asked: Ask, on_text: Callable[[str, int], None] = lambda *_: None
+) -> Completion:
+    """The whole answer; `on_text` gets pieces of all choices as they come. Raises RequestError.
+
+    Without max_tokens it has DEFAULT_MAX_TOKENS, or as many as there is room for when that is less.
+    """
+    message = asked.to_message()
+    if message.sampling.HasField("max_tokens"):
+        return await _receive(client, message, on_text)
+    message.sampling.max_tokens = max(DEFAULT_MAX_TOKENS, message.sampling.min_tokens)
+    try:
+        return await _receive(client, message, on_text)
+    except InvalidRequestError as error:
+        if error.reason not in _NO_ROOM or error.field != "sampling.max_tokens":
+            raise
+    # nobody asked for so many: all that there is room for, which is less
+    message.sampling.ClearField("max_tokens")
+    return await _receive(client, message, on_text)
+
+
+def to_answers(completion: Completion) -> list[Answer]:
+    """Its choices, in their order."""
     return [
         Answer(completion.request_id, number, continuation)
         for number, continuation in enumerate(completion.choices)
     ]
 
 
+async def _receive(
+    client: AsyncClient,
+    message: inference_pb2.GenerateRequest,
+    on_text: Callable[[str, int], None],
+) -> Completion:
+    completion = Completion()
+    async for response in client.send(message):
+        completion.add(response)
+        on_text(response.text, len(response.token_ids))
+    return completion
+
+
 def as_chat(text: str) -> Messages:
     """A single user turn."""
     return [("user", text)]
-
-
-def read_prompts(file: Path, *, raw: bool) -> list[tuple[str, Prompt]]:
-    """(request_id, prompt) of each line: {"prompt": str} | {"messages": [...]} | {"token_ids": [...]}.
-
-    Raises SetupError with the line's number.
-    """
-    try:
-        lines = file.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SetupError(f"--prompts-file {file} cannot be read: {error}") from error
-    prompts = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                prompts.append(_parse_line(json.loads(line), raw=raw))
-            except (ValueError, TypeError, KeyError) as error:
-                raise SetupError(
-                    f"--prompts-file {file} line {number}: {error}",
-                    'each line is {"prompt": ...}, {"messages": [...]} or {"token_ids": [...]}',
-                ) from error
-    if not prompts:
-        raise SetupError(f"--prompts-file {file} holds no prompts")
-    return prompts
-
-
-def _parse_line(entry: object, *, raw: bool) -> tuple[str, Prompt]:
-    if not isinstance(entry, dict):
-        raise TypeError("not a JSON object")
-    request_id = str(entry.get("request_id", ""))
-    if "token_ids" in entry:
-        return request_id, [int(token_id) for token_id in entry["token_ids"]]
-    if "messages" in entry:
-        return request_id, [(str(m["role"]), str(m["content"])) for m in entry["messages"]]
-    if not isinstance(entry.get("prompt"), str):
-        raise TypeError("no prompt")
-    return request_id, entry["prompt"] if raw else as_chat(entry["prompt"])

@@ -1,6 +1,6 @@
 """The flags that say how to choose tokens, and the message made of them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -17,18 +17,37 @@ def _float(help_text: str) -> Any:
     return typer.Option(help=help_text)
 
 
-MaxTokens = Annotated[int | None, _int("Most tokens to generate", low=1)]
-MinTokens = Annotated[int, _int("Do not stop before so many tokens")]
-Temperature = Annotated[float, _float("0 is greedy")]
+DEFAULT_MAX_TOKENS = 512  # where nobody says how long an answer may be, a greedy one may ramble on
+_MODELS = "unset: the model's default, else"
+
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=2**31 - 1,
+        show_default=str(DEFAULT_MAX_TOKENS),
+        help="Most tokens to generate; fewer by default where the context has no room",
+    ),
+]
+MinTokens = Annotated[int | None, _int("Do not stop before so many tokens")]
+Temperature = Annotated[float | None, _float(f"0 is greedy; {_MODELS} 0")]
 Choices = Annotated[int | None, _int("So many continuations", low=1)]
 Seed = Annotated[int | None, _int("Makes sampling repeatable", high=2**64 - 1)]
 Stop = Annotated[list[str] | None, typer.Option(help="Stop before this text")]
-TopK = Annotated[int, _int("Draw from the k likeliest tokens; 0: from all")]
-TopP = Annotated[float | None, _float("Draw from the likeliest tokens of this share together")]
-MinP = Annotated[float, _float("Draw from tokens this times as likely as the likeliest")]
-RepetitionPenalty = Annotated[float | None, _float("Divides logits of tokens seen so far")]
-PresencePenalty = Annotated[float, _float("Lowers logits of tokens in the output")]
-FrequencyPenalty = Annotated[float, _float("The same, for each time that they are")]
+TopK = Annotated[
+    int | None, _int(f"Draw from the k likeliest tokens; 0: from all; {_MODELS} from all")
+]
+TopP = Annotated[
+    float | None, _float(f"Draw from the likeliest tokens of this share together; {_MODELS} 1")
+]
+MinP = Annotated[
+    float | None, _float(f"Draw from tokens this times as likely as the likeliest; {_MODELS} 0")
+]
+RepetitionPenalty = Annotated[
+    float | None, _float(f"Divides logits of tokens seen so far; {_MODELS} 1")
+]
+PresencePenalty = Annotated[float | None, _float("Lowers logits of tokens in the output")]
+FrequencyPenalty = Annotated[float | None, _float("The same, for each time that they are")]
 LogitBias = Annotated[list[str] | None, typer.Option(metavar="ID=VALUE", help="Added to a logit")]
 Logprobs = Annotated[
     int | None, _int("With --json: logprobs, also of so many likeliest tokens", high=20)
@@ -59,9 +78,17 @@ def read_sampling(context: typer.Context) -> inference_pb2.SamplingParams:
     biases = dict(_parse_bias(text) for text in flags["logit_bias"] or ())
     try:
         options = {name: flags[name] for name in _FIELDS}
-        return inference_pb2.SamplingParams(**options, logit_bias=biases)
+        sampling = inference_pb2.SamplingParams(**options, logit_bias=biases)
     except ValueError as error:  # bytes that are no text, the only thing that typer lets through
         raise SetupError(f"--stop: {error}") from error
+    say_zeros(sampling, {name for name, value in options.items() if value == 0})
+    return sampling
+
+
+def say_zeros(sampling: inference_pb2.SamplingParams, zeros: Collection[str]) -> None:
+    """Say those fields that are 0 on purpose and look unset on the wire by the fields that mean just that."""
+    sampling.no_top_k |= "top_k" in zeros
+    sampling.no_min_p |= "min_p" in zeros
 
 
 def describe_logprobs(

@@ -20,6 +20,7 @@ _KEYS = {
     "dtype": "engine.dtype",
     "allow_unused_weights": "engine.allow_unused_weights",
     "policy": "router.policy",
+    "generation_config": "router.generation_config",
     "access_file": "security.access_file",
     "insecure": "security.insecure",
 }
@@ -51,6 +52,9 @@ def command(
     allow_unused_weights: _Unused = None,
     policy: Annotated[
         str | None, typer.Option(help="Choice of workers: cost, least_loaded, round_robin, local")
+    ] = None,
+    generation_config: Annotated[
+        str | None, typer.Option(help="auto: sample as the model's makers want by default; off")
     ] = None,
     pin: Annotated[str | None, typer.Option(help="auto: each worker its own cores; off")] = None,
     ray_address: Annotated[

@@ -2,9 +2,17 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 StoredDtype = Literal["float32", "bfloat16", "float16"]
 Dtype = Literal["auto"] | StoredDtype
@@ -17,6 +25,13 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read_off(cls, value: object, info: ValidationInfo) -> object:
+        """YAML reads a bare `off` as false; where a choice is called that, it is meant."""
+        choices = get_args(cls.model_fields[info.field_name or ""].annotation)
+        return "off" if value is False and "off" in choices else value
 
 
 class EngineConfig(_Frozen):
@@ -95,6 +110,9 @@ class RouterConfig(_Frozen):
     policy: PolicyName = Field(
         "cost",
         description="How workers are chosen; least_loaded: prompts always to the prefill pool",
+    )
+    generation_config: Literal["auto", "off"] = Field(
+        "auto", description="Where a request is silent, sample as the model's own file says"
     )
     max_inflight_requests: int = Field(1024, ge=1)
     max_queued_requests: int = Field(256, ge=1, description="Accepted requests without a token yet")

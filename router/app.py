@@ -28,6 +28,7 @@ from router.fair_queue import FairQueue
 from router.fleet import FixedFleet, Fleet
 from router.gate import Gate, Turn
 from router.gateway_port import GatewayPort
+from router.generation_config import choose_sampling_defaults
 from router.grammar import GrammarChecker
 from router.guard import Door
 from router.http import HttpServer
@@ -69,6 +70,7 @@ class Router:
         self._config = config
         self._door = door or Door(SecurityConfig())
         self._tokenizer = Tokenizer(model_dir)
+        self._defaults = choose_sampling_defaults(model_dir, config.generation_config)
         self._pool = WorkerPool(worker_addresses, config, cluster_token)
         self._scaler = Scaler(self._pool, fleet or FixedFleet())
         self._admission = Admission(config)
@@ -144,9 +146,10 @@ class Router:
             vocab_size=info.vocab_size,
             max_context_tokens=info.max_context_tokens,
             kv_capacity_tokens=self._pool.min_kv_capacity_tokens(),
+            eos_token_ids=read_eos_token_ids(self._model_dir, info.vocab_size),
+            defaults=self._defaults,
         )
-        eos_token_ids = read_eos_token_ids(self._model_dir)
-        self._grammars = GrammarChecker(self._model_dir, eos_token_ids, info.vocab_size)
+        self._grammars = GrammarChecker(self._model_dir, limits.eos_token_ids, info.vocab_size)
         journeys = self._make_journeys()
         inference = InferenceService(
             limits,

@@ -1,4 +1,4 @@
-"""What can be asked of the served model without generating: its limits, and the tokens of a prompt."""
+"""What can be asked of the served model without generating: limits, defaults, and the tokens of a prompt."""
 
 from pdserve.errors import InvalidRequestError
 from pdserve.v1 import inference_pb2
@@ -17,6 +17,7 @@ def list_models(limits: Limits, tokenizer: Tokenizer) -> inference_pb2.ListModel
         kv_capacity_tokens=limits.kv_capacity_tokens,
         vocab_size=limits.vocab_size,
         has_chat_template=tokenizer.has_chat_template,
+        sampling_defaults=limits.defaults.to_pb() if limits.defaults.said else None,
     )
     return inference_pb2.ListModelsResponse(models=[model])
 

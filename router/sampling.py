@@ -1,11 +1,12 @@
 """From a client's sampling options to those that a worker takes, or a refusal that names the field."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from common.request import SamplingParams
 from common.rpc.convert_sampling import sampling_from_pb
 from pdserve.errors import InvalidRequestError, Reason
 from pdserve.v1 import inference_pb2
+from router.sampling_ranges import BIASES, RANGES
 from router.structured import parse_grammar
 
 _MAX_STOPS = 128
@@ -16,41 +17,16 @@ _MAX_BIASES = 300
 _MAX_PROMPT_LOGPROBS = 500_000
 
 
-@dataclass(frozen=True, slots=True)
-class _Range:
-    low: float
-    high: float
-    is_open: bool = False  # the low end is not part of it
-
-    def __contains__(self, value: float) -> bool:  # false for NaN
-        is_above = value > self.low if self.is_open else value >= self.low
-        return is_above and value <= self.high
-
-    def __str__(self) -> str:
-        return f"{'(' if self.is_open else '['}{self.low:g}, {self.high:g}]"
-
-
-_BIASES = _Range(-100, 100)
-_RANGES = {
-    "temperature": _Range(0, 100),
-    "top_k": _Range(0, 2**31 - 1),
-    "top_p": _Range(0, 1, is_open=True),
-    "min_p": _Range(0, 1),
-    "repetition_penalty": _Range(0.01, 100),
-    "presence_penalty": _Range(-2, 2),
-    "frequency_penalty": _Range(-2, 2),
-    "logprobs": _Range(0, 20),
-    "prompt_logprobs": _Range(0, 20),
-}
-
-
 def parse_sampling(
     message: inference_pb2.SamplingParams, seed: int, max_tokens: int, vocab_size: int
 ) -> SamplingParams:
     """Check every field but these two, which are known already. Raises InvalidRequestError."""
-    for name, allowed in _RANGES.items():
+    for name, allowed in RANGES.items():
         if _is_set(message, name) and getattr(message, name) not in allowed:
             raise _refusal(name, f"{getattr(message, name):g} is not in {allowed}")
+    for name in ("top_k", "min_p"):
+        if getattr(message, f"no_{name}") and getattr(message, name):
+            raise _refusal(f"no_{name}", f"does not go with {name}")
     _check_stop(message, vocab_size)
     _check_biases(message, vocab_size)
     if not 0 <= message.min_tokens <= max_tokens:
@@ -102,8 +78,8 @@ def _check_biases(message: inference_pb2.SamplingParams, vocab_size: int) -> Non
     if any(token_id >= vocab_size for token_id in biases):
         raise _unknown_token("logit_bias", vocab_size)
     for value in biases.values():
-        if value not in _BIASES:
-            raise _refusal("logit_bias", f"{value:g} is not in {_BIASES}")
+        if value not in BIASES:
+            raise _refusal("logit_bias", f"{value:g} is not in {BIASES}")
 
 
 def _refusal(name: str, message: str) -> InvalidRequestError:

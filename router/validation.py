@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from common.request import SamplingParams
 from pdserve.errors import InvalidRequestError, NotFoundError, Reason
 from pdserve.v1 import inference_pb2
+from router.generation_config import NO_DEFAULTS, SamplingDefaults
 from router.sampling import check_prompt_logprobs, parse_sampling
 from router.tenant import ANONYMOUS, RequestKey, Tenant, current_tenant
 from router.tokenizer import ChatMessage, Tokenizer
@@ -21,12 +22,14 @@ _MAX_PRIORITY = 100
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the served model and the workers' memory allow."""
+    """What the served model and the workers' memory allow, and what the model's makers want by default."""
 
     model: str
     vocab_size: int
     max_context_tokens: int
     kv_capacity_tokens: int
+    eos_token_ids: frozenset[int] = frozenset()
+    defaults: SamplingDefaults = NO_DEFAULTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ def parse_request(
         raise InvalidRequestError(
             f"{message.priority} is not in [-{_MAX_PRIORITY}, {_MAX_PRIORITY}]", field="priority"
         )
-    asked = message.sampling
+    asked = limits.defaults.fill(message.sampling)
 
     def check_length(text: str) -> None:
         # where max_tokens is to blame, the message has the prompt's real length
@@ -173,8 +176,11 @@ def _parse_num_choices(sampling: inference_pb2.SamplingParams) -> int:
 def _parse_max_tokens(
     sampling: inference_pb2.SamplingParams, num_prompt_tokens: int, limits: Limits
 ) -> int:
-    """The client's max_tokens if context and KV memory hold it; unset, all that they leave."""
+    """The client's max_tokens if context and KV memory hold it; unset, all that they and the model leave."""
     room = min(limits.max_context_tokens, limits.kv_capacity_tokens) - num_prompt_tokens
+    if limits.defaults.max_tokens is not None:
+        # who asks for more tokens at least than the model's makers give has said what counts
+        room = min(room, max(limits.defaults.max_tokens, sampling.min_tokens))
     wanted = sampling.max_tokens if sampling.HasField("max_tokens") else max(room, 1)
     if wanted < 1:
         raise InvalidRequestError(f"{wanted} is less than 1", field="sampling.max_tokens")

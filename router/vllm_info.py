@@ -12,7 +12,6 @@ from pathlib import Path
 from smg_grpc_proto import vllm_engine_pb2 as vllm_pb2
 from smg_grpc_proto.generated import common_pb2
 
-from common.engine.weights.folder import read_eos_token_ids
 from common.request import Role
 from router.pool import WorkerView
 from router.validation import Limits
@@ -65,9 +64,13 @@ def model_info(model_dir: Path, limits: Limits) -> vllm_pb2.GetModelInfoResponse
         vocab_size=limits.vocab_size,
         model_type=config.model_type,
         architectures=config.architectures,
-        eos_token_ids=sorted(read_eos_token_ids(model_dir)),
+        eos_token_ids=sorted(limits.eos_token_ids),
         bos_token_id=config.bos_token_id,
         pad_token_id=config.pad_token_id,
+        # clients such as smg put these where a request of theirs is silent
+        default_sampling_params_json=json.dumps(limits.defaults.said)
+        if limits.defaults.said
+        else "",
     )
 
 

@@ -10,6 +10,7 @@ from smg_grpc_proto import vllm_engine_pb2 as vllm_pb2
 
 from pdserve.errors import InvalidRequestError, RequestError
 from pdserve.v1 import inference_pb2
+from router.generation_config import NO_DEFAULTS, SamplingDefaults
 
 _SAMPLING = "sampling_params"
 _MAX_INT32 = 2**31 - 1
@@ -58,13 +59,18 @@ _NAMES = (
 )
 
 
-def to_pdserve(message: vllm_pb2.GenerateRequest) -> inference_pb2.GenerateRequest:
-    """The same request for parse_request. Raises InvalidRequestError for what cannot be honoured."""
+def to_pdserve(
+    message: vllm_pb2.GenerateRequest, defaults: SamplingDefaults
+) -> inference_pb2.GenerateRequest:
+    """The same request for parse_request. Raises InvalidRequestError for what cannot be honoured.
+
+    Everything but `max_tokens` is said in it, so that no other default counts than these and the contract's.
+    """
     _refuse_others(message, REQUEST_FIELDS, "")
     _refuse_others(message.sampling_params, SAMPLING_FIELDS, f"{_SAMPLING}.")
     if message.data_parallel_rank:
         raise InvalidRequestError("there is one rank, 0", field="data_parallel_rank")
-    sampling = _to_sampling(message.sampling_params)
+    sampling = _to_sampling(message.sampling_params, defaults)
     request = inference_pb2.GenerateRequest(request_id=message.request_id, sampling=sampling)
     if message.WhichOneof("input") == "text":
         request.text = message.text
@@ -88,18 +94,30 @@ def _refuse_others(message: Message, known: set[str], prefix: str) -> None:
             raise InvalidRequestError("is not supported here", field=f"{prefix}{field.name}")
 
 
-def _to_sampling(asked: vllm_pb2.SamplingParams) -> inference_pb2.SamplingParams:
-    """Where vLLM's 0 means "unset", it is; an unset temperature is 1 there."""
+def _to_sampling(
+    asked: vllm_pb2.SamplingParams, defaults: SamplingDefaults
+) -> inference_pb2.SamplingParams:
+    """Where vLLM's 0 means "unset", it is; without a default of the model an unset temperature is 1 there.
+
+    A 0 in top_k or min_p may be silence or a wish. Clients that put the model's defaults in themselves, as
+    smg does, always set top_p and repetition_penalty, which cannot be 0; so with both set, a 0 is a wish.
+    """
     if asked.stop and not asked.skip_special_tokens:
         raise _refusal("skip_special_tokens", "stop texts are found in text without them; set it")
+    unset = 1.0 if defaults.temperature is None else defaults.temperature
+    silent = NO_DEFAULTS if asked.top_p and asked.repetition_penalty else defaults
+    top_k = _int32(asked.top_k) or silent.top_k or 0
+    min_p = asked.min_p or silent.min_p or 0.0
     sampling = inference_pb2.SamplingParams(
-        temperature=asked.temperature if asked.HasField("temperature") else 1.0,
-        top_p=asked.top_p or 1.0,
-        top_k=_int32(asked.top_k),
-        min_p=asked.min_p,
+        temperature=asked.temperature if asked.HasField("temperature") else unset,
+        top_p=asked.top_p or defaults.top_p or 1.0,
+        top_k=top_k,
+        no_top_k=top_k == 0,
+        min_p=min_p,
+        no_min_p=min_p == 0,
         frequency_penalty=asked.frequency_penalty,
         presence_penalty=asked.presence_penalty,
-        repetition_penalty=asked.repetition_penalty or 1.0,
+        repetition_penalty=asked.repetition_penalty or defaults.repetition_penalty or 1.0,
         max_tokens=_int32(asked.max_tokens) if asked.HasField("max_tokens") else None,
         min_tokens=_int32(asked.min_tokens),
         stop=asked.stop,

@@ -54,6 +54,7 @@ class VllmEngineService(vllm_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]
     ) -> None:
         self._model_dir = model_dir
         self._model_info = model_info(model_dir, limits)
+        self._defaults = limits.defaults
         self._parse = parse
         self._admission = admission
         self._journeys = journeys
@@ -164,7 +165,7 @@ class VllmEngineService(vllm_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]
 
     def _translate(self, request: vllm_pb2.GenerateRequest) -> inference_pb2.GenerateRequest:
         try:
-            return to_pdserve(request)
+            return to_pdserve(request, self._defaults)
         except RequestError:
             self._admission.reject()
             raise

@@ -197,7 +197,9 @@ Global___TokenPrompt: _TypeAlias = TokenPrompt  # noqa: Y015
 
 @_typing.final
 class SamplingParams(_message.Message):
-    """How to choose tokens and when to stop."""
+    """How to choose tokens and when to stop. "The model's default" is what its makers say in generation_config.json
+    (Model.sampling_defaults), unless the router is told not to look.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -239,23 +241,33 @@ class SamplingParams(_message.Message):
     PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     STRUCTURED_OUTPUT_FIELD_NUMBER: _builtins.int
     N_FIELD_NUMBER: _builtins.int
+    NO_TOP_K_FIELD_NUMBER: _builtins.int
+    NO_MIN_P_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
-    """Logits are divided by this; 0 (the default) is greedy. Finite, 0 to 100."""
+    """Logits are divided by this; 0 is greedy. Finite, 0 to 100. Unset: the model's default, else 0."""
     seed: _builtins.int
     """Random numbers are a function of (seed, position) alone. Unset: the router draws one and returns it."""
     max_tokens: _builtins.int
-    """The most tokens to generate, >= 1. Unset: what the context and the KV memory leave."""
+    """The most tokens to generate, >= 1. Unset: what the context and the KV memory leave, and no more than the model's
+    default.
+    """
     ignore_eos: _builtins.bool
     """Goes on past the model's end-of-sequence tokens."""
     top_k: _builtins.int
-    """Only the k most likely tokens may be drawn, and those that tie with the k-th; 0 (the default): all."""
+    """Only the k most likely tokens may be drawn, and those that tie with the k-th. 0 is unset: the model's default,
+    else all.
+    """
     top_p: _builtins.float
-    """Only the most likely tokens that together reach this share may be drawn; above 0, at most 1. Unset: 1, all."""
+    """Only the most likely tokens that together reach this share may be drawn; above 0, at most 1. Unset: the model's
+    default, else 1, all.
+    """
     min_p: _builtins.float
-    """Only tokens at least this times as likely as the most likely one may be drawn; 0 (the default) to 1."""
+    """Only tokens at least this times as likely as the most likely one may be drawn; 0 to 1. 0 is unset: the model's
+    default, else none is left out.
+    """
     repetition_penalty: _builtins.float
     """The logits of tokens in the prompt or the output so far are divided by this when positive, else multiplied;
-    above 0, at most 100. Unset: 1, no change.
+    0.01 to 100. Unset: the model's default, else 1, no change.
     """
     presence_penalty: _builtins.float
     """Subtracted from the logits of tokens in the output so far; -2 to 2."""
@@ -273,6 +285,10 @@ class SamplingParams(_message.Message):
     """The same for the tokens of the prompt; 0 to 20. Unset: none."""
     n: _builtins.int
     """So many continuations of the prompt, which is computed once; 1 to 16. Unset: 1. Choice i draws with seed + i."""
+    no_top_k: _builtins.bool
+    """top_k is 0, all, also where the model has another default. Not together with top_k."""
+    no_min_p: _builtins.bool
+    """min_p is 0, also where the model has another default. Not together with min_p."""
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Generation ends before the first of these texts; it is not returned. At most 128, each 1 to 256 characters."""
@@ -310,10 +326,12 @@ class SamplingParams(_message.Message):
         prompt_logprobs: _builtins.int | None = ...,
         structured_output: Global___StructuredOutput | None = ...,
         n: _builtins.int | None = ...,
+        no_top_k: _builtins.bool = ...,
+        no_min_p: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_n", b"_n", "_prompt_logprobs", b"_prompt_logprobs", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "n", b"n", "prompt_logprobs", b"prompt_logprobs", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "structured_output", b"structured_output", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_n", b"_n", "_prompt_logprobs", b"_prompt_logprobs", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "ignore_eos", b"ignore_eos", "logit_bias", b"logit_bias", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_p", b"min_p", "min_tokens", b"min_tokens", "n", b"n", "presence_penalty", b"presence_penalty", "prompt_logprobs", b"prompt_logprobs", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "structured_output", b"structured_output", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_n", b"_n", "_prompt_logprobs", b"_prompt_logprobs", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "ignore_eos", b"ignore_eos", "logit_bias", b"logit_bias", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_p", b"min_p", "min_tokens", b"min_tokens", "n", b"n", "no_min_p", b"no_min_p", "no_top_k", b"no_top_k", "presence_penalty", b"presence_penalty", "prompt_logprobs", b"prompt_logprobs", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "structured_output", b"structured_output", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__logprobs: _TypeAlias = _typing.Literal["logprobs"]  # noqa: Y015
     _WhichOneofArgType__logprobs: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs"]  # noqa: Y015
@@ -1033,6 +1051,7 @@ class Model(_message.Message):
     KV_CAPACITY_TOKENS_FIELD_NUMBER: _builtins.int
     VOCAB_SIZE_FIELD_NUMBER: _builtins.int
     HAS_CHAT_TEMPLATE_FIELD_NUMBER: _builtins.int
+    SAMPLING_DEFAULTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """What GenerateRequest.model may say."""
     max_context_tokens: _builtins.int
@@ -1043,6 +1062,13 @@ class Model(_message.Message):
     """Token ids are below this."""
     has_chat_template: _builtins.bool
     """Whether it takes chat prompts."""
+    @_builtins.property
+    def sampling_defaults(self) -> Global___SamplingParams:
+        """What the fields of a request's SamplingParams that are unset are here: temperature, top_k, top_p, min_p,
+        repetition_penalty and max_tokens, of the model's generation_config.json. What is unset here too is as SamplingParams
+        says. None are set with router.generation_config: off.
+        """
+
     def __init__(
         self,
         *,
@@ -1051,10 +1077,11 @@ class Model(_message.Message):
         kv_capacity_tokens: _builtins.int = ...,
         vocab_size: _builtins.int = ...,
         has_chat_template: _builtins.bool = ...,
+        sampling_defaults: Global___SamplingParams | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling_defaults", b"sampling_defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_chat_template", b"has_chat_template", "kv_capacity_tokens", b"kv_capacity_tokens", "max_context_tokens", b"max_context_tokens", "name", b"name", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_chat_template", b"has_chat_template", "kv_capacity_tokens", b"kv_capacity_tokens", "max_context_tokens", b"max_context_tokens", "name", b"name", "sampling_defaults", b"sampling_defaults", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

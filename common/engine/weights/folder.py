@@ -1,12 +1,16 @@
 """What a model folder must hold before anything slow looks at it."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
+from common.telemetry.logs import get_logger
 from pdserve.errors import SetupError
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 INDEX = "model.safetensors.index.json"
+
+_log = get_logger()
 
 
 def check_folder(folder: Path) -> None:
@@ -29,14 +33,40 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def read_eos_token_ids(path: Path) -> frozenset[int]:
-    """End-of-sequence tokens: generation_config.json's, else config.json's."""
-    for name in ("generation_config.json", "config.json"):
-        file = path / name
-        eos = json.loads(file.read_text()).get("eos_token_id") if file.exists() else None
-        if eos is not None:
-            return frozenset(eos if isinstance(eos, list) else [eos])
-    return frozenset()
+def read_eos_token_ids(path: Path, vocab_size: int) -> frozenset[int]:
+    """Tokens that end an answer: all that the model's makers name, in whichever of their files.
+
+    generation_config.json, config.json and its `text_config` give ids, tokenizer_config.json a text. Often
+    they differ: a chat's end of turn here, a document's end there. What the model cannot generate, an id of
+    `vocab_size` or more or a text that is no token, ends nothing; it is left out, with a warning.
+    Raises SetupError for a file that cannot be read, or an id that is no number.
+    """
+    config = read_json_object(path / "config.json")
+    generation = read_json_object(path / "generation_config.json")
+    text_config = config.get("text_config") or {}
+    if not isinstance(text_config, dict):
+        raise SetupError(f"{path / 'config.json'}: text_config must hold keys and values")
+    named = {
+        *_eos_ids(generation, path / "generation_config.json"),
+        *_eos_ids(config, path / "config.json"),
+        *_eos_ids(text_config, path / "config.json", "text_config."),
+        *_tokenizer_eos(path),
+    }
+    known = frozenset(token_id for token_id in named if 0 <= token_id < vocab_size)
+    if unknown := sorted(named - known):
+        _log.warning("eos_outside_vocabulary", folder=str(path), ids=unknown, vocab_size=vocab_size)
+    return known
+
+
+def read_json_object(file: Path) -> dict[str, object]:
+    """A JSON file's keys and values, none where there is no file. Raises SetupError with its name."""
+    try:
+        data = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise SetupError(f"{file} cannot be read: {error}", "Copy it again") from error
+    if not isinstance(data, dict):
+        raise SetupError(f"{file} must hold keys and values", "Copy it again")
+    return data
 
 
 def refuse_pickle(path: Path, holder: str) -> SetupError:
@@ -67,3 +97,51 @@ def read_shards(folder: Path) -> set[str]:
     if not shards or not all(isinstance(name, str) for name in shards):
         raise SetupError(f"{folder / INDEX} is not a list of shards", "Copy it again")
     return shards
+
+
+def _eos_ids(config: Mapping[str, object], file: Path, section: str = "") -> list[int]:
+    value = config.get("eos_token_id")
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    found = [token_id for token_id in ids if type(token_id) is int]  # true and false are none
+    if len(found) < len(ids):
+        raise SetupError(
+            f"{file}: {section}eos_token_id is {value!r}", "It must be a token id or a list of them"
+        )
+    return found
+
+
+def _tokenizer_eos(path: Path) -> list[int]:
+    """The id of the tokenizer's `eos_token`: one of its added tokens, or else of its model's vocabulary."""
+    file = path / "tokenizer_config.json"
+    token = read_json_object(file).get("eos_token")
+    text = token.get("content") if isinstance(token, dict) else token
+    if text is None:
+        return []
+    if not isinstance(text, str):
+        raise SetupError(f"{file}: eos_token is {token!r}", "It must be a text")
+    tokenizer = read_json_object(path / "tokenizer.json")
+    token_id = _find_token(tokenizer, text)
+    if tokenizer and token_id is None:
+        _log.warning("eos_not_in_tokenizer", folder=str(path), eos_token=text)
+    return [] if token_id is None else [token_id]
+
+
+def _find_token(tokenizer: Mapping[str, object], text: str) -> int | None:
+    for added in _list(tokenizer.get("added_tokens")):
+        if (
+            isinstance(added, dict)
+            and added.get("content") == text
+            and type(added.get("id")) is int
+        ):
+            return int(added["id"])
+    model = tokenizer.get("model")
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(vocab, dict):
+        found = vocab.get(text)
+        return found if type(found) is int else None
+    texts = (entry[0] for entry in _list(vocab) if isinstance(entry, list))  # Unigram: with scores
+    return next((number for number, other in enumerate(texts) if other == text), None)
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []

@@ -36,7 +36,7 @@ def read_spec(path: Path, config: PreTrainedConfig, dtype: StoredDtype) -> Model
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
         vocab_size=text.vocab_size,
         max_context_tokens=max_context_tokens(text),
-        eos_token_ids=read_eos_token_ids(path),
+        eos_token_ids=read_eos_token_ids(path, text.vocab_size),
         dtype=dtype,
         fingerprint=f"{fingerprint(path)}-{dtype}",
     )

@@ -1,6 +1,7 @@
 """Whatever is wrong with a command line: an exit code, one line on stderr with what to change."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ NOBODY = ("--address", "127.0.0.1:1")
         (["generate"], ["PROMPT", "--prompts-file"]),
         (["generate", "x", "--prompts-file", "y"], ["PROMPT", "--prompts-file"]),
         (["generate", "--prompts-file", "missing"], ["--prompts-file", "missing"]),
+        (["generate", "x", "--ordered"], ["--ordered", "--prompts-file"]),
         (["generate", "x", "--max-tokens", "0"], ["--max-tokens"]),
         (["generate", "x", "--max-tokens", str(2**31)], ["--max-tokens"]),
         (["generate", "x", "--seed", "-1"], ["--seed"]),
@@ -118,8 +120,8 @@ def test_a_request_that_fails_is_one_line_and_code_1(run: Run, args: list[str]) 
         ("not json", "line 2"),
         ("[]", "not a JSON object"),
         ("{}", "no prompt"),
-        ('{"prompt": 3}', "no prompt"),
-        ('{"token_ids": ["x"]}', "invalid literal"),
+        ('{"prompt": 3}', "prompt must be a text"),
+        ('{"token_ids": ["x"]}', "token_ids must be an integer"),
         ('{"messages": [{"role": "user"}]}', "content"),
     ],
 )
@@ -189,4 +191,6 @@ def test_help_shows_every_command_and_its_flags(run: Run) -> None:
     for name in ("serve", "generate", "chat", "status", "doctor", "demo", "model"):
         assert name in shown.out
     assert "--prefill" in run("serve", "--help").out
+    for name in ("generate", "chat"):
+        assert re.search(r"\[default: \(?512\)?\]", run(name, "--help").out)
     assert run().code == 2  # nothing asked for: help, and no success

@@ -158,3 +158,11 @@ def test_every_setting_can_be_named_in_the_environment() -> None:
                 patch.setenv(f"PDSERVE_{key.replace('.', '__').upper()}", str(default))
         assert len([name for name in os.environ if name.startswith("PDSERVE_")]) > 20
         assert load_config(None, {}) == ServeConfig()
+
+
+def test_a_bare_off_in_yaml_is_the_choice_of_that_name_and_nothing_else(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, "pin: off\nrouter: {generation_config: off}"), {})
+    assert (config.pin, config.router.generation_config) == ("off", "off")
+    for text in ("pin: on", "engine: {dtype: off}", "namespace: off"):
+        with pytest.raises(SetupError, match=text.strip("}").rpartition("{")[2].partition(":")[0]):
+            load_config(write(tmp_path, text), {})

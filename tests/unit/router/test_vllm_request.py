@@ -8,6 +8,7 @@ from smg_grpc_proto import vllm_engine_pb2 as vllm_pb2
 
 from pdserve.errors import InvalidRequestError
 from pdserve.v1 import inference_pb2
+from router.generation_config import NO_DEFAULTS, SamplingDefaults
 from router.vllm_request import REQUEST_FIELDS, SAMPLING_FIELDS, in_vllm_terms, to_pdserve
 
 JSON_SCHEMA = '{"type": "string"}'
@@ -15,8 +16,8 @@ JSON_SCHEMA = '{"type": "string"}'
 HONOURED: dict[str, tuple[object, dict[str, Any]]] = {
     "temperature": (0.5, {"temperature": 0.5}),
     "top_p": (0.5, {"top_p": 0.5}),
-    "top_k": (7, {"top_k": 7}),
-    "min_p": (0.25, {"min_p": 0.25}),
+    "top_k": (7, {"top_k": 7, "no_top_k": False}),
+    "min_p": (0.25, {"min_p": 0.25, "no_min_p": False}),
     "frequency_penalty": (0.5, {"frequency_penalty": 0.5}),
     "presence_penalty": (-0.5, {"presence_penalty": -0.5}),
     "repetition_penalty": (1.5, {"repetition_penalty": 1.5}),
@@ -51,7 +52,14 @@ REFUSED: dict[str, object] = {
     "media_refs": {"items": [{"url": "u"}]},
     "data_parallel_rank": 1,
 }
-DEFAULTS: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "repetition_penalty": 1.0, "n": 1}
+DEFAULTS: dict[str, Any] = {
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "repetition_penalty": 1.0,
+    "n": 1,
+    "no_top_k": True,
+    "no_min_p": True,
+}
 
 
 def request(**fields: Any) -> vllm_pb2.GenerateRequest:
@@ -59,7 +67,9 @@ def request(**fields: Any) -> vllm_pb2.GenerateRequest:
 
 
 def sampled(**fields: Any) -> inference_pb2.SamplingParams:
-    return to_pdserve(request(sampling_params=vllm_pb2.SamplingParams(**fields))).sampling
+    return to_pdserve(
+        request(sampling_params=vllm_pb2.SamplingParams(**fields)), NO_DEFAULTS
+    ).sampling
 
 
 def names(message: type[Any]) -> set[str]:
@@ -93,7 +103,7 @@ def test_a_sampling_field_that_is_not_honoured_is_refused_by_name(name: str) -> 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_field_that_is_not_honoured_is_refused_by_name(name: str) -> None:
     with pytest.raises(InvalidRequestError) as refusal:
-        to_pdserve(request(**{name: REFUSED[name]}))
+        to_pdserve(request(**{name: REFUSED[name]}), NO_DEFAULTS)
     assert refusal.value.field == name
 
 
@@ -122,12 +132,52 @@ def test_numbers_beyond_pdserve_v1_are_out_of_range_there_too() -> None:
     assert {biggest.top_k, biggest.max_tokens, biggest.min_tokens, biggest.n} == {2**31 - 1}
 
 
+MODELS = SamplingDefaults(
+    temperature=0.5, top_k=7, top_p=0.25, min_p=0.125, repetition_penalty=1.5, max_tokens=9
+)
+
+
+def translated(defaults: SamplingDefaults, **fields: Any) -> inference_pb2.SamplingParams:
+    message = request(sampling_params=vllm_pb2.SamplingParams(**fields))
+    return to_pdserve(message, defaults).sampling
+
+
+def test_where_a_request_is_silent_the_models_defaults_count() -> None:
+    expected = inference_pb2.SamplingParams(
+        temperature=0.5, top_k=7, top_p=0.25, min_p=0.125, repetition_penalty=1.5, n=1
+    )
+    assert translated(MODELS) == expected
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"temperature": 0.0},
+        {"temperature": 1.0},
+        {"top_p": 1.0},
+        {"top_k": 3},
+        {"min_p": 0.5},
+        {"repetition_penalty": 1.0},
+    ],
+)
+def test_what_a_client_says_wins_over_the_models_defaults(said: dict[str, float]) -> None:
+    found = translated(MODELS, **said)
+    for name, value in said.items():
+        assert getattr(found, name) == value
+
+
+def test_a_zero_is_said_by_clients_that_put_the_defaults_in_themselves() -> None:
+    found = translated(MODELS, top_p=0.25, repetition_penalty=1.5)
+    assert (found.top_k, found.no_top_k, found.min_p, found.no_min_p) == (0, True, 0.0, True)
+    assert found.temperature == 0.5  # it has presence, so its silence shows
+
+
 def test_the_prompt_is_text_or_tokens() -> None:
     tokens = vllm_pb2.TokenizedInput(original_text="not looked at", input_ids=[1, 2])
-    translated = to_pdserve(vllm_pb2.GenerateRequest(request_id="r", tokenized=tokens))
+    translated = to_pdserve(vllm_pb2.GenerateRequest(request_id="r", tokenized=tokens), NO_DEFAULTS)
     assert list(translated.tokens.token_ids) == [1, 2]
-    assert to_pdserve(request()).text == "hello"
-    assert to_pdserve(request(data_parallel_rank=0)).request_id == "r"
+    assert to_pdserve(request(), NO_DEFAULTS).text == "hello"
+    assert to_pdserve(request(data_parallel_rank=0), NO_DEFAULTS).request_id == "r"
 
 
 @pytest.mark.parametrize(

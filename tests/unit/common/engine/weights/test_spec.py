@@ -87,6 +87,12 @@ def test_the_context_is_what_the_configuration_says(
     assert read(save_config(tmp_path, family, **changes)).max_context_tokens == tokens
 
 
+def test_an_answer_ends_where_any_of_the_files_says(tmp_path: Path) -> None:
+    folder = save_config(tmp_path, "llama", **SHAPE, vocab_size=100, eos_token_id=3)
+    (folder / "generation_config.json").write_text('{"eos_token_id": [5, 100]}')
+    assert read(folder).eos_token_ids == {3, 5}
+
+
 def test_longrope_of_one_kind_of_layer_bounds_the_context() -> None:
     config = AutoConfig.for_model("gemma3_text", max_position_embeddings=4096)
     config.rope_parameters = {

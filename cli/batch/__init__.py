@@ -1,0 +1,1 @@
+"""A file of prompts: its lines, their answers, and sending them."""
