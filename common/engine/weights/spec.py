@@ -36,7 +36,7 @@ def read_spec(path: Path, config: PreTrainedConfig, dtype: Dtype) -> ModelSpec:
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
         vocab_size=text.vocab_size,
         max_context_tokens=max_context_tokens(text),
-        eos_token_ids=read_eos_token_ids(path),
+        eos_token_ids=_known_eos_token_ids(path, text.vocab_size),
         dtype=dtype,
         fingerprint=f"{fingerprint(path)}-{dtype}",
     )
@@ -61,6 +61,15 @@ def max_context_tokens(text: PreTrainedConfig) -> int:
                 _log.warning("context_limited", reason="longrope", tokens=original, model=limit)
                 limit = original
     return limit
+
+
+def _known_eos_token_ids(path: Path, vocab_size: int) -> frozenset[int]:
+    """Those that the model can say: its folder may name one that only the tokenizer has."""
+    named = read_eos_token_ids(path)
+    known = frozenset(token_id for token_id in named if 0 <= token_id < vocab_size)
+    if named - known:
+        _log.warning("eos_tokens_unknown", token_ids=sorted(named - known), vocab_size=vocab_size)
+    return known
 
 
 def _refuse_unsupported(config: PreTrainedConfig, text: PreTrainedConfig) -> None:
