@@ -30,6 +30,11 @@ _Unused = Annotated[
 ]
 
 
+_Insecure = Annotated[
+    bool | None, typer.Option("--insecure", help="Let anybody call, also beyond loopback")
+]
+
+
 def command(
     context: typer.Context,
     model: Annotated[
@@ -64,9 +69,7 @@ def command(
     access_file: Annotated[
         Path | None, typer.Option(help="Who may call; see `pdserve token create`")
     ] = None,
-    insecure: Annotated[
-        bool | None, typer.Option("--insecure", help="Let anybody call, also beyond loopback")
-    ] = None,
+    insecure: _Insecure = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with any setting")] = None,
 ) -> None:
     """Serve a model until interrupted."""

@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 StoredDtype = Literal["float32", "bfloat16", "float16"]
-Dtype = Literal["auto"] | StoredDtype
+Dtype = Literal["auto", StoredDtype]
 Backend = Literal["auto", "cpu", "flash", "reference"]
 PolicyName = Literal["cost", "least_loaded", "round_robin", "local"]
 MAX_PREFILL_WORKERS = 1024

@@ -9,25 +9,25 @@ from common.engine.batch import Batch
 from common.engine.bookkeeping import draw_up
 from common.engine.counters import Counters
 from common.engine.engine import Engine
+from common.engine.faults import FINAL, UNTRUSTED, sample_fault, step_fault
 from common.engine.grammar import Grammars
+from common.engine.model_runner import Landed
 from common.engine.sampler import Sample
 from common.engine.sequence import Sequence
 from common.ledger import BlockLedger
 from common.request import SequenceOutput, StepOutput, TokenLogprobs, WorkerLoad, WorkFailure
 from common.telemetry.logs import get_logger
 from common.timings import DecodeStepTiming
-from decode_worker.handoff import unforeseen_handoff_s
+from decode_worker.handoff import note_handoff
 from decode_worker.inbox import Collected, Inbox
 from decode_worker.ledger import state_of
 from decode_worker.load import report
-from decode_worker.lookahead import Landed, Lookahead
+from decode_worker.lookahead import Lookahead
 from decode_worker.output import news_of
 from decode_worker.scheduler import DecodeScheduler
 from pdserve.errors import Reason
 
 _log = get_logger()
-# A prefill worker's refusal that another run of the prompt would only repeat.
-_FINAL_REASONS = {Reason.NAN_LOGITS, Reason.GRAMMAR_FAILED, Reason.DEADLINE_EXCEEDED}
 
 
 class DecodeEngine:
@@ -159,7 +159,7 @@ class DecodeEngine:
             scores = TokenLogprobs(*header.logprobs) if header.logprobs else None
             self._emit(seq, Sample(header.token_id, logprobs=scores))
         for seq, failure in collected.failures:
-            if failure.reason not in _FINAL_REASONS:
+            if failure.reason not in FINAL:
                 collected.orphaned.append((seq, f"{failure.reason}: {failure.message}"))
             elif not seq.is_finished:
                 self._fail(seq, Reason.parse(failure.reason), failure.message)
@@ -186,7 +186,11 @@ class DecodeEngine:
         """Whether a step was launched or one has landed."""
         landed = self._lookahead.run(batch)
         for step in landed:
-            self._apply(step)
+            if step.error is None:
+                self._apply(step)
+            elif not (seq := step.batch.entries[0].seq).is_finished:  # by the step before
+                fault = step_fault(step.error)
+                self._fail(seq, fault.reason, fault.message)
         return batch is not None or bool(landed)
 
     def _apply(self, landed: Landed) -> None:
@@ -207,25 +211,17 @@ class DecodeEngine:
                 timeline.steps.add(step)
                 if timeline.joined_decode_s is None:
                     timeline.joined_decode_s = start_s
-                    self._note_handoff(seq, len(batch.entries) - 1)
+                    note_handoff(self._engine.costs, seq, len(batch.entries) - 1)
             if entry.end % block_size < entry.num_tokens:  # a block became whole
                 self._prefix.publish(seq, entry.end)
             if sample is not None:
                 self._counters.output_tokens += 1
                 self._emit(seq, sample)
 
-    def _note_handoff(self, seq: Sequence, num_others: int) -> None:
-        costs = self._engine.costs
-        if (unforeseen_s := unforeseen_handoff_s(seq, costs.profile, num_others)) is not None:
-            costs.note_handoff(unforeseen_s)
-
     def _emit(self, seq: Sequence, sample: Sample) -> None:
         """Append a token and publish it; ends the sequence if it was the last."""
-        if not sample.is_finite:
-            self._fail(seq, Reason.NAN_LOGITS, "the model returned NaN or infinite logits")
-            return
-        if seq.matcher is not None and (error := seq.matcher.error):
-            self._fail(seq, Reason.GRAMMAR_FAILED, error)
+        if (fault := sample_fault(seq, sample)) is not None:
+            self._fail(seq, fault.reason, fault.message)
             return
         seq.append(sample.token_id, self._engine.spec.eos_token_ids)
         self._outputs.append(news_of(seq, sample))
@@ -233,7 +229,7 @@ class DecodeEngine:
             self._end(seq)
 
     def _fail(self, seq: Sequence, reason: Reason, message: str) -> None:
-        if reason is Reason.NAN_LOGITS:
+        if reason in UNTRUSTED:
             self._prefix.forget(seq)
         seq.failure = WorkFailure(reason, message)
         self._outputs.append(

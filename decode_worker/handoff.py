@@ -1,10 +1,17 @@
 """What hand-offs take. Plain numbers."""
 
+from common.engine.costs import Costs
 from common.engine.sequence import Sequence
 from common.profile import WorkerProfile
 
 
-def unforeseen_handoff_s(seq: Sequence, profile: WorkerProfile, num_others: int) -> float | None:
+def note_handoff(costs: Costs, seq: Sequence, num_others: int) -> None:
+    """Learn from a sequence that joins `num_others` in the batch, if it was handed off."""
+    if (unforeseen_s := _unforeseen_s(seq, costs.profile, num_others)) is not None:
+        costs.note_handoff(unforeseen_s)
+
+
+def _unforeseen_s(seq: Sequence, profile: WorkerProfile, num_others: int) -> float | None:
     """What a hand-off took beside what the router reckons with anyway, copies and half a step of the others.
 
     None for a sequence that was not handed off.

@@ -10,6 +10,8 @@
 4. A step is landed at once, and the next scheduled with all known, if the host has its tokens anyway: on a
    CPU, and where one of them depends on those before it or tells more than itself (`is_memoryless`).
 5. Before somebody must be preempted (`DecodeScheduler.can_grow`) the engine has all landed by `run(None)`.
+6. A step that raises is run again in parts, and lands at once (isolation.py): step n + 1 behind step n if its
+   launch raised; if the wait for step n raised, step n, while step n + 1 counts as never launched.
 
 Nothing else decides which steps overlap. The length limit wastes no token (`Sequence.runs_ahead`).
 """
@@ -18,21 +20,17 @@ import time
 from dataclasses import dataclass
 
 from common.engine.batch import Batch
-from common.engine.model_runner import Launched, ModelRunner
-from common.engine.sampler import Sample
+from common.engine.isolation import Isolation
+from common.engine.model_runner import Landed, Launched, ModelRunner
+from common.telemetry.logs import get_logger
+
+_log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Landed:
-    """A step that has run, with one sample or None for each of the batch's entries.
-
-    Entries whose sequences hold no blocks any more ended while it ran: they are to be passed over.
-    """
-
+class _Raised:
     batch: Batch
-    samples: list[Sample | None]
-    start_s: float  # on this process's monotonic clock, not before the end of the step before
-    end_s: float
+    error: BaseException
 
 
 class Lookahead:
@@ -40,6 +38,7 @@ class Lookahead:
 
     def __init__(self, runner: ModelRunner) -> None:
         self._runner = runner
+        self._isolation = Isolation(runner)
         self._in_flight: Launched | None = None
         self._launched_s = 0.0
         self._landed_s = 0.0
@@ -52,24 +51,61 @@ class Lookahead:
     def run(self, batch: Batch | None) -> list[Landed]:
         """Launch `batch`, if there is one, and return the steps that came to be known, in order.
 
-        What the batch runs counts as computed at once: whatever reads it is put behind it.
+        What the batch runs counts as computed at once: whatever reads it is put behind it. Entries whose
+        sequences hold no blocks any more ended while their step ran: they are to be passed over.
+        Raises what a step raised where the engine is at fault.
         """
         previous, previous_s = self._in_flight, self._launched_s
         self._in_flight = None
+        launched = self._launch(batch, previous) if batch is not None else None
         landed = []
-        if batch is not None:
-            self._launched_s = time.monotonic()
-            self._in_flight = self._runner.launch(batch, previous)
-            for entry in batch.entries:
-                entry.seq.num_computed_tokens = entry.start + entry.num_tokens
         if previous is not None:
-            landed.append(self._land(previous, previous_s))
-        if (launched := self._in_flight) is not None and launched.tokens is None:
-            self._in_flight = None
+            try:
+                landed.append(self._land(previous, previous_s))
+            except BaseException as lost:
+                return self._begin_again(previous.batch, batch, lost)
+        if isinstance(launched, _Raised):
+            rerun = self._isolation.rerun(launched.batch, launched.error, previous)
+            landed += self._take_in(rerun)
+        elif launched is not None and launched.tokens is None:
             landed.append(self._land(launched, self._launched_s))
+        else:
+            self._in_flight = launched
         return landed
+
+    def _launch(self, batch: Batch, previous: Launched | None) -> Launched | _Raised:
+        """The step that was queued, or what it raised instead."""
+        self._launched_s = time.monotonic()
+        try:
+            launched = self._runner.launch(batch, previous)
+        except BaseException as error:  # panics of native code are no Exceptions
+            return _Raised(batch, error)
+        _count_computed(batch)
+        return launched
 
     def _land(self, launched: Launched, launched_s: float) -> Landed:
         samples = launched.result()
         start_s, self._landed_s = max(launched_s, self._landed_s), time.monotonic()
+        self._isolation.note_ran()
         return Landed(launched.batch, samples, start_s, self._landed_s)
+
+    def _begin_again(self, lost: Batch, behind: Batch | None, error: BaseException) -> list[Landed]:
+        """Run a step again that did not land; what was launched behind it had its tokens from it."""
+        for entry in (*(behind.entries if behind else ()), *lost.entries):
+            entry.seq.num_computed_tokens = entry.start
+        live = Batch(tuple(entry for entry in lost.entries if entry.seq.block_table))
+        _log.error("step_lost", num_seqs=len(live.entries), exc_info=error)
+        # as a whole first: who has ended meanwhile may have been at fault
+        return self._take_in(self._isolation.run(live)) if live.entries else []
+
+    def _take_in(self, landed: list[Landed]) -> list[Landed]:
+        for step in landed:
+            if step.error is None:
+                _count_computed(step.batch)
+        self._landed_s = time.monotonic()
+        return landed
+
+
+def _count_computed(batch: Batch) -> None:
+    for entry in batch.entries:
+        entry.seq.num_computed_tokens = entry.start + entry.num_tokens

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from common.config import WorkerSpec
 from common.engine.counters import Counters
+from common.engine.door import refusal_of
 from common.engine.engine import Engine
 from common.engine.grammar import Grammars
 from common.engine.host import EngineHost
@@ -49,7 +50,7 @@ class DecodeWorker:
     def __init__(self, spec: WorkerSpec, host: EngineHost, transport: KVTransport) -> None:
         self._loop, engine = host.loop, host.engine
         self.info: WorkerInfo = make_info(spec, engine.spec, engine.costs.profile)
-        self._prefix = engine.prefix
+        self._spec, self._prefix = engine.spec, engine.prefix
         self.prefixes = engine.pool.prefixes
         scheduler = make_scheduler(engine)
         layout = kv_layout(engine.spec)
@@ -89,7 +90,10 @@ class DecodeWorker:
         return has_stopped
 
     def submit(self, request: WorkRequest) -> None:
-        """See WorkerPort.submit."""
+        """See WorkerPort.submit. What no step may run is refused, before anything is made of it."""
+        if (refusal := refusal_of(request, self._spec)) is not None:
+            self._loop.post(lambda: self._refuse(request.request_id, refusal))
+            return
         seq = self._prefix.new_sequence(request, time.monotonic())
         self._loop.post(lambda: self._take(seq))
 
@@ -119,9 +123,12 @@ class DecodeWorker:
     def _take(self, seq: Sequence) -> None:
         if self._is_retired:  # sent by a router that does not know yet
             failure = WorkFailure(Reason.WORKER_LOST, "the worker is no decode worker any more")
-            self._publish(StepOutput((SequenceOutput(seq.request_id, 0, failure=failure),)))
+            self._refuse(seq.request_id, failure)
         else:
             self._engine.submit(seq)
+
+    def _refuse(self, request_id: str, failure: WorkFailure) -> None:
+        self._publish(StepOutput((SequenceOutput(request_id, 0, failure=failure),)))
 
     def _publish(self, output: StepOutput) -> None:
         self._load = output.load or self._load

@@ -51,6 +51,7 @@ class Reason(StrEnum):
     SHUTTING_DOWN = "SHUTTING_DOWN"
     NAN_LOGITS = "NAN_LOGITS"
     GRAMMAR_FAILED = "GRAMMAR_FAILED"
+    STEP_FAILED = "STEP_FAILED"
     INTERNAL = "INTERNAL"
 
     @classmethod

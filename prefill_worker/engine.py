@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from common.engine.batch import Batch
 from common.engine.bookkeeping import draw_up
 from common.engine.counters import Counters
 from common.engine.engine import Engine
+from common.engine.faults import UNTRUSTED, sample_fault, step_fault
 from common.engine.grammar import Grammars
+from common.engine.isolation import Isolation
+from common.engine.model_runner import Landed
 from common.engine.sampler import Sample
 from common.engine.sequence import Sequence
 from common.kv_transfer.wire import (
@@ -51,6 +53,7 @@ class PrefillEngine:
         self._grammars = grammars
         self._counters = counters
         self._copies = CopyOut(engine)
+        self._isolation = Isolation(engine.runner)
         self._live: dict[Key, _Prompt] = {}
         # Cancels that overtook their request, and prompts that ended, whose readers may still cancel
         # them (a request's id may come again). The oldest are forgotten.
@@ -95,11 +98,12 @@ class PrefillEngine:
         batch = self._scheduler.schedule(time.monotonic())
         if batch is None:
             return False
-        start_s = time.monotonic()
-        samples = self._engine.runner.run(batch)
-        end_s = time.monotonic()
-        self._engine.costs.note_step(batch, end_s - start_s)
-        self._apply(batch, samples, start_s, end_s)
+        for step in self._isolation.run(batch):
+            if step.error is None:
+                self._apply(step)
+            else:
+                fault = step_fault(step.error)
+                self._fail(step.batch.entries[0].seq, fault.reason, fault.message)
         return True
 
     def load(self) -> WorkerLoad:
@@ -145,9 +149,10 @@ class PrefillEngine:
             else:
                 self._scheduler.add(seq)
 
-    def _apply(
-        self, batch: Batch, samples: list[Sample | None], start_s: float, end_s: float
-    ) -> None:
+    def _apply(self, landed: Landed) -> None:
+        batch, samples = landed.batch, landed.samples
+        start_s, end_s = landed.start_s, landed.end_s
+        self._engine.costs.note_step(batch, end_s - start_s)
         self._counters.steps += 1
         for entry in batch.entries:
             entry.seq.num_computed_tokens += entry.num_tokens
@@ -166,11 +171,8 @@ class PrefillEngine:
                 self._drop(_key(entry.seq))
 
     def _send_first_token(self, seq: Sequence, sample: Sample) -> None:
-        if not sample.is_finite:
-            self._fail(seq, Reason.NAN_LOGITS, "the model returned NaN or infinite logits")
-            return
-        if seq.matcher is not None and (error := seq.matcher.error):
-            self._fail(seq, Reason.GRAMMAR_FAILED, error)
+        if (fault := sample_fault(seq, sample)) is not None:
+            self._fail(seq, fault.reason, fault.message)
             return
         self._counters.output_tokens += 1
         timeline = seq.timeline
@@ -202,7 +204,7 @@ class PrefillEngine:
 
     def _fail(self, seq: Sequence, reason: Reason, message: str) -> None:
         key = _key(seq)
-        if reason is Reason.NAN_LOGITS:
+        if reason in UNTRUSTED:
             self._engine.prefix.forget(seq)
         seq.failure = WorkFailure(reason, message)
         self._live[key].outbox.put(make_failure(*key, reason, message))

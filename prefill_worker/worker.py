@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from common.config import WorkerSpec
 from common.engine.counters import Counters
+from common.engine.door import refusal_of
 from common.engine.grammar import Grammars
 from common.engine.host import EngineHost
 from common.engine.kv_cache import kv_layout
@@ -37,7 +38,7 @@ class PrefillWorker:
         order = PrefillOrder(engine.costs.seconds_left, engine.config.ttft_target_s)
         scheduler = PrefillScheduler(engine.prefix, order, engine.costs)
         self.info: WorkerInfo = make_info(spec, engine.spec, engine.costs.profile)
-        self._prefix = engine.prefix
+        self._spec, self._prefix = engine.spec, engine.prefix
         self.prefixes = engine.pool.prefixes
         grammars = Grammars(spec.model_dir, engine.spec, self._loop.wake)
         self._engine = PrefillEngine(engine, scheduler, grammars, Counters())
@@ -68,7 +69,11 @@ class PrefillWorker:
         return has_stopped
 
     def stream(self, request: WorkRequest) -> Iterator[WireItem]:
-        """See KVSource.stream. Runs in a transport's thread."""
+        """See KVSource.stream. Runs in a transport's thread. What no step may run is refused at once."""
+        if (refusal := refusal_of(request, self._spec)) is not None:
+            key = (request.request_id, request.attempt)
+            yield make_failure(*key, refusal.reason, refusal.message)
+            return
         request = replace(request, max_item_tokens=self.outgoing.max_item_tokens(request))
         seq = self._prefix.new_sequence(request, time.monotonic())
         outbox = KVOutbox(self.outgoing.look_again)

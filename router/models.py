@@ -3,7 +3,7 @@
 from pdserve.errors import InvalidRequestError
 from pdserve.v1 import inference_pb2
 from router.tokenizer import Tokenizer
-from router.validation import Limits, check_model, parse_prompt
+from router.validation import Limits, check_model, tokenize_prompt
 
 # at most a token a byte, of three bytes as a varint: the answer stays below gRPC's usual limit of 4 MiB
 MAX_TOKENIZE_BYTES = 2**20
@@ -25,7 +25,10 @@ def list_models(limits: Limits, tokenizer: Tokenizer) -> inference_pb2.ListModel
 def tokenize(
     request: inference_pb2.TokenizeRequest, limits: Limits, tokenizer: Tokenizer
 ) -> inference_pb2.TokenizeResponse:
-    """The prompt as Generate would see it; seconds for the largest. Raises as parse_request does."""
+    """The prompt as Generate would see it; seconds for the largest. Raises as parse_request does.
+
+    Tokens that the model does not know are answered too: they tell which text Generate refuses, and why.
+    """
     check_model(request.model, limits)
     kind = request.WhichOneof("prompt") or "text"
     if request.ByteSize() > MAX_TOKENIZE_BYTES:
@@ -35,7 +38,7 @@ def tokenize(
         prompt.chat.CopyFrom(request.chat)
     else:
         prompt.text = request.text
-    token_ids = parse_prompt(prompt, limits, tokenizer)
+    token_ids, _ = tokenize_prompt(prompt, tokenizer)
     return inference_pb2.TokenizeResponse(
         token_ids=token_ids,
         num_tokens=len(token_ids),

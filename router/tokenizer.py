@@ -86,6 +86,11 @@ class Tokenizer:
                 f"the chat template refuses: {error}", field="chat"
             ) from error
 
+    def text_of(self, token_id: int) -> str | None:
+        """The token as tokenizer.json writes it; None for one that it does not have."""
+        text: str | None = self._fast.id_to_token(token_id)
+        return text
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of the tokens, special ones left out."""
         return self._fast.decode(list(token_ids), skip_special_tokens=True)

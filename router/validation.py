@@ -12,6 +12,7 @@ from router.generation_config import NO_DEFAULTS, SamplingDefaults
 from router.sampling import check_prompt_logprobs, parse_sampling
 from router.tenant import ANONYMOUS, RequestKey, Tenant, current_tenant
 from router.tokenizer import ChatMessage, Tokenizer
+from router.vocabulary import check_vocabulary
 
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _ROLES = {"system", "user", "assistant"}
@@ -122,11 +123,25 @@ def parse_prompt(
     tokenizer: Tokenizer,
     check_length: Callable[[str], None] = lambda _: None,
 ) -> tuple[int, ...]:
-    """Token ids of the prompt, one at least. Raises InvalidRequestError.
+    """Token ids of the prompt, one at least, all known to the model. Raises InvalidRequestError.
 
     `check_length` gets a text before it is tokenized, which takes a second a megabyte.
     """
-    kind = message.WhichOneof("prompt")
+    ids, field = tokenize_prompt(message, tokenizer, check_length)
+    check_vocabulary(ids, field, limits.vocab_size, tokenizer)
+    return tuple(ids)
+
+
+def tokenize_prompt(
+    message: inference_pb2.GenerateRequest,
+    tokenizer: Tokenizer,
+    check_length: Callable[[str], None] = lambda _: None,
+) -> tuple[list[int], str]:
+    """Token ids of the prompt as the tokenizer has them, one at least, and the field they came from.
+
+    See parse_prompt.
+    """
+    kind = message.WhichOneof("prompt") or "tokens"
     if kind == "text":
         check_length(message.text)
         ids = tokenizer.encode(message.text) if message.text else []
@@ -135,18 +150,11 @@ def parse_prompt(
         check_length(text)
         ids = tokenizer.encode_rendered(text)
     else:
-        kind, ids = "tokens", list(message.tokens.token_ids)
-        for token_id in ids:
-            if token_id >= limits.vocab_size:
-                raise InvalidRequestError(
-                    f"token {token_id} is outside the vocabulary of {limits.vocab_size}",
-                    reason=Reason.TOKEN_OUT_OF_VOCABULARY,
-                    field="tokens.token_ids",
-                )
+        ids = list(message.tokens.token_ids)
+    field = "tokens.token_ids" if kind == "tokens" else kind
     if not ids:
-        field = "tokens.token_ids" if kind == "tokens" else kind
         raise InvalidRequestError("the prompt is empty", reason=Reason.EMPTY_PROMPT, field=field)
-    return tuple(ids)
+    return ids, field
 
 
 def _parse_chat(chat: inference_pb2.ChatPrompt) -> list[ChatMessage]:

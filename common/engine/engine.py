@@ -21,6 +21,7 @@ from common.engine.model_runner import ModelRunner
 from common.engine.model_spec import ModelSpec
 from common.engine.prefix_cache import PrefixCache
 from common.engine.probe import PROBE_TOKENS, Probe
+from common.engine.raising import with_failpoint
 from common.engine.stages import BeginStage, untold
 from common.engine.weights.load import load_model
 from common.grammar.matcher import MaskFiller
@@ -91,7 +92,7 @@ def assemble_engine(
         cache = KVCache(spec, num_blocks + num_scratch, block_size, device, storage)
     backend = select_backend(config.attention_backend, cache, spec.num_heads)
     with stage("preparing weights"):
-        token_model = select_model(model, config.fusion, backend, device)
+        token_model = with_failpoint(select_model(model, config.fusion, backend, device))
     mask_filler = MaskFiller(spec.vocab_size)
     copies = DeviceCopies() if device.type == "cuda" else None
     runner = ModelRunner(token_model, block_size, spec.eos_token_ids, mask_filler, copies)

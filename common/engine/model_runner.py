@@ -58,6 +58,20 @@ class Launched:
         return [by_sequence.get(entry.seq) for entry in self.batch.entries]
 
 
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """A step that has run, with one sample or None for each of the batch's entries.
+
+    With an `error` it has not: it raised, and its one entry is to blame.
+    """
+
+    batch: Batch
+    samples: list[Sample | None]
+    start_s: float  # on this process's monotonic clock, not before the end of the step before
+    end_s: float
+    error: BaseException | None = None
+
+
 class ModelRunner:
     """From a batch to one sample for each sequence that reaches its end.
 

@@ -49,9 +49,16 @@ _BY_REASON: dict[Reason, type[RequestError]] = {
     Reason.WORKER_LOST: UnavailableError,
     Reason.SHUTTING_DOWN: UnavailableError,
     Reason.KV_CAPACITY_EXCEEDED: InvalidRequestError,
+    Reason.EMPTY_PROMPT: InvalidRequestError,
+    Reason.TOKEN_OUT_OF_VOCABULARY: InvalidRequestError,
+    Reason.CONTEXT_EXCEEDED: InvalidRequestError,
+    Reason.INVALID_FIELD: InvalidRequestError,
 }
 # what the client can change, where the worker alone could tell
-_FIELDS = {Reason.KV_CAPACITY_EXCEEDED: "sampling.max_tokens"}
+_FIELDS = {
+    Reason.KV_CAPACITY_EXCEEDED: "sampling.max_tokens",
+    Reason.CONTEXT_EXCEEDED: "sampling.max_tokens",
+}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ import grpc
 from smg_grpc_proto import vllm_engine_pb2 as vllm_pb2
 from smg_grpc_proto import vllm_engine_pb2_grpc as vllm_pb2_grpc
 
+from common.config import EngineConfig
+from common.engine.engine import Engine
 from common.kv_transfer.wire import WireItem
 from common.rpc.worker_host import WorkerHost
 from pdserve.v1 import inference_pb2, inference_pb2_grpc
@@ -139,15 +141,23 @@ async def end_of(call: Any) -> grpc.StatusCode:
 
 
 @asynccontextmanager
-async def routed(folder: Path) -> AsyncIterator[Routed]:
-    """Chunks of 16 tokens on prefill, one sequence at a time on decode."""
+async def routed(
+    folder: Path,
+    decode_config: EngineConfig = ONE_AT_A_TIME,
+    change: Callable[[Engine], Engine] = lambda engine: engine,
+) -> AsyncIterator[Routed]:
+    """Chunks of 16 tokens on prefill, one sequence at a time on decode, if nothing else is said.
+
+    `change` is what happens to both engines before they start. The tokenizer knows more than the model.
+    """
     model_dir = write_folder(save_model(folder, "llama", max_position_embeddings=8192))
     valve = Valve()
     with Workers(
         model_dir,
         prefill_config=CHUNKS_OF_16,
-        decode_config=ONE_AT_A_TIME,
+        decode_config=decode_config,
         wrap=meddle(valve),
+        change=change,
     ) as workers:
         hosts = [WorkerHost(worker, HOST) for worker in (workers.decode, workers.prefill)]
         addresses = [host.start() for host in hosts]

@@ -188,34 +188,6 @@ def prefetch(builder: Builder, data: Any, at: Any) -> None:
     builder.call(function, [pointer, ir.Constant(I32, 0), ir.Constant(I32, 3), ir.Constant(I32, 1)])
 
 
-def reduce_many(builder: Builder, vectors: list[Any]) -> Any:
-    """One vector whose lane i is the sum of vectors[i]; at most LANES of them.
-
-    A tree that halves the number of vectors at each level: 3 instructions a vector instead of 8.
-    """
-    zero = constant(0.0)
-    level = vectors + [zero] * (LANES - len(vectors))
-    span = LANES
-    while span > 1:
-        half = span // 2
-        level = [
-            _fold(builder, level[i], level[i + len(level) // 2], half)
-            for i in range(len(level) // 2)
-        ]
-        span = half
-    return level[0]
-
-
-def _fold(builder: Builder, a: Any, b: Any, half: int) -> Any:
-    """Each run of 2 * half lanes of a and of b to half lanes; a's go to the first of every two runs."""
-    low, high = [], []
-    for run in range(0, LANES, 2 * half):
-        for source in (0, LANES):
-            low += [source + run + i for i in range(half)]
-            high += [source + run + half + i for i in range(half)]
-    return builder.fadd(shuffle(builder, a, b, low), shuffle(builder, a, b, high))
-
-
 def across(builder: Builder, vector: Any, combine: Callable[[Builder, Any, Any], Any]) -> Any:
     """A vector's lanes, combined two by two until one is left: that one, as a scalar."""
     span = LANES // 2

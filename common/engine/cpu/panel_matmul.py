@@ -27,9 +27,22 @@ def _tile_function(rows: int, kind: int) -> Callable[..., int]:
     return inlined(run, f"{rows}.{kind}")
 
 
+def _rest_function(kind: int) -> Callable[..., None]:
+    """Smaller tiles, of the rows from `row` on, fewer than fill a whole one."""
+    fewer, few, two, one = (_tile_function(n, kind) for n in _ROWS[1:])
+
+    def run(x, row, end, depth, panels, panel_at, bias, out, column, width):  # type: ignore[no-untyped-def]
+        row = fewer(x, row, end, depth, panels, panel_at, bias, out, column, width)
+        row = few(x, row, end, depth, panels, panel_at, bias, out, column, width)
+        row = two(x, row, end, depth, panels, panel_at, bias, out, column, width)
+        one(x, row, end, depth, panels, panel_at, bias, out, column, width)
+
+    return inlined(run, str(kind))
+
+
 def _matmul_function(kind: int) -> Callable[..., None]:
     """The product of all rows of x with all panels; see panel_tile for `kind`."""
-    most, fewer, few, two, one = (_tile_function(n, kind) for n in _ROWS)
+    most, rest = _tile_function(TILE_ROWS, kind), _rest_function(kind)
     columns = WIDTH if kind == PLAIN else LANES
 
     @kernel(variant=str(kind))
@@ -58,10 +71,7 @@ def _matmul_function(kind: int) -> Callable[..., None]:
                 row = most(
                     flat_x, end - TILE_ROWS, end, depth, flat_panels, at, b, to, begin, stride
                 )
-            row = fewer(flat_x, row, end, depth, flat_panels, at, b, to, begin, stride)
-            row = few(flat_x, row, end, depth, flat_panels, at, b, to, begin, stride)
-            row = two(flat_x, row, end, depth, flat_panels, at, b, to, begin, stride)
-            one(flat_x, row, end, depth, flat_panels, at, b, to, begin, stride)
+            rest(flat_x, row, end, depth, flat_panels, at, b, to, begin, stride)
             if is_cut:
                 for row in range(first, end):
                     for i in range(width - column):

@@ -121,7 +121,12 @@ def test_a_worker_s_reason_is_kept_whatever_it_is(reason: Reason) -> None:
         Reason.WORKER_LOST,
         Reason.SHUTTING_DOWN,
         Reason.KV_CAPACITY_EXCEEDED,
+        Reason.EMPTY_PROMPT,
+        Reason.CONTEXT_EXCEEDED,
+        Reason.TOKEN_OUT_OF_VOCABULARY,
+        Reason.INVALID_FIELD,
         Reason.NAN_LOGITS,
+        Reason.STEP_FAILED,
         Reason.INTERNAL,
     ],
 )

@@ -132,3 +132,10 @@ def test_scaling_of_no_known_kind_is_refused_by_its_name(tmp_path: Path) -> None
 )
 def test_kv_heads(tmp_path: Path, family: str, changes: dict[str, object], kv_heads: int) -> None:
     assert read(save_config(tmp_path, family, **changes)).num_kv_heads == kv_heads
+
+
+def test_an_end_that_the_model_has_no_logit_for_is_left_out(tmp_path: Path) -> None:
+    """A kernel would write behind the logits at `min_tokens`."""
+    folder = save_config(tmp_path, "llama", **SHAPE, vocab_size=101)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 100, 101]}))
+    assert read(folder).eos_token_ids == {2, 5, 100}  # 2 is config.json's

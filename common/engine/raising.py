@@ -1,0 +1,31 @@
+"""The failpoint `step_raises_on_token`: a model that raises on purpose, since none is known that does.
+
+The token must be none of those that an engine tries at its start (probe.py, profiling.py).
+"""
+
+import torch
+
+from common import failpoints
+from common.engine.model_runner import TokenModel
+from common.engine.ragged import RaggedInputs
+
+
+def with_failpoint(model: TokenModel) -> TokenModel:
+    """The same model, unless the failpoint is active: then it raises where that token is its input."""
+    token_id = failpoints.value("step_raises_on_token")
+    return model if token_id is None else RaisingModel(model, int(token_id))
+
+
+class RaisingModel:
+    """Raises RuntimeError in each step that runs one token. See TokenModel."""
+
+    def __init__(self, model: TokenModel, token_id: int) -> None:
+        self._model = model
+        self._token_id = token_id
+        self.name = model.name
+
+    def logits(self, inputs: RaggedInputs) -> torch.Tensor:
+        """See TokenModel.logits."""
+        if (inputs.input_ids == self._token_id).any():
+            raise RuntimeError("the failpoint step_raises_on_token")
+        return self._model.logits(inputs)

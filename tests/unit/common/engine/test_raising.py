@@ -1,0 +1,52 @@
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from common import failpoints
+from common.engine.batch import Batch, BatchEntry
+from common.engine.raising import RaisingModel, with_failpoint
+from tests.unit.common.engine.breaking import with_model
+from tests.unit.common.engine.sequences import hold, make_sequence
+from tests.unit.decode_worker.driven_engine import tiny_engine
+
+
+@pytest.fixture
+def active(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As in a process that was started with it."""
+    monkeypatch.setenv("PDSERVE_FAILPOINTS", "abort_at_start=,step_raises_on_token=77")
+    failpoints._active.cache_clear()
+    yield
+    failpoints._active.cache_clear()
+
+
+def test_a_model_is_left_as_it_is_where_no_failpoint_is_named() -> None:
+    model = tiny_engine().runner._model
+    assert with_failpoint(model) is model
+
+
+def test_a_named_one_raises_where_its_token_is_run(active: None) -> None:
+    engine = with_model(tiny_engine(), with_failpoint)
+    assert isinstance(engine.runner._model, RaisingModel)
+    for prompt, raises in (([1, 77, 2], True), ([1, 7, 2], False)):
+        seq = hold(engine.pool, make_sequence(prompt))
+        batch = Batch((BatchEntry(seq, 3),))
+        if raises:
+            with pytest.raises(RuntimeError, match="step_raises_on_token"):
+                engine.runner.run(batch)
+        else:
+            assert len(engine.runner.run(batch)) == 1
+        engine.pool.release(seq.block_table)
+
+
+def test_the_environment_is_read_where_a_process_starts() -> None:
+    code = "from common import failpoints as f; print(f.value('a'), f.value('b'), f.value('c'))"
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PDSERVE_FAILPOINTS": "a=1,b=x=y", "PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.split() == ["1", "x=y", "None"]
