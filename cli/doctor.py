@@ -9,13 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import typer
 from rich.console import Console
 
 from cli.shadowing import HOME, OURS, foreign_packages, remedy
+from common.cgroup import HERE as CGROUPS
 from common.config import ServeConfig
 from common.engine.weights.cache import default_cache_dir
+from common.machine import Cores, Memory, read_cores, read_memory
 
 _GIB = 2**30
 _LIBRARIES = ("torch", "transformers", "ray", "grpcio", "protobuf", "numba")
@@ -66,24 +67,36 @@ def _check_versions() -> list[Finding]:
 
 
 def _check_machine() -> list[Finding]:
-    cores = len(os.sched_getaffinity(0))
-    free = psutil.virtual_memory().available
+    cores, memory = read_cores(CGROUPS), read_memory(CGROUPS)
+    free = memory.available_bytes
     shm = shutil.disk_usage(_SHM).free if _SHM.exists() else 0
     config = ServeConfig()
     store = 2 * config.transfer.max_inflight_mib * 2**20 * config.decode
     return [
         Finding(
             "cores",
-            str(cores),
-            remark="prefill and decode share a core" if cores == 1 else None,
+            _describe_cores(cores),
+            remark="prefill and decode share a core" if cores.count == 1 else None,
         ),
-        Finding("memory", f"{free / _GIB:.1f} GiB available", _need(free, 4 * _GIB, "4 GiB")),
+        Finding("memory", _describe_memory(memory), _need(free, 4 * _GIB, "4 GiB")),
         Finding(
             "shared memory",
             f"{shm / _GIB:.1f} GiB free",
             _need(shm, store, f"{store / _GIB:.1f} GiB, or Ray falls back to disk"),
         ),
     ]
+
+
+def _describe_cores(cores: Cores) -> str:
+    if cores.quota is None or not cores.is_shared:
+        return str(cores.count)
+    return f"{cores.count} of {len(cores.mask)} (limited to {cores.quota.cpus:g} by {cores.quota.file})"
+
+
+def _describe_memory(memory: Memory) -> str:
+    available, total = memory.available_bytes / _GIB, memory.total_bytes / _GIB
+    binding = f" of {total:.1f} (limited by {memory.limited_by})" if memory.limited_by else ""
+    return f"{available:.1f} GiB available{binding}"
 
 
 def _check_gpu() -> list[Finding]:

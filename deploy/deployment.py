@@ -1,7 +1,6 @@
 """One deployment: workers as named Ray actors, started together, changed while they run, stopped together."""
 
 import contextlib
-import os
 import secrets
 import threading
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ import ray
 from ray.exceptions import RayError
 
 from common.config import ServeConfig, WorkerSpec
+from common.machine import read_cores, read_memory
 from common.request import Role
 from deploy.launcher import Launched, Launcher
 from deploy.placement import Share, share_cores, share_free_cores
@@ -48,7 +48,7 @@ class Deployment:
         """
         config = self._config
         roles = [Role.PREFILL] * config.prefill + [Role.DECODE] * config.decode
-        self._shares = share_cores(len(roles), _own_cores(), config.pin)
+        self._shares = share_cores(len(roles), read_cores(), config.pin)
         report("starting Ray")
         self._is_private = start_ray(config, sum(share.num_threads for share in self._shares))
         report(f"loading {self._model_name} into {len(roles)} workers")
@@ -65,7 +65,7 @@ class Deployment:
                 launcher.check_cluster(roles)
                 return self._launch(roles, [Share(0, ())] * len(roles), launcher)
             used = {core for worker in self._workers.values() for core in worker.share.cores}
-            free = [core for core in _own_cores() if core not in used]
+            free = [core for core in read_cores().mask if core not in used]
             shares = share_free_cores(len(roles), free, self._shares[0])
             return self._launch(roles, shares, launcher)
 
@@ -102,9 +102,11 @@ class Deployment:
         self, roles: Sequence[Role], shares: Sequence[Share], launcher: Launcher
     ) -> dict[str, str]:
         launched: list[Launched] = []
+        # shared out beforehand: workers that start together would all count the same free memory as theirs
+        memory_bytes = read_memory().available_bytes // len(roles) if self._is_private else None
         try:
             for role, share in zip(roles, shares, strict=True):
-                launched.append(launcher.create(self._spec(role, share), share))
+                launched.append(launcher.create(self._spec(role, share, memory_bytes), share))
             addresses = launcher.await_starts(launched)
         except BaseException:
             _end(launched)
@@ -112,7 +114,7 @@ class Deployment:
         self._workers |= {worker.name: worker for worker in launched}
         return addresses
 
-    def _spec(self, role: Role, share: Share) -> WorkerSpec:
+    def _spec(self, role: Role, share: Share, memory_bytes: int | None) -> WorkerSpec:
         config = self._config
         return WorkerSpec.model_validate(
             {
@@ -124,15 +126,12 @@ class Deployment:
                 "bind_host": "127.0.0.1" if self._is_private else None,
                 "num_threads": share.num_threads if self._is_private else 0,
                 "cores": share.cores if self._is_private else (),
+                "memory_bytes": memory_bytes,
                 "cluster_token": self.cluster_token,
                 "engine": config.engine,
                 "transfer": config.transfer,
             }
         )
-
-
-def _own_cores() -> list[int]:
-    return sorted(os.sched_getaffinity(0))
 
 
 def _end(workers: Sequence[Launched]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from common.config import WorkerSpec
+from common.machine import read_cores
 from common.rpc.worker_host import WorkerHost
 from common.telemetry.logs import configure_logs, get_logger
 from deploy.role_switch import Builders, RoleSwitch
@@ -22,7 +23,6 @@ class WorkerProcess:
     """Pins, builds and serves one worker."""
 
     def __init__(self, spec: WorkerSpec, build_host: BuildHost, builders: Builders) -> None:
-        self._spec = spec
         self._build_host = build_host
         self._builders = builders
         self._host: WorkerHost | None = None
@@ -31,8 +31,10 @@ class WorkerProcess:
         # before torch or numba are imported: their thread pools inherit both
         if spec.cores:
             os.sched_setaffinity(0, spec.cores)
-        if spec.num_threads:
-            os.environ["OMP_NUM_THREADS"] = str(spec.num_threads)  # Ray's is its own count of CPUs
+        if not spec.num_threads:
+            spec = spec.model_copy(update={"num_threads": read_cores().count})
+        os.environ["OMP_NUM_THREADS"] = str(spec.num_threads)  # Ray's is its own count of CPUs
+        self._spec = spec
 
     @property
     def worker(self) -> RoleSwitch:
@@ -44,8 +46,6 @@ class WorkerProcess:
     def start(self) -> str:
         """Load the model and serve; returns the gRPC address. Raises SetupError."""
         spec = self._spec
-        if not spec.num_threads:
-            spec = spec.model_copy(update={"num_threads": len(os.sched_getaffinity(0))})
         self._worker = RoleSwitch(spec, self._build_host(spec, _die), self._builders)
         self._worker.start()
         token = spec.cluster_token.get_secret_value()

@@ -16,6 +16,7 @@ from common.engine.fused.select import select_model
 from common.engine.graphed import GraphLimits
 from common.engine.kv_cache import KVCache, Storage
 from common.engine.masking import warm_up
+from common.engine.memory import check_memory
 from common.engine.model_runner import ModelRunner
 from common.engine.model_spec import ModelSpec
 from common.engine.prefix_cache import PrefixCache
@@ -46,10 +47,13 @@ class Engine:
         return self.prefix.pool
 
 
-def build_engine(model_dir: Path, config: EngineConfig, num_threads: int) -> Engine:
+def build_engine(
+    model_dir: Path, config: EngineConfig, num_threads: int, memory_bytes: int | None = None
+) -> Engine:
     """Load the model, allocate KV memory, and prove with a probe that attention is honoured.
 
-    Raises SetupError when the machine or the model does not allow it.
+    `memory_bytes` of host memory are for it; None: what is available. Raises SetupError when the machine
+    or the model does not allow it.
     """
     device = select_device(config)
     if device.type == "cpu":
@@ -57,6 +61,7 @@ def build_engine(model_dir: Path, config: EngineConfig, num_threads: int) -> Eng
         from common.engine.cpu.threads import set_num_threads
 
         set_num_threads(num_threads)
+        check_memory(model_dir, config, memory_bytes)
     model, spec = load_model(model_dir, config.dtype, device)
     return assemble_engine(model, spec, config, device)
 

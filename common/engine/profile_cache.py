@@ -32,7 +32,7 @@ def profiles_dir() -> Path:
 
 def build_profiled(spec: WorkerSpec) -> Engine:
     """A worker's engine, with costs that begin at its profile. Raises SetupError as build_engine does."""
-    engine = build_engine(spec.model_dir, spec.engine, spec.num_threads)
+    engine = build_engine(spec.model_dir, spec.engine, spec.num_threads, spec.memory_bytes)
     measured = load_or_measure(engine, spec.num_threads, profiles_dir())
     engine.costs.begin(within_limits(measured, spec.engine))
     return engine
