@@ -19,6 +19,8 @@ from common.engine.weights.cache import default_cache_dir
 from common.machine import Cores, Memory, read_cores, read_memory
 
 _GIB = 2**30
+PYTHON = sys.version_info[:3]
+PYTHONS = ((3, 11), (3, 14))  # the oldest and the newest, as in pyproject.toml
 _LIBRARIES = ("torch", "transformers", "ray", "grpcio", "protobuf", "numba")
 _SHM = Path("/dev/shm")  # noqa: S108 - its size matters, nothing is written there
 
@@ -53,9 +55,15 @@ def _check_packages() -> list[Finding]:
     return [Finding(f"package {n}", str(origin), remedy(n)) for n, origin in foreign.items()]
 
 
-def _check_versions() -> list[Finding]:
-    python = sys.version.split()[0]
-    problem = None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed"
+def _check_python() -> list[Finding]:
+    low, high = (f"{major}.{minor}" for major, minor in PYTHONS)
+    is_known = PYTHONS[0] <= PYTHON[:2] <= PYTHONS[1]
+    problem = None if is_known else f"Python {low} to {high} is needed"
+    own = ".".join(map(str, PYTHON))
+    return [Finding("python", f"{own} (of {low} to {high})" if is_known else own, problem)]
+
+
+def _check_libraries() -> list[Finding]:
     versions, missing = [], []
     for name in _LIBRARIES:
         try:
@@ -63,7 +71,7 @@ def _check_versions() -> list[Finding]:
         except importlib.metadata.PackageNotFoundError:
             missing.append(name)
     lack = f"not installed: {', '.join(missing)}; install pdserve again" if missing else None
-    return [Finding("python", python, problem), Finding("libraries", ", ".join(versions), lack)]
+    return [Finding("libraries", ", ".join(versions), lack)]
 
 
 def _check_machine() -> list[Finding]:
@@ -131,7 +139,8 @@ def _need(have: int, want: int, text: str) -> str | None:
 
 
 _CHECKS: tuple[Callable[[], list[Finding]], ...] = (
-    _check_versions,
+    _check_python,
+    _check_libraries,
     _check_packages,
     _check_machine,
     _check_ports,

@@ -3,6 +3,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from cli.shadowing import OURS, foreign_packages
+from cli.shadowing import HOME, OURS, foreign_packages
 from common.config import ServeConfig
 from tests.unit.cli.conftest import Run
 from tests.unit.common.cgroup_trees import v2
@@ -110,6 +111,27 @@ def test_a_library_that_is_missing_is_named(
     ended = run("doctor")
     assert ended.code == 1
     assert "not installed: no-such-library" in ended.out
+
+
+def test_the_range_of_pythons_is_that_of_the_package(run: Run, machine: SetMachine) -> None:
+    machine()
+    assert "(of 3.11 to 3.14)" in run("doctor").out
+    project = tomllib.loads((HOME / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"] == ">=3.11,<3.15"
+    named = [text for text in project["classifiers"] if "Python :: 3." in text]
+    assert named == [f"Programming Language :: Python :: 3.{minor}" for minor in range(11, 15)]
+
+
+@pytest.mark.parametrize("version", [(3, 10, 9), (3, 15, 0)])
+def test_another_python_is_a_problem(
+    run: Run, machine: SetMachine, monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...]
+) -> None:
+    machine()
+    monkeypatch.setattr("cli.doctor.PYTHON", version)
+    ended = run("doctor")
+    assert ended.code == 1
+    assert f"✗ python: {'.'.join(map(str, version))}\n" in ended.out
+    assert "Python 3.11 to 3.14 is needed" in ended.out
 
 
 @pytest.mark.parametrize("name", ["common/__init__.py", "router.py"])
