@@ -40,6 +40,11 @@ class Memory:
     available_bytes: int
     limited_by: Path | None = None
 
+    @property
+    def usable_bytes(self) -> int:
+        """What processes may take more. A twentieth stays free: Ray ends workers where 95 % are used."""
+        return max(self.available_bytes - self.total_bytes // 20, 0)
+
 
 def read_cores(tree: CgroupTree = HERE) -> Cores:
     """The cores of the calling thread's mask, and the least quota of its groups."""

@@ -103,7 +103,7 @@ class Deployment:
     ) -> dict[str, str]:
         launched: list[Launched] = []
         # shared out beforehand: workers that start together would all count the same free memory as theirs
-        memory_bytes = read_memory().available_bytes // len(roles) if self._is_private else None
+        memory_bytes = read_memory().usable_bytes // len(roles) if self._is_private else None
         try:
             for role, share in zip(roles, shares, strict=True):
                 launched.append(launcher.create(self._spec(role, share, memory_bytes), share))

@@ -19,12 +19,12 @@ _PROCESS_BYTES = 0.3 * _GIB  # Python, torch and transformers, measured: 0.26
 def check_memory(
     model_dir: Path, config: EngineConfig, share_bytes: int | None, tree: CgroupTree = HERE
 ) -> None:
-    """Raise SetupError where weights and KV memory exceed `share_bytes`, or what is available now.
+    """Raise SetupError where weights and KV memory exceed `share_bytes`, or what is usable now.
 
     What comes later and only when needed (swap_gib, KV on its way) is not counted.
     """
     memory = read_memory(tree)
-    share = memory.available_bytes if share_bytes is None else share_bytes
+    share = memory.usable_bytes if share_bytes is None else share_bytes
     fixed = loading_bytes(model_dir, config.dtype) + _PROCESS_BYTES
     left_gib = (share - fixed) / _GIB
     if config.kv_cache_gib <= left_gib:

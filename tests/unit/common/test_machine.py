@@ -53,6 +53,11 @@ def test_a_group_with_more_than_is_free_does_not_bind(tmp_path: Path) -> None:
     assert read_memory(tree) == Memory(120 * GIB, 100 * GIB)
 
 
+def test_a_twentieth_of_all_memory_stays_free() -> None:
+    assert Memory(20 * GIB, 5 * GIB).usable_bytes == 4 * GIB
+    assert Memory(20 * GIB, GIB // 2).usable_bytes == 0
+
+
 def test_v1_without_a_limit_leaves_the_machine_as_it_is(tmp_path: Path) -> None:
     files = {
         "memory/memory.limit_in_bytes": UNLIMITED_V1,
