@@ -9,15 +9,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import typer
 from rich.console import Console
 
 from cli.shadowing import HOME, OURS, foreign_packages, remedy
+from common.cgroup import HERE as CGROUPS
 from common.config import ServeConfig
 from common.engine.weights.cache import default_cache_dir
+from common.machine import Cores, Memory, read_cores, read_memory
 
 _GIB = 2**30
+PYTHON = sys.version_info[:3]
+PYTHONS = ((3, 11), (3, 14))  # the oldest and the newest, as in pyproject.toml
 _LIBRARIES = ("torch", "transformers", "ray", "grpcio", "protobuf", "numba")
 _SHM = Path("/dev/shm")  # noqa: S108 - its size matters, nothing is written there
 
@@ -52,9 +55,15 @@ def _check_packages() -> list[Finding]:
     return [Finding(f"package {n}", str(origin), remedy(n)) for n, origin in foreign.items()]
 
 
-def _check_versions() -> list[Finding]:
-    python = sys.version.split()[0]
-    problem = None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed"
+def _check_python() -> list[Finding]:
+    low, high = (f"{major}.{minor}" for major, minor in PYTHONS)
+    is_known = PYTHONS[0] <= PYTHON[:2] <= PYTHONS[1]
+    problem = None if is_known else f"Python {low} to {high} is needed"
+    own = ".".join(map(str, PYTHON))
+    return [Finding("python", f"{own} (of {low} to {high})" if is_known else own, problem)]
+
+
+def _check_libraries() -> list[Finding]:
     versions, missing = [], []
     for name in _LIBRARIES:
         try:
@@ -62,28 +71,40 @@ def _check_versions() -> list[Finding]:
         except importlib.metadata.PackageNotFoundError:
             missing.append(name)
     lack = f"not installed: {', '.join(missing)}; install pdserve again" if missing else None
-    return [Finding("python", python, problem), Finding("libraries", ", ".join(versions), lack)]
+    return [Finding("libraries", ", ".join(versions), lack)]
 
 
 def _check_machine() -> list[Finding]:
-    cores = len(os.sched_getaffinity(0))
-    free = psutil.virtual_memory().available
+    cores, memory = read_cores(CGROUPS), read_memory(CGROUPS)
+    free = memory.available_bytes
     shm = shutil.disk_usage(_SHM).free if _SHM.exists() else 0
     config = ServeConfig()
     store = 2 * config.transfer.max_inflight_mib * 2**20 * config.decode
     return [
         Finding(
             "cores",
-            str(cores),
-            remark="prefill and decode share a core" if cores == 1 else None,
+            _describe_cores(cores),
+            remark="prefill and decode share a core" if cores.count == 1 else None,
         ),
-        Finding("memory", f"{free / _GIB:.1f} GiB available", _need(free, 4 * _GIB, "4 GiB")),
+        Finding("memory", _describe_memory(memory), _need(free, 4 * _GIB, "4 GiB")),
         Finding(
             "shared memory",
             f"{shm / _GIB:.1f} GiB free",
             _need(shm, store, f"{store / _GIB:.1f} GiB, or Ray falls back to disk"),
         ),
     ]
+
+
+def _describe_cores(cores: Cores) -> str:
+    if cores.quota is None or not cores.is_shared:
+        return str(cores.count)
+    return f"{cores.count} of {len(cores.mask)} (limited to {cores.quota.cpus:g} by {cores.quota.file})"
+
+
+def _describe_memory(memory: Memory) -> str:
+    available, total = memory.available_bytes / _GIB, memory.total_bytes / _GIB
+    binding = f" of {total:.1f} (limited by {memory.limited_by})" if memory.limited_by else ""
+    return f"{available:.1f} GiB available{binding}"
 
 
 def _check_gpu() -> list[Finding]:
@@ -118,7 +139,8 @@ def _need(have: int, want: int, text: str) -> str | None:
 
 
 _CHECKS: tuple[Callable[[], list[Finding]], ...] = (
-    _check_versions,
+    _check_python,
+    _check_libraries,
     _check_packages,
     _check_machine,
     _check_ports,

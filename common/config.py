@@ -220,6 +220,9 @@ class WorkerSpec(_Frozen):
     namespace: str
     bind_host: str | None = Field(None, description="Unset: the node's address in its cluster")
     num_threads: int = Field(0, ge=0, description="0: one per core the process may use")
+    memory_bytes: int | None = Field(
+        None, ge=0, description="Host memory it may take; unset: what is free when it starts"
+    )
     cores: tuple[int, ...] = ()
     log_file: Path | None = Field(None, description="Unset: output stays where the process has it")
     cluster_token: SecretStr = Field(SecretStr(""), description="Empty: whoever connects is served")

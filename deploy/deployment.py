@@ -1,7 +1,6 @@
 """One deployment: workers as named Ray actors, started together, changed while they run, stopped together."""
 
 import contextlib
-import os
 import secrets
 import threading
 import time
@@ -13,6 +12,7 @@ import ray
 from ray.exceptions import RayError
 
 from common.config import ServeConfig, WorkerSpec
+from common.machine import read_cores, read_memory
 from common.request import Role
 from common.telemetry.log_files import default_log_dir, new_log_name
 from deploy.death_watch import DeathWatch
@@ -54,7 +54,7 @@ class Deployment:
         """
         config = self._config
         roles = [Role.PREFILL] * config.prefill + [Role.DECODE] * config.decode
-        self._shares = share_cores(len(roles), _own_cores(), config.pin)
+        self._shares = share_cores(len(roles), read_cores(), config.pin)
         report.now("starting Ray")
         begun_s = time.monotonic()
         self._is_private = start_ray(config, sum(share.num_threads for share in self._shares))
@@ -72,7 +72,7 @@ class Deployment:
                 launcher.check_cluster(roles)
                 return self._launch(roles, [Share(0, ())] * len(roles), launcher, LoggedReport())
             used = {core for worker in self._workers.values() for core in worker.share.cores}
-            free = [core for core in _own_cores() if core not in used]
+            free = [core for core in read_cores().mask if core not in used]
             shares = share_free_cores(len(roles), free, self._shares[0])
             return self._launch(roles, shares, launcher, LoggedReport())
 
@@ -115,9 +115,11 @@ class Deployment:
         report: StartReport,
     ) -> dict[str, str]:
         launched: list[Launched] = []
+        # shared out beforehand: workers that start together would all count the same free memory as theirs
+        memory_bytes = read_memory().usable_bytes // len(roles) if self._is_private else None
         try:
             for role, share in zip(roles, shares, strict=True):
-                launched.append(launcher.create(self._spec(role, share), share))
+                launched.append(launcher.create(self._spec(role, share, memory_bytes), share))
             ready = launcher.await_starts(launched, report)
         except BaseException:
             _kill(launched)  # nobody has them yet; one that loads would not listen
@@ -127,7 +129,7 @@ class Deployment:
             self._watch.add(one.worker)
         return {one.worker.name: one.address for one in ready}
 
-    def _spec(self, role: Role, share: Share) -> WorkerSpec:
+    def _spec(self, role: Role, share: Share, memory_bytes: int | None) -> WorkerSpec:
         config, name = self._config, f"{role}-{next(self._numbers[role])}"
         log_file = default_log_dir() / config.namespace / name / new_log_name()
         return WorkerSpec.model_validate(
@@ -141,15 +143,12 @@ class Deployment:
                 "num_threads": share.num_threads if self._is_private else 0,
                 "cores": share.cores if self._is_private else (),
                 "log_file": log_file if self._is_private else None,
+                "memory_bytes": memory_bytes,
                 "cluster_token": self.cluster_token,
                 "engine": config.engine,
                 "transfer": config.transfer,
             }
         )
-
-
-def _own_cores() -> list[int]:
-    return sorted(os.sched_getaffinity(0))
 
 
 def _end(workers: Sequence[Launched]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from common.machine import Cores
 from pdserve.errors import PreconditionError
 
 
@@ -15,18 +16,20 @@ class Share:
     cores: tuple[int, ...]
 
 
-def share_cores(num_workers: int, cores: Sequence[int], pin: Literal["auto", "off"]) -> list[Share]:
+def share_cores(num_workers: int, cores: Cores, pin: Literal["auto", "off"]) -> list[Share]:
     """Disjoint, equal core sets while there are enough cores; otherwise one thread each, unpinned.
 
-    Pinning keeps prefill off decode's cores, which is what flat inter-token latency rests on.
+    Pinning keeps prefill off decode's cores, which is what flat inter-token latency rests on. Under a quota
+    no core is ours: every container of the machine would pin to the same first ones while others idle. There
+    only the threads are shared out, and the system finds each of them a core.
     """
-    per_worker = len(cores) // num_workers
+    per_worker = cores.count // num_workers
     if per_worker < 1:
         return [Share(1, ())] * num_workers
-    if pin == "off":
+    if pin == "off" or cores.is_shared:
         return [Share(per_worker, ())] * num_workers
     starts = range(0, per_worker * num_workers, per_worker)
-    return [Share(per_worker, tuple(cores[i : i + per_worker])) for i in starts]
+    return [Share(per_worker, cores.mask[i : i + per_worker]) for i in starts]
 
 
 def share_free_cores(num_workers: int, free: Sequence[int], like: Share) -> list[Share]:

@@ -6,11 +6,11 @@ import secrets
 import shutil
 from pathlib import Path
 
-import psutil
 import ray
 from ray._private import worker as ray_worker
 
 from common.config import ServeConfig
+from common.machine import Memory, read_memory
 from pdserve.errors import SetupError
 
 _MIB = 2**20
@@ -27,11 +27,16 @@ def start_ray(config: ServeConfig, num_cpus: int) -> bool:
         # Ray listens on all interfaces, and whoever it lets in can run code. A local Ray asks for a token by
         # default; without one in the environment it would leave one in the home folder, for every other Ray.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        memory = read_memory()
+        store_bytes = _store_bytes(config, memory)
         _init(
             address="local",
             namespace=config.namespace,
             num_cpus=num_cpus,
-            object_store_memory=_store_bytes(config),
+            object_store_memory=store_bytes,
+            # Ray looks at one group only, not at those above or below it, and refuses to start where that
+            # one is nearly full; whether there is room for the workers is asked when they start
+            _memory=max(memory.available_bytes - store_bytes, _MIB),
             # Ray runs workers at nice 15; ours are what the machine is for
             _system_config={"worker_niceness": 0},
         )
@@ -45,13 +50,13 @@ def stop_ray() -> None:
     ray.shutdown()
 
 
-def _store_bytes(config: ServeConfig) -> int:
+def _store_bytes(config: ServeConfig, memory: Memory) -> int:
     """So much that each worker gets `max_inflight_mib` of its share, where memory allows."""
     transfer, num_workers = config.transfer, config.prefill + config.decode
     wanted = int(transfer.max_inflight_mib * _MIB * num_workers / transfer.store_share)
     # a store that does not fit shared memory would lie on a disk
     shared = int(0.9 * shutil.disk_usage(_SHM).free) if _SHM.exists() else wanted
-    return max(_MIN_STORE_BYTES, min(wanted, shared, psutil.virtual_memory().total // 4))
+    return max(_MIN_STORE_BYTES, min(wanted, shared, memory.total_bytes // 4))
 
 
 def _silence_ray() -> None:

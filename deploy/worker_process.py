@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from common import failpoints
 from common.config import WorkerSpec
 from common.engine.stages import BeginStage, StageClock, Stages
+from common.machine import read_cores
 from common.rpc.worker_host import WorkerHost
 from common.telemetry.logs import configure_logs, get_logger
 from deploy.role_switch import Builders, RoleSwitch
@@ -49,8 +50,10 @@ class WorkerProcess:
         # before torch or numba are imported: their thread pools inherit both
         if spec.cores:
             os.sched_setaffinity(0, spec.cores)
-        if spec.num_threads:
-            os.environ["OMP_NUM_THREADS"] = str(spec.num_threads)  # Ray's is its own count of CPUs
+        if not spec.num_threads:
+            spec = spec.model_copy(update={"num_threads": read_cores().count})
+        os.environ["OMP_NUM_THREADS"] = str(spec.num_threads)  # Ray's is its own count of CPUs
+        self._spec = spec
 
     @property
     def worker(self) -> RoleSwitch:
@@ -70,8 +73,6 @@ class WorkerProcess:
     def _start(self) -> str:
         _abort_if_told(self._spec)
         spec = self._spec
-        if not spec.num_threads:
-            spec = spec.model_copy(update={"num_threads": len(os.sched_getaffinity(0))})
         host = self._build_host(spec, _die, self._clock.stage)
         self._worker = RoleSwitch(spec, host, self._builders)
         self._worker.start()

@@ -1,5 +1,6 @@
 """What work costs on this worker: its start-up profile, corrected by what it sees. No tensors here."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from common.config import EngineConfig
@@ -10,6 +11,8 @@ from common.profile import WorkerProfile, count_pairs
 _SMOOTHING = 0.2
 _MOST_AT_ONCE = 4.0
 _LEAST_HANDOFF_S = 1e-4
+_MOST_OFF = 2.0
+_STALE_AFTER_S = 60.0
 
 
 def within_limits(profile: WorkerProfile, config: EngineConfig) -> WorkerProfile:
@@ -27,14 +30,19 @@ class Costs:
 
     An observation counts as at most four times, and at least a quarter of, what is believed: a stall
     (a page fault, a neighbour's start) must not teach much, a lasting change still shows in some steps.
+
+    Where steps cost less than half or more than twice what was measured, for so much of their own time that
+    no burst explains it, `on_stale` is called, once: what was measured is wrong for this machine.
     """
 
     def __init__(self, profile: WorkerProfile | None = None) -> None:
         """Without a profile the defaults are guesses."""
         self.begin(profile or WorkerProfile())
 
-    def begin(self, measured: WorkerProfile) -> None:
+    def begin(self, measured: WorkerProfile, on_stale: Callable[[], None] | None = None) -> None:
         """Start anew from a measured profile."""
+        self._on_stale = on_stale
+        self._off_s = {"prefill": 0.0, "decode": 0.0}
         self._measured = self._profile = measured
         self.correction = measured.correction
 
@@ -66,11 +74,13 @@ class Costs:
         if not num_prompt_tokens:
             expected_s = self._measured.decode_step_s(num_decoding, num_positions)
             self._learn("decode", seconds, expected_s)
+            self._judge("decode", seconds)
             return
         expected_s = self._measured.prompt_s(num_prompt_tokens, num_pairs, num_decoding)
         decode_s = self.profile.decode_step_s(num_decoding, num_positions)
         if expected_s > decode_s:  # else the difference would be mostly noise
             self._learn("prefill", max(seconds - decode_s, 0.0), expected_s)
+            self._judge("prefill", seconds)
 
     def note_copy_out(self, num_bytes: int, seconds: float) -> None:
         """KV was copied out of the blocks."""
@@ -92,3 +102,13 @@ class Costs:
         bounded = min(max(seen, believed / _MOST_AT_ONCE), believed * _MOST_AT_ONCE)
         learnt = believed + _SMOOTHING * (bounded - believed)
         self.correction = self.correction._replace(**{name: learnt})
+
+    def _judge(self, name: str, seconds: float) -> None:
+        """Steps only: how long a small copy takes depends on more than its bytes."""
+        if 1 / _MOST_OFF <= getattr(self.correction, name) <= _MOST_OFF:
+            self._off_s[name] = 0.0
+            return
+        self._off_s[name] += seconds
+        if self._on_stale is not None and self._off_s[name] > _STALE_AFTER_S:
+            on_stale, self._on_stale = self._on_stale, None
+            on_stale()

@@ -1,20 +1,19 @@
 """Choosing the dtype of weights and KV: `engine.dtype: auto`."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-import psutil
 import torch
 
-from common.config import Dtype, StoredDtype
+from common.cgroup import HERE, CgroupTree
+from common.config import EngineConfig, StoredDtype
+from common.engine.memory import fixed_bytes
+from common.machine import read_memory
 
-_LENGTH_BYTES = 8  # a safetensors file begins with its header's length
-_FLOAT32_BYTES = 4
-# while a model is loaded its weights are in memory twice, and the system needs some too
-_WEIGHTS_SHARE = 0.4
+_GIB = 2**30
 _FALLBACK: StoredDtype = "bfloat16"
 
 
@@ -26,10 +25,19 @@ class ChosenDtype:
     reason: str
 
 
-def choose_dtype(asked: Dtype, model_dir: Path, device: torch.device) -> ChosenDtype:
-    """The dtype that a model is loaded in; see docs/engine.md."""
-    if asked != "auto":
-        return ChosenDtype(asked, "engine.dtype")
+def choose_dtype(
+    config: EngineConfig,
+    model_dir: Path,
+    device: torch.device,
+    share_bytes: int | None = None,
+    tree: CgroupTree = HERE,
+) -> ChosenDtype:
+    """The dtype that a model is loaded in; see docs/engine.md.
+
+    `share_bytes` is the memory that the worker may have; None: all that is usable now.
+    """
+    if config.dtype != "auto":
+        return ChosenDtype(config.dtype, "engine.dtype")
     if device.type != "cpu":
         return _of_checkpoint(model_dir)
     # numba takes 0.3 s to import; a CUDA worker never needs it
@@ -37,12 +45,11 @@ def choose_dtype(asked: Dtype, model_dir: Path, device: torch.device) -> ChosenD
 
     target = host_target()
     if target.prefers_bfloat16:
-        return ChosenDtype(
-            "bfloat16", f"as fast as float32 or faster on {target.level}, half the memory"
-        )
-    needed, available = _float32_bytes(model_dir), psutil.virtual_memory().available
-    if needed > _WEIGHTS_SHARE * available:
-        reason = f"float32 would be faster on {target.level}, but takes {needed / 2**30:.1f} GiB"
+        return ChosenDtype("bfloat16", f"the fastest all in all on {target.level}")
+    share = read_memory(tree).usable_bytes if share_bytes is None else share_bytes
+    needed = fixed_bytes(model_dir, "float32") + config.kv_cache_gib * _GIB
+    if needed > share:
+        reason = f"float32, the fastest on {target.level}, needs {needed / _GIB:.1f} GiB"
         return ChosenDtype(_FALLBACK, reason)
     return ChosenDtype("float32", f"the fastest on {target.level}")
 
@@ -62,23 +69,3 @@ def _stated(config: Mapping[str, object]) -> StoredDtype | None:
                 if part.get(key) == known:
                     return known  # type: ignore[no-any-return]
     return None
-
-
-def _float32_bytes(model_dir: Path) -> int:
-    """Memory of all weights in float32, by the headers of their files."""
-    return sum(_FLOAT32_BYTES * n for path in model_dir.glob("*.safetensors") for n in _sizes(path))
-
-
-def _sizes(path: Path) -> Iterator[int]:
-    """Numbers in each tensor. A damaged file has none here; loading it tells."""
-    try:
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(_LENGTH_BYTES), "little")))
-        shapes = [tensor["shape"] for key, tensor in header.items() if key != "__metadata__"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError):
-        return
-    for shape in shapes:
-        count = 1
-        for length in shape:
-            count *= length
-        yield count

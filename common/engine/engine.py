@@ -17,6 +17,7 @@ from common.engine.fused.select import select_model
 from common.engine.graphed import GraphLimits
 from common.engine.kernel_checks.verdicts import AttentionShape, trusted_attention
 from common.engine.kv_cache import KVCache, Storage
+from common.engine.memory import check_memory
 from common.engine.model_runner import ModelRunner
 from common.engine.model_spec import ModelSpec
 from common.engine.prefix_cache import PrefixCache
@@ -50,11 +51,16 @@ class Engine:
 
 
 def build_engine(
-    model_dir: Path, config: EngineConfig, num_threads: int, stage: BeginStage = untold
+    model_dir: Path,
+    config: EngineConfig,
+    num_threads: int,
+    memory_bytes: int | None = None,
+    stage: BeginStage = untold,
 ) -> Engine:
     """Load the model, allocate KV memory, and prove with a probe that attention is honoured.
 
-    Raises SetupError when the machine or the model does not allow it.
+    `memory_bytes` of host memory are for it; None: what is available. Raises SetupError when the machine
+    or the model does not allow it.
     """
     device = select_device(config)
     if device.type == "cpu":
@@ -62,14 +68,16 @@ def build_engine(
         from common.engine.cpu.threads import set_num_threads
 
         set_num_threads(num_threads)
-    chosen = choose_dtype(config.dtype, model_dir, device)
+    chosen = choose_dtype(config, model_dir, device, memory_bytes)
+    config = config.model_copy(update={"dtype": chosen.dtype})
+    if device.type == "cpu":
+        check_memory(model_dir, config, memory_bytes)
     with stage("loading weights") as remark:
         model, spec = load_model(
             model_dir, chosen.dtype, device, allow_unused_weights=config.allow_unused_weights
         )
         remark.text = f"{chosen.dtype}, {chosen.reason}"
     spec = replace(spec, dtype_reason=chosen.reason)
-    config = config.model_copy(update={"dtype": chosen.dtype})
     return assemble_engine(model, spec, config, device, stage)
 
 

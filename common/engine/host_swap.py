@@ -1,6 +1,7 @@
 """KV of preempted sequences in host memory."""
 
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -8,6 +9,7 @@ from common.engine.costs import Costs
 from common.engine.kv_cache import KVCache
 from common.engine.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
+from common.machine import read_memory
 
 
 class HostSwap:
@@ -19,11 +21,14 @@ class HostSwap:
         prefix: PrefixCache,
         max_bytes: int,
         costs: Costs,
+        usable_bytes: Callable[[], int] = lambda: read_memory().usable_bytes,
     ) -> None:
+        """`usable_bytes` says what the machine or its container has left, whatever the budget is."""
         self._cache = cache
         self._prefix = prefix
         self._max_bytes = max_bytes
         self._costs = costs
+        self._usable_bytes = usable_bytes
         self._copies: dict[Sequence, torch.Tensor] = {}
         self.num_bytes = 0
 
@@ -32,6 +37,8 @@ class HostSwap:
         num_tokens = seq.num_computed_tokens
         wanted = num_tokens * self._cache.num_bytes_per_token
         if not num_tokens or self.num_bytes + wanted > self._max_bytes:
+            return False
+        if wanted > self._usable_bytes():
             return False
         start_s = time.monotonic()
         copy = self._cache.read(seq.block_table, 0, num_tokens)

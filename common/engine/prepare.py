@@ -50,7 +50,7 @@ def prepare_kernels(
 
 def _families(model_dir: Path, config: EngineConfig, device: torch.device) -> list[Family]:
     try:
-        dtype = choose_dtype(config.dtype, model_dir, device).dtype
+        dtype = choose_dtype(config, model_dir, device).dtype
         model = AutoConfig.from_pretrained(model_dir, trust_remote_code=False)
         spec = read_spec(model_dir, model, dtype)
     # whatever is wrong with the folder: loading it, which comes next, says it

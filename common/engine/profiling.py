@@ -5,7 +5,7 @@ deployment is busy in bursts. A slow machine leaves the largest steps out; the c
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import accumulate
 
 from common.engine.batch import Batch, BatchEntry
@@ -28,9 +28,19 @@ _SAMPLING = SamplingParams(temperature=0.0, seed=0, max_tokens=1)
 Trial = Callable[[], object]
 
 
-def measure_profile(engine: Engine, budget_s: float = _BUDGET_S) -> WorkerProfile:
-    """The engine's costs. Runs in the engine's thread; its blocks are free before and after."""
-    return _Measurement(engine).profile(budget_s)
+def measure_trials(engine: Engine, budget_s: float = _BUDGET_S) -> dict[str, float]:
+    """Each trial's seconds by its name. Runs in the engine's thread; blocks are free before and after."""
+    return _Trials(engine).measure(budget_s)
+
+
+def to_profile(engine: Engine, seconds: Mapping[str, float]) -> WorkerProfile:
+    """The costs that follow from the trials' seconds. Raises KeyError when one that is needed is missing."""
+    return _Trials(engine).to_profile(seconds)
+
+
+def is_complete(engine: Engine, seconds: Mapping[str, float]) -> bool:
+    """Whether there was time for the largest step too."""
+    return _row_trial(largest_step(engine)) in seconds
 
 
 def largest_step(engine: Engine) -> int:
@@ -38,7 +48,7 @@ def largest_step(engine: Engine) -> int:
     return max(min(engine.config.max_batch_tokens, _capacity(engine)), 2)
 
 
-class _Measurement:
+class _Trials:
     """What is run, sized so that it fits the engine's memory, and what follows from the times."""
 
     def __init__(self, engine: Engine) -> None:
@@ -54,13 +64,15 @@ class _Measurement:
         self._context = max(min(_DECODE_CONTEXT, own_positions, capacity), 1)
         self._num_copied = min(_COPY_TOKENS, capacity)
 
-    def profile(self, budget_s: float) -> WorkerProfile:
+    def measure(self, budget_s: float) -> dict[str, float]:
+        return _fastest(self._needed(), self._rows(self._counts[2:]), budget_s)
+
+    def to_profile(self, best: Mapping[str, float]) -> WorkerProfile:
         config, cache = self._engine.config, self._engine.cache
-        best = _fastest(self._needed(), self._rows(self._counts[2:]), budget_s)
         added_s = max(best["far"] - best["near"], 0.0)
         pair_s = added_s / (self._chunk * self._start)
-        counts = [count for count in self._counts if f"rows {count}" in best]
-        seconds = _rising(best[f"rows {count}"] - count_pairs(count) * pair_s for count in counts)
+        counts = [count for count in self._counts if _row_trial(count) in best]
+        seconds = _rising(best[_row_trial(count)] - count_pairs(count) * pair_s for count in counts)
         curve = WorkerProfile(tuple(counts), seconds, sample_s=0.0, position_s=0.0)
         num_seqs, num_bytes = self._num_seqs, self._num_copied * cache.num_bytes_per_token
         sample_s = max(best["short"] - curve.decode_step_s(num_seqs, 0), 0.0) / num_seqs
@@ -87,7 +99,7 @@ class _Measurement:
         return trials | self._copies()
 
     def _rows(self, counts: list[int]) -> dict[str, Trial]:
-        return {f"rows {count}": self._prompt(count, 0) for count in counts}
+        return {_row_trial(count): self._prompt(count, 0) for count in counts}
 
     def _prompt(self, num_tokens: int, start: int) -> Trial:
         return lambda: self._step([_sequence(start, num_tokens)], num_tokens)
@@ -115,6 +127,10 @@ class _Measurement:
         finally:
             for seq in sequences:
                 pool.release(seq.block_table)
+
+
+def _row_trial(count: int) -> str:
+    return f"rows {count}"
 
 
 def _capacity(engine: Engine) -> int:

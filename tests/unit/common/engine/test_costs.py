@@ -103,3 +103,49 @@ def test_a_new_measurement_starts_anew() -> None:
     costs.note_handoff(1.0)
     costs.begin(WorkerProfile())
     assert costs.profile == WorkerProfile()
+
+
+def num_stale(costs: Costs, *steps: tuple[Batch, float, int]) -> int:
+    """How often it was called stale after so many steps of so many seconds each."""
+    calls: list[bool] = []
+    costs.begin(PROFILE, lambda: calls.append(True))
+    for batch, seconds, count in steps:
+        for _ in range(count):
+            costs.note_step(batch, seconds)
+    return len(calls)
+
+
+@pytest.mark.parametrize(
+    ("batch", "seconds"), [(DECODE, 3 * 43), (DECODE, 43 / 3), (PROMPT, 3 * 450), (PROMPT, 450 / 3)]
+)
+def test_a_profile_that_was_wrong_for_a_minute_is_stale_once(batch: Batch, seconds: float) -> None:
+    assert num_stale(Costs(), (batch, seconds, 100)) == 1
+
+
+def test_a_profile_within_twice_what_is_seen_is_not_stale() -> None:
+    steps = [
+        (batch, s, 100) for batch, p in ((DECODE, 43), (PROMPT, 450)) for s in (1.9 * p, 0.6 * p)
+    ]
+    assert num_stale(Costs(), *steps) == 0
+
+
+def test_a_burst_shorter_than_a_minute_makes_nothing_stale() -> None:
+    """Of steps a hundredth as long as those above: 1.29 s each when slow, so 40 of them are 52 s."""
+    small = WorkerProfile(
+        row_counts=(1, 101), row_seconds=(0.11, 1.11), sample_s=0.0, position_s=0.01, pair_s=0.005
+    )
+    costs, calls = Costs(), [0]
+
+    def count() -> None:
+        calls[0] += 1
+
+    costs.begin(small, count)
+    for _ in range(3):
+        for _ in range(40):
+            costs.note_step(DECODE, 1.29)
+        for _ in range(40):
+            costs.note_step(DECODE, 0.43)
+    assert calls == [0]
+    for _ in range(60):
+        costs.note_step(DECODE, 1.29)
+    assert calls == [1]

@@ -192,7 +192,7 @@ def test_a_device_that_is_absent_is_named() -> None:
 def test_a_build_tells_its_stages_in_order(tmp_path: Path) -> None:
     save_model(tmp_path, "llama")
     clock = StageClock()
-    build_engine(tmp_path, engine_config(), 1, clock.stage)
+    build_engine(tmp_path, engine_config(), 1, stage=clock.stage)
     stages = clock.so_far()
     assert [stage.name for stage in stages.done] == [
         "loading weights",
@@ -207,5 +207,5 @@ def test_a_build_tells_its_stages_in_order(tmp_path: Path) -> None:
 def test_a_build_that_fails_shows_the_stage_it_failed_in(tmp_path: Path) -> None:
     clock = StageClock()
     with pytest.raises(SetupError):
-        build_engine(tmp_path / "missing", engine_config(), 1, clock.stage)
+        build_engine(tmp_path / "missing", engine_config(), 1, stage=clock.stage)
     assert clock.so_far().running == "loading weights"

@@ -1,0 +1,28 @@
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from common.config import ServeConfig
+from common.machine import Memory
+from deploy.ray_session import _store_bytes
+
+MIB = 2**20
+TWO_WORKERS = ServeConfig.model_validate({"transfer": {"max_inflight_mib": 300}})  # 2 x 300 / 0.3
+
+
+@pytest.mark.parametrize(
+    ("memory_mib", "shm_mib", "store_mib"),
+    [
+        (64_000, 64_000, 2000),  # as much as is wanted
+        (4000, 64_000, 1000),  # a quarter of the container
+        (4000, 500, 450),  # what shared memory has, a tenth left free
+        (200, 64_000, 128),  # the least
+    ],
+)
+def test_the_object_store_fits_the_container(
+    monkeypatch: pytest.MonkeyPatch, memory_mib: int, shm_mib: int, store_mib: int
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=shm_mib * MIB))
+    memory = Memory(memory_mib * MIB, memory_mib * MIB)
+    assert _store_bytes(TWO_WORKERS, memory) == store_mib * MIB
