@@ -31,10 +31,12 @@ from numba.core.serialize import dumps
 
 from common.engine.cpu.linking import KernelError, guard
 from common.engine.weights.cache import default_cache_dir
+from common.telemetry.logs import get_logger
 
 _DIGEST_BYTES = 32
 _LOCK_DEADLINE_S = 300.0  # a kernel takes seconds, on a busy machine a minute
 _POLL_S = 0.02
+_log = get_logger()
 
 
 @dataclass(slots=True)
@@ -98,6 +100,7 @@ class KernelCache(_Cache):  # type: ignore[misc]
         """Keep a kernel that was compiled just now. Raises KernelError when it cannot be linked."""
         path = self._path(sig, cres.codegen)
         tally().compiled += 1
+        _log.info("kernel_compiled", kernel=self._name)
         try:
             self._refuse_unknown_symbols()
             # code that holds addresses of this process is of no use to another

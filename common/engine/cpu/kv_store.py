@@ -1,10 +1,12 @@
 """A step's keys and values into their blocks, run by run: consecutive positions within LANES of one block."""
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numba
 import numpy as np
 import torch
+from numba import types
 from numpy.typing import NDArray
 
 from common.engine.cpu.arrays import as_array, as_words
@@ -23,7 +25,7 @@ class KVStore:
         self._number = np.dtype(np.uint32 if keys.shape[-1] == 1 else np.uint16)
         self._keys, self._values = (as_words(x).reshape(x.shape[:-1]) for x in (keys, values))
         self._numbers = as_array(values).view(self._number)
-        self._store = _store_paired if keys.shape[-1] == 2 else _store_single
+        self._store = _store_kernel(keys.shape[-1] == 2)
 
     def store(
         self, layer: int, key: torch.Tensor, value: torch.Tensor, slots: Numbers, runs: Numbers
@@ -66,10 +68,16 @@ def _put_rows(value, first, end, head, block, numbers, offset):  # type: ignore[
             block[offset + row - first, d] = value[row, head, d]
 
 
-def _store_function(put: Callable[..., None], variant: str) -> Callable[..., None]:
-    put_values = inlined(put, variant)
+@lru_cache(maxsize=2)
+def _store_kernel(is_paired: bool) -> Callable[..., None]:
+    """Compile (once per machine, on disk) the kernel for paired numbers, or for single ones.
 
-    @kernel(variant=variant)
+    The signature is explicit: with one row any slice is contiguous, and would be a compilation of its own.
+    """
+    variant = "paired" if is_paired else "single"
+    put_values = inlined(_put_pairs if is_paired else _put_rows, variant)
+
+    @kernel(variant=variant, signature=_signature(types.uint16 if is_paired else types.uint32))
     def store(key, value, keys, values, numbers, slots, runs):  # type: ignore[no-untyped-def]
         # key [T, heads, words], keys [blocks, heads, words, size]; value [T, heads, dim] numbers;
         # values [blocks, heads, size / pack, dim] words, `numbers` the same memory as [..., dim, pack]
@@ -95,5 +103,8 @@ def _store_function(put: Callable[..., None], variant: str) -> Callable[..., Non
     return store
 
 
-_store_paired = _store_function(_put_pairs, "paired")
-_store_single = _store_function(_put_rows, "single")
+def _signature(number: types.Type) -> types.Type:
+    array, word = types.Array, types.uint32
+    step = array(word, 3, "A"), array(number, 3, "A")
+    blocks = array(word, 4, "C"), array(word, 4, "C"), array(number, 5, "C")
+    return types.void(*step, *blocks, array(types.int64, 1, "C"), array(types.int64, 1, "C"))
