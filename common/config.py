@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 StoredDtype = Literal["float32", "bfloat16", "float16"]
-Dtype = Literal["auto"] | StoredDtype
+Dtype = Literal["auto", StoredDtype]
 Backend = Literal["auto", "cpu", "flash", "reference"]
 PolicyName = Literal["cost", "least_loaded", "round_robin", "local"]
 MAX_PREFILL_WORKERS = 1024

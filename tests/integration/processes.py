@@ -16,7 +16,7 @@ import psutil
 PDSERVE = Path(sys.executable).parent / "pdserve"
 START_TIMEOUT_S = 100.0
 STOP_TIMEOUT_S = 30.0
-_READY = re.compile(r"pdserve ready: model=(\S+) grpc=(\S+) http=(\S+)(?: openai=(\S+))?")
+READY = re.compile(r"pdserve ready: model=(\S+) grpc=(\S+) http=(\S+)(?: openai=(\S+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def _await_ready(process: subprocess.Popen[str]) -> Served:
     try:
         assert process.stdout is not None
         for line in process.stdout:
-            if found := _READY.match(line):
+            if found := READY.match(line):
                 return Served(process, found[2], found[3], found[4] or "")
     finally:
         watchdog.cancel()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from common.config import Dtype
+from common.config import StoredDtype
 from common.engine.attention.flash import FlashBackend, VarlenAttention
 from common.engine.block_pool import BlockPool
 from common.engine.costs import Costs
@@ -54,7 +54,7 @@ def build_flashed(
     max_num_seqs: int = 20,
     num_blocks: int = 96,
     block_size: int = 16,
-    dtype: Dtype = "float32",
+    dtype: StoredDtype = "float32",
     device: torch.device = CPU,
     attend: VarlenAttention = varlen,
 ) -> Flashed:
