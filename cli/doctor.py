@@ -6,13 +6,14 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import typer
 from rich.console import Console
 
+from cli.findings import Finding
+from cli.kernel_tests import check_kernels
 from cli.shadowing import HOME, OURS, foreign_packages, remedy
 from common.config import ServeConfig
 from common.engine.weights.cache import default_cache_dir
@@ -20,16 +21,6 @@ from common.engine.weights.cache import default_cache_dir
 _GIB = 2**30
 _LIBRARIES = ("torch", "transformers", "ray", "grpcio", "protobuf", "numba")
 _SHM = Path("/dev/shm")  # noqa: S108 - its size matters, nothing is written there
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One check's result. A `problem` keeps pdserve from running and says what to do; a `remark` does not."""
-
-    name: str
-    value: str
-    problem: str | None = None
-    remark: str | None = None
 
 
 def command() -> None:
@@ -124,4 +115,5 @@ _CHECKS: tuple[Callable[[], list[Finding]], ...] = (
     _check_ports,
     _check_cache,
     _check_gpu,
+    check_kernels,
 )
