@@ -86,6 +86,8 @@ def test_kernels_that_are_wrong_are_a_remark_since_torch_takes_their_place(
 def test_variables_that_name_another_cpu_are_named(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES"):
+        monkeypatch.delenv(name, raising=False)
     assert "NUMBA_CPU" not in run("doctor").out
     monkeypatch.setenv("NUMBA_CPU_NAME", "haswell")
     monkeypatch.setenv("NUMBA_CPU_FEATURES", "")
