@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from common.engine.cpu.target import host_target
-from common.engine.dtype import ChosenDtype, choose_dtype
+from common.engine.dtype import choose_dtype
 from common.engine.kernel_checks.reports import FamilyReport, TargetReport
 from common.engine.kernel_checks.verdicts import (
     AttentionShape,
@@ -33,12 +33,13 @@ def main(what: str, dtype: str = "float32") -> None:
 
 def _target() -> TargetReport:
     target = host_target()
-    chosen = ChosenDtype("auto", "on CUDA the checkpoint's")
+    dtype, reason = "the checkpoint's", "so it is on CUDA"
     if not torch.cuda.is_available():
         chosen = choose_dtype("auto", Path(), torch.device("cpu"))
+        dtype, reason = chosen.dtype, chosen.reason
     # without kernels a verdict runs nothing, and says why
     lack = None if target.has_kernels else sampling_verdict()
-    return TargetReport(target.cpu, target.level, chosen.dtype, chosen.reason, lack)
+    return TargetReport(target.cpu, target.level, dtype, reason, lack)
 
 
 def _family(family: str, dtype: str) -> FamilyReport:

@@ -85,7 +85,9 @@ def run(convert: Compiled, numbers: torch.Tensor, dtype: torch.dtype) -> torch.T
 
 
 def bits(numbers: torch.Tensor) -> Array:
-    return numbers.view(torch.int32 if numbers.dtype == torch.float32 else torch.int16).numpy()
+    whole = torch.int32 if numbers.dtype == torch.float32 else torch.int16
+    found: Array = numbers.view(whole).numpy()
+    return found
 
 
 def assert_same(ours: torch.Tensor, expected: torch.Tensor) -> None:

@@ -110,11 +110,11 @@ def test_a_kernel_is_refused_for_a_part_with_an_unknown_symbol() -> None:
     def part(x):  # type: ignore[no-untyped-def]
         x[0] = lost(x[0])
 
-    part = inlined(part, "part")
+    lost_part = inlined(part, "part")
 
     @kernel(parallel=False)
     def whole(x):  # type: ignore[no-untyped-def]
-        part(x)
+        lost_part(x)
         x[0] += 1
 
     refused(whole, "whole")

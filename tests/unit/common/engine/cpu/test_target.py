@@ -70,7 +70,7 @@ def test_tiles_fit_the_registers(level: Level) -> None:
 
 
 def test_arithmetic_is_told_in_words() -> None:
-    fast, wide, none = (Target("any", k) for k in ("avx512-bf16", "avx2", "baseline"))  # type: ignore[arg-type]
+    fast, wide, none = (Target("any", k) for k in ("avx512-bf16", "avx2", "baseline"))
     assert fast.storage_of("bfloat16") == "bfloat16 pairs, float32 sums"
     assert wide.storage_of("bfloat16") == fast.storage_of("float16") == "widened to float32"
     assert fast.storage_of("float32") == wide.storage_of("float32") == "float32"
