@@ -8,7 +8,7 @@ BASELINE := proto/baseline.binpb
 QUICK  := not slow and not gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-slow test-gpu proto bench bench-handoff bench-overload bench-gpu clean proto-baseline
+.PHONY: help setup demo test check test-cpus test-slow test-gpu proto bench bench-cpus bench-handoff bench-overload bench-gpu clean proto-baseline
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,16 @@ test: setup check  ## static checks and the test suite (CI runs this)
 	$(PY) -m pytest -q -m "$(QUICK) and not deployment" -n 2 --dist loadfile
 	$(PY) -m pytest -q -m "$(QUICK) and deployment"
 
+# tests of kernels and engine, and the CPUs that they run as (LLVM's names); a CPU that this one cannot stand in
+# for fails them, so name others: make test-cpus CPUS=haswell
+CPUS ?= haswell skylake-avx512
+CPU_TESTS := tests/unit/common/engine tests/integration/test_workers_in_process_handoff.py
+
+test-cpus: setup  ## kernel and engine tests as other CPUs run them, and as this one does
+	for cpu in $(CPUS); do echo "== $$cpu" && NUMBA_CPU_NAME=$$cpu NUMBA_CPU_FEATURES= \
+	  $(PY) -m pytest -q -n 2 --dist loadfile -m "$(QUICK) and not deployment" $(CPU_TESTS) || exit 1; done
+	$(PY) -m pytest -q -n 2 --dist loadfile -m "$(QUICK) and not deployment" $(CPU_TESTS)
+
 test-slow: setup  ## tests that take minutes
 	$(PY) -m pytest -q -m slow
 
@@ -54,6 +64,9 @@ proto-baseline: $(STAMP)  ## after a release: what later changes of proto/ must 
 bench: setup  ## the benchmarks that need no extra install; writes benchmarks/results/
 	$(PY) -m benchmarks.engine_step
 	$(PY) -m benchmarks.peers
+
+bench-cpus: setup  ## each level of CPU that this machine can run, float32 and bfloat16, kernels and torch
+	$(PY) -m benchmarks.cpu_levels
 
 bench-handoff: setup  ## hand-off, goodput, routing (PEER="--openai-url URL ...", BENCH_TRACES=FOLDER)
 	$(PY) -m benchmarks.handoff $(PEER)

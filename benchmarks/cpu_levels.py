@@ -1,7 +1,7 @@
 """Each level of CPU that this machine can run, float32 and bfloat16, our kernels and torch's operations.
 
 Every combination is a process of its own, which numba (and for torch oneDNN, MKL and ATen) is told to hold
-for that CPU; all are measured in turns. Usage: python -m benchmarks.cpu_levels [--rounds N]
+for that CPU; those of a level are measured in turns. Usage: python -m benchmarks.cpu_levels [--rounds N]
 """
 
 import json
@@ -9,7 +9,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -26,8 +26,14 @@ from common.engine.weights.catalog import DEFAULT_ALIAS
 from common.engine.weights.progress import NoProgress
 from common.engine.weights.resolve import resolve_model
 
-_NAMES = {"avx2": "haswell", "avx512": "skylake-avx512", "avx512-bf16": "sapphirerapids"}
-_BELOW = "nehalem"  # a CPU without kernels of ours
+# LLVM's name and features of a CPU of each level; the last one multiplies bfloat16 by the dot product, and
+# has no instruction that Intel's CPUs lack
+_NAMES = {
+    "avx2": ("haswell", ""),
+    "avx512": ("skylake-avx512", ""),
+    "avx512-bf16": ("znver4", "-sse4a"),
+}
+_BELOW = ("nehalem", "")  # a CPU without kernels of ours
 # what keeps torch's libraries from more than a level has
 _LIBRARIES = {
     "avx2": ("avx2", "AVX2", "AVX2"),
@@ -63,28 +69,36 @@ def main(
 ) -> None:
     """Measure and write benchmarks/results/cpu_levels.json."""
     console = Console()
-    levels = [known for known in runnable_levels() if not level or known in level]
-    kinds = [(one, dtype) for one in levels for dtype in ("float32", "bfloat16")]
     owners = ("panels", "torch") if torch else ("panels",)
+    figures: dict[str, dict[str, float]] = {}
+    for one in runnable_levels():
+        if not level or one in level:
+            figures |= _measure(one, owners, rounds)
+    path = write_result("cpu_levels", {"rounds": rounds, "ms": figures})
+    _print(console, figures)
+    console.print(f"written to {path.name}; CPU {describe()['cpu']}")
+
+
+def _measure(level: str, owners: Sequence[str], rounds: int) -> dict[str, dict[str, float]]:
+    """One level's contenders in turns; the levels follow one another, since all would not fit memory."""
     with ExitStack() as stack:
         contenders = [
-            stack.enter_context(_started(*kind, whose)) for kind in kinds for whose in owners
+            stack.enter_context(_started(level, dtype, whose))
+            for dtype in ("float32", "bfloat16")
+            for whose in owners
         ]
-        for contender in track(contenders, description="loading"):
+        for contender in contenders:
             contender.ask("ready")
-        for _ in track(range(rounds), description="in turns"):
+        for _ in track(range(rounds), description=level):
             for work in _WORK:
                 for contender in contenders:
                     contender.samples.setdefault(work, []).append(contender.ask(work))
-    figures = {
+    return {
         f"{one.level} {one.dtype} {one.whose}": {
             work: round(statistics.median(samples), 2) for work, samples in one.samples.items()
         }
         for one in contenders
     }
-    path = write_result("cpu_levels", {"rounds": rounds, "ms": figures})
-    _print(console, figures)
-    console.print(f"written to {path.name}; CPU {describe()['cpu']}")
 
 
 def runnable_levels() -> list[str]:
@@ -97,9 +111,10 @@ def runnable_levels() -> list[str]:
 @contextmanager
 def _started(level: str, dtype: str, whose: str) -> Iterator[Contender]:
     capability, onednn, mkl = _LIBRARIES[level]
+    name, features = _NAMES[level] if whose == "panels" else _BELOW
     environment = os.environ | {
-        "NUMBA_CPU_NAME": _NAMES[level] if whose == "panels" else _BELOW,
-        "NUMBA_CPU_FEATURES": "",
+        "NUMBA_CPU_NAME": name,
+        "NUMBA_CPU_FEATURES": features,
         "ATEN_CPU_CAPABILITY": capability,
         "ONEDNN_MAX_CPU_ISA": onednn,
         "MKL_ENABLE_INSTRUCTIONS": mkl,

@@ -24,6 +24,7 @@ from pdserve.client import AsyncClient
 
 _USERS, _REQUESTS = 32, 128
 _BLOCK_SIZE, _TOKEN_BYTES = 16, 2 * 30 * 3 * 64 * 2  # K and V, layers, kv_heads, head_dim, bfloat16
+_COMMAND = (DEFAULT_ALIAS, "--prefill", "0", "--dtype", "bfloat16")
 Figures = dict[str, dict[str, list[float]]]  # of each server, one a round
 
 
@@ -60,7 +61,7 @@ async def _measure(works: list[list[Work]], wanted: int) -> tuple[Figures, dict[
         for name, blocks in (("all it wants", wanted), ("half", wanted // 2)):
             # a little over, since the count of blocks is rounded down
             gib = (blocks + 0.5) * _BLOCK_SIZE * _TOKEN_BYTES / 2**30
-            server = serving(DEFAULT_ALIAS, "--prefill", "0", PDSERVE_ENGINE__KV_CACHE_GIB=str(gib))
+            server = serving(*_COMMAND, PDSERVE_ENGINE__KV_CACHE_GIB=str(gib))
             address = await stack.enter_async_context(server)
             clients[name] = await stack.enter_async_context(AsyncClient(address))
             target = PdserveTarget(clients[name])

@@ -6,12 +6,13 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import typer
 from rich.console import Console
 
+from cli.findings import Finding
+from cli.kernel_tests import check_kernels
 from cli.shadowing import HOME, OURS, foreign_packages, remedy
 from common.cgroup import HERE as CGROUPS
 from common.config import ServeConfig
@@ -23,16 +24,6 @@ PYTHON = sys.version_info[:3]
 PYTHONS = ((3, 11), (3, 14))  # the oldest and the newest, as in pyproject.toml
 _LIBRARIES = ("torch", "transformers", "ray", "grpcio", "protobuf", "numba")
 _SHM = Path("/dev/shm")  # noqa: S108 - its size matters, nothing is written there
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One check's result. A `problem` keeps pdserve from running and says what to do; a `remark` does not."""
-
-    name: str
-    value: str
-    problem: str | None = None
-    remark: str | None = None
 
 
 def command() -> None:
@@ -146,4 +137,5 @@ _CHECKS: tuple[Callable[[], list[Finding]], ...] = (
     _check_ports,
     _check_cache,
     _check_gpu,
+    check_kernels,
 )

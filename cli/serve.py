@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from common.config import ServeConfig
 from common.engine.weights.cache import default_cache_dir
 from common.engine.weights.resolve import resolve_model
 from router.guard import Door
+
+if TYPE_CHECKING:
+    from deploy.serve import Endpoints
 
 # flags that are not named as their key
 _KEYS = {
@@ -53,7 +56,7 @@ def command(
     openai_keys_file: Annotated[
         Path | None, typer.Option(help="Keys of the OpenAI API's clients, a line NAME KEY each")
     ] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16")] = None,
     allow_unused_weights: _Unused = None,
     policy: Annotated[
         str | None, typer.Option(help="Choice of workers: cost, least_loaded, round_robin, local")
@@ -95,15 +98,20 @@ def _serve(settings: ServeConfig) -> None:
 
     def ready(endpoints: Endpoints) -> None:
         lines.stop()
-        host = endpoints.host
-        line = (
-            f"pdserve ready: model={source.name} grpc={host}:{endpoints.grpc_port} "
-            f"http={host}:{endpoints.http_port}"
-        )
-        if endpoints.openai_port is not None:
-            scheme = "https" if settings.security.tls_cert_file else "http"
-            line += f" openai={scheme}://{host}:{endpoints.openai_port}/v1"
-        print(line, flush=True)
+        scheme = "https" if settings.security.tls_cert_file else "http"
+        print(ready_lines(source.name, endpoints, scheme), flush=True)
 
     with start_lines() as lines:
         asyncio.run(serve(settings, source.name, source.path, lines, ready))
+
+
+def ready_lines(model: str, endpoints: "Endpoints", openai_scheme: str) -> str:
+    """Where a deployment listens, on one line that scripts wait for; then the reason of its dtype."""
+    host = endpoints.host
+    line = (
+        f"pdserve ready: model={model} grpc={host}:{endpoints.grpc_port} "
+        f"http={host}:{endpoints.http_port}"
+    )
+    if endpoints.openai_port is not None:
+        line += f" openai={openai_scheme}://{host}:{endpoints.openai_port}/v1"
+    return f"{line} dtype={endpoints.dtype}\n{endpoints.dtype}: {endpoints.dtype_reason}"

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -69,6 +70,8 @@ def _worker_dict(worker: admin_pb2.WorkerStatus) -> dict[str, object]:
         "incarnation": worker.incarnation,
         "state": _STATES.get(worker.state, "unknown"),
         "address": worker.address,
+        "dtype": worker.dtype,
+        "dtype_reason": worker.dtype_reason,
         "sequences": {"running": load.num_running, "waiting": load.num_waiting},
         "blocks": {
             "total": load.blocks_total,
@@ -88,6 +91,18 @@ def _worker_dict(worker: admin_pb2.WorkerStatus) -> dict[str, object]:
     }
 
 
+def dtype_lines(workers: Iterable[admin_pb2.WorkerStatus]) -> list[str]:
+    """The dtype that is served, and why: one line, or more where workers have other reasons."""
+    names: dict[str, list[str]] = {}
+    for worker in workers:
+        if worker.dtype:  # else it was never reached
+            reason = f": {worker.dtype_reason}" if worker.dtype_reason else ""
+            names.setdefault(f"{worker.dtype}{reason}", []).append(worker.name)
+    if len(names) == 1:
+        return list(names)
+    return [f"{line} ({', '.join(of)})" for line, of in names.items()]
+
+
 def _print_tables(response: admin_pb2.StatusResponse) -> None:
     console, router = Console(), response.router
     totals = router.totals
@@ -96,6 +111,8 @@ def _print_tables(response: admin_pb2.StatusResponse) -> None:
         f"(queued {router.requests_queued})  completed {totals.completed}  "
         f"cancelled {totals.cancelled}  failed {totals.failed}  rejected {totals.rejected}"
     )
+    for line in dtype_lines(response.workers):
+        console.print(line, style="dim", highlight=False)
     table = Table("worker", "role", "pid", "state", box=box.SIMPLE)
     for column in ("running", "waiting", "blocks free/total", "prefill tokens", "output tokens"):
         table.add_column(column, justify="right")

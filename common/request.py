@@ -168,6 +168,7 @@ class WorkerInfo:
     profile: WorkerProfile = field(default_factory=WorkerProfile)
     dtype: str = ""
     wire_version: int = 0
+    dtype_reason: str = ""  # why the dtype is the one, for people to read
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,8 @@ class Endpoints:
     grpc_port: int
     http_port: int
     openai_port: int | None = None  # without it, no OpenAI API
+    dtype: str = ""  # of weights and KV
+    dtype_reason: str = ""
 
     @property
     def grpc_address(self) -> str:
@@ -55,7 +57,7 @@ async def running(
         grpc_port = await router.start(
             config.grpc_host, config.grpc_port, config.http_port, config.start_timeout_s
         )
-        endpoints = Endpoints(config.grpc_host, grpc_port, router.http_port)
+        endpoints = _endpoints_of(router, config.grpc_host, grpc_port)
         if config.openai_port is not None:
             report.now("starting the OpenAI gateway")
             gateway = OpenAiGateway(
@@ -75,6 +77,17 @@ async def running(
             await gateway.stop()
         deployment.abort()  # a change of the workers that still runs
         await asyncio.to_thread(deployment.stop)
+
+
+def _endpoints_of(router: Router, host: str, grpc_port: int) -> Endpoints:
+    served = router.model_info
+    return Endpoints(
+        host,
+        grpc_port,
+        router.http_port,
+        dtype=served.dtype,
+        dtype_reason=served.dtype_reason,
+    )
 
 
 def _make_door(config: ServeConfig) -> Door:

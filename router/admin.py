@@ -136,4 +136,6 @@ def _worker_status(view: WorkerView) -> admin_pb2.WorkerStatus:
         state=_STATES[view.state],
         address=view.address,
         load=load_to_pb(view.load),
+        dtype=view.info.dtype,
+        dtype_reason=view.info.dtype_reason,
     )

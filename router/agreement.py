@@ -11,7 +11,12 @@ def check_agreement(new: WorkerInfo, known: WorkerInfo) -> None:
     """Raises SetupError that names both workers and the first thing in which they differ."""
     for thing, ours, theirs, remedy in (
         # a fingerprint covers the dtype too, so that this comes first
-        ("dtype", new.dtype, known.dtype, "give all workers the same engine.dtype"),
+        (
+            "dtype",
+            new.dtype,
+            known.dtype,
+            f"set engine.dtype{_reasons(new, known)}",
+        ),
         (
             "model",
             new.model_fingerprint,
@@ -29,3 +34,10 @@ def check_agreement(new: WorkerInfo, known: WorkerInfo) -> None:
             raise SetupError(
                 f"worker {new.name} has {thing} {ours}, worker {known.name} has {theirs}", remedy
             )
+
+
+def _reasons(new: WorkerInfo, known: WorkerInfo) -> str:
+    """Why each has its dtype: where `auto` chose, two kinds of CPU may choose differently."""
+    if not (new.dtype_reason and known.dtype_reason):
+        return ""
+    return f" ({new.dtype}: {new.dtype_reason}; {known.dtype}: {known.dtype_reason})"

@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection
 
 from common.config import RouterConfig, SecurityConfig
 from common.engine.weights.folder import read_eos_token_ids
-from common.request import Role
+from common.request import Role, WorkerInfo
 from common.rpc.channel import SERVER_OPTIONS
 from pdserve.errors import SetupError
 from pdserve.v1 import admin_pb2_grpc, inference_pb2_grpc
@@ -116,6 +116,11 @@ class Router:
         """The HTTP port, once started."""
         return self._http.port if self._http else 0
 
+    @property
+    def model_info(self) -> WorkerInfo:
+        """A decode worker's identity, once started: model, dtype and limits are those of all."""
+        return next(view.info for view in self._pool.views() if view.info.role == Role.DECODE)
+
     async def stop(self, drain_timeout_s: float) -> None:
         """Refuse new requests by name, let running ones end for a while, then disconnect."""
         self._admission.drain()
@@ -140,7 +145,7 @@ class Router:
             await asyncio.to_thread(self._http.stop)
 
     def _add_services(self) -> None:
-        info = next(v.info for v in self._pool.views() if v.info.role == Role.DECODE)
+        info = self.model_info
         limits = Limits(
             model=self._model,
             vocab_size=info.vocab_size,

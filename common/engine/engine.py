@@ -121,8 +121,8 @@ def assemble_engine(
 def attention_shape(
     spec: ModelSpec, config: EngineConfig, device: torch.device
 ) -> AttentionShape | None:
-    """What the CPU's attention kernels are compiled for, where they fit the blocks of this model."""
-    if device.type != "cpu":
+    """What the CPU's attention kernels are compiled for, where they are wanted and fit the model's blocks."""
+    if device.type != "cpu" or config.attention_backend not in ("auto", "cpu"):
         return None
     # numba takes 0.3 s to import; a CUDA worker never needs it
     from common.engine.cpu.attention_kernel import kernel_fits

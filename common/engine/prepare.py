@@ -58,7 +58,7 @@ def _families(model_dir: Path, config: EngineConfig, device: torch.device) -> li
         return []
     families: list[Family] = []
     shape = attention_shape(spec, config, device)
-    if shape is not None and config.attention_backend in ("auto", "cpu"):
+    if shape is not None:
         families.append(lambda: trusted_attention(shape))
     families.append(trusted_sampling)
     activation = known_activation((model.architectures or [""])[0], model.get_text_config())

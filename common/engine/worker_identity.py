@@ -23,6 +23,7 @@ def make_info(spec: WorkerSpec, model: ModelSpec, profile: WorkerProfile) -> Wor
         max_context_tokens=model.max_context_tokens,
         vocab_size=model.vocab_size,
         dtype=model.dtype,
+        dtype_reason=model.dtype_reason,
         wire_version=WIRE_VERSION,
         profile=profile,
     )

@@ -287,6 +287,8 @@ class WorkerStatus(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
+    DTYPE_FIELD_NUMBER: _builtins.int
+    DTYPE_REASON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique in the deployment, for example "prefill-0": the role it was started for, and a number. It stays when the
     role changes.
@@ -301,6 +303,10 @@ class WorkerStatus(_message.Message):
     """What the router makes of it."""
     address: _builtins.str
     """Its gRPC address, host:port."""
+    dtype: _builtins.str
+    """Type of its weights, activations and KV: float32, bfloat16 or float16."""
+    dtype_reason: _builtins.str
+    """Why the dtype is the one, for people to read: "engine.dtype" where it was asked for, else what decided."""
     @_builtins.property
     def load(self) -> Global___WorkerLoad:
         """The worker's last report."""
@@ -315,10 +321,12 @@ class WorkerStatus(_message.Message):
         state: Global___WorkerState.ValueType = ...,
         address: _builtins.str = ...,
         load: Global___WorkerLoad | None = ...,
+        dtype: _builtins.str = ...,
+        dtype_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "incarnation", b"incarnation", "load", b"load", "name", b"name", "pid", b"pid", "role", b"role", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "dtype", b"dtype", "dtype_reason", b"dtype_reason", "incarnation", b"incarnation", "load", b"load", "name", b"name", "pid", b"pid", "role", b"role", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -418,6 +418,7 @@ class WorkerInfo(_message.Message):
     PROFILE_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
     WIRE_VERSION_FIELD_NUMBER: _builtins.int
+    DTYPE_REASON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique in the deployment."""
     role: _admin_pb2.WorkerRole.ValueType
@@ -436,6 +437,8 @@ class WorkerInfo(_message.Message):
     """Type of weights, activations and KV; all workers of a deployment must agree."""
     wire_version: _builtins.int
     """Version of headers and payloads between prefill and decode; all workers must agree."""
+    dtype_reason: _builtins.str
+    """Why the dtype is the one, for people to read; workers may differ in it."""
     @_builtins.property
     def profile(self) -> Global___WorkerProfile:
         """What work costs there."""
@@ -453,10 +456,11 @@ class WorkerInfo(_message.Message):
         profile: Global___WorkerProfile | None = ...,
         dtype: _builtins.str = ...,
         wire_version: _builtins.int = ...,
+        dtype_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["profile", b"profile"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "incarnation", b"incarnation", "max_context_tokens", b"max_context_tokens", "model_fingerprint", b"model_fingerprint", "name", b"name", "pid", b"pid", "profile", b"profile", "role", b"role", "vocab_size", b"vocab_size", "wire_version", b"wire_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "dtype_reason", b"dtype_reason", "incarnation", b"incarnation", "max_context_tokens", b"max_context_tokens", "model_fingerprint", b"model_fingerprint", "name", b"name", "pid", b"pid", "profile", b"profile", "role", b"role", "vocab_size", b"vocab_size", "wire_version", b"wire_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

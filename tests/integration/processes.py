@@ -18,7 +18,7 @@ from tests.patience import WITHIN_S
 PDSERVE = Path(sys.executable).parent / "pdserve"
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = WITHIN_S
-_READY = re.compile(r"pdserve ready: model=(\S+) grpc=(\S+) http=(\S+)(?: openai=(\S+))?")
+READY = re.compile(r"pdserve ready: model=(\S+) grpc=(\S+) http=(\S+)(?: openai=(\S+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def _await_ready(process: subprocess.Popen[str]) -> Served:
     try:
         assert process.stdout is not None
         for line in process.stdout:
-            if found := _READY.match(line):
+            if found := READY.match(line):
                 return Served(process, found[2], found[3], found[4] or "")
     finally:
         watchdog.cancel()

@@ -100,6 +100,7 @@ def test_status_json_shows_workers_and_router(served: Served) -> None:
         assert worker["state"] == "ready"
         assert worker["pid"] > 1
         assert worker["incarnation"]
+        assert (worker["dtype"], worker["dtype_reason"]) == ("bfloat16", "engine.dtype")
         assert worker["blocks"]["free"] == worker["blocks"]["total"]
 
 

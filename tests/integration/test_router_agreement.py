@@ -54,12 +54,22 @@ def test_both_are_named_and_what_they_differ_in(words: str) -> None:
     check_agreement(replace(KNOWN, name="decode-1"), KNOWN)
 
 
+def test_two_kinds_of_cpus_are_told_what_each_chose_and_to_set_the_dtype() -> None:
+    known = replace(KNOWN, dtype_reason="as fast as float32 on avx2")
+    new = replace(KNOWN, name="decode-1", dtype="float32", dtype_reason="the fastest on baseline")
+    with pytest.raises(SetupError) as caught:
+        check_agreement(new, known)
+    assert str(caught.value) == (
+        "worker decode-1 has dtype float32, worker prefill-0 has bfloat16. set engine.dtype "
+        "(float32: the fastest on baseline; bfloat16: as fast as float32 on avx2)"
+    )
+    check_agreement(replace(new, dtype="bfloat16"), known)  # reasons may differ
+
+
 async def test_a_deployment_whose_workers_differ_does_not_start(model_dir: Path) -> None:
     one, other = as_bfloat16(ScriptedWorker("decode-0")), ScriptedWorker("prefill-0", Role.PREFILL)
     began_s = time.monotonic()
-    with pytest.raises(
-        SetupError, match=r"dtype .*give all workers the same engine\.dtype"
-    ) as caught:
+    with pytest.raises(SetupError, match=r"dtype .*set engine\.dtype") as caught:
         async with serving(model_dir, one, other):
             pass
     assert time.monotonic() - began_s < WITHIN_S  # it neither waits for the timeout nor hangs

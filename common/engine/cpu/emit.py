@@ -110,7 +110,7 @@ def store_as(
         return store(builder, vector, data, at)
     if array.dtype == types.int16:
         stored = builder.fptrunc(vector, ir.VectorType(ir.HalfType(), LANES))
-    elif is_normal and host_target().has_bf16_dot:
+    elif is_normal and host_target().level == "avx512-bf16":
         stored = builder.fptrunc(vector, ir.VectorType(BFloat(), LANES))
     else:
         stored = rounded_bfloat(builder, vector)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Set
 from typing import Any
 
 import numba
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import register_jitable
 
 from common.engine.cpu.kernel_cache import KernelCache, kernels_dir
@@ -33,13 +34,30 @@ def kernel(
         options = {"parallel": parallel, "nogil": True, "error_model": "numpy"}
         dispatcher = numba.njit(fastmath=set(fastmath), **options)(function)
         name = f"{function.__module__}.{function.__qualname__}/{variant}"
-        dispatcher._cache = KernelCache(name, kernels_dir(), dispatcher._reset_overloads)
+        cache = KernelCache(name, kernels_dir(), dispatcher._reset_overloads)
+        dispatcher._cache = cache
+        dispatcher.compile = _giving_up(dispatcher.compile, cache)
         if signature is not None:
             dispatcher.compile(signature)
             dispatcher.disable_compile()
         return dispatcher  # type: ignore[no-any-return]
 
     return compile_later
+
+
+def _giving_up(compile_one: Compiled, cache: KernelCache) -> Compiled:
+    """Compile, and leave no lock behind: what fails, perhaps in a part, is never saved."""
+
+    def compile_or_give_up(signature: Any) -> Any:
+        with (
+            global_compiler_lock
+        ):  # also around the clean-up: other threads compile this kernel too
+            try:
+                return compile_one(signature)
+            finally:
+                cache.give_up()
+
+    return compile_or_give_up
 
 
 def inlined(function: Callable[..., Any], variant: str) -> Compiled:

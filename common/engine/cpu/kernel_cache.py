@@ -111,6 +111,11 @@ class KernelCache(_Cache):  # type: ignore[misc]
         finally:
             self._unlock(path)
 
+    def give_up(self) -> None:
+        """Let go of the locks of kernels whose compilation has failed: nobody will save them."""
+        for path in list(self._locks):
+            self._unlock(path)
+
     def _refuse_unknown_symbols(self) -> None:
         if missing := guard().take_missing():
             self._forget()

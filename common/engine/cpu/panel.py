@@ -116,27 +116,49 @@ class _Panel(NamedTuple):
 
 
 def _add_products(builder: Builder, x: _Rows, panel: _Panel, sums: list[list[Any]]) -> None:
-    pack, parts = pack_of(panel.array), packed.num_parts(panel.array)
-    columns = [emit.index(column * pack) for column in range(0, WIDTH, LANES)]
+    pack = pack_of(panel.array)
     ahead = emit.index(_AHEAD_WORDS * pack)
-    starts = [emit.multiply_add(builder, x.depth, i, x.first) for i, _ in enumerate(sums)]
+    always = _opaque_truth(builder)
     with cgutils.for_range(builder, builder.udiv(x.depth, emit.index(pack))) as loop:
         word = builder.mul(loop.index, emit.index(pack))
         base = emit.multiply_add(builder, loop.index, WIDTH * pack, panel.first)
+        columns = (emit.index(column * pack) for column in range(0, WIDTH, LANES))
         spots = [builder.add(base, column) for column in columns]
         for spot in spots:
             emit.prefetch(builder, panel.data, builder.add(spot, ahead))
-        for part in range(parts):
-            # one part at a time, loaded again: with both, registers would not suffice for the sums
-            right = [
-                packed.load_part(builder, panel.data, spot, panel.array, part) for spot in spots
-            ]
-            for start, row in zip(starts, sums, strict=True):
-                _keep_order(builder)
-                at = builder.add(builder.add(start, word), emit.index(part))
-                (left,) = packed.broadcast(builder, x.data, at, x.array, 1)
-                for total, weight in zip(row, right, strict=True):
-                    packed.add_product(builder, total, left, weight)
+        _add_part(builder, x, word, panel, spots, sums, 0)
+        for part in range(1, packed.num_parts(panel.array)):
+            # in a block of its own: LLVM's scheduler would put both parts' loads before all products
+            with builder.if_then(always):
+                _add_part(builder, x, word, panel, spots, sums, part)
+
+
+def _add_part(
+    builder: Builder,
+    x: _Rows,
+    word: Any,
+    panel: _Panel,
+    spots: list[Any],
+    sums: list[list[Any]],
+    part: int,
+) -> None:
+    """The products of one part of a word; its weights are loaded here, since registers hold no more."""
+    right = [packed.load_part(builder, panel.data, spot, panel.array, part) for spot in spots]
+    for i, row in enumerate(sums):
+        start = emit.multiply_add(builder, x.depth, i, x.first)
+        _keep_order(builder)
+        at = builder.add(builder.add(start, word), emit.index(part))
+        (left,) = packed.broadcast(builder, x.data, at, x.array, 1)
+        for total, weight in zip(row, right, strict=True):
+            packed.add_product(builder, total, left, weight)
+
+
+def _opaque_truth(builder: Builder) -> Any:
+    """A condition that always holds, which LLVM cannot know."""
+    number = ir.IntType(64)
+    kind = ir.FunctionType(number, [number])
+    one = builder.call(ir.InlineAsm(kind, "", "=r,0"), [emit.index(1)])
+    return builder.icmp_unsigned("!=", one, emit.index(0))
 
 
 def _keep_order(builder: Builder) -> None:

@@ -39,6 +39,30 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
+# what `pdserve doctor` starts to try kernels: a quick one that finds all of them right
+GOOD_CHILD = """
+import json, os, signal, sys
+family, dtype = (*sys.argv[1:], "")[:2]
+target = dict(cpu="haswell", level="avx2", dtype="bfloat16", dtype_reason="it is fast", lack=None)
+report = target if family == "target" else dict(reason=None, arithmetic="widened to float32")
+{instead}
+print(json.dumps(report))
+"""
+UseChild = Callable[[str], None]
+
+
+@pytest.fixture(autouse=True)
+def use_child(monkeypatch: pytest.MonkeyPatch) -> UseChild:
+    """`use_child(code)` has the doctor's children run that code before they report."""
+
+    def use(instead: str) -> None:
+        command = (sys.executable, "-S", "-c", GOOD_CHILD.format(instead=instead))
+        monkeypatch.setattr("cli.kernel_tests._CHILD", command)
+
+    use("")
+    return use
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """`run("serve", "--prefill", "1")` is that command to its end."""

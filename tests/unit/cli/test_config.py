@@ -48,7 +48,7 @@ def test_effective_shows_every_setting(run: Run) -> None:
     assert {row["from"] for row in found.values()} == {"default"}
     table = run("config", "show", "--effective").out
     lines = {line.split()[0]: line.split()[1:] for line in table.splitlines()}
-    assert lines["engine.dtype"] == ["bfloat16", "default"]
+    assert lines["engine.dtype"] == ["auto", "default"]
     assert lines["engine.block_size"] == ["unset", "default"]
     assert set(lines) == {"setting", *setting_keys()}
 

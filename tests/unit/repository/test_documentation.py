@@ -51,7 +51,7 @@ def test_a_documented_setting_has_its_default_and_a_meaning(key: str) -> None:
 
 def test_every_choice_of_a_setting_is_documented() -> None:
     found = _choices(ServeConfig, "")
-    assert ("engine.dtype", ("float32", "bfloat16", "float16")) in found
+    assert ("engine.dtype", ("auto", "float32", "bfloat16", "float16")) in found
     for key, choices in found:
         assert re.findall(r"`([^`]+)`", SETTINGS[key][0]) == list(choices), key
 

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -16,7 +18,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import numba, numpy as np
-from common.engine.cpu.kernel_cache import KernelCache
+from common.engine.cpu.kernel_cache import KernelCache, tally
 
 scale, folder, barrier = float(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 
@@ -30,9 +32,15 @@ sys.stdin.readline()
 kinds = [np.float32, np.float64, np.int32, np.int64, np.int16, np.uint8]
 for kind in kinds if barrier == "up" else kinds[::-1]:
     assert scaled(np.array([3], kind))[0] == 3 * scale, kind
-print(sum(scaled.stats.cache_hits.values()))
+print(tally().compiled, tally().loaded)
 """
 
+HOLD = """
+import fcntl, os, signal, sys
+fcntl.flock(os.open(sys.argv[1], os.O_CREAT | os.O_RDWR), fcntl.LOCK_EX)
+print("held", flush=True)
+signal.pause()
+"""
 LONG = "\n            ".join(f"x[i] = np.sin(x[i] + constant) * {k} + constant" for k in range(60))
 WITH_A_PART = f"""
 import sys
@@ -62,8 +70,15 @@ def start(scale: float, folder: Path, order: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def hits_of_all(processes: list[subprocess.Popen[str]]) -> list[int]:
-    """Let all compile at one time; what each found on disk."""
+class Tally(NamedTuple):
+    """Kernels that a process has come by."""
+
+    compiled: int
+    loaded: int
+
+
+def run_all(processes: list[subprocess.Popen[str]]) -> list[Tally]:
+    """Let all begin at one time; where each had its kernels from."""
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -75,14 +90,44 @@ def hits_of_all(processes: list[subprocess.Popen[str]]) -> list[int]:
     for process in processes:
         outputs.append(process.communicate(timeout=WITHIN_S)[0])
         assert process.returncode == 0
-    return [int(output) for output in outputs]
+    return [Tally(*map(int, output.split())) for output in outputs]
 
 
 def test_processes_that_compile_at_once_keep_each_others_kernels(tmp_path: Path) -> None:
     kernels = [(2.0, "up"), (2.0, "down"), (3.0, "up"), (3.0, "down")]
-    hits_of_all([start(scale, tmp_path, order) for scale, order in kernels])
-    assert hits_of_all([start(scale, tmp_path, "up") for scale in (2.0, 3.0)]) == [6, 6]
+    run_all([start(scale, tmp_path, order) for scale, order in kernels])
+    loaded = Tally(compiled=0, loaded=6)
+    assert run_all([start(scale, tmp_path, "up") for scale in (2.0, 3.0)]) == [loaded, loaded]
     assert len(list(tmp_path.iterdir())) == 12  # one for each constant and type, and no leftovers
+
+
+@pytest.mark.parametrize("orders", [("up", "up"), ("up", "down")])
+def test_processes_that_need_a_kernel_at_once_compile_it_once(
+    tmp_path: Path, orders: tuple[str, str]
+) -> None:
+    """One takes the kernel's lock; the other waits for it, and loads what it saved."""
+    tallies = run_all([start(2.0, tmp_path, order) for order in orders])
+    assert sum(tally.compiled for tally in tallies) == 6
+    assert all(tally.compiled + tally.loaded == 6 for tally in tallies)
+
+
+def test_who_dies_while_it_compiles_holds_nobody_up(tmp_path: Path) -> None:
+    """Its lock is the system's, which takes it back; another process then compiles."""
+    doubled(tmp_path)
+    (kernel,) = tmp_path.iterdir()
+    lock = kernel.with_suffix(".lock")
+    kernel.unlink()
+    dying = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True
+    )
+    assert dying.stdout is not None
+    assert dying.stdout.readline() == "held\n"
+    waiting = threading.Thread(target=doubled, args=(tmp_path,), daemon=True)
+    waiting.start()
+    dying.kill()
+    dying.communicate(timeout=WITHIN_S)
+    waiting.join(WITHIN_S)
+    assert [path.name for path in tmp_path.iterdir()] == [kernel.name]
 
 
 def run_with_a_part(cache: Path, *runs: str) -> list[str]:

@@ -143,6 +143,9 @@ infos = st.builds(
     max_context_tokens=u32,
     vocab_size=u32,
     profile=profiles,
+    dtype=names,
+    wire_version=u32,
+    dtype_reason=names,
 )
 _NARROW = {"num_running", "num_waiting", "num_waiting_tokens", "num_submitted"}
 _NARROW |= {"backlog_tokens", "block_size"}

@@ -1,50 +1,64 @@
-"""A process that compiles every kernel as aarch64 has it, prints what its object files ask for, and ends.
+"""A process that compiles kernels for aarch64 and prints what their object files ask others for.
 
-The kernels are shaped for NEON and compiled here first, where they run too; the LLVM code of each is then
-compiled for aarch64.
+`python on_aarch64.py DTYPE ...`. The kernels are shaped for NEON and tried here first, where LLVM maps the
+same code to this CPU; the code of each, before it becomes instructions, is then compiled for aarch64.
 """
 
 import re
+import sys
+from typing import Any
 
 import llvmlite.binding as llvm
+from numba.core.codegen import CPUCodeLibrary
 
 import common.engine.cpu.target as target
 
 _TRIPLE = "aarch64-unknown-linux-gnu"
-_DTYPES = ("float32", "bfloat16", "float16")
+_NEON = target.Target("generic", "neon")
 
 
-def main() -> None:
-    """Compile, and print the symbols that nothing here defines, one a line."""
-    neon = target.Target("generic", "neon")
-    target.host_target = lambda: neon  # before any kernel is shaped
+def main(dtypes: list[str]) -> None:
+    """Print the number of modules, then the symbols, one a line."""
+    target.host_target = lambda: _NEON  # type: ignore[assignment]  # before any kernel is shaped
+    modules = record_modules()
 
-    from common.engine.cpu import linking
+    from common.engine.cpu.linking import undefined_symbols
     from common.engine.kernel_checks import attention, products, sampling
     from common.engine.kernel_checks.verdicts import AttentionShape
 
-    llvm.initialize_all_targets()
-    llvm.initialize_all_asmprinters()
-    machine = llvm.Target.from_triple(_TRIPLE).create_target_machine(cpu="generic")
-    modules: list[str] = []
-    linking.guard().on_compiled = modules.append
-    for dtype in _DTYPES:
+    for dtype in dtypes:
         attention.check(AttentionShape(dtype, 16, 64, 3))
         for activation in ("silu", "gelu_tanh"):
             products.check(dtype, activation)
     sampling.check()
-    names: set[str] = set()
-    for code in modules:
-        names.update(linking.undefined_symbols(machine.emit_object(_for_aarch64(code, machine))))
-    print(len(modules))
-    print(*sorted(name for name in names if llvm.address_of_symbol(name) is None), sep="\n")
+
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    machine = llvm.Target.from_triple(_TRIPLE).create_target_machine(cpu="generic")
+    objects = [machine.emit_object(for_aarch64(code, machine)) for code in modules]
+    print(len(objects))
+    print(*sorted({name for one in objects for name in undefined_symbols(one)}), sep="\n")
 
 
-def _for_aarch64(code: str, machine: llvm.TargetMachine) -> llvm.ModuleRef:
+def record_modules() -> list[str]:
+    """The code of every library that numba finishes from now on; the list grows."""
+    modules: list[str] = []
+    finish = CPUCodeLibrary._finalize_final_module
+
+    def recorded(library: Any) -> None:
+        modules.append(str(library._final_module))
+        finish(library)
+
+    CPUCodeLibrary._finalize_final_module = recorded
+    return modules
+
+
+def for_aarch64(code: str, machine: llvm.TargetMachine) -> llvm.ModuleRef:
+    """The same module for another architecture."""
     code = re.sub(r"target triple = .*", f'target triple = "{_TRIPLE}"', code)
-    layout = str(machine.target_data)
-    return llvm.parse_assembly(re.sub(r"target datalayout = .*", f'target datalayout = "{layout}"', code))
+    layout = f'target datalayout = "{machine.target_data}"'
+    return llvm.parse_assembly(re.sub(r"target datalayout = .*", layout, code))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

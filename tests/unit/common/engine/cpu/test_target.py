@@ -1,0 +1,77 @@
+"""What LLVM makes of names of CPUs, checked against what their makers say they have."""
+
+import os
+import platform
+
+import llvmlite.binding as llvm
+import pytest
+
+from common.engine.cpu.target import Level, Target, describe, host_target
+
+X86 = "x86_64-unknown-linux-gnu"
+LEVELS: dict[Level, str] = {
+    "baseline": "x86-64 x86-64-v2 core2 nehalem sandybridge ivybridge generic",
+    "avx2": "x86-64-v3 haswell broadwell skylake alderlake znver1 znver2 znver3",
+    "avx512": "x86-64-v4 skylake-avx512 cascadelake icelake-server tigerlake",
+    "avx512-bf16": "cooperlake sapphirerapids emeraldrapids znver4 znver5",
+}
+# what a virtual machine hides, or a user adds
+FEATURES: list[tuple[str, str, Level]] = [
+    ("haswell", "-fma", "baseline"),
+    ("haswell", "-f16c", "baseline"),
+    ("haswell", "-avx2", "baseline"),
+    ("haswell", "-avx", "baseline"),
+    ("skylake-avx512", "-avx512f", "avx2"),
+    ("znver4", "-avx512f", "avx2"),
+    ("sapphirerapids", "-avx512bf16", "avx512"),
+    ("skylake-avx512", "+avx512bf16", "avx512-bf16"),
+    ("skylake-avx512", "+prefer-256-bit", "avx512"),
+    ("x86-64", "+avx2,+fma,+f16c", "avx2"),
+    ("nehalem", "+avx2", "baseline"),
+]
+on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="LLVM knows the host's kind")
+
+
+@on_x86
+@pytest.mark.parametrize(
+    ("cpu", "level"), [(cpu, level) for level, cpus in LEVELS.items() for cpu in cpus.split()]
+)
+def test_a_cpu_has_the_level_of_its_instructions(cpu: str, level: Level) -> None:
+    assert describe(X86, cpu, "") == Target(cpu, level)
+
+
+@on_x86
+@pytest.mark.parametrize(("cpu", "features", "level"), FEATURES)
+def test_features_count_and_not_the_name(cpu: str, features: str, level: Level) -> None:
+    assert describe(X86, cpu, features) == Target(cpu, level)
+
+
+def test_other_architectures_are_known_by_their_triple() -> None:
+    for triple in ("aarch64-unknown-linux-gnu", "arm64-apple-darwin"):
+        assert describe(triple, "neoverse-v1", "") == Target("neoverse-v1", "neon")
+    for triple in ("riscv64-unknown-linux-gnu", "powerpc64le-linux-gnu", "i686-pc-linux-gnu"):
+        assert describe(triple, "any", "") == Target("any", "baseline")
+
+
+def test_the_target_is_the_host_or_what_the_environment_says() -> None:
+    assert host_target() is host_target()
+    assert host_target().cpu == (os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name())
+
+
+@pytest.mark.parametrize("level", ["avx512-bf16", "avx512", "avx2", "neon"])
+def test_tiles_fit_the_registers(level: Level) -> None:
+    """Sums over two vectors, the two vectors of weights and one number of the rows."""
+    target = Target("any", level)
+    registers = {"avx512-bf16": 32, "avx512": 32, "avx2": 16, "neon": 32}[level]
+    each = target.lanes // {"avx512-bf16": 16, "avx512": 16, "avx2": 8, "neon": 4}[level]
+    assert (2 * target.tile_rows + 2) * each + 1 <= registers
+    assert target.attention_rows * each < registers
+    assert 4 * target.value_vectors * each < registers
+
+
+def test_arithmetic_is_told_in_words() -> None:
+    fast, wide, none = (Target("any", k) for k in ("avx512-bf16", "avx2", "baseline"))
+    assert fast.storage_of("bfloat16") == "bfloat16 pairs, float32 sums"
+    assert wide.storage_of("bfloat16") == fast.storage_of("float16") == "widened to float32"
+    assert fast.storage_of("float32") == wide.storage_of("float32") == "float32"
+    assert {none.storage_of(k) for k in ("float32", "bfloat16")} == {"torch's operations"}

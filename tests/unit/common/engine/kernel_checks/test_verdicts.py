@@ -1,0 +1,183 @@
+"""A kernel that is wrong is found out before it is used, and torch's operations take its place."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from common.engine.cpu import masking as cpu_masking
+from common.engine.cpu import sampling as cpu_sampling
+from common.engine.cpu import target
+from common.engine.cpu.linking import KernelError
+from common.engine.fused.cpu_ops import CpuOps
+from common.engine.kernel_checks.verdicts import (
+    AttentionShape,
+    attention_verdict,
+    products_verdict,
+    sampling_verdict,
+)
+from tests.unit.common.engine.tiny_models import continue_greedily, load_reference, save_model
+
+Break = Callable[..., None]
+SHAPE = AttentionShape("float32", 16, 16, 2)  # the tiny models'
+PROMPTS = [[7, 3, 9, 50], list(range(60)), [88]]
+NEW_TOKENS = 12
+has_kernels = pytest.mark.skipif(
+    not target.host_target().has_kernels, reason="no kernel is run here"
+)
+# an engine's tokens, and what made them: `python -c SCRIPT FOLDER`
+SCRIPT = f"""
+import json, sys
+from pathlib import Path
+from common.engine.fused.cpu_ops import CpuOps
+from tests.unit.common.engine.generation import continuations
+from tests.unit.common.engine.tiny_models import engine_config, make_engine
+
+folder, broken = Path(sys.argv[1]), sys.argv[2]
+if broken:
+    CpuOps.rotate = lambda self, x, heads, cos, sin: x.zero_()
+engine = make_engine(folder, engine_config())
+tokens = continuations(engine, {PROMPTS}, {NEW_TOKENS}, 40)
+decoder = engine.runner._model
+names = [type(part).__name__ for part in (decoder, decoder._ops, decoder._backend)]
+print(json.dumps([tokens, names]))
+"""
+
+
+@pytest.fixture
+def spoil(monkeypatch: pytest.MonkeyPatch) -> Break:
+    """`spoil(owner, "name", change)` calls `change` on the arguments after each call of the kernel."""
+
+    def replace(owner: Any, name: str, change: Callable[..., None]) -> None:
+        right = getattr(owner, name)
+
+        def wrong(*args: Any, **named: Any) -> Any:
+            result = right(*args, **named)
+            change(*args)
+            return result
+
+        monkeypatch.setattr(owner, name, wrong)
+
+    return replace
+
+
+@has_kernels
+def test_kernels_that_are_right_have_no_reason_against_them() -> None:
+    assert attention_verdict(SHAPE) is None
+    assert products_verdict("float32", "silu") is None
+    assert products_verdict("bfloat16", "gelu_tanh") is None
+    assert sampling_verdict() is None
+
+
+@has_kernels
+@pytest.mark.parametrize(
+    ("name", "out", "what"),
+    [
+        ("norm", 4, "a norm"),
+        ("add_norm", 5, "a sum's norm"),
+        ("linear", 3, "a product"),
+        ("gated", 5, "a gated product"),
+        ("embed", 3, "an embedding"),
+        ("rotate", 1, "heads"),
+        ("norm_heads", 1, "heads"),
+    ],
+)
+@pytest.mark.parametrize("wrong", [0.01, float("nan")])
+def test_an_operation_with_one_wrong_number_is_named(
+    spoil: Break, name: str, out: int, what: str, wrong: float
+) -> None:
+    spoil(CpuOps, name, lambda *args: args[out][-1].view(-1)[-1:].add_(wrong))
+    reason = products_verdict("float32", "silu")
+    assert reason is not None
+    assert reason.startswith(f"{what}")
+    assert "differs from torch's by" in reason
+
+
+@has_kernels
+def test_wrong_attention_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from common.engine.attention.cpu import CpuBackend
+
+    right = CpuBackend.attend
+    monkeypatch.setattr(CpuBackend, "attend", lambda *args: right(*args) * 1.001)
+    reason = attention_verdict(SHAPE)
+    assert reason is not None
+    assert reason.startswith("attention differs from torch's by")
+
+
+@has_kernels
+@pytest.mark.parametrize(
+    ("module", "name", "change", "what"),
+    [
+        (cpu_sampling, "truncate", lambda logits, _: logits[0].fill_(1.0), "truncated logits"),
+        (cpu_masking, "mask_logits", lambda logits, *_: logits[1, :9].fill_(0.5), "masked logits"),
+    ],
+)
+def test_wrong_sampling_is_found_out(
+    spoil: Break, module: Any, name: str, change: Callable[..., None], what: str
+) -> None:
+    spoil(module, name, change)
+    assert sampling_verdict() == f"{what} differs from torch's"
+
+
+@has_kernels
+def test_wrong_tokens_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_sampling, "draw_tokens", lambda logits, rows, *_: [0] * len(rows))
+    assert sampling_verdict() == "drawn tokens differs from torch's"
+
+
+@has_kernels
+def test_a_kernel_that_cannot_be_built_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise KernelError("kernel x needs y, which nothing defines")
+
+    monkeypatch.setattr(CpuOps, "norm", refuse)
+    assert products_verdict("float32", "silu") == "kernel x needs y, which nothing defines"
+
+
+@has_kernels
+def test_other_errors_are_not_taken_for_verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(CpuOps, "norm", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        products_verdict("float32", "silu")
+
+
+def tokens_of(folder: Path, *, broken: str = "", **environment: str) -> tuple[Any, list[str]]:
+    """What a process generates, and its model's, operations' and attention's classes."""
+    ended = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(folder), broken],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    tokens, names = json.loads(ended.stdout.splitlines()[-1])
+    return tokens, names
+
+
+@pytest.mark.timeout(300)
+def test_an_engine_on_torchs_operations_gives_the_same_tokens(tmp_path: Path) -> None:
+    """In float32: with kernels, with a kernel that is wrong, and on a CPU that has none."""
+    folder = save_model(tmp_path, "llama")
+    with torch.inference_mode():
+        reference = load_reference(folder)
+        expected = [continue_greedily(reference, prompt, NEW_TOKENS) for prompt in PROMPTS]
+    on_torch = ["FusedDecoder", "TorchOps"]
+    if target.host_target().has_kernels:
+        own = tokens_of(folder)
+        assert own == (expected, ["FusedDecoder", "CpuOps", "CpuBackend"])
+        assert tokens_of(folder, broken="rotate") == (expected, [*on_torch, "CpuBackend"])
+    if platform.machine() == "x86_64":
+        old = tokens_of(folder, NUMBA_CPU_NAME="nehalem", NUMBA_CPU_FEATURES="")
+        assert old == (expected, [*on_torch, "ReferenceBackend"])
