@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import cast
 
-from benchmarks.timed_steps import CONTEXT, decode_again_ms, prefill_ms, prefilled
+from benchmarks.timed_steps import CONTEXT, as_prefilled, decode_again_ms, prefill_ms
 from common.config import EngineConfig, StoredDtype
 from common.engine.engine import build_engine
 from common.telemetry.logs import configure_logs
@@ -22,9 +22,9 @@ def main() -> None:
     dtype = cast(StoredDtype, sys.argv[2])
     config = EngineConfig(dtype=dtype, kv_cache_gib=_KV_GIB)
     engine = build_engine(Path(sys.argv[1]), config, len(os.sched_getaffinity(0)))
-    sequences = [prefilled(engine, CONTEXT, index) for index in range(_MOST)]
+    sequences = [as_prefilled(engine, CONTEXT) for _ in range(_MOST)]
     # once, so that no sample pays for memory that is touched for the first time
-    prefill_ms(engine, 2000)
+    prefill_ms(engine, 512)
     for line in sys.stdin:
         what, _, size = line.strip().partition(" ")
         if what == "ready":

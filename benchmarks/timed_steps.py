@@ -50,6 +50,13 @@ def prefilled(engine: Engine, length: int, salt: int) -> Sequence:
     return seq
 
 
+def as_prefilled(engine: Engine, length: int) -> Sequence:
+    """A sequence that counts as prefilled: what its KV holds costs the same."""
+    seq = _sequence(engine, length, 0)
+    seq.num_computed_tokens = length - 1
+    return seq
+
+
 def step(engine: Engine, work: list[tuple[Sequence, int]]) -> None:
     """Run so many tokens of each sequence in one batch."""
     entries = tuple(BatchEntry(seq, num_tokens) for seq, num_tokens in work)
