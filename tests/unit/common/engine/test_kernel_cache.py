@@ -19,6 +19,9 @@ import sys
 from pathlib import Path
 import numba, numpy as np
 from common.engine.cpu.kernel_cache import KernelCache, tally
+from common.telemetry.logs import configure_logs
+
+configure_logs("error", process="test")  # stdout is for results
 
 scale, folder, barrier = float(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 
@@ -46,6 +49,9 @@ WITH_A_PART = f"""
 import sys
 import numpy as np
 from common.engine.cpu.jit import inlined, kernel
+from common.telemetry.logs import configure_logs
+
+configure_logs("error", process="test")  # stdout is for results
 
 def make(constant):
     def part(x):
