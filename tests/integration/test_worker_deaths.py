@@ -69,6 +69,9 @@ async def test_a_death_later_is_logged_with_its_reason(model: ModelSource, logs:
         assert states == {"decode-0": "runs", "prefill-0": "ended"}
         stdout = served.process.stdout
         assert stdout is not None
+        assert stdout.readline().startswith(
+            "bfloat16: "
+        )  # the rest of what it said when it was ready
         os.set_blocking(stdout.fileno(), False)
         with pytest.raises(BlockingIOError):  # nothing was said there
             os.read(stdout.fileno(), 1)
