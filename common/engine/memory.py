@@ -24,9 +24,8 @@ def check_memory(
 ) -> None:
     """Raise SetupError where weights and KV memory exceed `share_bytes`, or what is usable now.
 
-    The dtype of `config` is chosen already.
-
-    What comes later and only when needed (swap_gib, KV on its way) is not counted.
+    The dtype of `config` is chosen already. What comes later and only when needed (swap_gib, KV on its
+    way) is not counted.
     """
     memory = read_memory(tree)
     share = memory.usable_bytes if share_bytes is None else share_bytes

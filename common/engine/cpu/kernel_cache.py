@@ -12,7 +12,6 @@ for. Writers of one name write the same thing, and a file appears whole or not a
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import pickle
@@ -30,7 +29,7 @@ from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
 from common.engine.cpu.linking import KernelError, guard
-from common.engine.weights.cache import default_cache_dir
+from common.engine.weights.cache import default_cache_dir, try_lock
 from common.telemetry.logs import get_logger
 
 _DIGEST_BYTES = 32
@@ -134,7 +133,7 @@ class KernelCache(_Cache):  # type: ignore[misc]
             descriptor = os.open(path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR, 0o600)
             self._locks[path] = descriptor
             deadline = time.monotonic() + _LOCK_DEADLINE_S
-            while not _try_lock(descriptor) and time.monotonic() < deadline:
+            while not try_lock(descriptor) and time.monotonic() < deadline:
                 time.sleep(_POLL_S)
 
     def _unlock(self, path: Path) -> None:
@@ -173,11 +172,3 @@ def _read(path: Path) -> bytes | None:
         return None
     digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
     return payload if hashlib.sha256(payload).digest() == digest else None
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -101,10 +101,10 @@ def _locked(path: Path, progress: Progress, deadline_s: float) -> Iterator[None]
     # The lock goes with the open file, so the system frees it when the process dies. The file
     # stays: removing it would let two processes lock two files of one name.
     with path.open("a") as file:
-        if not _try_lock(file.fileno()):
+        if not try_lock(file.fileno()):
             progress.stage("waiting for another process that prepares this model", None)
             end = time.monotonic() + deadline_s
-            while not _try_lock(file.fileno()):
+            while not try_lock(file.fileno()):
                 if time.monotonic() >= end:
                     raise SetupError(
                         f"another process has held {path} for {deadline_s:g} s",
@@ -114,7 +114,8 @@ def _locked(path: Path, progress: Progress, deadline_s: float) -> Iterator[None]
         yield
 
 
-def _try_lock(descriptor: int) -> bool:
+def try_lock(descriptor: int) -> bool:
+    """Take the open file's exclusive lock, if nobody else has it; returns whether it was free."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
