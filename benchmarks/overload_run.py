@@ -31,8 +31,8 @@ from benchmarks.overload_figures import attained as to_attainment
 from benchmarks.server import deployment
 from benchmarks.workload import Work, random_works
 from pdserve.client import AsyncClient
-from router.access import access_line, make_token
-from router.tenant import Tenant
+from router.access.access_file import access_line, make_token
+from router.access.tenant import Tenant
 
 SLO = Slo()
 OVERLOAD = 10

@@ -13,7 +13,7 @@ from cli.start_lines import start_lines
 from common.config import ServeConfig
 from common.engine.weights.cache import default_cache_dir
 from common.engine.weights.resolve import resolve_model
-from router.guard import Door
+from router.access.server_security import Door
 
 if TYPE_CHECKING:
     from deploy.serve import Endpoints

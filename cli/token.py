@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from pdserve.errors import SetupError
-from router.access import access_line, check_tenant_name, make_token
-from router.tenant import Tenant
+from router.access.access_file import access_line, check_tenant_name, make_token
+from router.access.tenant import Tenant
 
 _ADMIN_HELP = (
     "It may also use `status`, `blocks`, `scale` and `drain`, and explain, resume and cancel the requests of "

@@ -9,7 +9,7 @@ from pdserve.errors import PreconditionError, SetupError
 
 
 class DeploymentFleet:
-    """router.fleet.Fleet."""
+    """router.scaling.fleet.Fleet."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment

@@ -14,9 +14,9 @@ from pathlib import Path
 from common.config import ServeConfig
 from common.telemetry.logs import get_logger
 from pdserve.errors import SetupError
-from router.access import check_tenant_name, read_lines
-from router.reloading import Reloading
-from router.tls import read_pems
+from router.access.access_file import check_tenant_name, read_lines
+from router.access.reloading import Reloading
+from router.access.tls import read_pems
 
 _KEY = re.compile(r"[!-~]{16,512}")
 _log = get_logger()

@@ -24,7 +24,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from common.telemetry.logs import get_logger
 from deploy.openai_access import OpenAiAccess
 from pdserve.errors import SetupError
-from router.reloading import Reloading
+from router.access.reloading import Reloading
 
 _POLL_S = 0.05
 _ASK_TIMEOUT_S = 1.0

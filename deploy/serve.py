@@ -15,10 +15,10 @@ from deploy.openai_access import check_usable, openai_access
 from deploy.openai_gateway import OpenAiGateway
 from deploy.starting import StartReport
 from pdserve.errors import SetupError
+from router.access.server_security import Door
+from router.access.tenant import ANONYMOUS, Tenant
 from router.app import Router
-from router.guard import Door
-from router.http import check_port
-from router.tenant import ANONYMOUS, Tenant
+from router.edge.http import check_port
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,32 +18,32 @@ from common.request import Role, WorkerInfo
 from common.rpc.channel import SERVER_OPTIONS
 from pdserve.errors import SetupError
 from pdserve.v1 import admin_pb2_grpc, inference_pb2_grpc
-from router.admin import AdminService
-from router.admission import Admission
-from router.blocks import Blocks
-from router.departure import Departures, room_tokens
-from router.dispatch import Dispatcher
-from router.explain import Explanations
-from router.fair_queue import FairQueue
-from router.fleet import FixedFleet, Fleet
-from router.gate import Gate, Turn
-from router.gateway_port import GatewayPort
-from router.generation_config import choose_sampling_defaults
-from router.grammar import GrammarChecker
-from router.guard import Door
-from router.http import HttpServer
-from router.journey import Journeys
-from router.metrics import RouterMetrics
-from router.policy import make_policy
-from router.pool import WorkerPool
-from router.resume import Resumables
-from router.scaling import Scaler
-from router.service import InferenceService
-from router.tenant import Tenant
-from router.tokenizer import Tokenizer
-from router.validation import Limits
-from router.wait_limit import WaitLimit
-from router.work_ids import WorkIds
+from router.access.gateway_port import GatewayPort
+from router.access.server_security import Door
+from router.access.tenant import Tenant
+from router.admission.admission import Admission
+from router.admission.fair_queue import FairQueue
+from router.admission.prompt_queue import Gate, Turn
+from router.admission.wait_limit import WaitLimit
+from router.edge.admin import AdminService
+from router.edge.block_ledgers import Blocks
+from router.edge.http import HttpServer
+from router.edge.inference import InferenceService
+from router.edge.resume import Resumables
+from router.intake.generation_config import choose_sampling_defaults
+from router.intake.grammar_checker import GrammarChecker
+from router.intake.job import Limits
+from router.intake.tokenizer import Tokenizer
+from router.journey.decisions import Explanations
+from router.journey.dispatch import Departures, room_tokens
+from router.journey.journey import Journeys
+from router.journey.metrics import RouterMetrics
+from router.journey.placement import Dispatcher
+from router.journey.work_ids import WorkIds
+from router.routing.policy import make_policy
+from router.scaling.fleet import FixedFleet, Fleet
+from router.scaling.scaler import Scaler
+from router.workers.pool import WorkerPool
 
 _POLL_S = 0.02
 _LAST_WORDS_S = 0.5  # for statuses still on their way
@@ -201,7 +201,7 @@ class Router:
     ) -> None:
         from smg_grpc_proto import vllm_engine_pb2_grpc
 
-        from router.vllm_service import SERVICE_NAME, VllmEngineService
+        from router.edge.vllm.service import SERVICE_NAME, VllmEngineService
 
         service = VllmEngineService(
             self._model_dir,

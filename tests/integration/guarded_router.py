@@ -14,10 +14,10 @@ from grpc_status import rpc_status
 
 from common.config import RouterConfig, SecurityConfig
 from common.rpc.worker_host import WorkerHost
-from router.access import access_line, make_token
+from router.access.access_file import access_line, make_token
+from router.access.server_security import Door
+from router.access.tenant import Tenant
 from router.app import Router
-from router.guard import Door
-from router.tenant import Tenant
 from tests.certificates import touch_later
 from tests.integration.router_stack import HOST, MODEL
 from tests.integration.scripted_worker import ScriptedWorker

@@ -11,7 +11,7 @@ from common.rpc.worker_host import WorkerHost
 from pdserve.client import AsyncClient
 from pdserve.v1 import admin_pb2, inference_pb2
 from router.app import Router
-from router.fleet import Fleet
+from router.scaling.fleet import Fleet
 from tests.integration.scripted_worker import ScriptedWorker
 from tests.patience import WITHIN_S
 

@@ -14,7 +14,7 @@ from common.config import RouterConfig
 from common.rpc.channel import MAX_MESSAGE_BYTES, SERVER_OPTIONS
 from pdserve.connection import MAX_RESPONSE_BYTES, options
 from pdserve.v1 import inference_pb2, inference_pb2_grpc
-from router.models import MAX_TOKENIZE_BYTES
+from router.edge.models import MAX_TOKENIZE_BYTES
 from tests.integration.router_stack import Stack, serving
 from tests.integration.scripted_worker import ScriptedWorker
 from tests.patience import WITHIN_S

@@ -17,8 +17,8 @@ from common.request import WorkRequest
 from deploy.openai_access import openai_access
 from deploy.openai_gateway import OpenAiGateway
 from pdserve.errors import Reason
-from router.gateway_port import GatewayPort
-from router.tenant import Tenant
+from router.access.gateway_port import GatewayPort
+from router.access.tenant import Tenant
 from tests.certificates import Authority, touch_later
 from tests.integration.guarded_router import ACME, guarded, issue, outcome, start
 from tests.integration.router_stack import HOST, MODEL

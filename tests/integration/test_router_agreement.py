@@ -11,7 +11,7 @@ from common.request import Role, WorkerInfo
 from common.rpc.convert import info_to_pb
 from pdserve.errors import SetupError
 from pdserve.v1 import admin_pb2, worker_pb2
-from router.agreement import check_agreement
+from router.workers.compatibility import check_agreement
 from tests.integration.router_stack import collect, routing, serving, text_of
 from tests.integration.scripted_worker import ScriptedWorker, echo
 from tests.integration.typed_worker import Messages, typed_worker

@@ -11,7 +11,7 @@ from common.request import Role, SequenceOutput, WorkRequest
 from common.rpc.worker_host import WorkerHost
 from common.timings import DecodeStepTiming, WorkTimings
 from pdserve.v1 import ledger_pb2
-from router.blocks import Blocks
+from router.edge.block_ledgers import Blocks
 from tests.integration.router_stack import HOST, collect, routing, serving, text_of
 from tests.integration.scripted_worker import BLOCK_SIZE, BLOCKS, ScriptedWorker, echo
 from tests.patience import WITHIN_S, ever_longer

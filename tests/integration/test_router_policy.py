@@ -14,7 +14,7 @@ from common.request import Role
 from common.rpc.worker_host import WorkerHost
 from pdserve.errors import NotFoundError, Reason, RequestCancelledError
 from pdserve.v1 import inference_pb2
-from router.link import WorkerLink
+from router.workers.link import WorkerLink
 from tests.integration.in_process_workers import Workers, load_now
 from tests.integration.router_stack import HOST, Stack, collect, routing, serving
 from tests.integration.scripted_worker import BLOCK_SIZE, ScriptedWorker, echo

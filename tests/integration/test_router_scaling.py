@@ -18,8 +18,8 @@ from pdserve.errors import (
     UnavailableError,
 )
 from pdserve.v1 import admin_pb2
-from router.scale_plan import ScalePlan
-from router.scaling import ScaleAction, ScaleStep
+from router.scaling.plan import ScalePlan
+from router.scaling.scaler import ScaleAction, ScaleStep
 from tests.integration.router_stack import Stack, collect, serving, text_of
 from tests.integration.scaled_stack import DRAINING, READY, UNREACHABLE, scaling, state_of
 from tests.integration.scripted_worker import ScriptedWorker, echo

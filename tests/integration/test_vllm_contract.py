@@ -19,7 +19,7 @@ from smg_grpc_proto.generated import common_pb2
 
 from common.request import FinishReason, SequenceOutput, TokenLogprobs, WorkRequest
 from pdserve.v1 import admin_pb2
-from router.vllm_service import SERVICE_NAME
+from router.edge.vllm.service import SERVICE_NAME
 from tests.integration.router_stack import Stack, serving
 from tests.integration.scripted_worker import BLOCK_SIZE, BLOCKS, ScriptedWorker, echo
 from tests.patience import WITHIN_S

@@ -8,9 +8,9 @@ from smg_grpc_proto import vllm_engine_pb2 as vllm_pb2
 
 from common.request import SamplingParams
 from pdserve.v1 import inference_pb2
-from router.tenant import ANONYMOUS
-from router.validation import Job, Limits
-from router.vllm_service import VllmEngineService
+from router.access.tenant import ANONYMOUS
+from router.edge.vllm.service import VllmEngineService
+from router.intake.job import Job, Limits
 from tests.integration.router_stack import serving
 from tests.integration.scripted_worker import ScriptedWorker
 from tests.patience import WITHIN_S

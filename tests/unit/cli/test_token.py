@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from router.access import read_access
-from router.tenant import Tenant
+from router.access.access_file import read_access
+from router.access.tenant import Tenant
 from tests.unit.cli.conftest import Run
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from router.http import HttpServer
+from router.edge.http import HttpServer
 from tests.patience import WITHIN_S
 from tests.unit.deploy import fitting
 from tests.unit.deploy.commands import container_commands, pdserve_problems

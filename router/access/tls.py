@@ -1,0 +1,81 @@
+"""TLS of the gRPC port: a certificate, and on request only clients with one from a given authority."""
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from common.config import SecurityConfig
+from pdserve.errors import SetupError
+from router.access.reloading import Reloading
+
+
+@dataclass(frozen=True, slots=True)
+class Pems:
+    """What the files hold."""
+
+    key: bytes
+    chain: bytes
+    client_authority: bytes | None
+
+
+class ServerCertificates:
+    """The files of `security.tls_*`. New connections get the newest ones; open ones go on as they are."""
+
+    def __init__(self, certificate: Path, key: Path, client_authority: Path | None) -> None:
+        """Raises SetupError."""
+        paths = [certificate, key] + ([client_authority] if client_authority else [])
+        self._files = Reloading(paths, lambda: read_pems(certificate, key, client_authority))
+        self._used = self._files.current()
+        self._needs_client = client_authority is not None
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """For `add_secure_port`."""
+        return grpc.dynamic_ssl_server_credentials(
+            _configuration(self._used),
+            self._fetch,  # type: ignore[arg-type]  # gRPC documents that None means no change
+            self._needs_client,
+        )
+
+    def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
+        """Called by gRPC before each handshake, one at a time, on a thread of its own."""
+        pems = self._files.current()
+        if pems is self._used:
+            return None
+        self._used = pems
+        return _configuration(pems)
+
+
+def server_certificates(config: SecurityConfig) -> ServerCertificates | None:
+    """None where TLS is off. Raises SetupError."""
+    certificate, key = config.tls_cert_file, config.tls_key_file
+    if certificate is None or key is None:
+        return None
+    return ServerCertificates(certificate, key, config.tls_client_ca_file)
+
+
+def _configuration(pems: Pems) -> grpc.ServerCertificateConfiguration:
+    pairs = [(pems.key, pems.chain)]
+    return grpc.ssl_server_certificate_configuration(pairs, pems.client_authority)
+
+
+def read_pems(certificate: Path, key: Path, client_authority: Path | None = None) -> Pems:
+    """The files, seen to fit each other: gRPC would find out only at a handshake. Raises SetupError."""
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key, password=_no_password)
+        if client_authority is not None:
+            context.load_verify_locations(client_authority)
+        authority = client_authority.read_bytes() if client_authority else None
+        return Pems(key.read_bytes(), certificate.read_bytes(), authority)
+    except OSError as error:  # ssl.SSLError is one
+        what = f"{certificate}, {key}" + (f", {client_authority}" if client_authority else "")
+        raise SetupError(
+            f"TLS files {what}: {error.strerror or error}",
+            "security.tls_cert_file, tls_key_file and tls_client_ca_file are PEM files that fit each other",
+        ) from error
+
+
+def _no_password() -> str:
+    raise SetupError("security.tls_key_file is encrypted", "give a key without a password")

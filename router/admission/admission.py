@@ -1,0 +1,222 @@
+"""Who is let in, and the account of everyone who was."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from common.config import RouterConfig
+from pdserve.errors import (
+    DuplicateRequestError,
+    NotFoundError,
+    OverloadedError,
+    Reason,
+    RequestError,
+    UnavailableError,
+)
+from router.access.tenant import RequestKey, Tenant, find
+from router.admission.retry_times import Retries
+from router.admission.tenant_accounts import Tenants
+
+_LEAST_RETRY_S = 0.5
+
+
+class Outcome(StrEnum):
+    """How an accepted request ended."""
+
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+@dataclass(slots=True)
+class Ticket:
+    """One accepted request. It is queued until its first token."""
+
+    key: RequestKey
+    num_prompt_tokens: int
+    cancel: Callable[[], None]
+    num_output_tokens: int = 0
+    outcome: Outcome = Outcome.FAILED
+
+
+@dataclass(slots=True)
+class _Queued:
+    """Requests without a token."""
+
+    num_requests: int = 0
+    num_tokens: int = 0  # of their prompts
+
+    def add(self, sign: int, ticket: Ticket) -> None:
+        """One came (1) or went (-1)."""
+        self.num_requests += sign
+        self.num_tokens += sign * ticket.num_prompt_tokens
+
+
+class Admission:
+    """Bounded: at most `max_queued_requests` without a token, whose prompts have at most `max_queued_tokens`,
+    `max_inflight_requests` in all, and of each tenant what its limits say. Where the queue is full, or as
+    much in flight as may be, a tenant still gets its share, by weight among those who are there, or one
+    request if it has none there.
+
+    Invariant: accepted = completed + cancelled + failed + in flight.
+    """
+
+    def __init__(self, config: RouterConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        self._config = config
+        self._clock = clock
+        self.tenants = Tenants(config.tenant, config.tenants)
+        self._live: dict[RequestKey, Ticket] = {}
+        self._live_of: dict[str, int] = {}  # by tenant, without those that have none
+        self._queued = _Queued()
+        self._queued_of: dict[str, _Queued] = {}  # by tenant, likewise
+        self._retries = Retries()
+        self.is_draining = False
+        self.accepted = 0
+        self.rejected = 0
+        self.ended = dict.fromkeys(Outcome, 0)
+
+    @property
+    def num_in_flight(self) -> int:
+        """Accepted and not ended."""
+        return len(self._live)
+
+    @property
+    def num_queued(self) -> int:
+        """Accepted and without a token."""
+        return self._queued.num_requests
+
+    def knock(self, tenant: Tenant, request_id: str) -> None:
+        """Refuse at once, before a prompt is looked at, whom `enter` would refuse with any. Counts it.
+
+        Raises what `enter` does.
+        """
+        key = RequestKey(tenant, request_id)
+        if key in self._live:
+            return  # which `enter` says
+        try:
+            self._check(key, 1)
+            self.tenants.check(tenant.name, 1, self._clock())
+        except RequestError as error:
+            self.reject()
+            self.postpone(key, error)
+            raise
+
+    def enter(
+        self,
+        key: RequestKey,
+        num_prompt_tokens: int,
+        cancel: Callable[[], None],
+        forecast: Callable[[], None] = lambda: None,
+    ) -> Ticket:
+        """Let a request in; `leave` must follow.
+
+        `forecast` is asked last, and raises OverloadedError if waiting would be in vain.
+        Raises DuplicateRequestError, OverloadedError, UnavailableError.
+        """
+        try:
+            self._check(key, num_prompt_tokens)
+            self.tenants.check(key.tenant.name, num_prompt_tokens, self._clock())
+            forecast()
+        except RequestError as error:
+            self.reject()
+            self.postpone(key, error)
+            raise
+        name, now_s = key.tenant.name, self._clock()
+        self.tenants.enter(name, num_prompt_tokens, now_s)
+        self._retries.note_accepted(name, now_s)
+        ticket = self._live[key] = Ticket(key, num_prompt_tokens, cancel)
+        self._live_of[name] = self._live_of.get(name, 0) + 1
+        self._queued.add(1, ticket)
+        self._queued_of.setdefault(name, _Queued()).add(1, ticket)
+        self.accepted += 1
+        return ticket
+
+    def postpone(self, key: RequestKey, error: RequestError) -> None:
+        """Have whom this refuses for now come again when others of its tenant who were refused have."""
+        if isinstance(error, OverloadedError):
+            retries, name = self._retries, key.request_id or str(self.rejected)
+            # with such a deadline it is told not to come again, and should hold up none who does
+            is_in_vain = error.reason is Reason.DEADLINE_UNREACHABLE
+            delay_s = retries.outlook_s if is_in_vain else retries.delay_s
+            least_s, now_s = error.retry_after_s, self._clock()
+            error.retry_after_s = delay_s(key.tenant.name, name, least_s, now_s)
+
+    def reject(self) -> None:
+        """Count a request that was refused."""
+        self.rejected += 1
+
+    def note_tokens(self, ticket: Ticket, number: int) -> None:
+        """The request has so many tokens more: it is no longer queued."""
+        if number and not ticket.num_output_tokens:
+            self._leave_queue(ticket)
+        ticket.num_output_tokens += number
+
+    def leave(self, ticket: Ticket) -> None:
+        """Close the account of a request."""
+        if not ticket.num_output_tokens:
+            self._leave_queue(ticket)
+        name = ticket.key.tenant.name
+        del self._live[ticket.key]
+        self._live_of[name] -= 1
+        if not self._live_of[name]:
+            del self._live_of[name]
+        self.tenants.leave(name, ticket.num_output_tokens, self._clock())
+        self.ended[ticket.outcome] += 1
+
+    def cancel(self, tenant: Tenant, request_id: str) -> None:
+        """End a live request that the tenant may see. Raises NotFoundError."""
+        key = find(self._live, tenant, request_id)
+        if key is None:
+            raise NotFoundError(f"no request {request_id} is running", field="request_id")
+        self._live[key].cancel()
+
+    def drain(self) -> None:
+        """Let nobody in any more."""
+        self.is_draining = True
+
+    def _leave_queue(self, ticket: Ticket) -> None:
+        name = ticket.key.tenant.name
+        self._queued.add(-1, ticket)
+        self._queued_of[name].add(-1, ticket)
+        if not self._queued_of[name].num_requests:
+            del self._queued_of[name]
+
+    def _check(self, key: RequestKey, num_prompt_tokens: int) -> None:
+        config, queued = self._config, self._queued
+        if self.is_draining:
+            raise UnavailableError("the router is shutting down", reason=Reason.SHUTTING_DOWN)
+        if key in self._live:
+            message = f"request {key.request_id} is running"
+            raise DuplicateRequestError(message, field="request_id")
+        is_full = queued.num_requests >= config.max_queued_requests
+        is_full_of_tokens = queued.num_tokens + num_prompt_tokens > config.max_queued_tokens
+        if (is_full or is_full_of_tokens) and not self._is_within_share(key, num_prompt_tokens):
+            number = queued.num_requests if is_full else queued.num_tokens
+            found = f"{number} {'requests' if is_full else 'prompt tokens'} are queued"
+            raise OverloadedError(found, retry_after_s=_LEAST_RETRY_S)
+        if len(self._live) >= config.max_inflight_requests and not self._has_less_in_flight(key):
+            raise OverloadedError(
+                f"{len(self._live)} requests are in flight", retry_after_s=_LEAST_RETRY_S
+            )
+
+    def _is_within_share(self, key: RequestKey, num_prompt_tokens: int) -> bool:
+        """Whether the tenant has less waiting than its part of a full queue. Alone there, a prompt may be
+        larger than the whole.
+        """
+        name = key.tenant.name
+        mine = self._queued_of.get(name)
+        if mine is None:
+            return True
+        share = self.tenants.part(name, self._queued_of)
+        return (
+            mine.num_requests + 1 <= share * self._config.max_queued_requests
+            and mine.num_tokens + num_prompt_tokens <= share * self._config.max_queued_tokens
+        )
+
+    def _has_less_in_flight(self, key: RequestKey) -> bool:
+        """Whether the tenant has less in flight than its part of what may be."""
+        name = key.tenant.name
+        num_mine = self._live_of.get(name, 0)
+        share = self.tenants.part(name, self._live_of)
+        return not num_mine or num_mine + 1 <= share * self._config.max_inflight_requests

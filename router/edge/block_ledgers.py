@@ -1,0 +1,49 @@
+"""Asks workers who holds their KV blocks."""
+
+import asyncio
+
+from pdserve.errors import UnavailableError
+from pdserve.v1 import ledger_pb2
+from router.journey.work_ids import WorkIds
+from router.workers.pool import WorkerPool, WorkerState, WorkerView
+
+_WITHIN_S = 2.0  # a worker answers between two steps
+
+
+class Blocks:
+    """The ledgers of all workers, as far as they answer within a deadline."""
+
+    def __init__(self, pool: WorkerPool, work_ids: WorkIds, within_s: float = _WITHIN_S) -> None:
+        self._pool = pool
+        self._work_ids = work_ids
+        self._within_s = within_s
+
+    async def all(self) -> list[ledger_pb2.WorkerBlocks]:
+        """Every worker that the router knows, by role and name. Raises nothing."""
+        return await self._ask("")
+
+    async def of(self, request_id: str) -> list[ledger_pb2.WorkerBlocks]:
+        """The same, of one request of this router: workers that have it, or that did not answer."""
+        work_id = self._work_ids.of(request_id)
+        answers = await self._ask(work_id) if work_id is not None else []
+        return [answer for answer in answers if answer.problem or answer.ledger.num_holders]
+
+    async def _ask(self, work_id: str) -> list[ledger_pb2.WorkerBlocks]:
+        views = self._pool.views()
+        return await asyncio.gather(*(self._ask_one(view, work_id) for view in views))
+
+    async def _ask_one(self, view: WorkerView, work_id: str) -> ledger_pb2.WorkerBlocks:
+        name = view.info.name
+        if view.state is WorkerState.UNREACHABLE:
+            return ledger_pb2.WorkerBlocks(worker=name, problem="unreachable")
+        try:
+            async with asyncio.timeout(self._within_s):
+                ledger = await self._pool.link(name).ask_blocks(work_id)
+        except TimeoutError:
+            problem = f"no answer in {self._within_s:g} s"
+            return ledger_pb2.WorkerBlocks(worker=name, problem=problem)
+        except UnavailableError as error:
+            return ledger_pb2.WorkerBlocks(worker=name, problem=error.message)
+        for holder in ledger.holders:
+            holder.request_id = self._work_ids.public(holder.request_id)
+        return ledger_pb2.WorkerBlocks(worker=name, ledger=ledger)

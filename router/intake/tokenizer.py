@@ -1,0 +1,150 @@
+"""Text to token ids and chat messages to text, without `transformers`: importing that would import torch."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import NoReturn
+
+from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer as FastTokenizer
+
+from pdserve.errors import InvalidRequestError, SetupError
+from router.intake.token_bound import find_bound
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One turn of a chat."""
+
+    role: str
+    content: str
+
+
+class Tokenizer:
+    """The model's tokenizer and chat template, read from its folder."""
+
+    def __init__(self, model_dir: Path) -> None:
+        """Raises SetupError, with the file's name, when one cannot be read."""
+        try:
+            self._fast = FastTokenizer.from_file(str(model_dir / "tokenizer.json"))
+        except Exception as error:  # the Rust library raises bare Exception
+            raise SetupError(f"{model_dir}/tokenizer.json cannot be read: {error}") from error
+        self._fast.no_padding()
+        self._fast.no_truncation()
+        self._bound = find_bound(_read_json(model_dir / "tokenizer.json"))
+        config = _read_json(model_dir / "tokenizer_config.json")
+        self._specials = {
+            name: token["content"] if isinstance(token, dict) else token
+            for name, token in config.items()
+            if name.endswith("_token") and isinstance(token, str | dict)
+        }
+        source = _chat_template(model_dir, config)
+        try:
+            self._template = _environment().from_string(source) if source else None
+        except TemplateSyntaxError as error:
+            raise SetupError(
+                f"{model_dir}: line {error.lineno} of the chat template is no Jinja: {error}"
+            ) from error
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether chats can be rendered."""
+        return self._template is not None
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a raw prompt, with the tokenizer's own special tokens (BOS) if it adds any."""
+        return self._encode(text, add_special_tokens=True)
+
+    def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
+        """Token ids of a chat, ready for the assistant's turn. Raises InvalidRequestError."""
+        return self.encode_rendered(self.render_chat(messages))
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """Token ids of what `render_chat` made."""
+        return self._encode(text, add_special_tokens=False)
+
+    def least_tokens(self, text: str) -> int:
+        """How many tokens a text has at least, found without tokenizing it; 0 where nothing is known."""
+        return self._bound.least_tokens(text) if self._bound else 0
+
+    def render_chat(self, messages: Sequence[ChatMessage]) -> str:
+        """The chat as the model's template writes it. Raises InvalidRequestError."""
+        if self._template is None:
+            raise InvalidRequestError("this model has no chat template; send text", field="chat")
+        turns = [{"role": m.role, "content": m.content} for m in messages]
+        try:
+            return self._template.render(
+                messages=turns, add_generation_prompt=True, **self._specials
+            )
+        except Exception as error:  # a template is a program: it raises what Python raises
+            raise InvalidRequestError(
+                f"the chat template refuses: {error}", field="chat"
+            ) from error
+
+    def text_of(self, token_id: int) -> str | None:
+        """The token as tokenizer.json writes it; None for one that it does not have."""
+        text: str | None = self._fast.id_to_token(token_id)
+        return text
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of the tokens, special ones left out."""
+        return self._fast.decode(list(token_ids), skip_special_tokens=True)
+
+    def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        # of the library's calls only those for a batch let other threads run meanwhile
+        (encoding,) = self._fast.encode_batch([text], add_special_tokens=add_special_tokens)
+        ids: list[int] = encoding.ids
+        return ids
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    try:
+        data = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise SetupError(f"{path} cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise SetupError(f"{path} must hold keys and values")
+    return data
+
+
+def _chat_template(model_dir: Path, config: dict[str, object]) -> str | None:
+    file = model_dir / "chat_template.jinja"
+    if file.exists():
+        return file.read_text("utf-8")
+    template = config.get("chat_template")
+    if isinstance(template, list):  # several named ones; the default is what chat means
+        named = {entry["name"]: entry["template"] for entry in template}
+        return named.get("default")
+    return template if isinstance(template, str) else None
+
+
+class _GenerationTag(Extension):
+    """`{% generation %}` marks the assistant's words for training; here it is no more than its body."""
+
+    tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """The tag's body."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    # Templates come with model files: sandboxed, and with the two functions the ecosystem's templates call.
+    def raise_exception(message: str) -> NoReturn:
+        raise TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag]
+    )
+    environment.filters["tojson"] = lambda value, **options: json.dumps(
+        value, ensure_ascii=False, **options
+    )
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
+    return environment

@@ -1,0 +1,77 @@
+"""From a job to a decision: asks the pool who is there and the policy whom to take."""
+
+from common.profile import WorkerProfile
+from common.request import Role
+from pdserve.errors import UnavailableError
+from router.admission.arrival_rate import ArrivalRate
+from router.intake.job import Job
+from router.journey.answer_lengths import AnswerLengths
+from router.journey.decisions import Explanations
+from router.routing.policy import Decision, RoutingPolicy
+from router.routing.prediction import Ask
+from router.routing.prefix_index import PromptKeys
+from router.workers.pool import WorkerPool
+from router.workers.sent_prompts import OnTheWay
+
+
+class Dispatcher:
+    """Chooses workers for jobs, and keeps its decisions for `Explain`.
+
+    Learns how long answers get and how often requests come. `choose` alone changes nothing: a request may
+    still be refused, or chosen for again after it has waited.
+    """
+
+    def __init__(self, pool: WorkerPool, policy: RoutingPolicy, explanations: Explanations) -> None:
+        self._pool = pool
+        self._policy = policy
+        self._explanations = explanations
+        self._lengths = AnswerLengths()
+        self._arrivals = ArrivalRate()
+        self._num_committed = 0
+
+    def choose(self, job: Job, arrival_s: float) -> Decision:
+        """The workers for a job, as of now. Raises UnavailableError when no decode worker is ready."""
+        # who wants every prompt token's logits shares none of it
+        shareable = () if job.sampling.needs_all_prompt_logits else job.prompt_token_ids
+        keys = PromptKeys(self._pool.fingerprint, job.salt, shareable)
+        expected = self._lengths.expected(job.sampling.max_tokens)
+        rate, turn = self._arrivals.per_s(arrival_s), self._num_committed
+        ask = Ask(len(job.prompt_token_ids), expected, rate, job.worker_priority, turn)
+        prefill, decode = (
+            self._pool.candidates(role, keys, ask) for role in (Role.PREFILL, Role.DECODE)
+        )
+        decision = self._policy.choose(ask, prefill, decode)
+        if decision is None:
+            raise UnavailableError("no decode worker is ready")
+        return decision
+
+    def arrive(self, arrival_s: float) -> None:
+        """A request was let in."""
+        self._arrivals.arrive(arrival_s)
+
+    def propose(self, job: Job, decision: Decision, arrival_s: float) -> None:
+        """It waits, and for now it would go there."""
+        self._explanations.begin(job.key, decision, arrival_s)
+
+    def commit(self, job: Job, decision: Decision, arrival_s: float) -> None:
+        """It goes there."""
+        self._num_committed += 1
+        self._explanations.begin(job.key, decision, arrival_s)
+
+    def prompt_workers(self) -> dict[str, WorkerProfile]:
+        """What the workers that the policy gives prompts to can do; if there are none, the decode workers."""
+        roles = self._policy.prompt_roles
+        found = {name: p for role in roles for name, p in self._pool.profiles(role).items()}
+        return found or self._pool.profiles(Role.DECODE)
+
+    def answer_s(self, job: Job, decision: Decision) -> float:
+        """From token 1 to its last one, at the least."""
+        return (self._lengths.least(job) - 1) * decision.chosen.step_s
+
+    def on_the_way(self, worker: str) -> OnTheWay:
+        """What this router has sent there and has not run."""
+        return self._pool.assigned.on_the_way(worker)
+
+    def note_output(self, num_tokens: int) -> None:
+        """An answer ended with so many tokens."""
+        self._lengths.note(num_tokens)

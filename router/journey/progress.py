@@ -1,0 +1,115 @@
+"""What one choice of a request has sent so far, and what becomes of the next output."""
+
+import time
+from dataclasses import dataclass, field
+
+from common.request import FinishReason, SequenceOutput, TokenLogprobs
+from common.timings import WorkTimings
+from pdserve.errors import InternalError
+from router.intake.job import Job
+from router.journey.metrics import RouterMetrics
+from router.journey.output_text import OutputText
+from router.routing.policy import Decision
+from router.routing.prediction import Route
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a choice ended, and where its time went (seconds since arrival, or durations)."""
+
+    reason: FinishReason
+    route: Route
+    seed: int
+    num_output_tokens: int
+    submitted_s: float
+    first_token_s: float
+    total_s: float
+    timings: WorkTimings
+    stop_text: str  # the client's text that ended it, or empty
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """New tokens of one choice and the text that became certain; its last one carries the summary."""
+
+    choice: int
+    index: int
+    token_ids: tuple[int, ...]
+    text: str
+    summary: Summary | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+@dataclass(slots=True)
+class Progress:
+    """The account of one choice: every token exactly once, in order."""
+
+    job: Job
+    choice: int
+    decision: Decision
+    arrival_s: float
+    submitted_s: float
+    text: OutputText
+    metrics: RouterMetrics
+    num_tokens: int = 0
+    first_token_s: float = 0.0
+    last_token_s: float = 0.0
+    timings: WorkTimings = field(default_factory=WorkTimings)  # the last that the worker told
+
+    def advance(self, output: SequenceOutput) -> Delta:
+        """Take the next output in. Raises InternalError when a token is missing before it."""
+        index = self.num_tokens
+        if output.index > index:
+            raise InternalError(f"token {index} is missing: {output.index} came next")
+        new = output.token_ids[index - output.index :]
+        self._note_times(new)
+        self.timings = output.timings or self.timings
+        self.num_tokens += len(new)
+        text = self.text.push(new, output.finish_reason)
+        reason = FinishReason.STOP if self.text.is_stopped else output.finish_reason
+        return Delta(
+            self.choice,
+            index,
+            new,
+            text,
+            self._summarize(reason) if reason else None,
+            output.logprobs[index - output.index :],
+            output.prompt_logprobs if not index else (),
+        )
+
+    def _note_times(self, new: tuple[int, ...]) -> None:
+        now_s = time.monotonic()
+        if new and not self.num_tokens:
+            self.first_token_s = now_s
+            self.metrics.ttft.observe(now_s - self.arrival_s)
+        elif new:
+            self.metrics.itl.observe(now_s - self.last_token_s)
+        self.last_token_s = now_s
+
+    def _summarize(self, reason: FinishReason) -> Summary:
+        summary = Summary(
+            reason=reason,
+            route=self.decision.route,
+            seed=self.job.sampling_of(self.choice).seed,
+            num_output_tokens=self.num_tokens,
+            submitted_s=self.submitted_s - self.arrival_s,
+            first_token_s=self.first_token_s - self.arrival_s,
+            total_s=time.monotonic() - self.arrival_s,
+            timings=self.timings,
+            stop_text=self.text.stop_text,
+        )
+        self._count(summary)
+        return summary
+
+    def _count(self, summary: Summary) -> None:
+        metrics, timings = self.metrics, summary.timings
+        metrics.e2e.observe(summary.total_s)
+        if not self.choice:  # the others have the same prompt
+            metrics.prompt_tokens.inc(len(self.job.prompt_token_ids))
+            metrics.cached_tokens.inc(timings.num_cached_tokens)
+        metrics.output_tokens.inc(self.num_tokens)
+        metrics.kv_bytes.inc(timings.kv_bytes)
+        metrics.queue_time.observe(summary.submitted_s + timings.queue_s)
+        if timings.handoff_s:
+            metrics.handoff.observe(timings.handoff_s)

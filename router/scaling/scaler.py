@@ -1,0 +1,181 @@
+"""Workers come, go and change their role while requests are served.
+
+1. A change is planned (scale_plan.py) and refused before anything is done, or begun in a task of its own,
+   which goes on when its caller leaves. One runs at a time.
+2. New workers are started first: if that fails, nothing has changed.
+3. Those that flip or stop are drained, all at once: no router chooses them for a new request, and those that
+   they have, of any router, end.
+4. As each is done with what it has, it is flipped and takes work again, or leaves the pool and is stopped.
+5. One that is not done in time takes work again, the change ends there and says so; what was done before
+   stays.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from dataclasses import dataclass
+from enum import StrEnum
+
+from common.request import Role
+from common.telemetry.logs import get_logger
+from pdserve.errors import (
+    NotFoundError,
+    PreconditionError,
+    Reason,
+    SetupError,
+    UnavailableError,
+)
+from router.scaling.fleet import Fleet
+from router.scaling.plan import Member, ScalePlan, make_plan
+from router.workers.pool import WorkerPool, WorkerState
+
+_CONNECT_WITHIN_S = 30.0  # a worker that says it is ready, or has flipped
+_log = get_logger()
+
+
+class ScaleAction(StrEnum):
+    """What a step of a change was."""
+
+    STARTING = "starting"
+    STARTED = "started"
+    DRAINING = "draining"
+    FLIPPED = "flipped"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleStep:
+    """Done, or begun now; `worker` is empty where none has a name yet."""
+
+    action: ScaleAction
+    worker: str
+    role: Role
+
+
+_Report = Callable[[ScaleStep], None]
+
+
+class Scaler:
+    """Owns the change that runs."""
+
+    def __init__(self, pool: WorkerPool, fleet: Fleet) -> None:
+        self._pool = pool
+        self._fleet = fleet
+        self._task: asyncio.Task[None] | None = None
+
+    async def scale(
+        self, prefill: int | None, decode: int | None, drain_timeout_s: float
+    ) -> AsyncGenerator[ScaleStep]:
+        """Have so many workers (None: as many as there are); yields each step.
+
+        Raises InvalidRequestError, PreconditionError, RequestTimeoutError (not drained in time).
+        """
+        self._refuse_a_second()
+        plan = make_plan(self._members(), prefill, decode)
+        steps: asyncio.Queue[ScaleStep | None] = asyncio.Queue()
+        task = self._begin(self._carry_out(plan, drain_timeout_s, steps.put_nowait))
+        task.add_done_callback(lambda _: steps.put_nowait(None))
+        while (step := await steps.get()) is not None:
+            yield step
+        await task
+
+    async def drain(self, worker: str, timeout_s: float) -> None:
+        """Let a worker end its work and leave. Raises NotFoundError, and what `scale` does."""
+        self._refuse_a_second()
+        member = next((m for m in self._members() if m.name == worker), None)
+        if member is None:
+            raise NotFoundError(
+                f"no worker named {worker}", reason=Reason.WORKER_NOT_FOUND, field="worker"
+            )
+        others = [m for m in self._members() if m.name != worker and m.role is Role.DECODE]
+        if all(m.is_gone or m.is_draining for m in others):
+            raise PreconditionError(f"without {worker} no decode worker would remain")
+        plan = ScalePlan(gone=(worker,)) if member.is_gone else ScalePlan(stops=(worker,))
+        await asyncio.shield(self._begin(self._carry_out(plan, timeout_s, _ignore)))
+
+    async def close(self) -> None:
+        """Give up what runs."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await self._task
+
+    def _refuse_a_second(self) -> None:
+        if self._task is not None and not self._task.done():
+            raise PreconditionError(
+                "the workers are being changed", reason=Reason.SCALE_IN_PROGRESS
+            )
+
+    def _begin(self, change: Coroutine[None, None, None]) -> "asyncio.Task[None]":
+        self._task = asyncio.create_task(change)
+        self._task.add_done_callback(_log_failure)  # its caller may be gone
+        return self._task
+
+    async def _carry_out(self, plan: ScalePlan, timeout_s: float, report: _Report) -> None:
+        stops = [*plan.stops]
+        for name in plan.gone:
+            if self._pool.link(name).is_connected:
+                stops.append(name)  # it came back: it is drained first, like any other
+            else:
+                await self._stop(name, report)
+        if plan.starts:
+            await self._start(plan.starts, report)
+        leaving = (*plan.flips, *stops)
+        deadline_s = time.monotonic() + timeout_s
+        for name in leaving:
+            self._pool.drain(name)
+            report(ScaleStep(ScaleAction.DRAINING, name, self._pool.role(name)))
+        try:
+            for name in leaving:
+                await self._pool.wait_drained(name, deadline_s - time.monotonic())
+                if name in stops:
+                    await self._stop(name, report)
+                    continue
+                await self._fleet.flip(name, plan.flip_to)
+                await self._pool.wait_role(name, plan.flip_to, _CONNECT_WITHIN_S)
+                self._pool.undrain(name)
+                report(ScaleStep(ScaleAction.FLIPPED, name, plan.flip_to))
+        finally:
+            for name in leaving:
+                self._pool.undrain(name)
+
+    async def _start(self, roles: tuple[Role, ...], report: _Report) -> None:
+        for role in roles:
+            report(ScaleStep(ScaleAction.STARTING, "", role))
+        addresses = await self._fleet.start(roles)
+        try:
+            await self._pool.add(list(addresses.values()), _CONNECT_WITHIN_S)
+        except (SetupError, UnavailableError) as error:
+            for name in addresses:
+                await self._fleet.stop(name)
+            raise PreconditionError(str(error)) from error
+        for name in addresses:
+            report(ScaleStep(ScaleAction.STARTED, name, self._pool.role(name)))
+
+    async def _stop(self, name: str, report: _Report) -> None:
+        role = self._pool.role(name)
+        await self._pool.remove(name)
+        await self._fleet.stop(name)
+        report(ScaleStep(ScaleAction.STOPPED, name, role))
+
+    def _members(self) -> list[Member]:
+        return [
+            Member(
+                view.info.name,
+                view.info.role,
+                view.load.num_running + view.load.num_waiting,
+                is_gone=not view.is_connected,
+                is_draining=view.state is WorkerState.DRAINING,
+            )
+            for view in self._pool.views()
+        ]
+
+
+def _log_failure(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("scale_failed", error=str(error))
+
+
+def _ignore(step: ScaleStep) -> None:
+    """Drain has one step, and answers when it is done."""

@@ -1,0 +1,247 @@
+"""The workers a router knows."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from common.config import RouterConfig
+from common.profile import WorkerProfile
+from common.request import Role, WorkerInfo, WorkerLoad
+from pdserve.errors import RequestTimeoutError, UnavailableError
+from router.routing.prediction import Ask, Candidate
+from router.routing.prefix_index import PromptKeys
+from router.workers.compatibility import check_agreement
+from router.workers.link import WorkerLink
+from router.workers.sent_prompts import Assigned
+from router.workers.worker_use import Bookings
+
+_POLL_S = 0.02
+_SETTLE_S = 0.1  # what another router sends before it knows that a worker drains has come
+
+
+class WorkerState(StrEnum):
+    """What the router makes of a worker."""
+
+    READY = "ready"
+    STALLED = "stalled"
+    UNREACHABLE = "unreachable"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """One worker for status and metrics."""
+
+    info: WorkerInfo
+    load: WorkerLoad
+    state: WorkerState
+    address: str
+    is_connected: bool
+
+
+class WorkerPool:
+    """Links by address, and the prompts on their way to them."""
+
+    def __init__(
+        self, addresses: Sequence[str], config: RouterConfig, cluster_token: str = ""
+    ) -> None:
+        self._config = config
+        self._cluster_token = cluster_token
+        self._links = [self._link_to(address) for address in addresses]
+        self._draining: set[str] = set()
+        self.assigned = Assigned()
+        self.bookings = Bookings()
+
+    def start(self) -> None:
+        """Connect to every worker, in the background."""
+        for link in self._links:
+            link.start()
+
+    async def close(self) -> None:
+        """Disconnect from all."""
+        await asyncio.gather(*(link.close() for link in self._links))
+
+    async def wait_ready(self, timeout_s: float) -> None:
+        """Until all workers are connected. Raises SetupError (refused) or UnavailableError (timeout)."""
+        await _wait_connected(self._links, timeout_s)
+
+    async def add(self, addresses: Sequence[str], timeout_s: float) -> None:
+        """Take workers in, all of them once all are connected. Raises what `wait_ready` does."""
+        links = [self._link_to(address) for address in addresses]
+        try:
+            for link in links:
+                link.start()
+            await _wait_connected(links, timeout_s)
+        except BaseException:
+            await asyncio.gather(*(link.close() for link in links))
+            raise
+        self._links += links
+
+    async def remove(self, name: str) -> None:
+        """Forget a worker. Requests that it still has end with WORKER_LOST."""
+        link = self.link(name)
+        self._links.remove(link)
+        self.undrain(name)
+        await link.close()
+
+    def drain(self, name: str) -> None:
+        """Choose a worker for nothing new, here and in all other routers."""
+        self._draining.add(name)
+        self.link(name).set_draining(True)
+
+    def undrain(self, name: str) -> None:
+        """Choose it again."""
+        self._draining.discard(name)
+        with contextlib.suppress(UnavailableError):  # it has left
+            self.link(name).set_draining(False)
+
+    async def wait_drained(self, name: str, timeout_s: float) -> None:
+        """Until no request, of this router or another, needs the worker. Raises RequestTimeoutError."""
+        num_left = self.bookings.num_requests(name)
+        try:
+            async with asyncio.timeout(timeout_s):
+                idle_since_s = time.monotonic()
+                while time.monotonic() - idle_since_s < _SETTLE_S:
+                    await asyncio.sleep(_POLL_S)
+                    num_left = self._num_needing(name)
+                    if num_left:
+                        idle_since_s = time.monotonic()
+        except TimeoutError:
+            raise RequestTimeoutError(
+                f"{name} still had {num_left} requests when the time for draining was over"
+            ) from None
+
+    async def wait_role(self, name: str, role: Role, timeout_s: float) -> None:
+        """Until a worker has introduced itself with a role. Raises UnavailableError."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not (self.role(name) is role and self.link(name).is_connected):
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            raise UnavailableError(f"{name} is no {role} worker after {timeout_s} s") from None
+
+    def views(self) -> list[WorkerView]:
+        """Every worker that ever introduced itself, by role (prefill first) and name."""
+        views = [
+            WorkerView(link.info, link.load, self._state(link), link.address, link.is_connected)
+            for link in self._links
+            if link.info is not None
+        ]
+        return sorted(views, key=lambda v: (v.info.role != Role.PREFILL, v.info.name))
+
+    @property
+    def fingerprint(self) -> str:
+        """The model that all workers agree on; "" before the first introduced itself."""
+        infos = (link.info for link in self._links)
+        return next((info.model_fingerprint for info in infos if info is not None), "")
+
+    def is_ready(self) -> bool:
+        """Whether some decode worker can take work now."""
+        return any(view.state is WorkerState.READY for view in self.views() if _decodes(view.info))
+
+    def candidates(self, role: Role, keys: PromptKeys, ask: Ask) -> list[Candidate]:
+        """Workers of a role that can take a prompt of these keys now."""
+        found = []
+        for link in self._links:
+            if link.info is None or link.info.role != role:
+                continue
+            if self._state(link) is WorkerState.READY:
+                found.append(self._candidate(link, link.info, keys, ask))
+        return found
+
+    def profiles(self, role: Role) -> dict[str, WorkerProfile]:
+        """What the workers of a role that take work now can do, by name."""
+        infos = ((link, link.info) for link in self._links if link.info is not None)
+        return {
+            info.name: replace(info.profile, correction=link.load.correction)
+            for link, info in infos
+            if info.role == role and self._state(link) is WorkerState.READY
+        }
+
+    def link(self, name: str) -> WorkerLink:
+        """The link to a worker by name. Raises UnavailableError."""
+        return self._named(name)[0]
+
+    def role(self, name: str) -> Role:
+        """What a worker by name does now. Raises UnavailableError."""
+        return self._named(name)[1].role
+
+    def min_kv_capacity_tokens(self) -> int:
+        """Token positions in the smallest decode worker's KV memory."""
+        loads = [view.load for view in self.views() if _decodes(view.info)]
+        return min((load.blocks_total * load.block_size for load in loads), default=0)
+
+    def _num_needing(self, name: str) -> int:
+        """Requests that need a worker; one more while it has not said that it drains."""
+        link, own = self.link(name), self.bookings.num_requests(name)
+        if not link.is_connected:
+            return own
+        load = link.load
+        there = max(load.num_submitted, load.num_running + load.num_waiting)
+        return max(own, there, int(not load.is_draining))
+
+    def _candidate(
+        self, link: WorkerLink, info: WorkerInfo, keys: PromptKeys, ask: Ask
+    ) -> Candidate:
+        load = link.load
+        num_cached = link.prefixes.num_tokens(keys, load.block_size)
+        num_new, num_assigned = ask.num_prompt_tokens - num_cached, self.assigned.total(info.name)
+        # decode workers run their own prompts first come first served
+        overtakes = info.role == Role.PREFILL
+        num_behind = self.assigned.behind(info.name, num_new, ask.priority) if overtakes else 0
+        return Candidate(
+            name=info.name,
+            num_sequences=max(load.num_running + load.num_waiting, link.num_live),
+            backlog_tokens=max(load.backlog_tokens, num_assigned) - num_behind,
+            overtaken_tokens=num_behind,
+            blocks_free=load.blocks_free,
+            blocks_total=load.blocks_total,
+            block_size=load.block_size,
+            credit_bytes=load.credit_bytes,
+            credit_wanted_bytes=load.credit_wanted_bytes,
+            num_cached_tokens=num_cached,
+            profile=replace(info.profile, correction=load.correction),
+        )
+
+    def _state(self, link: WorkerLink) -> WorkerState:
+        if not link.is_connected or link.is_silent:
+            return WorkerState.UNREACHABLE
+        is_drained_here = link.info is not None and link.info.name in self._draining
+        if is_drained_here or link.load.is_draining:
+            return WorkerState.DRAINING
+        is_stalled = link.load.progress_age_s > self._config.stalled_after_s
+        return WorkerState.STALLED if is_stalled else WorkerState.READY
+
+    def _named(self, name: str) -> tuple[WorkerLink, WorkerInfo]:
+        for link in self._links:
+            if link.info is not None and link.info.name == name:
+                return link, link.info
+        raise UnavailableError(f"no worker named {name}")
+
+    def _link_to(self, address: str) -> WorkerLink:
+        return WorkerLink(address, self._check_agreement, self._cluster_token)
+
+    def _check_agreement(self, info: WorkerInfo) -> None:
+        for link in self._links:
+            if link.info is not None:
+                check_agreement(info, link.info)
+
+
+async def _wait_connected(links: Sequence[WorkerLink], timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            while not all(link.is_connected for link in links):
+                for link in links:
+                    if link.refusal is not None:
+                        raise link.refusal
+                await asyncio.sleep(_POLL_S)
+    except TimeoutError:
+        missing = [link.address for link in links if not link.is_connected]
+        raise UnavailableError(f"workers not reachable in {timeout_s} s: {missing}") from None
+
+
+def _decodes(info: WorkerInfo) -> bool:
+    return info.role == Role.DECODE

@@ -1,0 +1,55 @@
+"""Who still needs a worker: what drains it when it is to leave or to change its role."""
+
+from collections import Counter
+from types import TracebackType
+from typing import Self
+
+from router.routing.prediction import Route
+
+
+class Bookings:
+    """The live requests of this router, by the workers that they need."""
+
+    def __init__(self) -> None:
+        self._num_requests: Counter[str] = Counter()
+
+    def book(self, route: Route, num_choices: int) -> "Booking":
+        """A request sets out; it needs its workers until it leaves the booking, at the latest."""
+        return Booking(self._num_requests, route, num_choices)
+
+    def num_requests(self, worker: str) -> int:
+        """Requests that need the worker."""
+        return self._num_requests[worker]
+
+
+class Booking:
+    """One request: needs its decode worker to its end, its prefill worker until token 1 of every choice."""
+
+    def __init__(self, num_requests: Counter[str], route: Route, num_choices: int) -> None:
+        self._num_requests = num_requests
+        self._needed = {route.decode, *((route.prefill,) if route.prefill else ())}
+        self._prefill = route.prefill
+        self._waiting = set(range(num_choices))  # choices without a token
+        num_requests.update(self._needed)
+
+    def note_token(self, choice: int) -> None:
+        """A choice has a token."""
+        self._waiting.discard(choice)
+        if not self._waiting and self._prefill is not None:
+            self._release({self._prefill})
+            self._prefill = None  # every later token comes by here too
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._release(self._needed)
+
+    def _release(self, workers: set[str]) -> None:
+        self._num_requests.subtract(workers & self._needed)
+        self._needed -= workers
