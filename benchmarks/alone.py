@@ -4,12 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common.config import TransferConfig
-from common.engine.counters import Counters
-from common.engine.engine import Engine
-from common.engine.grammar import Grammars
-from common.engine.kv_cache import kv_layout
+from common.engine.build import Engine
+from common.engine.memory.kv_cache import kv_layout
+from common.engine.sampling.grammars import Grammars
 from common.kv_transfer.in_process import InProcessTransport
-from common.request import StepOutput
+from common.messages import StepOutput
+from common.worker.counters import Counters
 from decode_worker.engine import DecodeEngine
 from decode_worker.inbox import Inbox
 from decode_worker.scheduler import DecodeScheduler

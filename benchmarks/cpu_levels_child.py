@@ -8,7 +8,7 @@ from typing import cast
 
 from benchmarks.timed_steps import CONTEXT, as_prefilled, decode_again_ms, prefill_ms
 from common.config import EngineConfig, StoredDtype
-from common.engine.engine import build_engine
+from common.engine.build import build_engine
 from common.telemetry.logs import configure_logs
 
 _KV_GIB = 0.6  # 32 sequences at CONTEXT, in float32

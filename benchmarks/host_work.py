@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Generic, ParamSpec, TypeVar
 
 from benchmarks.alone import decode_engine
-from common.engine.engine import Engine
+from common.engine.build import Engine
 from common.engine.model_runner import ModelRunner
 from common.grammar.matcher import MaskFiller
-from common.request import SamplingParams, WorkRequest
+from common.messages import SamplingParams, WorkRequest
 from decode_worker.worker import make_scheduler
 
 _CONTEXT, _STEPS = 300, 60

@@ -20,10 +20,10 @@ from benchmarks.load import closed_loop
 from benchmarks.server import serving
 from benchmarks.targets import PdserveTarget
 from benchmarks.workload import Work, random_works
-from common.engine.block_pool import BlockPool
-from common.engine.prefix_cache import PrefixCache
+from common.engine.memory.block_pool import BlockPool
+from common.engine.memory.prefix_cache import PrefixCache
 from common.engine.weights.catalog import DEFAULT_ALIAS
-from common.request import SamplingParams, WorkRequest
+from common.messages import SamplingParams, WorkRequest
 from pdserve.client import AsyncClient
 
 _PREFIX_TOKENS, _SUFFIX_TOKENS, _REQUESTS = 1000, 24, 32

@@ -16,16 +16,16 @@ from rich.progress import track
 
 from benchmarks.environment import describe, write_result
 from common.config import EngineConfig, TransferConfig
-from common.engine.counters import Counters
-from common.engine.engine import build_engine
-from common.engine.grammar import Grammars
-from common.engine.kv_cache import kv_layout
+from common.engine.build import build_engine
+from common.engine.memory.kv_cache import kv_layout
+from common.engine.sampling.grammars import Grammars
 from common.engine.weights.cache import default_cache_dir
 from common.engine.weights.catalog import DEFAULT_ALIAS
 from common.engine.weights.progress import NoProgress
 from common.engine.weights.resolve import resolve_model
 from common.kv_transfer.in_process import InProcessTransport
-from common.request import Grammar, GrammarKind, SamplingParams, StepOutput, WorkRequest
+from common.messages import Grammar, GrammarKind, SamplingParams, StepOutput, WorkRequest
+from common.worker.counters import Counters
 from decode_worker.engine import DecodeEngine
 from decode_worker.inbox import Inbox
 from decode_worker.worker import make_scheduler

@@ -5,10 +5,10 @@ import time
 
 from common.config import EngineConfig
 from common.engine.batch import Batch, BatchEntry
-from common.engine.engine import Engine
+from common.engine.build import Engine
 from common.engine.sequence import Sequence
 from common.engine.timeline import Timeline
-from common.request import SamplingParams, WorkRequest
+from common.messages import SamplingParams, WorkRequest
 
 CHUNK = EngineConfig().max_batch_tokens
 CONTEXT = 300

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.ledger import BlockLedger
-from common.prefix_log import PrefixLog
-from common.request import (
+from common.messages import (
     FinishReason,
     Role,
     SequenceOutput,
@@ -23,6 +22,7 @@ from common.request import (
     WorkerLoad,
     WorkRequest,
 )
+from common.prefix_log import PrefixLog
 from common.rpc.worker_host import WorkerHost
 
 NUM_WORKERS = 16

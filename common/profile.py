@@ -2,7 +2,7 @@
 
 A step's time is read off a curve over its rows (tokens run, whoever they belong to), since that is what
 its matrix products depend on; attention is added for each prompt token and position before it, and for
-each position that a decoding sequence reads. `common/engine/profiling.py` measures the numbers.
+each position that a decoding sequence reads. `common/engine/profiling/profiler.py` measures the numbers.
 """
 
 import math

@@ -6,18 +6,18 @@ from functools import partial
 from math import inf
 
 from common.engine.batch import Batch
-from common.engine.bookkeeping import draw_up
-from common.engine.counters import Counters
-from common.engine.engine import Engine
+from common.engine.build import Engine
 from common.engine.faults import FINAL, UNTRUSTED, sample_fault, step_fault
-from common.engine.grammar import Grammars
 from common.engine.model_runner import Landed
-from common.engine.sampler import Sample
+from common.engine.sampling.grammars import Grammars
+from common.engine.sampling.sampler import Sample
 from common.engine.sequence import Sequence
 from common.ledger import BlockLedger
-from common.request import SequenceOutput, StepOutput, TokenLogprobs, WorkerLoad, WorkFailure
+from common.messages import SequenceOutput, StepOutput, TokenLogprobs, WorkerLoad, WorkFailure
 from common.telemetry.logs import get_logger
 from common.timings import DecodeStepTiming
+from common.worker.bookkeeping import draw_up
+from common.worker.counters import Counters
 from decode_worker.handoff import note_handoff
 from decode_worker.inbox import Collected, Inbox
 from decode_worker.ledger import state_of

@@ -1,6 +1,6 @@
 """What hand-offs take. Plain numbers."""
 
-from common.engine.costs import Costs
+from common.engine.profiling.costs import Costs
 from common.engine.sequence import Sequence
 from common.profile import WorkerProfile
 

@@ -22,11 +22,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from common.config import TransferConfig
-from common.engine.costs import Costs
-from common.engine.kv_cache import KVCache
-from common.engine.prefix_cache import PrefixCache
+from common.engine.memory.kv_cache import KVCache
+from common.engine.memory.prefix_cache import PrefixCache
+from common.engine.memory.waiting_queue import MAX_PASSES, WaitingQueue
+from common.engine.profiling.costs import Costs
 from common.engine.sequence import Sequence
-from common.engine.waiting_queue import MAX_PASSES, WaitingQueue
 from common.kv_transfer.layout import KVLayout
 from common.kv_transfer.node_store import UNLIMITED, NodeStore
 from common.kv_transfer.transport import KVTransport

@@ -1,8 +1,8 @@
 """What a decode worker tells routers of its load."""
 
-from common.engine.counters import Counters
-from common.engine.engine import Engine
-from common.request import WorkerLoad
+from common.engine.build import Engine
+from common.messages import WorkerLoad
+from common.worker.counters import Counters
 from decode_worker.inbox import Inbox
 from decode_worker.scheduler import DecodeScheduler
 

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from common.engine.sampler import Sample
+from common.engine.sampling.sampler import Sample
 from common.engine.sequence import Sequence
-from common.request import SequenceOutput
+from common.messages import SequenceOutput
 
 
 def news_of(seq: Sequence, sample: Sample) -> SequenceOutput:

@@ -2,7 +2,7 @@
 
 from typing import Literal, Protocol
 
-from common.engine.costs import Costs
+from common.engine.profiling.costs import Costs
 from common.engine.sequence import Sequence
 from common.profile import count_pairs
 
@@ -10,7 +10,7 @@ Mode = Literal["auto", "swap", "recompute"]
 
 
 class HostMemory(Protocol):
-    """Where KV may wait; common/engine/host_swap.py is the real one."""
+    """Where KV may wait; common/engine/memory/host_swap.py is the real one."""
 
     def save(self, seq: Sequence) -> bool:
         """Copy the computed KV out of the sequence's blocks; False when there is no room for it."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from common.engine.kv_cache import DTYPES
+from common.engine.memory.kv_cache import DTYPES
 from common.engine.remote_prefill import RemotePrefill
 from common.engine.sequence import Sequence
 from common.kv_transfer.layout import KVLayout
@@ -27,7 +27,7 @@ from common.kv_transfer.wire import (
     check_first_token,
     decode_header,
 )
-from common.request import TokenLogprobs
+from common.messages import TokenLogprobs
 from decode_worker.credit import AT_HAND, Credit
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Collection
 
 from common.engine.batch import Batch, BatchEntry, cut_chunks
-from common.engine.costs import Costs
-from common.engine.prefix_cache import PrefixCache
+from common.engine.memory.prefix_cache import PrefixCache
+from common.engine.memory.waiting_queue import Rank, WaitingQueue
+from common.engine.profiling.costs import Costs
 from common.engine.sequence import Sequence
-from common.engine.waiting_queue import Rank, WaitingQueue
 from decode_worker.footprint import Footprint, peak_blocks
 from decode_worker.output_length import OutputLengths
 from decode_worker.preemption import Preemption

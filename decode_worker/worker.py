@@ -4,18 +4,15 @@ import time
 from collections.abc import Callable
 
 from common.config import WorkerSpec
-from common.engine.counters import Counters
-from common.engine.door import refusal_of
-from common.engine.engine import Engine
-from common.engine.grammar import Grammars
-from common.engine.host import EngineHost
-from common.engine.host_swap import HostSwap
-from common.engine.kv_cache import kv_layout
+from common.engine.build import Engine
+from common.engine.memory.host_swap import HostSwap
+from common.engine.memory.kv_cache import kv_layout
+from common.engine.request_check import refusal_of
+from common.engine.sampling.grammars import Grammars
 from common.engine.sequence import Sequence
-from common.engine.worker_identity import at_this_moment, make_info
 from common.kv_transfer.transport import KVTransport
 from common.ledger import BlockLedger
-from common.request import (
+from common.messages import (
     SequenceOutput,
     StepOutput,
     WorkerInfo,
@@ -23,6 +20,9 @@ from common.request import (
     WorkFailure,
     WorkRequest,
 )
+from common.worker.counters import Counters
+from common.worker.host import EngineHost
+from common.worker.identity import at_this_moment, make_info
 from decode_worker.engine import DecodeEngine
 from decode_worker.inbox import Inbox
 from decode_worker.output_length import OutputLengths

@@ -15,13 +15,13 @@ from ray._private import worker as ray_worker
 from common.config import WorkerSpec
 from common.engine.stages import BeginStage, Stages
 from common.kv_transfer.wire import WireItem
-from common.request import Role, WorkRequest
+from common.messages import Role, WorkRequest
 from common.telemetry.log_files import new_log_name
 from deploy.role_switch import Built
 from deploy.worker_process import Home, OnCrash, WorkerProcess
 
 if TYPE_CHECKING:
-    from common.engine.host import EngineHost
+    from common.worker.host import EngineHost
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -85,8 +85,8 @@ class WorkerActor:
 
 def _build_host(spec: WorkerSpec, on_crash: OnCrash, stage: BeginStage) -> "EngineHost":
     with stage("importing torch"):
-        from common.engine.host import build_host
         from common.kv_transfer.ray_store import RayNodeStore
+        from common.worker.host import build_host
 
     store = RayNodeStore(spec.name, spec.namespace, spec.transfer.store_share)
     return build_host(spec, on_crash, store, stage)

@@ -13,7 +13,7 @@ from ray.exceptions import RayError
 
 from common.config import ServeConfig, WorkerSpec
 from common.machine import read_cores, read_memory
-from common.request import Role
+from common.messages import Role
 from common.telemetry.log_files import default_log_dir, new_log_name
 from deploy.death_watch import DeathWatch
 from deploy.launched import Launched

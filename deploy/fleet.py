@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from common.request import Role
+from common.messages import Role
 from deploy.deployment import Deployment
 from pdserve.errors import PreconditionError, SetupError
 

@@ -10,7 +10,7 @@ from ray.actor import ActorClass, ActorHandle
 from ray.exceptions import ActorAlreadyExistsError
 
 from common.config import ServeConfig, WorkerSpec
-from common.request import Role
+from common.messages import Role
 from deploy.actors import WorkerActor
 from deploy.launched import Launched, result_of
 from deploy.placement import Share

@@ -19,13 +19,13 @@ from common.config import WorkerSpec
 from common.kv_transfer.transport import KVSource, TransferError
 from common.kv_transfer.wire import WireItem
 from common.ledger import BlockLedger
+from common.messages import Role, StepOutput, WorkerInfo, WorkerLoad, WorkRequest
 from common.prefix_log import PrefixLog
-from common.request import Role, StepOutput, WorkerInfo, WorkerLoad, WorkRequest
 from common.rpc.worker_service import WorkerPort
 from common.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
-    from common.engine.host import EngineHost
+    from common.worker.host import EngineHost
 
 FLIP_TIMEOUT_S = 30.0
 

@@ -17,7 +17,7 @@ from deploy.role_switch import Builders, RoleSwitch
 from deploy.worker_output import redirect_output
 
 if TYPE_CHECKING:
-    from common.engine.host import EngineHost
+    from common.worker.host import EngineHost
 
 _STOP_TIMEOUT_S = 5.0
 

@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from common.engine.engine import Engine
-from common.engine.kv_cache import kv_layout
+from common.engine.build import Engine
+from common.engine.memory.kv_cache import kv_layout
 from common.engine.sequence import Sequence
 from common.kv_transfer.wire import Payload, make_chunk
 from common.telemetry.logs import get_logger

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from common.engine.bookkeeping import draw_up
-from common.engine.counters import Counters
-from common.engine.engine import Engine
+from common.engine.build import Engine
 from common.engine.faults import UNTRUSTED, sample_fault, step_fault
-from common.engine.grammar import Grammars
 from common.engine.isolation import Isolation
 from common.engine.model_runner import Landed
-from common.engine.sampler import Sample
+from common.engine.sampling.grammars import Grammars
+from common.engine.sampling.sampler import Sample
 from common.engine.sequence import Sequence
 from common.kv_transfer.wire import (
     FirstTokenHeader,
@@ -21,7 +19,9 @@ from common.kv_transfer.wire import (
     make_first_token,
 )
 from common.ledger import BlockLedger
-from common.request import WorkerLoad, WorkFailure
+from common.messages import WorkerLoad, WorkFailure
+from common.worker.bookkeeping import draw_up
+from common.worker.counters import Counters
 from pdserve.errors import Reason
 from prefill_worker.copy_out import CopyOut
 from prefill_worker.ledger import state_of

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from common.kv_transfer.layout import KVLayout
 from common.kv_transfer.node_store import AHEAD, NodeStore
 from common.kv_transfer.wire import WireItem
-from common.request import WorkRequest
+from common.messages import WorkRequest
 from prefill_worker.outbox import KVOutbox
 
 _STUCK_S = 600.0

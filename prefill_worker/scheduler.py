@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator
 
 from common.engine.batch import Batch, BatchEntry, cut_chunks
-from common.engine.costs import Costs
-from common.engine.prefix_cache import PrefixCache
+from common.engine.memory.prefix_cache import PrefixCache
+from common.engine.memory.waiting_queue import WaitingQueue
+from common.engine.profiling.costs import Costs
 from common.engine.sequence import Sequence
-from common.engine.waiting_queue import WaitingQueue
 from prefill_worker.order import PrefillOrder, Rank
 
 

@@ -5,16 +5,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from common.config import WorkerSpec
-from common.engine.counters import Counters
-from common.engine.door import refusal_of
-from common.engine.grammar import Grammars
-from common.engine.host import EngineHost
-from common.engine.kv_cache import kv_layout
+from common.engine.memory.kv_cache import kv_layout
+from common.engine.request_check import refusal_of
+from common.engine.sampling.grammars import Grammars
 from common.engine.sequence import Sequence
-from common.engine.worker_identity import at_this_moment, make_info
 from common.kv_transfer.wire import WireItem, make_failure
 from common.ledger import BlockLedger
-from common.request import (
+from common.messages import (
     SequenceOutput,
     StepOutput,
     WorkerInfo,
@@ -22,6 +19,9 @@ from common.request import (
     WorkFailure,
     WorkRequest,
 )
+from common.worker.counters import Counters
+from common.worker.host import EngineHost
+from common.worker.identity import at_this_moment, make_info
 from pdserve.errors import Reason
 from prefill_worker.engine import PrefillEngine
 from prefill_worker.order import PrefillOrder

@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection
 
 from common.config import RouterConfig, SecurityConfig
 from common.engine.weights.folder import read_eos_token_ids
-from common.request import Role, WorkerInfo
+from common.messages import Role, WorkerInfo
 from common.rpc.channel import SERVER_OPTIONS
 from pdserve.errors import SetupError
 from pdserve.v1 import admin_pb2_grpc, inference_pb2_grpc

@@ -12,7 +12,7 @@ from benchmarks.gpu.peer import Peer
 from benchmarks.gpu.requests import Run, run_engine
 from benchmarks.gpu.scale import RequestList
 from benchmarks.workload import Work
-from common.engine.engine import Engine
+from common.engine.build import Engine
 
 _USUAL_S = 20.0  # of one run of ours, with the making of the engine
 OURS, THEIRS = "pdserve", "transformers"

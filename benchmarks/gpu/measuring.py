@@ -10,7 +10,7 @@ from benchmarks.gpu.model import engine_config, free_memory, make_engine, random
 from benchmarks.gpu.report import Report
 from benchmarks.gpu.scale import Scale
 from benchmarks.gpu.steps import decode_step, fill_kv, prefill_step
-from common.engine.engine import Engine
+from common.engine.build import Engine
 
 _USUAL_S = 10.0  # one kind of step, all repetitions
 

@@ -10,7 +10,7 @@ from benchmarks.gpu.scale import Scale, Shape
 from common.config import EngineConfig
 from common.engine.attention.flash import PAGE
 from common.engine.attention.interface import ATTENTION_NAME, register
-from common.engine.engine import Engine, assemble_engine
+from common.engine.build import Engine, assemble_engine
 from common.engine.model_spec import ModelSpec
 from pdserve.errors import SetupError
 

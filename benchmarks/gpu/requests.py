@@ -6,8 +6,8 @@ from pathlib import Path
 
 from benchmarks.alone import decode_engine
 from benchmarks.workload import Work
-from common.engine.engine import Engine
-from common.request import SamplingParams, StepOutput, WorkRequest
+from common.engine.build import Engine
+from common.messages import SamplingParams, StepOutput, WorkRequest
 from decode_worker.worker import make_scheduler
 
 

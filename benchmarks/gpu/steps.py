@@ -11,10 +11,10 @@ from benchmarks.gpu.clock import Times, measure
 from benchmarks.gpu.machine import Machine
 from benchmarks.gpu.scale import Scale
 from common.engine.batch import Batch, BatchEntry
-from common.engine.engine import Engine
+from common.engine.build import Engine
 from common.engine.sequence import Sequence
 from common.engine.timeline import Timeline
-from common.request import SamplingParams, WorkRequest
+from common.messages import SamplingParams, WorkRequest
 
 _GREEDY = SamplingParams(temperature=0.0, seed=0, max_tokens=2, ignore_eos=True)
 _TOKENS = range(100, 40_000)

@@ -10,7 +10,7 @@ import torch
 
 from common.cgroup import HERE, CgroupTree
 from common.config import EngineConfig, StoredDtype
-from common.engine.memory import fixed_bytes
+from common.engine.memory.host_budget import fixed_bytes
 from common.machine import read_memory
 
 _GIB = 2**30

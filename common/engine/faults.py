@@ -1,8 +1,8 @@
 """What ends a sequence badly after a step, in words for its client."""
 
-from common.engine.sampler import Sample
+from common.engine.sampling.sampler import Sample
 from common.engine.sequence import Sequence
-from common.request import WorkFailure
+from common.messages import WorkFailure
 from pdserve.errors import Reason
 
 # After these, what the sequence's blocks hold is not to be trusted.

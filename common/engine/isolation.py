@@ -25,7 +25,7 @@ from common.engine.batch import Batch, BatchEntry
 from common.engine.model_runner import Landed, Launched, ModelRunner
 from common.engine.sequence import Sequence
 from common.engine.timeline import Timeline
-from common.request import SamplingParams, WorkRequest
+from common.messages import SamplingParams, WorkRequest
 from common.telemetry.logs import get_logger
 
 MAX_IN_A_ROW = 16

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from common.engine.batch import Batch
-from common.engine.block_tables import BlockTables
 from common.engine.device_copy import HostCopies
-from common.engine.device_sampling import sample_on_device
-from common.engine.logprobs import score_prompts
-from common.engine.masking import start_masks
+from common.engine.memory.block_tables import BlockTables
 from common.engine.ragged import Carried, RaggedInputs
-from common.engine.sampler import Sample, sample
+from common.engine.sampling.grammar_masks import start_masks
+from common.engine.sampling.logprobs import score_prompts
+from common.engine.sampling.on_device import sample_on_device
+from common.engine.sampling.sampler import Sample, sample
 from common.engine.sequence import Sequence
 from common.grammar.matcher import MaskFiller
 

@@ -12,8 +12,8 @@ import torch
 from transformers import AutoConfig
 
 from common.config import EngineConfig
+from common.engine.build import attention_shape, select_device
 from common.engine.dtype import choose_dtype
-from common.engine.engine import attention_shape, select_device
 from common.engine.fused.families import known_activation
 from common.engine.kernel_checks.verdicts import (
     trusted_attention,

@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from common.engine.batch import Batch
-from common.engine.block_tables import BlockTables
 from common.engine.device_copy import to_device
+from common.engine.memory.block_tables import BlockTables
 
 _UNKNOWN = (0,)  # stands for a token that is still on the device
 

@@ -3,17 +3,17 @@
 from dataclasses import dataclass, field
 from math import inf
 
-from common.engine.sampler_state import SamplerState
+from common.engine.sampling.state import SamplerState
 from common.engine.timeline import Timeline
 from common.grammar.matcher import GrammarMatcher
-from common.prefix_chain import PrefixChain
-from common.request import (
+from common.messages import (
     FinishReason,
     SamplingParams,
     TokenLogprobs,
     WorkFailure,
     WorkRequest,
 )
+from common.prefix_chain import PrefixChain
 
 
 @dataclass(slots=True, eq=False)

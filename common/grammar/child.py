@@ -19,7 +19,7 @@ import threading
 from pathlib import Path
 
 from common.grammar.compiler import GrammarCompiler, GrammarError, try_out
-from common.request import Grammar, GrammarKind
+from common.messages import Grammar, GrammarKind
 
 _STACK_BYTES = 1 << 20
 _MEMORY_BYTES = 2 << 30

@@ -15,7 +15,7 @@ import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from common.grammar.matcher import GrammarMatcher, one_line
-from common.request import Grammar, GrammarKind
+from common.messages import Grammar, GrammarKind
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from common.kv_transfer.node_store import AHEAD
 from common.kv_transfer.transport import KVSource, TransferError
 from common.kv_transfer.wire import WireItem
-from common.request import WorkRequest
+from common.messages import WorkRequest
 
 
 class InProcessTransport:

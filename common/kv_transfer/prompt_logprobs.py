@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from common.request import TokenLogprobs
+from common.messages import TokenLogprobs
 
 
 def pack(entries: Sequence[TokenLogprobs], num_top: int) -> NDArray[np.uint8]:

@@ -16,7 +16,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from common.kv_transfer.node_store import AHEAD
 from common.kv_transfer.transport import TransferError
 from common.kv_transfer.wire import WireItem
-from common.request import WorkRequest
+from common.messages import WorkRequest
 
 _CLOSED_WITHIN_S = 1.0
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from common.kv_transfer.wire import WireItem
-from common.request import WorkRequest
+from common.messages import WorkRequest
 
 
 class TransferError(RuntimeError):

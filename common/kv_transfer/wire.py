@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from common.kv_transfer import prompt_logprobs
 from common.kv_transfer.layout import WIRE_VERSION, KVLayout
-from common.request import TokenLogprobs
+from common.messages import TokenLogprobs
 from pdserve.errors import Reason
 
 _MAX_HEADER_BYTES = 1 << 20

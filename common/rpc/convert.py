@@ -1,6 +1,6 @@
 """Between the worker protocol's messages and our dataclasses; the only place that knows both."""
 
-from common.request import (
+from common.messages import (
     FinishReason,
     Role,
     SequenceOutput,

@@ -1,6 +1,6 @@
 """Sampling options and log-probabilities to and from messages that both our protocols share."""
 
-from common.request import SamplingParams, TokenLogprobs
+from common.messages import SamplingParams, TokenLogprobs
 from common.rpc.structured import grammar_from_pb, grammar_to_pb
 from pdserve.v1 import inference_pb2
 

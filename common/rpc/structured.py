@@ -1,6 +1,6 @@
 """Between the public StructuredOutput and our Grammar."""
 
-from common.request import Grammar, GrammarKind
+from common.messages import Grammar, GrammarKind
 from pdserve.v1 import inference_pb2
 
 

@@ -17,8 +17,8 @@ from typing import Protocol
 import grpc
 
 from common.ledger import BlockLedger
+from common.messages import StepOutput, WorkerInfo, WorkerLoad, WorkRequest
 from common.prefix_log import PrefixLog
-from common.request import StepOutput, WorkerInfo, WorkerLoad, WorkRequest
 from common.rpc.convert import info_to_pb, load_to_pb, request_from_pb, step_to_pb
 from common.rpc.convert_ledger import answer_to_pb
 from common.rpc.convert_routing import prefixes_to_pb

@@ -19,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Collection
 from pathlib import Path
 
-from common.request import Grammar
+from common.messages import Grammar
 from pdserve.errors import InternalError, InvalidRequestError, OverloadedError
 
 MAX_WAIT_S = 30.0  # half a second for each that is ahead, more on a machine that is busy

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from common.request import SamplingParams
+from common.messages import SamplingParams
 from common.rpc.convert_sampling import sampling_from_pb
 from pdserve.errors import InvalidRequestError, Reason
 from pdserve.v1 import inference_pb2

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from itertools import repeat
 
-from common.request import WorkRequest
+from common.messages import WorkRequest
 from common.rpc.status import error_from_reason
 from pdserve.errors import RequestCancelledError, RequestTimeoutError
 from router.admission.admission import Outcome

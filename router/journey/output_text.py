@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from common.request import FinishReason
+from common.messages import FinishReason
 from router.intake.job import Job
 from router.journey.detokenizer import IncrementalDetokenizer, StopStrings
 

@@ -1,7 +1,7 @@
 """From a job to a decision: asks the pool who is there and the policy whom to take."""
 
+from common.messages import Role
 from common.profile import WorkerProfile
-from common.request import Role
 from pdserve.errors import UnavailableError
 from router.admission.arrival_rate import ArrivalRate
 from router.intake.job import Job

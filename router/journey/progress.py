@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, field
 
-from common.request import FinishReason, SequenceOutput, TokenLogprobs
+from common.messages import FinishReason, SequenceOutput, TokenLogprobs
 from common.timings import WorkTimings
 from pdserve.errors import InternalError
 from router.intake.job import Job

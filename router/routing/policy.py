@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from common.config import PolicyName
-from common.request import Role
+from common.messages import Role
 from router.routing.prediction import Ask, Candidate, Route, RouteCost, predict
 
 _NUM_KEPT = 32

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from common.request import Role
+from common.messages import Role
 from pdserve.errors import PreconditionError
 
 

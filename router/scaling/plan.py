@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.config import MAX_DECODE_WORKERS, MAX_PREFILL_WORKERS
-from common.request import Role
+from common.messages import Role
 from pdserve.errors import InvalidRequestError
 
 _LIMITS = {Role.PREFILL: (0, MAX_PREFILL_WORKERS), Role.DECODE: (1, MAX_DECODE_WORKERS)}

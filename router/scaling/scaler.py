@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass
 from enum import StrEnum
 
-from common.request import Role
+from common.messages import Role
 from common.telemetry.logs import get_logger
 from pdserve.errors import (
     NotFoundError,

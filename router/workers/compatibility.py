@@ -3,7 +3,7 @@
 Block size, attention backend and device may differ: on the wire KV has neither.
 """
 
-from common.request import WorkerInfo
+from common.messages import WorkerInfo
 from pdserve.errors import SetupError
 
 

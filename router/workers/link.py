@@ -17,7 +17,7 @@ from typing import cast
 
 import grpc
 
-from common.request import SequenceOutput, WorkerInfo, WorkerLoad, WorkFailure, WorkRequest
+from common.messages import SequenceOutput, WorkerInfo, WorkerLoad, WorkFailure, WorkRequest
 from common.rpc.channel import CLIENT_OPTIONS
 from common.rpc.convert import info_from_pb, load_from_pb, request_to_pb, step_from_pb
 from common.rpc.convert_routing import prefixes_from_pb

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from common.config import RouterConfig
+from common.messages import Role, WorkerInfo, WorkerLoad
 from common.profile import WorkerProfile
-from common.request import Role, WorkerInfo, WorkerLoad
 from pdserve.errors import RequestTimeoutError, UnavailableError
 from router.routing.prediction import Ask, Candidate
 from router.routing.prefix_index import PromptKeys

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from common.request import SequenceOutput
+from common.messages import SequenceOutput
 from common.rpc.status import error_from_reason
 from pdserve.errors import Reason
 

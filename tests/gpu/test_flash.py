@@ -7,7 +7,7 @@ from common.engine.attention.backend import AttentionBackend
 from common.engine.attention.flash import PAGE, FlashBackend
 from common.engine.attention.reference import ReferenceBackend
 from common.engine.device_inputs import DeviceInputs
-from common.engine.kv_cache import KVCache
+from common.engine.memory.kv_cache import KVCache
 from tests.unit.common.engine.attention.paged import (
     LAYER,
     Shape,

@@ -9,9 +9,9 @@ from torch.nn.attention.varlen import varlen_attn
 
 from common.engine.attention.flash import PAGE
 from common.engine.batch import Batch, BatchEntry
-from common.engine.cuda_graphs import CudaCapture, capture_decode
+from common.engine.build import Engine, build_engine
 from common.engine.device_inputs import DeviceInputs
-from common.engine.engine import Engine, build_engine
+from common.engine.graphs.cuda_graphs import CudaCapture, capture_decode
 from common.engine.ragged import RaggedInputs
 from common.engine.sequence import Sequence
 from tests.unit.common.engine.generation import continuations

@@ -10,10 +10,10 @@ import torch
 from common.config import Backend
 from common.engine.attention.flash import PAGE
 from common.engine.batch import Batch, BatchEntry
+from common.engine.build import Engine
 from common.engine.device_copy import DeviceCopies
-from common.engine.engine import Engine
 from common.engine.model_runner import ModelRunner
-from common.request import SamplingParams
+from common.messages import SamplingParams
 from tests.unit.common.engine.sequences import hold, make_sequence
 from tests.unit.common.engine.tiny_models import VOCAB, engine_config, make_engine, save_model
 from tests.unit.decode_worker.driven_engine import EOS, DrivenEngine

@@ -12,7 +12,7 @@ import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from cli.main import main
-from common.request import WorkRequest
+from common.messages import WorkRequest
 from pdserve.v1 import inference_pb2
 from tests.integration.router_stack import Stack, serving
 from tests.integration.scripted_worker import ScriptedWorker

@@ -3,7 +3,7 @@
 import random
 from pathlib import Path
 
-from common.request import SamplingParams
+from common.messages import SamplingParams
 from tests.integration.in_process_workers import Workers
 from tests.unit.common.engine.tiny_models import VOCAB, engine_config
 

@@ -16,12 +16,11 @@ from typing import Self, TypeVar
 from unittest.mock import patch
 
 from common.config import EngineConfig, TransferConfig, WorkerSpec
-from common.engine.engine import Engine
-from common.engine.host import build_host
+from common.engine.build import Engine
 from common.kv_transfer.in_process import InProcessTransport
 from common.kv_transfer.node_store import UNLIMITED, NodeStore
 from common.kv_transfer.transport import KVSource
-from common.request import (
+from common.messages import (
     FinishReason,
     SamplingParams,
     SequenceOutput,
@@ -32,6 +31,7 @@ from common.request import (
     WorkRequest,
 )
 from common.timings import WorkTimings
+from common.worker.host import build_host
 from decode_worker.worker import DecodeWorker
 from prefill_worker.worker import PrefillWorker
 from tests.patience import WITHIN_S

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from common.kv_transfer.transport import KVSource
 from common.kv_transfer.wire import WireItem
-from common.request import WorkerLoad, WorkRequest
+from common.messages import WorkerLoad, WorkRequest
 from tests.integration.in_process_workers import Worker
 from tests.patience import WITHIN_S
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from common.request import WorkRequest
+from common.messages import WorkRequest
 from pdserve.client import AsyncClient
 from pdserve.v1 import inference_pb2
 from tests.integration.router_stack import Stack

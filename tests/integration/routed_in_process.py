@@ -14,7 +14,7 @@ from smg_grpc_proto import vllm_engine_pb2 as vllm_pb2
 from smg_grpc_proto import vllm_engine_pb2_grpc as vllm_pb2_grpc
 
 from common.config import EngineConfig
-from common.engine.engine import Engine
+from common.engine.build import Engine
 from common.kv_transfer.wire import WireItem
 from common.rpc.worker_host import WorkerHost
 from pdserve.v1 import inference_pb2, inference_pb2_grpc

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from common.request import Role
+from common.messages import Role
 from common.rpc.worker_host import WorkerHost
 from pdserve.errors import PreconditionError
 from tests.integration.scripted_worker import ScriptedWorker, echo

@@ -4,8 +4,7 @@ import threading
 from collections.abc import Callable
 
 from common.ledger import BlockLedger
-from common.prefix_log import PrefixLog
-from common.request import (
+from common.messages import (
     FinishReason,
     Role,
     SequenceOutput,
@@ -14,6 +13,7 @@ from common.request import (
     WorkerLoad,
     WorkRequest,
 )
+from common.prefix_log import PrefixLog
 from tests.patience import WITHIN_S
 from tests.unit.router.tiny_tokenizer import VOCAB_SIZE
 

@@ -15,7 +15,7 @@ import xxhash
 from google.protobuf.descriptor import Descriptor
 
 from common.kv_transfer.wire import WireError, decode_header
-from common.request import SamplingParams, WorkRequest
+from common.messages import SamplingParams, WorkRequest
 from pdserve.v1 import inference_pb2, inference_pb2_grpc
 from tests.integration.in_process_workers import PREFILL, Workers
 from tests.integration.router_stack import Stack, collect, serving, text_of

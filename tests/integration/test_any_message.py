@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from smg_grpc_proto import vllm_engine_pb2 as vllm_pb2
 
 from common.config import RouterConfig, TenantLimits
+from common.messages import WorkRequest
 from common.profile import WorkerProfile
-from common.request import WorkRequest
 from pdserve.v1 import admin_pb2, inference_pb2
 from tests.integration.any_message import METHODS, any_message, path
 from tests.integration.guarded_router import reason_of

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from common.request import WorkRequest
+from common.messages import WorkRequest
 from tests.integration.batch_bench import CHAT, Bench, CommandLine, benching, call
 from tests.integration.scripted_worker import BLOCK_SIZE, BLOCKS, ScriptedWorker, echo
 from tests.unit.router.tiny_tokenizer import write_folder

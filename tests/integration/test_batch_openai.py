@@ -9,7 +9,7 @@ import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletion
 
-from common.request import FinishReason, SequenceOutput, TokenLogprobs, WorkRequest
+from common.messages import FinishReason, SequenceOutput, TokenLogprobs, WorkRequest
 from pdserve.v1 import inference_pb2
 from tests.integration.batch_bench import CHAT, TEXT, Bench, CommandLine, benching, call
 from tests.integration.router_stack import MODEL

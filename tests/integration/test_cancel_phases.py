@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from common.request import WorkerLoad
+from common.messages import WorkerLoad
 from tests.integration.in_process_workers import held, load_now
 from tests.integration.meddling_in_process import Gate, has_mail, held_engine, hold_at
 from tests.integration.routed_in_process import (

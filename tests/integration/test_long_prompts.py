@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from common.engine.weights.resolve import ModelSource
-from common.request import FinishReason, SamplingParams
+from common.messages import FinishReason, SamplingParams
 from pdserve.client import AsyncClient
 from pdserve.errors import InvalidRequestError, Reason
 from pdserve.v1 import inference_pb2

@@ -12,10 +12,10 @@ import ray
 from ray.actor import ActorHandle
 
 from common.config import ServeConfig, TransferConfig, WorkerSpec
-from common.engine.host import build_host
 from common.kv_transfer.ray_store import RayNodeStore
 from common.kv_transfer.ray_transport import RayKVTransport
-from common.request import SamplingParams, WorkRequest
+from common.messages import SamplingParams, WorkRequest
+from common.worker.host import build_host
 from decode_worker.credit import AT_HAND
 from decode_worker.worker import DecodeWorker
 from deploy.actors import WorkerActor

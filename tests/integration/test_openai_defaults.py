@@ -10,7 +10,7 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 from openai import OpenAI
 
-from common.request import SamplingParams
+from common.messages import SamplingParams
 from deploy.openai_gateway import OpenAiGateway
 from tests.integration.router_stack import HOST, MODEL, serving
 from tests.integration.scripted_worker import ScriptedWorker, echo

@@ -13,7 +13,7 @@ from openai import AsyncOpenAI, AuthenticationError, DefaultAsyncHttpxClient, Ra
 from structlog.testing import capture_logs
 
 from common.config import RouterConfig, SecurityConfig, ServeConfig, TenantLimits
-from common.request import WorkRequest
+from common.messages import WorkRequest
 from deploy.openai_access import openai_access
 from deploy.openai_gateway import OpenAiGateway
 from pdserve.errors import Reason

@@ -19,7 +19,7 @@ from anyio.from_thread import start_blocking_portal
 from openai import OpenAI
 
 from common.config import RouterConfig
-from common.request import WorkRequest
+from common.messages import WorkRequest
 from deploy.openai_gateway import OpenAiGateway
 from tests.integration.router_stack import HOST, MODEL, serving
 from tests.integration.scripted_worker import ScriptedWorker, echo

@@ -192,7 +192,7 @@ async def test_a_client_that_does_not_read_loses_its_request_and_nobody_else_not
 
 def _flood(worker: ScriptedWorker, request_id: str) -> None:
     """Far more than gRPC takes for a client: 2,000 steps of 8 KiB of text."""
-    from common.request import SequenceOutput
+    from common.messages import SequenceOutput
 
     text = tuple(b"x" * 8192)
     for step in range(2000):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.request import Role, WorkerInfo
+from common.messages import Role, WorkerInfo
 from common.rpc.convert import info_to_pb
 from pdserve.errors import SetupError
 from pdserve.v1 import admin_pb2, worker_pb2

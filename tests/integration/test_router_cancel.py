@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.request import WorkRequest
+from common.messages import WorkRequest
 from common.rpc.worker_host import WorkerHost
 from pdserve.client import AsyncClient
 from pdserve.errors import NotFoundError, Reason, RequestCancelledError, RequestTimeoutError

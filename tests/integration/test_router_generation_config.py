@@ -11,7 +11,7 @@ from smg_grpc_proto import vllm_engine_pb2 as vllm_pb2
 from smg_grpc_proto import vllm_engine_pb2_grpc as vllm_pb2_grpc
 
 from common.config import RouterConfig
-from common.request import SamplingParams
+from common.messages import SamplingParams
 from pdserve.errors import InvalidRequestError, SetupError
 from pdserve.v1 import inference_pb2
 from tests.integration.router_stack import collect, serving

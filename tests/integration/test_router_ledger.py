@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.ledger import BlockHolder, BlockLedger, HolderState
-from common.request import Role, SequenceOutput, WorkRequest
+from common.messages import Role, SequenceOutput, WorkRequest
 from common.rpc.worker_host import WorkerHost
 from common.timings import DecodeStepTiming, WorkTimings
 from pdserve.v1 import ledger_pb2

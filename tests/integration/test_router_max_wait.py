@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from common.config import RouterConfig, SecurityConfig
+from common.messages import Role
 from common.profile import WorkerProfile
-from common.request import Role
 from pdserve.client import AsyncClient
 from pdserve.errors import OverloadedError, Reason
 from tests.integration.guarded_router import ACME, ZETA, guarded, issue, start

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.request import Role
+from common.messages import Role
 from pdserve.client import AsyncClient
 from pdserve.errors import (
     InvalidRequestError,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.request import (
+from common.messages import (
     FinishReason,
     Role,
     SamplingParams,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.config import SecurityConfig
-from common.request import FinishReason, SequenceOutput
+from common.messages import FinishReason, SequenceOutput
 from pdserve.client import AsyncClient
 from pdserve.errors import Reason, UnauthenticatedError, UnavailableError
 from pdserve.v1 import inference_pb2

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from common.config import RouterConfig
-from common.request import Role, WorkRequest
+from common.messages import Role, WorkRequest
 from common.rpc.channel import SERVER_OPTIONS
 from common.rpc.worker_service import WorkerService
 from pdserve.errors import Reason, UnavailableError

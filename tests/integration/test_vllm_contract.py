@@ -17,7 +17,7 @@ from smg_grpc_proto import vllm_engine_pb2 as vllm_pb2
 from smg_grpc_proto import vllm_engine_pb2_grpc as vllm_pb2_grpc
 from smg_grpc_proto.generated import common_pb2
 
-from common.request import FinishReason, SequenceOutput, TokenLogprobs, WorkRequest
+from common.messages import FinishReason, SequenceOutput, TokenLogprobs, WorkRequest
 from pdserve.v1 import admin_pb2
 from router.edge.vllm.service import SERVICE_NAME
 from tests.integration.router_stack import Stack, serving

@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 from smg_grpc_proto import vllm_engine_pb2 as vllm_pb2
 
-from common.request import SamplingParams
+from common.messages import SamplingParams
 from pdserve.v1 import inference_pb2
 from router.access.tenant import ANONYMOUS
 from router.edge.vllm.service import VllmEngineService

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from common.request import SamplingParams
+from common.messages import SamplingParams
 from pdserve.errors import Reason
 from tests.integration.eight_prompts import PROMPTS, ROOMY, run_undisturbed, sampling
 from tests.integration.in_process_workers import (

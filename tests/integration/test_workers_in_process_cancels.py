@@ -8,7 +8,7 @@ import pytest
 from common.config import EngineConfig
 from common.kv_transfer.in_process import InProcessStream, InProcessTransport
 from common.kv_transfer.wire import WireItem
-from common.request import SamplingParams, WorkRequest
+from common.messages import SamplingParams, WorkRequest
 from tests.integration.in_process_workers import (
     CHUNKS_OF_16,
     PREFILL,

@@ -8,7 +8,7 @@ import pytest
 from common.config import TransferConfig
 from common.kv_transfer.transport import KVSource
 from common.kv_transfer.wire import WireItem, decode_header, encode_header, make_failure
-from common.request import FinishReason, SamplingParams
+from common.messages import FinishReason, SamplingParams
 from pdserve.errors import Reason
 from tests.integration.in_process_workers import CHUNKS_OF_16, Workers, load_now
 from tests.integration.meddling_in_process import (

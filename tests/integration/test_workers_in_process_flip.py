@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from common.config import WorkerSpec
-from common.engine.host import EngineHost, build_host
 from common.kv_transfer.in_process import InProcessTransport
 from common.kv_transfer.transport import KVSource
-from common.request import Role, WorkRequest
+from common.messages import Role, WorkRequest
+from common.worker.host import EngineHost, build_host
 from decode_worker.worker import DecodeWorker
 from deploy import role_switch
 from deploy.role_switch import Built, RoleSwitch

@@ -9,10 +9,10 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from common.engine import grammar as engine_grammar
+from common.engine.sampling import grammars as engine_grammar
 from common.grammar.compiler import GrammarCompiler
 from common.grammar.matcher import GrammarMatcher
-from common.request import FinishReason, Grammar, SamplingParams, WorkRequest
+from common.messages import FinishReason, Grammar, SamplingParams, WorkRequest
 from pdserve.errors import Reason
 from tests.integration.in_process_workers import (
     CHUNKS_OF_16,

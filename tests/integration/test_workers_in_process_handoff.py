@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from common.engine.kv_cache import kv_layout
+from common.engine.memory.kv_cache import kv_layout
 from common.kv_transfer.node_store import FixedStore
-from common.request import FinishReason, SamplingParams
+from common.messages import FinishReason, SamplingParams
 from tests.integration.in_process_workers import CHUNKS_OF_16, Workers, load_now, until
 from tests.integration.meddling_in_process import Gate, hold_at, meddle
 from tests.unit.common.engine.tiny_models import (

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from common.request import SamplingParams
+from common.messages import SamplingParams
 from tests.integration.in_process_workers import Workers, load_now, until
 from tests.integration.meddling_in_process import Gate, end_at, held_engine, hold_at, meddle
 from tests.unit.common.engine.tiny_models import save_model

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.ledger import BlockHolder, BlockLedger, HolderState
-from common.request import SamplingParams, WorkRequest
+from common.messages import SamplingParams, WorkRequest
 from prefill_worker.outbox import KVOutbox
 from tests.integration.eight_prompts import PROMPTS, ROOMY, sampling
 from tests.integration.in_process_workers import (

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from common.request import SamplingParams
+from common.messages import SamplingParams
 from pdserve.errors import Reason
 from tests.integration.eight_prompts import PROMPTS, UNUSED_TOKEN, run_undisturbed, sampling
 from tests.integration.in_process_workers import CHUNKS_OF_16, PREFILL, Workers, load_now

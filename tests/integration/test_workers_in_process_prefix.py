@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from common.request import SamplingParams, WorkRequest
+from common.messages import SamplingParams, WorkRequest
 from common.timings import WorkTimings
 from tests.integration.in_process_workers import CHUNKS_OF_16, Workers, load_now
 from tests.unit.common.engine.tiny_models import (

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from common.config import TransferConfig
-from common.engine.host_swap import HostSwap
-from common.request import SamplingParams
+from common.engine.memory.host_swap import HostSwap
+from common.messages import SamplingParams
 from pdserve.errors import Reason
 from tests.integration.eight_prompts import PROMPTS, ROOMY, run_undisturbed, sampling
 from tests.integration.in_process_workers import (

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from common.request import SamplingParams, TokenLogprobs
+from common.messages import SamplingParams, TokenLogprobs
 from tests.integration.in_process_workers import (
     CHUNKS_OF_16,
     PREFILL,

@@ -9,7 +9,7 @@ import pytest
 
 from common.kv_transfer.transport import KVSource
 from common.kv_transfer.wire import WireItem
-from common.request import SamplingParams, WorkRequest
+from common.messages import SamplingParams, WorkRequest
 from tests.integration.in_process_workers import (
     CHUNKS_OF_16,
     PREFILL,

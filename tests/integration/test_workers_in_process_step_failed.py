@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from common.engine.engine import Engine
+from common.engine.build import Engine
 from common.engine.model_runner import TokenModel
 from common.kv_transfer.wire import FailureHeader, decode_header
-from common.request import Grammar, GrammarKind, SamplingParams, WorkRequest
+from common.messages import Grammar, GrammarKind, SamplingParams, WorkRequest
 from pdserve.errors import Reason
 from tests.integration.eight_prompts import PROMPTS, UNUSED_TOKEN, run_undisturbed, sampling
 from tests.integration.in_process_workers import (

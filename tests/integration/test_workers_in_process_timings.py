@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from common.engine.kv_cache import kv_layout
-from common.request import SamplingParams
+from common.engine.memory.kv_cache import kv_layout
+from common.messages import SamplingParams
 from common.timings import WorkTimings
 from tests.integration.in_process_workers import CHUNKS_OF_16, Workers
 from tests.unit.common.engine.tiny_models import save_model

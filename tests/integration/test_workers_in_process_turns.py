@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from common.config import TransferConfig
+from common.engine.memory.waiting_queue import MAX_PASSES
 from common.engine.sequence import Sequence
-from common.engine.waiting_queue import MAX_PASSES
 from common.kv_transfer.node_store import FixedStore
 from common.kv_transfer.wire import WireItem
-from common.request import SamplingParams, StepOutput, WorkRequest
+from common.messages import SamplingParams, StepOutput, WorkRequest
 from decode_worker.inbox import Inbox
 from tests.integration.eight_prompts import PROMPTS, sampling
 from tests.integration.in_process_workers import Workers, held, in_engine, until

@@ -10,7 +10,7 @@ from common.engine.cpu.attention_kernel import QUERY_TILE, attention_kernel, ker
 from common.engine.cpu.kv_store import KVStore, find_runs
 from common.engine.cpu.threads import limit_numba
 from common.engine.device_inputs import StepTensors
-from common.engine.kv_cache import KVCache
+from common.engine.memory.kv_cache import KVCache
 from common.engine.ragged import RaggedInputs
 
 _UNLIMITED = 1 << 40  # a window wider than any context

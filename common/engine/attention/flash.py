@@ -10,7 +10,7 @@ import torch
 from torch.nn.attention.varlen import varlen_attn
 
 from common.engine.device_inputs import StepTensors
-from common.engine.kv_cache import KVCache
+from common.engine.memory.kv_cache import KVCache
 
 PAGE = 256  # FlashAttention 2 takes blocks of a multiple of it
 _MOST_CHANNELS = 256

@@ -4,7 +4,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from common.engine.device_inputs import StepTensors
-from common.engine.kv_cache import KVCache
+from common.engine.memory.kv_cache import KVCache
 
 
 class ReferenceBackend:

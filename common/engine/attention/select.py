@@ -6,7 +6,7 @@ from common.config import Backend
 from common.engine.attention.backend import AttentionBackend
 from common.engine.attention.flash import FlashBackend
 from common.engine.attention.reference import ReferenceBackend
-from common.engine.kv_cache import KVCache
+from common.engine.memory.kv_cache import KVCache
 from pdserve.errors import SetupError
 
 _FASTEST_FIRST: tuple[Backend, ...] = ("flash", "cpu", "reference")

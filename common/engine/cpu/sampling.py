@@ -6,7 +6,7 @@ import torch
 
 from common.engine.cpu import sampling_kernel, truncation_kernel
 from common.engine.cpu.arrays import as_array
-from common.engine.sampling_options import Adjustments, Truncation
+from common.engine.sampling.options import Adjustments, Truncation
 
 
 def greedy_tokens(logits: torch.Tensor) -> tuple[list[int], list[bool]]:

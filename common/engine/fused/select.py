@@ -8,9 +8,9 @@ from common.engine.fused.decoder import FusedDecoder
 from common.engine.fused.families import activation_of, fuse
 from common.engine.fused.ops import FusedOps, TorchOps
 from common.engine.fused.weights import Activation, AsStored, Layout
-from common.engine.general import GeneralModel
 from common.engine.kernel_checks.verdicts import trusted_products
 from common.engine.model_runner import TokenModel
+from common.engine.transformers_model import GeneralModel
 
 
 def select_model(

@@ -9,12 +9,12 @@ from common.engine.batch import Batch, BatchEntry
 from common.engine.device_inputs import on_host
 from common.engine.kernel_checks.close import normal, require_close
 from common.engine.kernel_checks.verdicts import AttentionShape
-from common.engine.kv_cache import DTYPES, KVCache
+from common.engine.memory.kv_cache import DTYPES, KVCache
 from common.engine.model_spec import ModelSpec
 from common.engine.ragged import RaggedInputs
 from common.engine.sequence import Sequence
 from common.engine.timeline import Timeline
-from common.request import SamplingParams, WorkRequest
+from common.messages import SamplingParams, WorkRequest
 
 _KV_HEADS, _SCALE = 2, 0.2
 _CHUNK, _CONTEXT = (

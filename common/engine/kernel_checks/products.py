@@ -9,7 +9,7 @@ from common.engine.fused.ops import FusedOps, TorchOps
 from common.engine.fused.panels import Panels
 from common.engine.fused.weights import Activation, AsStored, Layout, Linear
 from common.engine.kernel_checks.close import normal, require_close
-from common.engine.kv_cache import DTYPES
+from common.engine.memory.kv_cache import DTYPES
 
 # rows: of every tile, and a last panel that is cut
 _TOKENS, _DEPTH, _INNER, _HEADS, _HEAD_DIM = 31, 64, 72, 3, 16

@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
-from common.engine import masking, torch_sampling
 from common.engine.cpu import masking as cpu_masking
 from common.engine.cpu import sampling as cpu_sampling
 from common.engine.kernel_checks.close import normal, require_close, require_equal
-from common.engine.sampling_options import Adjustments, Ragged, Truncation
+from common.engine.sampling import grammar_masks, torch_kernels
+from common.engine.sampling.options import Adjustments, Ragged, Truncation
 
 _ROWS, _VOCAB = (
     4,
@@ -25,25 +25,25 @@ def check() -> None:
     broken = logits.clone()
     broken[1, 9], broken[2, _VOCAB - 1] = float("nan"), float("inf")
     for name, given in (("greedy tokens", logits), ("what is finite", broken)):
-        ours, plain = (m.greedy_tokens(given) for m in (cpu_sampling, torch_sampling))
+        ours, plain = (m.greedy_tokens(given) for m in (cpu_sampling, torch_kernels))
         require_equal(
             name, ours[1] if given is broken else ours, plain[1] if given is broken else plain
         )
     _check_draws(logits, "drawn tokens")
-    adjusted = [m.adjust(logits, [0, 2, 3], _adjustments()) for m in (cpu_sampling, torch_sampling)]
+    adjusted = [m.adjust(logits, [0, 2, 3], _adjustments()) for m in (cpu_sampling, torch_kernels)]
     require_close("adjusted logits", adjusted[0], adjusted[1], torch.float32)
     _check_truncation(logits)
     words = np.random.default_rng(0).integers(-(2**31), 2**31, (2, -(-_VOCAB // 32)), np.int32)
     masked = [broken.clone() for _ in range(2)]
     cpu_masking.mask_logits(masked[0], [0, 2], words)
-    masking.mask_logits(masked[1], [0, 2], words)
+    grammar_masks.mask_logits(masked[1], [0, 2], words)
     # torch's form makes an infinity NaN
     require_equal("masked logits", *(m.masked_fill(~m.isfinite(), 7.0).tolist() for m in masked))
 
 
 def _check_draws(logits: torch.Tensor, name: str) -> None:
     given = logits, list(range(_ROWS)), _TEMPERATURES, _DRAWS
-    require_equal(name, *(m.draw_tokens(*given) for m in (cpu_sampling, torch_sampling)))
+    require_equal(name, *(m.draw_tokens(*given) for m in (cpu_sampling, torch_kernels)))
 
 
 def _check_truncation(logits: torch.Tensor) -> None:
@@ -54,7 +54,7 @@ def _check_truncation(logits: torch.Tensor) -> None:
         min_p=np.array([0.0, 1e-3, 0.0, 0.0]),
     )
     kept = []
-    for module in (cpu_sampling, torch_sampling):
+    for module in (cpu_sampling, torch_kernels):
         truncated = logits.clone()
         module.truncate(truncated, options)
         kept.append(truncated.isfinite().tolist())

@@ -8,7 +8,7 @@ from transformers.utils import logging as transformers_logging
 
 from common.config import StoredDtype
 from common.engine.attention.interface import ATTENTION_NAME, register
-from common.engine.kv_cache import DTYPES
+from common.engine.memory.kv_cache import DTYPES
 from common.engine.model_spec import ModelSpec
 from common.engine.weights.kind import refuse_other_kinds
 from common.engine.weights.quantization import refuse_quantized_folder

@@ -12,7 +12,7 @@ from pathlib import Path
 from smg_grpc_proto import vllm_engine_pb2 as vllm_pb2
 from smg_grpc_proto.generated import common_pb2
 
-from common.request import Role
+from common.messages import Role
 from router.intake.job import Limits
 from router.workers.pool import WorkerView
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from smg_grpc_proto import vllm_engine_pb2 as vllm_pb2
 
-from common.request import FinishReason, TokenLogprobs
+from common.messages import FinishReason, TokenLogprobs
 from router.intake.job import Job
 from router.journey.progress import Delta, Summary
 

@@ -8,18 +8,18 @@ from pathlib import Path
 from unittest.mock import patch
 
 from common.config import TransferConfig
-from common.engine.block_pool import BlockPool
-from common.engine.costs import Costs, within_limits
-from common.engine.counters import Counters
-from common.engine.engine import Engine
-from common.engine.grammar import Grammars
-from common.engine.host_swap import HostSwap
-from common.engine.kv_cache import kv_layout
-from common.engine.prefix_cache import PrefixCache
+from common.engine.build import Engine
+from common.engine.memory.block_pool import BlockPool
+from common.engine.memory.host_swap import HostSwap
+from common.engine.memory.kv_cache import kv_layout
+from common.engine.memory.prefix_cache import PrefixCache
+from common.engine.profiling.costs import Costs, within_limits
+from common.engine.sampling.grammars import Grammars
 from common.engine.sequence import Sequence
 from common.kv_transfer.in_process import InProcessTransport
+from common.messages import FinishReason, SamplingParams, StepOutput, WorkFailure, WorkRequest
 from common.profile import WorkerProfile
-from common.request import FinishReason, SamplingParams, StepOutput, WorkFailure, WorkRequest
+from common.worker.counters import Counters
 from decode_worker.engine import DecodeEngine
 from decode_worker.inbox import Inbox
 from decode_worker.output_length import OutputLengths

@@ -1,6 +1,6 @@
 """Host memory without tensors, for schedulers that are driven by tests."""
 
-from common.engine.prefix_cache import PrefixCache
+from common.engine.memory.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
 from tests.unit.common.engine.block_contents import BlockContents
 

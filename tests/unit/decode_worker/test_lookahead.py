@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from common.request import SamplingParams
+from common.messages import SamplingParams
 from pdserve.errors import Reason
 from tests.unit.common.engine.ahead import HeldCopies, ahead
 from tests.unit.decode_worker.driven_engine import DrivenEngine

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from common.engine.engine import Engine
-from common.request import SamplingParams
+from common.engine.build import Engine
+from common.messages import SamplingParams
 from tests.unit.common.engine.ahead import ahead
 from tests.unit.common.engine.graphed import Flashed, build_flashed
 from tests.unit.common.engine.plain_stage import plain_inputs

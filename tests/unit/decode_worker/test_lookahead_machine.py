@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from common.request import FinishReason, SamplingParams
+from common.messages import FinishReason, SamplingParams
 from pdserve.errors import Reason
 from tests.unit.common.engine.ahead import HeldCopies, ahead
 from tests.unit.common.engine.tiny_models import VOCAB

@@ -2,9 +2,9 @@
 
 import pytest
 
-from common.engine.block_pool import BlockPool
-from common.engine.costs import Costs
-from common.engine.prefix_cache import PrefixCache
+from common.engine.memory.block_pool import BlockPool
+from common.engine.memory.prefix_cache import PrefixCache
+from common.engine.profiling.costs import Costs
 from common.engine.sequence import Sequence
 from common.profile import WorkerProfile
 from decode_worker.footprint import Footprint, peak_blocks

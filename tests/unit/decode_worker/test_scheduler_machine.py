@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from common.engine.batch import Batch
-from common.engine.block_pool import BlockPool
-from common.engine.costs import Costs
-from common.engine.prefix_cache import PrefixCache
+from common.engine.memory.block_pool import BlockPool
+from common.engine.memory.prefix_cache import PrefixCache
+from common.engine.profiling.costs import Costs
 from common.engine.sequence import Sequence
 from common.profile import WorkerProfile
 from decode_worker.output_length import OutputLengths

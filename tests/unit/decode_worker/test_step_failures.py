@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from common.engine.engine import Engine
+from common.engine.build import Engine
 from common.engine.model_runner import TokenModel
 from common.engine.ragged import RaggedInputs
-from common.request import SamplingParams
+from common.messages import SamplingParams
 from pdserve.errors import Reason
 from tests.unit.common.engine.ahead import ahead
 from tests.unit.common.engine.breaking import BreakableModel, raising_on, with_model

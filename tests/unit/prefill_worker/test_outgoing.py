@@ -10,7 +10,7 @@ import pytest
 from common.kv_transfer.layout import KVLayout
 from common.kv_transfer.node_store import AHEAD, FixedStore
 from common.kv_transfer.wire import WireItem
-from common.request import SamplingParams, WorkRequest
+from common.messages import SamplingParams, WorkRequest
 from prefill_worker import outgoing
 from prefill_worker.outbox import KVOutbox
 from prefill_worker.outgoing import Outgoing

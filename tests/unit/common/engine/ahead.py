@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import torch
 
+from common.engine.build import Engine
 from common.engine.device_copy import HostCopies
-from common.engine.engine import Engine
 from common.engine.model_runner import ModelRunner
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from common.engine.engine import Engine
+from common.engine.build import Engine
 from common.engine.model_runner import ModelRunner, TokenModel
 from common.engine.ragged import RaggedInputs
 from common.engine.raising import RaisingModel

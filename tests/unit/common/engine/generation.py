@@ -1,7 +1,7 @@
 """Running an engine's model over several prompts, as a scheduler would."""
 
 from common.engine.batch import Batch, BatchEntry, cut_chunks
-from common.engine.engine import Engine
+from common.engine.build import Engine
 from common.engine.sequence import Sequence
 from tests.unit.common.engine.sequences import NO_EOS, hold, make_sequence
 

@@ -7,18 +7,18 @@ import torch
 
 from common.config import StoredDtype
 from common.engine.attention.flash import FlashBackend, VarlenAttention
-from common.engine.block_pool import BlockPool
-from common.engine.costs import Costs
+from common.engine.build import Engine
 from common.engine.device_inputs import DeviceInputs
-from common.engine.engine import Engine
 from common.engine.fused.decoder import FusedDecoder
 from common.engine.fused.families import fuse
 from common.engine.fused.ops import TorchOps
 from common.engine.fused.weights import AsStored
-from common.engine.graphed import Capture, GraphedDecoder, GraphLimits
-from common.engine.kv_cache import KVCache
+from common.engine.graphs.graphed import Capture, GraphedDecoder, GraphLimits
+from common.engine.memory.block_pool import BlockPool
+from common.engine.memory.kv_cache import KVCache
+from common.engine.memory.prefix_cache import PrefixCache
 from common.engine.model_runner import ModelRunner, TokenModel
-from common.engine.prefix_cache import PrefixCache
+from common.engine.profiling.costs import Costs
 from common.engine.weights.load import load_model
 from common.grammar.matcher import MaskFiller
 from common.profile import WorkerProfile

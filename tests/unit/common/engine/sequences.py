@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from common.engine.block_pool import BlockPool
+from common.engine.memory.block_pool import BlockPool
 from common.engine.sequence import Sequence
 from common.engine.timeline import Timeline
-from common.request import SamplingParams, WorkRequest
+from common.messages import SamplingParams, WorkRequest
 
 NO_EOS: frozenset[int] = frozenset()
 

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from common.config import Backend
 from common.engine.batch import Batch, BatchEntry
-from common.engine.engine import Engine
-from common.engine.kv_cache import DTYPES
+from common.engine.build import Engine
+from common.engine.memory.kv_cache import DTYPES
 from common.engine.ragged import RaggedInputs
 from tests.unit.common.engine.sequences import make_sequence
 from tests.unit.common.engine.tiny_models import (

@@ -9,12 +9,12 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from common.engine.batch import Batch, BatchEntry
-from common.engine.engine import Engine
+from common.engine.build import Engine
 from common.engine.isolation import MAX_IN_A_ROW, Isolation
 from common.engine.model_runner import Landed
 from common.engine.raising import RaisingModel
 from common.engine.sequence import Sequence
-from common.request import SamplingParams
+from common.messages import SamplingParams
 from tests.unit.common.engine.breaking import BreakableModel, raising_on, with_model
 from tests.unit.common.engine.sequences import hold, make_sequence
 from tests.unit.decode_worker.driven_engine import tiny_engine

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from common.engine.batch import Batch, BatchEntry
-from common.engine.engine import Engine
+from common.engine.build import Engine
 from common.engine.ragged import RaggedInputs
 from tests.unit.common.engine.generation import continuations
 from tests.unit.common.engine.sequences import hold, make_sequence

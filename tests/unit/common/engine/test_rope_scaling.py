@@ -14,7 +14,7 @@ from transformers import AutoConfig
 
 from common.config import Backend
 from common.engine.batch import Batch, cut_chunks
-from common.engine.engine import Engine
+from common.engine.build import Engine
 from common.engine.ragged import RaggedInputs
 from common.engine.weights.spec import max_context_tokens
 from tests.unit.common.engine.generation import continuations

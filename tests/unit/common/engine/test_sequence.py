@@ -1,6 +1,6 @@
 import pytest
 
-from common.request import FinishReason, SamplingParams
+from common.messages import FinishReason, SamplingParams
 from tests.unit.common.engine.sequences import NO_EOS, make_decoding, make_sequence
 
 EOS = frozenset({7, 8})

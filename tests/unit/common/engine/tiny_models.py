@@ -7,8 +7,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from common.config import Backend, EngineConfig
-from common.engine.engine import Engine, build_engine
-from common.engine.kv_cache import KVCache
+from common.engine.build import Engine, build_engine
+from common.engine.memory.kv_cache import KVCache
 
 VOCAB = 101
 _SHAPE: dict[str, object] = {

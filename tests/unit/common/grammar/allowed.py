@@ -7,7 +7,7 @@ import numpy as np
 
 from common.grammar.compiler import GrammarCompiler
 from common.grammar.matcher import GrammarMatcher, MaskFiller
-from common.request import Grammar, GrammarKind
+from common.messages import Grammar, GrammarKind
 from tests.patience import WITHIN_S
 from tests.unit.router.tiny_tokenizer import IM_END, VOCAB_SIZE
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from common.grammar.compiler import GrammarCompiler, GrammarError, try_out
-from common.request import Grammar
+from common.messages import Grammar
 from tests.unit.common.grammar.allowed import (
     EOS,
     accept,

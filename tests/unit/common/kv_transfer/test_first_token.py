@@ -12,7 +12,7 @@ from common.kv_transfer.wire import (
     decode_header,
     make_first_token,
 )
-from common.request import TokenLogprobs
+from common.messages import TokenLogprobs
 from tests.unit.common.kv_transfer.samples import FIRST_TOKEN
 
 ENTRIES = [TokenLogprobs(-0.5 * i, (i, 70_000), (-0.25, -8.0)) for i in range(7)]

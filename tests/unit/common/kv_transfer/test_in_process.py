@@ -7,7 +7,7 @@ from common.kv_transfer.in_process import InProcessStream, InProcessTransport
 from common.kv_transfer.node_store import AHEAD
 from common.kv_transfer.transport import TransferError
 from common.kv_transfer.wire import WireItem
-from common.request import SamplingParams, WorkRequest
+from common.messages import SamplingParams, WorkRequest
 from tests.patience import WITHIN_S
 
 REQUEST = WorkRequest("r1", 4, (1, 2, 3), SamplingParams(0.0, 0, 5))

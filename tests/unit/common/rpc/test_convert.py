@@ -2,9 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.prefix_log import PrefixUpdate
-from common.profile import Correction, WorkerProfile
-from common.request import (
+from common.messages import (
     FinishReason,
     Grammar,
     GrammarKind,
@@ -18,6 +16,8 @@ from common.request import (
     WorkFailure,
     WorkRequest,
 )
+from common.prefix_log import PrefixUpdate
+from common.profile import Correction, WorkerProfile
 from common.rpc.convert import (
     finish_to_pb,
     info_from_pb,

@@ -3,7 +3,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.request import SamplingParams
+from common.messages import SamplingParams
 from router.access.tenant import ANONYMOUS, RequestKey, Tenant, current_tenant, set_current_tenant
 from router.intake.job import Job
 

@@ -9,7 +9,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from common.request import Grammar
+from common.messages import Grammar
 from pdserve.errors import InternalError, InvalidRequestError, OverloadedError, Reason
 from router.intake.grammar_checker import GrammarChecker
 from tests.patience import WITHIN_S, ever_longer

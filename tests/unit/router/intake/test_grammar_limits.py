@@ -1,6 +1,6 @@
 import pytest
 
-from common.request import Grammar, GrammarKind
+from common.messages import Grammar, GrammarKind
 from pdserve.errors import InvalidRequestError, Reason
 from pdserve.v1 import inference_pb2
 from router.intake.grammar_limits import MAX_BYTES, MAX_CHOICES, parse_grammar

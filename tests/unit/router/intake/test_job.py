@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from common.request import SamplingParams
+from common.messages import SamplingParams
 from pdserve.errors import InvalidRequestError, NotFoundError, Reason, RequestError
 from pdserve.v1 import inference_pb2
 from router.access.tenant import ANONYMOUS, Tenant

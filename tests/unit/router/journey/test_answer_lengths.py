@@ -1,4 +1,4 @@
-from common.request import SamplingParams
+from common.messages import SamplingParams
 from router.intake.job import Job
 from router.journey.answer_lengths import AnswerLengths
 

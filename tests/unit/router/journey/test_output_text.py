@@ -1,4 +1,4 @@
-from common.request import FinishReason, SamplingParams
+from common.messages import FinishReason, SamplingParams
 from router.intake.job import Job
 from router.journey.output_text import OutputText
 

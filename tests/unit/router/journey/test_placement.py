@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import pytest
 
 from common.config import RouterConfig
-from common.request import Role, SamplingParams
+from common.messages import Role, SamplingParams
 from pdserve.errors import UnavailableError
 from router.admission.arrival_rate import ArrivalRate
 from router.intake.job import Job

@@ -7,8 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from common.engine.block_pool import BlockPool
-from common.engine.prefix_cache import PrefixCache
+from common.engine.memory.block_pool import BlockPool
+from common.engine.memory.prefix_cache import PrefixCache
 from common.engine.sequence import Sequence
 from common.prefix_chain import PrefixChain
 from common.prefix_log import PrefixLog, PrefixUpdate

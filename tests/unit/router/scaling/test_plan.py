@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, seed
 from hypothesis import strategies as st
 
-from common.request import Role
+from common.messages import Role
 from pdserve.errors import InvalidRequestError
 from router.scaling.plan import Member, ScalePlan, make_plan
 

@@ -1,4 +1,4 @@
-from common.request import SamplingParams, SequenceOutput, WorkRequest
+from common.messages import SamplingParams, SequenceOutput, WorkRequest
 from pdserve.errors import Reason
 from router.workers.link import WorkerLink, WorkStream
 

@@ -11,7 +11,7 @@ from common.engine.attention.backend import AttentionBackend
 from common.engine.attention.select import select_backend
 from common.engine.batch import Batch, BatchEntry
 from common.engine.device_inputs import on_host
-from common.engine.kv_cache import DTYPES, KVCache, Storage
+from common.engine.memory.kv_cache import DTYPES, KVCache, Storage
 from common.engine.model_spec import ModelSpec
 from common.engine.ragged import RaggedInputs
 from tests.unit.common.engine.sequences import make_sequence

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from common.config import Backend
 from common.engine.attention.select import select_backend
-from common.engine.kv_cache import KVCache
+from common.engine.memory.kv_cache import KVCache
 from common.engine.model_spec import ModelSpec
 from pdserve.errors import SetupError
 from tests.unit.common.engine.attention.paged import Shape, Step, Turn, attend_dense, attend_paged

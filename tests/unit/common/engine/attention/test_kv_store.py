@@ -8,9 +8,9 @@ import torch
 
 from common.engine.cpu.emit import LANES
 from common.engine.cpu.kv_store import KVStore, find_runs
-from common.engine.kv_cache import DTYPES, KVCache
+from common.engine.memory.kv_cache import DTYPES, KVCache
+from tests.unit.common.engine.memory.test_kv_cache import make_spec
 from tests.unit.common.engine.plain_stage import CPU
-from tests.unit.common.engine.test_kv_cache import make_spec
 
 NUM_BLOCKS, HEADS = 8, 2
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from common.engine.engine import assemble_engine
+from common.engine.build import assemble_engine
 from common.engine.fused.families import fuse
 from common.engine.fused.plain import is_plain
 from common.engine.fused.weights import AsStored

@@ -1,0 +1,169 @@
+"""One worker's engine: the model, its KV memory and the runner, built together."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from common.config import EngineConfig
+from common.engine.attention.flash import PAGE
+from common.engine.attention.select import select_backend
+from common.engine.device_copy import DeviceCopies
+from common.engine.dtype import choose_dtype
+from common.engine.fused.select import select_model
+from common.engine.graphs.cuda_graphs import graph_decode
+from common.engine.graphs.graphed import GraphLimits
+from common.engine.kernel_checks.verdicts import AttentionShape, trusted_attention
+from common.engine.memory.block_pool import BlockPool
+from common.engine.memory.host_budget import check_memory
+from common.engine.memory.kv_cache import KVCache, Storage
+from common.engine.memory.prefix_cache import PrefixCache
+from common.engine.model_runner import ModelRunner
+from common.engine.model_spec import ModelSpec
+from common.engine.profiling.costs import Costs, within_limits
+from common.engine.raising import with_failpoint
+from common.engine.self_check import PROBE_TOKENS, Probe
+from common.engine.stages import BeginStage, untold
+from common.engine.weights.load import load_model
+from common.grammar.matcher import MaskFiller
+from common.profile import WorkerProfile
+from pdserve.errors import SetupError
+
+BUILD_TIMEOUT_S = 1800.0  # a large model from slow storage; the deployment's own limit is shorter
+_BLOCK_SIZE = {"cpu": 16, "cuda": PAGE}
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What both worker roles are made of; each adds its scheduler."""
+
+    spec: ModelSpec
+    config: EngineConfig
+    prefix: PrefixCache
+    cache: KVCache
+    runner: ModelRunner
+    costs: Costs
+
+    @property
+    def pool(self) -> BlockPool:
+        """The owner of the KV blocks."""
+        return self.prefix.pool
+
+
+def build_engine(
+    model_dir: Path,
+    config: EngineConfig,
+    num_threads: int,
+    memory_bytes: int | None = None,
+    stage: BeginStage = untold,
+) -> Engine:
+    """Load the model, allocate KV memory, and prove with a probe that attention is honoured.
+
+    `memory_bytes` of host memory are for it; None: what is available. Raises SetupError when the machine
+    or the model does not allow it.
+    """
+    device = select_device(config)
+    if device.type == "cpu":
+        # numba takes 0.3 s to import; a CUDA worker never needs it
+        from common.engine.cpu.threads import set_num_threads
+
+        set_num_threads(num_threads)
+    chosen = choose_dtype(config, model_dir, device, memory_bytes)
+    config = config.model_copy(update={"dtype": chosen.dtype})
+    if device.type == "cpu":
+        check_memory(model_dir, config, memory_bytes)
+    with stage("loading weights") as remark:
+        model, spec = load_model(
+            model_dir, chosen.dtype, device, allow_unused_weights=config.allow_unused_weights
+        )
+        remark.text = f"{chosen.dtype}, {chosen.reason}"
+    spec = replace(spec, dtype_reason=chosen.reason)
+    return assemble_engine(model, spec, config, device, stage)
+
+
+def assemble_engine(
+    model: torch.nn.Module,
+    spec: ModelSpec,
+    config: EngineConfig,
+    device: torch.device,
+    stage: BeginStage = untold,
+) -> Engine:
+    """An engine of a model that lies on `device` and has our attention; see build_engine."""
+    with stage("running the model alone"):
+        probe = Probe(model, spec)
+    block_size = config.block_size or _BLOCK_SIZE[device.type]
+    # a block of the graphs, of which the pool does not know
+    num_scratch = int(device.type == "cuda" and config.cuda_graphs == "auto")
+    num_blocks = _count_blocks(config, spec, block_size, num_scratch)
+    storage = _storage(spec, config, device)
+    with stage("allocating KV memory"):
+        cache = KVCache(spec, num_blocks + num_scratch, block_size, device, storage)
+    backend = select_backend(config.attention_backend, cache, spec.num_heads)
+    with stage("preparing weights"):
+        token_model = with_failpoint(select_model(model, config.fusion, backend, device))
+    mask_filler = MaskFiller(spec.vocab_size)
+    copies = DeviceCopies() if device.type == "cuda" else None
+    runner = ModelRunner(token_model, block_size, spec.eos_token_ids, mask_filler, copies)
+    pool = BlockPool(num_blocks, block_size)
+    with stage("probing attention"):
+        probe.run(runner, cache, pool)
+    if num_scratch:
+        # captured after the probe, so that what is wrong without graphs is not blamed on them
+        with stage("capturing CUDA graphs"):
+            token_model = graph_decode(token_model, backend, _graph_limits(config, spec, pool))
+        runner = ModelRunner(token_model, block_size, spec.eos_token_ids, mask_filler, copies)
+        probe.run(runner, cache, pool)
+    prefix = PrefixCache(pool, spec.fingerprint, is_enabled=config.prefix_cache == "auto")
+    costs = Costs(within_limits(WorkerProfile(), config))
+    return Engine(spec, config, prefix, cache, runner, costs)
+
+
+def attention_shape(
+    spec: ModelSpec, config: EngineConfig, device: torch.device
+) -> AttentionShape | None:
+    """What the CPU's attention kernels are compiled for, where they are wanted and fit the model's blocks."""
+    if device.type != "cpu" or config.attention_backend not in ("auto", "cpu"):
+        return None
+    # numba takes 0.3 s to import; a CUDA worker never needs it
+    from common.engine.cpu.attention_kernel import kernel_fits
+
+    block_size = config.block_size or _BLOCK_SIZE[device.type]
+    group = spec.num_heads // spec.num_kv_heads
+    shape = AttentionShape(spec.dtype, block_size, spec.head_dim, group)
+    return shape if kernel_fits(block_size, spec.head_dim) else None
+
+
+def _storage(spec: ModelSpec, config: EngineConfig, device: torch.device) -> Storage:
+    """Blocks as the CPU's kernels want them, where there are kernels for their shape."""
+    shape = attention_shape(spec, config, device)
+    return "packed" if shape is not None and trusted_attention(shape) is None else "pages"
+
+
+def _count_blocks(config: EngineConfig, spec: ModelSpec, block_size: int, num_scratch: int) -> int:
+    """How many blocks for sequences fit into the memory for KV. Raises SetupError when they are too few."""
+    block_bytes = KVCache.block_bytes(spec, block_size)
+    num_blocks = int(config.kv_cache_gib * 2**30) // block_bytes - num_scratch
+    if num_blocks < 2 or num_blocks * block_size < PROBE_TOKENS:
+        raise SetupError(
+            f"engine.kv_cache_gib {config.kv_cache_gib} holds {num_blocks} blocks of {block_bytes} bytes",
+            "raise it",
+        )
+    return num_blocks
+
+
+def _graph_limits(config: EngineConfig, spec: ModelSpec, pool: BlockPool) -> GraphLimits:
+    longest = pool.num_blocks_for(spec.max_context_tokens)
+    return GraphLimits(
+        max_num_seqs=config.max_num_seqs,
+        max_blocks=min(longest, pool.num_blocks),
+        block_size=pool.block_size,
+        scratch_block=pool.num_blocks,
+    )
+
+
+def select_device(config: EngineConfig) -> torch.device:
+    """The device to run on. Raises SetupError when it is asked for and absent."""
+    has_cuda = torch.cuda.is_available()
+    if config.device == "cuda" and not has_cuda:
+        raise SetupError("engine.device 'cuda' is not available", "this machine has: cpu")
+    return torch.device("cuda" if config.device != "cpu" and has_cuda else "cpu")

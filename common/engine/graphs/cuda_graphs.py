@@ -1,0 +1,87 @@
+"""CUDA's capture of decode steps, and whether a model's are captured at all."""
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from common.engine.attention.backend import AttentionBackend
+from common.engine.attention.flash import FlashBackend
+from common.engine.device_inputs import DeviceInputs
+from common.engine.fused.decoder import FusedDecoder
+from common.engine.graphs.graphed import Capture, GraphedDecoder, GraphLimits
+from common.engine.model_runner import TokenModel
+from common.telemetry.logs import get_logger
+from pdserve.errors import SetupError
+
+_log = get_logger()
+
+
+class CudaCapture:
+    """Records graphs that share one memory pool; needs CUDA. See Capture.
+
+    Sharing is sound because no graph reads what another left, and a step's logits are used, on the same
+    stream, before the next step begins.
+    """
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+        # one stream for all: a pool's memory and the BLAS library's workspace belong to a stream
+        self._stream = torch.cuda.Stream()
+
+    def __call__(self, run: Callable[[], None]) -> Callable[[], None]:
+        """See Capture. Runs once before: kernels are loaded and chosen at their first launch."""
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            run()
+        torch.cuda.current_stream().wait_stream(self._stream)
+        graph = torch.cuda.CUDAGraph()
+        # thread_local: what another thread asks of CUDA meanwhile is not a part of the step
+        with torch.cuda.graph(
+            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+        ):
+            run()
+        replay: Callable[[], None] = graph.replay
+        return replay
+
+
+def graph_decode(model: TokenModel, backend: AttentionBackend, limits: GraphLimits) -> TokenModel:
+    """The model with its decode steps captured; the model itself where that is not done.
+
+    Needs CUDA. Raises SetupError when a capture fails.
+    """
+    if not isinstance(model, FusedDecoder) or not can_capture(model, backend):
+        _log.info("cuda_graphs_left_out", model=model.name, backend=backend.name)
+        return model
+    device = model.weights.embedding.weight.device
+    start_s, free_bytes = time.monotonic(), torch.cuda.mem_get_info(device)[0]
+    graphed = capture_decode(model, limits, DeviceInputs(device), CudaCapture())
+    torch.cuda.synchronize(device)
+    _log.info(
+        "cuda_graphs_captured",
+        batch_sizes=limits.buckets,
+        duration_s=time.monotonic() - start_s,
+        num_bytes=free_bytes - torch.cuda.mem_get_info(device)[0],
+    )
+    return graphed
+
+
+def can_capture(model: FusedDecoder, backend: AttentionBackend) -> bool:
+    """Whether a step's kernels follow from its shapes alone: not where rotary scaling looks at positions."""
+    kinds = model.weights.rotary.rope_type
+    names = kinds.values() if isinstance(kinds, dict) else (kinds,)
+    return isinstance(backend, FlashBackend) and not any("dynamic" in name for name in names)
+
+
+def capture_decode(
+    decoder: FusedDecoder, limits: GraphLimits, inputs: DeviceInputs, capture: Capture
+) -> GraphedDecoder:
+    """Capture every size. Raises SetupError when the device, its driver or its memory does not allow it."""
+    try:
+        return GraphedDecoder(decoder, limits, inputs, capture)
+    except RuntimeError as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise SetupError(
+            f"engine.cuda_graphs 'auto': decode steps cannot be captured: {reason}",
+            "set engine.cuda_graphs to 'off', or give less memory to engine.kv_cache_gib",
+        ) from error

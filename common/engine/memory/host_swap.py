@@ -1,0 +1,77 @@
+"""KV of preempted sequences in host memory."""
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from common.engine.memory.kv_cache import KVCache
+from common.engine.memory.prefix_cache import PrefixCache
+from common.engine.profiling.costs import Costs
+from common.engine.sequence import Sequence
+from common.machine import read_memory
+
+
+class HostSwap:
+    """Copies in the canonical layout [layers, 2, tokens, kv_heads, head_dim], within a budget of bytes."""
+
+    def __init__(
+        self,
+        cache: KVCache,
+        prefix: PrefixCache,
+        max_bytes: int,
+        costs: Costs,
+        usable_bytes: Callable[[], int] = lambda: read_memory().usable_bytes,
+    ) -> None:
+        """`usable_bytes` says what the machine or its container has left, whatever the budget is."""
+        self._cache = cache
+        self._prefix = prefix
+        self._max_bytes = max_bytes
+        self._costs = costs
+        self._usable_bytes = usable_bytes
+        self._copies: dict[Sequence, torch.Tensor] = {}
+        self.num_bytes = 0
+
+    def save(self, seq: Sequence) -> bool:
+        """Copy the computed KV out of the sequence's blocks; False when there is no room for it."""
+        num_tokens = seq.num_computed_tokens
+        wanted = num_tokens * self._cache.num_bytes_per_token
+        if not num_tokens or self.num_bytes + wanted > self._max_bytes:
+            return False
+        if wanted > self._usable_bytes():
+            return False
+        start_s = time.monotonic()
+        copy = self._cache.read(seq.block_table, 0, num_tokens)
+        self._costs.note_copy_out(copy.nbytes, time.monotonic() - start_s)
+        self._copies[seq] = copy
+        self.num_bytes += copy.nbytes
+        return True
+
+    def restore(self, seq: Sequence) -> None:
+        """Copy what the sequence's new blocks lack back in, count it as computed, forget the copy.
+
+        Does nothing without a copy. What a known prefix brought with it is not written: it is shared.
+        """
+        copy = self._copies.get(seq)
+        if copy is None:
+            return
+        start, end = seq.num_computed_tokens, copy.shape[2]
+        if start < end:
+            start_s = time.monotonic()
+            rest = copy[:, :, start:]
+            self._cache.write(seq.block_table, start, rest)
+            self._costs.note_insert(rest.nbytes, time.monotonic() - start_s)
+            seq.num_computed_tokens = end
+            self._prefix.publish(seq)
+        self.drop(seq)
+
+    def num_bytes_of(self, seq: Sequence) -> int:
+        """Size of the sequence's copy, 0 without one."""
+        copy = self._copies.get(seq)
+        return 0 if copy is None else copy.nbytes
+
+    def drop(self, seq: Sequence) -> None:
+        """Forget the copy, if there is one."""
+        copy = self._copies.pop(seq, None)
+        if copy is not None:
+            self.num_bytes -= copy.nbytes

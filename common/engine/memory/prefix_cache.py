@@ -1,0 +1,132 @@
+"""Prefix sharing (vLLM's automatic prefix caching, Kwon et al. 2023): KV computed once serves every
+sequence that begins with the same tokens. Touches no tensor.
+
+Blocks are named as soon as they are whole and computed, by prompts and generated tokens alike, so that a
+chat's next turn finds its last one. A named block is never written again: a sequence writes only behind
+its computed tokens, and shares whole blocks only.
+"""
+
+from common.engine.memory.block_pool import BlockPool
+from common.engine.sequence import Sequence
+from common.engine.timeline import Timeline
+from common.messages import WorkRequest
+from common.prefix_chain import PrefixChain
+
+
+class PrefixCache:
+    """Gives sequences their blocks, shared ones first."""
+
+    def __init__(self, pool: BlockPool, fingerprint: str, *, is_enabled: bool = True) -> None:
+        self.pool = pool
+        self.num_query_tokens = 0
+        self.num_hit_tokens = 0
+        self._fingerprint = fingerprint
+        self._is_enabled = is_enabled
+        self._leaders: dict[str, Sequence] = {}  # by group: who computes the prompt now
+
+    def new_sequence(self, request: WorkRequest, arrival_s: float) -> Sequence:
+        """A sequence with the keys of its prompt, which cost more than finding them. From any thread."""
+        seq = Sequence(request, Timeline(arrival_s))
+        self._findable_keys(seq)
+        return seq
+
+    def reserve(self, seq: Sequence, num_tokens: int, *, keep_free: int = 0) -> bool:
+        """Give a sequence without blocks those for its first `num_tokens` positions, if they can be had
+        with `keep_free` left over; what is known of them counts as computed from here on.
+
+        False too while another of its group computes the prompt.
+        """
+        pool = self.pool
+        if self.is_led(seq):
+            return False
+        num_blocks = pool.num_blocks_for(num_tokens)
+        known = pool.find(self._findable_keys(seq))
+        num_new = num_blocks - len(known)
+        if not pool.can_allocate(num_new + pool.num_cached_among(known), keep_free=keep_free):
+            return False
+        pool.share(known)
+        seq.block_table = known + pool.allocate(num_new)
+        seq.num_shared_blocks = len(known)
+        seq.num_computed_tokens = len(known) * pool.block_size
+        self._note(seq, len(known))
+        if (
+            seq.request.group
+            and self._is_enabled
+            and not self._is_shareable(seq, seq.num_computed_tokens)
+        ):
+            self._leaders[seq.request.group] = seq
+        return True
+
+    def is_led(self, seq: Sequence) -> bool:
+        """Whether the sequence waits for another of its group, which computes the prompt now."""
+        return seq.request.group in self._leaders
+
+    def release(self, seq: Sequence) -> None:
+        """Take the sequence's blocks back. Safe to repeat."""
+        self._stop_leading(seq)
+        self.pool.release(seq.block_table)
+        seq.block_table = []  # another list: see BlockTables
+
+    def num_held_prefix_blocks(self, seq: Sequence) -> int:
+        """Blocks that `reserve` would find now and that others hold, so that they cost nothing."""
+        known = self.pool.find(self._findable_keys(seq))
+        return len(known) - self.pool.num_cached_among(known)
+
+    def num_shared_tokens(self, seq: Sequence) -> int:
+        """Computed positions in blocks that others hold too."""
+        num_shared = self.pool.num_shared_among(seq.block_table)
+        return min(num_shared * self.pool.block_size, seq.num_computed_tokens)
+
+    def publish(self, seq: Sequence, num_computed_tokens: int | None = None) -> None:
+        """Let others find the sequence's blocks that are whole and computed.
+
+        Up to a position, if one is given: the sequence counts more as computed, and what comes of that is not
+        known yet (decode_worker/lookahead.py).
+        """
+        if num_computed_tokens is None:
+            num_computed_tokens = seq.num_computed_tokens
+        num_whole = num_computed_tokens // self.pool.block_size
+        chain = self._chain(seq)
+        if num_whole <= chain.num_named or not self._is_enabled:
+            return
+        chain.grow(seq.token_ids, num_whole)
+        new = slice(chain.num_named, num_whole)
+        self.pool.name(seq.block_table[new], chain.keys[new])
+        chain.num_named = num_whole
+        if self._is_shareable(seq, num_computed_tokens):
+            self._stop_leading(seq)
+
+    def forget(self, seq: Sequence) -> None:
+        """Let nobody find the sequence's blocks: what they hold is not to be trusted."""
+        self.pool.forget(seq.block_table)
+
+    def _is_shareable(self, seq: Sequence, num_computed_tokens: int) -> bool:
+        """Whether all that another of its group could share is computed."""
+        size = self.pool.block_size
+        return num_computed_tokens >= (seq.num_prompt_tokens - 1) // size * size
+
+    def _stop_leading(self, seq: Sequence) -> None:
+        if self._leaders.get(seq.request.group) is seq:
+            del self._leaders[seq.request.group]
+
+    def _chain(self, seq: Sequence) -> PrefixChain:
+        if seq.chain is None:
+            salt = seq.request.cache_salt
+            seq.chain = PrefixChain(self._fingerprint, salt, self.pool.block_size)
+        return seq.chain
+
+    def _findable_keys(self, seq: Sequence) -> list[bytes]:
+        """Keys of all whole blocks but for the last token, whose logits are wanted."""
+        if not self._is_enabled or seq.needs_prompt_logits:
+            return []
+        chain = self._chain(seq)
+        num_blocks = (len(seq.token_ids) - 1) // self.pool.block_size
+        chain.grow(seq.token_ids, num_blocks)
+        return chain.keys[:num_blocks]
+
+    def _note(self, seq: Sequence, num_known: int) -> None:
+        self._chain(seq).num_named = num_known
+        if seq.timeline.num_preemptions == 0:
+            seq.timeline.num_cached_tokens = seq.num_computed_tokens
+            self.num_query_tokens += len(seq.token_ids)
+            self.num_hit_tokens += seq.num_computed_tokens

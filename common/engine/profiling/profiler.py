@@ -1,0 +1,178 @@
+"""A worker measures itself at start-up: real steps and copies, within about two seconds.
+
+All trials run in turns, round after round, and each one's fastest run counts: a machine that starts a
+deployment is busy in bursts. A slow machine leaves the largest steps out; the curve goes on as it came.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from itertools import accumulate
+
+from common.engine.batch import Batch, BatchEntry
+from common.engine.build import Engine
+from common.engine.sequence import Sequence
+from common.engine.timeline import Timeline
+from common.messages import SamplingParams, WorkRequest
+from common.profile import WorkerProfile, count_pairs
+
+_BUDGET_S = 2.0
+_MAX_ROUNDS = 5
+_ROW_COUNTS = (1, 8, 32, 128)
+_NUM_DECODING = 8
+_DECODE_CONTEXT = 256
+_LONG_CONTEXT = 1024
+_LONG_CHUNK = 64
+_COPY_TOKENS = 256
+_SAMPLING = SamplingParams(temperature=0.0, seed=0, max_tokens=1)
+
+Trial = Callable[[], object]
+
+
+def measure_trials(engine: Engine, budget_s: float = _BUDGET_S) -> dict[str, float]:
+    """Each trial's seconds by its name. Runs in the engine's thread; blocks are free before and after."""
+    return _Trials(engine).measure(budget_s)
+
+
+def to_profile(engine: Engine, seconds: Mapping[str, float]) -> WorkerProfile:
+    """The costs that follow from the trials' seconds. Raises KeyError when one that is needed is missing."""
+    return _Trials(engine).to_profile(seconds)
+
+
+def is_complete(engine: Engine, seconds: Mapping[str, float]) -> bool:
+    """Whether there was time for the largest step too."""
+    return _row_trial(largest_step(engine)) in seconds
+
+
+def largest_step(engine: Engine) -> int:
+    """Rows of the largest step that can be measured; a complete profile reaches as far."""
+    return max(min(engine.config.max_batch_tokens, _capacity(engine)), 2)
+
+
+class _Trials:
+    """What is run, sized so that it fits the engine's memory, and what follows from the times."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        pool, config = engine.pool, engine.config
+        capacity, limit = _capacity(engine), largest_step(engine)
+        self._counts = [*(n for n in _ROW_COUNTS if n < limit), limit]
+        self._chunk = min(_LONG_CHUNK, config.max_batch_tokens, capacity // 2)
+        self._start = min(_LONG_CONTEXT, capacity - self._chunk)
+        self._num_seqs = min(_NUM_DECODING, config.max_num_seqs, pool.num_blocks)
+        # every sequence holds blocks of its own
+        own_positions = pool.num_blocks // self._num_seqs * pool.block_size - 1
+        self._context = max(min(_DECODE_CONTEXT, own_positions, capacity), 1)
+        self._num_copied = min(_COPY_TOKENS, capacity)
+
+    def measure(self, budget_s: float) -> dict[str, float]:
+        return _fastest(self._needed(), self._rows(self._counts[2:]), budget_s)
+
+    def to_profile(self, best: Mapping[str, float]) -> WorkerProfile:
+        config, cache = self._engine.config, self._engine.cache
+        added_s = max(best["far"] - best["near"], 0.0)
+        pair_s = added_s / (self._chunk * self._start)
+        counts = [count for count in self._counts if _row_trial(count) in best]
+        seconds = _rising(best[_row_trial(count)] - count_pairs(count) * pair_s for count in counts)
+        curve = WorkerProfile(tuple(counts), seconds, sample_s=0.0, position_s=0.0)
+        num_seqs, num_bytes = self._num_seqs, self._num_copied * cache.num_bytes_per_token
+        sample_s = max(best["short"] - curve.decode_step_s(num_seqs, 0), 0.0) / num_seqs
+        position_s = max(best["long"] - best["short"], 0.0) / (num_seqs * self._context)
+        return WorkerProfile(
+            row_counts=curve.row_counts,
+            row_seconds=curve.row_seconds,
+            sample_s=sample_s,
+            position_s=position_s,
+            pair_s=pair_s,
+            copy_out_byte_s=best["copy out"] / num_bytes,
+            insert_byte_s=best["insert"] / num_bytes,
+            kv_bytes_per_token=cache.num_bytes_per_token,
+            max_batch_tokens=config.max_batch_tokens,
+            max_num_seqs=config.max_num_seqs,
+        )
+
+    def _needed(self) -> dict[str, Trial]:
+        trials: dict[str, Trial] = self._rows(self._counts[:2])
+        trials["near"] = self._prompt(self._chunk, 0)
+        trials["far"] = self._prompt(self._chunk, self._start)
+        trials["short"] = self._decode(1)
+        trials["long"] = self._decode(self._context + 1)
+        return trials | self._copies()
+
+    def _rows(self, counts: list[int]) -> dict[str, Trial]:
+        return {_row_trial(count): self._prompt(count, 0) for count in counts}
+
+    def _prompt(self, num_tokens: int, start: int) -> Trial:
+        return lambda: self._step([_sequence(start, num_tokens)], num_tokens)
+
+    def _decode(self, length: int) -> Trial:
+        return lambda: self._step([_sequence(length - 1, 1) for _ in range(self._num_seqs)], 1)
+
+    def _copies(self) -> dict[str, Trial]:
+        cache, pool = self._engine.cache, self._engine.pool
+        # nobody else is here yet, so what these blocks hold may be overwritten
+        blocks = pool.allocate(pool.num_blocks_for(self._num_copied))
+        pool.release(blocks)
+        payload = cache.read(blocks, 0, self._num_copied)
+        return {
+            "copy out": lambda: cache.read(blocks, 0, self._num_copied),
+            "insert": lambda: cache.write(blocks, 0, payload),
+        }
+
+    def _step(self, sequences: list[Sequence], num_tokens: int) -> None:
+        pool = self._engine.pool
+        try:
+            for seq in sequences:
+                seq.block_table = pool.allocate(pool.num_blocks_for(len(seq.token_ids)))
+            self._engine.runner.run(Batch(tuple(BatchEntry(s, num_tokens) for s in sequences)))
+        finally:
+            for seq in sequences:
+                pool.release(seq.block_table)
+
+
+def _row_trial(count: int) -> str:
+    return f"rows {count}"
+
+
+def _capacity(engine: Engine) -> int:
+    """Positions of the longest sequence; one stays for the token to run."""
+    pool = engine.pool
+    return min(pool.num_blocks * pool.block_size, engine.spec.max_context_tokens) - 1
+
+
+def _sequence(num_computed: int, num_tokens: int) -> Sequence:
+    """A prompt whose first positions count as computed: what their KV holds costs the same."""
+    tokens = (1,) * (num_computed + num_tokens)
+    seq = Sequence(WorkRequest("profile", 0, tokens, _SAMPLING), Timeline(arrival_s=0.0))
+    seq.num_computed_tokens = num_computed
+    return seq
+
+
+def _fastest(
+    needed: dict[str, Trial], optional: dict[str, Trial], budget_s: float
+) -> dict[str, float]:
+    """Each trial's shortest time, of several rounds if there is time; of the optional ones, each about
+    four times the last one's work, those that fit."""
+    deadline_s = time.monotonic() + budget_s
+    best = {name: _time(run) for name, run in needed.items()}
+    last_s = max(best.values())
+    for name, run in optional.items():
+        if time.monotonic() + 4 * last_s > deadline_s:
+            break
+        best[name] = last_s = _time(run)
+    trials = needed | optional
+    for _ in range(_MAX_ROUNDS):
+        for name in best:
+            if time.monotonic() + best[name] < deadline_s:
+                best[name] = min(best[name], _time(trials[name]))
+    return best
+
+
+def _time(run: Trial) -> float:
+    start_s = time.monotonic()
+    run()
+    return time.monotonic() - start_s
+
+
+def _rising(values: Iterable[float]) -> tuple[float, ...]:
+    """The same, each raised to the highest before it: more rows never take less time."""
+    return tuple(accumulate(values, max))

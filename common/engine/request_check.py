@@ -1,0 +1,62 @@
+"""The last look at a request before an engine takes it: nothing in it may make a step fail.
+
+Routers check all of this, and say which field is wrong. Here it is checked once more for those that do not:
+the kernels look nothing up twice, and an index out of range reads or writes somebody else's memory.
+"""
+
+from collections.abc import Iterator
+from math import isfinite
+
+from common.engine.model_spec import ModelSpec
+from common.messages import SamplingParams, WorkFailure, WorkRequest
+from pdserve.errors import Reason
+
+
+def refusal_of(request: WorkRequest, spec: ModelSpec) -> WorkFailure | None:
+    """Why no engine of this model may run the request; None if it may. Milliseconds for 100,000 tokens."""
+    prompt, sampling = request.prompt_token_ids, request.sampling
+    if not prompt:
+        return WorkFailure(Reason.EMPTY_PROMPT, "the prompt is empty")
+    # each of them alone is one loop in C
+    for token_id in (min(prompt), max(prompt), *_other_tokens(sampling)):
+        if not 0 <= token_id < spec.vocab_size:
+            message = f"token {token_id} is outside the vocabulary of {spec.vocab_size}"
+            return WorkFailure(Reason.TOKEN_OUT_OF_VOCABULARY, message)
+    if len(prompt) > spec.max_context_tokens:
+        message = f"{len(prompt)} tokens exceed the context of {spec.max_context_tokens}"
+        return WorkFailure(Reason.CONTEXT_EXCEEDED, message)
+    wrong = next((name for name, is_right in _numbers(sampling) if not is_right), None)
+    if wrong is not None:
+        return WorkFailure(Reason.INVALID_FIELD, f"{wrong} is out of its range")
+    return None if _is_handoff_sound(request) else _BAD_HANDOFF
+
+
+_BAD_HANDOFF = WorkFailure(Reason.INTERNAL, "the hand-off asks for positions that do not exist")
+
+
+def _other_tokens(sampling: SamplingParams) -> Iterator[int]:
+    yield from sampling.stop_token_ids
+    yield from (token_id for token_id, _ in sampling.logit_bias)
+
+
+def _numbers(sampling: SamplingParams) -> Iterator[tuple[str, bool]]:
+    """Each number that a step computes with, and whether it can. False for NaN."""
+    yield "max_tokens", sampling.max_tokens >= 1
+    yield "min_tokens", sampling.min_tokens >= 0
+    yield "temperature", sampling.temperature >= 0 and isfinite(sampling.temperature)
+    yield "top_k", 0 <= sampling.top_k < 2**31
+    yield "top_p", 0 < sampling.top_p <= 1
+    yield "min_p", 0 <= sampling.min_p <= 1
+    repetition = sampling.repetition_penalty
+    yield "repetition_penalty", repetition > 0 and isfinite(repetition)
+    yield "presence_penalty", isfinite(sampling.presence_penalty)
+    yield "frequency_penalty", isfinite(sampling.frequency_penalty)
+    yield "logit_bias", all(isfinite(bias) for _, bias in sampling.logit_bias)
+    yield "logprobs", sampling.logprobs is None or sampling.logprobs >= 0
+    yield "prompt_logprobs", sampling.prompt_logprobs is None or sampling.prompt_logprobs >= 0
+
+
+def _is_handoff_sound(request: WorkRequest) -> bool:
+    """Whether what decode says of its own KV fits the prompt, and its pieces have a length."""
+    is_part = 0 <= request.num_held_tokens <= len(request.prompt_token_ids)
+    return is_part and (request.max_item_tokens is None or request.max_item_tokens >= 1)

@@ -1,0 +1,73 @@
+"""The grammars of one worker: compiled beside the engine, handed to sequences.
+
+1. `prepare`: a sequence whose output is constrained waits here while its grammar is compiled, in the one
+   thread that owns the compiler; only others with a grammar may have to wait behind it.
+2. `collect` (before each step) hands over sequences whose matcher is there, or why there is none.
+3. From then on the sequence owns its matcher (`seq.matcher`): the ModelRunner asks it for a mask before each
+   token, `Sequence.append` tells it each token. It goes when the sequence goes; nothing is kept here.
+"""
+
+import queue
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from common.engine.model_spec import ModelSpec
+from common.engine.sequence import Sequence
+from common.grammar.compiler import GrammarCompiler, GrammarError
+from common.messages import Grammar
+
+Prepared = tuple[Sequence, GrammarError | None]
+
+
+class Grammars:
+    """All methods run on the engine's thread, `_compile` and what it calls apart."""
+
+    def __init__(self, model_dir: Path, spec: ModelSpec, wake: Callable[[], None]) -> None:
+        """`wake` is called, from another thread, when there is something to collect."""
+        self._model_dir = model_dir
+        self._spec = spec
+        self._wake = wake
+        self._prepared: queue.SimpleQueue[Prepared] = queue.SimpleQueue()
+        self._compiler: GrammarCompiler | GrammarError | None = None
+        self._thread = ThreadPoolExecutor(1, "grammar-compile")
+        self._thread.submit(self._load)
+
+    def prepare(self, seq: Sequence, grammar: Grammar) -> None:
+        """Have the sequence's matcher made; `collect` returns it later."""
+        self._thread.submit(self._compile, seq, grammar)
+
+    def collect(self) -> list[Prepared]:
+        """Sequences that are ready to run, or can never be. Some may have ended meanwhile."""
+        found = []
+        while not self._prepared.empty():
+            found.append(self._prepared.get())
+        return found
+
+    def close(self) -> None:
+        """Compile nothing more."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _load(self) -> None:
+        # at load rather than at the first grammar: it takes a quarter of a second
+        try:
+            spec = self._spec
+            self._compiler = GrammarCompiler(self._model_dir, spec.eos_token_ids, spec.vocab_size)
+        except GrammarError as error:
+            self._compiler = error
+
+    def _compile(self, seq: Sequence, grammar: Grammar) -> None:
+        error = None
+        try:
+            if not isinstance(self._compiler, GrammarCompiler):
+                raise self._compiler or GrammarError("there is no compiler")
+            matcher = self._compiler.compile(grammar)
+            for token_id in seq.token_ids[seq.num_prompt_tokens :]:
+                matcher.accept(token_id)
+            seq.matcher = matcher
+        except GrammarError as caught:
+            error = caught
+        except BaseException as caught:  # a thread's edge; native code's panics are not Exceptions
+            error = GrammarError(f"unexpected {type(caught).__name__}")
+        self._prepared.put((seq, error))
+        self._wake()

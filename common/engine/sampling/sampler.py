@@ -1,0 +1,154 @@
+"""From logits to tokens, with counter-based random numbers.
+
+A draw is a function of (seed, position) alone, so a request gets the same tokens in any batch, on any
+worker, before and after preemption. In order: the grammar's mask, logit bias and min_tokens' mask, penalties,
+temperature, top k, top p, min p, draw (the order of `transformers`). Log-probabilities come before all that.
+"""
+
+from collections.abc import Sequence as SequenceOf
+from functools import cache
+from typing import NamedTuple, Protocol
+
+import torch
+
+from common.engine.kernel_checks.verdicts import trusted_sampling
+from common.engine.sampling import torch_kernels as torch_sampling
+from common.engine.sampling.grammar_masks import PendingMasks
+from common.engine.sampling.logprobs import score
+from common.engine.sampling.options import Adjustments, Truncation
+from common.engine.sequence import Sequence
+from common.messages import TokenLogprobs
+
+_MASK = (1 << 64) - 1
+COLDEST = 1e-6  # greedy in effect; the inverse of a much lower temperature overflows float32
+
+
+class Sample(NamedTuple):
+    """One sampled token; `is_finite` is False when the logits held NaN or infinity (token meaningless)."""
+
+    token_id: int
+    is_finite: bool = True
+    logprobs: TokenLogprobs | None = None
+
+
+class SamplingKernels(Protocol):
+    """Two modules: torch_sampling for every device, cpu.sampling for host memory."""
+
+    def greedy_tokens(self, logits: torch.Tensor) -> tuple[list[int], list[bool]]:
+        """The likeliest token of each row of [n, vocab], the first of equals; whether the row is finite."""
+
+    def draw_tokens(
+        self, logits: torch.Tensor, rows: list[int], temperatures: list[float], draws: list[float]
+    ) -> list[int]:
+        """Inverse of each listed row's cumulative softmax(logits / temperature) at `draws`; never a -inf."""
+
+    def adjust(
+        self, logits: torch.Tensor, rows: list[int], adjustments: Adjustments
+    ) -> torch.Tensor:
+        """A float32 copy [m, vocab] of the m listed rows, adjusted."""
+
+    def truncate(self, logits: torch.Tensor, truncation: Truncation) -> None:
+        """Put -inf in [m, vocab], float32, where a token may not be drawn. At least one stays in each row."""
+
+
+def uniform(seed: int, position: int) -> float:
+    """A number in [0, 1): SplitMix64 (Steele, Lea, Flood 2014) of the seed, then of the position."""
+    return (_splitmix64(_splitmix64(seed & _MASK) ^ (position & _MASK)) >> 11) * 2.0**-53
+
+
+def sample(
+    logits: torch.Tensor,
+    sequences: SequenceOf[Sequence],
+    eos_token_ids: frozenset[int],
+    masks: PendingMasks | None = None,
+) -> list[Sample]:
+    """Choose one token for each row of `logits` [n, vocab]; row i belongs to `sequences[i]`.
+
+    The position that seeds a draw is the index the new token will have in the whole sequence. `masks` of
+    grammars are applied in place.
+    """
+    unmasked = logits
+    if masks is not None:
+        if any(seq.sampling.logprobs is not None for seq in sequences):
+            unmasked = logits.clone()
+        masks.apply(logits)
+    kernels = _cpu_kernels() if logits.is_cpu else torch_sampling
+    tokens, finite = kernels.greedy_tokens(logits)
+    rows = [r for r, seq in enumerate(sequences) if not seq.is_plain_greedy and finite[r]]
+    if not rows:
+        return list(map(Sample, tokens, finite))
+    plain = [r for r in rows if sequences[r].sampling.is_plain]
+    _draw_warm(kernels, logits, plain, [sequences[r] for r in plain], plain, tokens)
+    shaped = [r for r in rows if not sequences[r].sampling.is_plain]
+    if shaped:
+        _choose_shaped(kernels, logits, shaped, sequences, eos_token_ids, tokens)
+    return list(map(Sample, tokens, finite, _score(unmasked, rows, sequences, tokens)))
+
+
+def _choose_shaped(
+    kernels: SamplingKernels,
+    logits: torch.Tensor,
+    rows: list[int],
+    sequences: SequenceOf[Sequence],
+    eos_token_ids: frozenset[int],
+    tokens: list[int],
+) -> None:
+    """Set the tokens of rows whose distribution is not the model's own."""
+    asking = [sequences[r] for r in rows]
+    shaped = kernels.adjust(logits, rows, Adjustments.of(asking, eos_token_ids))
+    for row, token in zip(rows, kernels.greedy_tokens(shaped)[0], strict=True):
+        tokens[row] = token
+    if any(seq.sampling.is_truncated for seq in asking):
+        temperatures = [max(seq.sampling.temperature, COLDEST) for seq in asking]
+        kernels.truncate(shaped, Truncation.of(asking, temperatures))
+    _draw_warm(kernels, shaped, list(range(len(rows))), asking, rows, tokens)
+
+
+def _draw_warm(
+    kernels: SamplingKernels,
+    logits: torch.Tensor,
+    rows: list[int],
+    sequences: list[Sequence],
+    places: list[int],
+    tokens: list[int],
+) -> None:
+    """Of sequences with a temperature, draw from `logits[row]` and set `tokens[place]`."""
+    warm = [i for i, seq in enumerate(sequences) if seq.sampling.temperature > 0]
+    if not warm:
+        return
+    temperatures = [max(sequences[i].sampling.temperature, COLDEST) for i in warm]
+    draws = [uniform(sequences[i].sampling.seed, sequences[i].next_position) for i in warm]
+    drawn = kernels.draw_tokens(logits, [rows[i] for i in warm], temperatures, draws)
+    for i, token in zip(warm, drawn, strict=True):
+        tokens[places[i]] = token
+
+
+def _score(
+    logits: torch.Tensor, rows: list[int], sequences: SequenceOf[Sequence], tokens: list[int]
+) -> list[TokenLogprobs | None]:
+    """Log-probabilities of the chosen tokens, for whoever asked."""
+    scores: list[TokenLogprobs | None] = [None] * len(tokens)
+    num_top = {r: count for r in rows if (count := sequences[r].sampling.logprobs) is not None}
+    if num_top:
+        asked = list(num_top)
+        found = score(logits[asked], [tokens[r] for r in asked], list(num_top.values()))
+        for row, entry in zip(asked, found, strict=True):
+            scores[row] = entry
+    return scores
+
+
+@cache
+def _cpu_kernels() -> SamplingKernels:
+    if trusted_sampling() is not None:
+        return torch_sampling
+    # numba takes 0.3 s to import; a CUDA worker never needs it
+    from common.engine.cpu import sampling
+
+    return sampling
+
+
+def _splitmix64(state: int) -> int:
+    state = (state + 0x9E3779B97F4A7C15) & _MASK
+    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+    return state ^ (state >> 31)

@@ -1,0 +1,74 @@
+"""What the sampler keeps of one sequence that asks for more than a temperature.
+
+All of it is a function of the request and of the tokens so far, so it is the same after a preemption and on
+another worker.
+"""
+
+from array import array
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.messages import SamplingParams
+
+
+class TokenValues(NamedTuple):
+    """Token ids, each once, and a number for each."""
+
+    ids: NDArray[np.int64]
+    values: NDArray[np.float32]
+
+
+NO_VALUES = TokenValues(np.zeros(0, np.int64), np.zeros(0, np.float32))
+
+
+class SamplerState:
+    """Biases made ready once, and counts of tokens that grow with the sequence."""
+
+    def __init__(
+        self, sampling: SamplingParams, num_prompt_tokens: int, eos_token_ids: Iterable[int]
+    ) -> None:
+        self._sampling = sampling
+        self._num_prompt_tokens = num_prompt_tokens
+        ending = set(sampling.stop_token_ids)
+        if not sampling.ignore_eos:
+            ending.update(eos_token_ids)
+        biases = dict(sampling.logit_bias)
+        self._biases = _to_values(biases)
+        self._early_biases = _to_values(biases | dict.fromkeys(ending, -np.inf))
+        self._slots: dict[int, int] = {}
+        self._seen_ids = array("q")
+        self._counts = array("f")
+        self._num_counted = 0
+
+    def biases(self, num_output_tokens: int) -> TokenValues:
+        """What is added to which logits; -inf to those that would end the output before min_tokens."""
+        is_early = num_output_tokens < self._sampling.min_tokens
+        return self._early_biases if is_early else self._biases
+
+    def seen(self, token_ids: list[int]) -> TokenValues:
+        """The tokens of prompt and output, and how often each is in the output; nothing without penalties.
+
+        Counts what was added since the last call: `token_ids` only ever grows.
+        """
+        if not self._sampling.has_penalties:
+            return NO_VALUES
+        for position in range(self._num_counted, len(token_ids)):
+            self._count(token_ids[position], is_output=position >= self._num_prompt_tokens)
+        self._num_counted = len(token_ids)
+        return TokenValues(np.array(self._seen_ids), np.array(self._counts))
+
+    def _count(self, token_id: int, *, is_output: bool) -> None:
+        slot = self._slots.setdefault(token_id, len(self._seen_ids))
+        if slot == len(self._seen_ids):
+            self._seen_ids.append(token_id)
+            self._counts.append(0)
+        self._counts[slot] += is_output
+
+
+def _to_values(biases: dict[int, float]) -> TokenValues:
+    return TokenValues(
+        np.array(list(biases), np.int64), np.array(list(biases.values()), np.float32)
+    )

@@ -1,0 +1,155 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.engine.cpu import sampling
+from common.engine.sampling import torch_kernels
+from common.engine.sampling.sampler import sample, uniform
+from common.engine.sequence import Sequence
+from common.messages import SamplingParams
+from tests.unit.common.engine.sequences import NO_EOS, make_sequence
+
+Draw = Callable[[torch.Tensor, list[int], list[float], list[float]], list[int]]
+Greedy = Callable[[torch.Tensor], tuple[list[int], list[bool]]]
+BOTH_DRAWS = pytest.mark.parametrize("draw", [torch_kernels.draw_tokens, sampling.draw_tokens])
+BOTH_GREEDY = pytest.mark.parametrize(
+    "greedy", [torch_kernels.greedy_tokens, sampling.greedy_tokens]
+)
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+
+
+def asking(temperature: float, seed: int = 0, prompt: int = 3) -> Sequence:
+    return make_sequence(prompt, SamplingParams(temperature, seed, max_tokens=9))
+
+
+def random_logits(rows: int, vocab: int, seed: int = 0, scale: float = 3.0) -> torch.Tensor:
+    return torch.randn(rows, vocab, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def chosen(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
+    return [choice.token_id for choice in sample(logits, sequences, NO_EOS)]
+
+
+@BOTH_GREEDY
+@DTYPES
+@pytest.mark.parametrize("vocab", [1, 7, 128, 130, 1000])
+def test_greedy_takes_the_likeliest(greedy: Greedy, dtype: torch.dtype, vocab: int) -> None:
+    logits = random_logits(5, vocab).to(dtype)
+    tokens, finite = greedy(logits)
+    assert finite == [True] * 5
+    assert torch.equal(logits[range(5), tokens], logits.amax(dim=-1))
+
+
+def test_greedy_takes_the_first_of_equals() -> None:
+    logits = torch.zeros(1, 300)
+    logits[0, [140, 17, 290]] = 2.0
+    assert chosen(logits, [asking(0.0)]) == [17]
+
+
+@DTYPES
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_poisoned_row_is_flagged_and_harms_no_other(
+    dtype: torch.dtype, poison: float, temperature: float
+) -> None:
+    logits = random_logits(3, 50).to(dtype)
+    sequences = [asking(temperature, seed) for seed in range(3)]
+    clean = chosen(logits, sequences)
+    logits[1, 33] = poison
+    choices = sample(logits, sequences, NO_EOS)
+    assert [choice.is_finite for choice in choices] == [True, False, True]
+    assert [choices[0].token_id, choices[2].token_id] == [clean[0], clean[2]]
+
+
+@DTYPES
+def test_temperature_gives_the_softmax_distribution(dtype: torch.dtype) -> None:
+    draws, temperature = 20_000, 0.7
+    logits = torch.tensor([1.0, 0.0, -1.0, 2.0, 0.5]).to(dtype)
+    expected = torch.softmax(logits.double() / temperature, dim=-1)
+    sequences = [asking(temperature, seed) for seed in range(draws)]
+    tokens = torch.tensor(chosen(logits.expand(draws, -1).contiguous(), sequences))
+    seen = torch.bincount(tokens, minlength=5) / draws
+    deviation = (expected * (1 - expected) / draws).sqrt()
+    assert ((seen - expected).abs() < 4.5 * deviation).all()
+
+
+@BOTH_DRAWS
+@DTYPES
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(
+    vocab=st.integers(1, 300),
+    seed=st.integers(0, 1000),
+    temperature=st.floats(0.05, 5),
+    draw_at=st.floats(0, 1, exclude_max=True),
+)
+def test_a_draw_is_the_inverse_of_the_cumulative_distribution(
+    draw: Draw, dtype: torch.dtype, vocab: int, seed: int, temperature: float, draw_at: float
+) -> None:
+    logits = random_logits(2, vocab, seed).to(dtype)
+    (token,) = draw(logits, [1], [temperature], [draw_at])
+    cumulative = torch.softmax(logits[1].double() / temperature, dim=-1).cumsum(dim=-1)
+    below = float(cumulative[token - 1]) if token else 0.0
+    assert below - 1e-5 <= draw_at <= float(cumulative[token]) + 1e-5
+
+
+@BOTH_DRAWS
+def test_the_first_and_the_last_token_can_be_drawn(draw: Draw) -> None:
+    logits = torch.zeros(2, 1000)
+    assert draw(logits, [0, 1], [1.0, 1.0], [0.0, 1 - 2**-53]) == [0, 999]
+
+
+@pytest.mark.parametrize("temperature", [1e-4, 1e-9, 1e-39, 5e-324])
+def test_next_to_no_temperature_is_greedy(temperature: float) -> None:
+    logits = random_logits(20, 77)
+    warm = chosen(logits, [asking(temperature, seed) for seed in range(20)])
+    assert warm == chosen(logits, [asking(0.0)] * 20)
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(st.permutations(range(6)), st.integers(1, 6), st.sets(st.integers(0, 5), max_size=3))
+def test_a_request_gets_the_same_token_in_any_batch(
+    order: list[int], batch_size: int, greedy: set[int]
+) -> None:
+    logits = random_logits(6, 90)
+    sequences = [asking(0.0 if i in greedy else 1.3, seed=i, prompt=3 + i) for i in range(6)]
+    alone = [chosen(logits[i : i + 1], [sequences[i]])[0] for i in range(6)]
+    together = order[:batch_size]
+    assert chosen(logits[together], [sequences[i] for i in together]) == [
+        alone[i] for i in together
+    ]
+
+
+def test_a_draw_depends_on_the_place_in_the_whole_sequence() -> None:
+    """Tokens that were output here are prompt where a request moves to."""
+    logits = random_logits(1, 5000, scale=0.1)
+    here = asking(1.0, seed=5, prompt=3)
+    moved = asking(1.0, seed=5, prompt=4)
+    at_three = chosen(logits, [here])
+    here.append(4, NO_EOS)
+    assert chosen(logits, [here]) == chosen(logits, [moved]) != at_three
+
+
+def test_seeds_differ() -> None:
+    logits = random_logits(1, 5000, scale=0.1).expand(50, -1).contiguous()
+    assert len(set(chosen(logits, [asking(1.0, seed) for seed in range(50)]))) > 45
+
+
+def test_random_numbers_are_splitmix64() -> None:
+    """SplitMix64's first output for state 0 is published; a change would break replay of old requests."""
+    first = 0xE220A8397B1DCDAF
+    assert uniform(0, first) == (first >> 11) / 2**53
+
+
+@given(st.integers(-(2**70), 2**70), st.integers(0, 2**40))
+@settings(deadline=None, derandomize=True, max_examples=100)
+def test_random_numbers_lie_below_one(seed: int, position: int) -> None:
+    assert 0 <= uniform(seed, position) < 1
+
+
+def test_random_numbers_are_even_over_seeds_and_positions() -> None:
+    numbers = torch.tensor([uniform(seed, at) for seed in range(100) for at in range(100)])
+    counts = torch.histc(numbers, bins=20, min=0, max=1)
+    assert ((counts - 500).abs() < 4.5 * (500 * 0.95) ** 0.5).all()

@@ -1,0 +1,49 @@
+"""No request waits for a kernel to compile, whatever it asks for: a loaded engine has them all."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.patience import WITHIN_S
+from tests.unit.common.engine.tiny_models import save_model
+
+# each in a process of its own, where no other test has compiled anything
+SCRIPT = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from tests.unit.common.engine.sequences import hold, make_sequence
+from tests.unit.common.engine.tiny_models import engine_config, make_engine
+from common.engine.batch import Batch, BatchEntry
+from common.messages import SamplingParams
+
+engine = make_engine(Path(sys.argv[1]), engine_config(dtype=sys.argv[2], fusion=sys.argv[3]))
+from common.engine.cpu import sampling_kernel, truncation_kernel
+from numba.core.registry import CPUDispatcher
+kernels = [v for m in (sampling_kernel, truncation_kernel) for v in vars(m).values()
+           if isinstance(v, CPUDispatcher)]
+known = [len(kernel.signatures) for kernel in kernels]
+plain = SamplingParams(0.0, 0, 2)
+for sampling in (plain, replace(plain, temperature=0.7), replace(plain, min_tokens=1),
+                 replace(plain, temperature=0.7, top_k=2), replace(plain, temperature=0.7, top_p=0.5),
+                 replace(plain, temperature=0.7, min_p=0.5), replace(plain, logit_bias=((3, 1.0),)),
+                 replace(plain, presence_penalty=1.0, prompt_logprobs=2, logprobs=2)):
+    seq = hold(engine.pool, make_sequence(5, sampling))
+    engine.runner.run(Batch((BatchEntry(seq, 5),)))
+assert len(known) > 5 and known == [len(kernel.signatures) for kernel in kernels], known
+# code with an address of this process in it is compiled at each start, see kernel_cache.py
+for kernel in kernels:
+    assert not any(code.library.has_dynamic_globals for code in kernel.overloads.values()), kernel
+"""
+
+
+def test_a_loaded_engine_compiles_no_sampling_kernel(tmp_path: Path) -> None:
+    folder = save_model(tmp_path, "llama")
+    command = [sys.executable, "-c", SCRIPT, str(folder)]
+    processes = [
+        subprocess.Popen([*command, dtype, fusion], stderr=subprocess.PIPE, text=True)
+        for dtype, fusion in (("float32", "auto"), ("bfloat16", "off"))
+    ]
+    errors = [process.communicate(timeout=WITHIN_S)[1] for process in processes]
+    for process, error in zip(processes, errors, strict=True):
+        assert process.returncode == 0, error[-2000:]

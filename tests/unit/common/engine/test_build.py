@@ -1,0 +1,211 @@
+"""A model that our attention cannot honour is refused at load, by name; never run wrongly."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from common.engine.build import build_engine, select_device
+from common.engine.stages import StageClock
+from pdserve.errors import SetupError
+from tests.unit.common.engine.tiny_models import VOCAB, engine_config, make_engine, save_model
+
+COMMON: dict[str, object] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+EXPERTS: dict[str, object] = {"num_local_experts": 2, "num_experts_per_tok": 1}
+DEEPSEEK: dict[str, object] = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 16,
+    "qk_nope_head_dim": 16,
+    "v_head_dim": 16,
+    "first_k_dense_replace": 2,
+    "n_group": 1,
+    "topk_group": 1,
+}
+# what each family needs that we have not, and what the refusal says of it
+UNSUPPORTED: dict[str, tuple[dict[str, object], str]] = {
+    "gemma2": ({"head_dim": 16}, r"Gemma2Attention \(layer 0\) asks for a soft cap on scores"),
+    "gpt_oss": (
+        {"head_dim": 16, **EXPERTS},
+        r"GptOssAttention \(layer 0\) asks for attention sinks",
+    ),
+    "deepseek_v3": (DEEPSEEK, r"layer 0\) asks for values of another shape than its keys"),
+    "stablelm": ({}, "StableLmAttention drops the keyword"),
+    "qwen3_next": ({"head_dim": 16}, "layer 0 is linear_attention"),
+    "llama4_text": ({"head_dim": 16, "num_local_experts": 1}, "layer 0 is chunked_attention"),
+    "bert": (
+        {"num_key_value_heads": 4},
+        r"BertSelfAttention \(layer 0\) asks for .* later positions",
+    ),
+    "bart": (
+        {
+            "num_key_value_heads": 4,
+            "d_model": 64,
+            "decoder_layers": 2,
+            "decoder_ffn_dim": 64,
+            "decoder_attention_heads": 4,
+        },
+        r"keys and values of layer 0 differ from the model's own by \d+%; it .* counts positions",
+    ),
+    "gptj": ({"rotary_dim": 8}, "its attention layers cannot take another attention"),
+    "gpt_neo": (
+        {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "num_heads": 4},
+        "its attention layers cannot take another attention",
+    ),
+    "codegen": ({"rotary_dim": 8}, "layer 0 does not attend over keys and values"),
+    "diffllama": ({"head_dim": 16}, "keys and values of layer 0 differ from the model's own"),
+    "jetmoe": (
+        {"kv_channels": 16, **EXPERTS, "num_experts_per_tok": 2},
+        r"\(layer 0\) has 4 KV heads of 16 channels, its configuration says \(2, 16\)",
+    ),
+    "xglm": (
+        {"d_model": 64, "num_layers": 2, "attention_heads": 4, "ffn_dim": 64},
+        "layer 0 does not attend over keys and values",
+    ),
+}
+
+
+def save_random(folder: Path, family: str, changes: dict[str, object]) -> Path:
+    torch.manual_seed(0)
+    fields = {**COMMON, **changes}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **fields))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("family", UNSUPPORTED)
+def test_what_we_cannot_honour_is_refused_by_name(tmp_path: Path, family: str) -> None:
+    changes, message = UNSUPPORTED[family]
+    folder = save_random(tmp_path, family, changes)
+    with pytest.raises(SetupError, match=message):
+        make_engine(folder, engine_config(backend="reference"))
+
+
+QWEN2_MOE: dict[str, object] = {
+    "use_sliding_window": True,
+    "max_window_layers": 2,
+    "num_experts": 2,
+    "num_experts_per_tok": 1,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "layer"),
+    [
+        ("qwen2_moe", QWEN2_MOE, r"Qwen2MoeAttention \(layer 0\)"),
+        ("moshi", {"head_dim": 16, "ffn_dim": 64}, r"MoshiAttention \(layer 0\)"),
+        ("phimoe", EXPERTS, r"PhimoeAttention \(layer 0\)"),
+    ],
+)
+def test_a_window_by_mask_alone_is_refused(
+    tmp_path: Path, family: str, changes: dict[str, object], layer: str
+) -> None:
+    """The layers, or only the configuration, have a window that is not handed to attention.
+
+    32 positions are more than the probe runs: its numbers alone would not tell.
+    """
+    folder = save_random(tmp_path, family, {**changes, "sliding_window": 32})
+    with pytest.raises(SetupError, match=f"{layer} asks for a sliding window by mask alone"):
+        make_engine(folder, engine_config(backend="reference"))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_rounding_hides_no_wrong_positions(tmp_path: Path, dtype: str) -> None:
+    """Bart counts them itself: its decode step is at position 0. The logits hardly show it here."""
+    folder = save_random(tmp_path, "bart", UNSUPPORTED["bart"][0])
+    with pytest.raises(SetupError, match="keys and values of layer 0 differ"):
+        make_engine(folder, engine_config(backend="reference", dtype=dtype))
+
+
+def test_a_window_as_wide_as_the_context_is_none(tmp_path: Path) -> None:
+    folder = save_random(tmp_path, "phimoe", {**EXPERTS, "sliding_window": 64})
+    assert make_engine(folder, engine_config(backend="reference")).spec.max_context_tokens == 64
+
+
+def test_a_model_that_fails_on_its_own_is_refused_in_one_line(tmp_path: Path) -> None:
+    """Such a model reads a padding token that its configuration does not have."""
+    folder = save_random(tmp_path, "roberta-prelayernorm", {"num_key_value_heads": 4})
+    with pytest.raises(SetupError, match="does not run on token ids alone: ne") as caught:
+        make_engine(folder, engine_config(backend="reference"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("llama"), "llama")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("fusion", ["auto", "off"])
+def test_a_supported_model_is_built_and_holds_no_block(
+    llama: Path, dtype: str, fusion: str
+) -> None:
+    engine = make_engine(llama, engine_config(backend="reference", dtype=dtype, fusion=fusion))
+    engine.pool.check_integrity([])
+    assert engine.spec.dtype == dtype
+    assert (engine.spec.num_layers, engine.spec.num_kv_heads, engine.spec.head_dim) == (2, 2, 16)
+    assert engine.cache.num_bytes <= engine.config.kv_cache_gib * 2**30
+
+
+def test_all_of_the_memory_asked_for_is_used(llama: Path) -> None:
+    engine = make_engine(llama, engine_config(num_blocks=37))
+    assert engine.pool.num_blocks == engine.cache.keys.shape[1] == 37
+
+
+@pytest.mark.parametrize(("num_blocks", "block_size"), [(0, 16), (1, 16), (8, 1)])
+def test_too_little_memory_is_named(llama: Path, num_blocks: int, block_size: int) -> None:
+    config = engine_config(num_blocks=num_blocks, block_size=block_size)
+    with pytest.raises(SetupError, match=rf"kv_cache_gib .* holds {num_blocks} blocks") as caught:
+        make_engine(llama, config)
+    assert caught.value.remedy == "raise it"
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match=f"{tmp_path} is not a model"):
+        build_engine(tmp_path, engine_config(), num_threads=1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_a_device_that_is_absent_is_named() -> None:
+    with pytest.raises(SetupError, match=r"'cuda' is not available.* this machine has: cpu"):
+        select_device(engine_config(device="cuda"))
+    assert select_device(engine_config(device="auto")).type == "cpu"
+
+
+def test_a_build_tells_its_stages_in_order(tmp_path: Path) -> None:
+    save_model(tmp_path, "llama")
+    clock = StageClock()
+    build_engine(tmp_path, engine_config(), 1, stage=clock.stage)
+    stages = clock.so_far()
+    assert [stage.name for stage in stages.done] == [
+        "loading weights",
+        "running the model alone",
+        "allocating KV memory",
+        "preparing weights",
+        "probing attention",
+    ]
+    assert stages.running == ""
+
+
+def test_a_build_that_fails_shows_the_stage_it_failed_in(tmp_path: Path) -> None:
+    clock = StageClock()
+    with pytest.raises(SetupError):
+        build_engine(tmp_path / "missing", engine_config(), 1, stage=clock.stage)
+    assert clock.so_far().running == "loading weights"
