@@ -40,7 +40,7 @@ test: setup check  ## static checks and the test suite (CI runs this)
 # tests of kernels and engine, and the CPUs that they run as (LLVM's names); a CPU that this one cannot stand in
 # for fails them, so name others: make test-cpus CPUS=haswell
 CPUS ?= haswell skylake-avx512
-CPU_TESTS := tests/unit/common/engine tests/integration/test_workers_in_process_handoff.py
+CPU_TESTS := tests/unit/common/engine tests/integration/workers/test_handoff.py
 
 test-cpus: setup  ## kernel and engine tests as other CPUs run them, and as this one does
 	for cpu in $(CPUS); do echo "== $$cpu" && NUMBA_CPU_NAME=$$cpu NUMBA_CPU_FEATURES= \

@@ -8,7 +8,7 @@ import pytest
 from common.engine.weights.cache import default_cache_dir
 from common.engine.weights.progress import NoProgress
 from common.engine.weights.resolve import ModelSource, resolve_model
-from tests.integration.processes import Served, serving
+from tests.integration.support.processes import Served, serving
 from tests.patience import DEPLOYMENT_S
 
 MODEL = "smollm2-135m"
@@ -53,7 +53,7 @@ def shared() -> Iterator[ExitStack]:
 def served(model: ModelSource, shared: ExitStack) -> Served:
     """1 prefill and 1 decode worker, bfloat16, KV memory for about 6,000 tokens, OpenAI's API."""
     shared.close()
-    flags = ("--config", "tests/integration/small.yaml", "--openai-port", "0")
+    flags = ("--config", "tests/integration/support/small.yaml", "--openai-port", "0")
     return shared.enter_context(serving(model.name, *flags))
 
 

@@ -8,7 +8,7 @@ from cli.serve import ready_lines
 from cli.status import dtype_lines, to_dict
 from deploy.serve import Endpoints
 from pdserve.v1 import admin_pb2
-from tests.integration.processes import READY
+from tests.integration.support.processes import READY
 
 WHY = "the fastest on baseline"
 

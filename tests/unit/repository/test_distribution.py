@@ -14,7 +14,7 @@ NEEDED = {
     "pdserve/v1/worker_pb2.pyi",
     "pdserve/py.typed",
     "docs/errors.md",
-    "tests/integration/small.yaml",
+    "tests/integration/support/small.yaml",
     "tests/unit/repository/test_distribution.py",
     "deploy/ray/cluster.yaml",
     "constraints.txt",

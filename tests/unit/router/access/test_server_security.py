@@ -7,7 +7,7 @@ from pdserve.errors import SetupError
 from router.access.server_security import Door, is_loopback
 from router.access.tls import server_certificates
 from tests.certificates import Authority
-from tests.integration.guarded_router import ACME, issue
+from tests.integration.support.guarded_router import ACME, issue
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "[::1]", "localhost"])

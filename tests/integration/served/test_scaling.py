@@ -1,0 +1,114 @@
+"""Real processes change their roles, die and are replaced under load: every answer is the undisturbed one."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from pdserve.client import AsyncClient
+from pdserve.errors import PreconditionError, Reason
+from pdserve.v1 import admin_pb2, inference_pb2
+from tests.integration.support.processes import START_TIMEOUT_S, Served, run_cli
+from tests.integration.support.waiting import until_nothing_is_held
+from tests.patience import WITHIN_S
+
+P, D = admin_pb2.WORKER_ROLE_PREFILL, admin_pb2.WORKER_ROLE_DECODE
+FLIPPED, DRAINING = admin_pb2.SCALE_ACTION_FLIPPED, admin_pb2.SCALE_ACTION_DRAINING
+_FILLER = "It was a long day and everyone had something to say about it. "
+_PROMPTS = [f"{_FILLER * n}Tell me about number {n}." for n in (0, 3, 20, 1, 9)]
+_SAMPLING = inference_pb2.SamplingParams(max_tokens=24, ignore_eos=True)
+_NUM_STREAMS = 4
+
+
+async def _answer(client: AsyncClient, prompt: str) -> list[int]:
+    parts = [part async for part in client.stream(prompt, _SAMPLING)]
+    return [token_id for part in parts for token_id in part.token_ids]
+
+
+async def _scale(client: AsyncClient, prefill: int, decode: int) -> list[tuple[int, str]]:
+    steps = client.scale(prefill, decode, drain_timeout_s=WITHIN_S)
+    return [(step.action, step.worker) async for step in steps]
+
+
+async def _roles(client: AsyncClient) -> dict[str, int]:
+    return {worker.name: worker.role for worker in (await client.status()).workers}
+
+
+@asynccontextmanager
+async def _under_load(client: AsyncClient, expected: list[list[int]]) -> AsyncIterator[list[int]]:
+    """Streams that ask one prompt after the other, by turns; yields which have been answered."""
+    is_over = asyncio.Event()
+    answered: list[int] = []
+
+    async def stream(number: int) -> None:
+        while not is_over.is_set():
+            index = number % len(_PROMPTS)
+            assert await _answer(client, _PROMPTS[index]) == expected[index]
+            answered.append(index)
+            number += 1
+
+    async with asyncio.TaskGroup() as streams:
+        for number in range(_NUM_STREAMS):
+            streams.create_task(stream(number))
+        try:
+            yield answered
+        finally:
+            is_over.set()
+
+
+async def _more(answered: list[int], num: int) -> None:
+    """Until so many more answers are there."""
+    wanted = len(answered) + num
+    async with asyncio.timeout(WITHIN_S):
+        while len(answered) < wanted:
+            await asyncio.sleep(0.01)
+
+
+async def test_role_flips_under_load_lose_nothing(served_float32: Served) -> None:
+    async with AsyncClient(served_float32.grpc) as client:
+        expected = [await _answer(client, prompt) for prompt in _PROMPTS]
+        before = (await until_nothing_is_held(client)).router.totals
+        async with _under_load(client, expected) as answered:
+            await _more(answered, 2)
+            assert await _scale(client, 0, 2) == [(DRAINING, "prefill-0"), (FLIPPED, "prefill-0")]
+            assert await _roles(client) == {"prefill-0": D, "decode-0": D}
+            await _more(answered, _NUM_STREAMS)
+            actions = [action for action, _ in await _scale(client, 1, 1)]
+            assert actions == [DRAINING, FLIPPED]
+            await _more(answered, _NUM_STREAMS)
+            assert sorted((await _roles(client)).values()) == [P, D]
+        status = await until_nothing_is_held(client)
+        totals = status.router.totals
+        assert totals.failed == before.failed
+        assert totals.completed - before.completed == len(answered) > 2 * _NUM_STREAMS
+    # each process still is what it was, with its model and memory
+    assert len({worker.pid for worker in status.workers}) == 2
+
+
+async def test_a_dead_prefill_worker_is_replaced_and_the_new_one_is_found(
+    served_float32: Served,
+) -> None:
+    async with AsyncClient(served_float32.grpc) as client:
+        expected = [await _answer(client, prompt) for prompt in _PROMPTS]
+        if len(os.sched_getaffinity(0)) % 2 == 0:  # else one is left over, or shared by both
+            with pytest.raises(PreconditionError, match="pin: off") as caught:
+                await _scale(client, 2, 1)
+            assert caught.value.reason is Reason.SCALE_REFUSED
+        dead = next(w for w in (await client.status()).workers if w.role == P)
+        async with _under_load(client, expected) as answered:
+            await _more(answered, 2)
+            os.kill(dead.pid, signal.SIGKILL)
+            await _more(answered, _NUM_STREAMS)
+        args = ("scale", "--prefill", "1", "--address", served_float32.grpc)
+        result = await asyncio.to_thread(run_cli, *args, timeout_s=START_TIMEOUT_S)
+        assert (result.returncode, result.stdout) == (0, "1 started, 1 stopped\n")
+        assert [await _answer(client, prompt) for prompt in _PROMPTS] == expected
+        status = await until_nothing_is_held(client)
+        new = next(worker for worker in status.workers if worker.role == P)
+        assert new.name not in (dead.name, "decode-0")
+        assert new.load.kv_bytes > 0
+        assert status.router.totals.failed == 0
+        assert result.stderr.splitlines() == [f"stopped {dead.name}", f"started {new.name}"]

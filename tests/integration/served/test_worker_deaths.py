@@ -1,0 +1,93 @@
+"""A worker that dies is told in one line, with its reason; Ray says nothing of its own."""
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.engine.weights.resolve import ModelSource
+from common.telemetry.log_files import newest_of, tail
+from pdserve.client import AsyncClient
+from tests.integration.support.processes import START_TIMEOUT_S, Served, run_cli, serving, spawn
+
+pytestmark = [pytest.mark.deployment, pytest.mark.timeout(180)]
+
+REASON_TIMEOUT_S = 60.0
+
+
+@pytest.fixture
+def logs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where the workers of this test write."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    return tmp_path / "pdserve" / "logs" / "pdserve"
+
+
+def written_by(worker: str, logs: Path) -> str:
+    log = newest_of(logs, worker)
+    return "\n".join(tail(log.path, 1000).lines) if log else ""
+
+
+def test_an_abort_at_the_start_is_one_line_and_code_1(
+    model: ModelSource, logs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PDSERVE_FAILPOINTS", "abort_at_start=decode")
+    process = spawn(model.name)
+    try:
+        out, err = process.communicate(timeout=START_TIMEOUT_S)
+    finally:
+        process.kill()
+        process.communicate()
+    assert (process.returncode, out) == (1, "")
+    *stages, last = [line for line in err.splitlines() if line.strip()]
+    assert last.startswith("pdserve: worker decode-0 died (SIGABRT) while ")
+    for part in ("LLVM ERROR: failpoint", "--dtype", "`pdserve logs decode-0`"):
+        assert part in last
+    assert all(" took " in line for line in stages), stages
+    assert "LLVM ERROR: failpoint" in written_by("decode-0", logs)
+    # nobody waited for the other one
+    assert "worker_ready" not in written_by("prefill-0", logs)
+
+
+async def test_a_death_later_is_logged_with_its_reason(model: ModelSource, logs: Path) -> None:
+    with serving(model.name, "--config", "tests/integration/support/small.yaml") as served:
+        async with AsyncClient(served.grpc) as client:
+            pids = {worker.name: worker.pid for worker in (await client.status()).workers}
+        assert "worker_ready" in written_by("prefill-0", logs)
+        os.kill(pids["prefill-0"], signal.SIGKILL)
+        before, died = await_death(served)
+        assert (died["worker"], died["log"]) == ("prefill-0", "`pdserve logs prefill-0`")
+        assert died["reason"] == "worker prefill-0 died (SIGKILL)"
+        assert "memory" in died["remedy"]
+        for name in pids:
+            assert [line for line in before if line.startswith(f"{name}: loading weights took ")]
+        listed = run_cli("logs").stdout
+        states = dict(line.split()[:2] for line in listed.splitlines() if ".log" in line)
+        assert states == {"decode-0": "runs", "prefill-0": "ended"}
+        stdout = served.process.stdout
+        assert stdout is not None
+        assert stdout.readline().startswith(
+            "bfloat16: "
+        )  # the rest of what it said when it was ready
+        os.set_blocking(stdout.fileno(), False)
+        with pytest.raises(BlockingIOError):  # nothing was said there
+            os.read(stdout.fileno(), 1)
+
+
+def await_death(served: Served) -> tuple[list[str], dict[str, Any]]:
+    """The launcher's stderr up to the line that says so, and that line."""
+    watchdog = threading.Timer(REASON_TIMEOUT_S, served.process.kill)
+    watchdog.start()
+    before: list[str] = []
+    try:
+        assert served.process.stderr is not None
+        for line in served.process.stderr:
+            if '"worker_died"' in line:
+                return before, json.loads(line)
+            before.append(line)
+    finally:
+        watchdog.cancel()
+    raise AssertionError(f"no death was logged: {before}")

@@ -1,0 +1,30 @@
+"""Eight prompts and what they say undisturbed, for tests that disturb them."""
+
+import random
+from pathlib import Path
+
+from common.messages import SamplingParams
+from tests.integration.support.in_process_workers import Workers
+from tests.unit.common.engine.tiny_models import VOCAB, engine_config
+
+_DRAW = random.Random(9)
+UNUSED_TOKEN = VOCAB - 1
+PROMPTS = [
+    [_DRAW.randrange(UNUSED_TOKEN) for _ in range(n)] for n in (20, 33, 7, 48, 16, 1, 30, 25)
+]
+ROOMY = engine_config(num_blocks=400)
+
+
+def sampling(index: int, max_tokens: int = 60) -> SamplingParams:
+    """Of the prompt of this index."""
+    return SamplingParams(temperature=0.8, seed=index, max_tokens=max_tokens)
+
+
+def run_undisturbed(model: Path) -> list[list[int]]:
+    """One after the other, with all the memory in the world."""
+    texts = []
+    with Workers(model, decode_config=ROOMY) as workers:
+        for index, prompt in enumerate(PROMPTS):
+            workers.submit(str(index), prompt, sampling(index), prefill=None)
+            texts.append(workers.answers.finished(str(index)).tokens)
+    return texts

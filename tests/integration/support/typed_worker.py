@@ -1,0 +1,53 @@
+"""A worker that says what a test types in, be it nonsense."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+
+from pdserve.v1 import worker_pb2, worker_pb2_grpc
+from tests.integration.support.router_stack import HOST
+
+Messages = AsyncIterator[worker_pb2.ConnectResponse]
+
+
+class TypedWorker(worker_pb2_grpc.WorkerServicer):
+    """Answers every connection with messages that a test types in."""
+
+    def __init__(
+        self, answer: Callable[[], Messages], heard: list[worker_pb2.ConnectRequest]
+    ) -> None:
+        self._answer = answer
+        self._heard = heard
+
+    async def Connect(
+        self,
+        request_iterator: AsyncIterator[worker_pb2.ConnectRequest],
+        context: grpc.aio.ServicerContext[worker_pb2.ConnectRequest, worker_pb2.ConnectResponse],
+    ) -> Messages:
+        listening = asyncio.create_task(self._listen(request_iterator))
+        try:
+            async for message in self._answer():
+                yield message
+        finally:
+            listening.cancel()
+
+    async def _listen(self, requests: AsyncIterator[worker_pb2.ConnectRequest]) -> None:
+        async for request in requests:
+            self._heard.append(request)
+
+
+@contextlib.asynccontextmanager
+async def typed_worker(
+    answer: Callable[[], Messages], heard: list[worker_pb2.ConnectRequest] | None = None
+) -> AsyncIterator[str]:
+    """Its address; what routers say to it is put into `heard`."""
+    server = grpc.aio.server()
+    worker_pb2_grpc.add_WorkerServicer_to_server(
+        TypedWorker(answer, heard if heard is not None else []), server
+    )
+    port = server.add_insecure_port(f"{HOST}:0")
+    await server.start()
+    yield f"{HOST}:{port}"
+    await server.stop(grace=None)
