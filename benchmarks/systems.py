@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.load import OnDone, Target, closed_loop, summarise
+from benchmarks.peers.transformers_peer import Mode
 from benchmarks.server import serving
 from benchmarks.targets import OpenAITarget, PdserveTarget
-from benchmarks.transformers_peer import Mode
 from benchmarks.workload import Work, random_works
 from pdserve.client import AsyncClient
 

@@ -5,8 +5,8 @@ import pytest
 from benchmarks.attainment import Attainment, Slo
 from benchmarks.load import Record
 from benchmarks.memory import watch
-from benchmarks.overload_client import Answer
-from benchmarks.overload_figures import (
+from benchmarks.overload.client import Answer
+from benchmarks.overload.figures import (
     arrived_after,
     attained,
     fairness,

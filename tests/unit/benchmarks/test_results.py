@@ -5,12 +5,12 @@ import pytest
 
 from benchmarks import environment
 from benchmarks.attainment import Attainment, Slo
-from benchmarks.goodput_plot import curve
-from benchmarks.goodput_plot import plot as plot_goodput
-from benchmarks.goodput_result import GoodputResult, medians, ratios, read_result
-from benchmarks.goodput_search import Search
-from benchmarks.handoff_plot import Gaps, largest_gaps
-from benchmarks.handoff_plot import plot as plot_handoff
+from benchmarks.goodput.plot import curve
+from benchmarks.goodput.plot import plot as plot_goodput
+from benchmarks.goodput.result import GoodputResult, medians, ratios, read_result
+from benchmarks.goodput.search import Search
+from benchmarks.handoff.plot import Gaps, largest_gaps
+from benchmarks.handoff.plot import plot as plot_handoff
 from benchmarks.routing import CASES, Mix
 
 PNG = b"\x89PNG"

@@ -7,7 +7,7 @@ from functools import partial
 from rich.progress import Progress
 
 from benchmarks.attainment import Attainment, Slo, attainment
-from benchmarks.goodput_search import Probes, Search, goodput, nearest_rung, next_rung, rate_of
+from benchmarks.goodput.search import Probes, Search, goodput, nearest_rung, next_rung, rate_of
 from benchmarks.load import OnDone, Target, closed_loop
 from benchmarks.systems import Server
 from benchmarks.workload import Shape, offered_at, random_works

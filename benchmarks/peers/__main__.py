@@ -15,7 +15,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.environment import write_result
-from benchmarks.peers_plot import plot
+from benchmarks.peers.plot import plot
+from benchmarks.peers.transformers_peer import Mode
 from benchmarks.systems import (
     MANY,
     SCENARIOS,
@@ -25,7 +26,6 @@ from benchmarks.systems import (
     pdserve,
     server_version,
 )
-from benchmarks.transformers_peer import Mode
 from benchmarks.waste import kv_waste, padding_waste
 from common.engine.weights.cache import default_cache_dir
 from common.engine.weights.catalog import DEFAULT_ALIAS

@@ -1,6 +1,6 @@
 """`transformers` as a peer, in a process of its own: one way of batching, one list of requests.
 
-Usage: python -m benchmarks.transformers_peer MODE MODEL_DIR WORKS.json SECONDS.json
+Usage: python -m benchmarks.peers.transformers_peer MODE MODEL_DIR WORKS.json SECONDS.json
 """
 
 import json

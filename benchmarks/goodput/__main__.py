@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks.goodput_plot import plot
-from benchmarks.goodput_result import GoodputResult, medians, ratios, table
-from benchmarks.goodput_run import SLO, TARGETS, Case, measure
+from benchmarks.goodput.plot import plot
+from benchmarks.goodput.result import GoodputResult, medians, ratios, table
+from benchmarks.goodput.run import SLO, TARGETS, Case, measure
 from benchmarks.systems import openai_server, pdserve, server_version
 from benchmarks.traces import load_traces
 

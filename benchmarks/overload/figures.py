@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.attainment import Attainment, Slo
-from benchmarks.overload_client import Answer
+from benchmarks.overload.client import Answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.attainment import Attainment
-from benchmarks.goodput_search import (
+from benchmarks.goodput.search import (
     HIGHEST,
     LOWEST,
     Probes,

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from benchmarks.attainment import Slo
 from benchmarks.environment import write_result
-from benchmarks.goodput_search import Search
+from benchmarks.goodput.search import Search
 
 Goodputs = dict[str, dict[str, float]]  # requests/s of each case and system
 

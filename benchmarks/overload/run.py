@@ -16,10 +16,10 @@ from tempfile import TemporaryDirectory
 from rich.progress import Progress
 
 from benchmarks.attainment import Attainment, Slo
-from benchmarks.goodput_search import Probes, goodput, nearest_rung, next_rung, rate_of
+from benchmarks.goodput.search import Probes, goodput, nearest_rung, next_rung, rate_of
 from benchmarks.memory import Resident, watch
-from benchmarks.overload_client import Answer, Caller, calling
-from benchmarks.overload_figures import (
+from benchmarks.overload.client import Answer, Caller, calling
+from benchmarks.overload.figures import (
     Offered,
     arrived_after,
     fairness,
@@ -27,7 +27,7 @@ from benchmarks.overload_figures import (
     recovery_s,
     summarise,
 )
-from benchmarks.overload_figures import attained as to_attainment
+from benchmarks.overload.figures import attained as to_attainment
 from benchmarks.server import deployment
 from benchmarks.workload import Work, random_works
 from pdserve.client import AsyncClient

@@ -16,8 +16,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.environment import write_result
-from benchmarks.handoff_plot import largest_gaps, plot
-from benchmarks.handoff_scenarios import NUM_REQUESTS, Outcome, flood, handoffs, steady_arrivals
+from benchmarks.handoff.plot import largest_gaps, plot
+from benchmarks.handoff.scenarios import NUM_REQUESTS, Outcome, flood, handoffs, steady_arrivals
 from benchmarks.load import OnDone, closed_loop
 from benchmarks.server import serving
 from benchmarks.systems import Server, openai_server, pdserve, server_version

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from benchmarks.handoff_scenarios import _beside
+from benchmarks.handoff.scenarios import _beside
 
 
 async def _fail() -> None:

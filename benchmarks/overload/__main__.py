@@ -17,8 +17,8 @@ from rich.table import Table
 
 from benchmarks.attainment import Attainment, Slo
 from benchmarks.environment import write_result
-from benchmarks.overload_figures import Offered, median
-from benchmarks.overload_run import OVERLOAD, SLO, Round, bench
+from benchmarks.overload.figures import Offered, median
+from benchmarks.overload.run import OVERLOAD, SLO, Round, bench
 
 
 @dataclass(frozen=True, slots=True)

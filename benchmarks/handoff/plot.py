@@ -1,6 +1,6 @@
 """Gaps between tokens over time, one panel a server.
 
-Usage: python -m benchmarks.handoff_plot draws results/handoff.png from results/handoff.json.
+Usage: python -m benchmarks.handoff.plot draws results/handoff.png from results/handoff.json.
 """
 
 from dataclasses import dataclass

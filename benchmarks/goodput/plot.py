@@ -1,6 +1,6 @@
 """Attainment over the offered rate, one panel a case, one line a system.
 
-Usage: python -m benchmarks.goodput_plot NAME draws results/NAME.png from results/NAME.json.
+Usage: python -m benchmarks.goodput.plot NAME draws results/NAME.png from results/NAME.json.
 """
 
 import statistics
@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FormatStrFormatter, LogLocator
 
 from benchmarks.environment import RESULTS
-from benchmarks.goodput_result import GoodputResult, read_result
-from benchmarks.goodput_search import TARGET
+from benchmarks.goodput.result import GoodputResult, read_result
+from benchmarks.goodput.search import TARGET
 
 _COLOURS = ("#1f6f8b", "#e07b39", "#8a8a8a", "#7a5195")
 
