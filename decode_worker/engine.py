@@ -16,7 +16,7 @@ from common.ledger import BlockLedger
 from common.messages import SequenceOutput, StepOutput, TokenLogprobs, WorkerLoad, WorkFailure
 from common.telemetry.logs import get_logger
 from common.timings import DecodeStepTiming
-from common.worker.bookkeeping import draw_up
+from common.worker.block_ledger import draw_up
 from common.worker.counters import Counters
 from decode_worker.handoff import note_handoff
 from decode_worker.inbox import Collected, Inbox

@@ -20,7 +20,7 @@ from common.kv_transfer.wire import (
 )
 from common.ledger import BlockLedger
 from common.messages import WorkerLoad, WorkFailure
-from common.worker.bookkeeping import draw_up
+from common.worker.block_ledger import draw_up
 from common.worker.counters import Counters
 from pdserve.errors import Reason
 from prefill_worker.copy_out import CopyOut
