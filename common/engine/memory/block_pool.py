@@ -91,7 +91,7 @@ class BlockPool:
                 del self._cached[block_id]
             self._ref_counts[block_id] += 1
 
-    def name(self, block_ids: Sequence[int], keys: Sequence[bytes]) -> None:
+    def add_keys(self, block_ids: Sequence[int], keys: Sequence[bytes]) -> None:
         """Make held blocks findable, each by its key, unless another one holds the same already."""
         new = []
         for block_id, key in zip(block_ids, keys, strict=True):
