@@ -88,7 +88,7 @@ class DecodeEngine:
         """Take in, schedule, run, publish; False when there was nothing to do."""
         self._expire()
         self._take_prepared()
-        self._inbox.admit(self._scheduler.has_room, self._scheduler.watermark_blocks)
+        self._inbox.admit(self._scheduler.can_admit, self._scheduler.watermark_blocks)
         if self._lookahead.is_flying and self._inbox.has_news:
             self._run(None)  # KV that is copied in would wait for that step and be measured as long
         collected = self._inbox.collect()

@@ -54,7 +54,7 @@ class BlockPool:
         return -(-num_tokens // self.block_size)
 
     def can_allocate(self, num_blocks: int, *, keep_free: int = 0) -> bool:
-        """Whether `num_blocks` can be had with `keep_free` left over."""
+        """Return True if `num_blocks` can be taken now with `keep_free` left over."""
         return self.num_free - num_blocks >= keep_free
 
     def allocate(self, num_blocks: int) -> list[int]:
