@@ -22,7 +22,7 @@ from common.engine.model_runner import ModelRunner
 from common.engine.model_spec import ModelSpec
 from common.engine.profiling.costs import Costs, within_limits
 from common.engine.raising import with_failpoint
-from common.engine.self_check import PROBE_TOKENS, Probe
+from common.engine.self_check import CHECK_TOKENS, SelfCheck
 from common.engine.stages import BeginStage, untold
 from common.engine.weights.load import load_model
 from common.grammar.matcher import MaskFiller
@@ -57,7 +57,7 @@ def build_engine(
     memory_bytes: int | None = None,
     stage: BeginStage = untold,
 ) -> Engine:
-    """Load the model, allocate KV memory, and prove with a probe that attention is honoured.
+    """Load the model, allocate KV memory, and prove with a self-check that attention is honoured.
 
     `memory_bytes` of host memory are for it; None: what is available. Raises SetupError when the machine
     or the model does not allow it.
@@ -90,7 +90,7 @@ def assemble_engine(
 ) -> Engine:
     """An engine of a model that lies on `device` and has our attention; see build_engine."""
     with stage("running the model alone"):
-        probe = Probe(model, spec)
+        check = SelfCheck(model, spec)
     block_size = config.block_size or _BLOCK_SIZE[device.type]
     # a block of the graphs, of which the pool does not know
     num_scratch = int(device.type == "cuda" and config.cuda_graphs == "auto")
@@ -106,13 +106,13 @@ def assemble_engine(
     runner = ModelRunner(token_model, block_size, spec.eos_token_ids, mask_filler, copies)
     pool = BlockPool(num_blocks, block_size)
     with stage("probing attention"):
-        probe.run(runner, cache, pool)
+        check.run(runner, cache, pool)
     if num_scratch:
-        # captured after the probe, so that what is wrong without graphs is not blamed on them
+        # captured after the check, so that what is wrong without graphs is not blamed on them
         with stage("capturing CUDA graphs"):
             token_model = graph_decode(token_model, backend, _graph_limits(config, spec, pool))
         runner = ModelRunner(token_model, block_size, spec.eos_token_ids, mask_filler, copies)
-        probe.run(runner, cache, pool)
+        check.run(runner, cache, pool)
     prefix = PrefixCache(pool, spec.fingerprint, is_enabled=config.prefix_cache == "auto")
     costs = Costs(within_limits(WorkerProfile(), config))
     return Engine(spec, config, prefix, cache, runner, costs)
@@ -143,7 +143,7 @@ def _count_blocks(config: EngineConfig, spec: ModelSpec, block_size: int, num_sc
     """How many blocks for sequences fit into the memory for KV. Raises SetupError when they are too few."""
     block_bytes = KVCache.block_bytes(spec, block_size)
     num_blocks = int(config.kv_cache_gib * 2**30) // block_bytes - num_scratch
-    if num_blocks < 2 or num_blocks * block_size < PROBE_TOKENS:
+    if num_blocks < 2 or num_blocks * block_size < CHECK_TOKENS:
         raise SetupError(
             f"engine.kv_cache_gib {config.kv_cache_gib} holds {num_blocks} blocks of {block_bytes} bytes",
             "raise it",

@@ -8,7 +8,8 @@
 3. The engine takes the parts in, ends the culprits with STEP_FAILED, forgets their blocks, and goes on.
 
 Where the engine itself is at fault, every request would fail for ever: the exception goes on, and the worker
-ends with it (loop.py). Not its type tells, but a test. The engine is at fault if
+ends with it (common/worker/loop.py). A test decides, not the type of the exception. The engine is at
+fault if
 
 a. no request of the batch ran, nor did then one harmless token (a lost device, an invariant that broke); or
 b. MAX_IN_A_ROW requests have failed and no step has run in between.

@@ -1,6 +1,6 @@
-"""The failpoint `step_raises_on_token`: a model that raises on purpose, since none is known that does.
+"""Failpoint `step_raises_on_token`: a model that raises on purpose, since none is known that does.
 
-The token must be none of those that an engine tries at its start (probe.py, profiling.py).
+The token must be none of those that an engine tries at its start (self_check.py, profiling/profiler.py).
 """
 
 import torch

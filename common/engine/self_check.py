@@ -22,7 +22,7 @@ from common.engine.timeline import Timeline
 from common.messages import SamplingParams, WorkRequest
 from pdserve.errors import SetupError
 
-PROBE_TOKENS = 9
+CHECK_TOKENS = 9
 # Relative, of a layer's keys and values or a row of logits. Right models differ by rounding, 1e-5 at most in
 # float32; wrong ones by a third or more in some layer, though perhaps by 1 % in the logits.
 _TOLERANCE = {"float32": 0.001}
@@ -40,12 +40,12 @@ _EVERY_OPTION = replace(
 _FIRST_LAYER = 0.03  # nothing has summed up before it; 0.5 % is measured in bfloat16
 
 
-class Probe:
+class SelfCheck:
     """Made before the model is fused, run when the engine is built; both raise SetupError."""
 
     def __init__(self, model: torch.nn.Module, spec: ModelSpec) -> None:
         # spread over the vocabulary: special tokens gather at its ends
-        self._tokens = tuple(spec.vocab_size * (i + 1) // 10 for i in range(PROBE_TOKENS))
+        self._tokens = tuple(spec.vocab_size * (i + 1) // 10 for i in range(CHECK_TOKENS))
         self._limit = _TOLERANCE.get(spec.dtype, _HALF_TOLERANCE)
         try:
             self._run_alone(model)
@@ -57,14 +57,14 @@ class Probe:
     def run(self, runner: ModelRunner, cache: KVCache, pool: BlockPool) -> None:
         """Run a chunk and a decode step; compiles or loads kernels on the way. Raises SetupError."""
         seq, other = (self._sequence(sampling) for sampling in (_PLAIN, _EVERY_OPTION))
-        seq.block_table = other.block_table = pool.allocate(pool.num_blocks_for(PROBE_TOKENS))
+        seq.block_table = other.block_table = pool.allocate(pool.num_blocks_for(CHECK_TOKENS))
         try:
-            runner.run(Batch((BatchEntry(seq, PROBE_TOKENS - 1),)))
-            seq.num_computed_tokens = other.num_computed_tokens = PROBE_TOKENS - 1
+            runner.run(Batch((BatchEntry(seq, CHECK_TOKENS - 1),)))
+            seq.num_computed_tokens = other.num_computed_tokens = CHECK_TOKENS - 1
             last = Batch((BatchEntry(seq, 1),))
             runner.run(last)
             runner.run(Batch((BatchEntry(other, 1),)))
-            self._check_layers(cache.read(seq.block_table, 0, PROBE_TOKENS))
+            self._check_layers(cache.read(seq.block_table, 0, CHECK_TOKENS))
             self._check_logits(runner.logits(RaggedInputs.from_batch(last, pool.block_size)))
         except UnsupportedAttentionError as error:
             raise SetupError(f"the model's attention is not supported: {error}") from error

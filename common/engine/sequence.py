@@ -23,7 +23,7 @@ class Sequence:
     `num_computed_tokens` counts the positions whose KV is in `block_table`; it alone tells prefill,
     a chunk, an arrived hand-off and decode apart. `block_table` is append-only; a sequence that loses its
     blocks gets another list. `matcher` says where the output stands in the request's grammar, if it has
-    one; see engine/grammar.py.
+    one (sampling/grammars.py).
 
     Invariant: of a running sequence that a scheduler looks at either some tokens are uncomputed, or none is
     and one more is in flight (decode_worker/lookahead.py): sampled, but known to the device alone. So a

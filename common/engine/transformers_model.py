@@ -7,7 +7,7 @@ from common.engine.device_inputs import ToDevice
 from common.engine.ragged import RaggedInputs
 
 
-class GeneralModel:
+class TransformersModel:
     """Calls the model with one flat sequence `input_ids [1, T]` and explicit positions; see TokenModel."""
 
     name = "general"

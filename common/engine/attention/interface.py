@@ -2,7 +2,7 @@
 
 The model is called with `paged_attention=<AttentionBackend>`; its layers hand that keyword on to the
 registered function. Whatever a layer asks for that the backends cannot honour is refused at load, by a
-probe forward, and never computed wrongly.
+self-check, and never computed wrongly.
 """
 
 import torch

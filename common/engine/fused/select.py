@@ -10,7 +10,7 @@ from common.engine.fused.ops import FusedOps, TorchOps
 from common.engine.fused.weights import Activation, AsStored, Layout
 from common.engine.kernel_checks.verdicts import trusted_products
 from common.engine.model_runner import TokenModel
-from common.engine.transformers_model import GeneralModel
+from common.engine.transformers_model import TransformersModel
 
 
 def select_model(
@@ -25,7 +25,7 @@ def select_model(
         weights = fuse(model, layout)
         if weights is not None:
             return FusedDecoder(weights, ops, backend, to_device)
-    return GeneralModel(model, backend, to_device)
+    return TransformersModel(model, backend, to_device)
 
 
 def _fastest(device: torch.device, dtype: str, activation: Activation) -> tuple[Layout, FusedOps]:
