@@ -25,7 +25,7 @@ class FlashBackend:
 
     def __init__(self, cache: KVCache, varlen: VarlenAttention = varlen_attn) -> None:
         self.kv_shape = (cache.num_kv_heads, cache.head_dim)
-        self._cache = cache
+        self._blocks = cache.blocks
         self._varlen = varlen
 
     @staticmethod
@@ -59,8 +59,8 @@ class FlashBackend:
     ) -> torch.Tensor:
         """See AttentionBackend.attend."""
         step = self._step
-        self._cache.store(layer, step.slot_mapping, key, value)
-        keys, values = self._cache.pages(layer)
+        self._blocks.store(layer, step.slot_mapping, key, value)
+        keys, values = self._blocks.pages(layer)
         # a lone query sees all that there is: said so, the kernel takes the heads of a group as its queries,
         # and reads their keys and values once
         right = -1 if self._max_queries == 1 and window is None else 0

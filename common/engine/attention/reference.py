@@ -14,7 +14,7 @@ class ReferenceBackend:
 
     def __init__(self, cache: KVCache) -> None:
         self.kv_shape = (cache.num_kv_heads, cache.head_dim)
-        self._cache = cache
+        self._blocks, self._block_size = cache.blocks, cache.block_size
 
     def begin(self, step: StepTensors) -> None:
         """Keep the step's batch layout."""
@@ -33,13 +33,13 @@ class ReferenceBackend:
         sampled_only: bool = False,
     ) -> torch.Tensor:
         """See AttentionBackend.attend."""
-        self._cache.store(layer, self._slots, key, value)
+        self._blocks.store(layer, self._slots, key, value)
         out = torch.empty_like(query)
         starts, contexts = self._inputs.query_start, self._inputs.context_len
         for row, context in enumerate(contexts.tolist()):
             span = slice(int(starts[row]), int(starts[row + 1]))
-            table = self._tables[row, : -(-context // self._cache.block_size)]
-            k, v = (kv[:, :context] for kv in self._cache.gather(layer, table))
+            table = self._tables[row, : -(-context // self._block_size)]
+            k, v = (kv[:, :context] for kv in self._blocks.gather(layer, table))
             out[span] = _attend_one(
                 query[span], k.to(query.dtype), v.to(query.dtype), scale, window
             )

@@ -9,10 +9,10 @@ from common.engine.cpu.arrays import Words, as_words
 
 
 class PackedBlocks:
-    """The blocks of a KVCache whose packed numbers fill words of 4 bytes, seen as words."""
+    """Blocks of a PackedStorage whose packed numbers fill words of 4 bytes, seen as words."""
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """`keys` and `values` as KVCache describes them, contiguous."""
+        """`keys` and `values` as PackedStorage describes them, contiguous."""
         layers, blocks, heads = keys.shape[:3]
         self._pack = keys.shape[-1]
         self._words = keys.shape[3]  # of one token and head

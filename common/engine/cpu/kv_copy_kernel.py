@@ -1,8 +1,8 @@
-"""Between the wire layout [layers, 2, tokens, kv_heads, dim] and packed blocks, in words of 4 bytes.
+"""Copies between the wire layout [layers, 2, tokens, kv_heads, dim] and packed blocks, in words of 4 bytes.
 
-A word is one float32 or a pair of two-byte numbers, as `pack` says; KVCache describes the blocks. A key's
-words keep their pairs and are only transposed; values are paired over two positions, so a row of them is
-woven from two tokens, and the odd token at a ragged edge goes in alone.
+A word is one float32 or a pair of two-byte numbers, as `pack` says; PackedStorage describes the blocks. The
+words of a key keep their pairs and are only transposed. Values are paired over two positions, so a row of
+them is woven from two tokens. The odd token at a ragged edge goes in alone.
 """
 
 import numba

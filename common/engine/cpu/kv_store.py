@@ -18,10 +18,10 @@ Numbers = NDArray[np.int64]
 
 
 class KVStore:
-    """Writes to the blocks of a KVCache in host memory, whose numbers it copies as words of 32 bits."""
+    """Writes to the blocks of a PackedStorage in host memory, whose numbers it copies as words of 32 bits."""
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """`keys` and `values` as KVCache describes them, contiguous."""
+        """`keys` and `values` as PackedStorage describes them, contiguous."""
         self._number = np.dtype(np.uint32 if keys.shape[-1] == 1 else np.uint16)
         self._keys, self._values = (as_words(x).reshape(x.shape[:-1]) for x in (keys, values))
         self._numbers = as_array(values).view(self._number)

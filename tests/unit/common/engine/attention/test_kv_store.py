@@ -1,4 +1,4 @@
-"""A step's keys and values reach the slots that KVCache.store, plain torch, puts them into, and no others."""
+"""A step's keys and values reach the same slots as by PackedStorage.store, plain torch, and no others."""
 
 from dataclasses import replace
 
@@ -43,7 +43,7 @@ def test_every_slot_gets_its_own(dtype: str, size: int, dim: int) -> None:
     for cache in (plain, ours):
         cache.keys.fill_(1)
         cache.values.fill_(1)
-    plain.store(1, slots, key, value)
+    plain.blocks.store(1, slots, key, value)
     store = KVStore(ours.keys, ours.values)
     store.store(1, key, value, slots.numpy(), find_runs(slots.numpy()))
     assert torch.equal(ours.keys, plain.keys)

@@ -171,8 +171,8 @@ def test_scratch_is_no_sequences_and_padding_writes_nowhere_else(
     before = cache.keys.clone()
     decode(graphed, sequences)
     differs = (cache.keys != before) & ~(cache.keys.isnan() & before.isnan())
-    # [layers, blocks, kv_heads, head_dim, block_size, 1]
-    slots = differs.flatten(4).any(dim=3).any(dim=2).any(dim=0).nonzero().tolist()
+    # [layers, blocks, block_size, kv_heads, head_dim]
+    slots = differs.flatten(3).any(dim=3).any(dim=0).nonzero().tolist()
     last = [seq.num_computed_tokens for seq in sequences]
     own = {
         (seq.block_table[at // BLOCK], at % BLOCK) for seq, at in zip(sequences, last, strict=True)

@@ -107,7 +107,7 @@ def test_what_a_step_stores_is_what_travels(dtype: str) -> None:
     stored, written = make_cache(4, dtype), make_cache(4, dtype)
     slots = torch.tensor([table[position // 4] * 4 + position % 4 for position in range(9)])
     for layer in range(3):
-        stored.store(layer, slots, payload[layer, 0], payload[layer, 1])
+        stored.blocks.store(layer, slots, payload[layer, 0], payload[layer, 1])
     written.write(table, 0, payload)
     assert torch.equal(stored.read(table, 0, 9), payload)
     for one, other in ((stored.keys, written.keys), (stored.values, written.values)):
@@ -150,11 +150,11 @@ def test_pages_are_the_memory_itself_in_token_order() -> None:
     cache = make_cache(4, storage="pages")
     cache.write(table, 0, payload)
     for layer in range(3):
-        for kind, pages in enumerate(cache.pages(layer)):
+        for kind, pages in enumerate(cache.blocks.pages(layer)):
             assert pages.is_contiguous()
             assert torch.equal(pages[table].flatten(0, 1)[:9], payload[layer, kind])
 
 
 def test_packed_memory_has_no_pages() -> None:
     with pytest.raises(ValueError, match="packed"):
-        make_cache(4).pages(0)
+        make_cache(4).blocks.pages(0)

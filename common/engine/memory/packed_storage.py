@@ -1,0 +1,107 @@
+"""Blocks as the CPU's kernels read them: words of 4 bytes, those of a vector side by side."""
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from common.engine.memory.block_memory import zeros
+from common.engine.model_spec import ModelSpec
+
+if TYPE_CHECKING:
+    from common.engine.cpu.kv_copy import PackedBlocks
+
+
+class PackedStorage:
+    """Keys lie in lanes of positions, values in lanes of channels. See BlockStorage.
+
+    `keys` is [layers, blocks, kv_heads, head_dim / pack, block_size, pack] and `values` is
+    [layers, blocks, kv_heads, block_size / pack, head_dim, pack], where `pack` numbers fill 4 bytes: a
+    score is then a sum over lanes of positions and an output one over lanes of channels, and a pair of
+    two-byte numbers is what a CPU's dot-product instruction takes. Two-byte numbers that make no pairs, since
+    a size is odd, have a `pack` of 1.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        heads, dim = spec.num_kv_heads, spec.head_dim
+        is_paired = not block_size % 2 and not dim % 2
+        self._block_size = block_size
+        self._pack = pack = 4 // dtype.itemsize if is_paired else 1
+        blocks = (spec.num_layers, num_blocks, heads)
+        self.keys = zeros((*blocks, dim // pack, block_size, pack), dtype, device)
+        self.values = zeros((*blocks, block_size // pack, dim, pack), dtype, device)
+        self._words = _as_words(self.keys, self.values)
+
+    def read(self, block_table: list[int], start: int, end: int) -> torch.Tensor:
+        """Copy word by word, on all cores. See BlockStorage."""
+        slots = self._slots(block_table, start, end)
+        if self._words is None:
+            return self._gather_slots(torch.from_numpy(slots))
+        layers, _, heads, channels, _, pack = self.keys.shape
+        shape = (layers, 2, end - start, heads, channels * pack)
+        # numpy asks for huge pages where torch would take one fault for every 4 KiB
+        memory = np.empty(math.prod(shape) * self.keys.itemsize, np.uint8)
+        wire = torch.from_numpy(memory).view(self.keys.dtype).view(shape)
+        self._words.read(wire, slots)
+        return wire
+
+    def write(self, block_table: list[int], start: int, payload: torch.Tensor) -> None:
+        """Copy word by word, on all cores. See BlockStorage."""
+        slots = self._slots(block_table, start, start + payload.shape[2])
+        if self._words is not None:
+            self._words.write(payload.contiguous(), slots)
+            return
+        for layer, (keys, values) in enumerate(payload):
+            self.store(layer, torch.from_numpy(slots), keys, values)
+
+    def store(
+        self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+    ) -> None:
+        """Scatter by slot; the reference backend's way, a step's kernels have KVStore."""
+        block, offset = slots // self._block_size, slots % self._block_size
+        packed = keys.to(self.keys.dtype).unflatten(2, (-1, self._pack))
+        self.keys[layer, block, :, :, offset] = packed
+        row, lane = offset // self._pack, offset % self._pack
+        self.values[layer, block, :, row, :, lane] = values.to(self.values.dtype)
+
+    def gather(self, layer: int, blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Put the channels last. See BlockStorage."""
+        keys = self.keys[layer, blocks].permute(1, 0, 3, 2, 4).flatten(3).flatten(1, 2)
+        values = self.values[layer, blocks].permute(1, 0, 2, 4, 3).flatten(1, 3)
+        return keys, values
+
+    def pages(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Raise ValueError: no page lies in memory."""
+        raise ValueError("packed blocks are no pages")
+
+    def _slots(self, block_table: list[int], start: int, end: int) -> NDArray[np.int64]:
+        positions = np.arange(start, end)
+        blocks = np.array(block_table)[positions // self._block_size]
+        slots: NDArray[np.int64] = blocks * self._block_size + positions % self._block_size
+        return slots
+
+    def _gather_slots(self, slots: torch.Tensor) -> torch.Tensor:
+        block, offset = slots // self._block_size, slots % self._block_size
+        row, lane = offset // self._pack, offset % self._pack
+        keys = self.keys[:, block, :, :, offset].flatten(3)  # [tokens, layers, kv_heads, head_dim]
+        wire = torch.stack((keys, self.values[:, block, :, row, :, lane])).permute(2, 0, 1, 3, 4)
+        return wire.contiguous()
+
+
+def _as_words(keys: torch.Tensor, values: torch.Tensor) -> "PackedBlocks | None":
+    """View the blocks for quick copies: in host memory, where numbers or pairs of them fill 4 bytes."""
+    if keys.device.type != "cpu" or keys.shape[-1] * keys.itemsize != 4:
+        return None
+    # numba takes 0.3 s to import; a CUDA worker never needs it
+    from common.engine.cpu.kv_copy import PackedBlocks
+
+    return PackedBlocks(keys, values)
