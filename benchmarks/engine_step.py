@@ -18,9 +18,9 @@ from benchmarks.environment import describe, write_result
 from benchmarks.host_work import host_work
 from benchmarks.server import first_token_after_start
 from benchmarks.timed_steps import CHUNK, CONTEXT, decode_ms, prefill_ms, prefilled, release
+from common.cache_dir import default_cache_dir
 from common.config import EngineConfig
 from common.engine.build import Engine, build_engine
-from common.engine.weights.cache import default_cache_dir
 from common.engine.weights.catalog import DEFAULT_ALIAS
 from common.engine.weights.progress import NoProgress
 from common.engine.weights.resolve import resolve_model

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from benchmarks.environment import write_result
 from benchmarks.worker_double import TICK_S, clock_id
-from common.engine.weights.cache import default_cache_dir
+from common.cache_dir import default_cache_dir
 from common.engine.weights.progress import NoProgress
 from common.engine.weights.resolve import resolve_model
 from pdserve.v1 import inference_pb2, inference_pb2_grpc

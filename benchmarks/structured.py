@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.environment import describe, write_result
+from common.cache_dir import default_cache_dir
 from common.config import EngineConfig, TransferConfig
 from common.engine.build import build_engine
 from common.engine.memory.kv_cache import kv_layout
 from common.engine.sampling.grammars import Grammars
-from common.engine.weights.cache import default_cache_dir
 from common.engine.weights.catalog import DEFAULT_ALIAS
 from common.engine.weights.progress import NoProgress
 from common.engine.weights.resolve import resolve_model

@@ -15,8 +15,8 @@ from cli.model import progress_bars
 from cli.requests import Answer, as_chat, ask
 from cli.start_lines import start_lines
 from cli.waterfall import waterfall_table
+from common.cache_dir import default_cache_dir
 from common.config import RouterConfig, ServeConfig
-from common.engine.weights.cache import default_cache_dir
 from common.engine.weights.catalog import DEFAULT_ALIAS
 from common.engine.weights.resolve import ModelSource, resolve_model
 from common.telemetry.logs import configure_logs

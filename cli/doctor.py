@@ -14,9 +14,9 @@ from rich.console import Console
 from cli.findings import Finding
 from cli.kernel_tests import check_kernels
 from cli.shadowing import HOME, OURS, foreign_packages, remedy
+from common.cache_dir import default_cache_dir
 from common.cgroup import HERE as CGROUPS
 from common.config import ServeConfig
-from common.engine.weights.cache import default_cache_dir
 from common.machine import Cores, Memory, read_cores, read_memory
 
 _GIB = 2**30

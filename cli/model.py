@@ -20,7 +20,8 @@ from rich.progress import (
 from rich.table import Table
 
 from cli.kernels import compile_kernels
-from common.engine.weights.cache import default_cache_dir, entry_name, find
+from common.cache_dir import default_cache_dir
+from common.engine.weights.cache import entry_name, find
 from common.engine.weights.catalog import CATALOG, DEFAULT_ALIAS
 from common.engine.weights.pull import pull
 

@@ -10,8 +10,8 @@ import typer
 from cli.model import progress_bars
 from cli.settings import Values, load_config
 from cli.start_lines import start_lines
+from common.cache_dir import default_cache_dir
 from common.config import ServeConfig
-from common.engine.weights.cache import default_cache_dir
 from common.engine.weights.resolve import resolve_model
 from router.access.server_security import Door
 

@@ -21,8 +21,8 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.environment import describe, write_result
+from common.cache_dir import default_cache_dir
 from common.engine.cpu.target import host_target
-from common.engine.weights.cache import default_cache_dir
 from common.engine.weights.catalog import DEFAULT_ALIAS
 from common.engine.weights.progress import NoProgress
 from common.engine.weights.resolve import resolve_model

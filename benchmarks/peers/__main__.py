@@ -27,7 +27,7 @@ from benchmarks.systems import (
     server_version,
 )
 from benchmarks.waste import kv_waste, padding_waste
-from common.engine.weights.cache import default_cache_dir
+from common.cache_dir import default_cache_dir
 from common.engine.weights.catalog import DEFAULT_ALIAS
 from common.engine.weights.progress import NoProgress
 from common.engine.weights.resolve import resolve_model

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from common.engine.weights.cache import default_cache_dir
+from common.cache_dir import default_cache_dir
 from common.engine.weights.progress import NoProgress
 from common.engine.weights.resolve import ModelSource, resolve_model
 from tests.integration.support.processes import Served, serving

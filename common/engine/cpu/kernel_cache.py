@@ -28,8 +28,9 @@ from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
+from common.cache_dir import default_cache_dir
 from common.engine.cpu.linking import KernelError, guard
-from common.engine.weights.cache import default_cache_dir, try_lock
+from common.engine.weights.cache import try_lock
 from common.telemetry.logs import get_logger
 
 _DIGEST_BYTES = 32

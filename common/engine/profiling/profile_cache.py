@@ -24,13 +24,13 @@ from pathlib import Path
 
 import torch
 
+from common.cache_dir import default_cache_dir
 from common.config import WorkerSpec
 from common.engine.build import Engine, build_engine
 from common.engine.prepare import prepare_kernels
 from common.engine.profiling.costs import within_limits
 from common.engine.profiling.profiler import is_complete, measure_trials, to_profile
 from common.engine.stages import BeginStage, untold
-from common.engine.weights.cache import default_cache_dir
 from common.profile import WorkerProfile
 from common.telemetry.logs import get_logger
 from pdserve import __version__

@@ -26,15 +26,6 @@ Build = Callable[[Path], Path]
 """Fills the work folder it is given and returns the folder inside it to publish."""
 
 
-def default_cache_dir() -> Path:
-    """`$XDG_CACHE_HOME/pdserve/models`, or under `~/.cache`. For entry points only: nothing else
-    here reads the environment."""
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # The XDG rules say to ignore a relative path.
-    root = base if base.is_absolute() else Path.home() / ".cache"
-    return root / "pdserve" / "models"
-
-
 def entry_name(sha256: str) -> str:
     """The entry of a GGUF file, whatever the file is called."""
     return f"gguf-{sha256[:16]}"

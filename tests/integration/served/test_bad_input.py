@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.engine.weights.cache import default_cache_dir
+from common.cache_dir import default_cache_dir
 from common.engine.weights.resolve import ModelSource
 from pdserve.client import AsyncClient
 from pdserve.errors import InvalidRequestError, NotFoundError, PdserveError, Reason

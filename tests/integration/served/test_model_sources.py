@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from common.engine.weights.cache import default_cache_dir, entry_name
+from common.cache_dir import default_cache_dir
+from common.engine.weights.cache import entry_name
 from pdserve.client import AsyncClient
 from pdserve.v1 import inference_pb2
 from tests.integration.support.processes import run_cli, serving

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from common.engine.weights import cache
-from common.engine.weights.cache import default_cache_dir, find, publish
+from common.engine.weights.cache import find, publish
 from common.engine.weights.progress import NoProgress
 from pdserve.errors import SetupError
 from tests.patience import WITHIN_S
@@ -111,12 +111,3 @@ def test_a_cache_that_cannot_be_written_says_so_in_one_line(tmp_path: Path) -> N
     with pytest.raises(SetupError, match="cannot fill the model cache") as caught:
         publish(tmp_path / "file" / "cache", "entry", build_small, NoProgress())
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(("value", "expected"), [("/x", "/x"), ("relative", "/home/me/.cache")])
-def test_the_cache_follows_xdg_unless_it_is_relative(
-    monkeypatch: pytest.MonkeyPatch, value: str, expected: str
-) -> None:
-    monkeypatch.setenv("HOME", "/home/me")
-    monkeypatch.setenv("XDG_CACHE_HOME", value)
-    assert default_cache_dir() == Path(expected) / "pdserve" / "models"
