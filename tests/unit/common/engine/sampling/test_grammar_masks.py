@@ -141,12 +141,12 @@ def test_only_sequences_with_a_grammar_get_masks(tmp_path: Path) -> None:
 
 
 def test_the_kernel_is_ready_before_the_first_grammar() -> None:
-    from common.engine.cpu.masking_kernel import mask_logits
+    from common.engine.cpu.masking import mask_rows
 
     assert trusted_sampling() is None
-    known = len(vars(mask_logits)["overloads"])
+    known = len(vars(mask_rows)["overloads"])
     cpu_masking.mask_logits(torch.zeros(5, 70), [2, 3], make_masks([{1}, {2}], 70))
-    assert len(vars(mask_logits)["overloads"]) == known
+    assert len(vars(mask_rows)["overloads"]) == known
 
 
 @DTYPES
