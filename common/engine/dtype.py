@@ -19,7 +19,7 @@ _FALLBACK: StoredDtype = "bfloat16"
 
 @dataclass(frozen=True, slots=True)
 class ChosenDtype:
-    """A dtype, and why it is the one."""
+    """Dtype that was chosen, and the reason."""
 
     dtype: StoredDtype
     reason: str

@@ -1,4 +1,4 @@
-"""Every kernel that a model can need, compiled or loaded and tried before the first request.
+"""Preparation of kernels: each that a model can need is compiled or loaded, and tried, before requests.
 
 `python -m common.engine.prepare MODEL_DIR` compiles them alone, without the model's weights.
 """

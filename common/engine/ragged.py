@@ -1,4 +1,4 @@
-"""From a Batch to the flat arrays that a ragged forward pass reads."""
+"""Flat arrays that a ragged forward pass reads, made from a Batch."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class Carried:
     tokens: torch.Tensor  # [samples of the step before] int64, on the device
 
     def write_into(self, ids: torch.Tensor) -> None:
-        """Put them into the step's ids [T] on the device, in the stream's order; waits for nothing."""
+        """Put these ids into the step's ids [T] on the device, in the stream's order; wait for nothing."""
         sources, places = (to_device(rows, ids.device) for rows in (self.sources, self.places))
         ids.index_copy_(0, places, self.tokens.index_select(0, sources))
 
@@ -89,7 +89,7 @@ class RaggedInputs:
 
 
 def _scored_rows(batch: Batch, query_start: list[int]) -> list[int]:
-    """The rows that precede the entries' scored positions."""
+    """Return the rows that precede the entries' scored positions."""
     rows: list[int] = []
     for entry, first in zip(batch.entries, query_start, strict=False):
         if entry.seq.prompt_logprobs is not None:
@@ -98,7 +98,7 @@ def _scored_rows(batch: Batch, query_start: list[int]) -> list[int]:
 
 
 def _slots(block_table: list[int], start: int, end: int, block_size: int) -> list[int]:
-    """Where positions `start` to `end` - 1 lie in the cache."""
+    """Return the slots of positions `start` to `end` - 1."""
     slots: list[int] = []
     for index in range(start // block_size, -(-end // block_size)):
         # position 0 of the sequence, if all of it lay where this block lies

@@ -112,12 +112,12 @@ def _check(what: str, ours: torch.Tensor, own: torch.Tensor, limit: float) -> No
 
 
 def _cache_layers(output: Any) -> list[Any]:
-    """Of `transformers`' own cache; other kinds are not compared."""
+    """Return the layers of `transformers`' own cache; other kinds are not compared."""
     return list(getattr(output.past_key_values, "layers", ()))
 
 
 def _keys_and_values(layer: Any) -> torch.Tensor | None:
-    """[2, tokens, kv_heads, head_dim] float32 on the host, of a cache's layer that has them."""
+    """Return a cache layer's [2, tokens, kv_heads, head_dim], float32 on the host; None without both."""
     keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
     if not isinstance(keys, torch.Tensor) or not isinstance(values, torch.Tensor):
         return None

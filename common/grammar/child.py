@@ -1,4 +1,4 @@
-"""`python -m common.grammar.child`: tries grammars out, so that none can harm the process that asks.
+"""Process that tries grammars out (`python -m common.grammar.child`), so that none harms its parent.
 
 1. The parent starts it with the model's folder, end-of-sequence tokens, vocabulary size and a time limit.
 2. It says "ready" once the tokenizer is built.

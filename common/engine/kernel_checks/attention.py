@@ -1,4 +1,4 @@
-"""The attention kernel, its stores and the copies of KV against the reference backend."""
+"""Check of the attention kernel, its stores and the copies of KV against the reference backend."""
 
 import torch
 
@@ -46,7 +46,7 @@ def check(shape: AttentionShape) -> None:
 
 
 def _run(backend: AttentionBackend, shape: AttentionShape, spec: ModelSpec) -> list[torch.Tensor]:
-    """A chunk and a decode token in one step, with all positions and with a window."""
+    """Run a chunk and a decode token in one step, with all positions and with a window."""
     rows, heads, kv_heads = _CHUNK + 1, spec.num_heads, spec.num_kv_heads
     wide = normal(rows, heads + 2 * kv_heads, shape.head_dim, dtype=DTYPES[shape.dtype])
     # views of one product, as the fused pass has them

