@@ -130,8 +130,8 @@ def _memberships(tree: CgroupTree) -> Iterator[tuple[str, str]]:
 def _upwards(mount: Path, path: str) -> Iterator[Path]:
     """Yield the group's folder and those above it.
 
-    A container may see its own group as the mount while the path is the host's: then the folders of the
-    path are absent and the mount is there. A path with ".." leads out of the mount.
+    A container may see its own group as the mount while the path is the host's. Then the folders of the path
+    are absent and the mount is there. A path with ".." leads out of the mount.
     """
     parts = [part for part in path.split("/") if part]
     if ".." in parts:

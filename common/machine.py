@@ -20,9 +20,9 @@ class Cores:
     def count(self) -> int:
         """Number of threads that may compute at once, at least 1.
 
-        A quota counts by its whole CPUs: one thread more would use it up before its period (0.1 s) ends, and
-        then all threads stand still, which users see as a gap between tokens. The rest is for the router and
-        Ray.
+        A quota counts by its whole CPUs. One thread more would use it up before its period (0.1 s) ends;
+        all threads would then stand still, which users see as a gap between tokens. The rest is for the
+        router and Ray.
         """
         return max(min(len(self.mask), int(self.quota.cpus)), 1) if self.quota else len(self.mask)
 

@@ -33,9 +33,9 @@ class Correction(NamedTuple):
 class WorkerProfile:
     """Costs of one worker in seconds, and the sizes that it runs at once. The defaults are guesses.
 
-    `row_seconds[i]` is a step of `row_counts[i]` rows (ascending) without attention; `sample_s` is added
-    for each decoding sequence, `position_s` for each position that these hold, `pair_s` for each prompt
-    token and position at or before it.
+    `row_seconds[i]` is a step of `row_counts[i]` rows (ascending) without attention. Added are `sample_s` for
+    each decoding sequence, `position_s` for each position that these hold, and `pair_s` for each pair of a
+    prompt token and a position at or before it.
     """
 
     row_counts: tuple[int, ...] = (1, 512)

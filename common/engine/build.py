@@ -1,4 +1,4 @@
-"""One worker's engine: the model, its KV memory and the runner, built together."""
+"""Engine of one worker: the model, its KV memory and the runner, built together."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -108,7 +108,7 @@ def assemble_engine(
     with stage("probing attention"):
         check.run(runner, cache, pool)
     if num_scratch:
-        # captured after the check, so that what is wrong without graphs is not blamed on them
+        # captured after the check, so that an error of the model itself is not blamed on graphs
         with stage("capturing CUDA graphs"):
             token_model = graph_decode(token_model, backend, _graph_limits(config, spec, pool))
         runner = ModelRunner(token_model, block_size, spec.eos_token_ids, mask_filler, copies)

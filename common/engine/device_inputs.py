@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from common.engine.ragged import RaggedInputs
 
-_ALIGNMENT = 16  # bytes; what any of the device's loads of these numbers may want
+_ALIGNMENT = 16  # bytes; enough for any of the device's loads of these numbers
 
 
 @dataclass(frozen=True, slots=True)

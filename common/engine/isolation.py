@@ -14,8 +14,8 @@ fault if
 a. no request of the batch ran, nor did then one harmless token (a lost device, an invariant that broke); or
 b. MAX_IN_A_ROW requests have failed and no step has run in between.
 
-So neither one bad request nor several at once take a worker down, and one that can do no work does not
-stay and fail whatever comes. An end of the process (an abort, the kernel when memory
+So neither one bad request nor several at once take a worker down. A worker that can do no work does not stay
+and fail every request. An end of the process (an abort, the kernel when memory
 runs out) is not seen here.
 """
 

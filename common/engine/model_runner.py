@@ -75,7 +75,7 @@ class Landed:
 class ModelRunner:
     """Runner from a batch to one sample for each sequence that reaches its end.
 
-    With `copies` (on CUDA) a step whose samplers are all memoryless is queued and not waited for: its tokens
+    With `copies` (on CUDA) a step whose samplers are all memoryless is queued and not waited for. Its tokens
     are chosen on the device, where the next step finds them, and copied to the host in the background.
     """
 

@@ -29,10 +29,10 @@ class Carried:
 
 @dataclass(frozen=True, slots=True)
 class RaggedInputs:
-    """One step's inputs. T tokens of S sequences; no padding except in `block_tables`.
+    """Inputs of one step: T tokens of S sequences; no padding except in `block_tables`.
 
-    Sequence s owns tokens `query_start[s]:query_start[s+1]`; they are the last ones of its
-    `context_len[s]` positions, so token i of n sits at position `context_len - n + i`.
+    Sequence s owns tokens `query_start[s]:query_start[s+1]`, the last ones of its `context_len[s]` positions.
+    Token i of its n tokens sits at position `context_len - n + i`.
     """
 
     input_ids: NDArray[np.int64]  # [T]
@@ -53,7 +53,7 @@ class RaggedInputs:
         """Flatten a batch; every sequence must already hold blocks for the tokens it runs.
 
         `tables` are those of the step before, if there was one. Lists are gathered first: after a step of
-        the model no cache holds numpy's code, and each of its functions costs as much as 64 list items.
+        the model no cache holds numpy's code, and each numpy function then costs as much as 64 list items.
         """
         ids: list[int] = []
         positions: list[int] = []

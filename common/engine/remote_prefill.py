@@ -25,7 +25,7 @@ class RemotePrefill:
     """Times of a prefill worker, on its monotonic clock, whose zero is the prompt's arrival there.
 
     On our clock that zero lies between `asked_s`, the time of asking, and the least of (arrival here -
-    sending there) over all items. The middle is taken, as in Cristian's algorithm (1989): it errs by half
+    sending there) over all items. The middle is taken, as in Cristian's algorithm (1989). It errs by half
     of that interval at most, and no item arrives before it was sent.
     """
 

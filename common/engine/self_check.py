@@ -1,8 +1,8 @@
 """Proof at load that every layer attends through our backend and that the numbers are the model's own.
 
-A model that mixes positions in a way our attention never sees (a recurrent layer, a mask, positions that it
-counts itself) would run and answer wrongly. So its keys, values and logits of a few tokens, with the
-attention that `transformers` gives it, are compared with ours, after a chunk and a decode step.
+A model may mix positions in a way our attention never sees: a recurrent layer, a mask, positions that it
+counts itself. It would run and answer wrongly. So a few tokens run with the attention of `transformers`, and
+their keys, values and logits are compared with ours, after a chunk and a decode step.
 """
 
 from dataclasses import replace

@@ -25,9 +25,9 @@ class Sequence:
     blocks gets another list. `matcher` says where the output stands in the request's grammar, if it has
     one (sampling/grammars.py).
 
-    Invariant: of a running sequence that a scheduler looks at either some tokens are uncomputed, or none is
-    and one more is in flight (decode_worker/lookahead.py): sampled, but known to the device alone. So a
-    sequence in flight has one more computed token than another one with the same `token_ids`.
+    Invariant: a running sequence that a scheduler looks at has uncomputed tokens, or one token in flight:
+    sampled, but known to the device alone (decode_worker/lookahead.py). A sequence in flight has one more
+    computed token than another one with the same `token_ids`.
     """
 
     request: WorkRequest

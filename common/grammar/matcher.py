@@ -1,7 +1,7 @@
 """Matchers, each one sequence's state in its grammar, and the masks of many of them at once.
 
-A matcher's state is a function of the grammar and of the output tokens accepted so far, of nothing else: so
-a sequence that is preempted, handed off or begun anew elsewhere gets the same masks, hence the same tokens.
+A matcher's state is a function of the grammar and of the output tokens accepted so far, of nothing else. So a
+sequence that is preempted, handed off or begun anew elsewhere gets the same masks, hence the same tokens.
 """
 
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ class GrammarMatcher:
 class MaskFiller:
     """Filler of masks in the background, without the GIL, while the model runs.
 
-    One thread fills them one after the other: on a CPU the model has all the cores, and each further thread
+    One thread fills them one after the other. On a CPU the model has all the cores, and each further thread
     that competes with it (as in llguidance's LLExecutor) costs more than it saves.
     """
 

@@ -63,8 +63,8 @@ def _giving_up(compile_one: Compiled, cache: KernelCache) -> Compiled:
 def inlined(function: Callable[..., Any], variant: str) -> Compiled:
     """Make a function a part of kernels; `variant` names its constants, as for a kernel.
 
-    Code of one name is linked once in a process, and numba numbers names anew in each: two kernels from disk,
-    compiled by two processes, would share the part of whichever was loaded first.
+    Code of one name is linked once in a process, and each process numbers names anew. Without `variant`, two
+    kernels from disk that two processes compiled would share the part of the one loaded first.
     """
     function.__qualname__ += f".{variant}"
     return register_jitable(function)  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
 """Compiled kernels on disk, safe for any number of processes that compile at once.
 
-numba's own cache numbers its files through an index that each process reads and writes back: two that save
-different signatures at one time take the same number, and a later process runs the wrong machine code.
+numba's own cache numbers its files through an index that each process reads and writes back. Two processes
+that save different signatures at one time take the same number, and a later one runs the wrong machine code.
 Here a file's name is the hash of everything that makes the code what it is, so there is no index to race
 for. Writers of one name write the same thing, and a file appears whole or not at all.
 
@@ -90,7 +90,7 @@ class KernelCache(_Cache):  # type: ignore[misc]
             if payload is None:
                 return None
             self._unlock(path)
-        # machine code from the user's own folder: whoever can write there needs no pickle to run code
+        # machine code from the user's own folder: a writer to it needs no pickle to run code
         kernel = CompileResult._rebuild(target_context, *pickle.loads(payload))  # noqa: S301
         tally().loaded += 1
         self._refuse_unknown_symbols()
@@ -140,7 +140,7 @@ class KernelCache(_Cache):  # type: ignore[misc]
     def _unlock(self, path: Path) -> None:
         descriptor = self._locks.pop(path, None)
         if descriptor is not None:
-            # before the lock goes: whoever comes now makes a new file, and finds the kernel
+            # before the lock goes: a process that comes now makes a new file, and finds the kernel
             path.with_suffix(".lock").unlink(missing_ok=True)
             os.close(descriptor)
 

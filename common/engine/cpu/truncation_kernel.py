@@ -1,7 +1,7 @@
 """Top k, top p and min p on the CPU without a sort: each is a floor, below which logits become -inf.
 
-A cheap bound first leaves few candidates of a large vocabulary; the floor is then found among them by halving
-the range of values they lie in.
+A cheap bound first leaves few candidates of a large vocabulary. The floor is then found among them by
+halving their range of values.
 """
 
 import numba

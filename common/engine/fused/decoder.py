@@ -1,8 +1,11 @@
 """Fused forward pass of a pre-norm decoder with gated MLPs.
 
-Against the general path (`transformers`' own modules) it merges the Q, K, V and the gate and up products,
-adds the residual inside the norm, computes rotary tables once a step, and reuses one workspace for every
-layer and step. Activations flow as [T, n]; nothing is padded.
+Differences from the general path (`transformers`' own modules):
+
+- the Q, K, V and the gate and up products are merged, and the norm adds the residual;
+- rotary tables are computed once a step, and one workspace serves every layer and step.
+
+Activations flow as [T, n]; nothing is padded.
 """
 
 from dataclasses import dataclass, replace
@@ -27,7 +30,7 @@ class Workspace:
         torch.Tensor
     )  # [T, hidden] float32 whatever the model's dtype: sums of many layers round least
     normed: torch.Tensor  # [T, hidden]
-    delta: torch.Tensor  # [T, hidden] what attention or MLP adds to the residual
+    delta: torch.Tensor  # [T, hidden] to be added to the residual, from attention or MLP
     qkv: (
         torch.Tensor
     )  # [T, (heads + 2 kv_heads) * head_dim], in the model's dtype, as the blocks are

@@ -1,8 +1,8 @@
 """Fusion pass: from a `transformers` model to DecoderWeights, for the families that we know.
 
 A model is fused only when it is made of its family's own parts and every one of its parameters was taken.
-Anything unexpected (an adapter, a quantized product, a bias, a new norm in a later `transformers`) leaves
-it to the general path, which is slower and never wrong.
+Anything unexpected leaves it to the general path, which is slower and never wrong: an adapter, a quantized
+product, a bias, a new norm in a later `transformers`.
 """
 
 from collections.abc import Iterator

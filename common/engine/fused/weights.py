@@ -13,7 +13,7 @@ class Linear:
     """Product y = x @ weight^T + bias.
 
     The weight is contiguous: [out, in], as checkpoints store it, or panels [out / n, in / pack, n, pack] of
-    `num_outputs` rows, which only CpuOps reads (panels.py; those of `gate_up` have an order of their own).
+    `num_outputs` rows. Only CpuOps reads panels (panels.py); those of `gate_up` have an order of their own.
     The bias of panels is float32 and padded as they are.
     """
 
@@ -61,7 +61,7 @@ class LayerWeights:
     q_norm: torch.Tensor | None  # per head, before rotary (Qwen3, Gemma3)
     k_norm: torch.Tensor | None
     output: Linear
-    post_attention_norm: torch.Tensor | None  # of what attention adds (Gemma3)
+    post_attention_norm: torch.Tensor | None  # of the output of attention (Gemma3)
     mlp_norm: torch.Tensor
     gate_up: Linear
     down: Linear

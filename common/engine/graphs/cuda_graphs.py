@@ -36,7 +36,7 @@ class CudaCapture:
             run()
         torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        # thread_local: what another thread asks of CUDA meanwhile is not a part of the step
+        # thread_local: calls of CUDA by another thread are no part of the step
         with torch.cuda.graph(
             graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
         ):

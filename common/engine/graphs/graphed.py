@@ -45,7 +45,7 @@ class GraphLimits:
     max_num_seqs: int
     max_blocks: int  # of one sequence
     block_size: int
-    scratch_block: int  # in the cache, and nobody's
+    scratch_block: int  # in the cache, unknown to the pool
 
     @property
     def buckets(self) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ class BlockPool:
     """Free list, reference counts and prefix keys of `num_blocks` blocks of `block_size` positions.
 
     A block may carry the key of the prefix whose KV it holds (prefix_cache.py makes the keys). When nobody
-    holds it any more it stays findable until its memory is wanted: least recently used goes first, and of
+    holds it any more it stays findable until its memory is wanted. The least recently used goes first, and of
     one sequence's blocks the last, since a chain is found from its head. Blocks without a key go before all
     of them, the one freed last first: its memory is in the CPU's caches.
 

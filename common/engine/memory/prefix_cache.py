@@ -2,8 +2,8 @@
 
 KV computed once serves every sequence that begins with the same tokens.
 
-A block gets its key as soon as it is whole and computed, from a prompt and from generated tokens alike: so
-a chat's next turn finds its last one. A block with a key is never written again, since a sequence writes
+A block gets its key as soon as it is whole and computed, from a prompt and from generated tokens alike. So a
+chat's next turn finds its last one. A block with a key is never written again, since a sequence writes
 only behind its computed tokens and shares whole blocks only.
 """
 

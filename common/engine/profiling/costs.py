@@ -28,11 +28,11 @@ def within_limits(profile: WorkerProfile, config: EngineConfig) -> WorkerProfile
 class Costs:
     """Moving averages of observed over predicted time. Engine thread only.
 
-    An observation counts as at most four times, and at least a quarter of, the believed value: a stall (a
-    page fault, a neighbour's start) must not teach much, a lasting change still shows in some steps.
+    An observation counts as at most four times, and at least a quarter of, the believed value. So a stall (a
+    page fault, a neighbour's start) teaches little, and a lasting change still shows in some steps.
 
     `on_stale` is called once, after _STALE_AFTER_S of steps that cost less than half or more than twice the
-    measured time: no burst lasts so long, so the measurement is wrong for this machine.
+    measured time. No burst lasts so long: the measurement is wrong for this machine.
     """
 
     def __init__(self, profile: WorkerProfile | None = None) -> None:

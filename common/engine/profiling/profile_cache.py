@@ -1,13 +1,13 @@
 """Start-up measurements on disk, so that a worker measures itself once a model and machine, not each time.
 
 1. A start without measurements takes one, about two seconds.
-2. While the worker runs, its corrections say whether that was right (costs.py). A machine that was busy
-   then, or has changed since, shows in steps that take less than half or more than twice as long as
-   predicted, for a minute: the file is marked.
+2. While the worker runs, its corrections say whether that was right (costs.py). On a machine that was busy
+   then, or has changed since, steps take less than half or more than twice the predicted time. After a
+   minute of them the file is marked.
 3. The start after that measures once more and removes the mark. Of the last `_KEPT` measurements each
    trial's fastest run counts: what disturbs a measurement only ever makes it slower.
-4. Where a mark comes back all the same, a busy machine is what the worker lives with, and the corrections
-   deal with it: from `_KEPT` measurements on, there is another one a day at most.
+4. Where a mark comes back all the same, the machine is always busy, and the corrections deal with it. From
+   `_KEPT` measurements on, there is another one a day at most.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ from common.profile import WorkerProfile
 from common.telemetry.logs import get_logger
 from pdserve import __version__
 
-# settings of the engine that change nothing of what is measured
+# settings of the engine that do not affect the measurement
 _NO_PART = {
     "allow_unused_weights",
     "swap_gib",

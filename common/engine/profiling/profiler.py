@@ -110,7 +110,7 @@ class _Trials:
 
     def _copies(self) -> dict[str, Trial]:
         cache, pool = self._engine.cache, self._engine.pool
-        # nobody else is here yet, so what these blocks hold may be overwritten
+        # no sequence is here yet, so these blocks may be overwritten
         blocks = pool.allocate(pool.num_blocks_for(self._num_copied))
         pool.release(blocks)
         payload = cache.read(blocks, 0, self._num_copied)

@@ -41,7 +41,7 @@ def start_masks(filler: MaskFiller, sequences: SequenceOf[Sequence]) -> PendingM
 
 def mask_logits(logits: torch.Tensor, rows: list[int], masks: Masks) -> None:
     """Mask row rows[i] of `logits` [n, vocab] by row i of `masks` [len(rows), words], in place."""
-    with torch.inference_mode():  # what was made in it may be written only in it
+    with torch.inference_mode():  # tensors made in it may be written only in it
         index = torch.tensor(rows, device=logits.device)
         words = torch.from_numpy(masks).to(logits.device)
         bits = words[:, :, None] >> torch.arange(32, dtype=torch.int32, device=logits.device)

@@ -1,7 +1,7 @@
 """Grammars of one worker: compiled beside the engine, handed to sequences.
 
-1. `prepare`: a sequence whose output is constrained waits here while its grammar is compiled, in the one
-   thread that owns the compiler; only others with a grammar may have to wait behind it.
+1. `prepare`: a sequence with a grammar waits here while the grammar is compiled, in the one thread that owns
+   the compiler. Only other sequences with a grammar may have to wait behind it.
 2. `collect` (before each step) hands over sequences with their matcher, or with the reason why there is
    none.
 3. From then on the sequence owns its matcher (`seq.matcher`): the ModelRunner asks it for a mask before each

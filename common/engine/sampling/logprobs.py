@@ -5,7 +5,7 @@ import torch
 from common.engine.batch import Batch
 from common.messages import TokenLogprobs
 
-_ROWS = 64  # at once: bounds what a whole chunk's float32 copies take
+_ROWS = 64  # at once: bounds the memory of a chunk's float32 copies
 
 
 def score(logits: torch.Tensor, token_ids: list[int], num_top: list[int]) -> list[TokenLogprobs]:

@@ -47,7 +47,7 @@ def publish(
     """Return the entry's folder, building it first when it is missing.
 
     Raises SetupError when the cache cannot be written or another process holds the lock for longer
-    than `lock_deadline_s` seconds; whatever `build` raises passes through, and leaves no entry.
+    than `lock_deadline_s` seconds. Errors of `build` pass through, and leave no entry.
     """
     if ready := find(cache_dir, entry):
         return ready

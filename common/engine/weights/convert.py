@@ -59,7 +59,7 @@ def _convert(folder: Path, out: Path, facts: GgufFacts, progress: Progress) -> N
         local_files_only=True,
         output_loading_info=True,
     )
-    # transformers fills what the file lacks (one part of a split model, say) with random numbers.
+    # transformers fills missing weights (one part of a split model, say) with random numbers.
     if missing := sorted(report["missing_keys"]):
         raise SetupError(f"the GGUF file lacks {len(missing)} weights ({missing[0]} ...)", _REMEDY)
     progress.advance(1)

@@ -19,8 +19,8 @@ _THREADS = 4
 def fingerprint(model_dir: Path) -> str:
     """Return 32 hex digits that follow from config.json and every byte of the weights that are loaded.
 
-    The weights' digest is XXH3 of 128 bits: 0.09 s for 540 MB that lie in memory (BLAKE2b 1.3 s), else the
-    time of reading the disk. Loading then finds the files in memory. Raises SetupError when a file is
+    The weights' digest is XXH3 of 128 bits. It takes 0.09 s for 540 MB in memory (BLAKE2b 1.3 s), else the
+    time of reading the disk; loading then finds the files in memory. Raises SetupError when a file is
     missing or cut short.
     """
     files = weight_files(model_dir)

@@ -45,8 +45,8 @@ def read_spec(path: Path, config: PreTrainedConfig, dtype: StoredDtype) -> Model
 def max_context_tokens(text: PreTrainedConfig) -> int:
     """Return the longest prompt and output together, in tokens: `max_position_embeddings`.
 
-    Sliding windows do not bound it. Two kinds of rotary scaling turn keys by an angle that depends on how
-    long the sequence has become, so that keys stored earlier no longer fit. Dynamic NTK does so beyond
+    Sliding windows do not bound it. Two kinds of rotary scaling turn keys by an angle that depends on the
+    sequence's length so far: keys stored earlier no longer fit. Dynamic NTK does so beyond
     `max_position_embeddings`, which nothing here exceeds. LongRoPE (Ding et al. 2024) does so beyond the
     length of its pretraining: the context ends there, where its short factors hold for every sequence.
     Raises SetupError when the configuration names no limit.

@@ -40,7 +40,7 @@ def load_whole(
                 ignore_mismatched_sizes=True,
             )
         except RuntimeError:
-            refuse_uneven_experts(path, tensors)  # names what cannot be stacked
+            refuse_uneven_experts(path, tensors)  # names the expert that cannot be stacked
             raise
     report = LoadingReport.read(raw)
     if report.mismatched:
