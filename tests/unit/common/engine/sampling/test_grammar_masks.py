@@ -94,7 +94,7 @@ def test_a_forbidden_token_is_never_sampled(dtype: torch.dtype, name: str) -> No
 def test_the_last_draw_is_not_the_last_token_but_the_last_allowed(
     draw: Draw, dtype: torch.dtype
 ) -> None:
-    """Where rounding leaves a draw beyond all weights."""
+    """Rounding may leave a draw beyond all weights."""
     logits = random_logits(1, 5000).to(dtype)
     ready([{1, 2, 4000}], 5000).apply(logits)
     assert draw(logits, [0], [1.0], [1.0]) == [4000]
@@ -151,7 +151,7 @@ def test_the_kernel_is_ready_before_the_first_grammar() -> None:
 
 @DTYPES
 def test_logits_made_in_inference_mode_are_masked_too(dtype: torch.dtype) -> None:
-    """As the general path makes them on a device, where torch's operations do the masking."""
+    """The general path makes such logits on a device, where torch's operations do the masking."""
     with torch.inference_mode():
         logits = random_logits(2, 40).to(dtype)
     grammar_masks.mask_logits(logits, [1], make_masks([{3}], 40))

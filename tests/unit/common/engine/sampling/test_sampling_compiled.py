@@ -1,4 +1,4 @@
-"""No request waits for a kernel to compile, whatever it asks for: a loaded engine has them all."""
+"""Kernels never compile during a request, whatever its options: a loaded engine has them all."""
 
 import subprocess
 import sys
