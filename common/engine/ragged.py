@@ -41,9 +41,8 @@ class RaggedInputs:
     query_start: NDArray[np.int32]  # [S + 1]
     context_len: NDArray[np.int32]  # [S] after this step
     block_tables: NDArray[np.int32]  # [S, most blocks of any]; see BlockTables.rows
-    sample_rows: NDArray[
-        np.int64
-    ]  # rows of [0, T) whose logits are wanted: all that sample, then scored ones
+    # rows of [0, T) whose logits are wanted: all that sample, then scored ones
+    sample_rows: NDArray[np.int64]
     carried: Carried | None = None
 
     @staticmethod

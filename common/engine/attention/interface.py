@@ -66,9 +66,8 @@ def _unknown(module: torch.nn.Module, features: dict[str, object]) -> set[str]:
     names = {name for name, value in features.items() if value is not None and value is not False}
     if getattr(module, "is_causal", True) is False:
         names.add("attention to later positions")
-    if getattr(
-        module, "attn_logit_softcapping", None
-    ):  # Gemma3's layers have it and do not hand it on
+    # Gemma3's layers have it and do not pass it on
+    if getattr(module, "attn_logit_softcapping", None):
         names.add("softcap")
     return {_NAMES.get(name, name) for name in names - _HARMLESS}
 

@@ -49,9 +49,8 @@ def _giving_up(compile_one: Compiled, cache: KernelCache) -> Compiled:
     """Make a `compile` that leaves no lock behind where it fails: what failed is never saved."""
 
     def compile_or_give_up(signature: Any) -> Any:
-        with (
-            global_compiler_lock
-        ):  # also around the clean-up: other threads compile this kernel too
+        # also around the clean-up: other threads compile this kernel too
+        with global_compiler_lock:
             try:
                 return compile_one(signature)
             finally:

@@ -26,14 +26,12 @@ Tables = dict[str | None, tuple[torch.Tensor, torch.Tensor]]
 class Workspace:
     """Activations of one layer for T tokens; the next layer writes over them."""
 
-    residual: (
-        torch.Tensor
-    )  # [T, hidden] float32 whatever the model's dtype: sums of many layers round least
+    # [T, hidden] float32 whatever the model's dtype: sums of many layers round least
+    residual: torch.Tensor
     normed: torch.Tensor  # [T, hidden]
     delta: torch.Tensor  # [T, hidden] to be added to the residual, from attention or MLP
-    qkv: (
-        torch.Tensor
-    )  # [T, (heads + 2 kv_heads) * head_dim], in the model's dtype, as the blocks are
+    # [T, (heads + 2 kv_heads) * head_dim], in the model's dtype, as the blocks are
+    qkv: torch.Tensor
     gate_up: torch.Tensor  # [T, 2 * intermediate]
     gated: torch.Tensor  # [T, intermediate]
 

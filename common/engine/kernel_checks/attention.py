@@ -17,10 +17,8 @@ from common.engine.timeline import Timeline
 from common.messages import SamplingParams, WorkRequest
 
 _KV_HEADS, _SCALE = 2, 0.2
-_CHUNK, _CONTEXT = (
-    37,
-    70,
-)  # a prompt's chunk; a token behind earlier ones, in a second tile of positions
+# a prompt's chunk; a token behind earlier ones, in a second tile of positions
+_CHUNK, _CONTEXT = 37, 70
 _TABLES = ([5, 6, 7, 8, 9], [4, 3, 2, 1, 0])
 
 

@@ -9,10 +9,8 @@ from common.engine.kernel_checks.close import normal, require_close, require_equ
 from common.engine.sampling import grammar_masks, torch_kernels
 from common.engine.sampling.options import Adjustments, Ragged, Truncation
 
-_ROWS, _VOCAB = (
-    4,
-    5003,
-)  # longer than a span that is read several times, and no multiple of a vector
+# longer than a span that is read several times, and no multiple of a vector
+_ROWS, _VOCAB = 4, 5003
 _DRAWS = [0.02, 0.5, 0.99, 0.3]
 _TEMPERATURES = [0.7, 1.0, 1.6, 1e-6]
 

@@ -20,9 +20,8 @@ class WaitingQueue:
 
     def __init__(self) -> None:
         self._queue: deque[Sequence] = deque()
-        self._num_tokens: dict[
-            Sequence, int
-        ] = {}  # to compute, which does not change while it waits
+        # to compute, which does not change while it waits
+        self._num_tokens: dict[Sequence, int] = {}
         self.num_tokens = 0
         self._passes: dict[Sequence, int] = {}
 

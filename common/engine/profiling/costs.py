@@ -49,9 +49,8 @@ class Costs:
     @property
     def profile(self) -> WorkerProfile:
         """Measured profile, corrected by the times observed since."""
-        if (
-            self._profile.correction is not self.correction
-        ):  # made when asked for: not every step does
+        # made when asked for: not every step does
+        if self._profile.correction is not self.correction:
             self._profile = replace(self._measured, correction=self.correction)
         return self._profile
 
