@@ -8,15 +8,13 @@
 3. The engine takes the parts in, ends the culprits with STEP_FAILED, forgets their blocks, and goes on.
 
 Where the engine itself is at fault, every request would fail for ever: the exception goes on, and the worker
-ends with it (common/worker/loop.py). A test decides, not the type of the exception. The engine is at
-fault if
+ends with it (common/worker/loop.py). A test decides, not the type of the exception. The engine is at fault if
 
 a. no request of the batch ran, nor did then one harmless token (a lost device, an invariant that broke); or
 b. MAX_IN_A_ROW requests have failed and no step has run in between.
 
 So neither one bad request nor several at once take a worker down. A worker that can do no work does not stay
-and fail every request. An end of the process (an abort, the kernel when memory
-runs out) is not seen here.
+and fail every request. The death of the process (an abort, the kernel when memory runs out) is not seen here.
 """
 
 import time
