@@ -4,7 +4,7 @@
 2. `admit` (before each step): if the batch has room, blocks for the prompt and its first token are free
    and transfer credit is left, the blocks are reserved, known prefixes first, and a pull thread starts.
 3. The thread asks the chosen prefill worker for the rest of the prompt (decode pulls) and delivers what
-   arrives, no more ahead of its insertion than the pull was charged for (credit.py).
+   arrives, no more ahead of its insertion than the pull was charged for (pull_credit.py).
 4. `collect` (before each step) hands over token 1 at once, and copies no more tokens into the reserved
    blocks than `inserts_per_step` chunks of a whole step have: arriving KV never holds a step up for long.
 5. With all KV in and token 1 known the sequence joins the batch at token 2; nothing is recomputed.
@@ -32,8 +32,8 @@ from common.kv_transfer.node_store import UNLIMITED, NodeStore
 from common.kv_transfer.transport import KVTransport
 from common.kv_transfer.wire import FailureHeader, FirstTokenHeader, WireError
 from common.telemetry.logs import get_logger
-from decode_worker.credit import Credit
 from decode_worker.pull import Chunk, FirstToken, News, Pull, PullFailed
+from decode_worker.pull_credit import Credit
 from decode_worker.scheduler import in_turn, urgency
 
 _log = get_logger()

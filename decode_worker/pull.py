@@ -28,7 +28,7 @@ from common.kv_transfer.wire import (
     decode_header,
 )
 from common.messages import TokenLogprobs
-from decode_worker.credit import AT_HAND, Credit
+from decode_worker.pull_credit import AT_HAND, Credit
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@
    which is put here; token 1 goes in before the last chunk.
 3. After the last copy-out the engine gives the prompt's blocks back: it never waits for decode.
 4. The transport thread yields items until `finish`, once the node's object store has room for the stream
-   (outgoing.py), each when few enough are unread; what it yields belongs to the caller.
+   (send_credit.py), each when few enough are unread; what it yields belongs to the caller.
 5. A stream that is given up (cancel, or the caller is gone) discards its outbox: what waits there is gone at
    once, and the engine drops the prompt within one step.
 So where decode is slow, host buffers wait here, never blocks. They are bounded by the decode side: it

@@ -26,8 +26,8 @@ from pdserve.errors import Reason
 from prefill_worker.engine import PrefillEngine
 from prefill_worker.order import PrefillOrder
 from prefill_worker.outbox import KVOutbox
-from prefill_worker.outgoing import Outgoing
 from prefill_worker.scheduler import PrefillScheduler
+from prefill_worker.send_credit import Outgoing
 
 
 class PrefillWorker:

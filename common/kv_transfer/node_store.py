@@ -3,8 +3,8 @@
 Full, an object store writes to disk without a word, and milliseconds become hundreds of them. So what is on
 its way is capped on each node: a share of its store, divided evenly among the workers there, since both ends
 of a transfer hold memory on their own node. Each end keeps to its part by itself:
-- decode has at most that much pulled and not inserted (decode_worker/credit.py),
-- prefill yields no more than that ahead of its readers (prefill_worker/outgoing.py).
+- decode has at most that much pulled and not inserted (decode_worker/pull_credit.py),
+- prefill yields no more than that ahead of its readers (prefill_worker/send_credit.py).
 """
 
 from dataclasses import dataclass

@@ -16,7 +16,7 @@ from common.kv_transfer.ray_store import RayNodeStore
 from common.kv_transfer.ray_transport import RayKVTransport
 from common.messages import SamplingParams, WorkRequest
 from common.worker.host import build_host
-from decode_worker.credit import AT_HAND
+from decode_worker.pull_credit import AT_HAND
 from decode_worker.worker import DecodeWorker
 from deploy.actors import WorkerActor
 from deploy.ray_session import start_ray, stop_ray

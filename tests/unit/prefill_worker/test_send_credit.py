@@ -11,9 +11,9 @@ from common.kv_transfer.layout import KVLayout
 from common.kv_transfer.node_store import AHEAD, FixedStore
 from common.kv_transfer.wire import WireItem
 from common.messages import SamplingParams, WorkRequest
-from prefill_worker import outgoing
+from prefill_worker import send_credit
 from prefill_worker.outbox import KVOutbox
-from prefill_worker.outgoing import Outgoing
+from prefill_worker.send_credit import Outgoing
 from tests.patience import WITHIN_S
 
 ITEM: WireItem = (b"chunk", np.zeros(10, np.uint8))
@@ -137,7 +137,7 @@ def test_a_stream_whose_outbox_is_discarded_waits_no_longer() -> None:
 
 
 def test_waiting_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outgoing, "_STUCK_S", 0.01)
+    monkeypatch.setattr(send_credit, "_STUCK_S", 0.01)
     account = make(10)
     first, second = (account.pass_on(filled(account, ITEM), COST) for _ in range(2))
     next(first)

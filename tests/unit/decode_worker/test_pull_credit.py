@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from common.config import TransferConfig
 from common.kv_transfer.layout import KVLayout
 from common.kv_transfer.node_store import FixedStore
-from decode_worker.credit import Credit
+from decode_worker.pull_credit import Credit
 from tests.unit.common.engine.sequences import make_sequence
 
 MIB = 2**20

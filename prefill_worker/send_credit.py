@@ -1,8 +1,8 @@
 """What one prefill worker may have in its node's object store: yielded, and not let go by the readers.
 
 1. A transport resumes a stream when fewer than `AHEAD` of its items are unread; what its reader
-   holds on to is charged there (decode_worker/credit.py). So of one stream `AHEAD` + 1 items more are in the
-   store at most.
+   holds on to is charged there (decode_worker/pull_credit.py). So of one stream `AHEAD` + 1 items more are
+   in the store at most.
 2. A stream is charged for so many before its first item of KV, and waits while others hold too much. It
    gives all of it back at its end and never takes more, so none waits for room while it holds some.
 3. Items are cut so small that two streams always fit; one that finds the account empty goes in any case.
