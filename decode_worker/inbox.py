@@ -33,7 +33,7 @@ from common.kv_transfer.transport import KVTransport
 from common.kv_transfer.wire import FailureHeader, FirstTokenHeader, WireError
 from common.telemetry.logs import get_logger
 from decode_worker.pull import Chunk, FirstToken, News, Pull, PullFailed
-from decode_worker.pull_credit import Credit
+from decode_worker.pull_credit import PullCredit
 from decode_worker.scheduler import in_turn, urgency
 
 _log = get_logger()
@@ -76,7 +76,7 @@ class Inbox:
         self._max_insert_tokens = config.inserts_per_step * costs.profile.max_batch_tokens
         self._threads = ThreadPoolExecutor(config.max_concurrent_pulls, "kv-pull")
         self._arrivals: queue.SimpleQueue[tuple[Pull, News, float]] = queue.SimpleQueue()
-        self._credit = Credit(config, layout, store)
+        self._credit = PullCredit(config, layout, store)
         self._held_up: Sequence | None = None  # first in turn, and the last `admit` found no room
         self._num_refusals = 0  # of that one, in a row
         self.waiting = WaitingQueue()

@@ -28,7 +28,7 @@ from common.kv_transfer.wire import (
     decode_header,
 )
 from common.messages import TokenLogprobs
-from decode_worker.pull_credit import AT_HAND, Credit
+from decode_worker.pull_credit import AT_HAND, PullCredit
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,9 @@ News = Chunk | FirstToken | FailureHeader | PullFailed
 class Pull:
     """One stream being read. `run` in a pull thread, everything else on the engine's thread."""
 
-    def __init__(self, seq: Sequence, layout: KVLayout, opened_s: float, credit: Credit) -> None:
+    def __init__(
+        self, seq: Sequence, layout: KVLayout, opened_s: float, credit: PullCredit
+    ) -> None:
         self.seq = seq
         self.remote = RemotePrefill(asked_s=opened_s)
         self.request = replace(

@@ -19,7 +19,7 @@ _FEW_TOKENS = 64  # below, the fixed cost of a piece is felt
 _REMEDY = "raise transfer.max_inflight_mib, transfer.max_item_mib or the object store's size"
 
 
-class Credit:
+class PullCredit:
     """Owns the account of one worker. Engine's thread only."""
 
     def __init__(self, config: TransferConfig, layout: KVLayout, store: NodeStore) -> None:

@@ -23,7 +23,7 @@ _STUCK_S = 600.0
 _WINDOW = AHEAD + 1
 
 
-class Outgoing:
+class SendCredit:
     """Owns the account; every transport thread has a stream of its own."""
 
     def __init__(self, store: NodeStore, layout: KVLayout, max_batch_tokens: int) -> None:

@@ -27,7 +27,7 @@ from prefill_worker.engine import PrefillEngine
 from prefill_worker.order import PrefillOrder
 from prefill_worker.outbox import KVOutbox
 from prefill_worker.scheduler import PrefillScheduler
-from prefill_worker.send_credit import Outgoing
+from prefill_worker.send_credit import SendCredit
 
 
 class PrefillWorker:
@@ -44,7 +44,7 @@ class PrefillWorker:
         self._engine = PrefillEngine(engine, scheduler, grammars, Counters())
         self._store = host.store
         layout, step_tokens = kv_layout(engine.spec), engine.config.max_batch_tokens
-        self.outgoing = Outgoing(host.store, layout, step_tokens)
+        self.send_credit = SendCredit(host.store, layout, step_tokens)
         self._sinks: list[Callable[[StepOutput], None]] = []
         self._load = self._engine.load()
         self._is_retired = False
@@ -74,13 +74,13 @@ class PrefillWorker:
             key = (request.request_id, request.attempt)
             yield make_failure(*key, refusal.reason, refusal.message)
             return
-        request = replace(request, max_item_tokens=self.outgoing.max_item_tokens(request))
+        request = replace(request, max_item_tokens=self.send_credit.max_item_tokens(request))
         seq = self._prefix.new_sequence(request, time.monotonic())
-        outbox = KVOutbox(self.outgoing.look_again)
+        outbox = KVOutbox(self.send_credit.look_again)
         self._loop.post(lambda: self._take(seq, outbox))
         is_complete = False
         try:
-            yield from self.outgoing.pass_on(outbox, self.outgoing.cost(request))
+            yield from self.send_credit.pass_on(outbox, self.send_credit.cost(request))
             is_complete = True
         finally:
             if not is_complete:

@@ -121,7 +121,7 @@ def test_a_stream_that_waits_for_room_ends_when_it_is_cancelled_though_its_promp
         for _ in reading:
             pass
         until(lambda: held(prefill) == 0, "free")
-        assert prefill.outgoing.taken_bytes == 0
+        assert prefill.send_credit.taken_bytes == 0
 
 
 def test_a_worker_stops_its_engine_before_it_ends_what_the_engine_uses(

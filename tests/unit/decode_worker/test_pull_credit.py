@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from common.config import TransferConfig
 from common.kv_transfer.layout import KVLayout
 from common.kv_transfer.node_store import FixedStore
-from decode_worker.pull_credit import Credit
+from decode_worker.pull_credit import PullCredit
 from tests.unit.common.engine.sequences import make_sequence
 
 MIB = 2**20
@@ -18,9 +18,9 @@ assert LAYOUT.num_bytes(1) == MIB
 
 def make_credit(
     store_mib: int = 1000, max_inflight_mib: int = 256, max_item_mib: int = 16
-) -> Credit:
+) -> PullCredit:
     config = TransferConfig(max_inflight_mib=max_inflight_mib, max_item_mib=max_item_mib)
-    return Credit(config, LAYOUT, FixedStore(store_mib * MIB))
+    return PullCredit(config, LAYOUT, FixedStore(store_mib * MIB))
 
 
 def test_the_smaller_of_setting_and_share_counts() -> None:
@@ -51,7 +51,7 @@ def test_pulls_start_while_they_fit_and_the_first_always() -> None:
         credit.taken_bytes += credit.cost(long)
     assert not credit.covers(long)
     assert not credit.covers(make_sequence(1))
-    tiny = Credit(TransferConfig(), replace(LAYOUT, num_layers=99), FixedStore(MIB))
+    tiny = PullCredit(TransferConfig(), replace(LAYOUT, num_layers=99), FixedStore(MIB))
     assert tiny.cost(long) > tiny.total_bytes
     assert tiny.covers(long)
 

@@ -13,7 +13,7 @@ from common.kv_transfer.wire import WireItem
 from common.messages import SamplingParams, WorkRequest
 from prefill_worker import send_credit
 from prefill_worker.outbox import KVOutbox
-from prefill_worker.send_credit import Outgoing
+from prefill_worker.send_credit import SendCredit
 from tests.patience import WITHIN_S
 
 ITEM: WireItem = (b"chunk", np.zeros(10, np.uint8))
@@ -22,8 +22,8 @@ LAYOUT = KVLayout("model", 1, 1, 1, "float32", 5, 100)
 COST = 30
 
 
-def make(share_bytes: int, max_batch_tokens: int = 1) -> Outgoing:
-    return Outgoing(FixedStore(share_bytes), LAYOUT, max_batch_tokens)
+def make(share_bytes: int, max_batch_tokens: int = 1) -> SendCredit:
+    return SendCredit(FixedStore(share_bytes), LAYOUT, max_batch_tokens)
 
 
 def request(
@@ -39,7 +39,7 @@ def request(
     )
 
 
-def filled(account: Outgoing, *items: WireItem) -> KVOutbox:
+def filled(account: SendCredit, *items: WireItem) -> KVOutbox:
     box = KVOutbox(account.look_again)
     for item in items:
         box.put(item)
