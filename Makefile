@@ -8,7 +8,7 @@ BASELINE := proto/baseline.binpb
 QUICK  := not slow and not gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-cpus test-slow test-gpu proto bench bench-cpus bench-handoff bench-overload bench-gpu clean proto-baseline
+.PHONY: help setup demo test check test-cpus test-slow test-gpu proto sync-client bench bench-cpus bench-handoff bench-overload bench-gpu clean proto-baseline
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ proto: $(STAMP)  ## regenerate pdserve/v1 from proto/
 	$(PY) -m grpc_tools.protoc -Iproto --python_out=. --grpc_python_out=. \
 	  --plugin=protoc-gen-mypy=$(VENV)/bin/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(VENV)/bin/protoc-gen-mypy_grpc \
 	  --mypy_out=quiet:. --mypy_grpc_out=quiet:. proto/pdserve/v1/*.proto
+
+sync-client: $(STAMP)  ## regenerate pdserve/sync_client.py from pdserve/client.py
+	$(PY) -m scripts.make_sync_client
 
 proto-baseline: $(STAMP)  ## after a release: what later changes of proto/ must not break
 	$(VENV)/bin/buf build --exclude-source-info -o $(BASELINE)

@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.patience import WITHIN_S
 from tests.unit.repository.sources import ROOT, packages
 
-FOLDERS = [*packages(), *(ROOT / name for name in ("proto", "docs", "tests"))]
+FOLDERS = [*packages(), *(ROOT / name for name in ("proto", "docs", "scripts", "tests"))]
 NEEDED = {
     "proto/pdserve/v1/worker.proto",
     "proto/baseline.binpb",
@@ -19,6 +19,7 @@ NEEDED = {
     "deploy/ray/cluster.yaml",
     "constraints.txt",
     "buf.yaml",
+    "scripts/make_sync_client.py",
     "Makefile",
     "LICENSE",
     "SECURITY.md",
