@@ -148,7 +148,7 @@ class AsyncClient:
     async def explain(
         self, request_id: str, *, timeout: float = 5.0
     ) -> inference_pb2.ExplainResponse:
-        """Return how the router chose a request's workers, and where its time went."""
+        """Return the router's decision about a request, and what came of it."""
         request = inference_pb2.ExplainRequest(request_id=request_id)
         return await self._ask(self._inference.Explain, request, timeout)
 

@@ -149,7 +149,7 @@ class Client:
         self._ask(self._inference.Cancel, request, timeout)
 
     def explain(self, request_id: str, *, timeout: float = 5.0) -> inference_pb2.ExplainResponse:
-        """Return how the router chose a request's workers, and where its time went."""
+        """Return the router's decision about a request, and what came of it."""
         request = inference_pb2.ExplainRequest(request_id=request_id)
         return self._ask(self._inference.Explain, request, timeout)
 
