@@ -15,14 +15,14 @@ class PrefixChain:
     by the block's own tokens: finding a key therefore compares tokens, and a chain compares all of them.
     """
 
-    __slots__ = ("_block_size", "_hash", "keys", "num_named")
+    __slots__ = ("_block_size", "_hash", "keys", "num_keyed")
 
     def __init__(self, fingerprint: str, salt: str, block_size: int) -> None:
         self._block_size = block_size
         self._hash = blake2b(digest_size=_DIGEST_BYTES, key=_fold(fingerprint))
         self._hash.update(_fold(salt))
         self.keys: list[bytes] = []
-        self.num_named = 0  # blocks of the current table that carry their key
+        self.num_keyed = 0  # blocks of the current table that carry their key
 
     def grow(self, token_ids: Sequence[int], num_blocks: int) -> None:
         """Have keys for at least the first `num_blocks` blocks."""

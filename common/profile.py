@@ -73,8 +73,8 @@ class WorkerProfile:
         attention_s = num_sequences * self.sample_s + num_positions * self.position_s
         return self.correction.decode * (self._rows_s(num_sequences) + attention_s)
 
-    def fits_step(self, num_sequences: int, num_positions: int) -> bool:
-        """Whether so many sequences may decode together, by max_num_seqs and the ITL target; one always."""
+    def can_run_step(self, num_sequences: int, num_positions: int) -> bool:
+        """Return True if so many sequences may decode in one step, by max_num_seqs and the ITL target."""
         if num_sequences <= 1 or num_sequences > self.max_num_seqs or not self.itl_target_s:
             return num_sequences <= self.max_num_seqs
         return self.decode_step_s(num_sequences, num_positions) <= self.itl_target_s
@@ -83,7 +83,7 @@ class WorkerProfile:
         """The most sequences of so many positions that may decode together."""
         counts = range(1, self.max_num_seqs + 1)
         most = bisect_left(
-            counts, True, key=lambda n: not self.fits_step(n, round(n * num_positions_each))
+            counts, True, key=lambda n: not self.can_run_step(n, round(n * num_positions_each))
         )
         return max(most, 1)
 

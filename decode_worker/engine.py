@@ -16,7 +16,7 @@ from common.ledger import BlockLedger
 from common.messages import SequenceOutput, StepOutput, TokenLogprobs, WorkerLoad, WorkFailure
 from common.telemetry.logs import get_logger
 from common.timings import DecodeStepTiming
-from common.worker.bookkeeping import draw_up
+from common.worker.block_ledger import make_ledger
 from common.worker.counters import Counters
 from decode_worker.handoff import note_handoff
 from decode_worker.inbox import Collected, Inbox
@@ -88,7 +88,7 @@ class DecodeEngine:
         """Take in, schedule, run, publish; False when there was nothing to do."""
         self._expire()
         self._take_prepared()
-        self._inbox.admit(self._scheduler.has_room, self._scheduler.watermark_blocks)
+        self._inbox.admit(self._scheduler.can_admit, self._scheduler.watermark_blocks)
         if self._lookahead.is_flying and self._inbox.has_news:
             self._run(None)  # KV that is copied in would wait for that step and be measured as long
         collected = self._inbox.collect()
@@ -118,7 +118,7 @@ class DecodeEngine:
         """Who holds which blocks, of all requests or of one or one group."""
         state = partial(state_of, scheduler=self._scheduler, inbox=self._inbox)
         host_bytes = self._scheduler.preemption.num_host_bytes
-        return draw_up(self._engine.pool, self._live.values(), state, host_bytes, request_id)
+        return make_ledger(self._engine.pool, self._live.values(), state, host_bytes, request_id)
 
     def close(self) -> None:
         """Stop pulling and compiling."""

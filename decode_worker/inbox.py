@@ -108,7 +108,7 @@ class Inbox:
         self._credit.want(seq)
 
     def admit(
-        self, has_room: Callable[[Sequence, Collection[Sequence]], bool], keep_free: int
+        self, can_admit: Callable[[Sequence, Collection[Sequence]], bool], keep_free: int
     ) -> None:
         """Start as many pulls as slots, blocks and credit allow."""
         if not self.waiting:
@@ -117,10 +117,10 @@ class Inbox:
         refused: list[Sequence] = []
 
         def enters(seq: Sequence) -> bool:
-            if not self._credit.covers(seq):
+            if not self._credit.can_pull(seq):
                 return False
             watermark = keep_free if self._prefix.pool.num_held else 0
-            if has_room(seq, self.pulls.keys()) and self._prefix.reserve(
+            if can_admit(seq, self.pulls.keys()) and self._prefix.reserve(
                 seq, seq.num_prompt_tokens + 1, keep_free=watermark
             ):
                 return True

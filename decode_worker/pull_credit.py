@@ -57,6 +57,6 @@ class PullCredit:
         """It waits no longer."""
         self.wanted_bytes -= self._wanted.pop(seq)
 
-    def covers(self, seq: Sequence) -> bool:
-        """Whether it may be pulled now. One may always, where not even a token fits the cap."""
+    def can_pull(self, seq: Sequence) -> bool:
+        """Return True if the cap leaves room to pull `seq` now. With nothing on its way it always may."""
         return not self.taken_bytes or self.taken_bytes + self.cost(seq) <= self.total_bytes

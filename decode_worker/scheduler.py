@@ -46,24 +46,24 @@ class DecodeScheduler:
         numbers = [seq.num_uncomputed_tokens for seq in self.running]
         return self.waiting.num_tokens + sum([number for number in numbers if number > 1])
 
-    def has_room(self, seq: Sequence, arriving: Collection[Sequence]) -> bool:
-        """Whether `seq` may set out, beside the others that are `arriving`.
+    def can_admit(self, seq: Sequence, arriving: Collection[Sequence]) -> bool:
+        """Return True if a pull of `seq` may start now, beside the `arriving` ones.
 
-        Never before a sequence that waits here and came sooner, or lost its blocks; but for those that wait
-        for another of their group and not for room.
+        False while a sequence that came sooner, or lost its blocks, waits here for room. One that waits for
+        the leader of its group holds nobody up.
         """
         in_need = (s for s in self.waiting if not self._prefix.is_led(s))
         first = min(in_need, key=urgency, default=None)
         if first is not None and in_turn(first) <= in_turn(seq):
             return False
-        return self._has_place(seq, arriving) and self._will_fit(seq, arriving)
+        return self._can_join_step(seq, arriving) and self._can_all_finish(seq, arriving)
 
     def can_ever_run(self, num_tokens: int) -> bool:
-        """Whether a sequence of this final length fits in the pool at all."""
+        """Return True if the whole pool holds enough blocks for a sequence of this final length."""
         return self._pool.num_blocks_for(num_tokens) <= self._pool.num_blocks
 
     def can_grow(self) -> bool:
-        """Whether every running sequence gets the block its next token needs with nobody preempted."""
+        """Return True if every running sequence gets the block of its next token without a preemption."""
         missing = (self._num_missing_blocks(seq) for seq in self.running)
         return self._pool.can_allocate(sum(n for n in missing if n > 0))
 
@@ -138,10 +138,11 @@ class DecodeScheduler:
         start = filling[0].num_computed_tokens
         return self._costs.profile.prompt_budget(len(decoding), num_positions, start)
 
-    def _has_place(self, seq: Sequence, arriving: Collection[Sequence]) -> bool:
+    def _can_join_step(self, seq: Sequence, arriving: Collection[Sequence]) -> bool:
+        """Return True if the step stays within max_num_seqs and the ITL target with `seq` in it."""
         inside = (*self.running, *arriving, seq)
         num_positions = sum(len(s.token_ids) for s in inside)
-        return self._costs.profile.fits_step(len(inside), num_positions)
+        return self._costs.profile.can_run_step(len(inside), num_positions)
 
     def _preempt(self, seq: Sequence) -> None:
         """Take the blocks back; the sequence is first in line to go on."""
@@ -160,8 +161,8 @@ class DecodeScheduler:
             keep_free = self.watermark_blocks if self.running else 0
             if must_yield(seq):
                 return False
-            has_room = self._has_place(seq, arriving) and self._will_fit(seq, arriving)
-            return has_room and self._prefix.reserve(seq, len(seq.token_ids), keep_free=keep_free)
+            can_enter = self._can_join_step(seq, arriving) and self._can_all_finish(seq, arriving)
+            return can_enter and self._prefix.reserve(seq, len(seq.token_ids), keep_free=keep_free)
 
         while self.waiting and len(self.running) + len(arriving) < self._costs.profile.max_num_seqs:
             seq = self.waiting.take(enters, urgency)
@@ -170,8 +171,8 @@ class DecodeScheduler:
             self.preemption.bring_back(seq)
             self.running.append(seq)
 
-    def _will_fit(self, seq: Sequence, arriving: Collection[Sequence]) -> bool:
-        """Whether all are expected to fit until they end. Alone, a sequence always may try."""
+    def _can_all_finish(self, seq: Sequence, arriving: Collection[Sequence]) -> bool:
+        """Return True if blocks are expected to last until all end. Alone, a sequence always may try."""
         inside = [*self.running, *arriving]
         if not inside:
             return True

@@ -20,7 +20,7 @@ from common.kv_transfer.wire import (
 )
 from common.ledger import BlockLedger
 from common.messages import WorkerLoad, WorkFailure
-from common.worker.bookkeeping import draw_up
+from common.worker.block_ledger import make_ledger
 from common.worker.counters import Counters
 from pdserve.errors import Reason
 from prefill_worker.copy_out import CopyOut
@@ -122,7 +122,7 @@ class PrefillEngine:
         """Who holds which blocks, of all prompts or of those of a request or group."""
         live = [prompt.seq for prompt in self._live.values()]
         state = partial(state_of, scheduler=self._scheduler)
-        return draw_up(self._engine.pool, live, state, lambda _: 0, request_id)
+        return make_ledger(self._engine.pool, live, state, lambda _: 0, request_id)
 
     def close(self) -> None:
         """Stop compiling and copying."""

@@ -34,7 +34,7 @@ class PrefillScheduler:
         return self.waiting.num_tokens + sum(seq.num_uncomputed_tokens for seq in self.running)
 
     def can_ever_run(self, num_tokens: int) -> bool:
-        """Whether a prompt of this length fits in the pool at all."""
+        """Return True if the whole pool holds enough blocks for a prompt of this length."""
         return self._pool.num_blocks_for(num_tokens) <= self._pool.num_blocks
 
     def add(self, seq: Sequence) -> None:

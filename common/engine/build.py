@@ -125,12 +125,12 @@ def attention_shape(
     if device.type != "cpu" or config.attention_backend not in ("auto", "cpu"):
         return None
     # numba takes 0.3 s to import; a CUDA worker never needs it
-    from common.engine.cpu.attention_kernel import kernel_fits
+    from common.engine.cpu.attention_kernel import can_compile_kernel
 
     block_size = config.block_size or _BLOCK_SIZE[device.type]
     group = spec.num_heads // spec.num_kv_heads
     shape = AttentionShape(spec.dtype, block_size, spec.head_dim, group)
-    return shape if kernel_fits(block_size, spec.head_dim) else None
+    return shape if can_compile_kernel(block_size, spec.head_dim) else None
 
 
 def _storage(spec: ModelSpec, config: EngineConfig, device: torch.device) -> Storage:

@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 
 from common.engine.cpu.arrays import as_array
-from common.engine.cpu.attention_kernel import QUERY_TILE, attention_kernel, kernel_fits
+from common.engine.cpu.attention_kernel import QUERY_TILE, attention_kernel, can_compile_kernel
 from common.engine.cpu.kv_store import KVStore, find_runs
 from common.engine.cpu.threads import limit_numba
 from common.engine.device_inputs import StepTensors
@@ -17,7 +17,7 @@ _UNLIMITED = 1 << 40  # a window wider than any context
 
 
 class CpuBackend:
-    """Needs blocks in host memory, of a shape that `fits`; both worker roles use it."""
+    """Attention over packed blocks in host memory (see `can_read`); both worker roles use it."""
 
     name = "cpu"
 
@@ -31,9 +31,9 @@ class CpuBackend:
         self._num_threads = numba.get_num_threads()
 
     @staticmethod
-    def fits(cache: KVCache) -> bool:
+    def can_read(cache: KVCache) -> bool:
         """Tell whether the kernel's vectors tile this cache's blocks."""
-        return cache.storage == "packed" and kernel_fits(cache.block_size, cache.head_dim)
+        return cache.storage == "packed" and can_compile_kernel(cache.block_size, cache.head_dim)
 
     def begin(self, step: StepTensors) -> None:
         """Cut every sequence's queries into tiles, the kernel's work items."""

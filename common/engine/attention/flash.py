@@ -19,7 +19,7 @@ VarlenAttention = Callable[..., torch.Tensor]
 
 
 class FlashBackend:
-    """Needs a cache of pages that `fits`; `varlen` is torch's `varlen_attn` or has its contract."""
+    """Attention over pages on a GPU (see `can_read`); `varlen` is torch's `varlen_attn` or acts like it."""
 
     name = "flash"
 
@@ -29,7 +29,7 @@ class FlashBackend:
         self._varlen = varlen
 
     @staticmethod
-    def fits(cache: KVCache) -> bool:
+    def can_read(cache: KVCache) -> bool:
         """Whether the kernel takes this cache's device, dtype and shape."""
         keys = cache.keys
         return (

@@ -33,9 +33,9 @@ def _available(cache: KVCache) -> dict[str, Callable[[KVCache, int], AttentionBa
         # numba takes 0.3 s to import; a CUDA worker never needs it
         from common.engine.attention.cpu import CpuBackend
 
-        if CpuBackend.fits(cache):
+        if CpuBackend.can_read(cache):
             found["cpu"] = CpuBackend
-    if FlashBackend.fits(cache):
+    if FlashBackend.can_read(cache):
         found["flash"] = _flash
     return found
 

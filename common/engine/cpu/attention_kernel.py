@@ -30,14 +30,14 @@ Kernel = Callable[..., None]
 Jitable = Callable[..., None]
 
 
-def kernel_fits(block_size: int, head_dim: int) -> bool:
-    """`block_size` must divide TILE; it and `head_dim` must be multiples of LANES."""
+def can_compile_kernel(block_size: int, head_dim: int) -> bool:
+    """Return True if `block_size` divides TILE, and it and `head_dim` are multiples of LANES."""
     return not (block_size % LANES or head_dim % LANES or TILE % block_size)
 
 
 @lru_cache(maxsize=8)
 def attention_kernel(block_size: int, head_dim: int, group: int, storage: str) -> Kernel:
-    """Compile (once per machine, on disk) the kernel for one block shape that `kernel_fits`.
+    """Compile (once per machine, on disk) the kernel for one block shape; see can_compile_kernel.
 
     `storage` is the numpy name of the blocks' dtype. The signature is explicit, so that queries of any
     stride share one compilation.

@@ -17,11 +17,11 @@ class Panels:
 
     def linear(self, layer: Linear) -> Linear:
         """See Layout."""
-        return _laid_out(layer, layer.weight, layer.bias) if _fits(layer.weight) else layer
+        return _laid_out(layer, layer.weight, layer.bias) if _can_pack(layer.weight) else layer
 
     def gated(self, layer: Linear) -> Linear:
         """LANES rows of the gate and as many of up in every panel, so that a tile can gate its sums."""
-        if not _fits(layer.weight):
+        if not _can_pack(layer.weight):
             return layer
         bias = None if layer.bias is None else _dealt(layer.bias)
         return _laid_out(layer, _dealt(layer.weight), bias)
@@ -42,7 +42,8 @@ def _laid_out(layer: Linear, weight: torch.Tensor, bias: torch.Tensor | None) ->
     return Linear(to_panels(weight), padded, num_outputs=layer.out_features)
 
 
-def _fits(weight: torch.Tensor) -> bool:
+def _can_pack(weight: torch.Tensor) -> bool:
+    """Return True if rows split into whole words and the dtype is a float that kernels read."""
     is_whole: bool = weight.shape[1] % _pack(weight) == 0
     return is_whole and weight.dtype in (torch.float32, torch.bfloat16, torch.float16)
 

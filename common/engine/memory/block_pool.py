@@ -54,7 +54,7 @@ class BlockPool:
         return -(-num_tokens // self.block_size)
 
     def can_allocate(self, num_blocks: int, *, keep_free: int = 0) -> bool:
-        """Whether `num_blocks` can be had with `keep_free` left over."""
+        """Return True if `num_blocks` can be taken now with `keep_free` left over."""
         return self.num_free - num_blocks >= keep_free
 
     def allocate(self, num_blocks: int) -> list[int]:
@@ -91,7 +91,7 @@ class BlockPool:
                 del self._cached[block_id]
             self._ref_counts[block_id] += 1
 
-    def name(self, block_ids: Sequence[int], keys: Sequence[bytes]) -> None:
+    def add_keys(self, block_ids: Sequence[int], keys: Sequence[bytes]) -> None:
         """Make held blocks findable, each by its key, unless another one holds the same already."""
         new = []
         for block_id, key in zip(block_ids, keys, strict=True):

@@ -1,9 +1,9 @@
 """Prefix sharing (vLLM's automatic prefix caching, Kwon et al. 2023): KV computed once serves every
 sequence that begins with the same tokens. Touches no tensor.
 
-Blocks are named as soon as they are whole and computed, by prompts and generated tokens alike, so that a
-chat's next turn finds its last one. A named block is never written again: a sequence writes only behind
-its computed tokens, and shares whole blocks only.
+A block gets its key as soon as it is whole and computed, from a prompt and from generated tokens alike: so
+a chat's next turn finds its last one. A block with a key is never written again, since a sequence writes
+only behind its computed tokens and shares whole blocks only.
 """
 
 from common.engine.memory.block_pool import BlockPool
@@ -87,12 +87,12 @@ class PrefixCache:
             num_computed_tokens = seq.num_computed_tokens
         num_whole = num_computed_tokens // self.pool.block_size
         chain = self._chain(seq)
-        if num_whole <= chain.num_named or not self._is_enabled:
+        if num_whole <= chain.num_keyed or not self._is_enabled:
             return
         chain.grow(seq.token_ids, num_whole)
-        new = slice(chain.num_named, num_whole)
-        self.pool.name(seq.block_table[new], chain.keys[new])
-        chain.num_named = num_whole
+        new = slice(chain.num_keyed, num_whole)
+        self.pool.add_keys(seq.block_table[new], chain.keys[new])
+        chain.num_keyed = num_whole
         if self._is_shareable(seq, num_computed_tokens):
             self._stop_leading(seq)
 
@@ -125,7 +125,7 @@ class PrefixCache:
         return chain.keys[:num_blocks]
 
     def _note(self, seq: Sequence, num_known: int) -> None:
-        self._chain(seq).num_named = num_known
+        self._chain(seq).num_keyed = num_known
         if seq.timeline.num_preemptions == 0:
             seq.timeline.num_cached_tokens = seq.num_computed_tokens
             self.num_query_tokens += len(seq.token_ids)

@@ -68,12 +68,12 @@ def test_an_itl_target_leaves_a_prompt_what_decoding_does_not_take() -> None:
 def test_an_itl_target_limits_the_batch_to_what_decodes_within_it() -> None:
     """A sequence of 20 positions adds 1 + 0.5 + 5 to the step's 10."""
     limited = replace(PROFILE, itl_target_s=10 + 3 * 6.5)
-    assert limited.fits_step(3, 60)
-    assert not limited.fits_step(4, 80)
+    assert limited.can_run_step(3, 60)
+    assert not limited.can_run_step(4, 80)
     assert (limited.num_places(20), PROFILE.num_places(20)) == (3, 8)
-    assert not PROFILE.fits_step(9, 0)
+    assert not PROFILE.can_run_step(9, 0)
     # the first may always decode
-    assert limited.fits_step(1, 1000)
+    assert limited.can_run_step(1, 1000)
     assert limited.num_places(1000) == 1
 
 

@@ -58,8 +58,8 @@ def test_a_more_urgent_one_sets_out_before_one_that_waits_here() -> None:
     for at_s, seq in enumerate((here, urgent, other)):
         seq.timeline.arrival_s = float(at_s)
     scheduler.add(here)
-    assert scheduler.has_room(urgent, [])
-    assert not scheduler.has_room(other, [])
+    assert scheduler.can_admit(urgent, [])
+    assert not scheduler.can_admit(other, [])
 
 
 def test_there_is_no_room_while_an_older_sequence_waits_here() -> None:
@@ -67,10 +67,10 @@ def test_there_is_no_room_while_an_older_sequence_waits_here() -> None:
     older, seq, younger = (make_sequence(2) for _ in range(3))
     older.timeline.arrival_s, seq.timeline.arrival_s, younger.timeline.arrival_s = 1.0, 2.0, 3.0
     scheduler.add(younger)
-    assert scheduler.has_room(seq, [])
+    assert scheduler.can_admit(seq, [])
     scheduler.remove(younger)
     scheduler.add(older)
-    assert not scheduler.has_room(seq, [])
+    assert not scheduler.can_admit(seq, [])
 
 
 def test_one_that_waits_for_its_group_keeps_no_pull_from_setting_out() -> None:
@@ -83,7 +83,7 @@ def test_one_that_waits_for_its_group_keeps_no_pull_from_setting_out() -> None:
     assert list(scheduler.waiting) == [follower]
     pulled = make_sequence(2)
     pulled.timeline.arrival_s = 1.0
-    assert scheduler.has_room(pulled, [])
+    assert scheduler.can_admit(pulled, [])
 
 
 def test_who_must_yield_does_not_enter() -> None:

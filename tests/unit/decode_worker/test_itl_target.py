@@ -43,7 +43,7 @@ def test_no_more_sequences_enter_than_decode_within_the_target() -> None:
     for _ in range(4):
         scheduler.add(make_sequence(2))
     assert len(run(scheduler)) == 3
-    assert not scheduler.has_room(make_sequence(2), [])
+    assert not scheduler.can_admit(make_sequence(2), [])
 
 
 def test_those_on_their_way_count() -> None:

@@ -47,13 +47,13 @@ def test_pulls_start_while_they_fit_and_the_first_always() -> None:
     credit = make_credit(store_mib=40)
     long = make_sequence(10_000)
     for _ in range(2):
-        assert credit.covers(long)
+        assert credit.can_pull(long)
         credit.taken_bytes += credit.cost(long)
-    assert not credit.covers(long)
-    assert not credit.covers(make_sequence(1))
+    assert not credit.can_pull(long)
+    assert not credit.can_pull(make_sequence(1))
     tiny = PullCredit(TransferConfig(), replace(LAYOUT, num_layers=99), FixedStore(MIB))
     assert tiny.cost(long) > tiny.total_bytes
-    assert tiny.covers(long)
+    assert tiny.can_pull(long)
 
 
 @settings(deadline=None, derandomize=True)
@@ -64,7 +64,7 @@ def test_no_prompts_of_any_length_exceed_the_cap(
     credit = make_credit(store_mib, max_item_mib=max_item_mib)
     for length in lengths:
         seq = make_sequence(length)
-        if credit.covers(seq):
+        if credit.can_pull(seq):
             credit.taken_bytes += credit.cost(seq)
     assert 0 < credit.taken_bytes <= credit.total_bytes
 

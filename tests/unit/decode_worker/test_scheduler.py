@@ -212,12 +212,12 @@ def test_slots_of_those_on_their_way_are_not_given_away() -> None:
     assert len(shape(scheduler.schedule(arriving(pool, 1)))) == 2
 
 
-@pytest.mark.parametrize(("num_arriving", "has_room"), [(0, True), (1, True), (2, False)])
-def test_room_counts_those_on_their_way(num_arriving: int, has_room: bool) -> None:
+@pytest.mark.parametrize(("num_arriving", "can_admit"), [(0, True), (1, True), (2, False)])
+def test_room_counts_those_on_their_way(num_arriving: int, can_admit: bool) -> None:
     scheduler, pool = make(max_num_seqs=3)
     join(scheduler, pool, 2)
     others = arriving(pool, num_arriving)
-    assert scheduler.has_room(make_sequence(2), others) is has_room
+    assert scheduler.can_admit(make_sequence(2), others) is can_admit
 
 
 def test_waiting_tokens_are_prefill_work() -> None:
@@ -242,4 +242,4 @@ def test_a_removed_sequence_is_forgotten_wherever_it_stands() -> None:
     for seq in (waiting, running, running):
         scheduler.remove(seq)
     assert scheduler.schedule() is None
-    assert scheduler.has_room(make_sequence(2), [])
+    assert scheduler.can_admit(make_sequence(2), [])

@@ -65,7 +65,7 @@ class DecodeMachine(RuleBasedStateMachine):
         if (
             len(self.arriving) < MAX_ARRIVING
             and self.scheduler.can_ever_run(prompt + max_tokens)
-            and self.scheduler.has_room(seq, self.arriving)
+            and self.scheduler.can_admit(seq, self.arriving)
             and self.prefix.reserve(seq, prompt + 1, keep_free=keep_free)
         ):
             self.arriving.append(seq)

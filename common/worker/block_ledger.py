@@ -1,4 +1,4 @@
-"""Draws up the ledger of a block pool."""
+"""Ledger of a block pool: which sequences hold how many blocks."""
 
 import time
 from collections.abc import Callable, Collection
@@ -8,15 +8,15 @@ from common.engine.sequence import Sequence
 from common.ledger import MAX_HOLDERS, BlockHolder, BlockLedger, HolderState
 
 
-def draw_up(
+def make_ledger(
     pool: BlockPool,
     live: Collection[Sequence],
     state_of: Callable[[Sequence], HolderState],
     host_bytes_of: Callable[[Sequence], int],
     request_id: str,
 ) -> BlockLedger:
-    """The ledger of all `live` sequences, which are all that may hold blocks, or with `request_id` of those
-    of this request or group. Runs on the engine's thread, between two steps.
+    """Return the ledger of all `live` sequences, or with `request_id` of those
+    of this request or group. Nobody but `live` may hold blocks. Engine thread only, between two steps.
     """
     now_s = time.monotonic()
     asked = [
