@@ -18,12 +18,9 @@ from common.telemetry.logs import get_logger
 from common.timings import DecodeStepTiming
 from common.worker.block_ledger import make_ledger
 from common.worker.counters import Counters
-from decode_worker.handoff import note_handoff
 from decode_worker.inbox import Collected, Inbox
-from decode_worker.ledger import state_of
-from decode_worker.load import report
 from decode_worker.lookahead import Lookahead
-from decode_worker.output import news_of
+from decode_worker.reports import holder_state, load_report, note_handoff, token_output
 from decode_worker.scheduler import DecodeScheduler
 from pdserve.errors import Reason
 
@@ -107,7 +104,7 @@ class DecodeEngine:
 
     def load(self) -> WorkerLoad:
         """Load and counters now."""
-        return report(self._engine, self._counters, self._scheduler, self._inbox)
+        return load_report(self._engine, self._counters, self._scheduler, self._inbox)
 
     def check_integrity(self) -> None:
         """Every held block belongs to a live sequence."""
@@ -116,7 +113,7 @@ class DecodeEngine:
 
     def ledger(self, request_id: str) -> BlockLedger:
         """Who holds which blocks, of all requests or of one or one group."""
-        state = partial(state_of, scheduler=self._scheduler, inbox=self._inbox)
+        state = partial(holder_state, scheduler=self._scheduler, inbox=self._inbox)
         host_bytes = self._scheduler.preemption.num_host_bytes
         return make_ledger(self._engine.pool, self._live.values(), state, host_bytes, request_id)
 
@@ -224,7 +221,7 @@ class DecodeEngine:
             self._fail(seq, fault.reason, fault.message)
             return
         seq.append(sample.token_id, self._engine.spec.eos_token_ids)
-        self._outputs.append(news_of(seq, sample))
+        self._outputs.append(token_output(seq, sample))
         if seq.finish_reason is not None:
             self._end(seq)
 

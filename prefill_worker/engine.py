@@ -3,7 +3,6 @@
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar
 
 from common.engine.build import Engine
@@ -24,7 +23,6 @@ from common.worker.block_ledger import make_ledger
 from common.worker.counters import Counters
 from pdserve.errors import Reason
 from prefill_worker.copy_out import CopyOut
-from prefill_worker.ledger import state_of
 from prefill_worker.outbox import KVOutbox
 from prefill_worker.scheduler import PrefillScheduler
 
@@ -121,8 +119,9 @@ class PrefillEngine:
     def ledger(self, request_id: str) -> BlockLedger:
         """Who holds which blocks, of all prompts or of those of a request or group."""
         live = [prompt.seq for prompt in self._live.values()]
-        state = partial(state_of, scheduler=self._scheduler)
-        return make_ledger(self._engine.pool, live, state, lambda _: 0, request_id)
+        return make_ledger(
+            self._engine.pool, live, self._scheduler.holder_state, lambda _: 0, request_id
+        )
 
     def close(self) -> None:
         """Stop compiling and copying."""

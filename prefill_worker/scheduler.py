@@ -7,6 +7,7 @@ from common.engine.memory.prefix_cache import PrefixCache
 from common.engine.memory.waiting_queue import WaitingQueue
 from common.engine.profiling.costs import Costs
 from common.engine.sequence import Sequence
+from common.ledger import HolderState
 from prefill_worker.order import PrefillOrder, Rank
 
 
@@ -48,6 +49,15 @@ class PrefillScheduler:
         elif seq in self.waiting:
             self.waiting.remove(seq)
         self._prefix.release(seq)
+
+    def holder_state(self, seq: Sequence) -> HolderState:
+        """Return why a live prompt holds blocks, or holds none.
+
+        A prompt whose grammar is being compiled is in no queue yet and holds nothing.
+        """
+        if not seq.block_table:
+            return HolderState.QUEUED
+        return HolderState.PREFILLING if seq in self.running else HolderState.SENDING
 
     def schedule(self, now_s: float) -> Batch | None:
         """The next step's chunks, None when there is nothing to run; `now_s` is of Timeline's clock."""

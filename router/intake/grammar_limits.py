@@ -1,7 +1,7 @@
 """What a StructuredOutput must look like before anybody tries to compile it."""
 
 from common.messages import Grammar, GrammarKind
-from common.rpc.structured import grammar_from_pb
+from common.rpc.convert_sampling import grammar_from_pb
 from pdserve.errors import InvalidRequestError
 from pdserve.v1 import inference_pb2
 
