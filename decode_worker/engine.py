@@ -50,10 +50,15 @@ class DecodeEngine:
         self._live: dict[str, Sequence] = {}
         self._outputs: list[SequenceOutput] = []
         self._next_deadline_s = inf  # no live sequence's is sooner
+        self._is_retired = False
 
     def submit(self, seq: Sequence) -> None:
         """Take a request on, or fail it at once. A newer attempt replaces an older one."""
         request = seq.request
+        if self._is_retired:  # sent by a router that does not know yet
+            failure = WorkFailure(Reason.WORKER_LOST, "the worker is no decode worker any more")
+            self._publish(StepOutput((SequenceOutput(seq.request_id, 0, failure=failure),)))
+            return
         known = self._live.get(request.request_id)
         if known is not None:
             if known.request.attempt >= request.attempt:
@@ -77,9 +82,11 @@ class DecodeEngine:
             self._end(seq)
 
     def retire(self) -> None:
-        """Fail all requests; the next step says so."""
+        """Fail all requests, and those that still come."""
+        self._is_retired = True
         for seq in list(self._live.values()):
             self._fail(seq, Reason.WORKER_LOST, "the worker takes another role")
+        self.step()  # which lands the step in flight and publishes the ends
 
     def step(self) -> bool:
         """Take in, schedule, run, publish; False when there was nothing to do."""

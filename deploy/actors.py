@@ -93,17 +93,17 @@ def _build_host(spec: WorkerSpec, on_crash: OnCrash, stage: BeginStage) -> "Engi
 
 
 def _build_prefill(spec: WorkerSpec, host: "EngineHost") -> Built:
-    from prefill_worker.worker import PrefillWorker
+    from prefill_worker.worker import make_prefill_worker
 
-    worker = PrefillWorker(spec, host)
-    return Built(worker, source=worker)
+    worker = make_prefill_worker(spec, host)
+    return Built(worker.shell, source=worker.source)
 
 
 def _build_decode(spec: WorkerSpec, host: "EngineHost") -> Built:
     from common.kv_transfer.ray_transport import RayKVTransport
-    from decode_worker.worker import DecodeWorker
+    from decode_worker.worker import make_decode_worker
 
-    return Built(DecodeWorker(spec, host, RayKVTransport(spec.namespace)))
+    return Built(make_decode_worker(spec, host, RayKVTransport(spec.namespace)))
 
 
 def _placed(spec: WorkerSpec) -> WorkerSpec:

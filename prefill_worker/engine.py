@@ -2,6 +2,7 @@
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,7 +19,7 @@ from common.kv_transfer.wire import (
     make_first_token,
 )
 from common.ledger import BlockLedger
-from common.messages import WorkerLoad, WorkFailure
+from common.messages import StepOutput, WorkerLoad, WorkFailure
 from common.worker.block_ledger import make_ledger
 from common.worker.counters import Counters
 from pdserve.errors import Reason
@@ -44,12 +45,18 @@ class PrefillEngine:
     """Owns the live prompts. A prompt is live from `accept` to `_drop`, which frees what it held."""
 
     def __init__(
-        self, engine: Engine, scheduler: PrefillScheduler, grammars: Grammars, counters: Counters
+        self,
+        engine: Engine,
+        scheduler: PrefillScheduler,
+        grammars: Grammars,
+        counters: Counters,
+        publish: Callable[[StepOutput], None],
     ) -> None:
         self._engine = engine
         self._scheduler = scheduler
         self._grammars = grammars
         self._counters = counters
+        self._publish = publish
         self._copies = CopyOut(engine)
         self._isolation = Isolation(engine.runner)
         self._live: dict[Key, _Prompt] = {}
@@ -57,10 +64,15 @@ class PrefillEngine:
         # them (a request's id may come again). The oldest are forgotten.
         self._tombstones: OrderedDict[Key, None] = OrderedDict()
         self._ended: OrderedDict[Key, KVOutbox] = OrderedDict()
+        self._is_retired = False
 
     def accept(self, seq: Sequence, outbox: KVOutbox) -> None:
         """Take a prompt on, or answer at once with a failure. A run of the same key is given up."""
         request, key = seq.request, _key(seq)
+        if self._is_retired:  # asked by a decode worker whose router did not know yet
+            outbox.put(make_failure(*key, Reason.WORKER_LOST, "no prefill worker any more"))
+            outbox.finish()
+            return
         self._drop(key)
         self._live[key] = _Prompt(seq, outbox, request.num_held_tokens)
         self._ended.pop(key, None)
@@ -85,12 +97,16 @@ class PrefillEngine:
             _remember(self._tombstones, key, None)
 
     def retire(self) -> None:
-        """Give all prompts up; the decode workers that wait for them run the rest."""
+        """Give all prompts up, and those that still come; decode workers that wait for them run the rest.
+
+        Streams whose prompt has run go on to their end: what they yield was copied out of the blocks.
+        """
+        self._is_retired = True
         for prompt in list(self._live.values()):
             self._fail(prompt.seq, Reason.WORKER_LOST, "the worker takes another role")
 
     def step(self) -> bool:
-        """Schedule, run, hand out; False when there was nothing to run."""
+        """Schedule, run, hand out, publish the load; return False when there was nothing to run."""
         self._expire()
         self._take_prepared()
         batch = self._scheduler.schedule(time.monotonic())
@@ -102,6 +118,7 @@ class PrefillEngine:
             else:
                 fault = step_fault(step.error)
                 self._fail(step.batch.entries[0].seq, fault.reason, fault.message)
+        self._publish(StepOutput(load=self.load()))
         return True
 
     def load(self) -> WorkerLoad:

@@ -17,7 +17,7 @@ from common.kv_transfer.ray_transport import RayKVTransport
 from common.messages import SamplingParams, WorkRequest
 from common.worker.host import build_host
 from decode_worker.pull_credit import AT_HAND
-from decode_worker.worker import DecodeWorker
+from decode_worker.worker import make_decode_worker
 from deploy.actors import WorkerActor
 from deploy.ray_session import start_ray, stop_ray
 from tests.integration.support.in_process_workers import Answers, in_engine, load_now, until
@@ -98,7 +98,7 @@ def test_many_long_prompts_at_once_never_spill(model: Path, store: RayNodeStore)
     answers, gate = Answers(), Gate()
     decode_spec = spec(model, "decode-0", "decode", 0.3)
     host = build_host(decode_spec, crashes.append, store)
-    decode = DecodeWorker(decode_spec, host, RayKVTransport(NAMESPACE))
+    decode = make_decode_worker(decode_spec, host, RayKVTransport(NAMESPACE))
     decode.subscribe(answers.take)
     decode.subscribe(lambda _: gate.hold())
     decode.start()

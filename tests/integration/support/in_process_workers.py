@@ -32,8 +32,11 @@ from common.messages import (
 )
 from common.timings import WorkTimings
 from common.worker.host import build_host
-from decode_worker.worker import DecodeWorker
-from prefill_worker.worker import PrefillWorker
+from common.worker.shell import WorkerShell
+from decode_worker.engine import DecodeEngine
+from decode_worker.worker import make_decode_worker
+from prefill_worker.engine import PrefillEngine
+from prefill_worker.worker import make_prefill_worker
 from tests.patience import WITHIN_S
 from tests.unit.common.engine.tiny_models import engine_config
 
@@ -41,7 +44,7 @@ PREFILL = "prefill-0"
 # a prompt of 40 tokens: chunks of 16, 16 and 8; items: chunk, chunk, token 1, chunk
 CHUNKS_OF_16 = engine_config(max_batch_tokens=16, max_num_seqs=8)
 T = TypeVar("T")
-Worker = PrefillWorker | DecodeWorker
+Worker = WorkerShell[PrefillEngine] | WorkerShell[DecodeEngine]
 
 
 @dataclass
@@ -201,9 +204,10 @@ class Workers:
         ]
         hosts = [build_host(spec, self.crashes.append, store) for spec in specs]
         hosts = [replace(host, engine=change(host.engine)) for host in hosts]
-        self.prefill = PrefillWorker(specs[0], hosts[0])
-        transport = InProcessTransport({PREFILL: wrap(self.prefill)})
-        self.decode = DecodeWorker(specs[1], hosts[1], transport)
+        prefill = make_prefill_worker(specs[0], hosts[0])
+        self.prefill, self.source = prefill.shell, prefill.source
+        transport = InProcessTransport({PREFILL: wrap(self.source)})
+        self.decode = make_decode_worker(specs[1], hosts[1], transport)
         self.decode.subscribe(self.answers.take)
 
     def __enter__(self) -> Self:

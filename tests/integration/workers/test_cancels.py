@@ -190,21 +190,21 @@ def test_a_cancel_that_overtakes_its_prompt_on_prefill_is_kept_for_it(start: Sta
     """Once: the next prompt of that name is another one."""
     workers = start()
     request = WorkRequest("r", 0, tuple(PROMPT), SHORT)
-    workers.prefill.cancel_stream("r", 0)
-    assert list(workers.prefill.stream(request)) == []
+    workers.source.cancel_stream("r", 0)
+    assert list(workers.source.stream(request)) == []
     assert load_now(workers.prefill).steps == 0
-    assert len(list(workers.prefill.stream(request))) == 4
+    assert len(list(workers.source.stream(request))) == 4
 
 
 def test_a_cancel_of_another_attempt_is_not_meant(start: Start) -> None:
     workers = start()
-    workers.prefill.cancel_stream("r", 0)
-    assert len(list(workers.prefill.stream(WorkRequest("r", 1, tuple(PROMPT), SHORT)))) == 4
+    workers.source.cancel_stream("r", 0)
+    assert len(list(workers.source.stream(WorkRequest("r", 1, tuple(PROMPT), SHORT)))) == 4
 
 
 def test_a_second_stream_of_one_prompt_ends_the_first(start: Start) -> None:
     workers, gate = start(), Gate()
-    transport = InProcessTransport({PREFILL: workers.prefill})
+    transport = InProcessTransport({PREFILL: workers.source})
     request = WorkRequest("r", 0, tuple(PROMPT), SHORT)
     workers.prefill.subscribe(lambda _: gate.hold())
     first = transport.open(PREFILL, request)
@@ -218,7 +218,7 @@ def test_a_second_stream_of_one_prompt_ends_the_first(start: Start) -> None:
 def test_a_reader_that_goes_away_frees_prefill(start: Start) -> None:
     workers, gate = start(), Gate()
     workers.prefill.subscribe(lambda _: gate.hold())
-    items = workers.prefill.stream(WorkRequest("r", 0, tuple(PROMPT), SHORT))
+    items = workers.source.stream(WorkRequest("r", 0, tuple(PROMPT), SHORT))
     next(items)
     items.close()  # type: ignore[attr-defined]
     gate.open()

@@ -11,11 +11,11 @@ from common.kv_transfer.in_process import InProcessTransport
 from common.kv_transfer.transport import KVSource
 from common.messages import Role, WorkRequest
 from common.worker.host import EngineHost, build_host
-from decode_worker.worker import DecodeWorker
+from decode_worker.worker import make_decode_worker
 from deploy import role_switch
 from deploy.role_switch import Built, RoleSwitch
 from pdserve.errors import Reason
-from prefill_worker.worker import PrefillWorker
+from prefill_worker.worker import make_prefill_worker
 from tests.integration.support.eight_prompts import PROMPTS, ROOMY, run_undisturbed, sampling
 from tests.integration.support.in_process_workers import Answers, until
 from tests.integration.support.meddling_in_process import Gate
@@ -33,11 +33,11 @@ class Pair:
         transport = InProcessTransport(sources)
 
         def build_prefill(spec: WorkerSpec, host: EngineHost) -> Built:
-            worker = PrefillWorker(spec, host)
-            return Built(worker, source=worker)
+            worker = make_prefill_worker(spec, host)
+            return Built(worker.shell, source=worker.source)
 
         def build_decode(spec: WorkerSpec, host: EngineHost) -> Built:
-            return Built(DecodeWorker(spec, host, transport))
+            return Built(make_decode_worker(spec, host, transport))
 
         self.hosts: dict[str, EngineHost] = {}
         self.workers: dict[str, RoleSwitch] = {}

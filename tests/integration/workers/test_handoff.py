@@ -185,7 +185,7 @@ def test_a_store_that_holds_next_to_nothing_only_makes_pieces_smaller(
         load = load_now(workers.decode)
         assert (load.prefill_fallbacks, load.kv_rejected, load.prefill_tokens) == (0, 0, 0)
         assert (load.credit_bytes, load.credit_wanted_bytes) == (8 * 1024, 0)
-        assert workers.prefill.send_credit.taken_bytes == 0
+        assert workers.source.credit.taken_bytes == 0
 
 
 @pytest.mark.parametrize(("prefill_size", "decode_size"), [(5, 16), (16, 3), (16, 32)])

@@ -133,7 +133,9 @@ def test_prompts_hold_what_they_run_in_on_the_prefill_worker(model: Path) -> Non
     with Workers(model, prefill_config=CHUNKS_OF_16) as workers:
         worker = workers.prefill
         sequences = [
-            worker._prefix.new_sequence(WorkRequest(name, 0, tuple(tokens), ENDLESS), 0.0)
+            worker._engine._engine.prefix.new_sequence(
+                WorkRequest(name, 0, tuple(tokens), ENDLESS), 0.0
+            )
             for name, tokens in (("long", range(3, 83)), ("short", range(20)))
         ]
 

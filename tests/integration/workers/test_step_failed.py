@@ -174,7 +174,7 @@ def test_what_no_step_may_run_is_refused_at_both_doors(
         begin(workers, index, PREFILL)
         workers.decode.submit(request_)
         assert fails(workers, "bad", reason) == []
-        ((header, payload),) = workers.prefill.stream(request_)
+        ((header, payload),) = workers.source.stream(request_)
         failure = decode_header(header)
         assert payload is None
         assert isinstance(failure, FailureHeader)
@@ -186,7 +186,7 @@ def test_what_no_step_may_run_is_refused_at_both_doors(
 def test_a_prefill_worker_refuses_positions_that_the_prompt_does_not_have(model: Path) -> None:
     with Workers(model) as workers:
         request = replace(bad((1, 2)), num_held_tokens=3)
-        ((header, _),) = workers.prefill.stream(request)
+        ((header, _),) = workers.source.stream(request)
         failure = decode_header(header)
         assert isinstance(failure, FailureHeader)
         assert failure.reason == Reason.INTERNAL

@@ -101,27 +101,27 @@ def test_a_stream_that_waits_for_room_ends_when_it_is_cancelled_though_its_promp
     model: Path,
 ) -> None:
     with Workers(model, store=FixedStore(0)) as workers:
-        prefill = workers.prefill
+        prefill, source = workers.prefill, workers.source
         first, second = (
             WorkRequest(name, 0, tuple(PROMPTS[4]), sampling(4), max_item_tokens=CHUNK)
             for name in ("first", "second")
         )
-        reading = prefill.stream(first)
+        reading = source.stream(first)
         until(lambda: next(reading)[1] is not None, "with all the room there is")
-        waiting: Iterator[WireItem] = prefill.stream(second)
+        waiting: Iterator[WireItem] = source.stream(second)
         found: list[WireItem] = []
         reader = threading.Thread(target=lambda: found.extend(waiting), daemon=True)
         reader.start()
         key = ("second", 0)
         until(lambda: key in in_engine(prefill, lambda: dict(prefill._engine._ended)), "run")
-        prefill.cancel_stream(*key)
+        source.cancel_stream(*key)
         reader.join(WITHIN_S)
         assert not reader.is_alive()
         assert [payload for _, payload in found] in ([], [None])  # token 1 at most
         for _ in reading:
             pass
         until(lambda: held(prefill) == 0, "free")
-        assert prefill.send_credit.taken_bytes == 0
+        assert source.credit.taken_bytes == 0
 
 
 def test_a_worker_stops_its_engine_before_it_ends_what_the_engine_uses(
@@ -143,7 +143,7 @@ def test_a_worker_stops_its_engine_before_it_ends_what_the_engine_uses(
 
 def sequence(workers: Workers, at_s: float, priority: int = 0) -> Sequence:
     request = WorkRequest("r", 0, (1, 2, 3), sampling(0))
-    return workers.decode._prefix.new_sequence(replace(request, priority=priority), at_s)
+    return workers.decode._engine._prefix.new_sequence(replace(request, priority=priority), at_s)
 
 
 def refuse(inbox: Inbox, times: int) -> None:
