@@ -8,10 +8,12 @@ from common.engine.build import Engine
 from common.engine.memory.kv_cache import kv_layout
 from common.engine.sampling.grammars import Grammars
 from common.kv_transfer.in_process import InProcessTransport
+from common.kv_transfer.node_store import UNLIMITED
 from common.messages import StepOutput
 from common.worker.counters import Counters
 from decode_worker.engine import DecodeEngine
 from decode_worker.inbox import Inbox
+from decode_worker.pull_credit import PullCredit
 from decode_worker.scheduler import DecodeScheduler
 
 
@@ -24,10 +26,22 @@ def decode_engine(
     """One that prefills its prompts itself; `model_dir` is read for grammars alone."""
     layout, transport = kv_layout(engine.spec), InProcessTransport({})
     inbox = Inbox(
-        engine.prefix, engine.cache, engine.costs, layout, transport, TransferConfig(), _no_wake
+        engine.prefix,
+        engine.cache,
+        engine.costs,
+        layout,
+        transport,
+        TransferConfig(),
+        _no_wake,
+        idle_credit(engine),
     )
     grammars = Grammars(model_dir, engine.spec, _no_wake)
     return DecodeEngine(engine, scheduler, inbox, grammars, Counters(), publish)
+
+
+def idle_credit(engine: Engine) -> PullCredit:
+    """Return the credit of a worker that pulls nothing."""
+    return PullCredit(TransferConfig(), kv_layout(engine.spec), UNLIMITED)
 
 
 def _no_wake() -> None:

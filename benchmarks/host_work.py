@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Generic, ParamSpec, TypeVar
 
-from benchmarks.alone import decode_engine
+from benchmarks.alone import decode_engine, idle_credit
 from common.engine.build import Engine
 from common.engine.model_runner import ModelRunner
 from common.grammar.matcher import MaskFiller
@@ -48,7 +48,7 @@ def host_work(engine: Engine, model_dir: Path, num_seqs: int) -> dict[str, float
     mask_filler = MaskFiller(engine.spec.vocab_size)
     runner = ModelRunner(model, engine.pool.block_size, frozenset(), mask_filler)
     timed = replace(engine, runner=runner)
-    scheduler = make_scheduler(engine)
+    scheduler = make_scheduler(engine, idle_credit(engine))
     schedule = _Timed(scheduler.schedule)
     scheduler.schedule = schedule  # type: ignore[method-assign]
     worker = decode_engine(timed, scheduler, model_dir, lambda _: None)

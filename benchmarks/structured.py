@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks.alone import idle_credit
 from benchmarks.environment import describe, write_result
 from common.config import EngineConfig, TransferConfig
 from common.engine.build import build_engine
@@ -52,15 +53,21 @@ class _Bench:
         engine = build_engine(model_dir, config, num_threads)
         layout, transport = kv_layout(engine.spec), InProcessTransport({})
         transfer = TransferConfig()
+        credit = idle_credit(engine)
         inbox = Inbox(
-            engine.prefix, engine.cache, engine.costs, layout, transport, transfer, _nothing
+            engine.prefix, engine.cache, engine.costs, layout, transport, transfer, _nothing, credit
         )
         self._prepared = threading.Semaphore(0)
         grammars = Grammars(model_dir, engine.spec, self._prepared.release)
         self._prefix = engine.prefix
         self._outputs: list[StepOutput] = []
         self._engine = DecodeEngine(
-            engine, make_scheduler(engine), inbox, grammars, Counters(), self._outputs.append
+            engine,
+            make_scheduler(engine, credit),
+            inbox,
+            grammars,
+            Counters(),
+            self._outputs.append,
         )
 
     def run(self, *, with_schema: bool) -> "_Run":

@@ -9,7 +9,8 @@
    blocks is put on one stream, so whoever gets them next comes behind it.
 4. A step is landed at once, and the next scheduled with all known, if the host has its tokens anyway: on a
    CPU, and where one of them depends on those before it or tells more than itself (`is_memoryless`).
-5. Before somebody must be preempted (`DecodeScheduler.can_grow`) the engine has all landed by `run(None)`.
+5. `settle` lands the step in flight before arrived KV is copied in, which would wait for that step and be
+   measured as long; and before a preemption, which depends on all tokens (`DecodeScheduler.can_grow`).
 6. A step that raises is run again in parts, and lands at once (isolation.py): step n + 1 behind step n if its
    launch raised; if the wait for step n raised, step n, while step n + 1 counts as never launched.
 
@@ -23,6 +24,7 @@ from common.engine.batch import Batch
 from common.engine.isolation import Isolation
 from common.engine.model_runner import Landed, Launched, ModelRunner
 from common.telemetry.logs import get_logger
+from decode_worker.scheduler import DecodeScheduler
 
 _log = get_logger()
 
@@ -45,8 +47,17 @@ class Lookahead:
 
     @property
     def is_flying(self) -> bool:
-        """Whether there are tokens that only the device knows."""
+        """True while there are tokens that only the device knows."""
         return self._in_flight is not None
+
+    def settle(self, scheduler: DecodeScheduler, *, has_news: bool) -> list[Landed]:
+        """Land the step in flight, if what comes next needs its tokens; return the steps that landed.
+
+        `has_news` says that KV has arrived. Raises what a step raised where the engine is at fault.
+        """
+        if self.is_flying and (has_news or not scheduler.can_grow()):
+            return self.run(None)
+        return []
 
     def run(self, batch: Batch | None) -> list[Landed]:
         """Launch `batch`, if there is one, and return the steps that came to be known, in order.

@@ -18,18 +18,18 @@ def load_report(
     engine: Engine, counters: Counters, scheduler: DecodeScheduler, inbox: Inbox
 ) -> WorkerLoad:
     """Return the load now. Brings the counters of preemptions up to date, which the scheduler owns."""
-    preemption = scheduler.preemption
+    admission, preemption = scheduler.admission, scheduler.preemption
     counters.preemptions = preemption.num_swapped + preemption.num_recomputed
     counters.swaps = preemption.num_swapped
     backlog_tokens = scheduler.num_waiting_tokens
     return counters.to_load(
         engine,
         len(scheduler.running),
-        len(scheduler.waiting) + len(inbox.waiting) + len(inbox.pulls),
-        backlog_tokens + inbox.num_waiting_tokens,
+        admission.num_waiting + len(inbox.pulls),
+        backlog_tokens + admission.to_pull.num_tokens + inbox.num_missing_tokens,
         backlog_tokens,
-        inbox.credit_bytes,
-        inbox.credit_wanted_bytes,
+        inbox.credit.total_bytes,
+        inbox.credit.demand_bytes,
     )
 
 

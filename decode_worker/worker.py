@@ -10,25 +10,23 @@ from common.worker.counters import Counters
 from common.worker.host import EngineHost
 from common.worker.shell import WorkerShell
 from common.worker.step_feed import StepFeed
+from decode_worker.admission import Admission
 from decode_worker.engine import DecodeEngine
 from decode_worker.inbox import Inbox
 from decode_worker.intake import DecodeIntake
 from decode_worker.output_length import OutputLengths
 from decode_worker.preemption import Preemption
+from decode_worker.pull_credit import PullCredit
 from decode_worker.scheduler import DecodeScheduler
 
 
-def make_scheduler(engine: Engine) -> DecodeScheduler:
+def make_scheduler(engine: Engine, credit: PullCredit) -> DecodeScheduler:
     """Return the scheduler that an engine's configuration describes."""
-    config, max_bytes = engine.config, int(engine.config.swap_gib * 2**30)
-    memory = HostSwap(engine.cache, engine.prefix, max_bytes, engine.costs)
-    return DecodeScheduler(
-        engine.prefix,
-        OutputLengths(),
-        Preemption(config.preemption, engine.costs, memory),
-        engine.costs,
-        config.watermark,
-    )
+    config, prefix, costs = engine.config, engine.prefix, engine.costs
+    memory = HostSwap(engine.cache, prefix, int(config.swap_gib * 2**30), costs)
+    preemption = Preemption(config.preemption, costs, memory)
+    admission = Admission(prefix, OutputLengths(), costs, credit, config.watermark)
+    return DecodeScheduler(prefix, admission, preemption, costs)
 
 
 def make_decode_worker(
@@ -36,17 +34,14 @@ def make_decode_worker(
 ) -> WorkerShell[DecodeEngine]:
     """Build a decode worker upon `host`; it pulls KV through `transport`."""
     engine, wake, feed = host.engine, host.loop.wake, StepFeed()
+    layout = kv_layout(engine.spec)
+    credit = PullCredit(spec.transfer, layout, host.store)
     inbox = Inbox(
-        engine.prefix,
-        engine.cache,
-        engine.costs,
-        kv_layout(engine.spec),
-        transport,
-        spec.transfer,
-        wake,
-        host.store,
+        engine.prefix, engine.cache, engine.costs, layout, transport, spec.transfer, wake, credit
     )
     grammars = Grammars(spec.model_dir, engine.spec, wake)
-    decode = DecodeEngine(engine, make_scheduler(engine), inbox, grammars, Counters(), feed.publish)
+    decode = DecodeEngine(
+        engine, make_scheduler(engine, credit), inbox, grammars, Counters(), feed.publish
+    )
     intake = DecodeIntake(engine.spec, engine.prefix, host.loop, decode, feed)
     return WorkerShell(spec, host, decode, intake, feed)

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.alone import decode_engine
+from benchmarks.alone import decode_engine, idle_credit
 from benchmarks.workload import Work
 from common.engine.build import Engine
 from common.messages import SamplingParams, StepOutput, WorkRequest
@@ -35,7 +35,7 @@ def _through_engine(engine: Engine, works: list[Work]) -> float:
             finished += news.finish_reason is not None
             failures.extend([news.failure.message] if news.failure else [])
 
-    worker = decode_engine(engine, make_scheduler(engine), Path(), publish)
+    worker = decode_engine(engine, make_scheduler(engine, idle_credit(engine)), Path(), publish)
     start_s = time.perf_counter()
     for index, work in enumerate(works):
         worker.submit(engine.prefix.new_sequence(_request(index, work), time.monotonic()))

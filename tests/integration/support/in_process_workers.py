@@ -151,7 +151,7 @@ def an_hour_later() -> Iterator[None]:
 
 def expect_short_answers(workers: "Workers") -> None:
     """Teach the scheduler what is wrong, or it would admit no more than fits to the end."""
-    lengths = workers.decode._engine._scheduler._lengths
+    lengths = workers.decode._engine._scheduler.admission._lengths
 
     def teach() -> None:
         for power in range(14):

@@ -15,9 +15,8 @@ from common.engine.sequence import Sequence
 from common.kv_transfer.node_store import FixedStore
 from common.kv_transfer.wire import WireItem
 from common.messages import SamplingParams, StepOutput, WorkRequest
-from decode_worker.inbox import Inbox
 from tests.integration.support.eight_prompts import PROMPTS, sampling
-from tests.integration.support.in_process_workers import Workers, held, in_engine, until
+from tests.integration.support.in_process_workers import PREFILL, Workers, held, in_engine, until
 from tests.integration.support.meddling_in_process import Gate, hold_at, meddle
 from tests.patience import WITHIN_S
 from tests.unit.common.engine.tiny_models import engine_config, save_model
@@ -142,38 +141,42 @@ def test_a_worker_stops_its_engine_before_it_ends_what_the_engine_uses(
 
 
 def sequence(workers: Workers, at_s: float, priority: int = 0) -> Sequence:
-    request = WorkRequest("r", 0, (1, 2, 3), sampling(0))
+    request = WorkRequest("r", 0, (1, 2, 3), sampling(0), PREFILL)
     return workers.decode._engine._prefix.new_sequence(replace(request, priority=priority), at_s)
 
 
-def refuse(inbox: Inbox, times: int) -> None:
+def refuse(workers: Workers, times: int) -> None:
+    """Rounds in which no pull finds room, since others hold all blocks."""
+    engine = workers.decode._engine
+    blocks = engine._engine.pool.allocate(engine._engine.pool.num_free)
     for _ in range(times):
-        inbox.admit(lambda *_: False, 0)
+        assert engine._scheduler.next_pull([]) is None
+    engine._engine.pool.release(blocks)
 
 
 def test_a_pull_that_was_long_refused_goes_before_who_came_later(model: Path) -> None:
     workers = Workers(model)  # not started: this thread is the engine's
-    inbox = workers.decode._engine._inbox
+    admission = workers.decode._engine._scheduler.admission
     before, pulled, later = (sequence(workers, at_s) for at_s in (1.0, 2.0, 3.0))
     urgent = sequence(workers, 4.0, priority=-1)
-    inbox.add(pulled)
-    refuse(inbox, MAX_PASSES - 1)
-    assert not inbox.goes_before(later)
-    refuse(inbox, 1)
-    assert [inbox.goes_before(seq) for seq in (before, later, urgent)] == [False, True, False]
-    inbox.add(urgent)
-    refuse(inbox, 1)  # the more urgent one is first now, and needs not be refused for long
-    assert [inbox.goes_before(seq) for seq in (before, later)] == [True, True]
-    inbox.discard(urgent)
-    inbox.discard(pulled)
-    refuse(inbox, 1)
-    assert not inbox.goes_before(later)
+    admission.add(pulled)
+    refuse(workers, MAX_PASSES - 1)
+    assert not admission.must_yield(later)
+    refuse(workers, 1)
+    assert [admission.must_yield(seq) for seq in (before, later, urgent)] == [False, True, False]
+    admission.add(urgent)
+    refuse(workers, 1)  # the more urgent one is first now, and needs not be refused for long
+    assert [admission.must_yield(seq) for seq in (before, later)] == [True, True]
+    admission.remove(urgent)
+    admission.remove(pulled)
+    refuse(workers, 1)
+    assert not admission.must_yield(later)
 
 
 def test_a_pull_that_lacks_credit_holds_nobody_up(model: Path) -> None:
     workers = Workers(model)
-    inbox = workers.decode._engine._inbox
-    inbox.add(sequence(workers, 2.0, priority=-1))
-    inbox._credit.taken_bytes = 2**62
-    refuse(inbox, MAX_PASSES)
-    assert not inbox.goes_before(sequence(workers, 3.0))
+    admission = workers.decode._engine._scheduler.admission
+    admission.add(sequence(workers, 2.0, priority=-1))
+    admission._credit.taken_bytes = 2**62
+    refuse(workers, MAX_PASSES)
+    assert not admission.must_yield(sequence(workers, 3.0))

@@ -17,13 +17,16 @@ from common.engine.profiling.costs import Costs, within_limits
 from common.engine.sampling.grammars import Grammars
 from common.engine.sequence import Sequence
 from common.kv_transfer.in_process import InProcessTransport
+from common.kv_transfer.node_store import UNLIMITED
 from common.messages import FinishReason, SamplingParams, StepOutput, WorkFailure, WorkRequest
 from common.profile import WorkerProfile
 from common.worker.counters import Counters
+from decode_worker.admission import Admission
 from decode_worker.engine import DecodeEngine
 from decode_worker.inbox import Inbox
 from decode_worker.output_length import OutputLengths
 from decode_worker.preemption import Mode, Preemption
+from decode_worker.pull_credit import PullCredit
 from decode_worker.scheduler import DecodeScheduler
 from tests.unit.common.engine.tiny_models import engine_config, make_engine, save_model
 
@@ -68,16 +71,19 @@ class DrivenEngine:
         self.engine = change(replace(engine, prefix=prefix, costs=costs))
         memory = HostSwap(engine.cache, prefix, 2**20, costs)
         choice = Preemption(preemption, costs, memory)
-        lengths = OutputLengths(prior_tokens)
-        self.scheduler = DecodeScheduler(prefix, lengths, choice, costs, watermark=0.0)
+        layout, transfer = kv_layout(engine.spec), TransferConfig()
+        credit = PullCredit(transfer, layout, UNLIMITED)
+        admission = Admission(prefix, OutputLengths(prior_tokens), costs, credit, watermark=0.0)
+        self.scheduler = DecodeScheduler(prefix, admission, choice, costs)
         inbox = Inbox(
             prefix,
             engine.cache,
             costs,
-            kv_layout(engine.spec),
+            layout,
             InProcessTransport({}),
-            TransferConfig(),
+            transfer,
             lambda: None,
+            credit,
         )
         self.counters = Counters()
         grammars = Grammars(Path("."), engine.spec, lambda: None)
