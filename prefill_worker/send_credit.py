@@ -1,13 +1,14 @@
-"""What one prefill worker may have in its node's object store: yielded, and not let go by the readers.
+"""The account of KV in a node's object store: yielded by one prefill worker, not released by readers.
 
-1. A transport resumes a stream when fewer than `AHEAD` of its items are unread; what its reader
-   holds on to is charged there (decode_worker/pull_credit.py). So of one stream `AHEAD` + 1 items more are
-   in the store at most.
-2. A stream is charged for so many before its first item of KV, and waits while others hold too much. It
-   gives all of it back at its end and never takes more, so none waits for room while it holds some.
-3. Items are cut so small that two streams always fit; one that finds the account empty goes in any case.
-No circle: who holds room waits for its engine and its reader only; the engine waits for no stream, and the
-reader for its own engine's inserts, which need no credit.
+1. A transport resumes a stream when fewer than `AHEAD` of its items are unread. Items that the reader still
+   holds are charged to the reader (decode_worker/pull_credit.py). So of one stream at most `AHEAD` + 1 items
+   more are in the store.
+2. `SendCredit.pass_on` charges a stream for so many before its first item of KV; it waits while others hold
+   too much. The stream gives all of it back at its end and never takes more.
+3. Items are cut so small that two streams always fit. A stream that finds the account empty goes in any case.
+
+No deadlock: a stream that holds room waits only for its engine, which waits for no stream, and for its
+reader, whose engine needs no credit to insert.
 """
 
 import threading
@@ -24,7 +25,7 @@ _WINDOW = AHEAD + 1
 
 
 class SendCredit:
-    """Owns the account; every transport thread has a stream of its own."""
+    """Owns the account. Every transport thread has a stream of its own."""
 
     def __init__(self, store: NodeStore, layout: KVLayout, max_batch_tokens: int) -> None:
         self._store = store
@@ -34,19 +35,22 @@ class SendCredit:
         self.taken_bytes = 0
 
     def max_item_tokens(self, request: WorkRequest) -> int:
-        """The longest piece of KV for a stream that starts now: decode's limit, a step's, the store's."""
+        """Return the longest piece of KV for a stream that starts now, in tokens.
+
+        The least of three: decode's limit, a step's size, and an even part of the store.
+        """
         limit = min(request.max_item_tokens or self._max_batch_tokens, self._max_batch_tokens)
         room = self._store.share_bytes() // (2 * _WINDOW) // self._layout.num_bytes(1)
         return max(min(limit, room), 1)
 
     def cost(self, request: WorkRequest) -> int:
-        """Bytes that the stream of a request whose `max_item_tokens` are set may hold at once."""
+        """Return the bytes that the stream of a request, with `max_item_tokens` set, may hold at once."""
         num_tokens = len(request.prompt_token_ids) - request.num_held_tokens
         window = _WINDOW * (request.max_item_tokens or self._max_batch_tokens)
         return self._layout.num_bytes(min(num_tokens, window))
 
     def pass_on(self, outbox: KVOutbox, cost: int) -> Iterator[WireItem]:
-        """The items, from the first one of KV on when there is room for `cost` bytes.
+        """Yield the outbox's items; before the first one of KV, wait for room for `cost` bytes.
 
         Ends early when the outbox is discarded. Raises TimeoutError when no room comes free.
         """
@@ -62,12 +66,12 @@ class SendCredit:
             self._give(taken)
 
     def look_again(self) -> None:
-        """Have streams that wait notice that their outbox was discarded."""
+        """Wake the streams that wait, since an outbox may have been discarded."""
         with self._changed:
             self._changed.notify_all()
 
     def _take(self, num_bytes: int, outbox: KVOutbox) -> bool:
-        """Whether there is room before the outbox is discarded."""
+        """Take room as soon as there is some; return False if the outbox is discarded before."""
 
         def may_go() -> bool:
             wanted = self.taken_bytes + num_bytes
