@@ -4,8 +4,8 @@
    A preempted sequence goes to the front of `local`. Both lanes share one order, `in_turn`.
 2. `next_pull` (before each step, until it returns None) lets the next pull enter: credit, a place and memory
    are there, and no local sequence that comes before it waits for room.
-3. `next_local` (in each step) lets the next local sequence enter. It yields to the first pull (`must_yield`)
-   where that comes before it and is more urgent, or was refused for room MAX_PASSES rounds in a row.
+3. `next_local` (in each step) lets the next local sequence enter. It yields to an earlier pull that waits
+   for room (`must_yield`) if that is more urgent, or was refused MAX_PASSES rounds in a row.
 4. Who enters gets its blocks (`PrefixCache.reserve`); from then on whoever ends it releases them.
 5. `remove` (cancel, deadline, end) forgets one that waits.
 

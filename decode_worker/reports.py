@@ -1,4 +1,4 @@
-"""What a decode worker tells others: its load, each token, why blocks are held, the cost of a hand-off."""
+"""Reports of a decode worker: load, tokens, reasons why blocks are held, time of hand-offs."""
 
 from dataclasses import replace
 

@@ -27,8 +27,8 @@ class AsyncClient:
     """Calls one router. Use it as an async context manager.
 
     Every call raises a RequestError of `pdserve.errors` when the router refuses or fails it. `timeout` is in
-    seconds. With `retries`, a call that ends as UNAVAILABLE, or is refused for up to 2 s, is sent again when
-    the router says, up to three times. It is not sent again once a part of its answer has come, nor while
+    seconds. With `retries`, a call that ends as UNAVAILABLE, or is refused for up to 2 s, is sent again up
+    to three times, when the router says. It is not sent again once a part of its answer has come, nor while
     most calls fail.
     """
 

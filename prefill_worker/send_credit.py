@@ -7,8 +7,8 @@
    too much. The stream gives all of it back at its end and never takes more.
 3. Items are cut so small that two streams always fit. A stream that finds the account empty goes in any case.
 
-No deadlock: a stream that holds room waits only for its engine, which waits for no stream, and for its
-reader, whose engine needs no credit to insert.
+No deadlock: a stream that holds room waits only for its engine and its reader. The engine waits for no
+stream, and the reader's engine needs no credit to insert.
 """
 
 import threading

@@ -1,7 +1,7 @@
 """The KV streams of a prefill worker, which decode workers open.
 
-1. `stream` (in a thread of the transport) refuses what no step may run, computes the prompt's prefix keys and
-   posts the prompt to the engine's thread, with an outbox for its items.
+1. `stream` (in a thread of the transport) refuses a prompt that no step may run. It computes the prefix keys
+   and posts the prompt to the engine's thread, with an outbox for its items.
 2. It yields what the engine puts into the outbox, as far as the object store has room (send_credit.py).
 3. A stream that ends early, or `cancel_stream`, makes the engine drop the prompt before its next step.
 """

@@ -1,8 +1,8 @@
-"""What surrounds an engine in a worker of either role.
+"""Surroundings of an engine, the same in workers of both roles.
 
-1. `start` has the loop (loop.py) call `step` of the role's engine in the engine's thread.
+1. `start` makes the loop (loop.py) call `step` of the role's engine in the engine's thread.
 2. A router's `submit` and `cancel` go to the role's intake, which posts them to that thread.
-3. What a step produced leaves through the feed (step_feed.py), to all who subscribed.
+3. Outputs of a step leave through the feed (step_feed.py), to all subscribers.
 4. `retire` ends the role's work; another role may then be built upon the same EngineHost.
    `stop` ends the thread itself, and only then what the thread uses.
 """

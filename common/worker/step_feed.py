@@ -1,4 +1,4 @@
-"""What an engine's steps produced, handed to whoever subscribed."""
+"""Outputs of an engine's steps, handed to subscribers."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""A cancel in any phase frees everything on both sides, and harms nobody else."""
+"""A cancel in any phase frees everything on both sides, and harms no other request."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,7 +51,7 @@ Start = Callable[..., Workers]
 
 @pytest.fixture
 def start(model: Path, undisturbed: list[int]) -> Iterator[Start]:
-    """Starts workers; at the end they are at rest, and a last request runs as if nothing had been."""
+    """Start workers; check at the end that they are at rest and that a last request runs well."""
     made: list[Workers] = []
 
     def make(decode_config: EngineConfig = ROOMY, gate: Gate | None = None, at: int = 0) -> Workers:
@@ -81,7 +81,7 @@ def read(stream: InProcessStream) -> list[WireItem]:
 
 
 def check_silent(workers: Workers, request_id: str) -> None:
-    """A cancelled request says no more: neither tokens nor an end."""
+    """Check that a cancelled request publishes no more: neither tokens nor an end."""
     before = workers.answers.seen(request_id)
     workers.check_at_rest()
     assert workers.answers.seen(request_id) == before
@@ -130,7 +130,7 @@ def test_while_its_prompt_is_computed(start: Start) -> None:
 
 @pytest.mark.parametrize("at", [0, 1, 2, 3])
 def test_while_its_kv_is_on_the_way(start: Start, at: int) -> None:
-    """Before the first chunk, between chunks, before token 1, before the last chunk."""
+    """The cancel comes before the first chunk, between chunks, before token 1, or before the last chunk."""
     gate = Gate()
     workers = start(gate=gate, at=at)
     workers.submit("r", PROMPT, SHORT)
@@ -187,7 +187,7 @@ def test_a_cancel_of_nothing_or_of_what_is_over_changes_nothing(
 
 
 def test_a_cancel_that_overtakes_its_prompt_on_prefill_is_kept_for_it(start: Start) -> None:
-    """Once: the next prompt of that name is another one."""
+    """The cancel counts once: the next prompt of that name is another one."""
     workers = start()
     request = WorkRequest("r", 0, tuple(PROMPT), SHORT)
     workers.source.cancel_stream("r", 0)

@@ -61,14 +61,14 @@ class Pair:
             sources[spec.name] = worker
 
     def ask(self, worker: str, index: int, tag: str, prefill: str | None = None) -> str:
-        """Have a worker answer one of the prompts; the request's id."""
+        """Let a worker answer one of the prompts; return the request's id."""
         request_id = f"{tag}{index}"
         prompt = tuple(PROMPTS[index])
         self.workers[worker].submit(WorkRequest(request_id, 0, prompt, sampling(index), prefill))
         return request_id
 
     def check_at_rest(self) -> None:
-        """Nobody holds a block, nothing broke, no token came twice."""
+        """Check that no block is held, nothing broke and no token came twice."""
         until(lambda: all(h.engine.pool.num_held == 0 for h in self.hosts.values()), "free")
         assert not self.crashes
         self.answers.check()

@@ -1,4 +1,4 @@
-"""KV that does not come is said to be lost where it was wanted, and nowhere else."""
+"""KV that does not come is reported as lost where it was wanted, and nowhere else."""
 
 from pathlib import Path
 from typing import Any

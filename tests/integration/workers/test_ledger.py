@@ -1,4 +1,4 @@
-"""Who holds a worker's blocks, and why: what it says is what its pool knows."""
+"""Ledgers of a worker's blocks agree with its pool."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -49,7 +49,7 @@ def one(ledger: BlockLedger) -> BlockHolder:
 
 
 def until_seen(worker: Worker, is_seen: Callable[[BlockLedger], bool], what: str) -> BlockLedger:
-    """The first ledger in which it is so."""
+    """Return the first ledger that fulfils the condition."""
     seen: list[BlockLedger] = []
 
     def look() -> bool:

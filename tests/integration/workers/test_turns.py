@@ -1,4 +1,4 @@
-"""Who goes when: arriving KV beside decode steps, pulls beside local prompts, a worker's parts at its end."""
+"""Order of work: KV beside decode steps, pulls beside local prompts, a worker's parts at its end."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_between_two_tokens_no_more_kv_is_copied_in_than_a_step_may(model: Path) -> None:
-    """However many prompts end at the same time, each with token 1 and its KV."""
+    """Inserts are bounded however many prompts end at the same time, each with token 1 and its KV."""
     arrive, decode = Gate(), Gate()
     seen: list[int] = []
 
@@ -70,7 +70,7 @@ def test_between_two_tokens_no_more_kv_is_copied_in_than_a_step_may(model: Path)
 
 
 def test_pieces_count_by_their_tokens_not_by_their_number(model: Path) -> None:
-    """Of 8 KiB a pull is sent two tokens at a time, and a step may still take 16."""
+    """With a store of 8 KiB a pull is sent two tokens at a time, and a step may still insert 16."""
     arrive, decode = Gate(), Gate()
     transfer = TransferConfig(inserts_per_step=1)
     with Workers(
@@ -146,7 +146,7 @@ def sequence(workers: Workers, at_s: float, priority: int = 0) -> Sequence:
 
 
 def refuse(workers: Workers, times: int) -> None:
-    """Rounds in which no pull finds room, since others hold all blocks."""
+    """Run rounds in which no pull finds room, since others hold all blocks."""
     engine = workers.decode._engine
     blocks = engine._engine.pool.allocate(engine._engine.pool.num_free)
     for _ in range(times):

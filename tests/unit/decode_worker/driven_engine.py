@@ -36,14 +36,14 @@ _CONFIG = engine_config(num_blocks=64, max_batch_tokens=24, max_num_seqs=6)
 
 @cache
 def tiny_engine() -> Engine:
-    """A model that ends its answers by `EOS` now and then. Its memory is everybody's, its blocks are not."""
+    """Build a model that ends its answers by `EOS` now and then; all share its memory, not its blocks."""
     folder = Path(tempfile.mkdtemp(prefix="pdserve-test-"))
     return make_engine(save_model(folder, "llama", eos_token_id=list(EOS)), _CONFIG)
 
 
 @dataclass
 class Said:
-    """What was published of one request."""
+    """Outputs that were published of one request."""
 
     tokens: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
@@ -55,7 +55,7 @@ class Said:
 
 
 class DrivenEngine:
-    """With `change` another runner. Few blocks and low expectations make for preemptions."""
+    """A decode engine, with another runner by `change`. Few blocks and low expectations cause preemptions."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class DrivenEngine:
         attempt: int = 0,
         timeout_s: float | None = None,
     ) -> None:
-        """A new attempt replaces the one before. A step takes a second."""
+        """Submit a request; a new attempt replaces the one before. A step takes a second of `timeout_s`."""
         request = WorkRequest(name, attempt, tuple(prompt), sampling, timeout_s=timeout_s)
         seq = self.engine.prefix.new_sequence(request, self._now_s)
         self.said[name, attempt] = Said()
@@ -111,12 +111,12 @@ class DrivenEngine:
         self.decode.submit(seq)
 
     def cancel(self, name: str) -> None:
-        """Of a live one."""
+        """Cancel a live request."""
         del self.live[name]
         self.decode.cancel(name)
 
     def step(self) -> bool:
-        """One step, after which nothing is held that should not be."""
+        """Run one step; check that no block is held without an owner."""
         self._now_s += 1.0
         with patch("time.monotonic", lambda: self._now_s):
             worked = self.decode.step()

@@ -1,4 +1,4 @@
-"""Prompts that a prefill worker runs, and the credit for them, for schedulers that are driven by tests."""
+"""Prompts that a prefill worker runs, and their credit, for schedulers driven by tests."""
 
 from dataclasses import replace
 
@@ -12,11 +12,11 @@ LAYOUT = KVLayout("m", 1, 1, 1, "float32", 4, 100)  # 8 bytes a token
 
 
 def make_credit(max_pulls: int = 16, store: NodeStore = UNLIMITED) -> PullCredit:
-    """Credit for so many pulls at once, of any length unless the store is small."""
+    """Make credit for `max_pulls` pulls at once, of any length unless the store is small."""
     return PullCredit(TransferConfig(max_concurrent_pulls=max_pulls), LAYOUT, store)
 
 
 def pulled(seq: Sequence) -> Sequence:
-    """The sequence, which is to be pulled."""
+    """Return the sequence, marked to be pulled."""
     seq.request = replace(seq.request, prefill_worker="prefill-0")
     return seq

@@ -1,4 +1,4 @@
-"""The policies under memory pressure, one by one, with numbers that can be checked by hand."""
+"""Policies under memory pressure, one by one, with numbers that can be checked by hand."""
 
 import pytest
 
@@ -121,7 +121,7 @@ def scheduler_of(pool: BlockPool, lengths: OutputLengths) -> DecodeScheduler:
 
 
 def test_a_sequence_enters_only_if_the_batch_is_expected_to_fit_to_its_end() -> None:
-    """10 blocks of 4. One runs with 8 tokens and 12 to come; each newcomer has 4, and 12 to come."""
+    """With 10 blocks of 4, one sequence needs 20 tokens in the end; each newcomer has 4, and 12 to come."""
     pool, lengths = BlockPool(10, 4), OutputLengths()
     for _ in range(20):
         lengths.observe(100, 13)
@@ -136,7 +136,7 @@ def test_a_sequence_enters_only_if_the_batch_is_expected_to_fit_to_its_end() -> 
 
 
 def test_a_batch_learns_from_its_own_ends() -> None:
-    """What was refused on the prior enters once answers turn out to be short."""
+    """A sequence that the prior kept out enters once answers turn out to be short."""
     pool, lengths = BlockPool(10, 4), OutputLengths(prior_tokens=1000)
     scheduler = scheduler_of(pool, lengths)
     scheduler.join(hold(pool, make_decoding(3, 9)))

@@ -24,7 +24,7 @@ def make(
     watermark: float = 0.0,
     profile: WorkerProfile | None = None,
 ) -> tuple[DecodeScheduler, BlockPool]:
-    """Every sequence is expected to end with its next token, so that memory decides only when it is short."""
+    """Make a scheduler that expects every sequence to end with its next token."""
     pool = BlockPool(num_blocks, BLOCK_SIZE)
     profile = profile or WorkerProfile(max_batch_tokens=budget, max_num_seqs=max_num_seqs)
     costs, prefix = Costs(profile), PrefixCache(pool, "model")
@@ -34,7 +34,7 @@ def make(
 
 
 def join(scheduler: DecodeScheduler, pool: BlockPool, prompt: int) -> Sequence:
-    """A sequence whose KV has arrived, with token 1."""
+    """Add a sequence whose KV has arrived, with token 1."""
     seq = hold(pool, make_decoding(prompt, 9))
     scheduler.join(seq)
     return seq
@@ -49,7 +49,7 @@ def shape(batch: Batch | None) -> list[tuple[Sequence, int]]:
 
 
 def run(scheduler: DecodeScheduler) -> list[tuple[Sequence, int]]:
-    """One step as the engine takes it; every sequence that reaches its end gets a token."""
+    """Run one step as the engine does; every sequence that reaches its end gets a token."""
     batch = scheduler.schedule()
     for entry in batch.entries if batch else ():
         samples = entry.samples
@@ -105,7 +105,7 @@ def test_a_sequence_grows_by_a_block_when_it_needs_one() -> None:
 
 
 def test_admission_keeps_the_watermark_free_while_others_run() -> None:
-    """10 blocks, 2 of them the watermark: with the next token 5 + 3 fit, 5 + 4 do not."""
+    """There are 10 blocks, 2 of them the watermark: with the next token 5 + 3 fit, 5 + 4 do not."""
     scheduler, pool = make(num_blocks=10, watermark=0.2)
     first = join(scheduler, pool, 15)
     prompt = make_sequence(13)
@@ -173,7 +173,7 @@ def test_several_preempted_keep_their_order() -> None:
 
 
 def test_the_last_one_is_never_preempted_but_waits() -> None:
-    """Blocks that arriving KV holds come back when it has joined, or failed."""
+    """Blocks that arriving KV holds are released after it has joined, or failed."""
     scheduler, pool = make(num_blocks=3)
     seq = join(scheduler, pool, 7)
     arriving = pool.allocate(1)

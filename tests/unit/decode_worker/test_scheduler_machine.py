@@ -1,4 +1,4 @@
-"""The scheduler and its pool through any order of arrivals, growth, cancels, failures and pressure."""
+"""Scheduler and pool through any order of arrivals, growth, cancels, failures and pressure."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -25,7 +25,7 @@ CAPACITY = NUM_BLOCKS * BLOCK_SIZE
 
 
 class DecodeMachine(RuleBasedStateMachine):
-    """`arriving` are sequences whose KV is on its way: they hold blocks and are not scheduled yet."""
+    """Machine of one scheduler; `arriving` sequences hold blocks while their KV is on its way."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,13 +51,13 @@ class DecodeMachine(RuleBasedStateMachine):
         priority=st.integers(-1, 1),
     )
     def submit(self, first: int, prompt: int, max_tokens: int, priority: int) -> None:
-        """Prompts of the same first token begin alike and so share blocks."""
+        """Add a prompt that runs here; those of the same first token begin alike and share blocks."""
         tokens = range(first, first + prompt)
         self._add(make_sequence(tokens, max_tokens=max_tokens, priority=priority))
 
     @rule(prompt=st.integers(1, 40), max_tokens=st.integers(2, 30), priority=st.integers(-1, 1))
     def pull(self, prompt: int, max_tokens: int, priority: int) -> None:
-        """A prompt that a prefill worker is to run."""
+        """Add a prompt that a prefill worker runs."""
         self._add(pulled(make_sequence(prompt, max_tokens=max_tokens, priority=priority)))
 
     def _add(self, seq: Sequence) -> None:
@@ -72,7 +72,7 @@ class DecodeMachine(RuleBasedStateMachine):
 
     @rule()
     def start_pulls(self) -> None:
-        """What may set out does, with blocks for its prompt and its first token, charged as by the inbox."""
+        """Start all pulls that may start; each gets its blocks, and a charge as in the inbox."""
         while (seq := self.scheduler.next_pull(self.arriving)) is not None:
             assert len(seq.block_table) == self.pool.num_blocks_for(seq.num_prompt_tokens + 1)
             assert not self.arriving or self.credit.can_pull(seq)
@@ -82,7 +82,7 @@ class DecodeMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.arriving)
     @rule(computed=st.integers(0, 40), has_token=st.booleans())
     def arrive(self, computed: int, has_token: bool) -> None:
-        """All KV and token 1, or what there was of it when the transfer failed."""
+        """Deliver all KV and token 1, or the part of it that came before the transfer failed."""
         seq = next(iter(self.arriving))
         self.credit.taken_bytes -= self.arriving.pop(seq)
         if has_token:
@@ -164,7 +164,7 @@ class DecodeMachine(RuleBasedStateMachine):
         assert self.credit.taken_bytes == sum(self.arriving.values())
 
     def teardown(self) -> None:
-        """Once all KV has arrived everybody finishes; recomputation costs steps, but not for ever."""
+        """Check that all finish once all KV has arrived; recomputation costs steps, but not for ever."""
         for _ in range(len(self.live) * 2 * CAPACITY):
             self.step()
             while self.arriving:
