@@ -161,7 +161,7 @@ def test_no_model_brings_code(advisory: str) -> None:
 
 def test_the_list_in_the_security_policy_is_the_list_of_tests() -> None:
     listed = {word for word in _words(ROOT / "SECURITY.md") if _is_advisory(word)}
-    tests = (ROOT / "tests" / "integration").glob("test_*.py")
+    tests = (ROOT / "tests" / "integration").rglob("test_*.py")
     tested = {
         node.value
         for file in tests
