@@ -1,4 +1,4 @@
-"""`pdserve explain`."""
+"""The command `pdserve explain`."""
 
 import asyncio
 import json
@@ -84,7 +84,7 @@ def _show_blocks(response: admin_pb2.BlocksResponse, *, as_json: bool) -> None:
 
 
 def to_dict(response: inference_pb2.ExplainResponse) -> dict[str, object]:
-    """The stable JSON form of an explanation; the first route is the one taken."""
+    """Return the stable JSON form of an explanation; the first route is the one taken."""
     return {
         "request_id": response.request_id,
         "policy": response.policy,

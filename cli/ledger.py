@@ -1,4 +1,4 @@
-"""Who holds which KV blocks, as a table and as JSON."""
+"""Block ledgers of workers (which request holds which KV blocks), as a table and as JSON."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ _STATES = {
 
 
 def ledger_table(workers: Sequence[ledger_pb2.WorkerBlocks], title: str) -> Table:
-    """One row a request on a worker, those that hold most first; then the worker's pool and what it holds."""
+    """Return one row per request on a worker, largest holder first, then one for its pool."""
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="")
     for name in ("worker", "request", "state"):
         table.add_column(name, no_wrap=True, overflow="ellipsis")
@@ -50,7 +50,7 @@ def _add_rows(table: Table, worker: str, ledger: ledger_pb2.BlockLedger) -> None
 
 
 def ledger_dict(blocks: ledger_pb2.WorkerBlocks) -> dict[str, object]:
-    """The stable JSON form of one worker's answer."""
+    """Return the stable JSON form of one worker's answer."""
     if blocks.problem:
         return {"worker": blocks.worker, "problem": blocks.problem}
     ledger = blocks.ledger
