@@ -1,4 +1,4 @@
-"""A decode worker's engine without its thread and its door: the caller submits, and calls `step`."""
+"""A decode worker's engine without its thread and RPC server: the caller submits and steps."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ def decode_engine(
     model_dir: Path,
     publish: Callable[[StepOutput], None],
 ) -> DecodeEngine:
-    """One that prefills its prompts itself; `model_dir` is read for grammars alone."""
+    """Return an engine that prefills its prompts itself; only grammars read `model_dir`."""
     layout, transport = kv_layout(engine.spec), InProcessTransport({})
     inbox = Inbox(
         engine.prefix, engine.cache, engine.costs, layout, transport, TransferConfig(), _no_wake

@@ -1,4 +1,4 @@
-"""SLO attainment at an offered rate: the share of requests that meet TTFT and TPOT."""
+"""SLO attainment at an offered rate: the share of requests that meet both TTFT and TPOT."""
 
 import asyncio
 import time
@@ -10,37 +10,40 @@ from benchmarks.workload import Work
 
 @dataclass(frozen=True, slots=True)
 class Slo:
-    """What each request must meet; both of it."""
+    """Limits that each request must meet, both of them."""
 
     ttft_s: float = 1.5
     tpot_s: float = 0.1
 
     def decided_s(self, work: Work) -> float:
-        """Seconds after which a request that has not ended has missed one of them."""
+        """Return the seconds after which an unfinished request has missed one of the limits."""
         return self.ttft_s + self.tpot_s * (work.output_tokens - 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Attainment:
-    """How requests fared at one rate. The four counts are all requests."""
+    """Outcome of all requests at one rate; the four counts add up to the number of requests."""
 
     rate_per_s: float
     num_met: int
     num_late: int  # TTFT missed
     num_slow: int  # TTFT met, TPOT missed
-    num_cut: int  # still running when both were out of reach for certain
+    num_cut: int  # still running after both limits were missed
 
     @property
     def share(self) -> float:
-        """Of all requests, those that met both."""
+        """The share of all requests that met both limits."""
         return self.num_met / (self.num_met + self.num_late + self.num_slow + self.num_cut)
 
 
 async def attainment(
     target: Target, works: list[Work], rate_per_s: float, slo: Slo, on_done: OnDone
 ) -> Attainment:
-    """Open loop. Ends once every outcome is known, and cancels what runs then; not earlier, since
-    cancelling what has missed already would make room for the others. Raises what a request raises."""
+    """Send an open loop; end when every outcome is known, and cancel what still runs.
+
+    A request that has already missed is not cancelled earlier: that would free room for the others.
+    Raises what a request raises.
+    """
     start_s = time.perf_counter()
 
     async def arrive(work: Work) -> Record:
@@ -71,7 +74,7 @@ async def attainment(
 
 
 def count(records: list[Record], rate_per_s: float, slo: Slo, num_cut: int) -> Attainment:
-    """Sort the requests that have ended."""
+    """Count the outcomes of the finished requests."""
     late = sum(record.ttft_s > slo.ttft_s for record in records)
     met = sum(record.ttft_s <= slo.ttft_s and record.tpot_s <= slo.tpot_s for record in records)
     return Attainment(rate_per_s, met, late, len(records) - late - met, num_cut)

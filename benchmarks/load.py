@@ -1,4 +1,4 @@
-"""A load generator: closed loop (a fixed number of users) and open loop (arrivals at given times)."""
+"""Load generator: closed loop (a fixed number of users) and open loop (given arrival times)."""
 
 import asyncio
 import time
@@ -23,15 +23,15 @@ class Target(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One finished request. Times in seconds on one monotonic clock."""
+    """One finished request, with times in seconds on one monotonic clock."""
 
     work: Work
     start_s: float
-    token_times_s: tuple[float, ...]  # of messages that carried tokens
+    token_times_s: tuple[float, ...]  # of messages with tokens
 
     @property
     def ttft_s(self) -> float:
-        """From sending to the first token."""
+        """Time from sending to the first token."""
         return self.token_times_s[0] - self.start_s
 
     @property
@@ -51,14 +51,14 @@ class Record:
 async def closed_loop(
     target: Target, works: list[Work], users: int, on_done: OnDone
 ) -> list[Record]:
-    """Each user sends the next request of the list as soon as its last one ended."""
+    """Run `users` users; each sends the next request of the list as soon as its last one ended."""
     queue, records = iter(works), list[Record]()
     await asyncio.gather(*(_user(target, queue, records, on_done) for _ in range(users)))
     return records
 
 
 async def open_loop(target: Target, works: list[Work], on_done: OnDone) -> list[Record]:
-    """Requests are sent at their arrival times, however many are running."""
+    """Send requests at their arrival times, however many are running."""
     start_s, records = time.perf_counter(), list[Record]()
 
     async def arrive(work: Work) -> None:
@@ -78,7 +78,7 @@ async def _user(
 
 
 async def run_work(target: Target, work: Work) -> Record:
-    """Send it now; returns when it has ended. Raises RuntimeError when tokens are missing."""
+    """Send a request now; return when it has ended. Raises RuntimeError if tokens are missing."""
     start_s, times, tokens = time.perf_counter(), list[float](), 0
     async with aclosing(target.stream(work)) as stream:
         async for count in stream:
@@ -90,7 +90,7 @@ async def run_work(target: Target, work: Work) -> Record:
 
 
 def summarise(records: list[Record]) -> dict[str, float]:
-    """Throughput over the whole run; percentiles in milliseconds."""
+    """Return throughput over the whole run, and percentiles in milliseconds."""
     duration_s = max(r.token_times_s[-1] for r in records) - min(r.start_s for r in records)
     ttft = [r.ttft_s * 1000 for r in records]
     itl = [gap * 1000 for r in records for gap in r.itl_s] or [0.0]

@@ -1,4 +1,4 @@
-"""What processes' memory does while they are loaded."""
+"""Sampler of processes' memory under load."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ _EVERY_S = 0.5
 
 @dataclass(slots=True)
 class Resident:
-    """One process's resident set, bytes; what it shares with others is counted too."""
+    """One process's resident set in bytes, including memory shared with other processes."""
 
     before: int
     peak: int
@@ -21,7 +21,10 @@ class Resident:
 
 @contextlib.contextmanager
 def watch(pids: Mapping[str, int]) -> Generator[dict[str, Resident]]:
-    """Samples the named processes twice a second; `after` is the last sample. Needs a running event loop."""
+    """Sample the named processes twice a second while the block runs; `after` is the last sample.
+
+    Needs a running event loop.
+    """
     processes = {name: psutil.Process(pid) for name, pid in pids.items()}
     now = {name: process.memory_info().rss for name, process in processes.items()}
     seen = {name: Resident(rss, rss, rss) for name, rss in now.items()}

@@ -1,6 +1,7 @@
-"""What the router itself costs: tokens through it, latency that it adds, memory of an idle stream.
+"""Cost of the router itself: token throughput, added latency, memory of an idle stream.
 
-Usage: python -m benchmarks.router. The router has the first core, doubles of workers and clients the others.
+Usage: python -m benchmarks.router. The router has the first core, the others are for worker doubles
+and clients.
 """
 
 import asyncio
@@ -28,32 +29,32 @@ from pdserve.v1 import inference_pb2, inference_pb2_grpc
 
 _STREAMS, _TOKENS = 256, 400
 _IDLE = 1000
-_SKIPPED = 25  # first tokens of each stream, while the others start
+_SKIPPED = 25  # first tokens of each stream, sent while the others start
 
 
 @dataclass(slots=True)
 class RouterProcess:
-    """A router that runs, and its pipes."""
+    """A running router process, and its pipes."""
 
     process: asyncio.subprocess.Process
     port: int = 0
 
     async def resident_bytes(self) -> int:
-        """Its memory now."""
+        """Return the process's resident memory now."""
         if self.process.stdin is None or self.process.stdout is None:
             raise RuntimeError("no pipe")
         self.process.stdin.write(b"\n")
         return int(await asyncio.wait_for(self.process.stdout.readline(), 30))
 
     def cpu_s(self) -> float:
-        """Processor time that it has used."""
+        """Return the processor time used so far."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(slots=True)
 class Seen:
-    """Latencies from the worker's step to the client, seconds."""
+    """Latencies from the worker's step to the client, in seconds."""
 
     latencies_s: list[float] = field(default_factory=list)
 

@@ -1,7 +1,7 @@
-"""A router in a process of its own, over workers at given addresses.
+"""Router in a process of its own, for workers at given addresses.
 
-Usage: python -m benchmarks.router_alone MODEL_DIR ADDRESS...; prints its address, then its memory (bytes) for
-each line of input; ends with its input.
+Usage: python -m benchmarks.router_alone MODEL_DIR ADDRESS...
+Prints its address, then its memory (bytes) for each line of input; ends with its input.
 """
 
 import asyncio

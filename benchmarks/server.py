@@ -1,4 +1,4 @@
-"""A `pdserve serve` process to measure."""
+"""Process of `pdserve serve` that is measured."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def serving(*args: str, **settings: str) -> AsyncGenerator[str]:
-    """Like `deployment`, with a router that lets everybody wait, whatever TTFT target the workers are given.
+    """Run `deployment` with a router that lets all requests wait, whatever the TTFT target.
 
     Yields the gRPC address.
     """
@@ -37,7 +37,7 @@ async def serving(*args: str, **settings: str) -> AsyncGenerator[str]:
 
 @contextlib.asynccontextmanager
 async def deployment(*args: str, **settings: str) -> AsyncGenerator[Served]:
-    """Start `pdserve serve ARGS` on free ports; stops it afterwards.
+    """Start `pdserve serve ARGS` on free ports; stop it afterwards.
 
     `settings` are environment variables, such as PDSERVE_ENGINE__SWAP_GIB.
     """
@@ -65,7 +65,7 @@ async def deployment(*args: str, **settings: str) -> AsyncGenerator[Served]:
 
 
 async def first_token_after_start(model: str) -> float:
-    """Seconds from the start of the command to the first token of a first request."""
+    """Return the seconds from the start of the command to the first token of a first request."""
     start_s = time.perf_counter()
     async with serving(model) as address, AsyncClient(address) as client:
         sampling = inference_pb2.SamplingParams(max_tokens=1)

@@ -1,4 +1,4 @@
-"""The systems that `benchmarks.peers` compares: how each is started, and what it runs."""
+"""Systems that the benchmarks compare: their start, and the scenarios of `benchmarks.peers`."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A closed loop of a number of users over a list of requests that depends on the round alone."""
+    """A closed loop of a number of users; its requests depend only on the round."""
 
     name: str
     users: int
@@ -32,7 +32,7 @@ class Scenario:
     outputs: tuple[int, int] = (32, 96)
 
     def works(self, seed: int) -> list[Work]:
-        """New prompts every round and scenario, or a server with a prefix cache would prefill them once."""
+        """Return prompts that are new in each round and scenario, so that no cache has them."""
         return random_works(self.requests, seed + self.users, self.inputs, self.outputs)
 
 
@@ -44,18 +44,18 @@ SCENARIOS = (MANY, ONE, LONG)
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A system that a load is sent to."""
+    """A server that receives a load."""
 
     name: str
     connect: Callable[[], AbstractAsyncContextManager[Target]]
 
     @property
     def num_requests(self) -> int:
-        """Requests in one round."""
+        """The requests in one round."""
         return sum(scenario.requests for scenario in SCENARIOS)
 
     async def run(self, seed: int, on_done: OnDone) -> dict[str, Figures]:
-        """One round of every scenario."""
+        """Run every scenario once."""
         async with self.connect() as target:
             warm_up = random_works(4, seed + 99, (16, 600), (4, 8))
             await closed_loop(target, warm_up, 4, lambda: None)
@@ -69,7 +69,7 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Offline:
-    """`transformers` over the beginning of the list for 32 users, all known in advance."""
+    """`transformers` on the first requests of the list for 32 users, all known in advance."""
 
     name: str
     mode: Mode
@@ -77,7 +77,7 @@ class Offline:
     model_dir: Path
 
     async def run(self, seed: int, on_done: OnDone) -> dict[str, Figures]:
-        """One round; loading the model is not counted."""
+        """Run one round; the time to load the model is not counted."""
         works = MANY.works(seed)[: self.num_requests]
         seconds = await _run_transformers(self.mode, self.model_dir, works)
         for _ in works:
@@ -109,7 +109,7 @@ async def _run_transformers(mode: Mode, model_dir: Path, works: list[Work]) -> f
 
 
 def pdserve(name: str, *args: str, **settings: str) -> Server:
-    """pdserve, started for each round; see `benchmarks.server.deployment`."""
+    """Return pdserve, started for each round by `benchmarks.server.deployment`."""
 
     @contextlib.asynccontextmanager
     async def connect() -> AsyncGenerator[Target]:
@@ -120,7 +120,7 @@ def pdserve(name: str, *args: str, **settings: str) -> Server:
 
 
 def openai_server(name: str, url: str, model: str) -> Server:
-    """A server that somebody else has started."""
+    """Return a server that somebody else has started."""
 
     @contextlib.asynccontextmanager
     async def connect() -> AsyncGenerator[Target]:
@@ -130,7 +130,7 @@ def openai_server(name: str, url: str, model: str) -> Server:
 
 
 def server_version(url: str) -> str:
-    """What a server says at /version, as vLLM does; empty when it says nothing."""
+    """Return a server's version from /version, as vLLM answers; "" if there is none."""
     try:
         with urllib.request.urlopen(f"{url}/version", timeout=10) as answer:
             version: str = json.load(answer)["version"]

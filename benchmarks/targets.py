@@ -1,4 +1,4 @@
-"""The servers that a load can be sent to."""
+"""Targets of a load: pdserve over gRPC, and servers with OpenAI's API."""
 
 import asyncio
 import json
@@ -14,13 +14,13 @@ _TIMEOUT_S = 600.0
 
 
 class PdserveTarget:
-    """pdserve over gRPC."""
+    """Target for pdserve over gRPC."""
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
 
     async def stream(self, work: Work) -> AsyncGenerator[int]:
-        """See Target."""
+        """Run one request, as Target.stream."""
         sampling = inference_pb2.SamplingParams(
             temperature=0.0, max_tokens=work.output_tokens, ignore_eos=True
         )
@@ -32,10 +32,10 @@ class PdserveTarget:
 
 
 class OpenAITarget:
-    """Any server with an OpenAI-compatible /v1/completions that takes token ids (vLLM does).
+    """Target for a server whose OpenAI-compatible /v1/completions takes token ids, such as vLLM.
 
-    Reads server-sent events from a plain socket: a full HTTP client would cost more of the two cores that
-    the server is being measured on.
+    Reads server-sent events from a plain socket: a full HTTP client would use too much of the two
+    cores on which the server is measured.
     """
 
     def __init__(self, url: str, model: str) -> None:
@@ -44,7 +44,7 @@ class OpenAITarget:
         self._model = model
 
     async def stream(self, work: Work) -> AsyncGenerator[int]:
-        """See Target."""
+        """Run one request, as Target.stream."""
         reader, writer = await asyncio.open_connection(self._host, self._port)
         try:
             writer.write(self._request(work))
@@ -78,7 +78,7 @@ class OpenAITarget:
 
 
 def _completion_tokens(line: bytes) -> int:
-    """Tokens so far, from one line of the event stream; 0 for any other line."""
+    """Return the tokens so far, from one line of the event stream; 0 for any other line."""
     if not line.startswith(b"data: {"):
         return 0
     event = json.loads(line[6:])

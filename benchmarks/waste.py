@@ -1,4 +1,4 @@
-"""Positions that are allocated and hold nothing, computed from a list of requests."""
+"""Share of allocated KV positions that hold nothing, computed from a list of requests."""
 
 from benchmarks.workload import Work
 
@@ -6,7 +6,7 @@ _STATIC_BATCH = 8
 
 
 def padding_waste(works: list[Work]) -> float:
-    """Share of a padded static batch's positions: all rows as long as the longest prompt and output."""
+    """Return the share of a padded static batch: all rows have the longest prompt and output."""
     used = allocated = 0
     for first in range(0, len(works), _STATIC_BATCH):
         batch = works[first : first + _STATIC_BATCH]
@@ -17,9 +17,9 @@ def padding_waste(works: list[Work]) -> float:
 
 
 def kv_waste(works: list[Work], block_size: int = 16) -> float:
-    """Share of paged memory's positions, averaged over every decode step of every request.
+    """Return the share of paged memory, averaged over every decode step of every request.
 
-    Only the last block of a sequence is not full, since blocks are taken when a step needs them.
+    Only the last block of a sequence is partly empty, since a step takes blocks when it needs them.
     """
     used = allocated = 0
     for work in works:

@@ -1,7 +1,7 @@
-"""Decode workers without a model, behind the real gRPC service: they answer at a given pace.
+"""Decode workers without a model, behind the real gRPC service; they answer at a given pace.
 
 Usage: python -m benchmarks.worker_double MODEL_DIR; prints the addresses, ends with its input.
-A token's id says when it left: tenths of milliseconds of the monotonic clock, modulo the vocabulary.
+A token's id encodes its time: tenths of milliseconds of the monotonic clock, modulo the vocabulary.
 """
 
 import json
@@ -32,7 +32,7 @@ _LOAD = WorkerLoad(blocks_total=2**20, blocks_free=2**20, block_size=16)
 
 
 def clock_id(vocab_size: int) -> int:
-    """The token id of this moment."""
+    """Return the token id that encodes the current time."""
     return int(time.monotonic() / TICK_S) % vocab_size
 
 
@@ -43,7 +43,7 @@ class _Live:
 
 
 class WorkerDouble:
-    """A WorkerPort. Each live request gets a token every STEP_S, one of priority 1 only its first."""
+    """A WorkerPort that sends each live request a token every STEP_S; with priority 1 only one."""
 
     def __init__(self, name: str, vocab_size: int, delay_s: float) -> None:
         self.info = WorkerInfo(name, Role.DECODE, 0, name, "double", 8192, vocab_size)
@@ -54,25 +54,25 @@ class WorkerDouble:
         self._lock = threading.Lock()
 
     def submit(self, request: WorkRequest) -> None:
-        """See WorkerPort."""
+        """Add a request; it gets its first token at the next step."""
         with self._lock:
             self._live[request.request_id] = _Live(request)
 
     def cancel(self, request_id: str) -> None:
-        """See WorkerPort."""
+        """Drop a request, if it is live."""
         with self._lock:
             self._live.pop(request_id, None)
 
     def load(self) -> WorkerLoad:
-        """See WorkerPort."""
+        """Return the load of this double."""
         return _LOAD
 
     def ask_blocks(self, request_id: str, answer: Callable[[BlockLedger], None]) -> None:
-        """See WorkerPort."""
+        """Answer with an empty ledger."""
         answer(BlockLedger(2**20, 2**20, 0, 0, 16, 0, ()))
 
     def subscribe(self, sink: Callable[[StepOutput], None]) -> Callable[[], None]:
-        """See WorkerPort."""
+        """Add a sink for the steps; return a function that removes it."""
         self._sinks.append(sink)
         return lambda: self._sinks.remove(sink)
 

@@ -14,12 +14,15 @@ _WARM_UP = 3
 class Times:
     """Medians over the repetitions, in seconds."""
 
-    device_s: float  # between two events around the run: gaps in which the device waits for the host count
-    host_s: float  # until the device is done
+    device_s: float  # between two events around the run, including gaps in which the device waits
+    host_s: float  # until the device has finished
 
 
 def measure(function: Callable[[], object], device: torch.device, repeats: int) -> Times:
-    """Run `function` a few times unmeasured (libraries load, graphs are captured), then `repeats` times."""
+    """Run `function` `repeats` times, after a few unmeasured runs.
+
+    The unmeasured runs load libraries and capture graphs.
+    """
     for _ in range(_WARM_UP):
         function()
     timed = _timed_cuda if device.type == "cuda" else _timed_host

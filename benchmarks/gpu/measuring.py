@@ -1,4 +1,4 @@
-"""The parts of a run after the machine's: decode and prefill steps, then requests."""
+"""Measurements of a run: decode and prefill steps, then requests."""
 
 from functools import partial
 
@@ -16,12 +16,15 @@ _USUAL_S = 10.0  # one kind of step, all repetitions
 
 
 def variants() -> dict[str, dict[str, object]]:
-    """Settings of the engine by name, the default first."""
+    """Return settings of the engine by name, the default first."""
     return {"graphs": {"cuda_graphs": "auto"}, "no graphs": {"cuda_graphs": "off"}}
 
 
 def measure_all(scale: Scale, device: torch.device, budget: Budget, report: Report) -> None:
-    """Puts into `report` what it finds, as it goes. Raises SetupError when the engine's numbers are wrong."""
+    """Measure all parts, adding results to `report` as they come.
+
+    Raises SetupError if the engine's numbers are wrong.
+    """
     budget.announce("random weights")
     free_memory()
     model, spec = random_model(scale.shape, device)
@@ -29,7 +32,7 @@ def measure_all(scale: Scale, device: torch.device, budget: Budget, report: Repo
         engine = make_engine(model, spec, engine_config(scale, device, **settings), device)
         fill_kv(engine)
         _decode(engine, name, scale, budget, report)
-        if not report.prefill:  # graphs are for decode
+        if not report.prefill:  # graphs are for decode only
             _prefill(engine, scale, budget, report)
         del engine
         free_memory()

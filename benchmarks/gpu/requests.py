@@ -1,4 +1,4 @@
-"""A list of requests, all known at the start, through the engine of a decode worker."""
+"""Run of a list of requests, all known at the start, through a decode worker's engine."""
 
 import time
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from decode_worker.worker import make_scheduler
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One system, once. Where it was cut off, its rate is an upper bound: not all tokens had come."""
+    """One run of one system. If it was cut off, its rate is an upper bound: tokens are missing."""
 
     seconds: float
     is_whole: bool = True
 
 
 def run_engine(engine: Engine, warm_up: list[Work], works: list[Work]) -> Run:
-    """Continuous batching by the decode worker's own scheduler; prompts run in chunks beside decode."""
+    """Run with the decode worker's own scheduler; prompts run in chunks beside decode."""
     _through_engine(engine, warm_up)
     return Run(_through_engine(engine, works))
 

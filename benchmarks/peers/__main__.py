@@ -1,4 +1,4 @@
-"""pdserve against its peers: the same requests, in one run, one system after the other, round by round.
+"""Comparison of pdserve with its peers: the same requests, one system after the other, in rounds.
 
 Usage: python -m benchmarks.peers [--openai-url URL --openai-model NAME --openai-name vLLM]
 """
@@ -33,7 +33,8 @@ from common.engine.weights.progress import NoProgress
 from common.engine.weights.resolve import resolve_model
 
 BASE = "pdserve colocated"
-Results = dict[str, dict[str, dict[str, list[float]]]]  # system, scenario, figure: one a round
+# by system, scenario and figure: one value a round
+Results = dict[str, dict[str, dict[str, list[float]]]]
 
 
 def main(
@@ -55,7 +56,7 @@ def main(
         peer = f"{openai_name} {server_version(openai_url)}"
     if not servers_only:
         systems += _transformers_systems()
-    if seed is None:  # a peer that stays up would know the prompts of an earlier run
+    if seed is None:  # new: a peer that stays up would have cached the prompts of an earlier run
         seed = secrets.randbelow(2**32)
     results = asyncio.run(_measure(systems, rounds, seed))
     medians = _medians(results)
