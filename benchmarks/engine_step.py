@@ -17,7 +17,7 @@ from rich.table import Table
 
 from benchmarks.environment import describe, write_result
 from benchmarks.host_work import host_work
-from benchmarks.server import first_token_after_start
+from benchmarks.pdserve_server import first_token_after_start
 from benchmarks.timed_steps import CHUNK, CONTEXT, decode_ms, prefill_ms, prefilled, release
 from common.config import EngineConfig
 from common.engine.build import Engine, build_engine

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Generic, ParamSpec, TypeVar
 
-from benchmarks.alone import decode_engine
+from benchmarks.decode_engine import decode_engine
 from common.engine.build import Engine
 from common.engine.model_runner import ModelRunner
 from common.grammar.matcher import MaskFiller

@@ -16,9 +16,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.environment import write_result
-from benchmarks.load import closed_loop
-from benchmarks.server import serving
-from benchmarks.targets import PdserveTarget
+from benchmarks.load_generator import closed_loop
+from benchmarks.load_targets import PdserveTarget
+from benchmarks.pdserve_server import serving
 from benchmarks.workload import Work, random_works
 from common.engine.memory.block_pool import BlockPool
 from common.engine.memory.prefix_cache import PrefixCache

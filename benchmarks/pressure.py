@@ -15,9 +15,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.environment import write_result
-from benchmarks.load import closed_loop, summarise
-from benchmarks.server import serving
-from benchmarks.targets import PdserveTarget
+from benchmarks.load_generator import closed_loop, summarise
+from benchmarks.load_targets import PdserveTarget
+from benchmarks.pdserve_server import serving
 from benchmarks.workload import Work, random_works
 from common.engine.weights.catalog import DEFAULT_ALIAS
 from pdserve.client import AsyncClient

@@ -12,10 +12,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from benchmarks.compared_systems import pdserve
 from benchmarks.goodput.plot import plot
 from benchmarks.goodput.result import GoodputResult, medians, ratios, table
 from benchmarks.goodput.run import SLO, TARGETS, Case, measure
-from benchmarks.systems import pdserve
 from benchmarks.workload import Shape
 
 COST, REMOTE, LOCAL = "cost (default)", "always remote", "always local"

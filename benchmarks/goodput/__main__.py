@@ -12,10 +12,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from benchmarks.compared_systems import openai_server, pdserve, server_version
 from benchmarks.goodput.plot import plot
 from benchmarks.goodput.result import GoodputResult, medians, ratios, table
 from benchmarks.goodput.run import SLO, TARGETS, Case, measure
-from benchmarks.systems import openai_server, pdserve, server_version
 from benchmarks.traces import load_traces
 
 # start of the search: 2.8 and 5.7 requests/s

@@ -8,9 +8,9 @@ from pathlib import Path
 from pydantic import TypeAdapter
 from rich.table import Table
 
-from benchmarks.attainment import Slo
 from benchmarks.environment import write_result
 from benchmarks.goodput.search import Search
+from benchmarks.slo_attainment import Slo
 
 Goodputs = dict[str, dict[str, float]]  # requests/s by case and system
 

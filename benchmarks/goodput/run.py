@@ -6,10 +6,10 @@ from functools import partial
 
 from rich.progress import Progress
 
-from benchmarks.attainment import Attainment, Slo, attainment
+from benchmarks.compared_systems import Server
 from benchmarks.goodput.search import Probes, Search, goodput, nearest_rung, next_rung, rate_of
-from benchmarks.load import OnDone, Target, closed_loop
-from benchmarks.systems import Server
+from benchmarks.load_generator import OnDone, Target, closed_loop
+from benchmarks.slo_attainment import Attainment, Slo, attainment
 from benchmarks.workload import Shape, offered_at, random_works
 
 SLO = Slo()

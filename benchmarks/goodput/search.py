@@ -12,7 +12,7 @@ Attainment is the share of requests that meet both SLOs.
 import math
 from dataclasses import dataclass
 
-from benchmarks.attainment import Attainment
+from benchmarks.slo_attainment import Attainment
 
 TARGET = 0.9
 LOWEST, HIGHEST = -12, 24  # 0.125 and 64 requests/s

@@ -11,13 +11,13 @@ import typer
 from rich.console import Console
 
 from benchmarks.environment import write_result
-from benchmarks.gpu.budget import Budget
 from benchmarks.gpu.comparison import Comparison
 from benchmarks.gpu.machine import measure_machine
-from benchmarks.gpu.measuring import measure_all
+from benchmarks.gpu.measurements import measure_all
 from benchmarks.gpu.model import check_memory
 from benchmarks.gpu.report import Report
 from benchmarks.gpu.scale import FULL, TINY
+from benchmarks.gpu.time_budget import Budget
 from pdserve.errors import SetupError
 
 _LIMIT_S = 420.0  # under 8 minutes with the start of Python and the peer's last steps

@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 
-from benchmarks.gpu.budget import Budget
+from benchmarks.gpu.engine_run import Run, run_engine
 from benchmarks.gpu.model import free_memory
 from benchmarks.gpu.peer import Peer
-from benchmarks.gpu.requests import Run, run_engine
 from benchmarks.gpu.scale import RequestList
+from benchmarks.gpu.time_budget import Budget
 from benchmarks.workload import Work
 from common.engine.build import Engine
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.gpu.clock import measure
 from benchmarks.gpu.scale import Scale
+from benchmarks.gpu.timing import measure
 
 _REPEATS = 10
 _STATE = (

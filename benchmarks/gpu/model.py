@@ -5,7 +5,7 @@ import gc
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from benchmarks.gpu.arithmetic import kv_bytes, weight_bytes
+from benchmarks.gpu.lower_bounds import kv_bytes, weight_bytes
 from benchmarks.gpu.scale import Scale, Shape
 from common.config import EngineConfig
 from common.engine.attention.flash import PAGE

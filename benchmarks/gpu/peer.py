@@ -10,8 +10,8 @@ import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching import ContinuousBatchingManager
 
-from benchmarks.gpu.budget import Budget
-from benchmarks.gpu.requests import Run
+from benchmarks.gpu.engine_run import Run
+from benchmarks.gpu.time_budget import Budget
 from benchmarks.workload import Work
 
 _STOP_S = 30.0

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
-from benchmarks.gpu.arithmetic import decode_bytes, prefill_flops
 from benchmarks.gpu.breakdown import Share, profile
-from benchmarks.gpu.clock import Times, measure
+from benchmarks.gpu.lower_bounds import decode_bytes, prefill_flops
 from benchmarks.gpu.machine import Machine
 from benchmarks.gpu.scale import Scale
+from benchmarks.gpu.timing import Times, measure
 from common.engine.batch import Batch, BatchEntry
 from common.engine.build import Engine
 from common.engine.sequence import Sequence

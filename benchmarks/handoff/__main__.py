@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from benchmarks.compared_systems import Server, openai_server, pdserve, server_version
 from benchmarks.environment import write_result
 from benchmarks.handoff.plot import largest_gaps, plot
 from benchmarks.handoff.scenarios import NUM_REQUESTS, Outcome, flood, handoffs, steady_arrivals
-from benchmarks.load import OnDone, closed_loop
-from benchmarks.server import serving
-from benchmarks.systems import Server, openai_server, pdserve, server_version
+from benchmarks.load_generator import OnDone, closed_loop
+from benchmarks.pdserve_server import serving
 from benchmarks.workload import random_works
 from pdserve.client import AsyncClient
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from benchmarks.load import OnDone, Record, Target, closed_loop, open_loop
-from benchmarks.targets import PdserveTarget
+from benchmarks.load_generator import OnDone, Record, Target, closed_loop, open_loop
+from benchmarks.load_targets import PdserveTarget
 from benchmarks.workload import Work, random_works
 from pdserve.client import AsyncClient
 from pdserve.v1 import inference_pb2

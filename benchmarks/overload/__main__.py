@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from benchmarks.attainment import Attainment, Slo
 from benchmarks.environment import write_result
 from benchmarks.overload.figures import Offered, median
 from benchmarks.overload.run import OVERLOAD, SLO, Round, bench
+from benchmarks.slo_attainment import Attainment, Slo
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from typing import TypeAlias
 
 import grpc
 
-from benchmarks.attainment import Slo
-from benchmarks.load import OnDone, Record
+from benchmarks.load_generator import OnDone, Record
+from benchmarks.slo_attainment import Slo
 from benchmarks.workload import Work
 from pdserve.connection import bearer
 from pdserve.errors import Reason

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.attainment import Attainment, Slo
 from benchmarks.overload.client import Answer
+from benchmarks.slo_attainment import Attainment, Slo
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,7 @@ from tempfile import TemporaryDirectory
 
 from rich.progress import Progress
 
-from benchmarks.attainment import Attainment, Slo
 from benchmarks.goodput.search import Probes, goodput, nearest_rung, next_rung, rate_of
-from benchmarks.memory import Resident, watch
 from benchmarks.overload.client import Answer, Caller, calling
 from benchmarks.overload.figures import (
     Offered,
@@ -28,7 +26,9 @@ from benchmarks.overload.figures import (
     summarise,
 )
 from benchmarks.overload.figures import attained as to_attainment
-from benchmarks.server import deployment
+from benchmarks.pdserve_server import deployment
+from benchmarks.process_memory import Resident, watch
+from benchmarks.slo_attainment import Attainment, Slo
 from benchmarks.workload import Work, random_works
 from pdserve.client import AsyncClient
 from router.access.access_file import access_line, make_token

@@ -14,10 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from benchmarks.environment import write_result
-from benchmarks.peers.plot import plot
-from benchmarks.peers.transformers_peer import Mode
-from benchmarks.systems import (
+from benchmarks.compared_systems import (
     MANY,
     SCENARIOS,
     Offline,
@@ -26,7 +23,10 @@ from benchmarks.systems import (
     pdserve,
     server_version,
 )
-from benchmarks.waste import kv_waste, padding_waste
+from benchmarks.environment import write_result
+from benchmarks.memory_waste import kv_waste, padding_waste
+from benchmarks.peers.plot import plot
+from benchmarks.peers.transformers_peer import Mode
 from common.engine.weights.cache import default_cache_dir
 from common.engine.weights.catalog import DEFAULT_ALIAS
 from common.engine.weights.progress import NoProgress

@@ -2,9 +2,7 @@ import os
 
 import pytest
 
-from benchmarks.attainment import Attainment, Slo
-from benchmarks.load import Record
-from benchmarks.memory import watch
+from benchmarks.load_generator import Record
 from benchmarks.overload.client import Answer
 from benchmarks.overload.figures import (
     arrived_after,
@@ -16,6 +14,8 @@ from benchmarks.overload.figures import (
     recovery_s,
     summarise,
 )
+from benchmarks.process_memory import watch
+from benchmarks.slo_attainment import Attainment, Slo
 from benchmarks.workload import Work
 from pdserve.errors import Reason
 

@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks import environment
-from benchmarks.attainment import Attainment, Slo
 from benchmarks.goodput.plot import curve
 from benchmarks.goodput.plot import plot as plot_goodput
 from benchmarks.goodput.result import GoodputResult, medians, ratios, read_result
@@ -12,6 +11,7 @@ from benchmarks.goodput.search import Search
 from benchmarks.handoff.plot import Gaps, largest_gaps
 from benchmarks.handoff.plot import plot as plot_handoff
 from benchmarks.routing import CASES, Mix
+from benchmarks.slo_attainment import Attainment, Slo
 
 PNG = b"\x89PNG"
 

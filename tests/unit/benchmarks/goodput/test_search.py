@@ -2,7 +2,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.attainment import Attainment
 from benchmarks.goodput.search import (
     HIGHEST,
     LOWEST,
@@ -12,6 +11,7 @@ from benchmarks.goodput.search import (
     next_rung,
     rate_of,
 )
+from benchmarks.slo_attainment import Attainment
 
 
 def probe(rung: int, percent: int) -> Attainment:

@@ -3,8 +3,8 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from benchmarks.attainment import Attainment, Slo, attainment, count
-from benchmarks.load import Record
+from benchmarks.load_generator import Record
+from benchmarks.slo_attainment import Attainment, Slo, attainment, count
 from benchmarks.workload import Work
 
 SLO = Slo(ttft_s=1.5, tpot_s=0.1)

@@ -11,10 +11,10 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.load import OnDone, Target, closed_loop, summarise
+from benchmarks.load_generator import OnDone, Target, closed_loop, summarise
+from benchmarks.load_targets import OpenAITarget, PdserveTarget
+from benchmarks.pdserve_server import serving
 from benchmarks.peers.transformers_peer import Mode
-from benchmarks.server import serving
-from benchmarks.targets import OpenAITarget, PdserveTarget
 from benchmarks.workload import Work, random_works
 from pdserve.client import AsyncClient
 
@@ -109,7 +109,7 @@ async def _run_transformers(mode: Mode, model_dir: Path, works: list[Work]) -> f
 
 
 def pdserve(name: str, *args: str, **settings: str) -> Server:
-    """Return pdserve, started for each round by `benchmarks.server.deployment`."""
+    """Return pdserve, started for each round by `benchmarks.pdserve_server.deployment`."""
 
     @contextlib.asynccontextmanager
     async def connect() -> AsyncGenerator[Target]:

@@ -4,12 +4,12 @@ from functools import partial
 
 import torch
 
-from benchmarks.gpu.budget import Budget
 from benchmarks.gpu.comparison import compare
 from benchmarks.gpu.model import engine_config, free_memory, make_engine, random_model
 from benchmarks.gpu.report import Report
 from benchmarks.gpu.scale import Scale
 from benchmarks.gpu.steps import decode_step, fill_kv, prefill_step
+from benchmarks.gpu.time_budget import Budget
 from common.engine.build import Engine
 
 _USUAL_S = 10.0  # one kind of step, all repetitions

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.environment import write_result
-from benchmarks.worker_double import TICK_S, clock_id
+from benchmarks.router.worker_double import TICK_S, clock_id
 from common.engine.weights.cache import default_cache_dir
 from common.engine.weights.progress import NoProgress
 from common.engine.weights.resolve import resolve_model
@@ -136,13 +136,13 @@ _VOCAB = 49152
 async def _running(model_dir: Path) -> AsyncGenerator[RouterProcess]:
     first, *others = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, others or [first])
-    doubles = await _start("benchmarks.worker_double", str(model_dir))
+    doubles = await _start("benchmarks.router.worker_double", str(model_dir))
     try:
         if doubles.stdout is None:
             raise RuntimeError("no pipe")
         addresses = [(await doubles.stdout.readline()).decode().strip() for _ in range(16)]
         os.sched_setaffinity(0, [first])
-        process = await _start("benchmarks.router_alone", str(model_dir), *addresses)
+        process = await _start("benchmarks.router.router_process", str(model_dir), *addresses)
         os.sched_setaffinity(0, others or [first])
         router = RouterProcess(process)
         try:

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.alone import decode_engine
+from benchmarks.decode_engine import decode_engine
 from benchmarks.workload import Work
 from common.engine.build import Engine
 from common.messages import SamplingParams, StepOutput, WorkRequest

@@ -1,6 +1,6 @@
 """Decode workers without a model, behind the real gRPC service; they answer at a given pace.
 
-Usage: python -m benchmarks.worker_double MODEL_DIR; prints the addresses, ends with its input.
+Usage: python -m benchmarks.router.worker_double MODEL_DIR; prints the addresses, ends with its input.
 A token's id encodes its time: tenths of milliseconds of the monotonic clock, modulo the vocabulary.
 """
 

@@ -1,6 +1,6 @@
 """Router in a process of its own, for workers at given addresses.
 
-Usage: python -m benchmarks.router_alone MODEL_DIR ADDRESS...
+Usage: python -m benchmarks.router.router_process MODEL_DIR ADDRESS...
 Prints its address, then its memory (bytes) for each line of input; ends with its input.
 """
 

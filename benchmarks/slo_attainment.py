@@ -4,7 +4,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 
-from benchmarks.load import OnDone, Record, Target, run_work
+from benchmarks.load_generator import OnDone, Record, Target, run_work
 from benchmarks.workload import Work
 
 
