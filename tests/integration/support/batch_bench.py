@@ -1,4 +1,4 @@
-"""`pdserve generate --prompts-file` in this process, against a real router over one scripted worker."""
+"""Runs of `pdserve generate --prompts-file` in this process, on a router and a scripted worker."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ TEXT = "/v1/completions"
 
 @dataclass(frozen=True, slots=True)
 class Printed:
-    """What a command left behind."""
+    """Output and exit code of a command."""
 
     code: int
     out: str
@@ -31,13 +31,13 @@ class Printed:
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        """Each line of the output, as JSON."""
+        """Return each line of the output, parsed from JSON."""
         return [json.loads(line) for line in self.out.splitlines()]
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """A router over one scripted worker, and the command that talks with it."""
+    """A router over one scripted worker, and a runner of commands that use it."""
 
     portal: BlockingPortal
     stack: Stack
@@ -46,14 +46,14 @@ class Bench:
     run_command: Callable[..., Printed]
 
     def run(self, *entries: dict[str, Any], flags: tuple[str, ...] = ("--json",)) -> Printed:
-        """`pdserve generate` over a file of these lines."""
+        """Run `pdserve generate` on a file of these lines."""
         file = self.folder / "prompts.jsonl"
         file.write_text("\n".join(map(json.dumps, entries)))
         address = ("--address", self.stack.address)
         return self.run_command("generate", "--prompts-file", str(file), *address, *flags)
 
     def by_client(self, request: inference_pb2.GenerateRequest) -> str:
-        """The text of the same request through the client."""
+        """Return the text of the same request, sent with the client."""
 
         async def ask() -> str:
             return "".join([part.text async for part in self.stack.client.send(request)])
@@ -61,19 +61,19 @@ class Bench:
         return self.portal.call(ask)
 
     def last(self) -> WorkRequest:
-        """What the worker was told last, but for the request's names."""
+        """Return the last request that the worker got, without its names."""
         return replace(self.worker.requests[-1], request_id="", group="")
 
 
 class CommandLine:
-    """Runs `pdserve` commands in this process; a fixture of its own."""
+    """Runner of `pdserve` commands in this process; use it as a fixture."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self._monkeypatch = monkeypatch
         self._capsys = capsys
 
     def run(self, *args: str) -> Printed:
-        """The command to its end."""
+        """Run a command to its end."""
         self._monkeypatch.setattr(sys, "argv", ["pdserve", *args])
         with pytest.raises(SystemExit) as exit_:
             main()
@@ -83,7 +83,7 @@ class CommandLine:
 
 @contextmanager
 def benching(model_dir: Path, worker: ScriptedWorker, command_line: CommandLine) -> Iterator[Bench]:
-    """A bench with everything started; the file of prompts lies beside the model's folder."""
+    """Yield a started bench; its file of prompts is beside the model's folder."""
     with (
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(serving(model_dir, worker)) as stack,
@@ -92,7 +92,7 @@ def benching(model_dir: Path, worker: ScriptedWorker, command_line: CommandLine)
 
 
 def call(url: str, custom_id: str = "a", **body: object) -> dict[str, Any]:
-    """A line of OpenAI's batch files."""
+    """Return a line of OpenAI's batch files."""
     prompt = {"messages": [{"role": "user", "content": "abcd"}]} if url == CHAT else {}
     body = prompt | ({} if url == CHAT else {"prompt": "abcd"}) | {"seed": 7} | body
     return {"custom_id": custom_id, "method": "POST", "url": url, "body": body}

@@ -1,4 +1,4 @@
-"""A TCP relay in front of a server, whose connections a test can break as a network does."""
+"""TCP relay in front of a server, whose connections a test can break as a network does."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 
 class Relay:
-    """Passes bytes on until `lose`."""
+    """Relay that passes bytes on until `lose`."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
@@ -27,7 +27,7 @@ class Relay:
 
 @contextlib.asynccontextmanager
 async def relaying(address: str) -> AsyncIterator[tuple[str, Relay]]:
-    """The relay's address and the relay."""
+    """Yield the relay's address and the relay."""
     host, _, port = address.rpartition(":")
     relay = Relay(host, int(port))
     server = await asyncio.start_server(relay.accept, host, 0)

@@ -1,4 +1,4 @@
-"""What can befall a stream of KV between two workers, as wrappers of a KVSource; and gates for threads."""
+"""Faults of a KV stream between two workers, as wrappers of a KVSource; and gates for threads."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -14,14 +14,14 @@ Rewrite = Callable[[Iterator[WireItem]], Iterator[WireItem]]
 
 
 class Gate:
-    """A thread that comes to `hold` says so and stays there until `open`."""
+    """Barrier for threads: `hold` blocks until `open`; others can wait until it is reached."""
 
     def __init__(self) -> None:
         self._reached = threading.Event()
         self._opened = threading.Event()
 
     def hold(self) -> None:
-        """Wait here."""
+        """Wait until the gate is open."""
         self._reached.set()
         assert self._opened.wait(WITHIN_S), "nobody opened the gate"
 
@@ -31,17 +31,17 @@ class Gate:
 
     @property
     def is_reached(self) -> bool:
-        """A thread is, or was, at the gate."""
+        """Return True if a thread is, or was, at the gate."""
         return self._reached.is_set()
 
     def open(self) -> None:
-        """Let all through, now and later."""
+        """Let all threads pass, now and later."""
         self._opened.set()
 
 
 @contextmanager
 def held_engine(worker: Worker) -> Iterator[WorkerLoad]:
-    """The worker's engine stands still between two steps; what it has, then."""
+    """Hold the worker's engine between two steps; yield its load there."""
     gate, loads = Gate(), list[WorkerLoad]()
 
     def hold() -> None:
@@ -57,7 +57,7 @@ def held_engine(worker: Worker) -> Iterator[WorkerLoad]:
 
 
 def has_mail(worker: Worker, num: int = 1) -> bool:
-    """Whether so much was asked of an engine that stands still."""
+    """Return True if at least `num` messages wait for an engine that is held."""
     return worker._loop._mailbox.qsize() >= num
 
 
@@ -69,21 +69,21 @@ class Meddled:
         self._rewrite = rewrite
 
     def stream(self, request: WorkRequest) -> Iterator[WireItem]:
-        """See KVSource."""
+        """Stream the rewritten items, as KVSource.stream."""
         return self._rewrite(self._source.stream(request))
 
     def cancel_stream(self, request_id: str, attempt: int) -> None:
-        """See KVSource."""
+        """Cancel the wrapped stream, as KVSource.cancel_stream."""
         self._source.cancel_stream(request_id, attempt)
 
 
 def meddle(rewrite: Rewrite) -> Callable[[KVSource], KVSource]:
-    """The wrapper for Workers(wrap=...)."""
+    """Return the wrapper for Workers(wrap=...)."""
     return lambda source: Meddled(source, rewrite)
 
 
 def hold_at(index: int, gate: Gate) -> Rewrite:
-    """The item at `index` waits at the gate."""
+    """Make the item at `index` wait at the gate."""
 
     def rewrite(items: Iterator[WireItem]) -> Iterator[WireItem]:
         for at, item in enumerate(items):
@@ -95,7 +95,7 @@ def hold_at(index: int, gate: Gate) -> Rewrite:
 
 
 def die_at(index: int) -> Rewrite:
-    """Instead of the item at `index` the stream breaks."""
+    """Break the stream at the item at `index`."""
 
     def rewrite(items: Iterator[WireItem]) -> Iterator[WireItem]:
         for at, item in enumerate(items):
@@ -107,7 +107,7 @@ def die_at(index: int) -> Rewrite:
 
 
 def end_at(index: int, *last_words: WireItem) -> Rewrite:
-    """The stream ends before the item at `index`, with `last_words`."""
+    """End the stream before the item at `index`, with `last_words`."""
 
     def rewrite(items: Iterator[WireItem]) -> Iterator[WireItem]:
         for at, item in enumerate(items):
@@ -120,7 +120,7 @@ def end_at(index: int, *last_words: WireItem) -> Rewrite:
 
 
 def change_at(index: int, change: Callable[[WireItem], list[WireItem]]) -> Rewrite:
-    """The item at `index` is replaced by others."""
+    """Replace the item at `index` by others."""
 
     def rewrite(items: Iterator[WireItem]) -> Iterator[WireItem]:
         for at, item in enumerate(items):
@@ -130,7 +130,7 @@ def change_at(index: int, change: Callable[[WireItem], list[WireItem]]) -> Rewri
 
 
 def flip_payload(item: WireItem) -> list[WireItem]:
-    """One bit of the KV is wrong."""
+    """Flip one bit of the KV."""
     header, payload = item
     assert payload is not None
     damaged = payload.copy()
@@ -139,6 +139,6 @@ def flip_payload(item: WireItem) -> list[WireItem]:
 
 
 def flip_header(item: WireItem) -> list[WireItem]:
-    """One bit of the last header byte is wrong: of a token id, a checksum, a duration."""
+    """Flip one bit of the last header byte: of a token id, a checksum or a duration."""
     header, payload = item
     return [(header[:-1] + bytes([header[-1] ^ 1]), payload)]

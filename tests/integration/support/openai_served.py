@@ -1,4 +1,4 @@
-"""A deployment with OpenAI's API, and the same questions asked over pdserve.v1."""
+"""Deployment with OpenAI's API, and the same questions asked over pdserve.v1."""
 
 import time
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Said:
 
 
 class Both:
-    """One deployment by its two faces: `api` is the client under test, `ask` the oracle."""
+    """One deployment with both APIs: `api` is the client under test, `ask` the oracle."""
 
     def __init__(self, served: Served) -> None:
         self.served = served
@@ -35,19 +35,19 @@ class Both:
         self._admin = admin_pb2_grpc.AdminStub(channel)
 
     def chat(self, messages: str | list[ChatCompletionMessageParam], **options: Any) -> Any:
-        """A chat completion, greedy and of at most 16 tokens unless the options say otherwise."""
+        """Request a chat completion, greedy and at most 16 tokens unless options differ."""
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         options = {"temperature": 0, "max_tokens": 16} | options
         return self.api.chat.completions.create(model=MODEL, messages=messages, **options)
 
     def complete(self, prompt: str | list[str], **options: Any) -> Any:
-        """The same for a completion of text."""
+        """Request a completion of text, with the same defaults."""
         options = {"temperature": 0, "max_tokens": 16} | options
         return self.api.completions.create(model=MODEL, prompt=prompt, **options)
 
     def ask(self, prompt: str | list[tuple[str, str]], **sampling: Any) -> Said:
-        """Text, or a chat of roles and contents, over pdserve.v1; greedy and of at most 16 tokens."""
+        """Send a text, or a chat of (role, content), over pdserve.v1; greedy, at most 16 tokens."""
         sampling = {"max_tokens": 16} | sampling
         request = inference_pb2.GenerateRequest(sampling=inference_pb2.SamplingParams(**sampling))
         if isinstance(prompt, str):
@@ -59,7 +59,10 @@ class Both:
         return Said("".join(part.text for part in parts), parts[-1].finished.usage)
 
     def until_nothing_is_held(self) -> admin_pb2.RouterStatus:
-        """The router's status once no request is in flight and no block held; fails after WITHIN_S."""
+        """Return the router's status when it has no request in flight and no block is held.
+
+        Fails after WITHIN_S.
+        """
         deadline = time.monotonic() + WITHIN_S
         while True:
             status = self._admin.Status(admin_pb2.StatusRequest(), timeout=WITHIN_S)

@@ -1,4 +1,4 @@
-"""What the tests of resumed streams share."""
+"""Set-up shared by the tests of resumed streams."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ Responses = list[inference_pb2.GenerateResponse]
 async def begin(
     client: AsyncClient, worker: ScriptedWorker, text: str = "abc"
 ) -> tuple[WorkRequest, Responses]:
-    """Request "r", of which `text` was read, a token a message, before its stream was left."""
+    """Start request "r", read `text` as one message per token, and leave its stream."""
     stream = client.stream("x", request_id="r", resumable=True)
     first = asyncio.ensure_future(anext(stream))
     request = await asyncio.to_thread(worker.wait_for_request)

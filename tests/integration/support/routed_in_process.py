@@ -1,4 +1,4 @@
-"""A real router over the in-process workers, with a tiny model; and the ways in which a client leaves."""
+"""Real router over the in-process workers, with a tiny model; and the ways a client can leave."""
 
 import asyncio
 import time
@@ -28,10 +28,10 @@ from tests.unit.router.tiny_tokenizer import write_folder
 NUM_TOKENS = 40  # of a prompt: three chunks, and four items of a stream
 WINDOW = (
     4 * CHUNKS_OF_16.max_batch_tokens
-)  # prompt tokens under way, beyond which others wait in the router
-LONG = 3000  # tokens to generate: seconds
-DEADLINE_S = 0.6  # at the least, to come into a phase; then it passes
-_MARGIN = 10  # of a deadline over the longest that it took to come into a phase so far
+)  # limit of prompt tokens under way; beyond it prompts wait in the router
+LONG = 3000  # tokens to generate, which takes seconds
+DEADLINE_S = 0.6  # minimum time to reach a phase; then the deadline passes
+_MARGIN = 10  # factor of a deadline over the longest time to reach a phase so far
 ONE_AT_A_TIME = engine_config(num_blocks=600, max_num_seqs=1)
 ENDS = {
     "client": grpc.StatusCode.CANCELLED,
@@ -43,7 +43,7 @@ ENDS = {
 
 @dataclass(slots=True)
 class Valve:
-    """What becomes of every stream of KV; a test may change it."""
+    """Rewriter of every KV stream; a test may change it."""
 
     rewrite: Rewrite = iter
 
@@ -53,7 +53,7 @@ class Valve:
 
 @dataclass(slots=True)
 class Routed:
-    """What a test drives."""
+    """Router, workers and clients that a test drives."""
 
     stack: Stack
     workers: Workers
@@ -61,11 +61,11 @@ class Routed:
     ours: Any  # stubs
     vllm: Any
     _numbers: "count[int]" = field(default_factory=count)
-    _longest_s: float = 0.0  # from the beginning of a request to its phase
+    _longest_s: float = 0.0  # from the start of a request to its phase
     _began_s: float = 0.0
 
     def prompt(self, num_tokens: int = NUM_TOKENS) -> list[int]:
-        """One that shares no block with those before it."""
+        """Return a prompt that shares no block with earlier ones."""
         first = next(self._numbers)
         assert first < VOCAB
         return [(7 * place + first) % VOCAB for place in range(num_tokens)]
@@ -78,7 +78,7 @@ class Routed:
         timeout_s: float = WITHIN_S,
         salt: str = "",
     ) -> Any:
-        """Start a request; the call, to be read."""
+        """Start a request; return its call, to be read."""
         request = inference_pb2.GenerateRequest(
             request_id=name,
             cache_salt=salt,
@@ -88,7 +88,7 @@ class Routed:
         return self.ours.Generate(request, timeout=timeout_s)
 
     def begin(self, name: str, way: str, max_tokens: int) -> Any:
-        """Start the request of this id that will be left in this way."""
+        """Start the request with this id, to be left in this way."""
         self._began_s = time.monotonic()
         if way != "Abort":
             deadline_s = max(_MARGIN * self._longest_s, DEADLINE_S)
@@ -103,7 +103,7 @@ class Routed:
         return self.vllm.Generate(request, timeout=WITHIN_S)
 
     async def leave(self, name: str, way: str, call: Any) -> None:
-        """Leave it, now that it is in its phase; returns when its stream has ended as it must."""
+        """Leave the request in its phase; return when its stream has ended with the right code."""
         self._longest_s = max(time.monotonic() - self._began_s, self._longest_s)
         if way == "client":
             call.cancel()
@@ -114,16 +114,16 @@ class Routed:
         assert await end_of(call) is ENDS[way]
 
     async def in_flight(self, number: int) -> None:
-        """Return when the router has so many requests; fails after a while."""
+        """Return when the router has so many requests in flight; fails after WITHIN_S."""
         await self.stack.until(lambda status: status.router.requests_in_flight == number)
 
     async def until(self, is_true: Callable[[], bool], what: str) -> None:
-        """See in_process_workers.until; the router goes on meanwhile."""
+        """Wait as in_process_workers.until, while the router goes on."""
         await asyncio.to_thread(until, is_true, what)
 
 
 async def read_to_the_end(call: Any) -> list[Any]:
-    """All messages. Raises what the call ends with."""
+    """Read all messages. Raises the call's error."""
     messages = []
     while (message := await call.read()) is not grpc.aio.EOF:
         messages.append(message)
@@ -131,7 +131,7 @@ async def read_to_the_end(call: Any) -> list[Any]:
 
 
 async def end_of(call: Any) -> grpc.StatusCode:
-    """The code with which a call ends."""
+    """Return the code with which a call ends."""
     try:
         await read_to_the_end(call)
     except (grpc.aio.AioRpcError, asyncio.CancelledError):
@@ -146,9 +146,10 @@ async def routed(
     decode_config: EngineConfig = ONE_AT_A_TIME,
     change: Callable[[Engine], Engine] | None = None,
 ) -> AsyncIterator[Routed]:
-    """Chunks of 16 tokens on prefill, one sequence at a time on decode, if nothing else is said.
+    """Yield a router; prefill runs chunks of 16 tokens, decode one sequence at a time by default.
 
-    `change` is what happens to both engines before they start. The tokenizer knows more than the model.
+    `change` is applied to both engines before they start. The tokenizer has more tokens than the
+    model.
     """
     model_dir = write_folder(save_model(folder, "llama", max_position_embeddings=8192))
     valve = Valve()
@@ -168,7 +169,8 @@ async def routed(
             ours = inference_pb2_grpc.InferenceStub(channel)
             vllm = vllm_pb2_grpc.VllmEngineStub(channel)
             rig = Routed(stack, workers, valve, ours, vllm)
-            # so that the first deadline fits this machine; a changed engine may fail them
+            # lets the first deadline fit this machine; not possible with a changed engine, which
+            # may fail them
             for name in () if change is not None else ("cold", "warm"):
                 call = rig.begin(name, "client", 1)
                 await call.read()

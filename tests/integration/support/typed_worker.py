@@ -1,4 +1,4 @@
-"""A worker that says what a test types in, be it nonsense."""
+"""Worker that sends any messages that a test gives it, even nonsense."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ Messages = AsyncIterator[worker_pb2.ConnectResponse]
 
 
 class TypedWorker(worker_pb2_grpc.WorkerServicer):
-    """Answers every connection with messages that a test types in."""
+    """Servicer that answers every connection with the test's messages."""
 
     def __init__(
         self, answer: Callable[[], Messages], heard: list[worker_pb2.ConnectRequest]
@@ -42,7 +42,7 @@ class TypedWorker(worker_pb2_grpc.WorkerServicer):
 async def typed_worker(
     answer: Callable[[], Messages], heard: list[worker_pb2.ConnectRequest] | None = None
 ) -> AsyncIterator[str]:
-    """Its address; what routers say to it is put into `heard`."""
+    """Yield its address; messages from routers are added to `heard`."""
     server = grpc.aio.server()
     worker_pb2_grpc.add_WorkerServicer_to_server(
         TypedWorker(answer, heard if heard is not None else []), server
