@@ -1,4 +1,4 @@
-"""Each field of a line of a file of prompts is what the same request through the client is."""
+"""Fields of a line in a file of prompts: equal to the same request through the client."""
 
 from collections.abc import Iterator
 from pathlib import Path

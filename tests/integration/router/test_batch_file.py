@@ -1,4 +1,4 @@
-"""How a file of prompts is sent and printed: order, failures, length, progress."""
+"""Sending and printing a file of prompts: order, failures, length, progress."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def bench(
 
 
 def in_reverse(number: int) -> Callable[[ScriptedWorker, WorkRequest], None]:
-    """A script: when so many requests are there, answer them, the last one first."""
+    """Return a script that waits for so many requests and answers them, the last one first."""
 
     def speak(worker: ScriptedWorker, request: WorkRequest) -> None:
         if len(worker.requests) == number:
@@ -52,7 +52,7 @@ def test_with_ordered_answers_come_in_the_files_order(bench: Bench) -> None:
 
 
 def test_without_it_an_answer_is_printed_when_it_is_there(bench: Bench) -> None:
-    """The first never ends before the second is printed: it is, so nothing waits for the first."""
+    """The first answer never ends before the second is printed, so nothing waits for the first."""
 
     def speak(worker: ScriptedWorker, request: WorkRequest) -> None:
         held = [r for r in worker.requests if r.prompt_token_ids == (ord("a"),)]
@@ -64,7 +64,7 @@ def test_without_it_an_answer_is_printed_when_it_is_there(bench: Bench) -> None:
     bench.worker._script = speak
     printed = bench.run(*ABC, flags=("--json", "--concurrency", "2"))
     texts = [line["text"] for line in printed.lines]
-    # c is sent when b has ended, whose place it takes, and only then does a go on
+    # c is sent when b has ended, in its place, and only then a goes on
     assert texts.index("b") < texts.index("a")
     assert sorted(texts) == ["a", "b", "c"]
 
@@ -90,7 +90,7 @@ def test_without_json_each_text_follows_its_line_and_name(bench: Bench) -> None:
 
 
 def test_an_answer_has_512_tokens_at_most_unless_somebody_says_otherwise(bench: Bench) -> None:
-    """Here there is room for 256 with the prompt: a default is no reason to refuse."""
+    """There is room for 256 tokens beside the prompt: a default must not cause a refusal."""
     bench.run({"prompt": "ab", "raw": True})
     assert bench.last().sampling.max_tokens == ROOM - 2
     printed = bench.run({"prompt": "ab", "raw": True, "max_tokens": 512})
@@ -127,7 +127,7 @@ def test_flags_that_are_not_given_leave_the_choice_to_the_model(bench: Bench) ->
 
 
 def test_progress_is_shown_on_a_terminal_and_leaves_the_answers_alone(bench: Bench) -> None:
-    """Answers go where stdout goes, also while a bar is drawn on stderr."""
+    """Answers go to stdout's target, also while a bar is drawn on stderr."""
     file = bench.folder / "prompts.jsonl"
     file.write_text("\n".join(map(json.dumps, ABC)))
     ours, theirs = pty.openpty()
@@ -157,7 +157,7 @@ def _read_all(terminal: int) -> bytes:
     while True:
         try:
             part = os.read(terminal, 65536)
-        except OSError:  # as Linux says that the other end is closed
+        except OSError:  # Linux's error when the other end is closed
             return found
         if not part:
             return found

@@ -1,4 +1,4 @@
-"""Lines of OpenAI's batch form: what their bodies mean, and the form of their answers."""
+"""Lines of OpenAI's batch form: the meaning of their bodies, and the form of their answers."""
 
 import json
 from collections.abc import Iterator

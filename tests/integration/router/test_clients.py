@@ -1,4 +1,4 @@
-"""What a user of the library meets, with and without an event loop, against a real router."""
+"""Client library against a real router, with and without an event loop."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -31,7 +31,7 @@ from tests.unit.router.tiny_tokenizer import IM_START, VOCAB_SIZE, write_folder
 
 T = TypeVar("T")
 CHAT = [("user", "hi")]
-RENDERED = "user\nhi\n"  # what comes back without the special tokens
+RENDERED = "user\nhi\n"  # the text that comes back, without the special tokens
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ async def stack(model_dir: Path) -> AsyncIterator[Stack]:
 
 
 async def in_thread(stack: Stack, use: Callable[[Client], T]) -> T:
-    """What `use` returns of a client without an event loop."""
+    """Return the result of `use` on a client without an event loop."""
 
     def run() -> T:
         with pdserve.Client(stack.address) as client:
@@ -78,7 +78,7 @@ async def test_stream_gives_it_as_it_comes(stack: Stack) -> None:
     parts = [part.text async for part in stack.client.stream("abc")]
     assert parts == ["a", "b", "c"]
     assert await in_thread(stack, lambda c: [part.text for part in c.stream("abc")]) == parts
-    # who leaves a stream ends it
+    # a client that leaves a stream ends it
     assert (await in_thread(stack, lambda c: next(c.stream("abc")))).text == "a"
     await stack.until_idle()
 

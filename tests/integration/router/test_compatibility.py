@@ -1,4 +1,4 @@
-"""Workers that do not fit each other: refused by name, and nobody else suffers."""
+"""Workers that do not fit each other: refused by name, without effects on others."""
 
 import asyncio
 import time
@@ -72,7 +72,7 @@ async def test_a_deployment_whose_workers_differ_does_not_start(model_dir: Path)
     with pytest.raises(SetupError, match=r"dtype .*set engine\.dtype") as caught:
         async with serving(model_dir, one, other):
             pass
-    assert time.monotonic() - began_s < WITHIN_S  # it neither waits for the timeout nor hangs
+    assert time.monotonic() - began_s < WITHIN_S  # the call neither waits for the timeout nor hangs
     assert "decode-0" in str(caught.value)
     assert "prefill-0" in str(caught.value)
 

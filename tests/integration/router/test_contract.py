@@ -1,4 +1,4 @@
-"""What docs/api.md promises beside the methods: health that is watched, details of refusals, limits."""
+"""Promises of docs/api.md beside the methods: watched health, details of refusals, limits."""
 
 import ast
 import asyncio
@@ -66,7 +66,7 @@ async def refusal(stack: Stack, request: inference_pb2.GenerateRequest) -> grpc.
 
 
 def details(error: grpc.aio.AioRpcError) -> tuple[list[str], list[str]]:
-    """Names of the details, and the fields that BadRequest names."""
+    """Return the names of the details, and the fields that BadRequest names."""
     status = rpc_status.from_call(error)  # type: ignore[arg-type]  # an RpcError too
     assert status is not None
     bad, fields = error_details_pb2.BadRequest(), []

@@ -1,4 +1,4 @@
-"""The router beside its main road: health, reflection, HTTP, ports, and workers it will not have."""
+"""Router beside its requests: health, reflection, HTTP, ports, and workers that it refuses."""
 
 import asyncio
 import contextlib
@@ -36,7 +36,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def get(stack: Stack, path: str) -> tuple[int, str]:
-    """An HTTP answer's status and body."""
+    """Return an HTTP answer's status and body."""
     try:
         with urllib.request.urlopen(f"{stack.http}{path}", timeout=WITHIN_S) as response:
             return response.status, response.read().decode()
@@ -102,7 +102,7 @@ async def test_a_draining_router_is_alive_and_not_ready(model_dir: Path) -> None
         running = asyncio.create_task(collect(stack.client, "x"))
         request = await asyncio.to_thread(worker.wait_for_request)
         stopping = asyncio.create_task(stack.router.stop(WITHIN_S))
-        await asyncio.sleep(0)  # the drain begins
+        await asyncio.sleep(0)  # lets the drain begin
         code, body = await asyncio.to_thread(get, stack, "/readyz")
         assert (code, "drains" in body) == (503, True)
         assert await asyncio.to_thread(get, stack, "/healthz") == (200, "ok\n")

@@ -1,4 +1,4 @@
-"""What a router says of its workers' blocks and of a request's time line, over scripted workers."""
+"""Reports of a router on its workers' blocks and a request's time line, over scripted workers."""
 
 import asyncio
 import time
@@ -24,7 +24,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def holding(worker: ScriptedWorker) -> None:
-    """It holds three blocks for each of its live requests, and nothing for others."""
+    """Make the worker hold three blocks for each of its live requests."""
 
     def ledger(request_id: str) -> BlockLedger:
         holders = tuple(
@@ -137,7 +137,7 @@ async def test_a_worker_that_dies_while_it_is_asked_shows_at_once(model_dir: Pat
 
 
 async def test_what_a_stop_text_ends_has_its_time_line_too(model_dir: Path) -> None:
-    """The worker learns of the end by a cancel: what it told with token 2 is all there is."""
+    """The worker learns of the end by a cancel, so its report with token 2 is the last."""
     step = DecodeStepTiming(1.0, 0.125, 2, 2)
     early = WorkTimings(0.5, num_cached_tokens=7, decode_steps=(step,), num_decode_steps=1)
 

@@ -1,4 +1,4 @@
-"""Where the router sends what, and how it explains that: over gRPC, with scripted and with real workers."""
+"""Routing by the policy, and its explanation: over gRPC, with scripted and real workers."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -23,7 +23,7 @@ from tests.unit.common.engine.tiny_models import save_model
 from tests.unit.router.tiny_tokenizer import VOCAB_SIZE, write_folder
 
 PROMPT = "one prefix that several prompts have in common, of some blocks. "  # 64 tokens
-# prompts are dear: whoever knows one wins; KV travels for nothing
+# prompts are expensive, so the worker that has one cached wins; KV transfers are free
 DEAR = WorkerProfile(row_seconds=(0.01, 1000.0), correction=Correction(handoff_s=0.0))
 
 
@@ -41,7 +41,7 @@ def scripted(name: str, role: Role = Role.DECODE) -> ScriptedWorker:
 
 
 def learn(worker: ScriptedWorker, text: str, salt: str = "") -> None:
-    """The worker's blocks hold this text from now on, and it says so."""
+    """Put this text into the worker's blocks, and publish the change."""
     chain = PrefixChain(worker.info.model_fingerprint, salt, BLOCK_SIZE)
     tokens = list(text.encode())
     chain.grow(tokens, len(tokens) // BLOCK_SIZE)
@@ -102,7 +102,7 @@ async def test_a_router_that_missed_a_change_is_given_everything_again(model_dir
     async with serving(model_dir, worker) as stack:
         learn(worker, PROMPT)
         await until_known(stack, "decode-0", 4)
-        link_of(stack, "decode-0").prefixes._reached = 99  # as if it had missed some
+        link_of(stack, "decode-0").prefixes._reached = 99  # as if the router had missed changes
         learn(worker, "and something else, too")
         await until_known(stack, "decode-0", 5)
 
@@ -204,7 +204,7 @@ async def test_the_other_policies_use_the_prefill_pool_always(model_dir: Path, p
 
 
 async def test_prompts_on_their_way_count_before_the_worker_reports_them(model_dir: Path) -> None:
-    """Nobody reports a load here: three prompts spread over three workers by what was sent alone."""
+    """No worker reports a load: three prompts spread over three workers by sent prompts alone."""
     workers = [ScriptedWorker(f"decode-{number}") for number in range(3)]
     async with serving(model_dir, *workers) as stack:
         tasks = []
