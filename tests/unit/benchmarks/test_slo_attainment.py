@@ -11,7 +11,7 @@ SLO = Slo(ttft_s=1.5, tpot_s=0.1)
 
 
 def record(*times_s: float) -> Record:
-    """Sent at 10 s; one token at each time after that."""
+    """Return a record sent at 10 s, with one token at each of these times after that."""
     work = Work((1, 2, 3), output_tokens=len(times_s))
     return Record(work, 10.0, tuple(10.0 + time_s for time_s in times_s))
 
@@ -34,7 +34,7 @@ def test_a_request_is_decided_when_even_the_slowest_that_meets_both_would_have_e
 
 
 class Scripted:
-    """Answers at once, or, for outputs of `stuck` tokens, never after the first."""
+    """Target that answers at once; outputs of `stuck` tokens stop after the first."""
 
     def __init__(self, stuck: int) -> None:
         self._stuck = stuck

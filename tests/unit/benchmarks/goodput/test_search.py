@@ -23,7 +23,7 @@ def measured(shares: dict[int, int]) -> Probes:
 
 
 def searched(last_passing: int, first: int) -> Probes:
-    """Probes of a system that passes up to a rung, in the order taken."""
+    """Return the probes of a system that passes up to a rung, in the order taken."""
     probes: Probes = {}
     while (rung := next_rung(probes, first)) is not None:
         assert rung not in probes
