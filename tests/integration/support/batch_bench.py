@@ -66,7 +66,7 @@ class Bench:
 
 
 class CommandLine:
-    """Runner of `pdserve` commands in this process; use it as a fixture."""
+    """Runner of `pdserve` commands in this process."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self._monkeypatch = monkeypatch

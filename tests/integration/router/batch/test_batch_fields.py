@@ -1,28 +1,13 @@
 """Fields of a line in a file of prompts: equal to the same request through the client."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cli.batch.fields import SAMPLING_KEYS
 from pdserve.v1 import inference_pb2
-from tests.integration.support.batch_bench import Bench, CommandLine, benching
+from tests.integration.support.batch_bench import Bench
 from tests.integration.support.router_stack import MODEL
-from tests.integration.support.scripted_worker import ScriptedWorker, echo
-from tests.unit.router.tiny_tokenizer import write_folder
-
-
-@pytest.fixture
-def bench(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Bench]:
-    model_dir = write_folder(tmp_path / "model")
-    worker = ScriptedWorker(script=echo)
-    with benching(model_dir, worker, CommandLine(monkeypatch, capsys)) as found:
-        yield found
-
 
 # a sampling field -> its value in a line -> the same in a message
 FIELDS: dict[str, tuple[Any, dict[str, Any]]] = {

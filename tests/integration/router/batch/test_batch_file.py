@@ -5,11 +5,9 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-
-import pytest
 
 from common.messages import WorkRequest
 from tests.integration.support.batch_bench import CHAT, Bench, CommandLine, benching, call
@@ -18,16 +16,6 @@ from tests.unit.router.tiny_tokenizer import write_folder
 
 ROOM = BLOCKS * BLOCK_SIZE
 LARGE_BLOCKS = 100  # memory for 1600 tokens
-
-
-@pytest.fixture
-def bench(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Bench]:
-    model_dir = write_folder(tmp_path / "model")
-    worker = ScriptedWorker(script=echo)
-    with benching(model_dir, worker, CommandLine(monkeypatch, capsys)) as found:
-        yield found
 
 
 def in_reverse(number: int) -> Callable[[ScriptedWorker, WorkRequest], None]:
@@ -99,14 +87,12 @@ def test_an_answer_has_512_tokens_at_most_unless_somebody_says_otherwise(bench: 
     assert bench.last().sampling.max_tokens == ROOM - 2
 
 
-def test_512_where_there_is_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_512_where_there_is_room(tmp_path: Path, command_line: CommandLine) -> None:
     model_dir = write_folder(tmp_path / "model")
     worker = ScriptedWorker(script=echo)
     worker.info = replace(worker.info, max_context_tokens=4096)
     worker.reported = replace(worker.reported, blocks_total=LARGE_BLOCKS, blocks_free=LARGE_BLOCKS)
-    with benching(model_dir, worker, CommandLine(monkeypatch, capsys)) as bench:
+    with benching(model_dir, worker, command_line) as bench:
         bench.run({"prompt": "a"})
         assert bench.last().sampling.max_tokens == 512
         bench.run(call(CHAT))

@@ -1,7 +1,6 @@
 """Lines of OpenAI's batch form: the meaning of their bodies, and the form of their answers."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,6 @@ from tests.integration.support.scripted_worker import ScriptedWorker, echo
 from tests.unit.router.tiny_tokenizer import write_folder
 
 SCHEMA = {"type": "string"}
-
-
-@pytest.fixture
-def bench(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Bench]:
-    model_dir = write_folder(tmp_path / "model")
-    worker = ScriptedWorker(script=echo)
-    with benching(model_dir, worker, CommandLine(monkeypatch, capsys)) as found:
-        yield found
-
-
 FORM = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA, "strict": True}}
 # a field of a body -> the endpoints that have it -> the same in pdserve.v1
 BODIES: list[tuple[dict[str, Any], tuple[str, ...], dict[str, Any]]] = [
@@ -141,16 +128,13 @@ def test_logprobs_have_openais_form_with_tokens_by_number(bench: Bench) -> None:
 
 @pytest.mark.parametrize("model_says", [None, 0.25])
 def test_openais_lines_are_silent_about_temperature_as_its_api_is(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    model_says: float | None,
+    tmp_path: Path, command_line: CommandLine, model_says: float | None
 ) -> None:
     model_dir, worker = write_folder(tmp_path / "model"), ScriptedWorker(script=echo)
     if model_says is not None:
         content = json.dumps({"temperature": model_says})
         (model_dir / "generation_config.json").write_text(content)
-    with benching(model_dir, worker, CommandLine(monkeypatch, capsys)) as bench:
+    with benching(model_dir, worker, command_line) as bench:
         bench.run(call(CHAT))
         assert bench.last().sampling.temperature == (1.0 if model_says is None else model_says)
         bench.run({"prompt": "x"})
