@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from pdserve.errors import InternalError, InvalidRequestError, Reason, RequestError
 from pdserve.statuses import to_error
 from pdserve.v1 import inference_pb2
-from tests.integration.support.routed_in_process import Routed, read_to_the_end, routed
+from tests.integration.support.in_process_router import Routed, read_to_the_end, routed
 from tests.patience import WITHIN_S
 from tests.unit.common.engine.breaking import raising_on
 from tests.unit.common.engine.tiny_models import VOCAB, engine_config

@@ -13,9 +13,7 @@ import pytest
 import pytest_asyncio
 
 from common.messages import WorkerLoad
-from tests.integration.support.in_process_workers import held, load_now
-from tests.integration.support.meddling_in_process import Gate, has_mail, held_engine, hold_at
-from tests.integration.support.routed_in_process import (
+from tests.integration.support.in_process_router import (
     ENDS,
     LONG,
     NUM_TOKENS,
@@ -25,6 +23,8 @@ from tests.integration.support.routed_in_process import (
     read_to_the_end,
     routed,
 )
+from tests.integration.support.in_process_workers import held, load_now
+from tests.integration.support.kv_faults import Gate, has_mail, held_engine, hold_at
 from tests.unit.common.engine.tiny_models import VOCAB
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -17,10 +17,10 @@ from pdserve.errors import (
     UnavailableError,
 )
 from pdserve.v1 import inference_pb2
-from tests.integration.support.breakable import relaying
-from tests.integration.support.resuming import begin, rest
+from tests.integration.support.resumed_streams import begin, rest
 from tests.integration.support.router_stack import Stack, serving, text_of
 from tests.integration.support.scripted_worker import ScriptedWorker, echo
+from tests.integration.support.tcp_relay import relaying
 from tests.unit.router.tiny_tokenizer import write_folder
 
 LATE = RouterConfig(resume_grace_s=600.0)

@@ -14,7 +14,7 @@ from pdserve.errors import (
     RequestTimeoutError,
     UnavailableError,
 )
-from tests.integration.support.resuming import begin, rest, until_forgotten
+from tests.integration.support.resumed_streams import begin, rest, until_forgotten
 from tests.integration.support.router_stack import Stack, serving, text_of
 from tests.integration.support.scripted_worker import ScriptedWorker
 from tests.patience import ever_longer

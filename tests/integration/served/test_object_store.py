@@ -21,7 +21,7 @@ from decode_worker.worker import DecodeWorker
 from deploy.actors import WorkerActor
 from deploy.ray_session import start_ray, stop_ray
 from tests.integration.support.in_process_workers import Answers, in_engine, load_now, until
-from tests.integration.support.meddling_in_process import Gate
+from tests.integration.support.kv_faults import Gate
 from tests.patience import WITHIN_S
 from tests.unit.common.engine.tiny_models import (
     VOCAB,

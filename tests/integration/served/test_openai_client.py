@@ -12,7 +12,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from tests.integration.support.markdown_blocks import blocks
-from tests.integration.support.openai_served import MODEL, Both
+from tests.integration.support.openai_deployment import MODEL, Both
 from tests.integration.support.processes import Served
 from tests.patience import WITHIN_S
 

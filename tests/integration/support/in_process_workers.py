@@ -2,7 +2,7 @@
 
 Nothing here sleeps to let something happen. `Answers` waits on a condition. `in_engine` runs a
 function in an engine's own thread, after everything posted before it. Gates
-(meddling_in_process.py) hold a thread.
+(kv_faults.py) hold a thread.
 """
 
 import threading

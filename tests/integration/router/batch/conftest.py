@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.support.batch_bench import Bench, CommandLine, benching
+from tests.integration.support.batch_command import Bench, CommandLine, benching
 from tests.integration.support.scripted_worker import ScriptedWorker, echo
 from tests.unit.router.tiny_tokenizer import write_folder
 

@@ -6,7 +6,7 @@ import pytest
 
 from cli.batch.fields import SAMPLING_KEYS
 from pdserve.v1 import inference_pb2
-from tests.integration.support.batch_bench import Bench
+from tests.integration.support.batch_command import Bench
 from tests.integration.support.router_stack import MODEL
 
 # a sampling field -> its value in a line -> the same in a message

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.messages import WorkRequest
-from tests.integration.support.batch_bench import CHAT, Bench, CommandLine, benching, call
+from tests.integration.support.batch_command import CHAT, Bench, CommandLine, benching, call
 from tests.integration.support.scripted_worker import BLOCK_SIZE, BLOCKS, ScriptedWorker, echo
 from tests.unit.router.tiny_tokenizer import write_folder
 

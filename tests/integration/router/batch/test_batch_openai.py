@@ -10,7 +10,7 @@ from openai.types.chat import ChatCompletion
 
 from common.messages import FinishReason, SequenceOutput, TokenLogprobs, WorkRequest
 from pdserve.v1 import inference_pb2
-from tests.integration.support.batch_bench import CHAT, TEXT, Bench, CommandLine, benching, call
+from tests.integration.support.batch_command import CHAT, TEXT, Bench, CommandLine, benching, call
 from tests.integration.support.router_stack import MODEL
 from tests.integration.support.scripted_worker import ScriptedWorker, echo
 from tests.unit.router.tiny_tokenizer import write_folder

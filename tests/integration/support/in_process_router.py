@@ -19,7 +19,7 @@ from common.kv_transfer.wire import WireItem
 from common.rpc.worker_host import WorkerHost
 from pdserve.v1 import inference_pb2, inference_pb2_grpc
 from tests.integration.support.in_process_workers import CHUNKS_OF_16, Workers, until
-from tests.integration.support.meddling_in_process import Rewrite, meddle
+from tests.integration.support.kv_faults import Rewrite, meddle
 from tests.integration.support.router_stack import ALWAYS_PREFILL, HOST, Stack, routing
 from tests.patience import WITHIN_S
 from tests.unit.common.engine.tiny_models import VOCAB, engine_config, save_model
