@@ -12,7 +12,7 @@ from tests.integration.support.router_stack import HOST
 Messages = AsyncIterator[worker_pb2.ConnectResponse]
 
 
-class TypedWorker(worker_pb2_grpc.WorkerServicer):
+class HandwrittenWorker(worker_pb2_grpc.WorkerServicer):
     """Servicer that answers every connection with the test's messages."""
 
     def __init__(
@@ -39,13 +39,13 @@ class TypedWorker(worker_pb2_grpc.WorkerServicer):
 
 
 @contextlib.asynccontextmanager
-async def typed_worker(
+async def handwritten_worker(
     answer: Callable[[], Messages], heard: list[worker_pb2.ConnectRequest] | None = None
 ) -> AsyncIterator[str]:
     """Yield its address; messages from routers are added to `heard`."""
     server = grpc.aio.server()
     worker_pb2_grpc.add_WorkerServicer_to_server(
-        TypedWorker(answer, heard if heard is not None else []), server
+        HandwrittenWorker(answer, heard if heard is not None else []), server
     )
     port = server.add_insecure_port(f"{HOST}:0")
     await server.start()

@@ -23,9 +23,9 @@ from common.rpc.convert import info_to_pb
 from pdserve.errors import PdserveError, SetupError, UnavailableError
 from pdserve.v1 import admin_pb2, worker_pb2
 from router.app import Router
+from tests.integration.support.handwritten_worker import Messages, handwritten_worker
 from tests.integration.support.router_stack import HOST, Stack, collect, serving
 from tests.integration.support.scripted_worker import ScriptedWorker, echo
-from tests.integration.support.typed_worker import Messages, typed_worker
 from tests.patience import WITHIN_S
 from tests.unit.router.tiny_tokenizer import write_folder
 
@@ -183,7 +183,7 @@ async def test_a_worker_with_an_unknown_role_counts_as_not_there(model_dir: Path
         info = worker_pb2.WorkerInfo(name="new", role=99)  # type: ignore[arg-type]
         yield worker_pb2.ConnectResponse(info=info)
 
-    async with typed_worker(newer) as address:
+    async with handwritten_worker(newer) as address:
         router = Router("tiny", model_dir, [address], RouterConfig())
         with pytest.raises(UnavailableError, match=address):
             await router.start(HOST, 0, 0, timeout_s=0.2)
@@ -201,7 +201,7 @@ async def test_a_worker_counts_only_once_its_memory_is_known(model_dir: Path) ->
         yield worker_pb2.ConnectResponse(load=load)
         await asyncio.Event().wait()
 
-    async with typed_worker(slow) as address:
+    async with handwritten_worker(slow) as address:
         router = Router("tiny", model_dir, [address], RouterConfig())
         starting = asyncio.create_task(router.start(HOST, 0, 0, WITHIN_S))
         done, _ = await asyncio.wait({starting}, timeout=0.1)
