@@ -9,9 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cli.block_ledgers import ledger_dict, ledger_table
 from cli.connection import Connection
 from cli.gantt import gantt_table
-from cli.ledger import ledger_dict, ledger_table
 from cli.requests import describe_finished
 from cli.timings import describe_steps
 from cli.trace import write_trace

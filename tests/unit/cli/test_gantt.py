@@ -3,8 +3,8 @@ import io
 from rich.console import Console
 from rich.table import Table
 
+from cli.block_ledgers import ledger_dict, ledger_table
 from cli.gantt import gantt_table
-from cli.ledger import ledger_dict, ledger_table
 from pdserve.v1 import inference_pb2, ledger_pb2
 from tests.unit.cli.timed import finished
 
