@@ -15,7 +15,7 @@ CONTEXT = 300
 
 
 def decode_ms(engine: Engine, batch_size: int) -> float:
-    """Return the median time in ms of a decode step of so many sequences at CONTEXT."""
+    """Return the median time in ms of a decode step of `batch_size` sequences at CONTEXT."""
     sequences = [prefilled(engine, CONTEXT, index) for index in range(batch_size)]
     median_ms = decode_again_ms(engine, sequences, 20)
     release(engine, sequences)
@@ -58,7 +58,7 @@ def as_prefilled(engine: Engine, length: int) -> Sequence:
 
 
 def step(engine: Engine, work: list[tuple[Sequence, int]]) -> None:
-    """Run so many tokens of each sequence in one batch."""
+    """Run the given number of tokens of each sequence, in one batch."""
     entries = tuple(BatchEntry(seq, num_tokens) for seq, num_tokens in work)
     samples = engine.runner.run(Batch(entries))
     for entry, sample in zip(entries, samples, strict=True):

@@ -26,7 +26,7 @@ class Offered:
 
 
 def summarise(answers: Sequence[Answer], seconds: float, slo: Slo) -> Offered:
-    """Summarise the answers to all requests that arrived within so many seconds."""
+    """Summarise the answers to all requests that arrived within `seconds`."""
     outcomes = Counter(_outcome(answer, slo) for answer in answers)
     shares = {name: number / len(answers) for name, number in sorted(outcomes.items())}
     refused_ms = [answer.seconds * 1e3 for answer in answers if answer.is_refused]

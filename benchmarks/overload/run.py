@@ -155,7 +155,7 @@ async def bench(progress: Progress) -> AsyncGenerator[Bench]:
 
 
 def _arrivals(rate_per_s: float, seconds: float, seed: int) -> list[Work]:
-    """Return Poisson arrivals for the lead-in and so many seconds."""
+    """Return Poisson arrivals for the lead-in and `seconds` more."""
     lasts_s = _LEAD_IN_S + seconds
     works = random_works(round(rate_per_s * lasts_s * 1.5) + 20, seed, rate_per_s=rate_per_s)
     return [work for work in works if work.arrival_s < lasts_s]

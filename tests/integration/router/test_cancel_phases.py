@@ -29,7 +29,7 @@ from tests.unit.common.engine.tiny_models import VOCAB
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-Begin = Callable[[int], Any]  # starts the request with so many tokens to generate; returns its call
+Begin = Callable[[int], Any]  # starts the request with this max_tokens; returns its call
 Leave = Callable[[Any], Awaitable[None]]
 # other requests cancelled, other requests completed, and prompt tokens that ran
 Account = tuple[int, int, int]

@@ -109,7 +109,7 @@ async def test_without_the_file_nothing_changes(tmp_path: Path) -> None:
     ("most", "said", "expected"),
     [
         (10_000, {}, ROOM - 1),  # a default above the free room must not cause a refusal
-        (9, {"min_tokens": 12}, 12),  # at least so many tokens were asked for
+        (9, {"min_tokens": 12}, 12),  # the client asked for at least 12 tokens
         (9, {"max_tokens": 3}, 3),
     ],
 )

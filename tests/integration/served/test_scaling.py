@@ -63,7 +63,7 @@ async def _under_load(client: AsyncClient, expected: list[list[int]]) -> AsyncIt
 
 
 async def _more(answered: list[int], num: int) -> None:
-    """Return when so many more answers have arrived."""
+    """Return when `num` more answers have arrived."""
     wanted = len(answered) + num
     async with asyncio.timeout(WITHIN_S):
         while len(answered) < wanted:

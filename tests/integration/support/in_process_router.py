@@ -114,7 +114,7 @@ class Routed:
         assert await end_of(call) is ENDS[way]
 
     async def in_flight(self, number: int) -> None:
-        """Return when the router has so many requests in flight; fails after WITHIN_S."""
+        """Return when the router has `number` requests in flight; fails after WITHIN_S."""
         await self.stack.until(lambda status: status.router.requests_in_flight == number)
 
     async def until(self, is_true: Callable[[], bool], what: str) -> None:

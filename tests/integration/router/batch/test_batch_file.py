@@ -19,7 +19,7 @@ LARGE_BLOCKS = 100  # memory for 1600 tokens
 
 
 def in_reverse(number: int) -> Callable[[ScriptedWorker, WorkRequest], None]:
-    """Return a script that waits for so many requests and answers them, the last one first."""
+    """Return a script that waits for `number` requests and answers them, the last one first."""
 
     def speak(worker: ScriptedWorker, request: WorkRequest) -> None:
         if len(worker.requests) == number:
