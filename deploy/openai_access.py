@@ -1,7 +1,8 @@
-"""Who may call OpenAI's API, and over what: what its gateway is told at its start.
+"""Access control of the OpenAI API: client keys and TLS files, given to the gateway at its start.
 
-`openai_keys_file` has a line `NAME KEY` for each client; blank lines and lines that begin with # are skipped.
-smg wants the keys themselves, so they are kept in clear, and the file is for nobody else to read.
+`openai_keys_file` has a line `NAME KEY` for each client; blank lines and lines that begin with #
+are skipped. smg needs the keys themselves, so the file holds them in clear; nobody else should read
+it.
 """
 
 import importlib.util
@@ -24,9 +25,9 @@ _log = get_logger()
 
 @dataclass(frozen=True, slots=True)
 class OpenAiAccess:
-    """Keys by the client's name, and files of the certificate chain and its private key; None: no TLS.
+    """Keys by client name, and the files of certificate chain and private key (None: no TLS).
 
-    `digest` is of what these files hold, so that it tells a renewed certificate from the one before.
+    `digest` covers the contents of these files, so that a renewed certificate is noticed.
     """
 
     keys: tuple[tuple[str, str], ...] = field(default=(), repr=False)
@@ -34,7 +35,7 @@ class OpenAiAccess:
     digest: bytes = field(default=b"", repr=False)
 
     def arguments(self) -> list[str]:
-        """For `smg launch`; they hold the keys."""
+        """Return the arguments for `smg launch`; they contain the keys."""
         arguments = [f"--tenant-api-key={name}:{key}" for name, key in self.keys]
         if self.certificate is not None:
             chain, private = self.certificate
@@ -43,8 +44,9 @@ class OpenAiAccess:
 
 
 def check_usable(config: ServeConfig) -> None:
-    """Raises SetupError where openai_port would let in whom the router asks for credentials, and where the
-    packages of the extra `openai` are missing.
+    """Raise SetupError if openai_port would bypass the router's check of credentials.
+
+    Also raises SetupError if a package of the extra `openai` is missing.
     """
     security = config.security
     if security.access_file and not config.openai_keys_file and not security.insecure:
@@ -62,7 +64,7 @@ def check_usable(config: ServeConfig) -> None:
 
 
 def openai_access(config: ServeConfig) -> Reloading[OpenAiAccess]:
-    """As the files say now, and again when one of them changes. Raises SetupError."""
+    """Return the access that the files define, reloaded when one changes. Raises SetupError."""
     keys, security = config.openai_keys_file, config.security
     chain, private = security.tls_cert_file, security.tls_key_file
     files = [file for file in (keys, chain, private) if file is not None]
@@ -85,7 +87,7 @@ def _read_keys(path: Path) -> tuple[tuple[str, str], ...]:
         raise SetupError(
             f"openai_keys_file {path} has no key", "write a line NAME KEY for each client"
         )
-    with suppress(OSError):  # it was there a moment ago
+    with suppress(OSError):  # the file may have been removed since it was read
         if path.stat().st_mode & 0o007:
             _log.warning("openai_keys_open_to_others", file=str(path), remedy="chmod 600")
     return tuple((name, key) for key, name in keys.items())

@@ -1,4 +1,4 @@
-"""The process of the OpenAI gateway: smg, whose life ends with that of the process that started it."""
+"""Child process of the OpenAI gateway smg; it ends when its parent process ends."""
 
 import ctypes
 import json
@@ -7,18 +7,18 @@ import signal
 import sys
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
-# whatever smg wants of a model is in its folder or comes from the router: it must not ask a hub
+# smg finds all of a model in its folder or in the router: it must not ask a hub
 _NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": "/nonexistent"}
 
 
 def main() -> None:
-    """Run smg with the arguments on stdin, where nobody else can read them.
+    """Run smg with the arguments on stdin, which other users cannot read.
 
-    They are one line of JSON, led by the pid of the process that started this one.
+    The input is one line of JSON: the parent's pid, then the arguments.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     starter, *arguments = json.loads(sys.stdin.readline())
-    if os.getppid() != starter:  # it died before the call above
+    if os.getppid() != starter:  # the parent died before the call above
         sys.exit(1)
     os.environ.update(_NO_HUB)
     from smg.cli import main as smg

@@ -1,12 +1,14 @@
 """OpenAI's HTTP API: the gateway smg in front of the router's vLLM contract, as a child process.
 
-1. `start` runs the child (openai_child.py) and returns when it answers; if it ends instead: SetupError.
-2. When it dies later, that is logged and another one is started on the same port, after a growing pause.
-3. smg reads keys and certificates at its start alone: when they change, it is ended and started again.
-4. `stop` ends it within seconds; if this process dies in any way, the kernel ends the child.
+1. `start` runs the child (openai_child.py) and returns when it answers; SetupError if it ends
+   instead.
+2. If the child dies later, the death is logged and a new one starts on the same port, after a
+   growing pause.
+3. smg reads keys and certificates only at its start: when they change, it is stopped and restarted.
+4. `stop` ends the child within seconds; if this process dies, the kernel ends the child.
 
-There is one worker to choose, the router, which admits, places and refuses by itself: all that smg would
-decide about workers is switched off.
+smg has one worker, the router, which does admission and placement itself. All of smg's own
+decisions about workers are switched off.
 """
 
 import asyncio
@@ -52,7 +54,7 @@ _log = get_logger()
 
 
 class OpenAiGateway:
-    """Owns the child process. All methods on one event loop."""
+    """Owner of the child process. Call all methods on one event loop."""
 
     def __init__(
         self,
@@ -62,8 +64,10 @@ class OpenAiGateway:
         options: str = "",
         access: Reloading[OpenAiAccess] | None = None,
     ) -> None:
-        """`port` 0 takes any free one; `options` are more of smg's, on one line; they may replace ours.
-        Without `access`, whoever reaches the port may call.
+        """Take the router's address and the gateway's own.
+
+        `port` 0 means any free port. `options` are further options of smg, on one line, and may
+        replace ours. Without `access`, everybody who can reach the port may call.
         """
         self._grpc_address = grpc_address
         self._access = access or Reloading([], OpenAiAccess)
@@ -77,7 +81,7 @@ class OpenAiGateway:
         self._last_words = ""
 
     async def start(self, timeout_s: float) -> None:
-        """Return when the model can be used. Raises SetupError."""
+        """Start the child; return when it can serve the model. Raises SetupError."""
         await self._launch()
         try:
             await self._await_ready(timeout_s)
@@ -115,7 +119,7 @@ class OpenAiGateway:
                 _log.info("openai_gateway_restarted")
 
     async def _until_over(self, process: Process) -> None:
-        """Return when it has died, or was ended because who may call has changed."""
+        """Return when the child has died, or was ended because the access has changed."""
         while process.returncode is None:
             if self._access.current() != self._granted:
                 _log.info("openai_gateway_renewed")
@@ -136,10 +140,10 @@ class OpenAiGateway:
             stdout=PIPE,
             stderr=STDOUT,
             limit=_MAX_LINE_BYTES,
-            start_new_session=True,  # Ctrl-C is for the router, which lets running requests end
+            start_new_session=True,  # Ctrl-C is for the router, which lets requests end
         )
         self._reader = asyncio.create_task(self._read(process))
-        if process.stdin is not None:  # it is a pipe; the type does not know
+        if process.stdin is not None:  # stdin is a pipe; its type allows None
             process.stdin.write(json.dumps([os.getpid(), *self._arguments()]).encode() + b"\n")
 
     def _arguments(self) -> list[str]:
@@ -148,7 +152,7 @@ class OpenAiGateway:
             f"--port={self.port}",
             f"--worker-urls=grpc://{self._grpc_address}",
             f"--prometheus-port={_free_port('127.0.0.1')}",
-            # shuts smg's own control plane, which could add workers: nobody knows this key
+            # locks smg's own control plane, which could add workers: nobody knows this key
             f"--control-plane-api-keys=pdserve:pdserve:admin:{secrets.token_urlsafe(32)}",
             *self._granted.arguments(),
             *self._options,
@@ -176,7 +180,7 @@ class OpenAiGateway:
             connection.request("GET", "/readiness")
             with (
                 connection.getresponse() as response
-            ):  # closing the connection alone leaves it open
+            ):  # closing only the connection would leave the socket open
                 return response.status == 200
         except (OSError, HTTPException):
             return False
@@ -187,16 +191,16 @@ class OpenAiGateway:
         if self._granted.certificate is None:
             return HTTPConnection(host, self.port, timeout=_ASK_TIMEOUT_S)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False  # nothing is told to whoever answers
+        context.check_hostname = False  # the request carries no secret, so any server may answer
         context.verify_mode = ssl.CERT_NONE
         return HTTPSConnection(host, self.port, timeout=_ASK_TIMEOUT_S, context=context)
 
     async def _read(self, process: Process) -> None:
-        """Log what the child reports, and keep its last line for when it dies."""
+        """Log the child's messages, and keep the last line to explain its death."""
         while process.stdout is not None:
             try:
                 line = (await process.stdout.readline()).decode(errors="replace")
-            except ValueError:  # an endless one
+            except ValueError:  # a line longer than the limit
                 continue
             if not line:
                 return
@@ -205,7 +209,7 @@ class OpenAiGateway:
                 self._last_words = str(record["message"])
                 said, reason = self._last_words, record.get("error")
                 _log.warning("openai_gateway", said=said, reason=reason)
-            except (ValueError, KeyError, TypeError):  # its banner, or its last words
+            except (ValueError, KeyError, TypeError):  # the banner, or the last words
                 self._last_words = line.strip() or self._last_words
 
     async def _terminate(self, process: Process) -> None:

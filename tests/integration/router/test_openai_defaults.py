@@ -1,4 +1,4 @@
-"""The model's sampling defaults over OpenAI's API: smg puts them in where a client is silent."""
+"""Sampling defaults of the model over OpenAI's API: smg inserts them if a client sets none."""
 
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -21,7 +21,7 @@ HELLO: Any = [{"role": "user", "content": "hello"}]
 
 
 class Api:
-    """OpenAI's API, and what came out behind it."""
+    """OpenAI's API, and the requests that reach the worker."""
 
     def __init__(self, url: str, worker: ScriptedWorker) -> None:
         self._api = OpenAI(base_url=url, api_key="none", max_retries=0)

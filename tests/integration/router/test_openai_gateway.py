@@ -1,4 +1,4 @@
-"""The life of the gateway's process, over a router with a scripted worker."""
+"""Life of the gateway's process, over a router with a scripted worker."""
 
 import asyncio
 import signal
@@ -23,7 +23,7 @@ from tests.integration.support.scripted_worker import ScriptedWorker, echo
 from tests.unit.router.tiny_tokenizer import write_folder
 
 WITHIN_S = 30.0
-# starts a gateway as `pdserve serve` does, says its pid, and waits to be killed
+# starts a gateway as `pdserve serve` does, prints its pid, and waits to be killed
 STARTER = """
 import asyncio, sys
 from deploy.openai_gateway import OpenAiGateway

@@ -1,4 +1,4 @@
-"""OpenAI's API before a router that asks who calls: keys and TLS at its door, a tenant's rights behind it."""
+"""OpenAI's API before a router that authenticates: keys and TLS, and a tenant's rights."""
 
 import asyncio
 import os
@@ -33,14 +33,14 @@ HOLD = "hold"
 
 
 def say_salt(worker: ScriptedWorker, request: WorkRequest) -> None:
-    """Answer with the salt that keeps the request's cached KV apart; some prompts have to wait."""
+    """Answer with the salt of the request's cached KV; some prompts have to wait."""
     if bytes(request.prompt_token_ids) != HOLD.encode():
         worker.say(request, request.cache_salt, ends=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Fronted:
-    """What a test drives."""
+    """Gateway and clients that a test drives."""
 
     url: str
     worker: ScriptedWorker
@@ -48,7 +48,7 @@ class Fronted:
     trust: ssl.SSLContext
 
     async def complete(self, key: str, prompt: str = "abc") -> str:
-        """The answer to a prompt."""
+        """Return the answer to the prompt."""
         async with AsyncOpenAI(
             base_url=f"{self.url}/v1",
             api_key=key,
@@ -59,7 +59,7 @@ class Fronted:
         return answer.choices[0].text
 
     async def complete_without_key(self) -> int:
-        """The status that a request with no Authorization at all gets."""
+        """Return the HTTP status of a request without Authorization."""
         async with DefaultAsyncHttpxClient(verify=self.trust) as client:
             body = {"model": MODEL, "prompt": "abc"}
             response = await client.post(f"{self.url}/v1/completions", json=body)
@@ -75,7 +75,7 @@ def write_keys(file: Path, *lines: str) -> Path:
 
 @pytest.fixture
 async def fronted(tmp_path: Path) -> AsyncIterator[Fronted]:
-    """With an access file that does not know the gateway's tenant, TLS on both ports, two clients' keys."""
+    """Yield an access file without the gateway's tenant, TLS on both ports, two clients' keys."""
     authority, worker = Authority(), ScriptedWorker(script=say_salt)
     issue(tmp_path / "access", ACME)
     pair = authority.issue(tmp_path / "server", "localhost", HOST)

@@ -1,6 +1,6 @@
-"""What the OpenAI API refuses, and what the gateway lacks, over a scripted worker.
+"""Refusals of the OpenAI API, and limits of the gateway, over a scripted worker.
 
-A test of the second kind that fails says that a limit of docs/openai.md is gone from a new smg.
+If a test of a limit fails, a new smg has removed that limit of docs/openai.md.
 """
 
 import json
@@ -31,7 +31,7 @@ HELLO: Any = [{"role": "user", "content": "hello"}]
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """The API, and what comes out behind it."""
+    """The API, and the requests that reach the worker."""
 
     url: str
     api: OpenAI
@@ -154,7 +154,7 @@ def self_described(request: WorkRequest) -> dict[str, Any]:
     return {name: getattr(sampling, name) for name in (*names, "repetition_penalty", "ignore_eos")}
 
 
-# What smg 1.13 lacks.
+# Limits of smg 1.13.
 
 
 def test_limit_logit_bias_does_not_reach_the_worker(front: Front) -> None:
