@@ -11,7 +11,7 @@ class LiveSequences:
 
     def __init__(self) -> None:
         self._by_id: dict[str, Sequence] = {}
-        self._next_deadline_s = inf  # no live sequence's is sooner
+        self._next_deadline_s = inf  # no live sequence has a sooner one
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -36,7 +36,5 @@ class LiveSequences:
         """Return those whose deadline has passed; `now_s` is on the clock of `Sequence.deadline_s`."""
         if now_s <= self._next_deadline_s:
             return []
-        expired = [seq for seq in self if seq.is_expired(now_s)]
-        rest = (seq.deadline_s for seq in self if not seq.is_expired(now_s))
-        self._next_deadline_s = min(rest, default=inf)
-        return expired
+        self._next_deadline_s = min((seq.deadline_s for seq in self), default=inf)
+        return [seq for seq in self if seq.is_expired(now_s)]
