@@ -187,7 +187,7 @@ class Workers:
         self.crashes: list[BaseException] = []
         self.answers = Answers()
         transfer = transfer or TransferConfig()
-        configs = [prefill_config or engine_config(), decode_config or engine_config()]
+        names, configs = (PREFILL, "decode-0"), (prefill_config, decode_config)
         specs = [
             WorkerSpec(
                 name=name,
@@ -196,12 +196,10 @@ class Workers:
                 model_name="tiny",
                 namespace="test",
                 num_threads=1,
-                engine=config,
+                engine=config or engine_config(),
                 transfer=transfer,
             )
-            for name, role, config in zip(
-                (PREFILL, "decode-0"), ("prefill", "decode"), configs, strict=True
-            )
+            for name, role, config in zip(names, ("prefill", "decode"), configs, strict=True)
         ]
         hosts = [build_host(spec, self.crashes.append, store) for spec in specs]
         hosts = [replace(host, engine=change(host.engine)) for host in hosts]
