@@ -1,4 +1,4 @@
-"""What docs/api.md promises beside the methods: health that is watched, details of refusals, limits."""
+"""What docs/use/api.md promises beside the methods: health that is watched, details of refusals, limits."""
 
 import ast
 import asyncio
@@ -21,7 +21,7 @@ from tests.patience import WITHIN_S
 from tests.unit.repository.sources import ROOT, modules
 from tests.unit.router.tiny_tokenizer import write_folder
 
-API = (ROOT / "docs" / "api.md").read_text("utf-8")
+API = (ROOT / "docs" / "use" / "api.md").read_text("utf-8")
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 

@@ -1,6 +1,6 @@
 """What the OpenAI API refuses, and what the gateway lacks, over a scripted worker.
 
-A test of the second kind that fails says that a limit of docs/openai.md is gone from a new smg.
+A test of the second kind that fails says that a limit of docs/use/openai.md is gone from a new smg.
 """
 
 import json

@@ -13,7 +13,7 @@ NEEDED = {
     "proto/baseline.binpb",
     "pdserve/v1/worker_pb2.pyi",
     "pdserve/py.typed",
-    "docs/errors.md",
+    "docs/use/errors.md",
     "tests/integration/support/small.yaml",
     "tests/unit/repository/test_distribution.py",
     "deploy/ray/cluster.yaml",
