@@ -14,6 +14,7 @@ NEEDED = {
     "pdserve/v1/worker_pb2.pyi",
     "pdserve/py.typed",
     "docs/use/errors.md",
+    "mkdocs.yml",
     "tests/integration/support/small.yaml",
     "tests/unit/repository/test_distribution.py",
     "deploy/ray/cluster.yaml",
