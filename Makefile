@@ -25,13 +25,14 @@ setup: $(STAMP)  ## make .venv, install, fetch the default model
 demo: setup  ## one prefill and one decode worker answer four prompts at once
 	@$(VENV)/bin/pdserve demo
 
-check: $(STAMP)  ## ruff, mypy --strict, import contracts, the public API
+check: $(STAMP)  ## ruff, mypy --strict, import contracts, the public API, links of the documents
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/buf lint
 	$(VENV)/bin/buf breaking --against $(BASELINE)
+	$(PY) -m pytest -q tests/unit/repository/test_links.py
 
 test: setup check  ## static checks and the test suite (CI runs this)
 	$(PY) -m pytest -q -m "$(QUICK) and not deployment" -n 2 --dist loadfile
