@@ -96,6 +96,9 @@ def members(node: ast.ClassDef) -> set[str]:
     return names
 
 
+KNOWN = set().union(*map(defined, SOURCES.values()))
+
+
 @pytest.mark.parametrize("page", pages(), ids=name_of)
 def test_sources_that_a_page_names_exist(page: Path) -> None:
     named = [
@@ -106,15 +109,14 @@ def test_sources_that_a_page_names_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", pages(), ids=name_of)
 def test_members_of_our_classes_that_a_page_names_exist(page: Path) -> None:
-    known = set().union(*map(defined, SOURCES.values()))
     fields = "".join(proto.read_text("utf-8") for proto in (ROOT / "proto").rglob("*.proto"))
     spans = "\n".join(code_spans(page.read_text("utf-8")))
     named = re.findall(r"^([A-Z]\w+)\.([a-z_]\w*)", spans, re.MULTILINE)
-    owners = {name.partition(".")[0] for name in known if "." in name}
+    owners = {name.partition(".")[0] for name in KNOWN if "." in name}
     missing = [f"{owner}.{name}" for owner, name in named if owner in owners]
     # a message of the API may have the name of a class
     missing = [name for name in missing if not re.search(rf"\b{name.partition('.')[2]} = ", fields)]
-    assert [name for name in missing if name not in known] == []
+    assert [name for name in missing if name not in KNOWN] == []
 
 
 def life_of_a_request() -> list[str]:
