@@ -54,6 +54,11 @@ def code_spans(text: str) -> list[str]:
     return [" ".join(span.split()) for _, span in _CODE.findall(prose(text))]
 
 
+def code_lines(text: str) -> list[str]:
+    """The lines of a document's blocks of code."""
+    return "\n".join(block[0] for block in _FENCE.finditer(text)).splitlines()
+
+
 def sentences(text: str) -> Iterator[str]:
     """The sentences of paragraphs, list items and table cells; a span of code is one word."""
     for block in _blocks(prose(text)):
