@@ -35,10 +35,10 @@ from router.intake.grammar_checker import GrammarChecker
 from router.intake.job import Limits
 from router.intake.tokenizer import Tokenizer
 from router.journey.decisions import Explanations
-from router.journey.dispatch import Departures, room_tokens
+from router.journey.dispatch import Dispatcher, room_tokens
 from router.journey.journey import Journeys
 from router.journey.metrics import RouterMetrics
-from router.journey.placement import Dispatcher
+from router.journey.placement import Placement
 from router.journey.work_ids import WorkIds
 from router.routing.policy import make_policy
 from router.scaling.fleet import FixedFleet, Fleet
@@ -180,17 +180,17 @@ class Router:
 
     def _make_journeys(self) -> Journeys:
         policy = make_policy(self._config.policy)
-        dispatcher = Dispatcher(self._pool, policy, self._explanations)
+        placement = Placement(self._pool, policy, self._explanations)
         queue = FairQueue[Turn](self._admission.tenants.weight)
         assigned = self._pool.assigned.total
-        gate = Gate(queue, lambda: room_tokens(dispatcher.prompt_workers(), assigned))
+        gate = Gate(queue, lambda: room_tokens(placement.prompt_workers(), assigned))
         wait_limit = WaitLimit(self._config.max_wait_s)
-        departures = Departures(self._admission, dispatcher, gate, wait_limit)
+        dispatcher = Dispatcher(self._admission, placement, gate, wait_limit)
         return Journeys(
             self._work_ids,
             self._pool,
+            placement,
             dispatcher,
-            departures,
             self._tokenizer,
             self._metrics,
             self._config.max_unread_tokens,

@@ -10,7 +10,7 @@ class Shares:
     """Prompt tokens let in for each tenant over about the last _WINDOW_S: counts that decay exponentially.
 
     A queue that is full of one tenant's prompts has no place for another's, in whatever order it is served;
-    so who is over its share has to leave room for those who are not (`Departures`).
+    so who is over its share has to leave room for those who are not (`Dispatcher`).
     """
 
     def __init__(self, weight: Callable[[str], float]) -> None:

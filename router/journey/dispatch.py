@@ -1,13 +1,13 @@
 """From a request's arrival to the moment at which it leaves for its workers.
 
-1. `enter`: admission lets it in, unless it is predicted to wait longer than it may, or to end after its
+1. `admit`: admission lets it in, unless it is predicted to wait longer than it may, or to end after its
    deadline (wait_limit.py).
-2. `depart`: the policy says where it would go and how much of its prompt would run there; so much it waits
-   for at the gate. Whoever had to wait is routed anew, since the workers' state has changed, and refused
-   after all when its deadline can no longer be met.
-3. `set_out`: its worker's load counts the prompt.
+2. `wait_for_turn`: the policy says where it would go and how much of its prompt would run there; so much it
+   waits for at the gate. Whoever had to wait is routed anew, since the workers' state has changed, and
+   refused after all when its deadline can no longer be met.
+3. `note_sent`: its worker's load counts the prompt.
 4. `note_tokens`: the prompt has run; the gate lets others pass.
-5. `leave`, always: its place at the gate and in the account is given back.
+5. `close`, always: its place at the gate and in the account is given back.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from router.admission.prompt_queue import Gate, Turn
 from router.admission.recent_use import Shares
 from router.admission.wait_limit import Forecast, WaitLimit, check_deadline
 from router.intake.job import Job
-from router.journey.placement import Dispatcher
+from router.journey.placement import Placement
 from router.routing.policy import Decision
 
 # of prompt tokens on their way to each worker: enough to keep it busy and to choose among
@@ -35,7 +35,7 @@ WINDOW_STEPS = 4
 
 
 @dataclass(slots=True)
-class Passage:
+class QueuedRequest:
     """One request on its way out."""
 
     job: Job
@@ -58,85 +58,85 @@ class Passage:
             self.turn.granted.set_exception(RequestCancelledError("cancelled by Cancel"))
 
 
-class Departures:
+class Dispatcher:
     """Lets requests in and sends them off in turn."""
 
     def __init__(
         self,
         admission: Admission,
-        dispatcher: Dispatcher,
+        placement: Placement,
         gate: Gate,
         wait_limit: WaitLimit,
     ) -> None:
         self._admission = admission
-        self._dispatcher = dispatcher
+        self._placement = placement
         self._gate = gate
         self._wait_limit = wait_limit
         self._shares = Shares(admission.tenants.weight)
 
-    def enter(self, job: Job, timeout_s: float | None, cancel: Callable[[], None]) -> Passage:
-        """Let a request in; `leave` must follow. Raises what `Admission.enter` does."""
+    def admit(self, job: Job, timeout_s: float | None, cancel: Callable[[], None]) -> QueuedRequest:
+        """Let a request in; `close` must follow. Raises what `Admission.enter` does."""
         arrival_s, decisions = time.monotonic(), list[Decision]()
 
         def forecast() -> None:
             decisions.extend(self._check_waiting(job, arrival_s, timeout_s))
 
         def cancel_all() -> None:
-            passage.refuse()
+            request.refuse()
             cancel()
 
         num_tokens = len(job.prompt_token_ids)
         ticket = self._admission.enter(job.key, num_tokens, cancel_all, forecast)
         self._shares.add(job.tenant.name, num_tokens, arrival_s)
         decision = decisions[0] if decisions else None
-        passage = Passage(job, arrival_s, timeout_s, ticket, decision)
-        return passage
+        request = QueuedRequest(job, arrival_s, timeout_s, ticket, decision)
+        return request
 
-    async def depart(self, passage: Passage) -> Decision:
+    async def wait_for_turn(self, request: QueuedRequest) -> Decision:
         """Wait for the request's turn; the workers that it goes to.
 
         Raises UnavailableError, RequestCancelledError, RequestTimeoutError, OverloadedError.
         """
-        job, arrival_s = passage.job, passage.arrival_s
-        decision = passage.decision or self._dispatcher.choose(job, arrival_s)
-        self._dispatcher.arrive(arrival_s)
+        job, arrival_s = request.job, request.arrival_s
+        decision = request.decision or self._placement.choose(job, arrival_s)
+        self._placement.note_arrival(arrival_s)
         num_tokens = max(decision.num_new_tokens, 1)
-        turn = passage.turn = self._gate.queue(job.tenant.name, num_tokens, job.priority)
+        turn = request.turn = self._gate.queue(job.tenant.name, num_tokens, job.priority)
         if not turn.granted.done():
-            self._dispatcher.propose(job, decision, arrival_s)
+            self._placement.propose(job, decision, arrival_s)
             try:
-                async with asyncio.timeout(passage.remaining_s):
+                async with asyncio.timeout(request.remaining_s):
                     await turn.granted
             except TimeoutError:
                 raise RequestTimeoutError("the deadline passed in the queue") from None
-            decision = self._dispatcher.choose(job, arrival_s)
-            self._check_deadline(passage, decision)
-        self._dispatcher.commit(job, decision, arrival_s)
+            decision = self._placement.choose(job, arrival_s)
+            self._check_deadline(request, decision)
+        self._placement.commit(job, decision, arrival_s)
         return decision
 
-    def set_out(self, passage: Passage) -> None:
+    def note_sent(self, request: QueuedRequest) -> None:
         """The prompt is among those assigned to its worker. Safe to repeat."""
-        if passage.turn is not None:
-            self._gate.set_out(passage.turn)
+        if request.turn is not None:
+            self._gate.set_out(request.turn)
 
-    def note_tokens(self, passage: Passage, number: int) -> None:
+    def note_tokens(self, request: QueuedRequest, number: int) -> None:
         """The request has so many tokens more: its prompt has run."""
-        self._admission.note_tokens(passage.ticket, number)
-        self._give_back(passage)
+        self._admission.note_tokens(request.ticket, number)
+        self._give_back(request)
 
-    def leave(self, passage: Passage) -> None:
+    def close(self, request: QueuedRequest) -> None:
         """The request has ended, in whatever way."""
-        self._give_back(passage)
-        self._admission.leave(passage.ticket)
+        self._give_back(request)
+        self._admission.leave(request.ticket)
 
-    def _give_back(self, passage: Passage) -> None:
-        if passage.turn is not None:
-            self._gate.done(passage.turn)
-            passage.turn = None
+    def _give_back(self, request: QueuedRequest) -> None:
+        if request.turn is not None:
+            self._gate.done(request.turn)
+            request.turn = None
 
     def _check_waiting(self, job: Job, arrival_s: float, timeout_s: float | None) -> list[Decision]:
         try:
-            decision = self._dispatcher.choose(job, arrival_s)
+            decision = self._placement.choose(job, arrival_s)
         except UnavailableError:
             return []  # said when its turn comes
         is_over_share = self._shares.is_over(job.tenant.name, arrival_s)
@@ -144,16 +144,16 @@ class Departures:
         self._wait_limit.check(forecast, timeout_s, arrival_s, is_over_share=is_over_share)
         return [decision]
 
-    def _check_deadline(self, passage: Passage, decision: Decision) -> None:
+    def _check_deadline(self, request: QueuedRequest, decision: Decision) -> None:
         """Raise OverloadedError when who has waited would be served in vain."""
-        if (remaining_s := passage.remaining_s) is not None:
+        if (remaining_s := request.remaining_s) is not None:
             chosen = decision.chosen
-            answer_s = self._dispatcher.answer_s(passage.job, decision)
+            answer_s = self._placement.answer_s(request.job, decision)
             forecast = Forecast(chosen.queue_s, chosen.prefill_s, answer_s, num_ahead=1)
             try:
                 check_deadline(forecast, remaining_s)
             except OverloadedError as error:
-                self._admission.postpone(passage.job.key, error)
+                self._admission.postpone(request.job.key, error)
                 raise
 
     def _forecast(self, job: Job, decision: Decision) -> Forecast:
@@ -163,14 +163,14 @@ class Departures:
         would be let in without end, and those that they overtake, which were let in before, would wait too
         long.
         """
-        workers = [*self._dispatcher.prompt_workers().values()]
+        workers = [*self._placement.prompt_workers().values()]
         here_s = seconds_for(self._gate.tokens_before(job.tenant.name), workers)
-        there = self._dispatcher.on_the_way(decision.prompt_worker)
+        there = self._placement.sent_prompts(decision.prompt_worker)
         there_s = max(decision.chosen.queue_s, seconds_for(there.num_tokens, workers[:1]))
         return Forecast(
             wait_s=here_s + there_s,
             prefill_s=decision.chosen.prefill_s,
-            answer_s=self._dispatcher.answer_s(job, decision),
+            answer_s=self._placement.answer_s(job, decision),
             num_ahead=self._gate.num_waiting + there.num_prompts,
         )
 

@@ -20,11 +20,11 @@ from pdserve.errors import RequestCancelledError, RequestTimeoutError
 from router.admission.admission import Outcome
 from router.intake.job import Job
 from router.intake.tokenizer import Tokenizer
-from router.journey.dispatch import Departures, Passage
+from router.journey.dispatch import Dispatcher, QueuedRequest
 from router.journey.merge import merge
 from router.journey.metrics import RouterMetrics
 from router.journey.output_text import OutputText
-from router.journey.placement import Dispatcher
+from router.journey.placement import Placement
 from router.journey.progress import Delta, Progress
 from router.journey.work_ids import WorkIds, of_choices
 from router.routing.policy import Decision
@@ -41,16 +41,16 @@ class Journeys:
         self,
         work_ids: WorkIds,
         pool: WorkerPool,
+        placement: Placement,
         dispatcher: Dispatcher,
-        departures: Departures,
         tokenizer: Tokenizer,
         metrics: RouterMetrics,
         max_unread_tokens: int,
     ) -> None:
         self._work_ids = work_ids
         self._pool = pool
+        self._placement = placement
         self._dispatcher = dispatcher
-        self._departures = departures
         self._tokenizer = tokenizer
         self._metrics = metrics
         self._max_unread_tokens = max_unread_tokens
@@ -58,24 +58,24 @@ class Journeys:
     async def run(self, job: Job, timeout_s: float | None) -> AsyncGenerator[Delta]:
         """Yield the request's deltas. Raises RequestError; closing the iterator cancels the request."""
         streams: list[WorkStream] = []
-        passage = self._departures.enter(job, timeout_s, lambda: _cancel(streams))
+        request = self._dispatcher.admit(job, timeout_s, lambda: _cancel(streams))
         work_id = self._work_ids.begin(str(job.key))  # let in, so that no other run has the key
         names = of_choices(work_id, job.num_choices)
         streams += [WorkStream(name, self._max_unread_tokens) for name in names]
-        ticket = passage.ticket
+        ticket = request.ticket
         ticket.outcome = Outcome.CANCELLED  # unless it is seen to end in another way
         try:
-            decision = await self._departures.depart(passage)
-            works = _works(passage, work_id, decision.route, names)
-            progress = [self._progress(passage, choice, decision) for choice in range(len(works))]
+            decision = await self._dispatcher.wait_for_turn(request)
+            works = _work_requests(request, work_id, decision.route, names)
+            progress = [self._progress(request, choice, decision) for choice in range(len(works))]
             num_open = len(works)
             # nothing is awaited since the choice: its workers are not drained in between
             with self._pool.bookings.book(decision.route, len(works)) as booking:
-                args = (works, progress, streams, repeat(passage), repeat(booking))
-                async with aclosing(merge([*map(self._travel, *args)])) as deltas:
+                args = (works, progress, streams, repeat(request), repeat(booking))
+                async with aclosing(merge([*map(self._run_choice, *args)])) as deltas:
                     async for delta in deltas:
                         if delta.summary is not None:
-                            self._dispatcher.note_output(delta.summary.num_output_tokens)
+                            self._placement.note_output_length(delta.summary.num_output_tokens)
                             num_open -= 1
                         if not num_open:
                             ticket.outcome = Outcome.COMPLETED
@@ -86,14 +86,14 @@ class Journeys:
             ticket.outcome = Outcome.FAILED
             raise
         finally:
-            self._departures.leave(passage)
+            self._dispatcher.close(request)
 
-    async def _travel(
+    async def _run_choice(
         self,
         work: WorkRequest,
         progress: Progress,
         stream: WorkStream,
-        passage: Passage,
+        request: QueuedRequest,
         booking: Booking,
     ) -> AsyncGenerator[Delta]:
         link = self._pool.link(progress.decision.route.decode)
@@ -102,7 +102,7 @@ class Journeys:
         decision, assigned = progress.decision, self._pool.assigned
         num_tokens = 0 if progress.choice else decision.num_new_tokens
         prompt = assigned.add(decision.prompt_worker, num_tokens, work.priority)
-        self._departures.set_out(passage)
+        self._dispatcher.note_sent(request)
         try:
             while True:
                 output = await stream.next()
@@ -110,7 +110,7 @@ class Journeys:
                     raise error_from_reason(output.failure.reason, output.failure.message)
                 assigned.discard(prompt)
                 booking.note_token(progress.choice)
-                self._departures.note_tokens(passage, len(output.token_ids))
+                self._dispatcher.note_tokens(request, len(output.token_ids))
                 delta = progress.advance(output)
                 yield delta
                 if delta.summary is not None:
@@ -119,14 +119,16 @@ class Journeys:
             assigned.discard(prompt)
             link.release(stream)
 
-    def _progress(self, passage: Passage, choice: int, decision: Decision) -> Progress:
-        job, now_s = passage.job, time.monotonic()
+    def _progress(self, request: QueuedRequest, choice: int, decision: Decision) -> Progress:
+        job, now_s = request.job, time.monotonic()
         text = OutputText(self._tokenizer.decode, job)
-        return Progress(job, choice, decision, passage.arrival_s, now_s, text, self._metrics)
+        return Progress(job, choice, decision, request.arrival_s, now_s, text, self._metrics)
 
 
-def _works(passage: Passage, work_id: str, route: Route, names: list[str]) -> list[WorkRequest]:
-    job, timeout_s = passage.job, passage.remaining_s
+def _work_requests(
+    request: QueuedRequest, work_id: str, route: Route, names: list[str]
+) -> list[WorkRequest]:
+    job, timeout_s = request.job, request.remaining_s
     group = work_id if job.num_choices > 1 else ""
     return [
         _to_work(name, group, job, choice, route, timeout_s) for choice, name in enumerate(names)

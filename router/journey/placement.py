@@ -14,7 +14,7 @@ from router.workers.pool import WorkerPool
 from router.workers.sent_prompts import OnTheWay
 
 
-class Dispatcher:
+class Placement:
     """Chooses workers for jobs, and keeps its decisions for `Explain`.
 
     Learns how long answers get and how often requests come. `choose` alone changes nothing: a request may
@@ -45,7 +45,7 @@ class Dispatcher:
             raise UnavailableError("no decode worker is ready")
         return decision
 
-    def arrive(self, arrival_s: float) -> None:
+    def note_arrival(self, arrival_s: float) -> None:
         """A request was let in."""
         self._arrivals.arrive(arrival_s)
 
@@ -68,10 +68,10 @@ class Dispatcher:
         """From token 1 to its last one, at the least."""
         return (self._lengths.least(job) - 1) * decision.chosen.step_s
 
-    def on_the_way(self, worker: str) -> OnTheWay:
+    def sent_prompts(self, worker: str) -> OnTheWay:
         """What this router has sent there and has not run."""
         return self._pool.assigned.on_the_way(worker)
 
-    def note_output(self, num_tokens: int) -> None:
+    def note_output_length(self, num_tokens: int) -> None:
         """An answer ended with so many tokens."""
         self._lengths.note(num_tokens)
