@@ -23,7 +23,7 @@ from router.access.server_security import Door
 from router.access.tenant import Tenant
 from router.admission.admission import Admission
 from router.admission.fair_queue import FairQueue
-from router.admission.prompt_queue import Gate, Turn
+from router.admission.prompt_queue import PromptQueue, Turn
 from router.admission.wait_limit import WaitLimit
 from router.edge.admin import AdminService
 from router.edge.block_ledgers import Blocks
@@ -181,11 +181,11 @@ class Router:
     def _make_journeys(self) -> Journeys:
         policy = make_policy(self._config.policy)
         placement = Placement(self._pool, policy, self._explanations)
-        queue = FairQueue[Turn](self._admission.tenants.weight)
+        fair_queue = FairQueue[Turn](self._admission.tenants.weight)
         assigned = self._pool.assigned.total
-        gate = Gate(queue, lambda: room_tokens(placement.prompt_workers(), assigned))
+        queue = PromptQueue(fair_queue, lambda: room_tokens(placement.prompt_workers(), assigned))
         wait_limit = WaitLimit(self._config.max_wait_s)
-        dispatcher = Dispatcher(self._admission, placement, gate, wait_limit)
+        dispatcher = Dispatcher(self._admission, placement, queue, wait_limit)
         return Journeys(
             self._work_ids,
             self._pool,

@@ -3,11 +3,11 @@
 1. `admit`: admission lets it in, unless it is predicted to wait longer than it may, or to end after its
    deadline (wait_limit.py).
 2. `wait_for_turn`: the policy says where it would go and how much of its prompt would run there; so much it
-   waits for at the gate. Whoever had to wait is routed anew, since the workers' state has changed, and
+   waits for in the queue. Whoever had to wait is routed anew, since the workers' state has changed, and
    refused after all when its deadline can no longer be met.
 3. `note_sent`: its worker's load counts the prompt.
-4. `note_tokens`: the prompt has run; the gate lets others pass.
-5. `close`, always: its place at the gate and in the account is given back.
+4. `note_tokens`: the prompt has run; the queue lets others pass.
+5. `close`, always: its place in the queue and in the account is given back.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from pdserve.errors import (
     UnavailableError,
 )
 from router.admission.admission import Admission, Ticket
-from router.admission.prompt_queue import Gate, Turn
+from router.admission.prompt_queue import PromptQueue, Turn
 from router.admission.recent_use import Shares
 from router.admission.wait_limit import Forecast, WaitLimit, check_deadline
 from router.intake.job import Job
@@ -65,12 +65,12 @@ class Dispatcher:
         self,
         admission: Admission,
         placement: Placement,
-        gate: Gate,
+        queue: PromptQueue,
         wait_limit: WaitLimit,
     ) -> None:
         self._admission = admission
         self._placement = placement
-        self._gate = gate
+        self._queue = queue
         self._wait_limit = wait_limit
         self._shares = Shares(admission.tenants.weight)
 
@@ -101,7 +101,7 @@ class Dispatcher:
         decision = request.decision or self._placement.choose(job, arrival_s)
         self._placement.note_arrival(arrival_s)
         num_tokens = max(decision.num_new_tokens, 1)
-        turn = request.turn = self._gate.queue(job.tenant.name, num_tokens, job.priority)
+        turn = request.turn = self._queue.push(job.tenant.name, num_tokens, job.priority)
         if not turn.granted.done():
             self._placement.propose(job, decision, arrival_s)
             try:
@@ -117,7 +117,7 @@ class Dispatcher:
     def note_sent(self, request: QueuedRequest) -> None:
         """The prompt is among those assigned to its worker. Safe to repeat."""
         if request.turn is not None:
-            self._gate.set_out(request.turn)
+            self._queue.note_sent(request.turn)
 
     def note_tokens(self, request: QueuedRequest, number: int) -> None:
         """The request has so many tokens more: its prompt has run."""
@@ -131,7 +131,7 @@ class Dispatcher:
 
     def _give_back(self, request: QueuedRequest) -> None:
         if request.turn is not None:
-            self._gate.done(request.turn)
+            self._queue.finish(request.turn)
             request.turn = None
 
     def _check_waiting(self, job: Job, arrival_s: float, timeout_s: float | None) -> list[Decision]:
@@ -164,14 +164,14 @@ class Dispatcher:
         long.
         """
         workers = [*self._placement.prompt_workers().values()]
-        here_s = seconds_for(self._gate.tokens_before(job.tenant.name), workers)
+        here_s = seconds_for(self._queue.tokens_before(job.tenant.name), workers)
         there = self._placement.sent_prompts(decision.prompt_worker)
         there_s = max(decision.chosen.queue_s, seconds_for(there.num_tokens, workers[:1]))
         return Forecast(
             wait_s=here_s + there_s,
             prefill_s=decision.chosen.prefill_s,
             answer_s=self._placement.answer_s(job, decision),
-            num_ahead=self._gate.num_waiting + there.num_prompts,
+            num_ahead=self._queue.num_waiting + there.num_prompts,
         )
 
 
