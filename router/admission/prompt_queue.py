@@ -1,11 +1,11 @@
 """Prompts that wait in the router, so that workers' queues stay short and the order stays ours.
 
-1. `push` puts a prompt behind its tenant's others and, like 3, calls `grant_turns`.
-2. `grant_turns` grants turns: while workers have room for more than was granted and has not set out yet, or while
-   nothing is on its way. Room comes and goes with workers and their stalls: while prompts wait, it is asked
-   for again every little while.
+1. `push` puts a prompt behind its tenant's others. Like 4, it calls `grant_turns`.
+2. `grant_turns` grants turns while the workers have room for more tokens than are granted and not yet sent.
+   While no prompt is active, one turn is granted in any case. Room changes when workers come, go or stall,
+   so a timer asks for it again while prompts wait.
 3. `note_sent` says that a prompt counts at its worker from now on.
-4. `finish` says that a prompt has run, or never will, wherever it stands; the next ones get their turn.
+4. `finish` says that a prompt has run, or never will. The next prompts get their turn.
 """
 
 import asyncio
