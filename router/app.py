@@ -19,7 +19,7 @@ from common.rpc.channel import SERVER_OPTIONS
 from pdserve.errors import SetupError
 from pdserve.v1 import admin_pb2_grpc, inference_pb2_grpc
 from router.access.gateway_port import GatewayPort
-from router.access.server_security import Door
+from router.access.server_security import ServerSecurity
 from router.access.tenant import Tenant
 from router.admission.admission import Admission
 from router.admission.fair_queue import FairQueue
@@ -61,14 +61,14 @@ class Router:
         worker_addresses: Sequence[str],
         config: RouterConfig,
         fleet: Fleet | None = None,
-        door: Door | None = None,
+        security: ServerSecurity | None = None,
         cluster_token: str = "",
     ) -> None:
-        """Without a door everybody may call. `cluster_token` is what the workers ask for."""
+        """Without `security` everybody may call. `cluster_token` is what the workers ask for."""
         self._model = model
         self._model_dir = model_dir
         self._config = config
-        self._door = door or Door(SecurityConfig())
+        self._security = security or ServerSecurity(SecurityConfig())
         self._tokenizer = Tokenizer(model_dir)
         self._defaults = choose_sampling_defaults(model_dir, config.generation_config)
         self._pool = WorkerPool(worker_addresses, config, cluster_token)
@@ -81,7 +81,7 @@ class Router:
         self._metrics = RouterMetrics(self._admission, self._pool.views)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
-            interceptors=self._door.interceptors(), options=SERVER_OPTIONS
+            interceptors=self._security.interceptors(), options=SERVER_OPTIONS
         )
         self._gateway_port: GatewayPort | None = None
         self._add_vllm: Callable[[grpc.aio.Server], None] = _refuse_vllm
@@ -92,13 +92,13 @@ class Router:
 
     async def start(self, host: str, grpc_port: int, http_port: int, timeout_s: float) -> int:
         """Connect to the workers, then serve; returns the gRPC port. Raises SetupError."""
-        port = self._door.bind(self._server, host, grpc_port)
+        port = self._security.bind(self._server, host, grpc_port)
         self._http = HttpServer(host, http_port, self._metrics.registry, self._is_ready)
         self._pool.start()
         await self._pool.wait_ready(timeout_s)
         self._add_services()
         await self._server.start()
-        self._watching = asyncio.create_task(self._door.watch())
+        self._watching = asyncio.create_task(self._security.watch())
         self._http.start()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         return port

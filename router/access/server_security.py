@@ -1,4 +1,4 @@
-"""The router's door: who may call what, over what, and where the port may be."""
+"""Security of the router's gRPC port: callers, their rights, TLS, and where the port may listen."""
 
 import asyncio
 import ipaddress
@@ -21,7 +21,7 @@ _SAN = "x509_subject_alternative_name"
 _log = get_logger()
 
 
-class Door:
+class ServerSecurity:
     """What `security.*` makes of a gRPC server."""
 
     def __init__(self, config: SecurityConfig) -> None:
