@@ -15,8 +15,8 @@ from pdserve.errors import (
     UnavailableError,
 )
 from router.access.tenant import RequestKey, Tenant, find
-from router.admission.retry_times import Retries
-from router.admission.tenant_accounts import Tenants
+from router.admission.retry_times import RetryTimes
+from router.admission.tenant_accounts import TenantAccounts
 
 _LEAST_RETRY_S = 0.5
 
@@ -65,12 +65,12 @@ class Admission:
     def __init__(self, config: RouterConfig, clock: Callable[[], float] = time.monotonic) -> None:
         self._config = config
         self._clock = clock
-        self.tenants = Tenants(config.tenant, config.tenants)
+        self.tenants = TenantAccounts(config.tenant, config.tenants)
         self._live: dict[RequestKey, Ticket] = {}
         self._live_of: dict[str, int] = {}  # by tenant, without those that have none
         self._queued = _Queued()
         self._queued_of: dict[str, _Queued] = {}  # by tenant, likewise
-        self._retries = Retries()
+        self._retry_times = RetryTimes()
         self.is_draining = False
         self.accepted = 0
         self.rejected = 0
@@ -86,7 +86,7 @@ class Admission:
         """Accepted and without a token."""
         return self._queued.num_requests
 
-    def knock(self, tenant: Tenant, request_id: str) -> None:
+    def refuse_early(self, tenant: Tenant, request_id: str) -> None:
         """Refuse at once, before a prompt is looked at, whom `enter` would refuse with any. Counts it.
 
         Raises what `enter` does.
@@ -99,7 +99,7 @@ class Admission:
             self.tenants.check(tenant.name, 1, self._clock())
         except RequestError as error:
             self.reject()
-            self.postpone(key, error)
+            self.set_retry_after(key, error)
             raise
 
     def enter(
@@ -120,11 +120,11 @@ class Admission:
             forecast()
         except RequestError as error:
             self.reject()
-            self.postpone(key, error)
+            self.set_retry_after(key, error)
             raise
         name, now_s = key.tenant.name, self._clock()
         self.tenants.enter(name, num_prompt_tokens, now_s)
-        self._retries.note_accepted(name, now_s)
+        self._retry_times.note_accepted(name, now_s)
         ticket = self._live[key] = Ticket(key, num_prompt_tokens, cancel)
         self._live_of[name] = self._live_of.get(name, 0) + 1
         self._queued.add(1, ticket)
@@ -132,13 +132,13 @@ class Admission:
         self.accepted += 1
         return ticket
 
-    def postpone(self, key: RequestKey, error: RequestError) -> None:
+    def set_retry_after(self, key: RequestKey, error: RequestError) -> None:
         """Have whom this refuses for now come again when others of its tenant who were refused have."""
         if isinstance(error, OverloadedError):
-            retries, name = self._retries, key.request_id or str(self.rejected)
+            retry_times, name = self._retry_times, key.request_id or str(self.rejected)
             # with such a deadline it is told not to come again, and should hold up none who does
             is_in_vain = error.reason is Reason.DEADLINE_UNREACHABLE
-            delay_s = retries.outlook_s if is_in_vain else retries.delay_s
+            delay_s = retry_times.outlook_s if is_in_vain else retry_times.delay_s
             least_s, now_s = error.retry_after_s, self._clock()
             error.retry_after_s = delay_s(key.tenant.name, name, least_s, now_s)
 
@@ -191,16 +191,16 @@ class Admission:
             raise DuplicateRequestError(message, field="request_id")
         is_full = queued.num_requests >= config.max_queued_requests
         is_full_of_tokens = queued.num_tokens + num_prompt_tokens > config.max_queued_tokens
-        if (is_full or is_full_of_tokens) and not self._is_within_share(key, num_prompt_tokens):
+        if (is_full or is_full_of_tokens) and not self._can_queue_in_share(key, num_prompt_tokens):
             number = queued.num_requests if is_full else queued.num_tokens
             found = f"{number} {'requests' if is_full else 'prompt tokens'} are queued"
             raise OverloadedError(found, retry_after_s=_LEAST_RETRY_S)
-        if len(self._live) >= config.max_inflight_requests and not self._has_less_in_flight(key):
+        if len(self._live) >= config.max_inflight_requests and not self._can_run_in_share(key):
             raise OverloadedError(
                 f"{len(self._live)} requests are in flight", retry_after_s=_LEAST_RETRY_S
             )
 
-    def _is_within_share(self, key: RequestKey, num_prompt_tokens: int) -> bool:
+    def _can_queue_in_share(self, key: RequestKey, num_prompt_tokens: int) -> bool:
         """Whether the tenant has less waiting than its part of a full queue. Alone there, a prompt may be
         larger than the whole.
         """
@@ -214,7 +214,7 @@ class Admission:
             and mine.num_tokens + num_prompt_tokens <= share * self._config.max_queued_tokens
         )
 
-    def _has_less_in_flight(self, key: RequestKey) -> bool:
+    def _can_run_in_share(self, key: RequestKey) -> bool:
         """Whether the tenant has less in flight than its part of what may be."""
         name = key.tenant.name
         num_mine = self._live_of.get(name, 0)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 _WINDOW_S = 10.0
 
 
-class Shares:
+class RecentUse:
     """Prompt tokens let in for each tenant over about the last _WINDOW_S: counts that decay exponentially.
 
     A queue that is full of one tenant's prompts has no place for another's, in whatever order it is served;

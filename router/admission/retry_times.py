@@ -18,7 +18,7 @@ class _Line:
     until_s: float = float("-inf")  # when the last of them is due
 
 
-class Retries:
+class RetryTimes:
     """Spreads retries, so that about as many come as are let in, and not all at once.
 
     Each refusal takes the next place in its tenant's line, which moves as fast as that tenant's requests were

@@ -18,7 +18,7 @@ class _Account:
     at_s: float = 0.0
 
 
-class Tenants:
+class TenantAccounts:
     """Concurrent requests and tokens a minute of every tenant.
 
     Tokens are a bucket that holds a minute's worth and fills evenly. A prompt is paid for when it comes, the

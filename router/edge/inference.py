@@ -163,7 +163,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         parse = partial(parse_request, request, self._limits, self._tokenizer)
         key = RequestKey(current_tenant(), request.request_id)
         if not (request.resumable and self._resumables.is_running(key)):
-            self._admission.knock(key.tenant, key.request_id)
+            self._admission.refuse_early(key.tenant, key.request_id)
         try:
             is_large = request.ByteSize() > _LARGE_BYTES
             job = await asyncio.to_thread(parse) if is_large else parse()

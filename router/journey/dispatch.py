@@ -24,7 +24,7 @@ from pdserve.errors import (
 )
 from router.admission.admission import Admission, Ticket
 from router.admission.prompt_queue import PromptQueue, Turn
-from router.admission.recent_use import Shares
+from router.admission.recent_use import RecentUse
 from router.admission.wait_limit import Forecast, WaitLimit, check_deadline
 from router.intake.job import Job
 from router.journey.placement import Placement
@@ -72,7 +72,7 @@ class Dispatcher:
         self._placement = placement
         self._queue = queue
         self._wait_limit = wait_limit
-        self._shares = Shares(admission.tenants.weight)
+        self._recent_use = RecentUse(admission.tenants.weight)
 
     def admit(self, job: Job, timeout_s: float | None, cancel: Callable[[], None]) -> QueuedRequest:
         """Let a request in; `close` must follow. Raises what `Admission.enter` does."""
@@ -87,7 +87,7 @@ class Dispatcher:
 
         num_tokens = len(job.prompt_token_ids)
         ticket = self._admission.enter(job.key, num_tokens, cancel_all, forecast)
-        self._shares.add(job.tenant.name, num_tokens, arrival_s)
+        self._recent_use.add(job.tenant.name, num_tokens, arrival_s)
         decision = decisions[0] if decisions else None
         request = QueuedRequest(job, arrival_s, timeout_s, ticket, decision)
         return request
@@ -139,7 +139,7 @@ class Dispatcher:
             decision = self._placement.choose(job, arrival_s)
         except UnavailableError:
             return []  # said when its turn comes
-        is_over_share = self._shares.is_over(job.tenant.name, arrival_s)
+        is_over_share = self._recent_use.is_over(job.tenant.name, arrival_s)
         forecast = self._forecast(job, decision)
         self._wait_limit.check(forecast, timeout_s, arrival_s, is_over_share=is_over_share)
         return [decision]
@@ -153,7 +153,7 @@ class Dispatcher:
             try:
                 check_deadline(forecast, remaining_s)
             except OverloadedError as error:
-                self._admission.postpone(request.job.key, error)
+                self._admission.set_retry_after(request.job.key, error)
                 raise
 
     def _forecast(self, job: Job, decision: Decision) -> Forecast:

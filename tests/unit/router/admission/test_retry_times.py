@@ -10,7 +10,7 @@ from common.config import RouterConfig, TenantLimits
 from pdserve.errors import OverloadedError, Reason
 from router.access.tenant import ANONYMOUS, RequestKey, Tenant
 from router.admission.admission import Admission, Outcome, Ticket
-from router.admission.retry_times import MAX_BACKLOG_S, Retries
+from router.admission.retry_times import MAX_BACKLOG_S, RetryTimes
 from router.admission.wait_limit import Forecast, WaitLimit
 
 SERVICE_S = 0.25
@@ -85,8 +85,8 @@ def test_a_storm_is_spread_and_nobody_is_idle_meanwhile() -> None:
 
 
 def test_the_delay_grows_with_those_who_were_refused_and_is_bounded() -> None:
-    retries = Retries()
-    delays = [retries.delay_s("acme", f"r{number}", 2.0, 0.0) for number in range(1000)]
+    retry_times = RetryTimes()
+    delays = [retry_times.delay_s("acme", f"r{number}", 2.0, 0.0) for number in range(1000)]
     assert 2.5 <= delays[0] < 3.5
     assert all(2.0 < delay <= 2.0 + 1.5 * MAX_BACKLOG_S for delay in delays)
     # the line is full after 30, one a second: the others are spread over 30 s
@@ -97,7 +97,7 @@ def test_the_delay_grows_with_those_who_were_refused_and_is_bounded() -> None:
 
 
 def test_the_line_moves_as_fast_as_requests_are_let_in() -> None:
-    slow, fast = Retries(), Retries()
+    slow, fast = RetryTimes(), RetryTimes()
     for number in range(2000):
         fast.note_accepted("acme", number / 100)
     last_s = 20.0
@@ -112,7 +112,7 @@ def test_the_line_moves_as_fast_as_requests_are_let_in() -> None:
 
 
 def test_a_request_is_told_the_same_again_in_the_same_place() -> None:
-    first, second = Retries(), Retries()
+    first, second = RetryTimes(), RetryTimes()
     assert first.delay_s("acme", "r", 1.0, 5.0) == second.delay_s("acme", "r", 1.0, 5.0)
     assert first.delay_s("acme", "q", 1.0, 99.0) != second.delay_s("acme", "r", 1.0, 99.0)
 
@@ -125,12 +125,12 @@ def test_a_tenant_over_its_limit_stands_in_a_line_of_its_own() -> None:
     admission.enter(RequestKey(greedy, "a"), 1, ignore)
     for number in range(100):
         with pytest.raises(OverloadedError) as caught:
-            admission.knock(greedy, f"r{number}")
+            admission.refuse_early(greedy, f"r{number}")
         assert caught.value.reason is Reason.TENANT_LIMIT
     assert caught.value.retry_after_s > 10
     admission.enter(RequestKey(other, "a"), 1, ignore)
     with pytest.raises(OverloadedError, match="in flight") as caught:
-        admission.knock(other, "r")
+        admission.refuse_early(other, "r")
     assert caught.value.reason is Reason.QUEUE_FULL
     assert caught.value.retry_after_s < 2
     assert admission.rejected == 101
@@ -163,6 +163,6 @@ def test_who_would_come_too_late_takes_no_place() -> None:
 
 def refused_for_s(admission: Admission, tenant: Tenant, name: str) -> float:
     with pytest.raises(OverloadedError, match="in flight") as caught:
-        admission.knock(tenant, name)
+        admission.refuse_early(tenant, name)
     assert caught.value.reason is Reason.QUEUE_FULL
     return caught.value.retry_after_s
