@@ -182,8 +182,8 @@ class Router:
         policy = make_policy(self._config.policy)
         placement = Placement(self._pool, policy, self._explanations)
         fair_queue = FairQueue[Turn](self._admission.tenants.weight)
-        assigned = self._pool.assigned.total
-        queue = PromptQueue(fair_queue, lambda: room_tokens(placement.prompt_workers(), assigned))
+        sent = self._pool.sent_prompts.num_tokens
+        queue = PromptQueue(fair_queue, lambda: room_tokens(placement.prompt_workers(), sent))
         wait_limit = WaitLimit(self._config.max_wait_s)
         dispatcher = Dispatcher(self._admission, placement, queue, wait_limit)
         return Journeys(

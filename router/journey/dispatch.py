@@ -115,7 +115,7 @@ class Dispatcher:
         return decision
 
     def note_sent(self, request: QueuedRequest) -> None:
-        """The prompt is among those assigned to its worker. Safe to repeat."""
+        """The prompt is among those sent to its worker. Safe to repeat."""
         if request.turn is not None:
             self._queue.note_sent(request.turn)
 
@@ -175,13 +175,13 @@ class Dispatcher:
         )
 
 
-def room_tokens(workers: Mapping[str, WorkerProfile], assigned: Callable[[str], int]) -> int:
-    """Prompt tokens that the workers which run prompts want besides those assigned to them.
+def room_tokens(workers: Mapping[str, WorkerProfile], sent: Callable[[str], int]) -> int:
+    """Prompt tokens that the workers which run prompts want besides those sent to them.
 
     A worker with more than its window, or one that does nothing, takes no room from another.
     """
     windows = {name: WINDOW_STEPS * profile.max_batch_tokens for name, profile in workers.items()}
-    return sum(max(window - assigned(name), 0) for name, window in windows.items())
+    return sum(max(window - sent(name), 0) for name, window in windows.items())
 
 
 def seconds_for(num_tokens: int, workers: list[WorkerProfile]) -> float:

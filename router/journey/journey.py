@@ -31,7 +31,7 @@ from router.routing.policy import Decision
 from router.routing.prediction import Route
 from router.workers.link import WorkStream
 from router.workers.pool import WorkerPool
-from router.workers.worker_use import Booking
+from router.workers.worker_use import HeldWorkers
 
 
 class Journeys:
@@ -70,8 +70,8 @@ class Journeys:
             progress = [self._progress(request, choice, decision) for choice in range(len(works))]
             num_open = len(works)
             # nothing is awaited since the choice: its workers are not drained in between
-            with self._pool.bookings.book(decision.route, len(works)) as booking:
-                args = (works, progress, streams, repeat(request), repeat(booking))
+            with self._pool.worker_use.hold(decision.route, len(works)) as held:
+                args = (works, progress, streams, repeat(request), repeat(held))
                 async with aclosing(merge([*map(self._run_choice, *args)])) as deltas:
                     async for delta in deltas:
                         if delta.summary is not None:
@@ -94,29 +94,29 @@ class Journeys:
         progress: Progress,
         stream: WorkStream,
         request: QueuedRequest,
-        booking: Booking,
+        held: HeldWorkers,
     ) -> AsyncGenerator[Delta]:
         link = self._pool.link(progress.decision.route.decode)
         link.submit(work, stream)
         # the first choice computes the prompt for all
-        decision, assigned = progress.decision, self._pool.assigned
+        decision, sent = progress.decision, self._pool.sent_prompts
         num_tokens = 0 if progress.choice else decision.num_new_tokens
-        prompt = assigned.add(decision.prompt_worker, num_tokens, work.priority)
+        prompt = sent.add(decision.prompt_worker, num_tokens, work.priority)
         self._dispatcher.note_sent(request)
         try:
             while True:
                 output = await stream.next()
                 if output.failure:
                     raise error_from_reason(output.failure.reason, output.failure.message)
-                assigned.discard(prompt)
-                booking.note_token(progress.choice)
+                sent.discard(prompt)
+                held.note_token(progress.choice)
                 self._dispatcher.note_tokens(request, len(output.token_ids))
                 delta = progress.advance(output)
                 yield delta
                 if delta.summary is not None:
                     return
         finally:
-            assigned.discard(prompt)
+            sent.discard(prompt)
             link.release(stream)
 
     def _progress(self, request: QueuedRequest, choice: int, decision: Decision) -> Progress:

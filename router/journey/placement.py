@@ -11,7 +11,7 @@ from router.routing.policy import Decision, RoutingPolicy
 from router.routing.prediction import Ask
 from router.routing.prefix_index import PromptKeys
 from router.workers.pool import WorkerPool
-from router.workers.sent_prompts import OnTheWay
+from router.workers.sent_prompts import SentTotals
 
 
 class Placement:
@@ -68,9 +68,9 @@ class Placement:
         """From token 1 to its last one, at the least."""
         return (self._lengths.least(job) - 1) * decision.chosen.step_s
 
-    def sent_prompts(self, worker: str) -> OnTheWay:
+    def sent_prompts(self, worker: str) -> SentTotals:
         """What this router has sent there and has not run."""
-        return self._pool.assigned.on_the_way(worker)
+        return self._pool.sent_prompts.totals(worker)
 
     def note_output_length(self, num_tokens: int) -> None:
         """An answer ended with so many tokens."""

@@ -7,7 +7,7 @@ from common.messages import WorkerInfo
 from pdserve.errors import SetupError
 
 
-def check_agreement(new: WorkerInfo, known: WorkerInfo) -> None:
+def check_compatibility(new: WorkerInfo, known: WorkerInfo) -> None:
     """Raises SetupError that names both workers and the first thing in which they differ."""
     for thing, ours, theirs, remedy in (
         # a fingerprint covers the dtype too, so that this comes first

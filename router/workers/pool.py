@@ -13,10 +13,10 @@ from common.profile import WorkerProfile
 from pdserve.errors import RequestTimeoutError, UnavailableError
 from router.routing.prediction import Ask, Candidate
 from router.routing.prefix_index import PromptKeys
-from router.workers.compatibility import check_agreement
+from router.workers.compatibility import check_compatibility
 from router.workers.link import WorkerLink
-from router.workers.sent_prompts import Assigned
-from router.workers.worker_use import Bookings
+from router.workers.sent_prompts import SentPrompts
+from router.workers.worker_use import WorkerUse
 
 _POLL_S = 0.02
 _SETTLE_S = 0.1  # what another router sends before it knows that a worker drains has come
@@ -52,8 +52,8 @@ class WorkerPool:
         self._cluster_token = cluster_token
         self._links = [self._link_to(address) for address in addresses]
         self._draining: set[str] = set()
-        self.assigned = Assigned()
-        self.bookings = Bookings()
+        self.sent_prompts = SentPrompts()
+        self.worker_use = WorkerUse()
 
     def start(self) -> None:
         """Connect to every worker, in the background."""
@@ -100,7 +100,7 @@ class WorkerPool:
 
     async def wait_drained(self, name: str, timeout_s: float) -> None:
         """Until no request, of this router or another, needs the worker. Raises RequestTimeoutError."""
-        num_left = self.bookings.num_requests(name)
+        num_left = self.worker_use.num_requests(name)
         try:
             async with asyncio.timeout(timeout_s):
                 idle_since_s = time.monotonic()
@@ -176,7 +176,7 @@ class WorkerPool:
 
     def _num_needing(self, name: str) -> int:
         """Requests that need a worker; one more while it has not said that it drains."""
-        link, own = self.link(name), self.bookings.num_requests(name)
+        link, own = self.link(name), self.worker_use.num_requests(name)
         if not link.is_connected:
             return own
         load = link.load
@@ -186,17 +186,19 @@ class WorkerPool:
     def _candidate(
         self, link: WorkerLink, info: WorkerInfo, keys: PromptKeys, ask: Ask
     ) -> Candidate:
-        load = link.load
+        load, sent = link.load, self.sent_prompts
         num_cached = link.prefixes.num_tokens(keys, load.block_size)
-        num_new, num_assigned = ask.num_prompt_tokens - num_cached, self.assigned.total(info.name)
+        num_new, num_sent = ask.num_prompt_tokens - num_cached, sent.num_tokens(info.name)
         # decode workers run their own prompts first come first served
         overtakes = info.role == Role.PREFILL
-        num_behind = self.assigned.behind(info.name, num_new, ask.priority) if overtakes else 0
+        num_overtaken = (
+            sent.num_overtaken_tokens(info.name, num_new, ask.priority) if overtakes else 0
+        )
         return Candidate(
             name=info.name,
             num_sequences=max(load.num_running + load.num_waiting, link.num_live),
-            backlog_tokens=max(load.backlog_tokens, num_assigned) - num_behind,
-            overtaken_tokens=num_behind,
+            backlog_tokens=max(load.backlog_tokens, num_sent) - num_overtaken,
+            overtaken_tokens=num_overtaken,
             blocks_free=load.blocks_free,
             blocks_total=load.blocks_total,
             block_size=load.block_size,
@@ -222,12 +224,12 @@ class WorkerPool:
         raise UnavailableError(f"no worker named {name}")
 
     def _link_to(self, address: str) -> WorkerLink:
-        return WorkerLink(address, self._check_agreement, self._cluster_token)
+        return WorkerLink(address, self._check_compatibility, self._cluster_token)
 
-    def _check_agreement(self, info: WorkerInfo) -> None:
+    def _check_compatibility(self, info: WorkerInfo) -> None:
         for link in self._links:
             if link.info is not None:
-                check_agreement(info, link.info)
+                check_compatibility(info, link.info)
 
 
 async def _wait_connected(links: Sequence[WorkerLink], timeout_s: float) -> None:

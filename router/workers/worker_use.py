@@ -7,22 +7,22 @@ from typing import Self
 from router.routing.prediction import Route
 
 
-class Bookings:
+class WorkerUse:
     """The live requests of this router, by the workers that they need."""
 
     def __init__(self) -> None:
         self._num_requests: Counter[str] = Counter()
 
-    def book(self, route: Route, num_choices: int) -> "Booking":
-        """A request sets out; it needs its workers until it leaves the booking, at the latest."""
-        return Booking(self._num_requests, route, num_choices)
+    def hold(self, route: Route, num_choices: int) -> "HeldWorkers":
+        """A request sets out; it needs its workers until it ends, at the latest."""
+        return HeldWorkers(self._num_requests, route, num_choices)
 
     def num_requests(self, worker: str) -> int:
         """Requests that need the worker."""
         return self._num_requests[worker]
 
 
-class Booking:
+class HeldWorkers:
     """One request: needs its decode worker to its end, its prefill worker until token 1 of every choice."""
 
     def __init__(self, num_requests: Counter[str], route: Route, num_choices: int) -> None:
