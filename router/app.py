@@ -26,7 +26,7 @@ from router.admission.fair_queue import FairQueue
 from router.admission.prompt_queue import PromptQueue, Turn
 from router.admission.wait_limit import WaitLimit
 from router.edge.admin import AdminService
-from router.edge.block_ledgers import Blocks
+from router.edge.block_ledgers import BlockLedgers
 from router.edge.http import HttpServer
 from router.edge.inference import InferenceService
 from router.edge.resume import Resumables
@@ -34,7 +34,7 @@ from router.intake.generation_config import choose_sampling_defaults
 from router.intake.grammar_checker import GrammarChecker
 from router.intake.job import Limits
 from router.intake.tokenizer import Tokenizer
-from router.journey.decisions import Explanations
+from router.journey.decisions import DecisionLog
 from router.journey.dispatch import Dispatcher, room_tokens
 from router.journey.journey import Journeys
 from router.journey.metrics import RouterMetrics
@@ -74,9 +74,9 @@ class Router:
         self._pool = WorkerPool(worker_addresses, config, cluster_token)
         self._scaler = Scaler(self._pool, fleet or FixedFleet())
         self._admission = Admission(config)
-        self._explanations = Explanations()
+        self._decisions = DecisionLog()
         self._work_ids = WorkIds(secrets.token_hex(4))
-        self._blocks = Blocks(self._pool, self._work_ids)
+        self._ledgers = BlockLedgers(self._pool, self._work_ids)
         self._resumables = Resumables(config)
         self._metrics = RouterMetrics(self._admission, self._pool.views)
         self._health = health.aio.HealthServicer()
@@ -162,14 +162,14 @@ class Router:
             self._grammars,
             self._admission,
             journeys,
-            self._explanations,
-            self._blocks,
+            self._decisions,
+            self._ledgers,
             self._resumables,
             self._config.slow_client_s,
         )
         inference_pb2_grpc.add_InferenceServicer_to_server(inference, self._server)
         admin_pb2_grpc.add_AdminServicer_to_server(
-            AdminService(self._model, self._admission, self._pool, self._scaler, self._blocks),
+            AdminService(self._model, self._admission, self._pool, self._scaler, self._ledgers),
             self._server,
         )
         if _HAS_VLLM_CONTRACT:
@@ -180,7 +180,7 @@ class Router:
 
     def _make_journeys(self) -> Journeys:
         policy = make_policy(self._config.policy)
-        placement = Placement(self._pool, policy, self._explanations)
+        placement = Placement(self._pool, policy, self._decisions)
         fair_queue = FairQueue[Turn](self._admission.tenants.weight)
         sent = self._pool.sent_prompts.num_tokens
         queue = PromptQueue(fair_queue, lambda: room_tokens(placement.prompt_workers(), sent))
@@ -209,7 +209,7 @@ class Router:
             inference.parse,
             self._admission,
             journeys,
-            self._explanations,
+            self._decisions,
             self._pool.views,
             self._is_ready,
             self._config.slow_client_s,

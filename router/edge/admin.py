@@ -12,7 +12,7 @@ from common.telemetry.logs import get_logger
 from pdserve.errors import InternalError, InvalidRequestError, RequestError
 from pdserve.v1 import admin_pb2, admin_pb2_grpc
 from router.admission.admission import Admission, Outcome
-from router.edge.block_ledgers import Blocks
+from router.edge.block_ledgers import BlockLedgers
 from router.scaling.scaler import ScaleAction, Scaler
 from router.workers.pool import WorkerPool, WorkerState, WorkerView
 
@@ -37,13 +37,18 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     """pdserve.v1.Admin."""
 
     def __init__(
-        self, model: str, admission: Admission, pool: WorkerPool, scaler: Scaler, blocks: Blocks
+        self,
+        model: str,
+        admission: Admission,
+        pool: WorkerPool,
+        scaler: Scaler,
+        ledgers: BlockLedgers,
     ) -> None:
         self._model = model
         self._admission = admission
         self._pool = pool
         self._scaler = scaler
-        self._blocks = blocks
+        self._ledgers = ledgers
 
     async def Blocks(
         self,
@@ -51,7 +56,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         context: grpc.aio.ServicerContext[admin_pb2.BlocksRequest, admin_pb2.BlocksResponse],
     ) -> admin_pb2.BlocksResponse:
         """See admin.proto."""
-        return admin_pb2.BlocksResponse(workers=await self._blocks.all())
+        return admin_pb2.BlocksResponse(workers=await self._ledgers.read_all())
 
     async def Status(
         self,

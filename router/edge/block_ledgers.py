@@ -10,7 +10,7 @@ from router.workers.pool import WorkerPool, WorkerState, WorkerView
 _WITHIN_S = 2.0  # a worker answers between two steps
 
 
-class Blocks:
+class BlockLedgers:
     """The ledgers of all workers, as far as they answer within a deadline."""
 
     def __init__(self, pool: WorkerPool, work_ids: WorkIds, within_s: float = _WITHIN_S) -> None:
@@ -18,11 +18,11 @@ class Blocks:
         self._work_ids = work_ids
         self._within_s = within_s
 
-    async def all(self) -> list[ledger_pb2.WorkerBlocks]:
+    async def read_all(self) -> list[ledger_pb2.WorkerBlocks]:
         """Every worker that the router knows, by role and name. Raises nothing."""
         return await self._ask("")
 
-    async def of(self, request_id: str) -> list[ledger_pb2.WorkerBlocks]:
+    async def read_request(self, request_id: str) -> list[ledger_pb2.WorkerBlocks]:
         """The same, of one request of this router: workers that have it, or that did not answer."""
         work_id = self._work_ids.of(request_id)
         answers = await self._ask(work_id) if work_id is not None else []

@@ -13,14 +13,14 @@ from pdserve.errors import InternalError, InvalidRequestError, RequestError
 from pdserve.v1 import inference_pb2, inference_pb2_grpc
 from router.access.tenant import RequestKey, current_tenant
 from router.admission.admission import Admission
-from router.edge.block_ledgers import Blocks
+from router.edge.block_ledgers import BlockLedgers
 from router.edge.models import list_models, tokenize
 from router.edge.responses import to_response
 from router.edge.resume import Responses, Resumables
 from router.intake.grammar_checker import GrammarChecker
 from router.intake.job import Job, Limits, parse_request
 from router.intake.tokenizer import Tokenizer
-from router.journey.decisions import Explanations
+from router.journey.decisions import DecisionLog
 from router.journey.journey import Journeys
 from router.workers.unread import write
 
@@ -43,8 +43,8 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         grammars: GrammarChecker,
         admission: Admission,
         journeys: Journeys,
-        explanations: Explanations,
-        blocks: Blocks,
+        decisions: DecisionLog,
+        ledgers: BlockLedgers,
         resumables: Resumables,
         slow_client_s: float,
     ) -> None:
@@ -53,8 +53,8 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         self._grammars = grammars
         self._admission = admission
         self._journeys = journeys
-        self._explanations = explanations
-        self._blocks = blocks
+        self._decisions = decisions
+        self._ledgers = ledgers
         self._resumables = resumables
         self._slow_client_s = slow_client_s
 
@@ -97,11 +97,11 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
     ) -> inference_pb2.ExplainResponse:
         """See inference.proto."""
         try:
-            key = self._explanations.find(current_tenant(), request.request_id)
+            key = self._decisions.find(current_tenant(), request.request_id)
         except RequestError as error:
             await context.abort_with_status(to_status(error))
-        response = self._explanations.explain(key)
-        response.blocks.extend(await self._blocks.of(str(key)))
+        response = self._decisions.explain(key)
+        response.blocks.extend(await self._ledgers.read_request(str(key)))
         return response
 
     async def ListModels(
@@ -154,7 +154,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             async for delta in deltas:
                 response = to_response(job, sequence, delta)
                 if delta.summary is not None:
-                    self._explanations.finish(job.key, delta.choice, response.finished)
+                    self._decisions.note_finished(job.key, delta.choice, response.finished)
                 yield response
                 sequence += 1
 

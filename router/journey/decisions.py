@@ -21,7 +21,7 @@ class _Entry:
     finished: dict[int, inference_pb2.Finished] = field(default_factory=dict)
 
 
-class Explanations:
+class DecisionLog:
     """Decisions by request, the oldest forgotten; of an id that came again, the last."""
 
     def __init__(self, max_remembered: int = _MAX_REMEMBERED) -> None:
@@ -29,14 +29,14 @@ class Explanations:
         self._start_s = time.monotonic()
         self._entries: OrderedDict[RequestKey, _Entry] = OrderedDict()
 
-    def begin(self, key: RequestKey, decision: Decision, arrival_s: float) -> None:
+    def record(self, key: RequestKey, decision: Decision, arrival_s: float) -> None:
         """A request was routed; `arrival_s` is on the router's monotonic clock."""
         self._entries[key] = _Entry(decision, arrival_s - self._start_s)
         self._entries.move_to_end(key)
         if len(self._entries) > self._max_remembered:
             self._entries.popitem(last=False)
 
-    def finish(self, key: RequestKey, choice: int, finished: inference_pb2.Finished) -> None:
+    def note_finished(self, key: RequestKey, choice: int, finished: inference_pb2.Finished) -> None:
         """One of its choices ended well; ignored when its decision is forgotten."""
         if key in self._entries:
             self._entries[key].finished[choice] = finished

@@ -6,7 +6,7 @@ from pdserve.errors import UnavailableError
 from router.admission.arrival_rate import ArrivalRate
 from router.intake.job import Job
 from router.journey.answer_lengths import AnswerLengths
-from router.journey.decisions import Explanations
+from router.journey.decisions import DecisionLog
 from router.routing.policy import Decision, RoutingPolicy
 from router.routing.prediction import Ask
 from router.routing.prefix_index import PromptKeys
@@ -21,10 +21,10 @@ class Placement:
     still be refused, or chosen for again after it has waited.
     """
 
-    def __init__(self, pool: WorkerPool, policy: RoutingPolicy, explanations: Explanations) -> None:
+    def __init__(self, pool: WorkerPool, policy: RoutingPolicy, decisions: DecisionLog) -> None:
         self._pool = pool
         self._policy = policy
-        self._explanations = explanations
+        self._decisions = decisions
         self._lengths = AnswerLengths()
         self._arrivals = ArrivalRate()
         self._num_committed = 0
@@ -51,12 +51,12 @@ class Placement:
 
     def propose(self, job: Job, decision: Decision, arrival_s: float) -> None:
         """It waits, and for now it would go there."""
-        self._explanations.begin(job.key, decision, arrival_s)
+        self._decisions.record(job.key, decision, arrival_s)
 
     def commit(self, job: Job, decision: Decision, arrival_s: float) -> None:
         """It goes there."""
         self._num_committed += 1
-        self._explanations.begin(job.key, decision, arrival_s)
+        self._decisions.record(job.key, decision, arrival_s)
 
     def prompt_workers(self) -> dict[str, WorkerProfile]:
         """What the workers that the policy gives prompts to can do; if there are none, the decode workers."""

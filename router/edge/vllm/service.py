@@ -26,7 +26,7 @@ from router.edge.vllm.info import SERVER_TYPE, loads, model_info, tokenizer_chun
 from router.edge.vllm.request import in_vllm_terms, to_pdserve
 from router.edge.vllm.response import Answers
 from router.intake.job import Job, Limits
-from router.journey.decisions import Explanations
+from router.journey.decisions import DecisionLog
 from router.journey.journey import Journeys
 from router.workers.pool import WorkerView
 from router.workers.unread import write
@@ -47,7 +47,7 @@ class VllmEngineService(vllm_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]
         parse: Callable[[inference_pb2.GenerateRequest], Awaitable[Job]],
         admission: Admission,
         journeys: Journeys,
-        explanations: Explanations,
+        decisions: DecisionLog,
         views: Callable[[], Sequence[WorkerView]],
         is_ready: Callable[[], bool],
         slow_client_s: float,
@@ -58,7 +58,7 @@ class VllmEngineService(vllm_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]
         self._parse = parse
         self._admission = admission
         self._journeys = journeys
-        self._explanations = explanations
+        self._decisions = decisions
         self._views = views
         self._is_ready = is_ready
         self._slow_client_s = slow_client_s
@@ -156,7 +156,7 @@ class VllmEngineService(vllm_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]
                 async for delta in deltas:
                     if delta.summary is not None:
                         finished = to_finished(job, delta.summary)
-                        self._explanations.finish(job.key, delta.choice, finished)
+                        self._decisions.note_finished(job.key, delta.choice, finished)
                     for answer in answers.take(delta):
                         await write(context, answer, self._slow_client_s)
         except RequestCancelledError:

@@ -49,7 +49,7 @@ async def test_the_last_words_of_an_aborted_request_may_be_too_slow_as_well(tmp_
             parse,
             router._admission,
             router._make_journeys(),
-            router._explanations,
+            router._decisions,
             router._pool.views,
             router._is_ready,
             slow_client_s=0.05,

@@ -8,7 +8,7 @@ from common.messages import Role, SamplingParams
 from pdserve.errors import UnavailableError
 from router.admission.arrival_rate import ArrivalRate
 from router.intake.job import Job
-from router.journey.decisions import Explanations
+from router.journey.decisions import DecisionLog
 from router.journey.placement import Placement
 from router.routing.policy import CostBased, Decision
 from router.routing.prediction import Ask, Candidate
@@ -37,7 +37,7 @@ def job(max_tokens: int) -> Job:
 
 def test_answers_are_expected_as_long_as_they_have_been_and_as_max_tokens_allow() -> None:
     policy = Recorded()
-    placement = Placement(WorkerPool([], RouterConfig()), policy, Explanations())
+    placement = Placement(WorkerPool([], RouterConfig()), policy, DecisionLog())
     placement.choose(job(1000), 0.0)
     placement.choose(job(20), 0.0)
     for _ in range(200):
@@ -51,11 +51,11 @@ def test_answers_are_expected_as_long_as_they_have_been_and_as_max_tokens_allow(
 
 
 def test_without_a_worker_there_is_no_decision_and_nothing_to_explain() -> None:
-    explanations = Explanations()
-    placement = Placement(WorkerPool([], RouterConfig()), CostBased(), explanations)
+    decisions = DecisionLog()
+    placement = Placement(WorkerPool([], RouterConfig()), CostBased(), decisions)
     with pytest.raises(UnavailableError):
         placement.choose(job(5), 0.0)
-    assert not explanations._entries
+    assert not decisions._entries
 
 
 def test_a_steady_stream_is_counted_at_its_rate_and_forgotten_in_silence() -> None:
@@ -70,14 +70,14 @@ def test_a_steady_stream_is_counted_at_its_rate_and_forgotten_in_silence() -> No
 
 
 def test_choosing_changes_nothing_until_the_choice_is_told() -> None:
-    policy, explanations = Recorded(), Explanations()
-    placement = Placement(WorkerPool([], RouterConfig()), policy, explanations)
+    policy, decisions = Recorded(), DecisionLog()
+    placement = Placement(WorkerPool([], RouterConfig()), policy, decisions)
     for _ in range(3):
         decision = placement.choose(job(5), 1.0)
-    assert not explanations._entries
+    assert not decisions._entries
     placement.note_arrival(1.0)
     placement.propose(job(5), decision, 1.0)
-    assert list(explanations._entries) == [job(5).key]
+    assert list(decisions._entries) == [job(5).key]
     placement.choose(job(5), 1.0)
     placement.commit(job(5), decision, 1.0)
     placement.choose(job(5), 1.0)
