@@ -24,7 +24,7 @@ class BlockLedgers:
 
     async def read_request(self, request_id: str) -> list[ledger_pb2.WorkerBlocks]:
         """The same, of one request of this router: workers that have it, or that did not answer."""
-        work_id = self._work_ids.of(request_id)
+        work_id = self._work_ids.find(request_id)
         answers = await self._ask(work_id) if work_id is not None else []
         return [answer for answer in answers if answer.problem or answer.ledger.num_holders]
 
@@ -45,5 +45,5 @@ class BlockLedgers:
         except UnavailableError as error:
             return ledger_pb2.WorkerBlocks(worker=name, problem=error.message)
         for holder in ledger.holders:
-            holder.request_id = self._work_ids.public(holder.request_id)
+            holder.request_id = self._work_ids.to_public(holder.request_id)
         return ledger_pb2.WorkerBlocks(worker=name, ledger=ledger)

@@ -17,12 +17,12 @@ from router.edge.block_ledgers import BlockLedgers
 from router.edge.models import list_models, tokenize
 from router.edge.responses import to_response
 from router.edge.resume import Responses, Resumables
+from router.edge.slow_client import write
 from router.intake.grammar_checker import GrammarChecker
 from router.intake.job import Job, Limits, parse_request
 from router.intake.tokenizer import Tokenizer
 from router.journey.decisions import DecisionLog
 from router.journey.journey import Journeys
-from router.workers.unread import write
 
 _LARGE_BYTES = 2**14  # tokenizing that much takes milliseconds, which would hold up every stream
 _RESUME_FIELDS = {"request_id", "resume_from"}

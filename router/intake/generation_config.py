@@ -52,7 +52,7 @@ class SamplingDefaults:
     def fill(self, asked: inference_pb2.SamplingParams) -> inference_pb2.SamplingParams:
         """What a client asked for, with these values where it is silent.
 
-        Not `max_tokens`, which the room for an answer bounds: see `router.validation`.
+        Not `max_tokens`, which the room for an answer bounds: see `router.intake.job`.
         """
         filled = self.to_pb()
         filled.ClearField("max_tokens")

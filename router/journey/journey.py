@@ -1,7 +1,7 @@
 """One request's way through the router.
 
 1. `run` is entered with a validated Job; admission lets it in or sheds it, and it waits for its turn.
-2. The policy picks a (prefill, decode) pair, or a decode worker that does both (departure.py).
+2. The policy picks a (prefill, decode) pair, or a decode worker that does both (dispatch.py).
 3. The job goes down the decode worker's stream; decode pulls the KV from the prefill worker it names.
 4. Tokens come back with their index: repeats are dropped, a gap is a fault; text is made of them.
    Several choices travel side by side to the same pair and are read as one stream (merge.py).
@@ -26,7 +26,7 @@ from router.journey.metrics import RouterMetrics
 from router.journey.output_text import OutputText
 from router.journey.placement import Placement
 from router.journey.progress import Delta, Progress
-from router.journey.work_ids import WorkIds, of_choices
+from router.journey.work_ids import WorkIds, choice_names
 from router.routing.policy import Decision
 from router.routing.prediction import Route
 from router.workers.link import WorkStream
@@ -60,7 +60,7 @@ class Journeys:
         streams: list[WorkStream] = []
         request = self._dispatcher.admit(job, timeout_s, lambda: _cancel(streams))
         work_id = self._work_ids.begin(str(job.key))  # let in, so that no other run has the key
-        names = of_choices(work_id, job.num_choices)
+        names = choice_names(work_id, job.num_choices)
         streams += [WorkStream(name, self._max_unread_tokens) for name in names]
         ticket = request.ticket
         ticket.outcome = Outcome.CANCELLED  # unless it is seen to end in another way

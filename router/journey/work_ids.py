@@ -27,17 +27,17 @@ class WorkIds:
             self._latest.popitem(last=False)
         return work_id
 
-    def of(self, request_id: str) -> str | None:
+    def find(self, request_id: str) -> str | None:
         """The last name of a request, unless it is forgotten."""
         return self._latest.get(request_id)
 
-    def public(self, work_id: str) -> str:
+    def to_public(self, work_id: str) -> str:
         """The name that clients know; of another router's request all of it."""
         router_id, _, rest = work_id.partition("/")
         return rest.partition("/")[2] if router_id == self._router_id else work_id
 
 
-def of_choices(work_id: str, num_choices: int) -> list[str]:
+def choice_names(work_id: str, num_choices: int) -> list[str]:
     """The names of a request's choices, in their order."""
     return (
         [f"{work_id}#{choice}" for choice in range(num_choices)] if num_choices > 1 else [work_id]

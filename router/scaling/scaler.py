@@ -1,6 +1,6 @@
 """Workers come, go and change their role while requests are served.
 
-1. A change is planned (scale_plan.py) and refused before anything is done, or begun in a task of its own,
+1. A change is planned (plan.py) and refused before anything is done, or begun in a task of its own,
    which goes on when its caller leaves. One runs at a time.
 2. New workers are started first: if that fails, nothing has changed.
 3. Those that flip or stop are drained, all at once: no router chooses them for a new request, and those that

@@ -1,30 +1,13 @@
-"""How far a client may fall behind with reading before it is cut off.
+"""Outputs that a client has not read yet, up to a number of tokens; beyond it its request ends at its worker.
 
-gRPC takes a few megabytes for a client that does not read; then writing blocks. From there on the client has
-so many seconds. Meanwhile its tokens are kept, up to a number: beyond, its request ends at its worker.
+For a client that reads nothing at all, router/edge/slow_client.py has a limit of time.
 """
 
 import asyncio
-from typing import Any
-
-import grpc
 
 from common.messages import SequenceOutput
-from common.rpc.status import error_from_reason
-from pdserve.errors import Reason
 
 SLOW_CLIENT = "the client reads too slowly"
-
-
-async def write(
-    context: grpc.aio.ServicerContext[Any, Any], message: object, within_s: float
-) -> None:
-    """Send a message of a stream. Raises OverloadedError when it is not taken in time."""
-    try:
-        async with asyncio.timeout(within_s):
-            await context.write(message)
-    except TimeoutError:
-        raise error_from_reason(Reason.SLOW_CONSUMER, SLOW_CLIENT) from None
 
 
 class Unread:
@@ -36,7 +19,7 @@ class Unread:
         self._num_tokens = 0
 
     def put(self, output: SequenceOutput) -> None:
-        """Add an output; see `is_full`."""
+        """Add an output, also beyond `max_tokens`; then `is_full` is true."""
         self._num_tokens += len(output.token_ids)
         self._outputs.put_nowait(output)
 

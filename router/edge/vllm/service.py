@@ -22,6 +22,7 @@ from pdserve.v1 import inference_pb2
 from router.access.tenant import current_tenant
 from router.admission.admission import Admission
 from router.edge.responses import to_finished
+from router.edge.slow_client import write
 from router.edge.vllm.info import SERVER_TYPE, loads, model_info, tokenizer_chunks
 from router.edge.vllm.request import in_vllm_terms, to_pdserve
 from router.edge.vllm.response import Answers
@@ -29,7 +30,6 @@ from router.intake.job import Job, Limits
 from router.journey.decisions import DecisionLog
 from router.journey.journey import Journeys
 from router.workers.pool import WorkerView
-from router.workers.unread import write
 
 SERVICE_NAME = "vllm.grpc.engine.VllmEngine"
 _log = get_logger()
