@@ -15,7 +15,7 @@ from deploy.openai_access import check_usable, openai_access
 from deploy.openai_gateway import OpenAiGateway
 from deploy.starting import StartReport
 from pdserve.errors import SetupError
-from router.access.server_security import Door
+from router.access.server_security import ServerSecurity
 from router.access.tenant import ANONYMOUS, Tenant
 from router.app import Router
 from router.edge.http import check_port
@@ -44,7 +44,7 @@ async def running(
     config: ServeConfig, model_name: str, model_dir: Path, report: StartReport
 ) -> AsyncIterator[Endpoints]:
     """Run a deployment with its router; stop everything on exit, even after an error."""
-    door = _make_door(config)
+    security = _make_security(config)
     deployment = Deployment(config, model_name, model_dir)
     router = gateway = None
     try:
@@ -53,7 +53,7 @@ async def running(
         fleet = DeploymentFleet(deployment)
         token = deployment.cluster_token
         settings = config.router_settings
-        router = Router(model_name, model_dir, addresses, settings, fleet, door, token)
+        router = Router(model_name, model_dir, addresses, settings, fleet, security, token)
         grpc_port = await router.start(
             config.grpc_host, config.grpc_port, config.http_port, config.start_timeout_s
         )
@@ -90,10 +90,10 @@ def _endpoints_of(router: Router, host: str, grpc_port: int) -> Endpoints:
     )
 
 
-def _make_door(config: ServeConfig) -> Door:
+def _make_security(config: ServeConfig) -> ServerSecurity:
     """Find out what can be refused before anything starts. Raises SetupError."""
-    door = Door(config.security)
-    door.check(config.grpc_host)
+    security = ServerSecurity(config.security)
+    security.check(config.grpc_host)
     ports = (
         ("grpc_port", config.grpc_port),
         ("http_port", config.http_port),
@@ -104,7 +104,7 @@ def _make_door(config: ServeConfig) -> Door:
     if config.openai_port is not None:
         check_usable(config)
         openai_access(config)
-    return door
+    return security
 
 
 async def _address_for_gateway(router: Router, endpoints: Endpoints, config: ServeConfig) -> str:

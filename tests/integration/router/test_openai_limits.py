@@ -1,6 +1,6 @@
 """Refusals of the OpenAI API, and limits of the gateway, over a scripted worker.
 
-If a test of a limit fails, a new smg has removed that limit of docs/openai.md.
+If a test of a limit fails, a new smg has removed that limit of docs/use/openai.md.
 """
 
 import json
