@@ -23,7 +23,7 @@ from decode_worker.output_length import OutputLengths
 from decode_worker.pull_credit import PullCredit
 
 
-class Admission:
+class DecodeAdmission:
     """Owns both lanes of waiting sequences. Those `running` and `arriving` belong to its callers.
 
     A sequence enters when its prompt fits now, all are expected to fit until they end, and the steps with it

@@ -1,6 +1,6 @@
 """A decode worker's engine. All of it runs in the engine's thread.
 
-1. `submit` makes a request live and queues it (`Admission.add`), with a grammar once that is compiled.
+1. `submit` makes a request live and queues it (`DecodeAdmission.add`), with a grammar once that is compiled.
 2. `step` lets pulls enter while there is room (`DecodeScheduler.next_pull`) and opens them (`Inbox.start`).
 3. It takes in what arrived (`Inbox.collect`): token 1 is published at once; with all its KV a sequence joins
    the batch (`DecodeScheduler.join`). What a lost pull left is computed here.

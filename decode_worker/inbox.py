@@ -1,6 +1,6 @@
 """KV on its way into a decode worker.
 
-1. `start` opens the pull of a sequence that has its blocks (`Admission.next_pull`, known prefixes first).
+1. `start` opens the pull of a sequence that has its blocks (`DecodeAdmission.next_pull`).
 2. The pull's thread asks the chosen prefill worker for the rest of the prompt (decode pulls). It delivers
    what arrives, no more ahead of its insertion than the pull was charged for (pull_credit.py).
 3. `collect` (before each step) hands token 1 over at once. It copies at most the tokens of `inserts_per_step`

@@ -6,7 +6,7 @@ from common.engine.batch import Batch, BatchEntry, cut_chunks
 from common.engine.memory.prefix_cache import PrefixCache
 from common.engine.profiling.costs import Costs
 from common.engine.sequence import Sequence
-from decode_worker.admission import Admission, urgency
+from decode_worker.admission import DecodeAdmission, urgency
 from decode_worker.preemption import Preemption
 
 
@@ -21,7 +21,7 @@ class DecodeScheduler:
     """
 
     def __init__(
-        self, prefix: PrefixCache, admission: Admission, preemption: Preemption, costs: Costs
+        self, prefix: PrefixCache, admission: DecodeAdmission, preemption: Preemption, costs: Costs
     ) -> None:
         self._prefix = prefix
         self._pool = prefix.pool
@@ -42,7 +42,7 @@ class DecodeScheduler:
         return self._pool.can_allocate(sum(n for n in missing if n > 0))
 
     def next_pull(self, arriving: Collection[Sequence]) -> Sequence | None:
-        """Return the next sequence to pull, with its blocks, or None; see Admission.next_pull."""
+        """Return the next sequence to pull, with its blocks, or None; see DecodeAdmission.next_pull."""
         return self.admission.next_pull(self.running, arriving)
 
     def join(self, seq: Sequence) -> None:

@@ -10,7 +10,7 @@ from common.worker.counters import Counters
 from common.worker.host import EngineHost
 from common.worker.shell import WorkerShell
 from common.worker.step_feed import StepFeed
-from decode_worker.admission import Admission
+from decode_worker.admission import DecodeAdmission
 from decode_worker.engine import DecodeEngine
 from decode_worker.inbox import Inbox
 from decode_worker.intake import DecodeIntake
@@ -25,7 +25,7 @@ def make_scheduler(engine: Engine, credit: PullCredit) -> DecodeScheduler:
     config, prefix, costs = engine.config, engine.prefix, engine.costs
     memory = HostSwap(engine.cache, prefix, int(config.swap_gib * 2**30), costs)
     preemption = Preemption(config.preemption, costs, memory)
-    admission = Admission(prefix, OutputLengths(), costs, credit, config.watermark)
+    admission = DecodeAdmission(prefix, OutputLengths(), costs, credit, config.watermark)
     return DecodeScheduler(prefix, admission, preemption, costs)
 
 

@@ -40,7 +40,7 @@ class RoleEngine(Protocol):
         """Stop the threads that work for the engine."""
 
 
-class Intake(Protocol):
+class RoleIntake(Protocol):
     """A role's way to take a router's requests. Its methods may be called from any thread."""
 
     def submit(self, request: WorkRequest) -> None:
@@ -57,7 +57,7 @@ class WorkerShell(Generic[E]):
     """A WorkerPort for routers: identity, loop, feed and load around one role's engine."""
 
     def __init__(
-        self, spec: WorkerSpec, host: EngineHost, engine: E, intake: Intake, feed: StepFeed
+        self, spec: WorkerSpec, host: EngineHost, engine: E, intake: RoleIntake, feed: StepFeed
     ) -> None:
         self.info: WorkerInfo = make_info(spec, host.engine.spec, host.engine.costs.profile)
         self.prefixes = host.engine.pool.prefixes

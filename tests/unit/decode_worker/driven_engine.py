@@ -21,7 +21,7 @@ from common.kv_transfer.node_store import UNLIMITED
 from common.messages import FinishReason, SamplingParams, StepOutput, WorkFailure, WorkRequest
 from common.profile import WorkerProfile
 from common.worker.counters import Counters
-from decode_worker.admission import Admission
+from decode_worker.admission import DecodeAdmission
 from decode_worker.engine import DecodeEngine
 from decode_worker.inbox import Inbox
 from decode_worker.output_length import OutputLengths
@@ -73,7 +73,9 @@ class DrivenEngine:
         choice = Preemption(preemption, costs, memory)
         layout, transfer = kv_layout(engine.spec), TransferConfig()
         credit = PullCredit(transfer, layout, UNLIMITED)
-        admission = Admission(prefix, OutputLengths(prior_tokens), costs, credit, watermark=0.0)
+        admission = DecodeAdmission(
+            prefix, OutputLengths(prior_tokens), costs, credit, watermark=0.0
+        )
         self.scheduler = DecodeScheduler(prefix, admission, choice, costs)
         inbox = Inbox(
             prefix,

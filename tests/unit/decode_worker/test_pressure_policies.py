@@ -7,7 +7,7 @@ from common.engine.memory.prefix_cache import PrefixCache
 from common.engine.profiling.costs import Costs
 from common.engine.sequence import Sequence
 from common.profile import WorkerProfile
-from decode_worker.admission import Admission
+from decode_worker.admission import DecodeAdmission
 from decode_worker.footprint import Footprint, peak_blocks
 from decode_worker.output_length import OutputLengths
 from decode_worker.preemption import Mode, Preemption
@@ -116,7 +116,7 @@ def scheduler_of(pool: BlockPool, lengths: OutputLengths) -> DecodeScheduler:
     costs = Costs(WorkerProfile(max_batch_tokens=64, max_num_seqs=8))
     preemption = Preemption("recompute", costs, NoHostMemory())
     prefix = PrefixCache(pool, "model")
-    admission = Admission(prefix, lengths, costs, make_credit(), watermark=0.0)
+    admission = DecodeAdmission(prefix, lengths, costs, make_credit(), watermark=0.0)
     return DecodeScheduler(prefix, admission, preemption, costs)
 
 

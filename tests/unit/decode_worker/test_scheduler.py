@@ -6,7 +6,7 @@ from common.engine.memory.prefix_cache import PrefixCache
 from common.engine.profiling.costs import Costs
 from common.engine.sequence import Sequence
 from common.profile import WorkerProfile
-from decode_worker.admission import Admission
+from decode_worker.admission import DecodeAdmission
 from decode_worker.output_length import OutputLengths
 from decode_worker.preemption import Preemption
 from decode_worker.scheduler import DecodeScheduler
@@ -28,7 +28,9 @@ def make(
     pool = BlockPool(num_blocks, BLOCK_SIZE)
     profile = profile or WorkerProfile(max_batch_tokens=budget, max_num_seqs=max_num_seqs)
     costs, prefix = Costs(profile), PrefixCache(pool, "model")
-    admission = Admission(prefix, OutputLengths(prior_tokens=1), costs, make_credit(), watermark)
+    admission = DecodeAdmission(
+        prefix, OutputLengths(prior_tokens=1), costs, make_credit(), watermark
+    )
     preemption = Preemption("recompute", costs, NoHostMemory())
     return DecodeScheduler(prefix, admission, preemption, costs), pool
 

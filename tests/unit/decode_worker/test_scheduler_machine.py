@@ -11,7 +11,7 @@ from common.engine.profiling.costs import Costs
 from common.engine.sequence import Sequence
 from common.kv_transfer.node_store import FixedStore
 from common.profile import WorkerProfile
-from decode_worker.admission import Admission
+from decode_worker.admission import DecodeAdmission
 from decode_worker.output_length import OutputLengths
 from decode_worker.preemption import Preemption
 from decode_worker.scheduler import DecodeScheduler
@@ -37,7 +37,7 @@ class DecodeMachine(RuleBasedStateMachine):
         # a pull costs at most 4 tokens of 8 bytes, so that the second one may lack credit
         self.credit = make_credit(MAX_ARRIVING, FixedStore(48))
         lengths = OutputLengths(prior_tokens=4)
-        admission = Admission(self.prefix, lengths, costs, self.credit, watermark=0.1)
+        admission = DecodeAdmission(self.prefix, lengths, costs, self.credit, watermark=0.1)
         preemption = Preemption("swap", costs, self.memory)
         self.scheduler = DecodeScheduler(self.prefix, admission, preemption, costs)
         self.live: list[Sequence] = []
