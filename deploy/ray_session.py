@@ -11,6 +11,7 @@ from ray._private import worker as ray_worker
 
 from common.config import ServeConfig
 from common.machine import Memory, read_memory
+from deploy.private_ray import quick_start
 from pdserve.errors import SetupError
 
 _MIB = 2**20
@@ -30,17 +31,18 @@ def start_ray(config: ServeConfig, num_cpus: int) -> bool:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         memory = read_memory()
         store_bytes = _store_bytes(config, memory)
-        _init(
-            address="local",
-            namespace=config.namespace,
-            num_cpus=num_cpus,
-            object_store_memory=store_bytes,
-            # Ray reads only one memory cgroup, not those above or below it, and refuses to start if
-            # that one is nearly full. Room for the workers is checked when they start.
-            _memory=max(memory.available_bytes - store_bytes, _MIB),
-            # Ray would run workers at nice 15; the machine is reserved for ours
-            _system_config={"worker_niceness": 0},
-        )
+        with quick_start():
+            _init(
+                address="local",
+                namespace=config.namespace,
+                num_cpus=num_cpus,
+                object_store_memory=store_bytes,
+                # Ray reads only one memory cgroup, not those above or below it, and refuses to start
+                # if that one is nearly full. Room for the workers is checked when they start.
+                _memory=max(memory.available_bytes - store_bytes, _MIB),
+                # Ray would run workers at nice 15; the machine is reserved for ours
+                _system_config={"worker_niceness": 0},
+            )
         return True
     _init(address=config.ray_address, namespace=config.namespace)
     return False
