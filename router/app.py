@@ -29,6 +29,10 @@ from router.edge.admin import AdminService
 from router.edge.block_ledgers import Blocks
 from router.edge.http import HttpServer
 from router.edge.inference import InferenceService
+from router.edge.openai.app import OpenAiPages, Served
+from router.edge.openai.endpoints import Endpoints
+from router.edge.openai.generation import Generation
+from router.edge.openai.server import OpenAiServer
 from router.edge.resume import Resumables
 from router.intake.generation_config import choose_sampling_defaults
 from router.intake.grammar_checker import GrammarChecker
@@ -83,6 +87,8 @@ class Router:
         self._server = grpc.aio.server(
             interceptors=self._door.interceptors(), options=SERVER_OPTIONS
         )
+        self._openai_pages: OpenAiPages | None = None
+        self._openai: OpenAiServer | None = None
         self._gateway_port: GatewayPort | None = None
         self._add_vllm: Callable[[grpc.aio.Server], None] = _refuse_vllm
         self._watching: asyncio.Task[None] | None = None
@@ -111,6 +117,15 @@ class Router:
         self._gateway_port = GatewayPort(tenant)
         return await self._gateway_port.start(self._add_vllm)
 
+    async def serve_openai(self, host: str, port: int) -> int:
+        """Serve OpenAI's HTTP API, once the router has started; returns its port. Raises SetupError."""
+        if self._openai_pages is None:
+            raise SetupError("the router has not started")
+        certificate = self._door.tls_context()
+        self._openai = OpenAiServer(self._openai_pages.app(), host, port, certificate)
+        await self._openai.start()
+        return self._openai.port
+
     @property
     def http_port(self) -> int:
         """The HTTP port, once started."""
@@ -132,6 +147,8 @@ class Router:
         # only now: a server that stops answers new calls with a bare CANCELLED
         last_words_s = min(drain_timeout_s, _LAST_WORDS_S)
         await self._server.stop(grace=last_words_s)
+        if self._openai is not None:
+            await self._openai.stop(last_words_s)
         if self._gateway_port is not None:
             await self._gateway_port.stop(last_words_s)
         if self._watching is not None:
@@ -171,6 +188,12 @@ class Router:
         admin_pb2_grpc.add_AdminServicer_to_server(
             AdminService(self._model, self._admission, self._pool, self._scaler, self._blocks),
             self._server,
+        )
+        generation = Generation(inference.parse, journeys, self._explanations)
+        served = Served(limits, self._tokenizer, self._metrics.registry, self._is_ready)
+        endpoints = Endpoints(limits, self._tokenizer, generation)
+        self._openai_pages = OpenAiPages(
+            served, endpoints, self._door.authorize, self._config.slow_client_s
         )
         if _HAS_VLLM_CONTRACT:
             self._add_vllm_service(limits, inference, journeys)
