@@ -4,8 +4,7 @@ import asyncio
 import contextlib
 import importlib.util
 import secrets
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
@@ -18,9 +17,7 @@ from common.messages import Role, WorkerInfo
 from common.rpc.channel import SERVER_OPTIONS
 from pdserve.errors import SetupError
 from pdserve.v1 import admin_pb2_grpc, inference_pb2_grpc
-from router.access.gateway_port import GatewayPort
 from router.access.server_security import Door
-from router.access.tenant import Tenant
 from router.admission.admission import Admission
 from router.admission.fair_queue import FairQueue
 from router.admission.prompt_queue import Gate, Turn
@@ -52,7 +49,7 @@ from router.workers.pool import WorkerPool
 _POLL_S = 0.02
 _LAST_WORDS_S = 0.5  # for statuses still on their way
 _SERVICES = ("pdserve.v1.Inference", "pdserve.v1.Admin")
-_HAS_VLLM_CONTRACT = importlib.util.find_spec("smg_grpc_proto") is not None  # pdserve[openai]
+_HAS_VLLM_CONTRACT = importlib.util.find_spec("smg_grpc_proto") is not None  # pdserve[vllm-grpc]
 
 
 class Router:
@@ -89,8 +86,6 @@ class Router:
         )
         self._openai_pages: OpenAiPages | None = None
         self._openai: OpenAiServer | None = None
-        self._gateway_port: GatewayPort | None = None
-        self._add_vllm: Callable[[grpc.aio.Server], None] = _refuse_vllm
         self._watching: asyncio.Task[None] | None = None
         self._http: HttpServer | None = None
         self._grammars: GrammarChecker | None = None
@@ -108,14 +103,6 @@ class Router:
         self._http.start()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         return port
-
-    async def open_to_gateway(self, tenant: Tenant) -> str:
-        """Once started: open a port on loopback for the OpenAI gateway of this process; returns host:port.
-
-        Its requests are the tenant's. Raises SetupError.
-        """
-        self._gateway_port = GatewayPort(tenant)
-        return await self._gateway_port.start(self._add_vllm)
 
     async def serve_openai(self, host: str, port: int) -> int:
         """Serve OpenAI's HTTP API, once the router has started; returns its port. Raises SetupError."""
@@ -149,8 +136,6 @@ class Router:
         await self._server.stop(grace=last_words_s)
         if self._openai is not None:
             await self._openai.stop(last_words_s)
-        if self._gateway_port is not None:
-            await self._gateway_port.stop(last_words_s)
         if self._watching is not None:
             self._watching.cancel()
         await self._scaler.close()
@@ -237,8 +222,7 @@ class Router:
             self._is_ready,
             self._config.slow_client_s,
         )
-        self._add_vllm = partial(vllm_engine_pb2_grpc.add_VllmEngineServicer_to_server, service)
-        self._add_vllm(self._server)
+        vllm_engine_pb2_grpc.add_VllmEngineServicer_to_server(service, self._server)
         self._services.append(SERVICE_NAME)
 
     def _is_ready(self) -> bool:
@@ -247,8 +231,3 @@ class Router:
     async def _set_health(self, status: int) -> None:
         for name in ("", *self._services):
             await self._health.set(name, status)
-
-
-def _refuse_vllm(server: grpc.aio.Server) -> None:
-    remedy = "pip install 'pdserve[openai]'"
-    raise SetupError("vLLM's contract needs the package smg-grpc-proto", remedy)

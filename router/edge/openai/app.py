@@ -75,7 +75,7 @@ class OpenAiPages:
         routes = [Route(p, self._guarded(h), methods=["POST"]) for p, h in posts.items()]
         routes += [Route(p, self._guarded(h), methods=["GET"]) for p, h in gets.items()]
         routes += [Route(p, h, methods=["GET"]) for p, h in opened.items()]
-        handlers = {HTTPException: _no_page, Exception: _fault}
+        handlers = {HTTPException: _no_page}
         return Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]
 
     def _guarded(self, handler: Callable[[Request], Awaitable[Page]]) -> Handler:
@@ -89,6 +89,9 @@ class OpenAiPages:
                 return _refusal(error)
             except ClientGoneError:
                 return Response(status_code=_CLIENT_GONE)
+            except Exception as error:
+                _log.exception("openai_request_failed")
+                return _refusal(InternalError(f"unexpected {type(error).__name__}"))
             return page  # type: ignore[return-value]  # an EventStream is an ASGI application too
 
         return handle
@@ -194,8 +197,3 @@ async def _no_page(request: Request, error: HTTPException) -> Response:
     response = _refusal(refusal)
     response.headers.update(error.headers or {})
     return response
-
-
-async def _fault(request: Request, error: Exception) -> Response:
-    _log.error("openai_request_failed", exc_info=error)
-    return _refusal(InternalError(f"unexpected {type(error).__name__}"))

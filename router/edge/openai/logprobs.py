@@ -47,6 +47,8 @@ class CompletionLogprobs:
 def visible(delta: Delta) -> Iterator[tuple[int, TokenLogprobs]]:
     """Yield a delta's tokens with their log-probabilities, without a token that ended the answer."""
     summary, number = delta.summary, len(delta.logprobs)
+    if not number:  # nobody asked for them
+        return
     if summary is not None and summary.reason is FinishReason.STOP and not summary.stop_text:
         number -= 1
     yield from zip(delta.token_ids[:number], delta.logprobs[:number], strict=True)

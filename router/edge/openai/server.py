@@ -38,6 +38,8 @@ class OpenAiServer:
         self._config = uvicorn.Config(
             app,
             log_config=None,
+            log_level="critical",  # what is worth a line is logged by the pages
+            proxy_headers=False,
             access_log=False,
             lifespan="off",
             ws="none",

@@ -81,7 +81,7 @@ def forced_schema(tools: list[Tool], choice: ToolChoice | None, *, parallel: boo
 
 
 def _call_schema(tool: Tool, prefix: str, definitions: dict[str, object]) -> dict[str, object]:
-    parameters = dict(tool.function.parameters or {"type": "object"})
+    parameters = {"type": "object", **(tool.function.parameters or {})}
     for key in ("$defs", "definitions"):
         own = parameters.pop(key, None)
         if isinstance(own, dict):

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 
 from router.edge.openai.parsing.events import CallArguments, CallStart, Event, make_call_id
 
-_START = re.compile(r'\s*[\[,]?\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*')
+_START = re.compile(
+    r'\s*[\[,]?\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(?=\S)'
+)
 
 
 class ForcedCalls:

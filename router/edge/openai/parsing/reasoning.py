@@ -51,8 +51,8 @@ class ReasoningParser:
             self._is_inside, self._is_start, self._held = False, True, after
             text = text.rstrip()
             return [Reasoning(text)] if text else []
-        safe = len(self._held.rstrip())
-        return self._take(min(safe, len(self._held) - held_back(self._held, CLOSE)))
+        certain = self._held[: len(self._held) - held_back(self._held, CLOSE)]
+        return self._take(len(certain.rstrip()))
 
     def _take(self, length: int) -> list[Event] | None:
         text, self._held = self._held[:length], self._held[length:]
