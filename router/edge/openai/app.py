@@ -3,8 +3,9 @@
 import asyncio
 import importlib.metadata
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
@@ -21,10 +22,18 @@ from router.edge.openai.answers import Json
 from router.edge.openai.body import read_json
 from router.edge.openai.chat_request import ChatRequest
 from router.edge.openai.completion_request import CompletionRequest
-from router.edge.openai.connection import ClientGoneError, EventStream, to_json, while_connected
+from router.edge.openai.connection import Check, ClientGoneError, EventStream, while_connected
 from router.edge.openai.endpoints import Answer, Endpoints, make_request_id
 from router.edge.openai.errors import HttpError, to_answer
+from router.edge.openai.events import (
+    completion_events,
+    completion_failure,
+    response_events,
+    response_failure,
+    to_json,
+)
 from router.edge.openai.fields import parse
+from router.edge.openai.responses.request import ResponseRequest
 from router.intake.job import Limits
 from router.intake.tokenizer import Tokenizer
 
@@ -63,6 +72,7 @@ class OpenAiPages:
         posts: dict[str, Callable[[Request], Awaitable[Page]]] = {
             "/v1/chat/completions": self._chat,
             "/v1/completions": self._completions,
+            "/v1/responses": self._response,
             "/tokenize": self._tokenize,
             "/detokenize": self._detokenize,
         }
@@ -108,23 +118,48 @@ class OpenAiPages:
         return await self._answer(request, name, opened)
 
     async def _answer(self, request: Request, name: str, answer: Answer) -> Page:
+        if not answer.asked.stream:
+            return await self._whole(request, name, self._endpoints.whole(answer))
+        events = completion_events(self._endpoints.stream(answer))
+        return await self._stream(request, name, events, completion_failure)
+
+    async def _response(self, request: Request) -> Page:
+        asked = parse(ResponseRequest, await read_json(request))
+        name = _request_id(request, "")
+        opened = await self._endpoints.responses.open(asked, name)
+        if not asked.stream:
+            return await self._whole(request, name, self._endpoints.responses.whole(opened))
+        events = response_events(self._endpoints.responses.stream(opened))
+        return await self._stream(request, name, events, response_failure)
+
+    async def _whole(self, request: Request, name: str, work: Coroutine[Any, Any, Json]) -> Page:
+        found = await while_connected(request.receive, self._check_of(request), work)
+        return _json(found, headers={"X-Request-ID": name})
+
+    async def _stream(
+        self,
+        request: Request,
+        name: str,
+        events: AsyncGenerator[bytes],
+        to_failure: Callable[[Json], bytes],
+    ) -> Page:
+        check = self._check_of(request)
+        try:
+            first = await while_connected(request.receive, check, _next(events))
+        except BaseException:
+            await events.aclose()
+            raise
+        headers = {"X-Request-ID": name}
+        return EventStream(events, first, check, self._slow_client_s, headers, to_failure)
+
+    def _check_of(self, request: Request) -> Check:
+        """Return the check that the caller's key is valid still."""
         token = bearer_token(request)
 
         def check() -> None:
             self._authorize(token)
 
-        headers = {"X-Request-ID": name}
-        if not answer.asked.stream:
-            whole = self._endpoints.whole(answer)
-            found = await while_connected(request.receive, check, whole)
-            return _json(found, headers=headers)
-        messages = self._endpoints.stream(answer)
-        try:
-            first = await while_connected(request.receive, check, _next(messages))
-        except BaseException:
-            await messages.aclose()
-            raise
-        return EventStream(messages, first, check, self._slow_client_s, headers)
+        return check
 
     async def _models(self, request: Request) -> Page:
         model = model_pages.describe_model(self._served.limits, self._started_s)
@@ -172,8 +207,8 @@ def bearer_token(request: Request) -> bytes | None:
     return token.strip().encode("latin-1")
 
 
-async def _next(messages: AsyncGenerator[Json]) -> Json:
-    return await anext(messages)
+async def _next(events: AsyncGenerator[bytes]) -> bytes:
+    return await anext(events)
 
 
 def _request_id(request: Request, stated: str) -> str:

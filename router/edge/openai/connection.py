@@ -1,7 +1,6 @@
 """Work for a client that may leave, lose its key, or read too slowly while it runs."""
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -16,7 +15,6 @@ from router.edge.openai.errors import to_answer
 from router.workers.unread import SLOW_CLIENT
 
 _LOOK_AGAIN_S = 1.0
-_DONE = b"data: [DONE]\n\n"
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -58,40 +56,45 @@ async def _until_gone(receive: Receive) -> None:
 
 
 class EventStream:
-    """An answer as server-sent events, the last of which is [DONE]."""
+    """An answer as server-sent events."""
 
     def __init__(
         self,
-        messages: AsyncGenerator[Json],
-        first: Json,
+        events: AsyncGenerator[bytes],
+        first: bytes,
         check: Check,
         slow_client_s: float,
         headers: dict[str, str],
+        to_failure: Callable[[Json], bytes],
     ) -> None:
-        """`first` is the first message, which was awaited so that refusals have their status."""
-        self._messages = messages
+        """`first` is the first event, which was awaited so that refusals have their status.
+
+        `to_failure` makes the last event of a stream that fails.
+        """
+        self._events = events
         self._first = first
         self._check = check
         self._slow_client_s = slow_client_s
         self._headers = [(k.lower().encode(), v.encode()) for k, v in headers.items()]
+        self._to_failure = to_failure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send all events, as ASGI wants it."""
         headers = [*_HEADERS, *self._headers]
-        async with aclosing(self._messages):
+        async with aclosing(self._events):
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             try:
                 await while_connected(receive, self._check, self._send_all(send))
+                await self._write(send, b"", more=False)
             except ClientGoneError:
                 return
             except Exception as error:
                 await self._fail(send, error)
 
     async def _send_all(self, send: Send) -> None:
-        await self._write(send, _event(self._first))
-        async for message in self._messages:
-            await self._write(send, _event(message))
-        await self._write(send, _DONE, more=False)
+        await self._write(send, self._first)
+        async for event in self._events:
+            await self._write(send, event)
 
     async def _write(self, send: Send, body: bytes, *, more: bool = True) -> None:
         message: Message = {"type": "http.response.body", "body": body, "more_body": more}
@@ -108,14 +111,4 @@ class EventStream:
             error = InternalError(f"unexpected {type(error).__name__}")
         elif error.reason is Reason.SLOW_CONSUMER:
             return  # there is nobody who would read it
-        await self._write(send, _event(to_answer(error).body))
-        await self._write(send, _DONE, more=False)
-
-
-def _event(message: Json) -> bytes:
-    return b"data: " + to_json(message) + b"\n\n"
-
-
-def to_json(message: object) -> bytes:
-    """Return a message as compact JSON."""
-    return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+        await self._write(send, self._to_failure(to_answer(error).body), more=False)

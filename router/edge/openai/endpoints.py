@@ -1,4 +1,4 @@
-"""The two endpoints that generate: from a checked request to the messages of its answer."""
+"""Chat and text completions: from a checked request to the messages of its answer."""
 
 import asyncio
 import secrets
@@ -7,20 +7,18 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 
-from pdserve.errors import InvalidRequestError
-from pdserve.v1 import inference_pb2
 from router.edge.openai import chat, completions
 from router.edge.openai.answers import Counts, Head, Json
-from router.edge.openai.chat import ChatChoice, ChatPiece
+from router.edge.openai.chat import ChatPiece
+from router.edge.openai.chat_endpoint import ChatEndpoint
 from router.edge.openai.chat_request import ChatRequest
 from router.edge.openai.choices import Choices
 from router.edge.openai.completion_request import CompletionRequest
 from router.edge.openai.completions import CompletionChoice, TextPiece
 from router.edge.openai.generation import Generation, Piece
-from router.edge.openai.parsing.select import can_call, make_parser
-from router.edge.openai.prompts import Prompt, chat_prompt, text_prompt
+from router.edge.openai.prompts import Prompt, text_prompt
+from router.edge.openai.responses.endpoint import ResponseEndpoint
 from router.edge.openai.sampling_fields import SamplingFields, to_int32, to_sampling
-from router.edge.openai.tools import Tool, forced_schema, offered
 from router.intake.job import Job, Limits, check_model
 from router.intake.tokenizer import Tokenizer
 
@@ -50,34 +48,16 @@ class Endpoints:
         self._limits = limits
         self._tokenizer = tokenizer
         self._generation = generation
+        self._chats = ChatEndpoint(limits, tokenizer, generation)
+        self.responses = ResponseEndpoint(limits.model, self._chats, generation)
 
     async def open_chat(self, asked: ChatRequest, request_id: str) -> Answer:
         """Prepare a chat completion. Raises RequestError."""
-        asked.check()
-        check_model(asked.model, self._limits)
-        tools = offered(asked.tools, asked.tool_choice)
-        sampling = to_sampling(asked, self._limits.defaults, asked.most_tokens)
-        if asked.num_logprobs is not None:
-            sampling.logprobs = to_int32(asked.num_logprobs)
-        is_forced = self._force_calls(asked, tools, sampling)
-        render = partial(chat_prompt, asked, tools, self._tokenizer, self._limits)
-        prompt = await asyncio.to_thread(render)
-        jobs = await self._generation.make_jobs(asked, sampling, [prompt], request_id)
-        make = partial(make_parser, self._tokenizer, prompt.text)
-        found = [
-            ChatChoice(
-                index,
-                make(has_tools=bool(tools), is_forced=is_forced),
-                self._tokenizer.bytes_of,
-                asked.return_token_ids,
-                asked.include_stop_str_in_output,
-            )
-            for index in range(jobs[0].num_choices)
-        ]
+        opened = await self._chats.open(asked, request_id)
         kind = "chat.completion.chunk" if asked.stream else "chat.completion"
         head = Head(f"chatcmpl-{request_id}", kind, self._limits.model)
-        choices = Choices([choice.take for choice in found], chat.whole_choices)
-        return Answer(head, jobs, choices, asked)
+        choices = Choices([choice.take for choice in opened.choices], chat.whole_choices)
+        return Answer(head, [opened.job], choices, asked)
 
     async def open_completion(self, asked: CompletionRequest, request_id: str) -> Answer:
         """Prepare a text completion. Raises RequestError."""
@@ -88,9 +68,8 @@ class Endpoints:
             sampling.logprobs = to_int32(asked.logprobs)
         prompts = await asyncio.to_thread(self._prompts, asked)
         jobs = await self._generation.make_jobs(asked, sampling, prompts, request_id)
-        pairs = [
-            pair for pair in zip(jobs, prompts, strict=True) for _ in range(pair[0].num_choices)
-        ]
+        pairs = zip(jobs, prompts, strict=True)
+        each = [pair for pair in pairs for _ in range(pair[0].num_choices)]
         found = [
             CompletionChoice(
                 index,
@@ -100,7 +79,7 @@ class Endpoints:
                 asked.return_token_ids,
                 asked.include_stop_str_in_output,
             )
-            for index, (job, prompt) in enumerate(pairs)
+            for index, (job, prompt) in enumerate(each)
         ]
         head = Head(f"cmpl-{request_id}", "text_completion", self._limits.model)
         choices = Choices([choice.take for choice in found], completions.whole_choices)
@@ -131,21 +110,6 @@ class Endpoints:
                 counts.add(piece.delta)
                 answer.choices.keep(answer.index_of(piece), piece.delta)
         return {**answer.head.message(answer.choices.whole()), "usage": counts.usage()}
-
-    def _force_calls(
-        self, asked: ChatRequest, tools: list[Tool], sampling: inference_pb2.SamplingParams
-    ) -> bool:
-        """Have a grammar force calls where they are wanted; returns whether it does."""
-        schema = forced_schema(tools, asked.tool_choice, parallel=asked.parallel_tool_calls)
-        if schema is None:
-            if tools and not can_call(self._tokenizer):
-                message = "this model's chat template has none; tool_choice: required forces a call"
-                raise InvalidRequestError(message, field="tools")
-            return False
-        if sampling.HasField("structured_output"):
-            raise InvalidRequestError("does not go with response_format", field="tool_choice")
-        sampling.structured_output.json_schema = schema
-        return True
 
     def _prompts(self, asked: CompletionRequest) -> list[Prompt]:
         make = partial(
