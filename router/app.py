@@ -27,16 +27,20 @@ from router.admission.prompt_queue import PromptQueue, Turn
 from router.admission.wait_limit import WaitLimit
 from router.edge.admin import AdminService
 from router.edge.block_ledgers import BlockLedgers
+from router.edge.explain import Explainer
 from router.edge.http import HttpServer
 from router.edge.inference import InferenceService
 from router.edge.resume import Resumables
+from router.edge.router_state import RouterState
 from router.intake.generation_config import choose_sampling_defaults
 from router.intake.grammar_checker import GrammarChecker
+from router.intake.intake import Intake
 from router.intake.job import Limits
 from router.intake.tokenizer import Tokenizer
 from router.journey.decisions import DecisionLog
-from router.journey.dispatch import Dispatcher, room_tokens
+from router.journey.dispatch import Dispatcher
 from router.journey.journey import Journeys
+from router.journey.live_request import Resources
 from router.journey.metrics import RouterMetrics
 from router.journey.placement import Placement
 from router.journey.work_ids import WorkIds
@@ -74,6 +78,7 @@ class Router:
         self._pool = WorkerPool(worker_addresses, config, cluster_token)
         self._scaler = Scaler(self._pool, fleet or FixedFleet())
         self._admission = Admission(config)
+        self._state = RouterState(self._admission, self._pool)
         self._decisions = DecisionLog()
         self._work_ids = WorkIds(secrets.token_hex(4))
         self._ledgers = BlockLedgers(self._pool, self._work_ids)
@@ -93,7 +98,7 @@ class Router:
     async def start(self, host: str, grpc_port: int, http_port: int, timeout_s: float) -> int:
         """Connect to the workers, then serve; returns the gRPC port. Raises SetupError."""
         port = self._security.bind(self._server, host, grpc_port)
-        self._http = HttpServer(host, http_port, self._metrics.registry, self._is_ready)
+        self._http = HttpServer(host, http_port, self._metrics.registry, self._state.can_serve)
         self._pool.start()
         await self._pool.wait_ready(timeout_s)
         self._add_services()
@@ -155,71 +160,47 @@ class Router:
             defaults=self._defaults,
         )
         self._grammars = GrammarChecker(self._model_dir, limits.eos_token_ids, info.vocab_size)
+        intake = Intake(limits, self._tokenizer, self._grammars, self._admission)
         journeys = self._make_journeys()
-        inference = InferenceService(
-            limits,
-            self._tokenizer,
-            self._grammars,
-            self._admission,
-            journeys,
-            self._decisions,
-            self._ledgers,
-            self._resumables,
-            self._config.slow_client_s,
-        )
-        inference_pb2_grpc.add_InferenceServicer_to_server(inference, self._server)
-        admin_pb2_grpc.add_AdminServicer_to_server(
-            AdminService(self._model, self._admission, self._pool, self._scaler, self._ledgers),
+        explainer = Explainer(self._decisions, self._ledgers)
+        inference_pb2_grpc.add_InferenceServicer_to_server(
+            InferenceService(
+                intake, journeys, explainer, self._resumables, self._config.slow_client_s
+            ),
             self._server,
         )
+        admin_pb2_grpc.add_AdminServicer_to_server(
+            AdminService(self._model, self._state, self._scaler, self._ledgers), self._server
+        )
         if _HAS_VLLM_CONTRACT:
-            self._add_vllm_service(limits, inference, journeys)
+            self._add_vllm_service(intake, journeys)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
     def _make_journeys(self) -> Journeys:
-        policy = make_policy(self._config.policy)
-        placement = Placement(self._pool, policy, self._decisions)
+        placement = Placement(self._pool, make_policy(self._config.policy), self._decisions)
         fair_queue = FairQueue[Turn](self._admission.tenants.weight)
-        sent = self._pool.sent_prompts.num_tokens
-        queue = PromptQueue(fair_queue, lambda: room_tokens(placement.prompt_workers(), sent))
-        wait_limit = WaitLimit(self._config.max_wait_s)
-        dispatcher = Dispatcher(self._admission, placement, queue, wait_limit)
-        return Journeys(
-            self._work_ids,
-            self._pool,
+        queue = PromptQueue(fair_queue, placement.room_tokens)
+        dispatcher = Dispatcher(
+            Resources(self._admission, queue, self._pool),
             placement,
-            dispatcher,
-            self._tokenizer,
-            self._metrics,
+            WaitLimit(self._config.max_wait_s),
+            self._work_ids,
             self._config.max_unread_tokens,
         )
+        return Journeys(dispatcher, placement, self._tokenizer, self._metrics)
 
-    def _add_vllm_service(
-        self, limits: Limits, inference: InferenceService, journeys: Journeys
-    ) -> None:
+    def _add_vllm_service(self, intake: Intake, journeys: Journeys) -> None:
         from smg_grpc_proto import vllm_engine_pb2_grpc
 
         from router.edge.vllm.service import SERVICE_NAME, VllmEngineService
 
-        service = VllmEngineService(
-            self._model_dir,
-            limits,
-            inference.parse,
-            self._admission,
-            journeys,
-            self._decisions,
-            self._pool.views,
-            self._is_ready,
-            self._config.slow_client_s,
-        )
+        slow_client_s = self._config.slow_client_s
+        service = VllmEngineService(self._model_dir, intake, journeys, self._state, slow_client_s)
         self._add_vllm = partial(vllm_engine_pb2_grpc.add_VllmEngineServicer_to_server, service)
         self._add_vllm(self._server)
         self._services.append(SERVICE_NAME)
-
-    def _is_ready(self) -> bool:
-        return not self._admission.is_draining and self._pool.is_ready()
 
     async def _set_health(self, status: int) -> None:
         for name in ("", *self._services):

@@ -1,7 +1,8 @@
 """Who is let in, and the account of everyone who was."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -87,41 +88,35 @@ class Admission:
         return self._queued.num_requests
 
     def refuse_early(self, tenant: Tenant, request_id: str) -> None:
-        """Refuse at once, before a prompt is looked at, whom `enter` would refuse with any. Counts it.
+        """Refuse a request before its prompt is parsed, if `check` would refuse it with any prompt.
 
-        Raises what `enter` does.
+        A request id that is running is left to `check`. A refusal is counted. Raises what `check` does.
         """
         key = RequestKey(tenant, request_id)
-        if key in self._live:
-            return  # which `enter` says
+        if key not in self._live:
+            with self.refusing(key):
+                self.check(key, 1)
+
+    @contextmanager
+    def refusing(self, key: RequestKey) -> Iterator[None]:
+        """Count a RequestError raised inside as a refusal, and set its `retry_after_s`."""
         try:
-            self._check(key, 1)
-            self.tenants.check(tenant.name, 1, self._clock())
+            yield
         except RequestError as error:
-            self.reject()
+            self.count_refusal()
             self.set_retry_after(key, error)
             raise
 
-    def enter(
-        self,
-        key: RequestKey,
-        num_prompt_tokens: int,
-        cancel: Callable[[], None],
-        forecast: Callable[[], None] = lambda: None,
-    ) -> Ticket:
-        """Let a request in; `leave` must follow.
+    def check(self, key: RequestKey, num_prompt_tokens: int) -> None:
+        """Raise if the request may not come in now. Changes and counts nothing.
 
-        `forecast` is asked last, and raises OverloadedError if waiting would be in vain.
         Raises DuplicateRequestError, OverloadedError, UnavailableError.
         """
-        try:
-            self._check(key, num_prompt_tokens)
-            self.tenants.check(key.tenant.name, num_prompt_tokens, self._clock())
-            forecast()
-        except RequestError as error:
-            self.reject()
-            self.set_retry_after(key, error)
-            raise
+        self._check_router(key, num_prompt_tokens)
+        self.tenants.check(key.tenant.name, num_prompt_tokens, self._clock())
+
+    def admit(self, key: RequestKey, num_prompt_tokens: int, cancel: Callable[[], None]) -> Ticket:
+        """Let in a request that passed `check`; `leave` must follow. `Admission.cancel` calls `cancel`."""
         name, now_s = key.tenant.name, self._clock()
         self.tenants.enter(name, num_prompt_tokens, now_s)
         self._retry_times.note_accepted(name, now_s)
@@ -133,16 +128,16 @@ class Admission:
         return ticket
 
     def set_retry_after(self, key: RequestKey, error: RequestError) -> None:
-        """Have whom this refuses for now come again when others of its tenant who were refused have."""
+        """Set an OverloadedError's `retry_after_s`, so that a tenant's refused requests come back in turn."""
         if isinstance(error, OverloadedError):
             retry_times, name = self._retry_times, key.request_id or str(self.rejected)
-            # with such a deadline it is told not to come again, and should hold up none who does
+            # such a deadline tells the client not to come again, so it must delay no one who does
             is_in_vain = error.reason is Reason.DEADLINE_UNREACHABLE
             delay_s = retry_times.outlook_s if is_in_vain else retry_times.delay_s
             least_s, now_s = error.retry_after_s, self._clock()
             error.retry_after_s = delay_s(key.tenant.name, name, least_s, now_s)
 
-    def reject(self) -> None:
+    def count_refusal(self) -> None:
         """Count a request that was refused."""
         self.rejected += 1
 
@@ -182,7 +177,7 @@ class Admission:
         if not self._queued_of[name].num_requests:
             del self._queued_of[name]
 
-    def _check(self, key: RequestKey, num_prompt_tokens: int) -> None:
+    def _check_router(self, key: RequestKey, num_prompt_tokens: int) -> None:
         config, queued = self._config, self._queued
         if self.is_draining:
             raise UnavailableError("the router is shutting down", reason=Reason.SHUTTING_DOWN)

@@ -11,10 +11,11 @@ from common.rpc.status import to_status
 from common.telemetry.logs import get_logger
 from pdserve.errors import InternalError, InvalidRequestError, RequestError
 from pdserve.v1 import admin_pb2, admin_pb2_grpc
-from router.admission.admission import Admission, Outcome
+from router.admission.admission import Outcome
 from router.edge.block_ledgers import BlockLedgers
+from router.edge.router_state import RouterState
 from router.scaling.scaler import ScaleAction, Scaler
-from router.workers.pool import WorkerPool, WorkerState, WorkerView
+from router.workers.pool import WorkerState, WorkerView
 
 _DRAIN_TIMEOUT_S = 300.0
 _STATES = {
@@ -37,16 +38,10 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     """pdserve.v1.Admin."""
 
     def __init__(
-        self,
-        model: str,
-        admission: Admission,
-        pool: WorkerPool,
-        scaler: Scaler,
-        ledgers: BlockLedgers,
+        self, model: str, state: RouterState, scaler: Scaler, ledgers: BlockLedgers
     ) -> None:
         self._model = model
-        self._admission = admission
-        self._pool = pool
+        self._state = state
         self._scaler = scaler
         self._ledgers = ledgers
 
@@ -64,7 +59,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         context: grpc.aio.ServicerContext[admin_pb2.StatusRequest, admin_pb2.StatusResponse],
     ) -> admin_pb2.StatusResponse:
         """See admin.proto."""
-        admission = self._admission
+        admission = self._state.admission
         router = admin_pb2.RouterStatus(
             model=self._model,
             requests_in_flight=admission.num_in_flight,
@@ -77,7 +72,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
                 rejected=admission.rejected,
             ),
         )
-        workers = [_worker_status(view) for view in self._pool.views()]
+        workers = [_worker_status(view) for view in self._state.pool.views()]
         return admin_pb2.StatusResponse(router=router, workers=workers)
 
     async def Scale(

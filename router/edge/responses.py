@@ -21,14 +21,14 @@ def to_response(job: Job, sequence: int, delta: Delta) -> inference_pb2.Generate
         sequence=sequence,
     )
     if delta.summary is not None:
-        response.finished.CopyFrom(to_finished(job, delta.summary))
+        response.finished.CopyFrom(to_finished(len(job.prompt_token_ids), delta.summary))
     return response
 
 
-def to_finished(job: Job, summary: Summary) -> inference_pb2.Finished:
+def to_finished(num_prompt_tokens: int, summary: Summary) -> inference_pb2.Finished:
     """How a choice of the job ended."""
     usage = inference_pb2.Usage(
-        prompt_tokens=len(job.prompt_token_ids),
+        prompt_tokens=num_prompt_tokens,
         completion_tokens=summary.num_output_tokens,
         cached_tokens=summary.timings.num_cached_tokens,
     )

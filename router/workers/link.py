@@ -63,8 +63,12 @@ class WorkStream:
         self._link = link
 
     def cancel(self, message: str) -> None:
-        """End it badly, and at its worker at once, however much is unread before the failure."""
+        """End the stream with a failure, and its work at once, however much is unread before the failure."""
         self.fail(Reason.CANCELLED, message)
+        self.close()
+
+    def close(self) -> None:
+        """End the stream's work at its worker, if that still goes on. Safe to repeat."""
         if self._link is not None:
             self._link.release(self)
 

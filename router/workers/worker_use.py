@@ -1,8 +1,6 @@
 """Who still needs a worker: what drains it when it is to leave or to change its role."""
 
 from collections import Counter
-from types import TracebackType
-from typing import Self
 
 from router.routing.prediction import Route
 
@@ -14,7 +12,7 @@ class WorkerUse:
         self._num_requests: Counter[str] = Counter()
 
     def hold(self, route: Route, num_choices: int) -> "HeldWorkers":
-        """A request sets out; it needs its workers until it ends, at the latest."""
+        """Hold a request's workers; `HeldWorkers.release` must follow."""
         return HeldWorkers(self._num_requests, route, num_choices)
 
     def num_requests(self, worker: str) -> int:
@@ -32,24 +30,16 @@ class HeldWorkers:
         self._waiting = set(range(num_choices))  # choices without a token
         num_requests.update(self._needed)
 
-    def note_token(self, choice: int) -> None:
-        """A choice has a token."""
+    def note_first_token(self, choice: int) -> None:
+        """Note that a choice has its first token; with the last choice the prefill worker is given back."""
         self._waiting.discard(choice)
         if not self._waiting and self._prefill is not None:
-            self._release({self._prefill})
-            self._prefill = None  # every later token comes by here too
+            self._give_back({self._prefill})
 
-    def __enter__(self) -> Self:
-        return self
+    def release(self) -> None:
+        """Give back the workers that are still needed. Safe to repeat."""
+        self._give_back(self._needed)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._release(self._needed)
-
-    def _release(self, workers: set[str]) -> None:
+    def _give_back(self, workers: set[str]) -> None:
         self._num_requests.subtract(workers & self._needed)
         self._needed -= workers

@@ -5,7 +5,7 @@ A second face of pdserve.v1.Inference: Generate becomes the same Job and the sam
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,14 @@ from smg_grpc_proto.generated import common_pb2
 from common.rpc.status import to_status
 from common.telemetry.logs import get_logger
 from pdserve.errors import InternalError, NotFoundError, RequestCancelledError, RequestError
-from pdserve.v1 import inference_pb2
 from router.access.tenant import current_tenant
-from router.admission.admission import Admission
-from router.edge.responses import to_finished
+from router.edge.router_state import RouterState
 from router.edge.slow_client import write
 from router.edge.vllm.info import SERVER_TYPE, loads, model_info, tokenizer_chunks
 from router.edge.vllm.request import in_vllm_terms, to_pdserve
 from router.edge.vllm.response import Answers
-from router.intake.job import Job, Limits
-from router.journey.decisions import DecisionLog
+from router.intake.intake import Intake
 from router.journey.journey import Journeys
-from router.workers.pool import WorkerView
 
 SERVICE_NAME = "vllm.grpc.engine.VllmEngine"
 _log = get_logger()
@@ -43,24 +39,16 @@ class VllmEngineService(vllm_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]
     def __init__(
         self,
         model_dir: Path,
-        limits: Limits,
-        parse: Callable[[inference_pb2.GenerateRequest], Awaitable[Job]],
-        admission: Admission,
+        intake: Intake,
         journeys: Journeys,
-        decisions: DecisionLog,
-        views: Callable[[], Sequence[WorkerView]],
-        is_ready: Callable[[], bool],
+        state: RouterState,
         slow_client_s: float,
     ) -> None:
         self._model_dir = model_dir
-        self._model_info = model_info(model_dir, limits)
-        self._defaults = limits.defaults
-        self._parse = parse
-        self._admission = admission
+        self._model_info = model_info(model_dir, intake.limits)
+        self._intake = intake
         self._journeys = journeys
-        self._decisions = decisions
-        self._views = views
-        self._is_ready = is_ready
+        self._state = state
         self._slow_client_s = slow_client_s
         self._started_s = time.monotonic()
 
@@ -81,14 +69,14 @@ class VllmEngineService(vllm_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]
         """End these requests; one that is not running any more is no error."""
         for request_id in request.request_ids:
             with suppress(NotFoundError):
-                self._admission.cancel(current_tenant(), request_id)
+                self._journeys.cancel(current_tenant(), request_id)
         return vllm_pb2.AbortResponse()
 
     async def HealthCheck(
         self, request: vllm_pb2.HealthCheckRequest, context: Context
     ) -> vllm_pb2.HealthCheckResponse:
         """Whether some decode worker can take work now, and nobody drains."""
-        healthy = self._is_ready()
+        healthy = self._state.can_serve()
         message = "serving" if healthy else "no decode worker is ready, or the router drains"
         return vllm_pb2.HealthCheckResponse(healthy=healthy, message=message)
 
@@ -102,9 +90,9 @@ class VllmEngineService(vllm_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]
         self, request: vllm_pb2.GetServerInfoRequest, context: Context
     ) -> vllm_pb2.GetServerInfoResponse:
         """This router. Its prefill and decode workers are its own affair: no field for pairing is set."""
-        views = self._views()
+        views = self._state.pool.views()
         return vllm_pb2.GetServerInfoResponse(
-            active_requests=self._admission.num_in_flight,
+            active_requests=self._state.admission.num_in_flight,
             uptime_seconds=time.monotonic() - self._started_s,
             server_type=SERVER_TYPE,
             data_parallel_size=1,
@@ -116,7 +104,7 @@ class VllmEngineService(vllm_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]
         self, request: vllm_pb2.GetLoadsRequest, context: Context
     ) -> vllm_pb2.GetLoadsResponse:
         """The decode workers together."""
-        return loads(self._views())
+        return loads(self._state.pool.views())
 
     async def GetTokenizer(
         self, request: common_pb2.GetTokenizerRequest, context: Context
@@ -149,26 +137,18 @@ class VllmEngineService(vllm_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]
         await _refuse(context, "SubscribeKvEvents: this router places requests by its prefix index")
 
     async def _generate(self, request: vllm_pb2.GenerateRequest, context: Context) -> None:
-        job = await self._parse(self._translate(request))
+        with self._intake.counting_refusals():
+            translated = to_pdserve(request, self._intake.limits.defaults)
+        job = await self._intake.parse(translated)
         answers = Answers(job, stream=request.stream)
         try:
             async with aclosing(self._journeys.run(job, context.time_remaining())) as deltas:
                 async for delta in deltas:
-                    if delta.summary is not None:
-                        finished = to_finished(job, delta.summary)
-                        self._decisions.note_finished(job.key, delta.choice, finished)
                     for answer in answers.take(delta):
                         await write(context, answer, self._slow_client_s)
         except RequestCancelledError:
             for answer in answers.abort():
                 await write(context, answer, self._slow_client_s)
-
-    def _translate(self, request: vllm_pb2.GenerateRequest) -> inference_pb2.GenerateRequest:
-        try:
-            return to_pdserve(request, self._defaults)
-        except RequestError:
-            self._admission.reject()
-            raise
 
 
 async def _refuse(context: Context, message: str) -> None:

@@ -5,7 +5,7 @@ import pytest
 from common.profile import WorkerProfile
 from router.admission.fair_queue import FairQueue
 from router.admission.prompt_queue import PromptQueue, Turn
-from router.journey.dispatch import room_tokens
+from router.journey.placement import room_tokens
 from tests.patience import WITHIN_S
 
 WINDOW = 1000

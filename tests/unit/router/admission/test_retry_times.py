@@ -12,12 +12,9 @@ from router.access.tenant import ANONYMOUS, RequestKey, Tenant
 from router.admission.admission import Admission, Outcome, Ticket
 from router.admission.retry_times import MAX_BACKLOG_S, RetryTimes
 from router.admission.wait_limit import Forecast, WaitLimit
+from tests.unit.router.admission.entering import enter
 
 SERVICE_S = 0.25
-
-
-def ignore() -> None:
-    pass
 
 
 class Fleet:
@@ -54,7 +51,7 @@ class Fleet:
         def ask() -> None:
             self.limit.check(forecast, None, self.now_s, is_over_share=False)
 
-        ticket = self.admission.enter(RequestKey(ANONYMOUS, name), 100, ignore, ask)
+        ticket = enter(self.admission, RequestKey(ANONYMOUS, name), 100, forecast=ask)
         self.busy_until_s = self.now_s + wait_s + SERVICE_S
         self.served_s.append(self.busy_until_s)
         heapq.heappush(self._running, (self.busy_until_s, next(self._numbers), ticket))
@@ -122,13 +119,13 @@ def test_a_tenant_over_its_limit_stands_in_a_line_of_its_own() -> None:
     config = RouterConfig(tenants={"greedy": limits}, max_inflight_requests=2)
     admission = Admission(config, lambda: 0.0)
     greedy, other = Tenant("greedy"), Tenant("other")
-    admission.enter(RequestKey(greedy, "a"), 1, ignore)
+    enter(admission, RequestKey(greedy, "a"), 1)
     for number in range(100):
         with pytest.raises(OverloadedError) as caught:
             admission.refuse_early(greedy, f"r{number}")
         assert caught.value.reason is Reason.TENANT_LIMIT
     assert caught.value.retry_after_s > 10
-    admission.enter(RequestKey(other, "a"), 1, ignore)
+    enter(admission, RequestKey(other, "a"), 1)
     with pytest.raises(OverloadedError, match="in flight") as caught:
         admission.refuse_early(other, "r")
     assert caught.value.reason is Reason.QUEUE_FULL
@@ -140,7 +137,7 @@ def test_a_full_queue_has_a_line_for_each_tenant() -> None:
     admission = Admission(RouterConfig(max_inflight_requests=2), lambda: 0.0)
     greedy, other = Tenant("greedy"), Tenant("other")
     for tenant, name in ((greedy, "a"), (greedy, "b"), (other, "a")):
-        admission.enter(RequestKey(tenant, name), 1, ignore)
+        enter(admission, RequestKey(tenant, name), 1)
     for number in range(100):
         assert refused_for_s(admission, greedy, f"r{number}") < 50
     assert refused_for_s(admission, greedy, "r") > 10
@@ -155,9 +152,9 @@ def test_who_would_come_too_late_takes_no_place() -> None:
 
     for _ in range(100):
         with pytest.raises(OverloadedError) as caught:
-            admission.enter(RequestKey(ANONYMOUS, "r"), 1, ignore, in_vain)
+            enter(admission, RequestKey(ANONYMOUS, "r"), 1, forecast=in_vain)
         assert 1.0 <= caught.value.retry_after_s < 2.0
-    admission.enter(RequestKey(ANONYMOUS, "r"), 1, ignore)
+    enter(admission, RequestKey(ANONYMOUS, "r"), 1)
     assert refused_for_s(admission, ANONYMOUS, "q") < 2
 
 
