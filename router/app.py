@@ -1,4 +1,13 @@
-"""A router, put together."""
+"""The router's process, put together.
+
+1. `Router.start` connects to the workers (WorkerPool), then serves gRPC and HTTP.
+2. `InferenceService.Generate` gets a request. `Intake.parse` makes a Job of it, or refuses it.
+3. `Journeys.run` admits the job, places it, waits for its turn, sends it, and yields its deltas.
+   router/journey/journey.py numbers these steps.
+4. `to_response` makes a message of each delta; `write` sends it to the client.
+5. `AdminService` and `Scaler` change the workers meanwhile.
+6. `Router.stop` refuses new requests, lets running ones end, and disconnects.
+"""
 
 import asyncio
 import contextlib
@@ -50,13 +59,13 @@ from router.scaling.scaler import Scaler
 from router.workers.pool import WorkerPool
 
 _POLL_S = 0.02
-_LAST_WORDS_S = 0.5  # for statuses still on their way
+_LAST_WORDS_S = 0.5  # for statuses that are not sent yet
 _SERVICES = ("pdserve.v1.Inference", "pdserve.v1.Admin")
 _HAS_VLLM_CONTRACT = importlib.util.find_spec("smg_grpc_proto") is not None  # pdserve[openai]
 
 
 class Router:
-    """Serves one model from the workers at the given addresses. All methods on one event loop."""
+    """Serves one model from the workers at the given addresses. Call all methods on one event loop."""
 
     def __init__(
         self,
@@ -68,7 +77,10 @@ class Router:
         security: ServerSecurity | None = None,
         cluster_token: str = "",
     ) -> None:
-        """Without `security` everybody may call. `cluster_token` is what the workers ask for."""
+        """Put the router together. Without `security` every caller is served.
+
+        `cluster_token` is the secret that the workers ask for. Raises SetupError.
+        """
         self._model = model
         self._model_dir = model_dir
         self._config = config
@@ -96,7 +108,7 @@ class Router:
         self._services = [*_SERVICES]
 
     async def start(self, host: str, grpc_port: int, http_port: int, timeout_s: float) -> int:
-        """Connect to the workers, then serve; returns the gRPC port. Raises SetupError."""
+        """Connect to the workers, then serve. Return the gRPC port. Raises SetupError."""
         port = self._security.bind(self._server, host, grpc_port)
         self._http = HttpServer(host, http_port, self._metrics.registry, self._state.can_serve)
         self._pool.start()
@@ -109,9 +121,9 @@ class Router:
         return port
 
     async def open_to_gateway(self, tenant: Tenant) -> str:
-        """Once started: open a port on loopback for the OpenAI gateway of this process; returns host:port.
+        """Open a port on loopback for the OpenAI gateway of this process; return host:port.
 
-        Its requests are the tenant's. Raises SetupError.
+        Requests that come there are the tenant's. The router must be started. Raises SetupError.
         """
         self._gateway_port = GatewayPort(tenant)
         return await self._gateway_port.start(self._add_vllm)
@@ -123,18 +135,18 @@ class Router:
 
     @property
     def model_info(self) -> WorkerInfo:
-        """A decode worker's identity, once started: model, dtype and limits are those of all."""
+        """Identity of a decode worker, once started: all workers have its model, dtype and limits."""
         return next(view.info for view in self._pool.views() if view.info.role == Role.DECODE)
 
     async def stop(self, drain_timeout_s: float) -> None:
-        """Refuse new requests by name, let running ones end for a while, then disconnect."""
+        """Refuse new requests, give running ones `drain_timeout_s` seconds to end, then disconnect."""
         self._admission.drain()
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_timeout_s):
                 while self._admission.num_in_flight:
                     await asyncio.sleep(_POLL_S)
-        # only now: a server that stops answers new calls with a bare CANCELLED
+        # not earlier: a server that stops answers new calls with a bare CANCELLED
         last_words_s = min(drain_timeout_s, _LAST_WORDS_S)
         await self._server.stop(grace=last_words_s)
         if self._gateway_port is not None:

@@ -1,7 +1,8 @@
 """A second gRPC port, on loopback, for the OpenAI gateway that this process started.
 
-smg shows the router neither token nor certificate, so this port asks the kernel instead: it serves who runs
-as our own user, who could read our memory anyway, and serves nothing but vLLM's contract, for one tenant.
+smg shows the router neither token nor certificate, so this port asks the kernel for the caller's
+user. Only our own user is served, since it could read our memory anyway. The port serves vLLM's
+contract alone, for one tenant.
 """
 
 import os
@@ -17,10 +18,10 @@ from router.access.tenant import Tenant, set_current_tenant
 
 
 class GatewayPort:
-    """Owns the server. All methods on one event loop."""
+    """A server for the gateway's calls. Call all methods on one event loop."""
 
     def __init__(self, tenant: Tenant, uid: int | None = None) -> None:
-        """Calls are the tenant's, if the user `uid` makes them; None: ours."""
+        """Count the calls of the user `uid` as the tenant's; None means our own user."""
         self._tenant = tenant
         self._uid = os.geteuid() if uid is None else uid
         self._port = 0
@@ -29,7 +30,7 @@ class GatewayPort:
         )
 
     async def start(self, add_service: Callable[[grpc.aio.Server], None]) -> str:
-        """Serve what is added; returns host:port. Raises SetupError."""
+        """Serve what `add_service` adds; return host:port. Raises SetupError."""
         if not can_ask():
             raise SetupError(
                 "this system does not tell whose a connection is (sock_diag), and smg cannot say who it is",
@@ -46,7 +47,7 @@ class GatewayPort:
         return f"{HOST}:{self._port}"
 
     async def stop(self, grace_s: float) -> None:
-        """End what still runs after a while, and free the port."""
+        """End the calls that still run after `grace_s` seconds, and free the port."""
         await self._server.stop(grace_s)
 
     def _check(self, method: str, context: Context) -> None:

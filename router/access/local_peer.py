@@ -1,6 +1,7 @@
-"""Whose process is at the other end of a connection within this machine: the kernel knows.
+"""The user at the other end of a connection within this machine, as the kernel knows it.
 
-Asked over sock_diag(7), as `ss -e` does; it takes microseconds, however many connections there are.
+The question goes over sock_diag(7), as with `ss -e`. It takes microseconds with any number of
+connections.
 """
 
 import os
@@ -27,10 +28,10 @@ _DEFAULT_OVERFLOW_UID = 65534  # linux/highuid.h
 
 
 def uid_of(peer: str, port: int) -> int | None:
-    """The user whose process holds the other end of an open connection to our `port` on loopback.
+    """Return the user that holds the other end of an open connection to our `port` on loopback.
 
-    `peer` is as gRPC names it, `ipv4:127.0.0.1:PORT`. None for another kind of peer, and where there is no
-    such socket or no process holds it any more. Raises OSError where the kernel does not answer.
+    `peer` is gRPC's name of it, `ipv4:127.0.0.1:PORT`. Returns None for another kind of peer, and
+    when no process holds that socket. Raises OSError when the kernel does not answer.
     """
     host, _, number = peer.removeprefix("ipv4:").rpartition(":")
     if host != HOST or not number.isdecimal():
@@ -50,7 +51,7 @@ def uid_of(peer: str, port: int) -> int | None:
 
 
 def overflow_uid() -> int:
-    """As whom the kernel shows all users of other user namespaces that ours does not know (namespaces(7))."""
+    """Return the id that the kernel shows for users of other user namespaces (namespaces(7))."""
     try:
         return int(_OVERFLOW_UID.read_text())
     except OSError:
@@ -58,7 +59,7 @@ def overflow_uid() -> int:
 
 
 def can_ask() -> bool:
-    """Whether the kernel tells us that a connection of our own is ours."""
+    """Return True if the kernel tells us that a connection of our own is ours."""
     with (
         socket.create_server((HOST, 0)) as server,
         socket.create_connection(server.getsockname(), _WITHIN_S) as client,

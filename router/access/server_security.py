@@ -22,10 +22,10 @@ _log = get_logger()
 
 
 class ServerSecurity:
-    """What `security.*` makes of a gRPC server."""
+    """Applies `security.*` of the configuration to a gRPC server."""
 
     def __init__(self, config: SecurityConfig) -> None:
-        """Reads all files. Raises SetupError."""
+        """Read all files. Raises SetupError."""
         self._is_insecure = config.insecure
         self._certificates = server_certificates(config)
         self._access = None
@@ -35,7 +35,7 @@ class ServerSecurity:
         self._guard = GuardInterceptor(_check(self._access) if self._access else let_all_in)
 
     def check(self, host: str) -> None:
-        """Raise SetupError when others could reach a router that asks nobody who they are."""
+        """Raise SetupError when other machines could reach a router that asks for no credentials."""
         if self._access is None and not self._is_insecure and not is_loopback(host):
             raise SetupError(
                 f"grpc_host {host} is not loopback and security.access_file is not set: anybody could call",
@@ -43,11 +43,11 @@ class ServerSecurity:
             )
 
     def interceptors(self) -> list[grpc.aio.ServerInterceptor]:
-        """One for all services of the server."""
+        """Return the interceptor that checks the calls of all services."""
         return [self._guard]
 
     async def watch(self) -> None:
-        """End calls whose token or certificate is taken away, soon after that. Runs until cancelled."""
+        """End calls soon after their token or certificate is taken away. Runs until cancelled."""
         while self._access is not None:
             seen = self._access.current()
             await asyncio.sleep(_LOOK_AGAIN_S)
@@ -55,7 +55,10 @@ class ServerSecurity:
                 self._guard.check_again()
 
     def bind(self, server: grpc.aio.Server, host: str, port: int) -> int:
-        """Listen; returns the port. Raises SetupError as `check` does, and when the port is taken."""
+        """Listen, and return the port.
+
+        Raises SetupError as `check` does, and when the port is taken.
+        """
         self.check(host)
         address = f"{host}:{port}"
         try:
@@ -69,7 +72,10 @@ class ServerSecurity:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the interface. Of names, "localhost" alone is known to be."""
+    """Return True if only this machine reaches the interface.
+
+    The only name that counts is "localhost".
+    """
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -89,7 +95,10 @@ def _check(access: Reloading[AccessList]) -> Check:
 
 
 def _identify(access: AccessList, context: Context) -> Tenant:
-    """By token if there is one, else by certificate. Raises UnauthenticatedError."""
+    """Return the tenant by its token if there is one, else by certificate.
+
+    Raises UnauthenticatedError.
+    """
     token = bearer_token(context)
     if token is not None:
         tenant = access.by_token(token)

@@ -1,4 +1,4 @@
-"""Who is let in, and the account of everyone who was."""
+"""Admission: limits on requests in the queue and in flight, and the account of all requests."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ _LEAST_RETRY_S = 0.5
 
 
 class Outcome(StrEnum):
-    """How an accepted request ended."""
+    """The end of an accepted request."""
 
     COMPLETED = "completed"
     CANCELLED = "cancelled"
@@ -32,7 +32,7 @@ class Outcome(StrEnum):
 
 @dataclass(slots=True)
 class Ticket:
-    """One accepted request. It is queued until its first token."""
+    """An accepted request's entry in the account. The request is queued until its first token."""
 
     key: RequestKey
     num_prompt_tokens: int
@@ -43,21 +43,23 @@ class Ticket:
 
 @dataclass(slots=True)
 class _Queued:
-    """Requests without a token."""
+    """Counts of requests without a token."""
 
     num_requests: int = 0
-    num_tokens: int = 0  # of their prompts
+    num_tokens: int = 0  # in their prompts
 
     def add(self, sign: int, ticket: Ticket) -> None:
-        """One came (1) or went (-1)."""
+        """Count a request that came (`sign` 1) or went (-1)."""
         self.num_requests += sign
         self.num_tokens += sign * ticket.num_prompt_tokens
 
 
 class Admission:
-    """Bounded: at most `max_queued_requests` without a token, whose prompts have at most `max_queued_tokens`,
-    `max_inflight_requests` in all, and of each tenant what its limits say. Where the queue is full, or as
-    much in flight as may be, a tenant still gets its share, by weight among those who are there, or one
+    """Limits what is queued and in flight, and keeps the account.
+
+    At most `max_queued_requests` are without a token, with at most `max_queued_tokens` in their
+    prompts, and `max_inflight_requests` are in flight. Each tenant has its own limits besides.
+    Beyond a full limit a tenant still gets its share, by weight among the tenants there, or one
     request if it has none there.
 
     Invariant: accepted = completed + cancelled + failed + in flight.
@@ -79,18 +81,19 @@ class Admission:
 
     @property
     def num_in_flight(self) -> int:
-        """Accepted and not ended."""
+        """Number of requests that were accepted and have not ended."""
         return len(self._live)
 
     @property
     def num_queued(self) -> int:
-        """Accepted and without a token."""
+        """Number of accepted requests without a token."""
         return self._queued.num_requests
 
     def refuse_early(self, tenant: Tenant, request_id: str) -> None:
         """Refuse a request before its prompt is parsed, if `check` would refuse it with any prompt.
 
-        A request id that is running is left to `check`. A refusal is counted. Raises what `check` does.
+        A request id that is running is left to `check`. A refusal is counted. Raises what `check`
+        does.
         """
         key = RequestKey(tenant, request_id)
         if key not in self._live:
@@ -116,7 +119,10 @@ class Admission:
         self.tenants.check(key.tenant.name, num_prompt_tokens, self._clock())
 
     def admit(self, key: RequestKey, num_prompt_tokens: int, cancel: Callable[[], None]) -> Ticket:
-        """Let in a request that passed `check`; `leave` must follow. `Admission.cancel` calls `cancel`."""
+        """Let in a request that passed `check`; `leave` must follow.
+
+        `Admission.cancel` calls `cancel`.
+        """
         name, now_s = key.tenant.name, self._clock()
         self.tenants.enter(name, num_prompt_tokens, now_s)
         self._retry_times.note_accepted(name, now_s)
@@ -128,10 +134,10 @@ class Admission:
         return ticket
 
     def set_retry_after(self, key: RequestKey, error: RequestError) -> None:
-        """Set an OverloadedError's `retry_after_s`, so that a tenant's refused requests come back in turn."""
+        """Set an OverloadedError's `retry_after_s`: a tenant's refused requests come back in turn."""
         if isinstance(error, OverloadedError):
             retry_times, name = self._retry_times, key.request_id or str(self.rejected)
-            # such a deadline tells the client not to come again, so it must delay no one who does
+            # clients with such a deadline are told not to come again, so they must delay no other
             is_in_vain = error.reason is Reason.DEADLINE_UNREACHABLE
             delay_s = retry_times.outlook_s if is_in_vain else retry_times.delay_s
             least_s, now_s = error.retry_after_s, self._clock()
@@ -142,13 +148,13 @@ class Admission:
         self.rejected += 1
 
     def note_tokens(self, ticket: Ticket, number: int) -> None:
-        """The request has so many tokens more: it is no longer queued."""
+        """Count output tokens of a request. With its first one it leaves the queue."""
         if number and not ticket.num_output_tokens:
             self._leave_queue(ticket)
         ticket.num_output_tokens += number
 
     def leave(self, ticket: Ticket) -> None:
-        """Close the account of a request."""
+        """Close a request's entry under its outcome."""
         if not ticket.num_output_tokens:
             self._leave_queue(ticket)
         name = ticket.key.tenant.name
@@ -167,7 +173,7 @@ class Admission:
         self._live[key].cancel()
 
     def drain(self) -> None:
-        """Let nobody in any more."""
+        """Refuse all new requests from now on."""
         self.is_draining = True
 
     def _leave_queue(self, ticket: Ticket) -> None:
@@ -196,8 +202,9 @@ class Admission:
             )
 
     def _can_queue_in_share(self, key: RequestKey, num_prompt_tokens: int) -> bool:
-        """Whether the tenant has less waiting than its part of a full queue. Alone there, a prompt may be
-        larger than the whole.
+        """Return True if the prompt fits the tenant's share of a full queue.
+
+        A tenant's only prompt there may be of any length.
         """
         name = key.tenant.name
         mine = self._queued_of.get(name)
@@ -210,7 +217,7 @@ class Admission:
         )
 
     def _can_run_in_share(self, key: RequestKey) -> bool:
-        """Whether the tenant has less in flight than its part of what may be."""
+        """Return True if one more request fits the tenant's share of `max_inflight_requests`."""
         name = key.tenant.name
         num_mine = self._live_of.get(name, 0)
         share = self.tenants.part(name, self._live_of)

@@ -1,9 +1,9 @@
-"""Prompts that wait in the router, so that workers' queues stay short and the order stays ours.
+"""The queue in which prompts wait in the router, so that workers' queues stay short.
 
 1. `push` puts a prompt behind its tenant's others. Like 4, it calls `grant_turns`.
-2. `grant_turns` grants turns while the workers have room for more tokens than are granted and not yet sent.
-   While no prompt is active, one turn is granted in any case. Room changes when workers come, go or stall,
-   so a timer asks for it again while prompts wait.
+2. `grant_turns` grants turns while the workers have room for more tokens than are granted and not
+   yet sent. While no prompt is active, one turn is granted in any case. Room changes when workers
+   come, go or stall, so a timer asks for it again while prompts wait.
 3. `note_sent` says that a prompt counts at its worker from now on.
 4. `finish` says that a prompt has run, or never will. The next prompts get their turn.
 """
@@ -19,7 +19,7 @@ _LOOK_AGAIN_S = 0.1
 
 @dataclass(eq=False, slots=True)
 class Turn:
-    """One prompt's place: queued until `granted` is done, then active until `PromptQueue.finish`."""
+    """A prompt's place: queued until `granted` is done, then active until `PromptQueue.finish`."""
 
     tenant: str
     num_tokens: int
@@ -29,39 +29,42 @@ class Turn:
 
 
 class PromptQueue:
-    """Grants turns in the FairQueue's order. On the router's event loop."""
+    """Grants turns in the order of a FairQueue. Call all methods on the router's event loop."""
 
     def __init__(self, fair_queue: FairQueue[Turn], room_tokens: Callable[[], int]) -> None:
-        """`room_tokens`: how much more the workers want than has set out, now."""
+        """Take `room_tokens`: the prompt tokens that the workers want besides those sent."""
         self._fair_queue = fair_queue
         self._room_tokens = room_tokens
         self._num_active = 0
-        self._num_unsent_tokens = 0  # granted, and not yet set out
+        self._num_unsent_tokens = 0  # granted, and not yet sent
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def num_waiting(self) -> int:
-        """Prompts in the queue."""
+        """Number of prompts in the queue."""
         return len(self._fair_queue)
 
     @property
     def num_waiting_tokens(self) -> int:
-        """Prompt tokens in the queue."""
+        """Number of prompt tokens in the queue."""
         return self._fair_queue.num_tokens
 
     def tokens_before(self, tenant: str) -> int:
-        """About how many prompt tokens get their turn before a new prompt of this tenant."""
+        """Return about how many prompt tokens get their turn before a new prompt of this tenant."""
         return self._fair_queue.tokens_before(tenant)
 
     def push(self, tenant: str, num_tokens: int, priority: int) -> Turn:
-        """A prompt of at least one token; `finish` must follow. Its turn has come when `granted` is done."""
+        """Add a prompt of at least one token; `finish` must follow.
+
+        `Turn.granted` is done when its turn comes.
+        """
         turn = Turn(tenant, num_tokens, asyncio.get_running_loop().create_future())
         self._fair_queue.push(tenant, turn, num_tokens, priority)
         self.grant_turns()
         return turn
 
     def grant_turns(self) -> None:
-        """Grant what turns there are."""
+        """Grant the turns for which there is room now."""
         if not self._fair_queue.num_tokens:
             return
         room = self._room_tokens()
@@ -79,13 +82,13 @@ class PromptQueue:
             self._timer = asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._look_again)
 
     def note_sent(self, turn: Turn) -> None:
-        """A prompt whose turn came is at its worker, whose room is less by it. Safe to repeat."""
+        """Count a granted prompt at its worker, in the worker's load. Safe to repeat."""
         if not turn.is_sent:
             turn.is_sent = True
             self._num_unsent_tokens -= turn.num_tokens
 
     def finish(self, turn: Turn) -> None:
-        """The prompt has run, or never will. Safe to repeat."""
+        """End a turn whose prompt has run, or never will, and grant the next ones. Safe to repeat."""
         if turn.is_active:
             self.note_sent(turn)
             turn.is_active = False

@@ -1,4 +1,4 @@
-"""The operators' gRPC edge: translates and calls."""
+"""The gRPC edge for operators, pdserve.v1.Admin: translates and calls."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -50,7 +50,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         request: admin_pb2.BlocksRequest,
         context: grpc.aio.ServicerContext[admin_pb2.BlocksRequest, admin_pb2.BlocksResponse],
     ) -> admin_pb2.BlocksResponse:
-        """See admin.proto."""
+        """Return the KV block ledgers of all workers."""
         return admin_pb2.BlocksResponse(workers=await self._ledgers.read_all())
 
     async def Status(
@@ -58,7 +58,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         request: admin_pb2.StatusRequest,
         context: grpc.aio.ServicerContext[admin_pb2.StatusRequest, admin_pb2.StatusResponse],
     ) -> admin_pb2.StatusResponse:
-        """See admin.proto."""
+        """Return the account of requests and the state of every worker."""
         admission = self._state.admission
         router = admin_pb2.RouterStatus(
             model=self._model,
@@ -80,7 +80,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         request: admin_pb2.ScaleRequest,
         context: grpc.aio.ServicerContext[admin_pb2.ScaleRequest, admin_pb2.ScaleResponse],
     ) -> AsyncIterator[admin_pb2.ScaleResponse]:
-        """See admin.proto."""
+        """Change the numbers of workers, and stream each step."""
         prefill = request.prefill if request.HasField("prefill") else None
         decode = request.decode if request.HasField("decode") else None
         try:
@@ -100,7 +100,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         request: admin_pb2.DrainRequest,
         context: grpc.aio.ServicerContext[admin_pb2.DrainRequest, admin_pb2.DrainResponse],
     ) -> admin_pb2.DrainResponse:
-        """See admin.proto."""
+        """Let a worker finish its work and leave."""
         try:
             timeout_s = _drain_timeout_s(request.timeout_us, "timeout_us")
             await self._scaler.drain(request.worker, timeout_s)
@@ -111,7 +111,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
 
 class _CanAbort(Protocol):
     async def abort_with_status(self, status: grpc.Status) -> NoReturn:
-        """See grpc.aio.ServicerContext."""
+        """End the call with a status, as grpc.aio.ServicerContext does."""
 
 
 async def _fail(context: _CanAbort, error: Exception) -> NoReturn:

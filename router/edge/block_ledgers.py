@@ -1,4 +1,4 @@
-"""Asks workers who holds their KV blocks."""
+"""Block ledgers of the workers: the holders of their KV blocks."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ _WITHIN_S = 2.0  # a worker answers between two steps
 
 
 class BlockLedgers:
-    """The ledgers of all workers, as far as they answer within a deadline."""
+    """Reads the workers' ledgers, as far as they answer within a deadline."""
 
     def __init__(self, pool: WorkerPool, work_ids: WorkIds, within_s: float = _WITHIN_S) -> None:
         self._pool = pool
@@ -19,11 +19,11 @@ class BlockLedgers:
         self._within_s = within_s
 
     async def read_all(self) -> list[ledger_pb2.WorkerBlocks]:
-        """Every worker that the router knows, by role and name. Raises nothing."""
+        """Return the ledger of every known worker, by role and name. Raises nothing."""
         return await self._ask("")
 
     async def read_request(self, request_id: str) -> list[ledger_pb2.WorkerBlocks]:
-        """The same, of one request of this router: workers that have it, or that did not answer."""
+        """Return one request's part of the ledgers: workers that have it, or that did not answer."""
         work_id = self._work_ids.find(request_id)
         answers = await self._ask(work_id) if work_id is not None else []
         return [answer for answer in answers if answer.problem or answer.ledger.num_holders]

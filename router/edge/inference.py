@@ -1,4 +1,4 @@
-"""The router's gRPC edge: translates, calls, turns our errors into statuses. Decides nothing."""
+"""The gRPC edge for clients, pdserve.v1.Inference: translates, calls, maps errors to statuses."""
 
 import asyncio
 from contextlib import aclosing
@@ -45,11 +45,11 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         self._resumables = resumables
         self._slow_client_s = slow_client_s
 
-    # the stubs know only generators; a coroutine that writes can give a slow client up
+    # the stubs know only generators; a coroutine that writes can give up on a slow client
     async def Generate(  # type: ignore[override]
         self, request: inference_pb2.GenerateRequest, context: GenerateContext
     ) -> None:
-        """See inference.proto."""
+        """Stream a request's answer."""
         try:
             async with aclosing(await self._open(request, context)) as responses:
                 async for response in responses:
@@ -68,7 +68,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             inference_pb2.CancelRequest, inference_pb2.CancelResponse
         ],
     ) -> inference_pb2.CancelResponse:
-        """See inference.proto."""
+        """End a running request of the caller."""
         try:
             self._journeys.cancel(current_tenant(), request.request_id)
         except RequestError as error:
@@ -82,7 +82,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             inference_pb2.ExplainRequest, inference_pb2.ExplainResponse
         ],
     ) -> inference_pb2.ExplainResponse:
-        """See inference.proto."""
+        """Return the decision that placed a request, and its end."""
         try:
             return await self._explainer.explain(current_tenant(), request.request_id)
         except RequestError as error:
@@ -95,7 +95,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             inference_pb2.ListModelsRequest, inference_pb2.ListModelsResponse
         ],
     ) -> inference_pb2.ListModelsResponse:
-        """See inference.proto."""
+        """Return the served model with its limits and defaults."""
         return list_models(self._intake.limits, self._intake.tokenizer)
 
     async def Tokenize(
@@ -105,7 +105,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             inference_pb2.TokenizeRequest, inference_pb2.TokenizeResponse
         ],
     ) -> inference_pb2.TokenizeResponse:
-        """See inference.proto."""
+        """Return the tokens of a prompt."""
         limits, tokenizer = self._intake.limits, self._intake.tokenizer
         try:
             return await asyncio.to_thread(tokenize, request, limits, tokenizer)

@@ -14,7 +14,7 @@ _MAX_REMEMBERED = 1024
 
 @dataclass(slots=True)
 class DecisionEntry:
-    """One request's decision, and the summaries of its finished choices by number."""
+    """Decision of one request, and the summaries of its finished choices by number."""
 
     decision: Decision
     arrival_s: float  # since the router's start
@@ -22,7 +22,7 @@ class DecisionEntry:
 
 
 class DecisionLog:
-    """Decisions by request, the oldest forgotten; of an id that came again, the last."""
+    """Decisions by request. The oldest are forgotten; an id that came again has its last one."""
 
     def __init__(self, max_remembered: int = _MAX_REMEMBERED) -> None:
         self._max_remembered = max_remembered

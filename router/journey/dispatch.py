@@ -1,9 +1,10 @@
-"""From a job to work at its workers: admission, placement, the prompt queue, and sending.
+"""Dispatch of a job to its workers: admission, placement, the prompt queue, and sending.
 
-1. `admit` checks the admission's limits, has the workers chosen, and checks the predicted wait. Then the
-   request is live, and `LiveRequest.close` must follow.
-2. `wait_for_turn` puts the prompt into the queue, with the tokens that its worker has to compute. After a
-   wait the workers are chosen anew, and a deadline that can no longer be met ends the request.
+1. `admit` checks the admission's limits, has the workers chosen, and checks the predicted wait.
+   Then the request is live, and `LiveRequest.close` must follow.
+2. `wait_for_turn` puts the prompt into the queue, with the tokens that its worker has to compute.
+   After a wait the workers are chosen anew, and a deadline that can no longer be met ends the
+   request.
 3. `send` submits every choice to the decode worker.
 """
 

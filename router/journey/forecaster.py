@@ -20,9 +20,9 @@ class Forecaster:
     def on_arrival(self, job: Job, decision: Decision) -> Forecast:
         """Return what a request meets that arrives now.
 
-        A short prompt overtakes longer ones at a prefill worker, but is counted here as if it did not.
-        Otherwise short prompts would be admitted without end, and the longer ones, admitted earlier, would
-        wait too long.
+        A short prompt overtakes longer ones at a prefill worker, but is counted here as if it did
+        not. Otherwise short prompts would be admitted without end, and the longer ones, admitted
+        earlier, would wait too long.
         """
         workers = [*self._placement.prompt_workers().values()]
         here_s = seconds_for(self._queue.tokens_before(job.tenant.name), workers)
@@ -43,7 +43,7 @@ class Forecaster:
 
 
 def seconds_for(num_tokens: int, workers: Sequence[WorkerProfile]) -> float:
-    """Return the seconds that the workers need for so many prompt tokens, in prompts of about a step."""
+    """Return the seconds that workers need for so many prompt tokens, in prompts of a step."""
     if not workers or not num_tokens:
         return 0.0
     profile, share = workers[0], -(-num_tokens // len(workers))

@@ -1,15 +1,18 @@
-"""One request's way through the router, from a job to the last delta of its answer.
+"""The life of a request in the router, from a job to the last delta of its answer.
 
-1. `Dispatcher.admit` lets the job in or refuses it: Admission.check, Placement.choose, WaitLimit.check, and
-   Admission.admit.
-2. `Dispatcher.wait_for_turn` holds it in the PromptQueue until the workers have room for its prompt.
-3. `Dispatcher.send` submits its choices to the decode worker. That worker pulls the KV from the prefill
-   worker that the job names, or runs the prompt itself.
+1. `Dispatcher.admit` lets the job in or refuses it: Admission.check, Placement.choose,
+   WaitLimit.check, and Admission.admit.
+2. `Dispatcher.wait_for_turn` holds it in the PromptQueue until the workers have room for its
+   prompt.
+3. `Dispatcher.send` submits its choices to the decode worker. That worker pulls the KV from the
+   prefill worker that the job names, or runs the prompt itself.
 4. `Journeys._run_choice` reads a choice's outputs. `LiveRequest.note_output` counts their tokens.
 5. `Progress.advance` drops tokens that it has seen, fails on a gap, and makes text of the rest.
 6. `merge` joins the choices of a request into one stream of deltas.
-7. A finish, a stop text, a failure, Cancel, the deadline, or the client's departure ends the request.
-8. `LiveRequest.close` then gives back all that it holds; workers that still compute it are told to stop.
+7. A finish, a stop text, a failure, Cancel, the deadline, or the client's departure ends the
+   request.
+8. `LiveRequest.close` then gives back all that it holds; workers that still compute it are told to
+   stop.
 """
 
 from collections.abc import AsyncGenerator
@@ -47,7 +50,10 @@ class Journeys:
         self._metrics = metrics
 
     async def run(self, job: Job, timeout_s: float | None) -> AsyncGenerator[Delta]:
-        """Yield the request's deltas. Raises RequestError; closing the iterator cancels the request."""
+        """Yield the request's deltas.
+
+        Raises RequestError; closing the iterator cancels the request.
+        """
         request = self._dispatcher.admit(job, timeout_s)
         request.end_with(Outcome.CANCELLED)  # unless it is seen to end in another way
         try:

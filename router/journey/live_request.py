@@ -1,9 +1,10 @@
-"""One admitted request, and everything that it holds until its end.
+"""Live requests: an admitted request, and everything that it holds until its end.
 
 1. `Dispatcher.admit` makes it with a ticket of the admission and a stream for each choice.
 2. `Dispatcher.wait_for_turn` adds its turn in the prompt queue.
 3. `Dispatcher.send` adds the workers that it needs, and for each choice a prompt sent to a worker.
-4. `first_token` gives back a choice's prompt and the turn, and with the last choice the prefill worker.
+4. `first_token` gives back a choice's prompt and the turn, and with the last choice the prefill
+   worker.
 5. `end_choice` ends a choice's stream: a worker that still computes it is told to stop.
 6. `close` gives back whatever is still held, at any point. Safe to repeat.
 """
@@ -35,7 +36,7 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """The time of a request's arrival, on the monotonic clock, and the time that its client gives it."""
+    """Arrival of a request, on the monotonic clock, and the seconds that its client gives it."""
 
     at_s: float
     timeout_s: float | None
@@ -50,7 +51,7 @@ class Arrival:
 
 @dataclass(eq=False, slots=True)
 class LiveChoice:
-    """One choice of a live request. `prompt` is set while the choice's prompt is at its worker."""
+    """A choice of a live request. `prompt` is set while the choice's prompt is at its worker."""
 
     number: int
     stream: WorkStream
@@ -60,7 +61,7 @@ class LiveChoice:
 
 @dataclass(eq=False, slots=True)
 class LiveRequest:
-    """Holds one request's part of the router's resources."""
+    """Holds a request's part of the router's resources."""
 
     job: Job
     arrival: Arrival
@@ -86,7 +87,7 @@ class LiveRequest:
         self.ticket.outcome = outcome
 
     def note_output(self, choice: LiveChoice, num_tokens: int) -> None:
-        """Count the tokens of an output. Called for every token, so that it does little."""
+        """Count the tokens of an output. Each token comes by here, so it does little."""
         if not choice.has_output:
             self.first_token(choice)
         self.resources.admission.note_tokens(self.ticket, num_tokens)

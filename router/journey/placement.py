@@ -1,4 +1,4 @@
-"""Which workers a job goes to: asks the pool who is ready, and the policy which of them to take."""
+"""Placement of jobs: the pool offers workers that are ready, and the policy chooses among them."""
 
 from collections.abc import Callable, Mapping
 
@@ -17,15 +17,15 @@ from router.routing.prefix_index import PromptKeys
 from router.workers.pool import WorkerPool
 from router.workers.sent_prompts import SentTotals
 
-# of prompt tokens sent to each worker: enough to keep it busy and to choose among
+# steps of prompt tokens sent to each worker: enough to keep it busy and to choose among
 WINDOW_STEPS = 4
 
 
 class Placement:
     """Chooses workers for jobs, and keeps its decisions for `Explain`.
 
-    Learns the lengths of answers and the rate of arrivals. `choose` alone changes nothing: a request may
-    still be refused, or be placed anew after it has waited.
+    Learns the lengths of answers and the rate of arrivals. `choose` alone changes nothing: a
+    request may still be refused, or be placed anew after it has waited.
     """
 
     def __init__(self, pool: WorkerPool, policy: RoutingPolicy, decisions: DecisionLog) -> None:
@@ -37,7 +37,10 @@ class Placement:
         self._num_committed = 0
 
     def choose(self, job: Job, arrival_s: float) -> Decision:
-        """Return the workers for a job, as of now. Raises UnavailableError when no decode worker is ready."""
+        """Return the workers for a job, as of now.
+
+        Raises UnavailableError when no decode worker is ready.
+        """
         # a request for every prompt token's logits shares none of the prompt
         shareable = () if job.sampling.needs_all_prompt_logits else job.prompt_token_ids
         keys = PromptKeys(self._pool.fingerprint, job.salt, shareable)
@@ -75,7 +78,7 @@ class Placement:
         self._lengths.note(num_tokens)
 
     def prompt_workers(self) -> dict[str, WorkerProfile]:
-        """Return the profiles of the workers that run prompts, by name: without any, the decode workers'."""
+        """Return the profiles, by name, of the workers that run prompts, or else of decode workers."""
         roles = self._policy.prompt_roles
         found = {name: p for role in roles for name, p in self._pool.profiles(role).items()}
         return found or self._pool.profiles(Role.DECODE)

@@ -1,6 +1,6 @@
-"""Outputs that a client has not read yet, up to a number of tokens; beyond it its request ends at its worker.
+"""Outputs that a client has not read yet. Beyond a number of tokens its request is ended.
 
-For a client that reads nothing at all, router/edge/slow_client.py has a limit of time.
+router/edge/slow_client.py has a limit of time for a client that reads nothing at all.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ SLOW_CLIENT = "the client reads too slowly"
 
 
 class Unread:
-    """One stream's outputs between worker and client, at most `max_tokens` of them."""
+    """Outputs of one stream between worker and client, meant to have at most `max_tokens` tokens."""
 
     def __init__(self, max_tokens: int) -> None:
         self._outputs: asyncio.Queue[SequenceOutput] = asyncio.Queue()
@@ -25,11 +25,11 @@ class Unread:
 
     @property
     def is_full(self) -> bool:
-        """More is here than a client may leave unread."""
+        """True while there are more tokens than a client may leave unread."""
         return self._num_tokens > self._max_tokens
 
     async def get(self) -> SequenceOutput:
-        """The next output, when there is one."""
+        """Wait for the next output."""
         output = await self._outputs.get()
         self._num_tokens -= len(output.token_ids)
         return output

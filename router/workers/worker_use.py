@@ -1,4 +1,4 @@
-"""Who still needs a worker: what drains it when it is to leave or to change its role."""
+"""Use of the workers by live requests: a worker is drained when no request needs it."""
 
 from collections import Counter
 
@@ -6,7 +6,7 @@ from router.routing.prediction import Route
 
 
 class WorkerUse:
-    """The live requests of this router, by the workers that they need."""
+    """Counts the live requests of this router by the workers that they need."""
 
     def __init__(self) -> None:
         self._num_requests: Counter[str] = Counter()
@@ -16,12 +16,12 @@ class WorkerUse:
         return HeldWorkers(self._num_requests, route, num_choices)
 
     def num_requests(self, worker: str) -> int:
-        """Requests that need the worker."""
+        """Return the number of requests that need the worker."""
         return self._num_requests[worker]
 
 
 class HeldWorkers:
-    """One request: needs its decode worker to its end, its prefill worker until token 1 of every choice."""
+    """Workers of one request: decode to its end, prefill until token 1 of every choice."""
 
     def __init__(self, num_requests: Counter[str], route: Route, num_choices: int) -> None:
         self._num_requests = num_requests
@@ -31,7 +31,7 @@ class HeldWorkers:
         num_requests.update(self._needed)
 
     def note_first_token(self, choice: int) -> None:
-        """Note that a choice has its first token; with the last choice the prefill worker is given back."""
+        """Note a choice's first token; with the last choice, give back the prefill worker."""
         self._waiting.discard(choice)
         if not self._waiting and self._prefill is not None:
             self._give_back({self._prefill})

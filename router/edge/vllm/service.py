@@ -1,6 +1,6 @@
-"""vllm.grpc.engine.VllmEngine (the package smg-grpc-proto): the contract of `vllm serve --grpc`.
+"""The contract of `vllm serve --grpc`: vllm.grpc.engine.VllmEngine of the package smg-grpc-proto.
 
-A second face of pdserve.v1.Inference: Generate becomes the same Job and the same journey, Abort is Cancel.
+Generate makes the same Job and the same journey as pdserve.v1.Inference; Abort is Cancel.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ Context = grpc.aio.ServicerContext[Any, Any]  # the package's messages have no t
 
 
 class VllmEngineService(vllm_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]  # the package has no types
-    """vllm.grpc.engine.VllmEngine; what is not here answers UNIMPLEMENTED by name."""
+    """vllm.grpc.engine.VllmEngine. Unsupported methods answer UNIMPLEMENTED with a reason."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class VllmEngineService(vllm_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]
         self._started_s = time.monotonic()
 
     async def Generate(self, request: vllm_pb2.GenerateRequest, context: Context) -> None:
-        """Chunks and one Complete a choice; a request that Abort ended ends well, with reason "abort"."""
+        """Answer with chunks and one Complete a choice; after Abort its reason is "abort"."""
         try:
             await self._generate(request, context)
         except RequestError as error:
@@ -66,7 +66,7 @@ class VllmEngineService(vllm_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]
     async def Abort(
         self, request: vllm_pb2.AbortRequest, context: Context
     ) -> vllm_pb2.AbortResponse:
-        """End these requests; one that is not running any more is no error."""
+        """End these requests; a request that no longer runs is no error."""
         for request_id in request.request_ids:
             with suppress(NotFoundError):
                 self._journeys.cancel(current_tenant(), request_id)
@@ -75,7 +75,7 @@ class VllmEngineService(vllm_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]
     async def HealthCheck(
         self, request: vllm_pb2.HealthCheckRequest, context: Context
     ) -> vllm_pb2.HealthCheckResponse:
-        """Whether some decode worker can take work now, and nobody drains."""
+        """Return the health: some decode worker takes work, and the router does not drain."""
         healthy = self._state.can_serve()
         message = "serving" if healthy else "no decode worker is ready, or the router drains"
         return vllm_pb2.HealthCheckResponse(healthy=healthy, message=message)
@@ -83,13 +83,13 @@ class VllmEngineService(vllm_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]
     async def GetModelInfo(
         self, request: vllm_pb2.GetModelInfoRequest, context: Context
     ) -> vllm_pb2.GetModelInfoResponse:
-        """The served model."""
+        """Return the served model."""
         return self._model_info
 
     async def GetServerInfo(
         self, request: vllm_pb2.GetServerInfoRequest, context: Context
     ) -> vllm_pb2.GetServerInfoResponse:
-        """This router. Its prefill and decode workers are its own affair: no field for pairing is set."""
+        """Return the router's state. Fields for pairing are unset: the router pairs its workers."""
         views = self._state.pool.views()
         return vllm_pb2.GetServerInfoResponse(
             active_requests=self._state.admission.num_in_flight,
@@ -103,37 +103,37 @@ class VllmEngineService(vllm_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]
     async def GetLoads(
         self, request: vllm_pb2.GetLoadsRequest, context: Context
     ) -> vllm_pb2.GetLoadsResponse:
-        """The decode workers together."""
+        """Return the load of all decode workers together."""
         return loads(self._state.pool.views())
 
     async def GetTokenizer(
         self, request: common_pb2.GetTokenizerRequest, context: Context
     ) -> AsyncIterator[common_pb2.GetTokenizerChunk]:
-        """The model's tokenizer files, zipped."""
+        """Stream the model's tokenizer files, zipped."""
         chunks = await asyncio.to_thread(lambda: list(tokenizer_chunks(self._model_dir)))
         for chunk in chunks:
             yield chunk
 
     async def Embed(self, request: vllm_pb2.EmbedRequest, context: Context) -> None:
-        """Not here."""
+        """Answer UNIMPLEMENTED."""
         await _refuse(context, "Embed: pdserve generates text; it has no embeddings")
 
     async def FlushCache(self, request: common_pb2.FlushCacheRequest, context: Context) -> None:
-        """Not here."""
+        """Answer UNIMPLEMENTED."""
         await _refuse(context, "FlushCache: give requests a cache_salt of their own instead")
 
     async def StartProfile(self, request: common_pb2.StartProfileRequest, context: Context) -> None:
-        """Not here."""
+        """Answer UNIMPLEMENTED."""
         await _refuse(context, "StartProfile: use pdserve.v1.Inference/Explain, or py-spy")
 
     async def StopProfile(self, request: common_pb2.StopProfileRequest, context: Context) -> None:
-        """Not here."""
+        """Answer UNIMPLEMENTED."""
         await _refuse(context, "StopProfile: no profile can be started")
 
     async def SubscribeKvEvents(
         self, request: common_pb2.SubscribeKvEventsRequest, context: Context
     ) -> None:
-        """Not here."""
+        """Answer UNIMPLEMENTED."""
         await _refuse(context, "SubscribeKvEvents: this router places requests by its prefix index")
 
     async def _generate(self, request: vllm_pb2.GenerateRequest, context: Context) -> None:
