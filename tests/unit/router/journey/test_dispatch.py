@@ -1,6 +1,7 @@
-"""Admission, the wait for a turn, and sending; and what a live request gives back at any point."""
+"""Tests of admission, the wait for a turn, sending, and what a live request gives back."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -88,7 +89,9 @@ async def test_who_would_wait_longer_than_the_limit_is_refused_with_a_time_to_co
     with pytest.raises(OverloadedError, match="prompts wait") as caught:
         routed.dispatcher.admit(make_job("c"), None)
     assert caught.value.reason is Reason.QUEUE_FULL
-    assert caught.value.retry_after_s > 1000
+    (wait_s,) = re.findall(r"prompts wait ([0-9.]+) s", caught.value.message)
+    # it waits 10 s too long, and has the first place of a line that moves by one a second
+    assert 0.4 < caught.value.retry_after_s - (float(wait_s) - 10.0) < 1.6
     assert routed.queue.num_waiting == 1
     await end(requests[0])
     await waiting
@@ -108,6 +111,20 @@ async def test_the_next_turn_comes_with_the_first_token(routed: Routed) -> None:
     assert routed.pool.sent_prompts.totals("p") == (1, NUM_TOKENS)
     await end(first)
     await end(second)
+
+
+async def test_prompts_are_sent_while_the_worker_has_less_than_its_window(routed: Routed) -> None:
+    """The window holds 100 tokens; a prompt counts there as soon as it is sent."""
+    requests = [routed.dispatcher.admit(make_job(n, num_tokens=40), None) for n in "abcd"]
+    for request in requests[:3]:
+        await send(routed, request)
+    waiting = asyncio.create_task(send(routed, requests[3]))
+    await until(lambda: routed.queue.num_waiting == 1)
+    assert routed.pool.sent_prompts.totals("p") == (3, 120)
+    await end(requests[0])
+    await waiting
+    for request in requests[1:]:
+        await end(request)
 
 
 async def test_after_a_wait_the_workers_are_chosen_anew(routed: Routed) -> None:
