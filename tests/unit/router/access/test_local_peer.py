@@ -26,7 +26,7 @@ def test_the_kernel_tells_that_a_connection_of_ours_is_ours() -> None:
 
 
 def test_one_that_its_process_has_closed_is_nobodys() -> None:
-    """The kernel gives such sockets, still there for a while, to root."""
+    """The kernel shows a closed socket as root's for a while."""
     with socket.create_server((HOST, 0)) as server:
         port = server.getsockname()[1]
         client = socket.create_connection((HOST, port))
@@ -75,7 +75,7 @@ def port_of_another() -> int:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 def test_another_users_connection_is_theirs() -> None:
     def connect(port: int) -> socket.socket:
-        # of this thread alone, and what decides whose its new sockets are
+        # of this thread alone; its new sockets get this owner
         ctypes.CDLL(None).setfsuid(NOBODY)
         return socket.create_connection((HOST, port))
 

@@ -12,7 +12,7 @@ def enter_as(admission: Admission, tenant: str, number: int) -> Ticket:
 
 
 def test_one_tenant_that_fills_the_queue_keeps_no_other_out() -> None:
-    """Of 4 places, a tenant of weight 3 beside one of weight 1 has 3."""
+    """A tenant of weight 3 beside one of weight 1 has 3 of 4 places."""
     limits = {"big": TenantLimits(weight=3.0)}
     admission = Admission(RouterConfig(max_queued_requests=4, tenants=limits))
 
@@ -27,7 +27,7 @@ def test_one_tenant_that_fills_the_queue_keeps_no_other_out() -> None:
 
 
 def test_one_tenant_that_streams_as_much_as_may_be_keeps_no_other_out() -> None:
-    """Of 4 in flight, a tenant of weight 3 beside one of weight 1 has 3."""
+    """A tenant of weight 3 beside one of weight 1 has 3 of 4 in flight."""
     limits = {"big": TenantLimits(weight=3.0)}
     admission = Admission(RouterConfig(max_inflight_requests=4, tenants=limits))
 

@@ -100,7 +100,7 @@ async def test_the_urgent_goes_first_within_a_tenant() -> None:
 
 @pytest.mark.parametrize("is_granted", [False, True])
 async def test_who_gives_up_holds_nobody_up(is_granted: bool) -> None:
-    """Also when the turn came in the same moment."""
+    """A prompt may leave in the moment in which its turn came."""
     waiting = Waiting()
     for name in ("a", "b", "c"):
         await waiting.add(name, 1000)
@@ -119,7 +119,7 @@ async def test_who_gives_up_holds_nobody_up(is_granted: bool) -> None:
 
 
 async def test_what_has_its_turn_counts_before_it_has_set_out() -> None:
-    """None of these sets out before all have asked."""
+    """All prompts ask before the first one is sent."""
     queue = PromptQueue(FairQueue[Turn](lambda _: 1.0), lambda: WINDOW)
     turns = [queue.push("t", 400, 0) for _ in range(5)]
     assert [turn.granted.done() for turn in turns] == [True, True, True, False, False]
@@ -130,7 +130,7 @@ async def test_what_has_its_turn_counts_before_it_has_set_out() -> None:
 
 
 async def test_room_that_comes_by_itself_is_found() -> None:
-    """A worker came back, or another one joined: nobody calls."""
+    """The queue finds the room of a worker that came back, or joined, without a call."""
     waiting = Waiting()
     for name in "ab":
         await waiting.add(name, 1000)

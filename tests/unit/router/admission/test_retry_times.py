@@ -18,7 +18,7 @@ SERVICE_S = 0.25
 
 
 class Fleet:
-    """Clients at one server that serves one prompt after the other; each comes again until it is let in."""
+    """Clients of a server that runs one prompt at a time; each comes again until it is admitted."""
 
     def __init__(self, *, obedient: bool) -> None:
         self.now_s = 0.0

@@ -1,4 +1,4 @@
-"""A dispatcher with all that it holds, over two links whose workers the test plays. No sockets."""
+"""A dispatcher over two links, with all that it holds; the test plays their workers. No sockets."""
 
 import asyncio
 import math
@@ -73,7 +73,7 @@ class Routed:
         )
 
     def introduce(self, link: WorkerLink, role: Role, profile: WorkerProfile = PROFILE) -> None:
-        """Let a worker connect, or say anew who it is."""
+        """Let a worker connect, or introduce itself anew."""
         link.info = WorkerInfo(link.address, role, 1, link.address, "tiny", 512, 259, profile)
         link.load = WorkerLoad(blocks_total=64, blocks_free=64, block_size=16)
         link.is_connected, link._last_heard_s = True, math.inf

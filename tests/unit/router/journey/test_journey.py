@@ -1,4 +1,4 @@
-"""One request's way, and what it gives back at each kind of end."""
+"""Tests of a request's life, and of what it gives back at each kind of end."""
 
 import asyncio
 from collections.abc import AsyncIterator

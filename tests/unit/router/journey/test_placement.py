@@ -26,7 +26,7 @@ class Recorded:
     def choose(
         self, ask: Ask, prefill: Sequence[Candidate], decode: Sequence[Candidate]
     ) -> Decision | None:
-        """See RoutingPolicy.choose."""
+        """Keep the ask, and choose the only worker."""
         self.asks.append(ask)
         return CostBased().choose(ask, [], [Candidate("d")])
 
