@@ -13,7 +13,7 @@ from cli.start_lines import start_lines
 from common.config import ServeConfig
 from common.engine.weights.cache import default_cache_dir
 from common.engine.weights.resolve import resolve_model
-from router.access.server_security import Door
+from router.access.server_security import ServerSecurity
 
 if TYPE_CHECKING:
     from deploy.serve import Endpoints
@@ -87,7 +87,7 @@ def read_flags(parameters: Mapping[str, object]) -> Values:
 
 
 def _serve(settings: ServeConfig) -> None:
-    Door(settings.security).check(settings.grpc_host)  # before a model is fetched
+    ServerSecurity(settings.security).check(settings.grpc_host)  # before a model is fetched
     with progress_bars() as progress:
         source = resolve_model(settings.model, default_cache_dir(), progress)
     # ray takes a second to import; `pdserve --help` does not need it

@@ -13,7 +13,7 @@ from deploy.deployment import Deployment
 from deploy.fleet import DeploymentFleet
 from deploy.starting import StartReport
 from pdserve.errors import SetupError
-from router.access.server_security import Door
+from router.access.server_security import ServerSecurity
 from router.app import Router
 from router.edge.http import check_port
 
@@ -41,7 +41,7 @@ async def running(
     config: ServeConfig, model_name: str, model_dir: Path, report: StartReport
 ) -> AsyncIterator[Endpoints]:
     """A deployment with its router; everything is stopped on the way out, however that happens."""
-    door = _make_door(config)
+    security = _make_security(config)
     deployment = Deployment(config, model_name, model_dir)
     router = None
     try:
@@ -50,7 +50,7 @@ async def running(
         fleet = DeploymentFleet(deployment)
         token = deployment.cluster_token
         settings = config.router_settings
-        router = Router(model_name, model_dir, addresses, settings, fleet, door, token)
+        router = Router(model_name, model_dir, addresses, settings, fleet, security, token)
         grpc_port = await router.start(
             config.grpc_host, config.grpc_port, config.http_port, config.start_timeout_s
         )
@@ -77,10 +77,10 @@ def _endpoints_of(router: Router, host: str, grpc_port: int) -> Endpoints:
     )
 
 
-def _make_door(config: ServeConfig) -> Door:
+def _make_security(config: ServeConfig) -> ServerSecurity:
     """Find out what can be refused before anything starts. Raises SetupError."""
-    door = Door(config.security)
-    door.check(config.grpc_host)
+    security = ServerSecurity(config.security)
+    security.check(config.grpc_host)
     ports = (
         ("grpc_port", config.grpc_port),
         ("http_port", config.http_port),
@@ -88,7 +88,7 @@ def _make_door(config: ServeConfig) -> Door:
     )
     for key, port in ports:
         check_port(config.grpc_host, key, port)
-    return door
+    return security
 
 
 async def _start(deployment: Deployment, report: StartReport) -> list[str]:

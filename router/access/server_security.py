@@ -1,4 +1,4 @@
-"""The router's door: who may call what, over what, and where the port may be."""
+"""Security of the router's gRPC port: callers, their rights, TLS, and where the port may listen."""
 
 import asyncio
 import ipaddress
@@ -22,11 +22,11 @@ _SAN = "x509_subject_alternative_name"
 _log = get_logger()
 
 
-class Door:
-    """What `security.*` makes of a gRPC server."""
+class ServerSecurity:
+    """Applies `security.*` of the configuration to a gRPC server."""
 
     def __init__(self, config: SecurityConfig) -> None:
-        """Reads all files. Raises SetupError."""
+        """Read all files. Raises SetupError."""
         self._is_insecure = config.insecure
         self._certificates = server_certificates(config)
         self._access = None
@@ -36,7 +36,7 @@ class Door:
         self._guard = GuardInterceptor(_check(self._access) if self._access else let_all_in)
 
     def check(self, host: str) -> None:
-        """Raise SetupError when others could reach a router that asks nobody who they are."""
+        """Raise SetupError when other machines could reach a router that asks for no credentials."""
         if self._access is None and not self._is_insecure and not is_loopback(host):
             raise SetupError(
                 f"grpc_host {host} is not loopback and security.access_file is not set: anybody could call",
@@ -44,7 +44,7 @@ class Door:
             )
 
     def interceptors(self) -> list[grpc.aio.ServerInterceptor]:
-        """One for all services of the server."""
+        """Return the interceptor that checks the calls of all services."""
         return [self._guard]
 
     def authorize(self, token: bytes | None) -> Tenant:
@@ -79,7 +79,10 @@ class Door:
                 self._guard.check_again()
 
     def bind(self, server: grpc.aio.Server, host: str, port: int) -> int:
-        """Listen; returns the port. Raises SetupError as `check` does, and when the port is taken."""
+        """Listen, and return the port.
+
+        Raises SetupError as `check` does, and when the port is taken.
+        """
         self.check(host)
         address = f"{host}:{port}"
         try:
@@ -93,7 +96,10 @@ class Door:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the interface. Of names, "localhost" alone is known to be."""
+    """Return True if only this machine reaches the interface.
+
+    The only name that counts is "localhost".
+    """
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -113,7 +119,10 @@ def _check(access: Reloading[AccessList]) -> Check:
 
 
 def _identify(access: AccessList, context: Context) -> Tenant:
-    """By token if there is one, else by certificate. Raises UnauthenticatedError."""
+    """Return the tenant by its token if there is one, else by certificate.
+
+    Raises UnauthenticatedError.
+    """
     token = bearer_token(context)
     if token is not None:
         tenant = access.by_token(token)

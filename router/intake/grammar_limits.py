@@ -1,4 +1,4 @@
-"""What a StructuredOutput must look like before anybody tries to compile it."""
+"""Limits of a grammar that are checked before it is compiled."""
 
 from common.messages import Grammar, GrammarKind
 from common.rpc.structured import grammar_from_pb
@@ -11,7 +11,7 @@ _FIELD = "sampling.structured_output"
 
 
 def parse_grammar(sampling: inference_pb2.SamplingParams) -> Grammar | None:
-    """The grammar, of a size that may be compiled; None if none is asked for. Raises InvalidRequestError."""
+    """Return the grammar of a request, if it has one. Raises InvalidRequestError for one too large."""
     if not sampling.HasField("structured_output"):
         return None
     grammar = grammar_from_pb(sampling.structured_output)

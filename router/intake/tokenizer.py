@@ -1,4 +1,4 @@
-"""Text to token ids and chat messages to text, without `transformers`: importing that would import torch."""
+"""Text to token ids, and chats to text, without `transformers`, which would import torch."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from router.intake.token_bytes import find_token_bytes
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One turn of a chat."""
+    """A turn of a chat."""
 
     role: str
     content: str
@@ -32,7 +32,7 @@ class Tokenizer:
     """The model's tokenizer and chat template, read from its folder."""
 
     def __init__(self, model_dir: Path) -> None:
-        """Raises SetupError, with the file's name, when one cannot be read."""
+        """Read the files. Raises SetupError with the name of a file that cannot be read."""
         self._file = str(model_dir / "tokenizer.json")
         try:
             self._fast = FastTokenizer.from_file(self._file)
@@ -62,19 +62,19 @@ class Tokenizer:
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether chats can be rendered."""
+        """True if the model has a chat template."""
         return self._template is not None
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a raw prompt, with the tokenizer's own special tokens (BOS) if it adds any."""
+        """Return the token ids of a raw prompt, with the tokenizer's special tokens (BOS) if any."""
         return self._encode(text, add_special_tokens=True)
 
     def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
-        """Token ids of a chat, ready for the assistant's turn. Raises InvalidRequestError."""
+        """Return the token ids of a chat up to the assistant's turn. Raises InvalidRequestError."""
         return self.encode_rendered(self.render_chat(messages))
 
     def encode_rendered(self, text: str) -> list[int]:
-        """Token ids of what `render_chat` made."""
+        """Return the token ids of a text that `render_chat` made."""
         return self._encode(text, add_special_tokens=False)
 
     def encode_plain(self, text: str) -> list[int]:
@@ -92,11 +92,11 @@ class Tokenizer:
         return ids
 
     def least_tokens(self, text: str) -> int:
-        """How many tokens a text has at least, found without tokenizing it; 0 where nothing is known."""
+        """Return a lower bound on a text's tokens, without tokenizing it; 0 if none is known."""
         return self._bound.least_tokens(text) if self._bound else 0
 
     def render_chat(self, messages: Sequence[ChatMessage]) -> str:
-        """The chat as the model's template writes it. Raises InvalidRequestError."""
+        """Return the chat as the model's template writes it. Raises InvalidRequestError."""
         if self._template is None:
             raise InvalidRequestError("this model has no chat template; send text", field="chat")
         turns = [{"role": m.role, "content": m.content} for m in messages]
@@ -118,7 +118,7 @@ class Tokenizer:
             ) from error
 
     def text_of(self, token_id: int) -> str | None:
-        """The token as tokenizer.json writes it; None for one that it does not have."""
+        """Return the token as tokenizer.json writes it; None for an id that it does not have."""
         text: str | None = self._fast.id_to_token(token_id)
         return text
 
@@ -132,7 +132,7 @@ class Tokenizer:
         return self._fast.decode(list(token_ids), skip_special_tokens=False)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of the tokens, special ones left out."""
+        """Return the text of the tokens, without special ones."""
         return self._fast.decode(list(token_ids), skip_special_tokens=True)
 
     def _encode_literally(self, text: str) -> list[int]:
@@ -151,7 +151,7 @@ class Tokenizer:
         return fast
 
     def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        # of the library's calls only those for a batch let other threads run meanwhile
+        # only the library's batch calls let other threads run meanwhile
         (encoding,) = self._fast.encode_batch([text], add_special_tokens=add_special_tokens)
         ids: list[int] = encoding.ids
         return ids
@@ -172,25 +172,25 @@ def _chat_template(model_dir: Path, config: dict[str, object]) -> str | None:
     if file.exists():
         return file.read_text("utf-8")
     template = config.get("chat_template")
-    if isinstance(template, list):  # several named ones; the default is what chat means
+    if isinstance(template, list):  # several named templates; chats use the default one
         named = {entry["name"]: entry["template"] for entry in template}
         return named.get("default")
     return template if isinstance(template, str) else None
 
 
 class _GenerationTag(Extension):
-    """`{% generation %}` marks the assistant's words for training; here it is no more than its body."""
+    """Tag `{% generation %}`, which marks the assistant's words for training; renders its body."""
 
     tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
-        """The tag's body."""
+        """Return the tag's body."""
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
-    # Templates come with model files: sandboxed, and with the two functions the ecosystem's templates call.
+    # Templates come with model files, so they are sandboxed. They get the two functions that most call.
     def raise_exception(message: str) -> NoReturn:
         raise TemplateError(message)
 

@@ -1,4 +1,4 @@
-"""Tokens to text as they come, never half a character, never text behind a stop string."""
+"""Text of tokens as they come: never half a character, and no text behind a stop string."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,9 +8,10 @@ _REPLACEMENT = "\ufffd"
 class IncrementalDetokenizer:
     """Turns a growing list of tokens into a growing text.
 
-    A token's text may depend on its neighbours, so the tokens since a safe point are decoded twice, with
-    and without the new ones, and the difference is the new text (the two-offset method of TGI and vLLM).
-    Text that ends in the replacement character may be an unfinished character and is held back.
+    A token's text may depend on its neighbours. So the tokens since a safe point are decoded twice,
+    with and without the new ones. The difference is the new text (the two-offset method of TGI and
+    vLLM). Text that ends in the replacement character may be an unfinished character and is held
+    back.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
@@ -20,7 +21,7 @@ class IncrementalDetokenizer:
         self._read = 0  # tokens before this have been returned as text
 
     def push(self, token_ids: Sequence[int]) -> str:
-        """Add tokens; returns the text that is now certain."""
+        """Add tokens, and return the text that is now certain."""
         self._tokens.extend(token_ids)
         text = self._pending()
         if not text or text.endswith(_REPLACEMENT):
@@ -29,7 +30,7 @@ class IncrementalDetokenizer:
         return text
 
     def flush(self) -> str:
-        """At the end: what is left, even if it is not a whole character."""
+        """Return the rest at the end, even if it is not a whole character."""
         text = self._pending()
         self._prefix = self._read = len(self._tokens)
         return text
@@ -40,10 +41,10 @@ class IncrementalDetokenizer:
 
 
 class StopStrings:
-    """Finds the first of several texts in a stream, across pieces; holds back what may become one.
+    """Finds the first stop text in a stream, across pieces, and holds back what may become one.
 
-    First is the one that is complete first, and the longest of those that are complete together: so the
-    result does not depend on where the pieces are cut.
+    The first is the one that is complete first; of several complete at one place, the longest. So the
+    result does not depend on the cuts between pieces.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -53,13 +54,14 @@ class StopStrings:
 
     @property
     def is_hit(self) -> bool:
-        """Whether one was found."""
+        """True once a stop text was found."""
         return bool(self.hit)
 
     def push(self, text: str, *, may_stop: bool = True) -> str:
-        """Add text; returns what may be sent. After a hit, `hit` is set and nothing more is returned.
+        """Add text, and return the text that may be sent.
 
-        A stop that this text completes counts only if it `may_stop`.
+        After a hit, `hit` is set and the rest is dropped. A stop text that this text completes
+        counts only if `may_stop`.
         """
         if self.is_hit:
             return ""
@@ -68,7 +70,7 @@ class StopStrings:
         found = [
             (at + len(stop), at)
             for stop in self._stops
-            # one that ends before the new text was complete before, and did not count
+            # a stop text that ends before the new text was complete earlier, and did not count
             if (at := self._held.find(stop, max(0, known - len(stop) + 1))) >= 0
         ]
         if found and may_stop:
@@ -78,7 +80,7 @@ class StopStrings:
         return self._release(len(self._held) - self._longest_possible_start())
 
     def flush(self) -> str:
-        """At the end: what was held back and did not become a stop."""
+        """Return the text held back at the end, which did not become a stop text."""
         return "" if self.is_hit else self._release(len(self._held))
 
     def _release(self, length: int) -> str:
@@ -86,7 +88,7 @@ class StopStrings:
         return released
 
     def _longest_possible_start(self) -> int:
-        """Length of the longest end of the held text with which some stop begins."""
+        """Return the length of the longest end of the held text that some stop text begins with."""
         longest = max((len(stop) for stop in self._stops), default=1) - 1
         for length in range(min(longest, len(self._held)), 0, -1):
             if any(stop.startswith(self._held[-length:]) for stop in self._stops):

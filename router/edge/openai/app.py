@@ -4,8 +4,7 @@ import asyncio
 import importlib.metadata
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
@@ -32,37 +31,40 @@ from router.edge.openai.events import (
     response_failure,
     to_json,
 )
-from router.edge.openai.fields import parse
+from router.edge.openai.fields import OpenAiModel, parse
 from router.edge.openai.responses.request import ResponseRequest
+from router.edge.router_state import RouterState
+from router.intake.intake import Intake
 from router.intake.job import Limits
 from router.intake.tokenizer import Tokenizer
+from router.journey.journey import Journeys
 
 _CLIENT_GONE = 499  # nginx's status for it; nobody reads it
 _log = get_logger()
+_Model = TypeVar("_Model", bound=OpenAiModel)
 # From a bearer token to its tenant. Raises UnauthenticatedError.
 Authorize = Callable[[bytes | None], Tenant]
 Handler = Callable[[Request], Awaitable[Response]]
 Page = EventStream | Response
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What the pages are about."""
-
-    limits: Limits
-    tokenizer: Tokenizer
-    registry: CollectorRegistry
-    is_ready: Callable[[], bool]
-
-
 class OpenAiPages:
     """The handlers. All on the router's event loop."""
 
     def __init__(
-        self, served: Served, endpoints: Endpoints, authorize: Authorize, slow_client_s: float
+        self,
+        intake: Intake,
+        journeys: Journeys,
+        state: RouterState,
+        registry: CollectorRegistry,
+        authorize: Authorize,
+        slow_client_s: float,
     ) -> None:
-        self._served = served
-        self._endpoints = endpoints
+        self._intake = intake
+        self._limits = intake.limits
+        self._endpoints = Endpoints(intake, journeys)
+        self._state = state
+        self._registry = registry
         self._authorize = authorize
         self._slow_client_s = slow_client_s
         self._started_s = time.time_ns() // 10**9
@@ -107,15 +109,19 @@ class OpenAiPages:
         return handle
 
     async def _chat(self, request: Request) -> Page:
-        asked = parse(ChatRequest, await read_json(request))
+        asked = await self._parse(ChatRequest, request)
         name = _request_id(request, asked.request_id)
         return await self._answer(request, name, await self._endpoints.open_chat(asked, name))
 
     async def _completions(self, request: Request) -> Page:
-        asked = parse(CompletionRequest, await read_json(request))
+        asked = await self._parse(CompletionRequest, request)
         name = _request_id(request, asked.request_id)
         opened = await self._endpoints.open_completion(asked, name)
         return await self._answer(request, name, opened)
+
+    async def _parse(self, model: type[_Model], request: Request) -> _Model:
+        with self._intake.counting_refusals():
+            return parse(model, await read_json(request))
 
     async def _answer(self, request: Request, name: str, answer: Answer) -> Page:
         if not answer.asked.stream:
@@ -124,7 +130,7 @@ class OpenAiPages:
         return await self._stream(request, name, events, completion_failure)
 
     async def _response(self, request: Request) -> Page:
-        asked = parse(ResponseRequest, await read_json(request))
+        asked = await self._parse(ResponseRequest, request)
         name = _request_id(request, "")
         opened = await self._endpoints.responses.open(asked, name)
         if not asked.stream:
@@ -162,15 +168,15 @@ class OpenAiPages:
         return check
 
     async def _models(self, request: Request) -> Page:
-        model = model_pages.describe_model(self._served.limits, self._started_s)
+        model = model_pages.describe_model(self._limits, self._started_s)
         return _json({"object": "list", "data": [model]})
 
     async def _model(self, request: Request) -> Page:
         name = request.path_params["model"]
-        if name != self._served.limits.model:
-            message = f"'{name}' is not served here; '{self._served.limits.model}' is"
+        if name != self._limits.model:
+            message = f"'{name}' is not served here; '{self._limits.model}' is"
             raise NotFoundError(message, reason=Reason.MODEL_NOT_FOUND, field="model")
-        return _json(model_pages.describe_model(self._served.limits, self._started_s))
+        return _json(model_pages.describe_model(self._limits, self._started_s))
 
     async def _tokenize(self, request: Request) -> Page:
         return await self._in_thread(request, model_pages.tokenize)
@@ -182,15 +188,14 @@ class OpenAiPages:
         self, request: Request, make: Callable[[object, Limits, Tokenizer], object]
     ) -> Page:
         data = await read_json(request)
-        served = self._served
-        return _json(await asyncio.to_thread(make, data, served.limits, served.tokenizer))
+        return _json(await asyncio.to_thread(make, data, self._limits, self._intake.tokenizer))
 
     async def _metrics(self, request: Request) -> Page:
-        body = generate_latest(self._served.registry)
+        body = generate_latest(self._registry)
         return Response(body, media_type=CONTENT_TYPE_LATEST)
 
     async def _health(self, request: Request) -> Response:
-        if self._served.is_ready():
+        if self._state.can_serve():
             return Response("ok\n", media_type="text/plain")
         text = "no decode worker is ready, or the router drains\n"
         return Response(text, 503, media_type="text/plain")

@@ -14,8 +14,8 @@ from router.edge.openai.parsing.select import can_call, make_parser
 from router.edge.openai.prompts import chat_prompt
 from router.edge.openai.sampling_fields import to_int32, to_sampling
 from router.edge.openai.tools import Tool, forced_schema, offered
-from router.intake.job import Job, Limits, check_model
-from router.intake.tokenizer import Tokenizer
+from router.intake.intake import Intake
+from router.intake.job import Job, check_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +29,24 @@ class OpenedChat:
 class ChatEndpoint:
     """Opens chats. Holds no state of any."""
 
-    def __init__(self, limits: Limits, tokenizer: Tokenizer, generation: Generation) -> None:
-        self._limits = limits
-        self._tokenizer = tokenizer
+    def __init__(self, intake: Intake, generation: Generation) -> None:
+        self._intake = intake
+        self._limits = intake.limits
+        self._tokenizer = intake.tokenizer
         self._generation = generation
 
     async def open(self, asked: ChatRequest, request_id: str) -> OpenedChat:
         """Check, render and tokenize a chat. Raises RequestError."""
-        asked.check()
-        check_model(asked.model, self._limits)
-        tools = offered(asked.tools, asked.tool_choice)
-        sampling = to_sampling(asked, self._limits.defaults, asked.most_tokens)
-        if asked.num_logprobs is not None:
-            sampling.logprobs = to_int32(asked.num_logprobs)
-        is_forced = self._force_calls(asked, tools, sampling)
-        render = partial(chat_prompt, asked, tools, self._tokenizer, self._limits)
-        prompt = await asyncio.to_thread(render)
+        with self._intake.counting_refusals():
+            asked.check()
+            check_model(asked.model, self._limits)
+            tools = offered(asked.tools, asked.tool_choice)
+            sampling = to_sampling(asked, self._limits.defaults, asked.most_tokens)
+            if asked.num_logprobs is not None:
+                sampling.logprobs = to_int32(asked.num_logprobs)
+            is_forced = self._force_calls(asked, tools, sampling)
+            render = partial(chat_prompt, asked, tools, self._tokenizer, self._limits)
+            prompt = await asyncio.to_thread(render)
         (job,) = await self._generation.make_jobs(asked, sampling, [prompt], request_id)
         make = partial(make_parser, self._tokenizer, prompt.text)
         choices = [

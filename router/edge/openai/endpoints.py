@@ -19,8 +19,9 @@ from router.edge.openai.generation import Generation, Piece
 from router.edge.openai.prompts import Prompt, text_prompt
 from router.edge.openai.responses.endpoint import ResponseEndpoint
 from router.edge.openai.sampling_fields import SamplingFields, to_int32, to_sampling
-from router.intake.job import Job, Limits, check_model
-from router.intake.tokenizer import Tokenizer
+from router.intake.intake import Intake
+from router.intake.job import Job, check_model
+from router.journey.journey import Journeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +45,13 @@ class Answer:
 class Endpoints:
     """Turns requests into answers. Holds no state of any."""
 
-    def __init__(self, limits: Limits, tokenizer: Tokenizer, generation: Generation) -> None:
-        self._limits = limits
-        self._tokenizer = tokenizer
-        self._generation = generation
-        self._chats = ChatEndpoint(limits, tokenizer, generation)
-        self.responses = ResponseEndpoint(limits.model, self._chats, generation)
+    def __init__(self, intake: Intake, journeys: Journeys) -> None:
+        self._intake = intake
+        self._limits = intake.limits
+        self._tokenizer = intake.tokenizer
+        self._generation = Generation(intake, journeys)
+        self._chats = ChatEndpoint(intake, self._generation)
+        self.responses = ResponseEndpoint(intake.limits.model, self._chats, self._generation)
 
     async def open_chat(self, asked: ChatRequest, request_id: str) -> Answer:
         """Prepare a chat completion. Raises RequestError."""
@@ -61,12 +63,13 @@ class Endpoints:
 
     async def open_completion(self, asked: CompletionRequest, request_id: str) -> Answer:
         """Prepare a text completion. Raises RequestError."""
-        asked.check()
-        check_model(asked.model, self._limits)
-        sampling = to_sampling(asked, self._limits.defaults, asked.max_tokens)
-        if asked.logprobs is not None:
-            sampling.logprobs = to_int32(asked.logprobs)
-        prompts = await asyncio.to_thread(self._prompts, asked)
+        with self._intake.counting_refusals():
+            asked.check()
+            check_model(asked.model, self._limits)
+            sampling = to_sampling(asked, self._limits.defaults, asked.max_tokens)
+            if asked.logprobs is not None:
+                sampling.logprobs = to_int32(asked.logprobs)
+            prompts = await asyncio.to_thread(self._prompts, asked)
         jobs = await self._generation.make_jobs(asked, sampling, prompts, request_id)
         pairs = zip(jobs, prompts, strict=True)
         each = [pair for pair in pairs for _ in range(pair[0].num_choices)]

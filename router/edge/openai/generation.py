@@ -1,21 +1,17 @@
 """Runs the jobs of one HTTP request and reads their deltas as one stream."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from pdserve.v1 import inference_pb2
 from router.edge.openai.prompts import Prompt
 from router.edge.openai.sampling_fields import SamplingFields
-from router.edge.responses import to_finished
+from router.intake.intake import Intake
 from router.intake.job import Job
-from router.journey.decisions import Explanations
 from router.journey.journey import Journeys
 from router.journey.merge import merge
 from router.journey.progress import Delta
-
-# From a pdserve.v1 request to a job. Raises RequestError, and counts it.
-ParseRequest = Callable[[inference_pb2.GenerateRequest], Awaitable[Job]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +25,9 @@ class Piece:
 class Generation:
     """Makes jobs and runs them."""
 
-    def __init__(self, parse: ParseRequest, journeys: Journeys, explanations: Explanations) -> None:
-        self._parse = parse
+    def __init__(self, intake: Intake, journeys: Journeys) -> None:
+        self._intake = intake
         self._journeys = journeys
-        self._explanations = explanations
 
     async def make_jobs(
         self,
@@ -53,7 +48,7 @@ class Generation:
                 cache_salt=asked.cache_salt,
                 priority=asked.priority,
             )
-            jobs.append(await self._parse(message))
+            jobs.append(await self._intake.parse(message))
         return jobs
 
     async def run(self, jobs: Sequence[Job]) -> AsyncGenerator[Piece]:
@@ -71,7 +66,4 @@ class Generation:
     async def _run(self, number: int, job: Job) -> AsyncGenerator[Piece]:
         async with aclosing(self._journeys.run(job, None)) as deltas:
             async for delta in deltas:
-                if delta.summary is not None:
-                    finished = to_finished(job, delta.summary)
-                    self._explanations.finish(job.key, delta.choice, finished)
                 yield Piece(number, delta)

@@ -11,7 +11,7 @@ from common.messages import Role, WorkerInfo
 from common.rpc.convert import info_to_pb
 from pdserve.errors import SetupError
 from pdserve.v1 import admin_pb2, worker_pb2
-from router.workers.compatibility import check_agreement
+from router.workers.compatibility import check_compatibility
 from tests.integration.support.router_stack import collect, routing, serving, text_of
 from tests.integration.support.scripted_worker import ScriptedWorker, echo
 from tests.integration.support.typed_worker import Messages, typed_worker
@@ -49,21 +49,21 @@ def different(worker: WorkerInfo, words: str) -> WorkerInfo:
 def test_both_are_named_and_what_they_differ_in(words: str) -> None:
     new = different(replace(KNOWN, name="decode-1"), words)
     with pytest.raises(SetupError) as caught:
-        check_agreement(new, KNOWN)
+        check_compatibility(new, KNOWN)
     assert str(caught.value).startswith(f"worker decode-1 has {words}")
-    check_agreement(replace(KNOWN, name="decode-1"), KNOWN)
+    check_compatibility(replace(KNOWN, name="decode-1"), KNOWN)
 
 
 def test_two_kinds_of_cpus_are_told_what_each_chose_and_to_set_the_dtype() -> None:
     known = replace(KNOWN, dtype_reason="as fast as float32 on avx2")
     new = replace(KNOWN, name="decode-1", dtype="float32", dtype_reason="the fastest on baseline")
     with pytest.raises(SetupError) as caught:
-        check_agreement(new, known)
+        check_compatibility(new, known)
     assert str(caught.value) == (
         "worker decode-1 has dtype float32, worker prefill-0 has bfloat16. set engine.dtype "
         "(float32: the fastest on baseline; bfloat16: as fast as float32 on avx2)"
     )
-    check_agreement(replace(new, dtype="bfloat16"), known)  # reasons may differ
+    check_compatibility(replace(new, dtype="bfloat16"), known)  # reasons may differ
 
 
 async def test_a_deployment_whose_workers_differ_does_not_start(model_dir: Path) -> None:

@@ -11,7 +11,7 @@ from common.messages import Role, SequenceOutput, WorkRequest
 from common.rpc.worker_host import WorkerHost
 from common.timings import DecodeStepTiming, WorkTimings
 from pdserve.v1 import ledger_pb2
-from router.edge.block_ledgers import Blocks
+from router.edge.block_ledgers import BlockLedgers
 from tests.integration.support.router_stack import HOST, collect, routing, serving, text_of
 from tests.integration.support.scripted_worker import BLOCK_SIZE, BLOCKS, ScriptedWorker, echo
 from tests.patience import WITHIN_S, ever_longer
@@ -105,7 +105,7 @@ async def test_who_does_not_answer_in_time_is_named_and_holds_nobody_up(model_di
         router = stack.router
         for within_s in ever_longer(0.05):
             async with asyncio.timeout(2 * WITHIN_S):
-                answers = await Blocks(router._pool, router._work_ids, within_s).all()
+                answers = await BlockLedgers(router._pool, router._work_ids, within_s).read_all()
             if not answers[1].problem:
                 break
         assert [(a.worker, a.problem) for a in answers] == [
@@ -123,7 +123,7 @@ async def test_a_worker_that_dies_while_it_is_asked_shows_at_once(model_dir: Pat
     async with serving(model_dir, mute) as stack:
         router = stack.router
         asking = asyncio.create_task(
-            Blocks(router._pool, router._work_ids, within_s=WITHIN_S).all()
+            BlockLedgers(router._pool, router._work_ids, within_s=WITHIN_S).read_all()
         )
         link = router._pool.link("decode-0")
         while not link._questions._open:

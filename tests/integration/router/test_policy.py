@@ -179,8 +179,8 @@ async def test_only_the_latest_decisions_are_remembered(
     model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving(model_dir, scripted("decode-0")) as stack:
-        explanations = stack.router._explanations
-        monkeypatch.setattr(explanations, "_max_remembered", 3)
+        decisions = stack.router._decisions
+        monkeypatch.setattr(decisions, "_max_remembered", 3)
         for name in ("a", "b", "c", "a", "d"):
             await collect(stack.client, "x", request_id=name)
         for name in ("c", "a", "d"):

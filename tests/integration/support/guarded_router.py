@@ -15,7 +15,7 @@ from grpc_status import rpc_status
 from common.config import RouterConfig, SecurityConfig
 from common.rpc.worker_host import WorkerHost
 from router.access.access_file import access_line, make_token
-from router.access.server_security import Door
+from router.access.server_security import ServerSecurity
 from router.access.tenant import Tenant
 from router.app import Router
 from tests.certificates import touch_later
@@ -56,7 +56,7 @@ async def guarded(
         [host.start()],
         config or RouterConfig(),
         None,
-        Door(security),
+        ServerSecurity(security),
         cluster_token,
     )
     try:
