@@ -1,4 +1,4 @@
-"""`pdserve serve`."""
+"""The command `pdserve serve`."""
 
 import asyncio
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from router.access.server_security import ServerSecurity
 if TYPE_CHECKING:
     from deploy.serve import Endpoints
 
-# flags that are not named as their key
+# flags whose names differ from their keys
 _KEYS = {
     "dtype": "engine.dtype",
     "allow_unused_weights": "engine.allow_unused_weights",
@@ -77,20 +77,20 @@ def command(
 
 
 def key_of(parameter: str) -> str:
-    """The setting that a parameter of the command names."""
+    """Return the setting that a parameter of the command sets."""
     return _KEYS.get(parameter, parameter)
 
 
 def read_flags(parameters: Mapping[str, object]) -> Values:
-    """Every flag's value by its setting's key; None where it was not given."""
+    """Return every flag's value by its setting's key; None if it was not given."""
     return {key_of(name): value for name, value in parameters.items() if name != "config"}
 
 
 def _serve(settings: ServeConfig) -> None:
-    ServerSecurity(settings.security).check(settings.grpc_host)  # before a model is fetched
+    ServerSecurity(settings.security).check(settings.grpc_host)  # checked before a model is fetched
     with progress_bars() as progress:
         source = resolve_model(settings.model, default_cache_dir(), progress)
-    # ray takes a second to import; `pdserve --help` does not need it
+    # ray takes a second to import, and `pdserve --help` does not need it
     from deploy.serve import Endpoints, serve
 
     def ready(endpoints: Endpoints) -> None:
@@ -103,7 +103,7 @@ def _serve(settings: ServeConfig) -> None:
 
 
 def ready_lines(model: str, endpoints: "Endpoints", openai_scheme: str) -> str:
-    """Where a deployment listens, on one line that scripts wait for; then the reason of its dtype."""
+    """Return a deployment's addresses in a line that scripts wait for, and its dtype's reason."""
     host = endpoints.host
     line = (
         f"pdserve ready: model={model} grpc={host}:{endpoints.grpc_port} "

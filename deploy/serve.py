@@ -1,4 +1,4 @@
-"""`pdserve serve`: a deployment and a router in front of it, until a signal."""
+"""Serving process of `pdserve serve`: a deployment and its router, until a signal."""
 
 import asyncio
 import contextlib
@@ -20,18 +20,18 @@ from router.edge.http import check_port
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Where a running deployment listens."""
+    """Addresses of a running deployment."""
 
     host: str
     grpc_port: int
     http_port: int
-    openai_port: int | None = None  # without it, no OpenAI API
+    openai_port: int | None = None  # None: no OpenAI API
     dtype: str = ""  # of weights and KV
     dtype_reason: str = ""
 
     @property
     def grpc_address(self) -> str:
-        """host:port for gRPC clients on this machine."""
+        """The address host:port for gRPC clients on this machine."""
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104 - a comparison
         return f"{host}:{self.grpc_port}"
 
@@ -40,7 +40,7 @@ class Endpoints:
 async def running(
     config: ServeConfig, model_name: str, model_dir: Path, report: StartReport
 ) -> AsyncIterator[Endpoints]:
-    """A deployment with its router; everything is stopped on the way out, however that happens."""
+    """Run a deployment with its router; stop everything on exit, even after an error."""
     security = _make_security(config)
     deployment = Deployment(config, model_name, model_dir)
     router = None
@@ -62,7 +62,7 @@ async def running(
     finally:
         if router is not None:
             await router.stop(config.drain_timeout_s)
-        deployment.abort()  # a change of the workers that still runs
+        deployment.abort()  # gives up a change of the workers that still runs
         await asyncio.to_thread(deployment.stop)
 
 
@@ -92,7 +92,7 @@ def _make_security(config: ServeConfig) -> ServerSecurity:
 
 
 async def _start(deployment: Deployment, report: StartReport) -> list[str]:
-    """Start in a thread; when cancelled, the thread has ended before the cancellation goes on."""
+    """Start in a thread; a cancellation waits until the thread has ended."""
     starting = asyncio.ensure_future(asyncio.to_thread(deployment.start, report))
     try:
         return await asyncio.shield(starting)
@@ -110,7 +110,7 @@ async def serve(
     report: StartReport,
     on_ready: Callable[[Endpoints], None],
 ) -> None:
-    """Serve until SIGINT or SIGTERM, also when one comes during start-up. Raises SetupError."""
+    """Serve until SIGINT or SIGTERM, which also end a start-up. Raises SetupError."""
     configure_logs(process="router")
     main = asyncio.current_task()
     loop = asyncio.get_running_loop()
@@ -118,7 +118,7 @@ async def serve(
         loop.add_signal_handler(number, lambda: main and main.cancel())
     try:
         async with running(config, model_name, model_dir, report) as endpoints:
-            for number in (signal.SIGINT, signal.SIGTERM):  # ray.init put handlers of its own there
+            for number in (signal.SIGINT, signal.SIGTERM):  # replaces ray.init's handlers
                 loop.add_signal_handler(number, lambda: main and main.cancel())
             on_ready(endpoints)
             await asyncio.Event().wait()

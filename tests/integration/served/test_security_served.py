@@ -1,4 +1,4 @@
-"""A whole deployment with TLS and an access file: who reaches it, where it listens, what it logs."""
+"""Deployment with TLS and an access file: its callers, its open ports and its logs."""
 
 import os
 import socket
@@ -26,12 +26,12 @@ from tests.integration.support.router_stack import HOST
 pytestmark = pytest.mark.deployment
 
 SHORT = inference_pb2.SamplingParams(max_tokens=2)
-MARKER = "xylophone-quagmire"  # neither a word of the code nor of a library
+MARKER = "xylophone-quagmire"  # a word neither of the code nor of a library
 
 
 @dataclass(frozen=True, slots=True)
 class Guarded:
-    """What a test drives."""
+    """Deployment and credentials that a test drives."""
 
     served: Served
     tokens: dict[str, str]
@@ -43,19 +43,19 @@ class Guarded:
         return AsyncClient(self.served.grpc, token=token, root_certificates=roots)
 
     def flags(self, tenant: str | None) -> list[str]:
-        """How a command line reaches it."""
+        """Return the command line flags that reach the deployment as a tenant."""
         flags = ["--address", self.served.grpc, "--tls-ca", str(self.authority)]
         return [*flags, "--token", self.tokens[tenant]] if tenant else flags
 
     def api(self, tenant: str = "acme", key: str | None = None) -> OpenAI:
-        """A client of OpenAI's API, with its tenant's token or another key."""
+        """Return a client of OpenAI's API, with its tenant's token or another key."""
         key = key or self.tokens[tenant]
         trust = ssl.create_default_context(cafile=str(self.authority))
         http = DefaultHttpxClient(verify=trust)
         return OpenAI(base_url=self.served.openai, api_key=key, max_retries=0, http_client=http)
 
     def process(self, name: str) -> psutil.Process:
-        """Its process of this name."""
+        """Return the deployment's process of this name."""
         (found,) = (process for process in self.served.family() if process.name() == name)
         return found
 
@@ -160,7 +160,7 @@ def test_our_own_ports_are_on_loopback(guarded: Guarded) -> None:
 async def test_ray_is_closed_to_who_has_no_token_and_shows_no_dashboard(
     advisory: str, guarded: Guarded
 ) -> None:
-    """ShadowRay: whoever reached a Ray's dashboard or client port could run code there."""
+    """ShadowRay: a client that reached a Ray's dashboard or client port could run code there."""
     control = guarded.process("gcs_server")
     port = next(c.laddr[1] for c in control.net_connections("tcp") if c.status == "LISTEN")
     method = ("/ray.rpc.NodeInfoGcsService/GetClusterId", False)
@@ -212,7 +212,7 @@ async def test_no_text_salt_or_token_is_written_down(guarded: Guarded) -> None:
 
 
 def _everything_logged(guarded: Guarded) -> str:
-    """The launcher's stderr so far, what the workers wrote, and all of Ray's logs."""
+    """Return the launcher's stderr so far, the workers' output, and all of Ray's logs."""
     stderr = guarded.served.process.stderr
     assert stderr is not None
     os.set_blocking(stderr.fileno(), False)

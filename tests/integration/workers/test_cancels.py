@@ -17,7 +17,7 @@ from tests.integration.support.in_process_workers import (
     load_now,
     until,
 )
-from tests.integration.support.meddling_in_process import (
+from tests.integration.support.kv_faults import (
     Gate,
     has_mail,
     held_engine,

@@ -11,7 +11,7 @@ from common.kv_transfer.wire import WireItem, decode_header, encode_header, make
 from common.messages import FinishReason, SamplingParams
 from pdserve.errors import Reason
 from tests.integration.support.in_process_workers import CHUNKS_OF_16, Workers, load_now
-from tests.integration.support.meddling_in_process import (
+from tests.integration.support.kv_faults import (
     Gate,
     Rewrite,
     change_at,

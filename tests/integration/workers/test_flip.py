@@ -18,7 +18,7 @@ from pdserve.errors import Reason
 from prefill_worker.worker import PrefillWorker
 from tests.integration.support.eight_prompts import PROMPTS, ROOMY, run_undisturbed, sampling
 from tests.integration.support.in_process_workers import Answers, until
-from tests.integration.support.meddling_in_process import Gate
+from tests.integration.support.kv_faults import Gate
 from tests.patience import WITHIN_S
 from tests.unit.common.engine.tiny_models import save_model
 

@@ -22,7 +22,7 @@ from tests.integration.support.in_process_workers import (
     expect_short_answers,
     load_now,
 )
-from tests.integration.support.meddling_in_process import Gate
+from tests.integration.support.kv_faults import Gate
 from tests.unit.common.engine.tiny_models import engine_config, save_model
 from tests.unit.common.grammar.allowed import EOS, VOCAB, choice, lark, regex, schema
 from tests.unit.router.tiny_tokenizer import write_folder

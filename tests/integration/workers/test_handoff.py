@@ -12,7 +12,7 @@ from common.engine.memory.kv_cache import kv_layout
 from common.kv_transfer.node_store import FixedStore
 from common.messages import FinishReason, SamplingParams
 from tests.integration.support.in_process_workers import CHUNKS_OF_16, Workers, load_now, until
-from tests.integration.support.meddling_in_process import Gate, hold_at, meddle
+from tests.integration.support.kv_faults import Gate, hold_at, meddle
 from tests.unit.common.engine.tiny_models import (
     VOCAB,
     continue_greedily,

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from common.messages import SamplingParams
 from tests.integration.support.in_process_workers import Workers, load_now, until
-from tests.integration.support.meddling_in_process import Gate, end_at, held_engine, hold_at, meddle
+from tests.integration.support.kv_faults import Gate, end_at, held_engine, hold_at, meddle
 from tests.unit.common.engine.tiny_models import save_model
 
 PROMPT = list(range(3, 19))

@@ -18,7 +18,7 @@ from tests.integration.support.in_process_workers import (
     in_engine,
     until,
 )
-from tests.integration.support.meddling_in_process import Gate, hold_at, meddle
+from tests.integration.support.kv_faults import Gate, hold_at, meddle
 from tests.patience import WITHIN_S
 from tests.unit.common.engine.tiny_models import engine_config, save_model
 

@@ -17,7 +17,7 @@ from tests.integration.support.in_process_workers import (
     expect_short_answers,
     load_now,
 )
-from tests.integration.support.meddling_in_process import die_at, meddle
+from tests.integration.support.kv_faults import die_at, meddle
 from tests.unit.common.engine.tiny_models import VOCAB, engine_config, load_reference, save_model
 
 PROMPT = [(11 * i + 5) % VOCAB for i in range(40)]

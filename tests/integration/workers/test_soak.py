@@ -18,7 +18,7 @@ from tests.integration.support.in_process_workers import (
     expect_short_answers,
     load_now,
 )
-from tests.integration.support.meddling_in_process import (
+from tests.integration.support.kv_faults import (
     Meddled,
     Rewrite,
     change_at,

@@ -18,7 +18,7 @@ from common.messages import SamplingParams, StepOutput, WorkRequest
 from decode_worker.inbox import Inbox
 from tests.integration.support.eight_prompts import PROMPTS, sampling
 from tests.integration.support.in_process_workers import Workers, held, in_engine, until
-from tests.integration.support.meddling_in_process import Gate, hold_at, meddle
+from tests.integration.support.kv_faults import Gate, hold_at, meddle
 from tests.patience import WITHIN_S
 from tests.unit.common.engine.tiny_models import engine_config, save_model
 

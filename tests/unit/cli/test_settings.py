@@ -10,7 +10,7 @@ from cli.settings import find_origins, get_setting, load_config, setting_keys
 from common.config import ServeConfig
 from pdserve.errors import SetupError
 
-# a few of each kind, with values that no other layer has by chance
+# some of each kind, with values that no other layer uses
 VALUES: dict[str, list[object]] = {
     "prefill": [2, 3, 4],
     "namespace": ["from-flag", "from-env", "from-file"],
