@@ -19,6 +19,7 @@ class Source:
 
     async def events(self) -> AsyncGenerator[bytes]:
         try:
+            yield b"first"
             while self._error is None:
                 yield b"more"
                 await asyncio.sleep(0)
@@ -40,8 +41,10 @@ def accept() -> None:
     """Let the caller go on."""
 
 
-def stream(source: Source, slow_client_s: float = WITHIN_S) -> EventStream:
-    return EventStream(source.events(), b"first", accept, slow_client_s, {}, completion_failure)
+async def stream(source: Source, slow_client_s: float = WITHIN_S) -> EventStream:
+    events = source.events()
+    first = await anext(events)
+    return EventStream(events, first, accept, slow_client_s, {}, completion_failure)
 
 
 async def test_a_client_that_reads_nothing_is_given_up() -> None:
@@ -53,7 +56,7 @@ async def test_a_client_that_reads_nothing_is_given_up() -> None:
             await asyncio.Event().wait()
 
     async with asyncio.timeout(WITHIN_S):
-        await stream(source, slow_client_s=0.05)({}, never, send)
+        await (await stream(source, slow_client_s=0.05))({}, never, send)
     assert started.is_set()
     assert source.is_closed
 
@@ -65,7 +68,7 @@ async def test_a_client_that_leaves_ends_the_stream_in_silence() -> None:
         sent.append(message.get("body", b""))
 
     async with asyncio.timeout(WITHIN_S):
-        await stream(source)({}, gone, send)
+        await (await stream(source))({}, gone, send)
     assert source.is_closed
     assert b"error" not in b"".join(sent)
 
@@ -76,7 +79,7 @@ async def test_a_fault_ends_the_stream_with_an_error_that_tells_no_more() -> Non
     async def send(message: Message) -> None:
         sent.append(message.get("body", b""))
 
-    await stream(source)({}, never, send)
+    await (await stream(source))({}, never, send)
     text = b"".join(sent).decode()
     assert "unexpected ValueError" in text
     assert "secret" not in text
