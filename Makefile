@@ -8,7 +8,7 @@ BASELINE := proto/baseline.binpb
 QUICK  := not slow and not gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-cpus test-slow test-gpu proto bench bench-cpus bench-handoff bench-overload bench-gpu clean proto-baseline
+.PHONY: help setup demo test check test-cpus test-slow test-gpu proto bench bench-cpus bench-handoff bench-overload bench-gpu docs clean proto-baseline
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,13 +25,14 @@ setup: $(STAMP)  ## make .venv, install, fetch the default model
 demo: setup  ## one prefill and one decode worker answer four prompts at once
 	@$(VENV)/bin/pdserve demo
 
-check: $(STAMP)  ## ruff, mypy --strict, import contracts, the public API
+check: $(STAMP)  ## ruff, mypy --strict, import contracts, the public API, links of the documents
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/buf lint
 	$(VENV)/bin/buf breaking --against $(BASELINE)
+	$(PY) -m pytest -q tests/unit/repository/test_links.py
 
 test: setup check  ## static checks and the test suite (CI runs this)
 	$(PY) -m pytest -q -m "$(QUICK) and not deployment" -n 2 --dist loadfile
@@ -78,6 +79,23 @@ bench-overload: setup  ## refusals, goodput, fairness and memory at ten times th
 
 bench-gpu: setup  ## an 8B shape on a CUDA device: decode over memory, prefill over products, transformers
 	$(PY) -m benchmarks.gpu
+
+# the site's tools alone, from the extra `docs`: no torch is needed to build the documents
+DOCS := $(VENV)/docs
+PAGES := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs proto benchmarks/*.md benchmarks/results deploy/k8s
+
+$(DOCS)/.installed: pyproject.toml constraints.txt
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -c "import tomllib; \
+	  print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])" > $(DOCS)/extra
+	$(DOCS)/bin/python -m pip install -q -c constraints.txt -r $(DOCS)/extra
+	touch $@
+
+docs: $(DOCS)/.installed  ## the documents as a site, in build/site
+	rm -rf build/pages && mkdir -p build/pages
+	cp -r --parents $(PAGES) build/pages
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 clean:  ## remove caches and build leftovers (keeps .venv)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

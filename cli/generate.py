@@ -17,7 +17,7 @@ from pdserve.errors import SetupError
 from pdserve.v1 import inference_pb2
 
 _PromptsFile = Annotated[
-    Path | None, typer.Option(help="JSON lines with options of their own; see docs/batch.md")
+    Path | None, typer.Option(help="JSON lines with options of their own; see docs/use/batch.md")
 ]
 _Ordered = Annotated[
     bool, typer.Option("--ordered", help="Answers in the file's order, not as they end")

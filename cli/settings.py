@@ -138,7 +138,11 @@ def _check_keys(values: Values, model: type[BaseModel], prefix: str) -> None:
         known = model.model_fields.get(str(key))
         if known is None:
             near = difflib.get_close_matches(str(key), model.model_fields, n=1)
-            remedy = f"did you mean '{prefix}{near[0]}'?" if near else "see docs/configuration.md"
+            remedy = (
+                f"did you mean '{prefix}{near[0]}'?"
+                if near
+                else "see docs/operate/configuration.md"
+            )
             raise SetupError(f"unknown configuration key '{prefix}{key}'", remedy)
         section = _section(known.annotation)
         if isinstance(value, dict) and section is not None:
@@ -155,7 +159,9 @@ def _check_environment() -> None:
             continue
         near = difflib.get_close_matches(key, known, n=1, cutoff=_NEAR)
         if near or key.partition("__")[0] in sections:
-            remedy = f"did you mean {_PREFIX}{near[0]}?" if near else "see docs/configuration.md"
+            remedy = (
+                f"did you mean {_PREFIX}{near[0]}?" if near else "see docs/operate/configuration.md"
+            )
             raise SetupError(f"unknown environment variable {name}", remedy)
 
 

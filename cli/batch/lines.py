@@ -52,7 +52,7 @@ def read_lines(file: Path, flags: inference_pb2.SamplingParams, *, raw: bool) ->
                 _check_name(line, names)
             except (ValueError, RecursionError) as error:
                 message = f"--prompts-file {file} line {number}: {error}"
-                raise SetupError(message, "see docs/batch.md") from error
+                raise SetupError(message, "see docs/use/batch.md") from error
             lines.append(line)
     if not lines:
         raise SetupError(f"--prompts-file {file} holds no prompts")

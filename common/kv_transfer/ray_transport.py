@@ -1,7 +1,7 @@
 """KV as Ray objects: one streaming actor generator per prompt, one object per chunk.
 
 The decode worker is the caller, so it owns every yielded object: when it dies Ray frees them, and when
-the prefill worker dies the chunks already yielded stay readable (DESIGN section 4). Every wait has a
+the prefill worker dies the chunks already yielded stay readable (ADR 0002). Every wait has a
 timeout, because after a node's death Ray alone would hang for 30 s.
 """
 

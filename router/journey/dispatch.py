@@ -56,6 +56,7 @@ class Dispatcher:
             decision = self._choose_if_ready(job, arrival)
             if decision is not None:
                 self._check_wait(job, decision, arrival)
+        # `request` is made below, before anything is awaited and Cancel can come
         ticket = self._admission.admit(job.key, num_tokens, lambda: request.cancel())
         self._recent_use.add(job.tenant.name, num_tokens, arrival.at_s)
         work_id = self._work_ids.begin(str(job.key))  # admitted, so that no other run has the key

@@ -65,10 +65,7 @@ class WorkerPool:
         await asyncio.gather(*(link.close() for link in self._links))
 
     async def wait_ready(self, timeout_s: float) -> None:
-        """Wait until all workers are connected.
-
-        Raises SetupError (a worker was refused) or UnavailableError (timeout).
-        """
+        """Wait until all are connected. Raises SetupError (refused), UnavailableError (timeout)."""
         await _wait_connected(self._links, timeout_s)
 
     async def add(self, addresses: Sequence[str], timeout_s: float) -> None:
@@ -192,11 +189,9 @@ class WorkerPool:
         load, sent = link.load, self.sent_prompts
         num_cached = link.prefixes.num_tokens(keys, load.block_size)
         num_new, num_sent = ask.num_prompt_tokens - num_cached, sent.num_tokens(info.name)
-        # decode workers run their own prompts first come first served
-        overtakes = info.role == Role.PREFILL
-        num_overtaken = (
-            sent.num_overtaken_tokens(info.name, num_new, ask.priority) if overtakes else 0
-        )
+        num_overtaken = 0  # decode workers run their own prompts first come first served
+        if info.role == Role.PREFILL:
+            num_overtaken = sent.num_overtaken_tokens(info.name, num_new, ask.priority)
         return Candidate(
             name=info.name,
             num_sequences=max(load.num_running + load.num_waiting, link.num_live),

@@ -101,11 +101,10 @@ def _refuse_others(message: Message, known: set[str], prefix: str) -> None:
 def _to_sampling(
     asked: vllm_pb2.SamplingParams, defaults: SamplingDefaults
 ) -> inference_pb2.SamplingParams:
-    """Return the sampling options; a 0 that means "unset" in vLLM is unset here.
+    """Return the sampling options; vLLM's unset temperature is 1 without the model's default.
 
-    Without a default of the model, an unset temperature is 1 in vLLM. A 0 in top_k or min_p may be
-    unset or wanted. Clients that fill in the model's defaults themselves, as smg does, always set
-    top_p and repetition_penalty, which cannot be 0. So with both set, a 0 is wanted.
+    A 0 in top_k or min_p is unset or wanted. Clients that fill in the model's defaults, as smg does,
+    set top_p and repetition_penalty, which cannot be 0. So with both set, a 0 is wanted.
     """
     if asked.stop and not asked.skip_special_tokens:
         raise _refusal("skip_special_tokens", "stop texts are found in text without them; set it")

@@ -29,7 +29,7 @@ from tests.unit.repository.sources import ROOT
 from tests.unit.router.tiny_tokenizer import write_folder
 
 _ROW = re.compile(r"\| `([A-Z_]+)` \| ([A-Z_]+) \|")
-DOCUMENTED = set(_ROW.findall((ROOT / "docs" / "errors.md").read_text("utf-8")))
+DOCUMENTED = set(_ROW.findall((ROOT / "docs" / "use" / "errors.md").read_text("utf-8")))
 NOT_HERE = {"Embed", "FlushCache", "StartProfile", "StopProfile", "SubscribeKvEvents"}
 # at most 40 prompt tokens are under way, and as many requests of a tenant
 WINDOW = 40

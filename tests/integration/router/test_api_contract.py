@@ -1,4 +1,4 @@
-"""Promises of docs/api.md beside the methods: watched health, details of refusals, limits."""
+"""Promises of docs/use/api.md beside the methods: watched health, details of refusals, limits."""
 
 import ast
 import asyncio
@@ -21,7 +21,7 @@ from tests.patience import WITHIN_S
 from tests.unit.repository.sources import ROOT, modules
 from tests.unit.router.tiny_tokenizer import write_folder
 
-API = (ROOT / "docs" / "api.md").read_text("utf-8")
+API = (ROOT / "docs" / "use" / "api.md").read_text("utf-8")
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 

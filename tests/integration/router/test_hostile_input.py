@@ -39,7 +39,7 @@ UNKNOWN_TOKEN = (grpc.StatusCode.INVALID_ARGUMENT, "TOKEN_OUT_OF_VOCABULARY")
 NO_REQUEST = (grpc.StatusCode.NOT_FOUND, "REQUEST_NOT_FOUND")
 NO_MODEL = (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND")
 DUPLICATE = (grpc.StatusCode.ALREADY_EXISTS, "DUPLICATE_REQUEST_ID")
-BY_GRPC = (grpc.StatusCode.RESOURCE_EXHAUSTED, "")  # before it is parsed: docs/api.md
+BY_GRPC = (grpc.StatusCode.RESOURCE_EXHAUSTED, "")  # before it is parsed: docs/use/api.md
 STRANGER = (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_MISSING")
 FINE = (grpc.StatusCode.OK, "")
 

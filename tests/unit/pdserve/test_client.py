@@ -27,7 +27,7 @@ from pdserve.statuses import to_error
 from pdserve.v1 import inference_pb2
 from tests.patience import WITHIN_S
 
-ERRORS_MD = Path(__file__).parents[3] / "docs" / "errors.md"
+ERRORS_MD = Path(__file__).parents[3] / "docs" / "use" / "errors.md"
 KINDS: dict[str, type[RequestError]] = {
     "INVALID_ARGUMENT": InvalidRequestError,
     "UNAUTHENTICATED": UnauthenticatedError,

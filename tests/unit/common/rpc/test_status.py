@@ -21,7 +21,7 @@ from pdserve.errors import (
     UnavailableError,
 )
 
-ERRORS_MD = Path(__file__).parents[4] / "docs" / "errors.md"
+ERRORS_MD = Path(__file__).parents[4] / "docs" / "use" / "errors.md"
 CODES = {
     InvalidRequestError("m"): grpc.StatusCode.INVALID_ARGUMENT,
     NotFoundError("m"): grpc.StatusCode.NOT_FOUND,

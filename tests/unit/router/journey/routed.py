@@ -85,7 +85,8 @@ class Routed:
 
     def sent(self) -> list[tuple[str, str]]:
         """Take what the decode worker was sent: submits and cancels with their requests' ids."""
-        queue, found = self.decode._outgoing, []
+        queue = self.decode._outgoing
+        found: list[tuple[str, str]] = []
         while not queue.empty():
             message = queue.get_nowait()
             if message is not None and (kind := message.WhichOneof("message")):
