@@ -1,8 +1,8 @@
 """What chats and completions share in their answers: ids, counts, reasons."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from common.messages import FinishReason
 from router.journey.progress import Delta
@@ -12,6 +12,11 @@ Json = dict[str, object]  # an object on its way to the wire
 FINISH_REASONS = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length"}
 
 
+def now_s() -> int:
+    """Return the time of day in seconds since 1970, for a person to read."""
+    return int(datetime.now(UTC).timestamp())
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """What all messages of one answer begin with."""
@@ -19,7 +24,7 @@ class Head:
     answer_id: str
     kind: str  # OpenAI's `object`
     model: str
-    created: int = field(default_factory=lambda: int(time.time_ns() // 10**9))
+    created: int = field(default_factory=now_s)
 
     def message(self, choices: Sequence[Json]) -> Json:
         """Return a message with these choices."""

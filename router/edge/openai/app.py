@@ -2,7 +2,6 @@
 
 import asyncio
 import importlib.metadata
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -17,7 +16,7 @@ from common.telemetry.logs import get_logger
 from pdserve.errors import InternalError, NotFoundError, Reason, RequestError
 from router.access.tenant import Tenant, set_current_tenant
 from router.edge.openai import model_pages
-from router.edge.openai.answers import Json
+from router.edge.openai.answers import Json, now_s
 from router.edge.openai.body import read_json
 from router.edge.openai.chat_request import ChatRequest
 from router.edge.openai.completion_request import CompletionRequest
@@ -67,7 +66,7 @@ class OpenAiPages:
         self._registry = registry
         self._authorize = authorize
         self._slow_client_s = slow_client_s
-        self._started_s = time.time_ns() // 10**9
+        self._started_s = now_s()
 
     def app(self) -> Starlette:
         """Return the application."""

@@ -1,12 +1,11 @@
 """/v1/responses: from a checked request to a response, or to the events that tell of it."""
 
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from pdserve.errors import RequestError
-from router.edge.openai.answers import Counts, Json
+from router.edge.openai.answers import Counts, Json, now_s
 from router.edge.openai.chat_endpoint import ChatEndpoint, OpenedChat
 from router.edge.openai.errors import param_of
 from router.edge.openai.generation import Generation
@@ -33,7 +32,7 @@ class OpenedResponse:
     asked: ResponseRequest
     chat: OpenedChat
     model: str
-    created_s: int = field(default_factory=lambda: time.time_ns() // 10**9)
+    created_s: int = field(default_factory=now_s)
     output: Output = field(default_factory=Output)
 
     def to_json(self, status: str, counts: Counts | None = None) -> Json:

@@ -7,53 +7,10 @@ from typing import Any
 import openai
 import pytest
 
-from common.messages import FinishReason, GrammarKind, SequenceOutput, WorkRequest
+from tests.integration.support.openai_chats import HELLO, HERMES, WEATHER, chat, prompt_of, saying
 from tests.integration.support.openai_stack import OpenAiStack, openai_serving
-from tests.integration.support.router_stack import MODEL
 from tests.integration.support.scripted_worker import ScriptedWorker
 from tests.unit.router.tiny_tokenizer import IM_END, IM_START, write_folder
-
-HELLO: Any = [{"role": "user", "content": "hello"}]
-WEATHER: Any = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
-    },
-}
-# as Qwen3's, as far as matters here
-HERMES = (
-    "{% if tools %}<tools>{{ tools | tojson }}</tools>{% endif %}"
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
-    "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function.arguments.city }}</tool_call>{% endfor %}"
-    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
-    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}{% endif %}"
-)
-
-
-async def chat(api: OpenAiStack, messages: Any = None, **options: Any) -> Any:
-    create: Any = api.client.chat.completions.create
-    return await create(**({"model": MODEL, "messages": messages or HELLO} | options))
-
-
-def saying(text: str) -> ScriptedWorker:
-    """A worker that answers everything with a text, a byte a step."""
-
-    def say(worker: ScriptedWorker, request: WorkRequest) -> None:
-        data = text.encode()
-        for index, byte in enumerate(data):
-            reason = FinishReason.STOP if index == len(data) - 1 else None
-            worker.publish(SequenceOutput(request.request_id, index, (byte,), reason))
-
-    return ScriptedWorker(script=say)
-
-
-def prompt_of(worker: ScriptedWorker) -> str:
-    """The text of the latest prompt, special tokens as the template writes them."""
-    names = {IM_START: "<|im_start|>", IM_END: "<|im_end|>"}
-    ids = worker.requests[-1].prompt_token_ids
-    parts = [names[i].encode() if i in names else bytes([i]) for i in ids]
-    return b"".join(parts).decode()
 
 
 async def test_a_chat_is_rendered_answered_and_counted(
@@ -116,74 +73,6 @@ async def test_without_a_generation_prompt_there_is_none(
 ) -> None:
     await chat(api, extra_body={"add_generation_prompt": False})
     assert prompt_of(worker) == "<|im_start|>user\nhello<|im_end|>\n"
-
-
-@pytest.mark.parametrize(
-    "choice", ["required", {"type": "function", "function": {"name": "weather"}}]
-)
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_forced_call_has_its_name_and_arguments(
-    tmp_path: Path, choice: Any, stream: bool
-) -> None:
-    arguments = {"city": 'Oslo "}'}
-    worker = saying(json.dumps([{"name": "weather", "arguments": arguments}]))
-    async with openai_serving(write_folder(tmp_path), worker) as api:
-        asked = {"tools": [WEATHER], "tool_choice": choice, "stream": stream}
-        name, found, reason = await call_of(await chat(api, **asked), stream=stream)
-    assert (name, json.loads(found), reason) == ("weather", arguments, "tool_calls")
-    grammar = worker.requests[-1].sampling.grammar
-    assert grammar is not None
-    assert grammar.kind is GrammarKind.JSON_SCHEMA
-
-
-async def call_of(answer: Any, *, stream: bool) -> tuple[str, str, str]:
-    """Name, arguments and finish reason of an answer's only call."""
-    if not stream:
-        (choice,) = answer.choices
-        (call,) = choice.message.tool_calls
-        assert choice.message.content is None
-        return call.function.name, call.function.arguments, choice.finish_reason
-    name = arguments = reason = ""
-    async for part in answer:
-        (choice,) = part.choices
-        for call in choice.delta.tool_calls or []:
-            name += call.function.name or ""
-            arguments += call.function.arguments
-        assert not choice.delta.content
-        reason = choice.finish_reason or reason
-    return name, arguments, reason
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_free_call_is_found_in_the_text(tmp_path: Path, stream: bool) -> None:
-    call = json.dumps({"name": "weather", "arguments": {"city": "Oslo"}})
-    worker = saying(f"<tool_call>\n{call}\n</tool_call>")
-    async with openai_serving(write_folder(tmp_path, chat_template=HERMES), worker) as api:
-        answer = await chat(api, tools=[WEATHER], stream=stream)
-        found = await call_of(answer, stream=stream)
-    assert found == ("weather", '{"city": "Oslo"}', "tool_calls")
-    assert '"name": "weather"' in prompt_of(worker)
-
-
-async def test_a_history_with_calls_reaches_the_template(tmp_path: Path) -> None:
-    worker = saying("warm")
-    function = {"name": "weather", "arguments": '{"city": "Oslo"}'}
-    turns = [
-        *HELLO,
-        {
-            "role": "assistant",
-            "content": None,
-            "tool_calls": [{"id": "call_1", "type": "function", "function": function}],
-        },
-        {"role": "tool", "tool_call_id": "call_1", "content": "20 C"},
-    ]
-    async with openai_serving(write_folder(tmp_path, chat_template=HERMES), worker) as api:
-        answer = await chat(api, turns, tools=[WEATHER], tool_choice="none")
-    assert answer.choices[0].message.content == "warm"
-    prompt = prompt_of(worker)
-    assert "<|im_start|>assistant\n<tool_call>Oslo</tool_call><|im_end|>" in prompt
-    assert "<|im_start|>tool\n20 C<|im_end|>" in prompt
-    assert "<tools>" not in prompt
 
 
 @pytest.mark.parametrize("stream", [False, True])

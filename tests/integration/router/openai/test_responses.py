@@ -7,7 +7,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.integration.router.openai.test_chat import HERMES, prompt_of, saying
+from tests.integration.support.openai_chats import HERMES, prompt_of, saying
 from tests.integration.support.openai_stack import OpenAiStack, openai_serving
 from tests.integration.support.router_stack import MODEL
 from tests.integration.support.scripted_worker import ScriptedWorker
