@@ -55,11 +55,11 @@ def parse_json(body: bytes) -> object:
     except RecursionError:
         raise _too_deep() from None
     except UnicodeEncodeError:
-        raise InvalidRequestError("a string holds half a surrogate pair") from None
+        raise InvalidRequestError("a string holds half a surrogate pair", field="body") from None
     except UnicodeDecodeError:
-        raise InvalidRequestError("the body is not UTF-8 text") from None
+        raise InvalidRequestError("is not UTF-8 text", field="body") from None
     except ValueError as error:
-        raise InvalidRequestError(f"the body is no JSON: {error}"[:200]) from None
+        raise InvalidRequestError(f"is no JSON: {error}"[:200], field="body") from None
     return data
 
 
@@ -74,7 +74,7 @@ def _check_depth(data: object) -> None:
 
 
 def _too_deep() -> InvalidRequestError:
-    return InvalidRequestError(f"the body is nested more than {_MAX_DEPTH} deep")
+    return InvalidRequestError(f"is nested more than {_MAX_DEPTH} deep", field="body")
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

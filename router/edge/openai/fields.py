@@ -74,7 +74,7 @@ _Model = TypeVar("_Model", bound=OpenAiModel)
 def parse(model: type[_Model], data: object) -> _Model:
     """Validate a request's JSON. Raises InvalidRequestError that names the field."""
     if not isinstance(data, dict):
-        raise InvalidRequestError("the body must be a JSON object")
+        raise InvalidRequestError("must be a JSON object", field="body")
     try:
         return model.model_validate(data)
     except ValidationError as error:
