@@ -53,9 +53,6 @@ def command(
     openai_port: Annotated[
         int | None, typer.Option(help="Port of the OpenAI API; unset: off; 0: any free one")
     ] = None,
-    openai_keys_file: Annotated[
-        Path | None, typer.Option(help="Keys of the OpenAI API's clients, a line NAME KEY each")
-    ] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16")] = None,
     allow_unused_weights: _Unused = None,
     policy: Annotated[

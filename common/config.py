@@ -1,6 +1,5 @@
 """All settings, as frozen objects built once at the entry point (flag > PDSERVE_* > file > default)."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
@@ -179,13 +178,6 @@ class ServeConfig(_Frozen):
     grpc_port: Port = 50051
     http_port: Port = 8080
     openai_port: Port | None = Field(None, description="OpenAI's HTTP API; unset: off")
-    openai_keys_file: Path | None = Field(None, description="NAME KEY of each of its clients")
-    openai_tenant: str = Field(
-        "openai",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
-        description="Whose its requests are, beside security.access_file",
-    )
-    openai_options: str | None = Field(None, description="More options for `smg launch`")
     pin: Literal["auto", "off"] = "auto"
     ray_address: str | None = Field(None, description="Join this Ray cluster; unset: a private Ray")
     namespace: str = Field("pdserve", pattern=r"^[A-Za-z0-9_-]{1,64}$")
@@ -202,12 +194,6 @@ class ServeConfig(_Frozen):
         if self.router.max_wait_s is None:
             return self.router.model_copy(update={"max_wait_s": self.engine.ttft_target_s})
         return self.router
-
-    @field_validator("openai_options")
-    @classmethod
-    def _split(cls, options: str | None) -> str | None:
-        shlex.split(options or "")  # raises ValueError where a quotation does not end
-        return options
 
 
 class WorkerSpec(_Frozen):

@@ -11,12 +11,9 @@ from common.config import ServeConfig
 from common.telemetry.logs import configure_logs
 from deploy.deployment import Deployment
 from deploy.fleet import DeploymentFleet
-from deploy.openai_access import check_usable, openai_access
-from deploy.openai_gateway import OpenAiGateway
 from deploy.starting import StartReport
 from pdserve.errors import SetupError
 from router.access.server_security import ServerSecurity
-from router.access.tenant import ANONYMOUS, Tenant
 from router.app import Router
 from router.edge.http import check_port
 
@@ -46,7 +43,7 @@ async def running(
     """Run a deployment with its router; stop everything on exit, even after an error."""
     security = _make_security(config)
     deployment = Deployment(config, model_name, model_dir)
-    router = gateway = None
+    router = None
     try:
         addresses = await _start(deployment, report)
         report.now("connecting the router")
@@ -59,22 +56,12 @@ async def running(
         )
         endpoints = _endpoints_of(router, config.grpc_host, grpc_port)
         if config.openai_port is not None:
-            report.now("starting the OpenAI gateway")
-            gateway = OpenAiGateway(
-                await _address_for_gateway(router, endpoints, config),
-                config.grpc_host,
-                config.openai_port,
-                config.openai_options or "",
-                openai_access(config),
-            )
-            await gateway.start(config.start_timeout_s)
-            endpoints = replace(endpoints, openai_port=gateway.port)
+            openai_port = await router.serve_openai(config.grpc_host, config.openai_port)
+            endpoints = replace(endpoints, openai_port=openai_port)
         yield endpoints
     finally:
         if router is not None:
             await router.stop(config.drain_timeout_s)
-        if gateway is not None:
-            await gateway.stop()
         deployment.abort()  # gives up a change of the workers that still runs
         await asyncio.to_thread(deployment.stop)
 
@@ -101,22 +88,7 @@ def _make_security(config: ServeConfig) -> ServerSecurity:
     )
     for key, port in ports:
         check_port(config.grpc_host, key, port)
-    if config.openai_port is not None:
-        check_usable(config)
-        openai_access(config)
     return security
-
-
-async def _address_for_gateway(router: Router, endpoints: Endpoints, config: ServeConfig) -> str:
-    """Return the gRPC port's address.
-
-    If that port demands credentials that smg does not have, open another port for smg alone.
-    """
-    security = config.security
-    if security.access_file is None and security.tls_cert_file is None:
-        return endpoints.grpc_address
-    tenant = Tenant(config.openai_tenant) if security.access_file else ANONYMOUS
-    return await router.open_to_gateway(tenant)
 
 
 async def _start(deployment: Deployment, report: StartReport) -> list[str]:

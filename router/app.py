@@ -13,8 +13,7 @@ import asyncio
 import contextlib
 import importlib.util
 import secrets
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
@@ -27,9 +26,7 @@ from common.messages import Role, WorkerInfo
 from common.rpc.channel import SERVER_OPTIONS
 from pdserve.errors import SetupError
 from pdserve.v1 import admin_pb2_grpc, inference_pb2_grpc
-from router.access.gateway_port import GatewayPort
 from router.access.server_security import ServerSecurity
-from router.access.tenant import Tenant
 from router.admission.admission import Admission
 from router.admission.fair_queue import FairQueue
 from router.admission.prompt_queue import PromptQueue, Turn
@@ -39,6 +36,8 @@ from router.edge.block_ledgers import BlockLedgers
 from router.edge.explain import Explainer
 from router.edge.http import HttpServer
 from router.edge.inference import InferenceService
+from router.edge.openai.app import OpenAiPages
+from router.edge.openai.server import OpenAiServer
 from router.edge.resume import Resumables
 from router.edge.router_state import RouterState
 from router.intake.generation_config import choose_sampling_defaults
@@ -61,7 +60,7 @@ from router.workers.pool import WorkerPool
 _POLL_S = 0.02
 _LAST_WORDS_S = 0.5  # for statuses that are not sent yet
 _SERVICES = ("pdserve.v1.Inference", "pdserve.v1.Admin")
-_HAS_VLLM_CONTRACT = importlib.util.find_spec("smg_grpc_proto") is not None  # pdserve[openai]
+_HAS_VLLM_CONTRACT = importlib.util.find_spec("smg_grpc_proto") is not None  # pdserve[vllm-grpc]
 
 
 class Router:
@@ -100,8 +99,8 @@ class Router:
         self._server = grpc.aio.server(
             interceptors=self._security.interceptors(), options=SERVER_OPTIONS
         )
-        self._gateway_port: GatewayPort | None = None
-        self._add_vllm: Callable[[grpc.aio.Server], None] = _refuse_vllm
+        self._openai_pages: OpenAiPages | None = None
+        self._openai: OpenAiServer | None = None
         self._watching: asyncio.Task[None] | None = None
         self._http: HttpServer | None = None
         self._grammars: GrammarChecker | None = None
@@ -120,13 +119,14 @@ class Router:
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         return port
 
-    async def open_to_gateway(self, tenant: Tenant) -> str:
-        """Open a port on loopback for the OpenAI gateway of this process; return host:port.
-
-        Requests that come there are the tenant's. The router must be started. Raises SetupError.
-        """
-        self._gateway_port = GatewayPort(tenant)
-        return await self._gateway_port.start(self._add_vllm)
+    async def serve_openai(self, host: str, port: int) -> int:
+        """Serve OpenAI's HTTP API, once the router has started; returns its port. Raises SetupError."""
+        if self._openai_pages is None:
+            raise SetupError("the router has not started")
+        certificate = self._security.tls_context()
+        self._openai = OpenAiServer(self._openai_pages.app(), host, port, certificate)
+        await self._openai.start()
+        return self._openai.port
 
     @property
     def http_port(self) -> int:
@@ -149,8 +149,8 @@ class Router:
         # not earlier: a server that stops answers new calls with a bare CANCELLED
         last_words_s = min(drain_timeout_s, _LAST_WORDS_S)
         await self._server.stop(grace=last_words_s)
-        if self._gateway_port is not None:
-            await self._gateway_port.stop(last_words_s)
+        if self._openai is not None:
+            await self._openai.stop(last_words_s)
         if self._watching is not None:
             self._watching.cancel()
         await self._scaler.close()
@@ -184,6 +184,14 @@ class Router:
         admin_pb2_grpc.add_AdminServicer_to_server(
             AdminService(self._model, self._state, self._scaler, self._ledgers), self._server
         )
+        self._openai_pages = OpenAiPages(
+            intake,
+            journeys,
+            self._state,
+            self._metrics.registry,
+            self._security.authorize,
+            self._config.slow_client_s,
+        )
         if _HAS_VLLM_CONTRACT:
             self._add_vllm_service(intake, journeys)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -210,15 +218,9 @@ class Router:
 
         slow_client_s = self._config.slow_client_s
         service = VllmEngineService(self._model_dir, intake, journeys, self._state, slow_client_s)
-        self._add_vllm = partial(vllm_engine_pb2_grpc.add_VllmEngineServicer_to_server, service)
-        self._add_vllm(self._server)
+        vllm_engine_pb2_grpc.add_VllmEngineServicer_to_server(service, self._server)
         self._services.append(SERVICE_NAME)
 
     async def _set_health(self, status: int) -> None:
         for name in ("", *self._services):
             await self._health.set(name, status)
-
-
-def _refuse_vllm(server: grpc.aio.Server) -> None:
-    remedy = "pip install 'pdserve[openai]'"
-    raise SetupError("vLLM's contract needs the package smg-grpc-proto", remedy)

@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import ssl
 
 import grpc
 
@@ -11,7 +12,7 @@ from common.telemetry.logs import get_logger
 from pdserve.errors import PermissionDeniedError, Reason, SetupError, UnauthenticatedError
 from router.access.access_file import AccessList, read_access
 from router.access.reloading import Reloading
-from router.access.tenant import Tenant, set_current_tenant
+from router.access.tenant import ANONYMOUS, Tenant, set_current_tenant
 from router.access.tls import server_certificates
 
 _OPEN = "/grpc.health.v1.Health/"  # probes have no token, and learn nothing else
@@ -46,12 +47,35 @@ class ServerSecurity:
         """Return the interceptor that checks the calls of all services."""
         return [self._guard]
 
+    def authorize(self, token: bytes | None) -> Tenant:
+        """Return whose a token is; everybody's tenant where nobody is asked. Raises UnauthenticatedError."""
+        if self._access is None:
+            return ANONYMOUS
+        if token is None:
+            raise UnauthenticatedError(
+                "send `Authorization: Bearer KEY`", reason=Reason.CREDENTIALS_MISSING
+            )
+        tenant = self._access.current().by_token(token)
+        if tenant is None:
+            raise UnauthenticatedError("the key is unknown or no longer valid")
+        return tenant
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """Return what HTTPS servers need; None where TLS is off. It asks clients for no certificate."""
+        return None if self._certificates is None else self._certificates.https_context()
+
     async def watch(self) -> None:
-        """End calls soon after their token or certificate is taken away. Runs until cancelled."""
-        while self._access is not None:
-            seen = self._access.current()
+        """End calls whose token or certificate is taken away, and renew HTTPS' certificate.
+
+        Runs until cancelled.
+        """
+        seen = self._access.current() if self._access else None
+        while self._access is not None or self._certificates is not None:
             await asyncio.sleep(_LOOK_AGAIN_S)
-            if self._access.current() is not seen:
+            if self._certificates is not None:
+                self._certificates.renew()
+            if self._access is not None and self._access.current() is not seen:
+                seen = self._access.current()
                 self._guard.check_again()
 
     def bind(self, server: grpc.aio.Server, host: str, port: int) -> int:

@@ -52,11 +52,13 @@ def find(
 ) -> RequestKey | None:
     """Return the tenant's own request of this id.
 
-    An admin then gets any tenant's, by its id or TENANT/ID.
+    An admin then gets any tenant's, by TENANT/ID or else by its id.
     """
     own = RequestKey(tenant, request_id)
     if own in entries:
         return own
     if not tenant.is_admin:
         return None
-    return next((key for key in entries if request_id in (key.request_id, str(key))), None)
+    by_name = (key for key in entries if str(key) == request_id)
+    by_id = (key for key in entries if key.request_id == request_id)
+    return next(by_name, None) or next(by_id, None)

@@ -33,7 +33,9 @@ class ServerCertificates:
         """Read the files. Raises SetupError."""
         paths = [certificate, key] + ([client_authority] if client_authority else [])
         self._files = Reloading(paths, lambda: read_pems(certificate, key, client_authority))
-        self._used = self._files.current()
+        self._certificate, self._key = certificate, key
+        self._used = self._renewed = self._files.current()
+        self._contexts: list[ssl.SSLContext] = []
         self._needs_client = client_authority is not None
 
     def credentials(self) -> grpc.ServerCredentials:
@@ -43,6 +45,22 @@ class ServerCertificates:
             self._fetch,  # type: ignore[arg-type]  # gRPC documents that None means no change
             self._needs_client,
         )
+
+    def https_context(self) -> ssl.SSLContext:
+        """Return a context for HTTPS, which `renew` keeps up to date. It asks for no certificate."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.set_alpn_protocols(["http/1.1"])
+        context.load_cert_chain(self._certificate, self._key)
+        self._contexts.append(context)
+        return context
+
+    def renew(self) -> None:
+        """Have HTTPS use newer files, if there are any, from the next handshake on."""
+        if self._files.current() is self._renewed:
+            return
+        self._renewed = self._files.current()
+        for context in self._contexts:
+            context.load_cert_chain(self._certificate, self._key)
 
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
         """Return new contents, if any; gRPC calls this before each handshake, on its own thread."""

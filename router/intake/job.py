@@ -14,7 +14,7 @@ from router.intake.sampling import check_prompt_logprobs, parse_sampling
 from router.intake.tokenizer import ChatMessage, Tokenizer
 from router.intake.vocabulary import check_vocabulary
 
-_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_ID = re.compile(r"[!-~]{1,256}")  # visible ASCII
 _ROLES = {"system", "user", "assistant"}
 _MAX_SALT_CHARS = 256
 _MAX_CHOICES = 16
@@ -83,7 +83,7 @@ def parse_request(
     check_model(message.model, limits)
     request_id = message.request_id or secrets.token_hex(8)
     if not _ID.fullmatch(request_id):
-        raise InvalidRequestError("1 to 128 of [A-Za-z0-9._:-]", field="request_id")
+        raise InvalidRequestError("1 to 256 visible ASCII characters", field="request_id")
     if len(message.cache_salt) > _MAX_SALT_CHARS:
         raise InvalidRequestError(f"more than {_MAX_SALT_CHARS} characters", field="cache_salt")
     if abs(message.priority) > _MAX_PRIORITY:

@@ -3,41 +3,62 @@
 from collections.abc import Callable, Sequence
 
 _REPLACEMENT = "\ufffd"
+_MAX_UNFINISHED = 3  # tokens
 
 
 class IncrementalDetokenizer:
-    """Turns a growing list of tokens into a growing text.
+    """Turns a growing list of tokens into a growing text, at a constant cost a token.
 
     A token's text may depend on its neighbours. So the tokens since a safe point are decoded twice,
     with and without the new ones. The difference is the new text (the two-offset method of TGI and
-    vLLM). Text that ends in the replacement character may be an unfinished character and is held
-    back.
+    vLLM). Replacement characters at the end may be an unfinished character and are held back, those
+    of three tokens at most: a character has four bytes at most, and a token one at least.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
         self._decode = decode
-        self._tokens: list[int] = []
-        self._prefix = 0  # tokens before this no longer influence new text
+        self._tokens: list[int] = []  # without those that no longer influence new text
         self._read = 0  # tokens before this have been returned as text
+        self._num_sent = 0  # characters of the others that were returned too
 
     def push(self, token_ids: Sequence[int]) -> str:
         """Add tokens, and return the text that is now certain."""
-        self._tokens.extend(token_ids)
-        text = self._pending()
-        if not text or text.endswith(_REPLACEMENT):
-            return ""
-        self._prefix, self._read = self._read, len(self._tokens)
-        return text
+        return "".join(map(self._push, token_ids))
 
     def flush(self) -> str:
         """Return the rest at the end, even if it is not a whole character."""
-        text = self._pending()
-        self._prefix = self._read = len(self._tokens)
-        return text
+        text = self._pending(len(self._tokens))
+        return self._take(text, len(text), len(self._tokens))
 
-    def _pending(self) -> str:
-        known = self._decode(self._tokens[self._prefix : self._read])
-        return self._decode(self._tokens[self._prefix :])[len(known) :]
+    def _push(self, token_id: int) -> str:
+        self._tokens.append(token_id)
+        end = len(self._tokens)
+        text = self._pending(end)
+        num_certain = len(text.rstrip(_REPLACEMENT))
+        if num_certain == len(text):
+            return self._take(text, len(text), end)
+        if end - self._read <= _MAX_UNFINISHED:
+            return self._take(text, num_certain, self._read)
+        first = len(self._pending(self._read + 1))  # too far back to be unfinished
+        new = self._take(text, max(num_certain, first), self._read + 1)
+        self._num_sent = max(num_certain - first, 0)
+        return new
+
+    def _pending(self, end: int) -> str:
+        """Return the text of the tokens from `_read` to an end."""
+        known = self._decode(self._tokens[: self._read])
+        return self._decode(self._tokens[:end])[len(known) :]
+
+    def _take(self, text: str, length: int, read: int) -> str:
+        """Return what is new of a pending text's first characters; tokens before `read` are done."""
+        new = text[self._num_sent : length]
+        if read == self._read:
+            self._num_sent = max(self._num_sent, length)
+        else:
+            del self._tokens[: self._read]
+            self._read = read - self._read
+            self._num_sent = 0
+        return new
 
 
 class StopStrings:

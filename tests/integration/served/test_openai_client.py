@@ -1,4 +1,4 @@
-"""Official `openai` client against a real deployment: 1 prefill, 1 decode, and the gateway."""
+"""Official `openai` client against a real deployment: 1 prefill and 1 decode worker."""
 
 import asyncio
 import json
@@ -166,7 +166,9 @@ def test_an_answer_is_a_json_object_if_asked_to(both: Both) -> None:
 
 
 def test_an_answer_keeps_to_a_regular_expression(both: Both) -> None:
-    answer = both.chat("How many?", extra_body={"regex": "[0-9]{3} (apples|pears)"})
+    answer = both.chat(
+        "How many?", extra_body={"structured_outputs": {"regex": "[0-9]{3} (apples|pears)"}}
+    )
     number, fruit = answer.choices[0].message.content.split()
     assert (len(number), number.isdigit(), fruit in ("apples", "pears")) == (3, True, True)
 
