@@ -5,10 +5,10 @@ STAMP  := $(VENV)/.installed
 PYTHON ?= python3
 # the public API as of the last release
 BASELINE := proto/baseline.binpb
-QUICK  := not slow and not gpu
+QUICK  := not slow and not gpu and not clients
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-cpus test-slow test-gpu proto sync-client bench bench-cpus bench-handoff bench-overload bench-gpu docs clean proto-baseline
+.PHONY: help setup demo test check test-cpus test-slow test-clients test-gpu proto sync-client bench bench-cpus bench-handoff bench-overload bench-gpu docs clean proto-baseline
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,15 @@ test-cpus: setup  ## kernel and engine tests as other CPUs run them, and as this
 
 test-slow: setup  ## tests that take minutes
 	$(PY) -m pytest -q -m slow
+
+CLIENTS := $(VENV)/clients/bin/python
+$(CLIENTS): tests/integration/clients/requirements.txt
+	$(PYTHON) -m venv $(VENV)/clients
+	$@ -m pip install -q -r $<
+	touch $@
+
+test-clients: setup $(CLIENTS)  ## litellm, langchain, instructor, pydantic-ai against a deployment
+	PDSERVE_CLIENTS_PYTHON=$(CLIENTS) $(PY) -m pytest -q -m clients
 
 test-gpu: setup  ## tests that need a CUDA device
 	$(PY) -m pytest -q -m gpu

@@ -9,6 +9,18 @@ from pdserve.errors import InvalidRequestError
 from router.edge.openai.fields import OpenAiModel, without_effect
 
 _MAX_TOOLS = 128
+# keywords by which a schema says more of an object's properties
+_MORE = {
+    "additionalProperties",
+    "patternProperties",
+    "unevaluatedProperties",
+    "allOf",
+    "anyOf",
+    "oneOf",
+    "not",
+    "if",
+    "$ref",
+}
 
 
 class FunctionSpec(OpenAiModel):
@@ -63,7 +75,8 @@ def offered(tools: list[Tool] | None, choice: ToolChoice | None) -> list[Tool]:
 def forced_schema(tools: list[Tool], choice: ToolChoice | None, *, parallel: bool) -> str | None:
     """Return the JSON Schema of an answer that must be tool calls; None where it need not.
 
-    The answer is a list of `{"name": ..., "arguments": ...}`.
+    The answer is a list of `{"name": ..., "arguments": ...}`. Arguments have no other properties
+    than those that their schema lists, which every schema allows: small models would ramble on.
     """
     if isinstance(choice, NamedChoice):
         tools = [tool for tool in tools if tool.function.name == choice.function.name]
@@ -85,16 +98,31 @@ def _call_schema(tool: Tool, prefix: str, definitions: dict[str, object]) -> dic
     for key in ("$defs", "definitions"):
         own = parameters.pop(key, None)
         if isinstance(own, dict):
-            definitions.update({prefix + n: _renamed(s, prefix) for n, s in own.items()})
+            definitions.update({prefix + n: _renamed(_closed(s), prefix) for n, s in own.items()})
     return {
         "type": "object",
         "properties": {
             "name": {"const": tool.function.name},
-            "arguments": _renamed(parameters, prefix),
+            "arguments": _renamed(_closed(parameters), prefix),
         },
         "required": ["name", "arguments"],
         "additionalProperties": False,
     }
+
+
+def _closed(schema: object) -> object:
+    """Return a schema whose objects have the listed properties alone, where nothing else says more."""
+    if not isinstance(schema, dict):
+        return schema
+    found = dict(schema)
+    properties = schema.get("properties")
+    if isinstance(properties, dict):
+        found["properties"] = {name: _closed(value) for name, value in properties.items()}
+        if not _MORE & set(schema):
+            found["additionalProperties"] = False
+    if isinstance(schema.get("items"), dict):
+        found["items"] = _closed(schema["items"])
+    return found
 
 
 def _renamed(schema: object, prefix: str) -> object:

@@ -89,3 +89,33 @@ def test_what_fits_nothing_is_refused(
     with pytest.raises(InvalidRequestError) as error:
         offered(tools, choice)
     assert error.value.field == field
+
+
+NESTED: dict[str, object] = {
+    "type": "object",
+    "properties": {
+        "place": {"type": "object", "properties": {"city": {"type": "string"}}},
+        "more": {"type": "object", "additionalProperties": {"type": "integer"}},
+        "either": {"anyOf": [{"type": "object", "properties": {"a": {}}}], "properties": {"b": {}}},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "allowed"),
+    [
+        ({"place": {"city": "Oslo"}}, True),
+        ({"other": 1}, False),
+        ({"place": {"other": 1}}, False),
+        ({"more": {"any": 1}}, True),
+        ({"either": {"a": 1, "b": 2, "c": 3}}, True),
+    ],
+)
+def test_arguments_have_the_listed_properties_alone_where_the_schema_leaves_it_open(
+    arguments: dict[str, object], allowed: bool
+) -> None:
+    schema = forced_schema([tool("go", NESTED)], "required", parallel=True)
+    assert schema is not None
+    found = [{"name": "go", "arguments": arguments}]
+    errors = [*jsonschema.Draft202012Validator(json.loads(schema)).iter_errors(found)]
+    assert (not errors) == allowed
