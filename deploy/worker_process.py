@@ -1,5 +1,6 @@
 """Life of a worker inside its process, whatever started the process."""
 
+import gc
 import os
 import sys
 import threading
@@ -64,11 +65,15 @@ class WorkerProcess:
 
     def start(self) -> str:
         """Load the model and serve; return the gRPC address. Raises SetupError."""
+        # a start makes many objects that stay, and collecting garbage among them takes a tenth of it
+        gc.disable()
         try:
             return self._start()
         except Exception as error:  # Ray passes on the message; our log has the traceback
             get_logger().error("start_failed", stage=self.stages().running, exc_info=error)
             raise
+        finally:
+            gc.enable()
 
     def _start(self) -> str:
         _abort_if_told(self._spec)
