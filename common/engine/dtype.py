@@ -32,7 +32,7 @@ def choose_dtype(
     share_bytes: int | None = None,
     tree: CgroupTree = HERE,
 ) -> ChosenDtype:
-    """The dtype that a model is loaded in; see docs/engine.md.
+    """The dtype that a model is loaded in; see docs/design/engine.md.
 
     `share_bytes` is the memory that the worker may have; None: all that is usable now.
     """

@@ -6,6 +6,7 @@ none compiles during a request.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
@@ -47,6 +48,17 @@ def sampling_verdict() -> str | None:
     from common.engine.kernel_checks import sampling
 
     return _judge("sampling", sampling.check)
+
+
+def compile_truncation() -> None:
+    """Compile the largest part of sampling; `sampling_verdict` says if it is right."""
+    from common.engine.cpu.linking import KernelError
+    from common.engine.cpu.target import host_target
+    from common.engine.kernel_checks import sampling
+
+    if host_target().has_kernels:
+        with suppress(KernelError, WrongNumbersError):
+            sampling.check_truncation()
 
 
 trusted_attention = cache(attention_verdict)
