@@ -1,28 +1,60 @@
-"""Zeroed memory for KV blocks."""
+"""Zeroed memory for KV blocks, which a thread takes from the system once a worker has started.
+
+The system needs 0.7 s of a core to clear a gibibyte, longer than a small model's whole loading. Nobody
+needs that memory before many sequences run.
+"""
 
 import contextlib
+import ctypes
 import math
 import mmap
+import os
+import threading
+from collections.abc import Sequence
 
 import torch
 
 _MADV_POPULATE_WRITE = 23  # Linux 5.14; Python has no name for it
+_STEP_BYTES = 4 * 2**20  # takes a few ms, for which others that map memory wait
+_LOWEST_PRIORITY = 19
 
 
-def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Allocate zeroed memory; on the host in huge pages where the kernel grants them, all taken now.
+def zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Allocate zeroed memory. On the host a page is taken when it is first written.
 
-    Blocks lie scattered: with small pages a decode step spends more time on address translation than on
-    keys and values. A page that is first written when KV arrives would hold a decode step up: in a virtual
-    machine a fault may take 12 us. An insert of 512 tokens took 50 ms so, and takes 6.
+    Pages are huge where the kernel grants them. Blocks lie scattered: with small pages a decode step
+    spends more time on address translation than on keys and values.
     """
     if device.type != "cpu":
-        return torch.zeros(shape, dtype=dtype, device=device)
+        return torch.zeros(*shape, dtype=dtype, device=device)
     num_bytes = math.prod(shape) * dtype.itemsize
     # private: the kernel has no huge pages for shared memory unless told so for the whole system
     memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    for advice in (getattr(mmap, "MADV_HUGEPAGE", None), _MADV_POPULATE_WRITE):
+    if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel that does not know it
-            if advice is not None:
-                memory.madvise(advice)
-    return torch.frombuffer(memory, dtype=dtype).view(shape)
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(*shape)
+
+
+def take_in_background(tensors: Sequence[torch.Tensor]) -> threading.Thread:
+    """Take all pages of such host tensors from the system, beside the process's other work.
+
+    A page that is first written when KV arrives holds a decode step up: in a virtual machine a fault may
+    take 12 us. An insert of 512 tokens took 50 ms so, and takes 6.
+    """
+    thread = threading.Thread(target=_take, args=(tensors,), name="kv-memory", daemon=True)
+    thread.start()
+    return thread
+
+
+def _take(tensors: Sequence[torch.Tensor]) -> None:
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+    # called by ctypes, which lets other threads run meanwhile
+    madvise = ctypes.CDLL(None, use_errno=True).madvise
+    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    for tensor in tensors:
+        start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
+        for at in range(start, end, _STEP_BYTES):
+            if madvise(at, min(_STEP_BYTES, end - at), _MADV_POPULATE_WRITE):
+                return  # an older kernel, or too little memory: pages come as they are used

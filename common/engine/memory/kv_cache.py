@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 
 from common.engine.device_copy import DeviceCopies
+from common.engine.memory.block_memory import take_in_background
 from common.engine.memory.block_storage import BlockStorage
 from common.engine.memory.packed_storage import PackedStorage
 from common.engine.memory.paged_storage import PagedStorage
@@ -38,6 +39,11 @@ class KVCache:
         self.blocks: BlockStorage = make(spec, num_blocks, block_size, DTYPES[spec.dtype], device)
         self.keys, self.values = self.blocks.keys, self.blocks.values
         self._copies = DeviceCopies() if device.type == "cuda" else None
+
+    def take_memory(self) -> None:
+        """Have host memory taken from the system before it is used; return at once."""
+        if self.keys.device.type == "cpu":
+            take_in_background((self.keys, self.values))
 
     @property
     def reads_overlap(self) -> bool:

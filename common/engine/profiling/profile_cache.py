@@ -64,6 +64,7 @@ def build_profiled(spec: WorkerSpec, stage: BeginStage = untold) -> Engine:
     cache = ProfileCache(engine, spec.num_threads, profiles_dir())
     measured = within_limits(cache.load_or_measure(stage), spec.engine)
     engine.costs.begin(measured, cache.mark_stale)
+    engine.cache.take_memory()  # last, when the start no longer needs the cores for itself
     return engine
 
 
