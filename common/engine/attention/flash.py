@@ -7,7 +7,6 @@ longest sequence of the batch, and a sequence's tokens must not depend on its ne
 from collections.abc import Callable
 
 import torch
-from torch.nn.attention.varlen import varlen_attn
 
 from common.engine.device_inputs import StepTensors
 from common.engine.memory.kv_cache import KVCache
@@ -19,14 +18,14 @@ VarlenAttention = Callable[..., torch.Tensor]
 
 
 class FlashBackend:
-    """Attention over pages on a GPU (see `can_read`); `varlen` is torch's `varlen_attn` or acts like it."""
+    """Attention over pages on a GPU (see `can_read`); `varlen` acts like torch's `varlen_attn`, the default."""
 
     name = "flash"
 
-    def __init__(self, cache: KVCache, varlen: VarlenAttention = varlen_attn) -> None:
+    def __init__(self, cache: KVCache, varlen: VarlenAttention | None = None) -> None:
         self.kv_shape = (cache.num_kv_heads, cache.head_dim)
         self._blocks = cache.blocks
-        self._varlen = varlen
+        self._varlen = varlen or _torch_varlen()
 
     @staticmethod
     def can_read(cache: KVCache) -> bool:
@@ -80,3 +79,11 @@ class FlashBackend:
             block_table=step.block_tables,
             num_splits=1,
         )
+
+
+def _torch_varlen() -> VarlenAttention:
+    # brings torch's compiler along, seconds to import, which a worker on a CPU never needs
+    from torch.nn.attention.varlen import varlen_attn
+
+    attend: VarlenAttention = varlen_attn
+    return attend
