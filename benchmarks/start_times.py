@@ -1,4 +1,4 @@
-"""How long a start takes, stage by stage: from `pdserve serve` to `pdserve ready`.
+"""Time that a start takes, stage by stage: from `pdserve serve` to `pdserve ready`.
 
 Usage: python -m benchmarks.start_times [--rounds N]
 
@@ -69,7 +69,7 @@ def main(rounds: Annotated[int, typer.Option(min=1, help="Cold and warm starts e
 
 
 def medians(starts: Sequence[Start]) -> dict[str, object]:
-    """Of each figure over the starts that have it: a stage with nothing to do is not told."""
+    """Return the median of each figure over the starts that have it; idle stages are not told."""
     names = dict.fromkeys(name for start in starts for name in start.figures)
     return {
         name: round(statistics.median(s.figures[name] for s in starts if name in s.figures), 2)
@@ -125,7 +125,7 @@ async def _await_ready(process: asyncio.subprocess.Process) -> None:
 
 
 def _cpu_s(pid: int) -> float:
-    """Of a process and all that it started, those that have ended included."""
+    """Return the CPU time of a process and of all that it started, ended ones included."""
     process = psutil.Process(pid)
     times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
     return sum(t.user + t.system + t.children_user + t.children_system for t in times)

@@ -1,4 +1,4 @@
-"""What chats and completions share in their answers: ids, counts, reasons."""
+"""Parts of an answer that chats and completions share: ids, counts, reasons."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ def now_s() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What all messages of one answer begin with."""
+    """Beginning of all messages of one answer."""
 
     answer_id: str
     kind: str  # OpenAI's `object`

@@ -55,7 +55,7 @@ class StructuredOutputs(OpenAiModel):
 
 
 class SamplingFields(OpenAiModel):
-    """What a chat and a completion have in common."""
+    """Fields that a chat and a completion have in common."""
 
     model: str = ""
     temperature: float | None = None

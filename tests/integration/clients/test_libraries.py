@@ -20,7 +20,7 @@ PARIS = "The capital of France is Paris."
 
 
 def run(script: str, served: Served) -> Any:
-    """What a script prints, as JSON."""
+    """Return the JSON that a script prints."""
     assert PYTHON, "run `make test-clients`"
     # litellm asks the net for prices otherwise
     environment = os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}

@@ -16,7 +16,7 @@ from tests.patience import WITHIN_S
 
 @dataclass(frozen=True, slots=True)
 class OpenAiStack:
-    """What a test drives."""
+    """OpenAI's API of a running router, for a test to drive."""
 
     stack: Stack
     client: AsyncOpenAI

@@ -50,7 +50,7 @@ def anchors(text: str) -> set[str]:
 
 
 def code_spans(text: str) -> list[str]:
-    """What a document's prose has between backticks."""
+    """Return the code spans of a document's prose."""
     return [" ".join(span.split()) for _, span in _CODE.findall(prose(text))]
 
 

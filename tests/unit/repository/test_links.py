@@ -1,4 +1,4 @@
-"""What our documents point to exists: files, headings, sources, classes and their methods."""
+"""Targets of our documents exist: files, headings, sources, classes and their methods."""
 
 import ast
 import re
@@ -82,7 +82,7 @@ def defined(module: ast.Module) -> set[str]:
 
 
 def members(node: ast.ClassDef) -> set[str]:
-    """What is defined in a class, or assigned to `self` in its methods."""
+    """Return the names defined in a class, or assigned to `self` in its methods."""
     names = set()
     for inner in ast.walk(node):
         if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef):

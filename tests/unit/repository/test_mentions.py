@@ -17,7 +17,7 @@ SECTIONS = {key.partition(".")[0] for key in setting_keys() if "." in key}
 
 
 def mentions(page: Path, pattern: str) -> set[str]:
-    """What the pattern's group matches at the beginning of the page's code spans and code lines."""
+    """Return what the pattern's group matches where the page's code spans and lines begin."""
     text = page.read_text("utf-8")
     lines = [line.removeprefix("$ ") for line in code_lines(text)]
     return {found[1] for span in [*code_spans(text), *lines] if (found := re.match(pattern, span))}

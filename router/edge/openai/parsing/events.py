@@ -1,4 +1,4 @@
-"""What the text of an answer turns out to be, piece by piece."""
+"""Events that the text of an answer turns out to be, piece by piece."""
 
 import secrets
 from collections.abc import Sequence

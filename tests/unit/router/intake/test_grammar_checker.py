@@ -122,7 +122,7 @@ def _seconds_of_children() -> float:
 async def test_nobody_waits_for_ever(
     checker: GrammarChecker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of many slow grammars the first are refused, and the others are told to come back.
+    """The first of many slow grammars are refused, and the others are told to come back.
 
     Together they take at least six times as long as one of them may wait.
     """

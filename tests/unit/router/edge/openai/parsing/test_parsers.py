@@ -34,7 +34,7 @@ MAKERS: dict[str, Callable[[], Parser]] = {
 
 
 def joined(events: Sequence[Event]) -> Outcome:
-    """What all events make together."""
+    """Return the thoughts, text and calls that all events make."""
     thoughts = "".join(e.text for e in events if isinstance(e, Reasoning))
     text = "".join(e.text for e in events if isinstance(e, Content))
     names = {e.number: e.name for e in events if isinstance(e, CallStart)}
