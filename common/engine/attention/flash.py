@@ -18,7 +18,7 @@ VarlenAttention = Callable[..., torch.Tensor]
 
 
 class FlashBackend:
-    """Attention over pages on a GPU (see `can_read`); `varlen` acts like torch's `varlen_attn`, the default."""
+    """Attention over pages on a GPU (see `can_read`); `varlen` acts like torch's `varlen_attn`."""
 
     name = "flash"
 
