@@ -1,7 +1,7 @@
 """A process that compiles kernels for aarch64 and prints which symbols they lack there.
 
-`python on_aarch64.py DTYPE ...`. The kernels are shaped for NEON and tried here first, where LLVM maps the
-same code to this CPU; the code of each, before it becomes instructions, is then compiled for aarch64.
+`python on_aarch64.py FAMILY DTYPE ...`. The kernels are shaped for NEON and tried here first, where LLVM maps
+the same code to this CPU; the code of each, before it becomes instructions, is then compiled for aarch64.
 """
 
 import re
@@ -28,8 +28,8 @@ _COUNT_DOWN_PLAINLY = (
 _NEON = target.Target("generic", "neon")
 
 
-def main(dtypes: list[str]) -> None:
-    """Print the number of modules, that of symbols asked for, and those that nothing defines."""
+def main(family: str, dtypes: list[str]) -> None:
+    """Print a family's number of modules, that of symbols asked for, and those that nothing defines."""
     target.host_target = lambda: _NEON  # type: ignore[assignment]  # before any kernel is shaped
     modules = record_modules()
     configure_logs("error", process="on_aarch64")  # stdout is for results
@@ -39,10 +39,13 @@ def main(dtypes: list[str]) -> None:
     from common.engine.kernel_checks.verdicts import AttentionShape
 
     for dtype in dtypes:
-        attention.check(AttentionShape(dtype, 16, 64, 3))
-        for activation in ("silu", "gelu_tanh"):
-            products.check(dtype, activation)
-    sampling.check()
+        if family == "attention":
+            attention.check(AttentionShape(dtype, 16, 64, 3))
+        elif family == "products":
+            for activation in ("silu", "gelu_tanh"):
+                products.check(dtype, activation)
+        else:
+            sampling.check()
 
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
@@ -85,4 +88,4 @@ def for_aarch64(code: str, machine: llvm.TargetMachine) -> llvm.ModuleRef:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1], sys.argv[2:])
