@@ -44,12 +44,15 @@ def command(
     presence_penalty: flags.PresencePenalty = None,
     frequency_penalty: flags.FrequencyPenalty = None,
     logit_bias: flags.LogitBias = None,
+    bad_words: flags.BadWords = None,
+    allowed_token_ids: flags.AllowedTokenIds = None,
     logprobs: flags.Logprobs = None,
     prompt_logprobs: flags.PromptLogprobs = None,
     schema: structured.Schema = None,
     regex: structured.Regex = None,
     grammar: structured.Lark = None,
     choice: structured.Choice = None,
+    strict_formats: structured.StrictFormats = False,
     raw: Annotated[bool, typer.Option("--raw", help="Skip the chat template")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line")] = False,
 ) -> None:
@@ -57,6 +60,7 @@ def command(
     _check_sources(prompt, prompts_file, ordered=ordered)
     sampling = flags.read_sampling(context)
     structured.set_form(sampling, schema, regex, grammar, choice)
+    structured.set_strict_formats(sampling, strict_formats=strict_formats)
     if prompts_file is not None:
         lines = read_lines(prompts_file, sampling, raw=raw)
         printer = Printer(ordered=ordered)

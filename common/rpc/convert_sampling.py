@@ -1,12 +1,14 @@
 """Sampling options and log-probabilities to and from messages that both our protocols share."""
 
+from collections.abc import Iterable
+
 from common.messages import SamplingParams, TokenLogprobs
 from common.rpc.structured import grammar_from_pb, grammar_to_pb
-from pdserve.v1 import inference_pb2
+from pdserve.v1 import inference_pb2, worker_pb2
 
 
 def sampling_to_pb(sampling: SamplingParams) -> inference_pb2.SamplingParams:
-    """Validated options to a message with every field set."""
+    """Return a message of validated options, every field but bad_words set."""
     return inference_pb2.SamplingParams(
         temperature=sampling.temperature,
         seed=sampling.seed,
@@ -24,11 +26,14 @@ def sampling_to_pb(sampling: SamplingParams) -> inference_pb2.SamplingParams:
         logprobs=sampling.logprobs,
         prompt_logprobs=sampling.prompt_logprobs,
         structured_output=grammar_to_pb(sampling.grammar),
+        allowed_token_ids=sampling.allowed_token_ids,
     )
 
 
-def sampling_from_pb(message: inference_pb2.SamplingParams) -> SamplingParams:
-    """A message with every field set to options."""
+def sampling_from_pb(
+    message: inference_pb2.SamplingParams, bad_words: Iterable[worker_pb2.BadWord] = ()
+) -> SamplingParams:
+    """Return the options of a message; `bad_words` are the tokens of its bad words."""
     return SamplingParams(
         temperature=message.temperature,
         seed=message.seed,
@@ -46,6 +51,8 @@ def sampling_from_pb(message: inference_pb2.SamplingParams) -> SamplingParams:
         logprobs=message.logprobs if message.HasField("logprobs") else None,
         prompt_logprobs=message.prompt_logprobs if message.HasField("prompt_logprobs") else None,
         grammar=grammar_from_pb(message.structured_output),
+        bad_words=tuple(tuple(word.token_ids) for word in bad_words),
+        allowed_token_ids=tuple(message.allowed_token_ids),
     )
 
 

@@ -8,7 +8,7 @@ def grammar_to_pb(grammar: Grammar | None) -> inference_pb2.StructuredOutput | N
     """A grammar to its message; none stays none."""
     if grammar is None:
         return None
-    message = inference_pb2.StructuredOutput()
+    message = inference_pb2.StructuredOutput(strict_formats=grammar.strict_formats)
     if grammar.kind is GrammarKind.CHOICE:
         message.choice.texts.extend(grammar.texts)
     else:
@@ -22,5 +22,5 @@ def grammar_from_pb(message: inference_pb2.StructuredOutput) -> Grammar | None:
     if form is None:
         return None
     if form == "choice":
-        return Grammar(GrammarKind.CHOICE, tuple(message.choice.texts))
-    return Grammar(GrammarKind(form), (getattr(message, form),))
+        return Grammar(GrammarKind.CHOICE, tuple(message.choice.texts), message.strict_formats)
+    return Grammar(GrammarKind(form), (getattr(message, form),), message.strict_formats)

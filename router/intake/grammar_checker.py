@@ -96,7 +96,7 @@ class GrammarChecker:
         """The child's verdict: None, or why it is refused."""
         child, answer = await self._ready(), None
         try:
-            _write_line(child, json.dumps([grammar.kind, *grammar.texts]))
+            _write_line(child, json.dumps([grammar.kind, grammar.strict_formats, *grammar.texts]))
             try:
                 async with asyncio.timeout(_MAX_COMPILE_S):
                     answer = await _read_line(child)

@@ -9,6 +9,7 @@ from common.messages import SamplingParams
 from pdserve.errors import InvalidRequestError, NotFoundError, Reason
 from pdserve.v1 import inference_pb2
 from router.access.tenant import ANONYMOUS, RequestKey, Tenant, current_tenant
+from router.intake.bad_words import check_first_token, tokenize_bad_words
 from router.intake.generation_config import NO_DEFAULTS, SamplingDefaults
 from router.intake.sampling import check_prompt_logprobs, parse_sampling
 from router.intake.tokenizer import ChatMessage, Tokenizer
@@ -95,6 +96,9 @@ def parse_request(
     seed = asked.seed if asked.HasField("seed") else secrets.randbits(64)
     max_tokens = _parse_max_tokens(asked, len(prompt), limits)
     sampling = parse_sampling(asked, seed, max_tokens, limits.vocab_size)
+    bad_words = tokenize_bad_words(asked.bad_words, limits.vocab_size, tokenizer)
+    sampling = replace(sampling, bad_words=bad_words) if bad_words else sampling
+    check_first_token(sampling, limits.eos_token_ids, limits.vocab_size)
     check_prompt_logprobs(sampling, len(prompt))
     return Job(
         request_id,
