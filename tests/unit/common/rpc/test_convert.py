@@ -47,7 +47,7 @@ names = st.text(max_size=10)
 
 f32 = st.floats(width=32, allow_nan=False)
 single = st.sampled_from([kind for kind in GrammarKind if kind is not GrammarKind.CHOICE])
-grammars = st.builds(Grammar, single, st.tuples(st.text(max_size=10))) | st.builds(
+grammars = st.builds(Grammar, single, st.tuples(st.text(max_size=10)), st.booleans()) | st.builds(
     Grammar, st.just(GrammarKind.CHOICE), st.lists(st.text(max_size=5), max_size=3).map(tuple)
 )
 sampling = st.builds(
@@ -70,6 +70,8 @@ sampling = st.builds(
     logprobs=st.none() | i32,
     prompt_logprobs=st.none() | i32,
     grammar=st.none() | grammars,
+    bad_words=st.lists(token_ids, max_size=3).map(tuple),
+    allowed_token_ids=token_ids,
 )
 logprobs = st.builds(
     TokenLogprobs,

@@ -73,6 +73,24 @@ BAD = {
         VOCABULARY,
         "sampling.stop_token_ids",
     ),
+    "129 bad words": (hello(bad_words=["x"] * 129), INVALID, "sampling.bad_words"),
+    "empty bad word": (hello(bad_words=["x", ""]), INVALID, "sampling.bad_words"),
+    "long bad word": (hello(bad_words=["x" * 257]), INVALID, "sampling.bad_words"),
+    "1025 allowed tokens": (
+        hello(allowed_token_ids=[1] * 1025),
+        INVALID,
+        "sampling.allowed_token_ids",
+    ),
+    "allowed token outside": (
+        hello(allowed_token_ids=[VOCAB_SIZE]),
+        VOCABULARY,
+        "sampling.allowed_token_ids",
+    ),
+    "nothing may come": (
+        hello(allowed_token_ids=[120, 121], bad_words=["x"], stop_token_ids=[121], min_tokens=1),
+        INVALID,
+        "sampling.allowed_token_ids",
+    ),
     "top_k negative": (hello(top_k=-1), INVALID, "sampling.top_k"),
     "top_p 0": (hello(top_p=0.0), INVALID, "sampling.top_p"),
     "top_p above 1": (hello(top_p=1.001), INVALID, "sampling.top_p"),
@@ -156,6 +174,8 @@ _LARGEST = SamplingParams(
     min_tokens=75,
     logprobs=20,
     prompt_logprobs=20,
+    bad_words=((121,) * 256, (32, *(121,) * 256)),
+    allowed_token_ids=(7,) * 1024,
 )
 
 
@@ -178,6 +198,8 @@ def test_the_largest_of_everything_passes(tokenizer: Tokenizer) -> None:
         min_tokens=75,
         logprobs=20,
         prompt_logprobs=20,
+        bad_words=stops,
+        allowed_token_ids=[7] * 1024,
     )
     request.cache_salt, request.priority = "s" * 256, -100
     request.model, request.request_id = "tiny", "Az0._:-" + "x" * 121

@@ -22,7 +22,7 @@ from tests.unit.router.tiny_tokenizer import write_folder
 
 BOTH = pytest.mark.parametrize("kernel", [grammar_masks.mask_logits, cpu_masking.mask_logits])
 Draw = Callable[[torch.Tensor, list[int], list[float], list[float]], list[int]]
-DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 
 
 def make_masks(rows: list[set[int]], vocab: int) -> Masks:

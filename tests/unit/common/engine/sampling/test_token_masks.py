@@ -119,8 +119,6 @@ def test_a_token_is_one_of_those_left_or_none_is_left(
     outputs: list[int],
     seed: int,
 ) -> None:
-    if kernels is cpu_sampling and dtype is torch.float16:
-        dtype = torch.float32  # compiled for it alone and for bfloat16
     logits = torch.randn(len(asked), VOCAB, generator=torch.Generator().manual_seed(seed)) * 9
     logits = logits.to(dtype)
     before = logits.clone()
