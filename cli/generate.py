@@ -52,7 +52,6 @@ def command(
     regex: structured.Regex = None,
     grammar: structured.Lark = None,
     choice: structured.Choice = None,
-    strict_formats: structured.StrictFormats = False,
     raw: Annotated[bool, typer.Option("--raw", help="Skip the chat template")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line")] = False,
 ) -> None:
@@ -60,12 +59,10 @@ def command(
     _check_sources(prompt, prompts_file, ordered=ordered)
     sampling = flags.read_sampling(context)
     structured.set_form(sampling, schema, regex, grammar, choice)
-    structured.set_strict_formats(sampling, strict_formats=strict_formats)
     if prompts_file is not None:
         lines = read_lines(prompts_file, sampling, raw=raw)
-        printer = Printer(ordered=ordered)
-        failed = asyncio.run(_run_file(connection, lines, concurrency, printer, as_json=as_json))
-        raise typer.Exit(1 if failed else 0)
+        running = _run_file(connection, lines, concurrency, ordered=ordered, as_json=as_json)
+        raise typer.Exit(1 if asyncio.run(running) else 0)
     asyncio.run(_run_one(connection, prompt or "", sampling, raw=raw, as_json=as_json))
 
 
@@ -103,8 +100,9 @@ async def _run_one(
 
 
 async def _run_file(
-    connection: Connection, lines: list[Line], concurrency: int, printer: Printer, *, as_json: bool
+    connection: Connection, lines: list[Line], concurrency: int, *, ordered: bool, as_json: bool
 ) -> int:
+    printer = Printer(ordered=ordered)
     async with connection.client() as client:
         return await Batch(client, printer, as_json=as_json).run(lines, concurrency)
 

@@ -13,10 +13,6 @@ Regex = Annotated[str | None, typer.Option(help="What the whole output matches")
 Lark = Annotated[Path | None, typer.Option(help="File with the output's Lark grammar")]
 Choice = Annotated[list[str] | None, typer.Option(help="One of these is the output")]
 
-StrictFormats = Annotated[
-    bool, typer.Option("--strict-formats", help="With --schema: refuse formats that cannot be kept")
-]
-
 
 def set_form(
     sampling: inference_pb2.SamplingParams,
@@ -42,15 +38,6 @@ def set_form(
             form.choice.texts.extend(choice)
     except ValueError as error:  # bytes that are no text
         raise SetupError(f"{names[0]}: {error}") from error
-
-
-def set_strict_formats(sampling: inference_pb2.SamplingParams, *, strict_formats: bool) -> None:
-    """Refuse unknown formats of the schema, if the flag says so. Raises SetupError without a schema."""
-    if not strict_formats:
-        return
-    if sampling.structured_output.WhichOneof("form") != "json_schema":
-        raise SetupError("--strict-formats goes with --schema")
-    sampling.structured_output.strict_formats = True
 
 
 def _read(option: str, file: Path) -> str:

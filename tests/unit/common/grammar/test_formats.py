@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 
 import pytest
 
@@ -71,7 +72,7 @@ def test_other_keywords_of_the_schema_stay(compiler: GrammarCompiler) -> None:
 
 def test_it_is_found_wherever_schemas_are() -> None:
     password, plain = {"type": "string", "format": "password"}, {"type": "string"}
-    places = [
+    places: list[Callable[[object], dict[str, object]]] = [
         lambda s: {"properties": {"format": s, "enum": s, "default": s}},
         lambda s: {"items": s},
         lambda s: {"prefixItems": [s, {"anyOf": [s, {"not": s}]}]},

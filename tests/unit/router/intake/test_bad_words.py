@@ -6,7 +6,9 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from common.messages import SamplingParams
 from pdserve.errors import InvalidRequestError, Reason
+from pdserve.v1 import inference_pb2
 from router.intake.bad_words import check_first_token, tokenize_bad_words
+from router.intake.job import Limits, parse_request
 from router.intake.tokenizer import Tokenizer
 from tests.unit.router.tiny_tokenizer import IM_END, VOCAB_SIZE, byte_fallback, write_folder
 
@@ -56,6 +58,45 @@ def test_a_word_without_tokens_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequestError, match="no token of ''") as caught:
         tokenize_bad_words([""], VOCAB_SIZE, tokenizer)
     assert caught.value.field == "sampling.bad_words"
+
+
+INVALID = Reason.INVALID_FIELD
+
+
+@pytest.mark.parametrize(
+    ("options", "reason", "field"),
+    [
+        ({"bad_words": ["x"] * 129}, INVALID, "bad_words"),
+        ({"bad_words": ["x", ""]}, INVALID, "bad_words"),
+        ({"bad_words": ["x" * 257]}, INVALID, "bad_words"),
+        ({"allowed_token_ids": [1] * 1025}, INVALID, "allowed_token_ids"),
+        (
+            {"allowed_token_ids": [VOCAB_SIZE]},
+            Reason.TOKEN_OUT_OF_VOCABULARY,
+            "allowed_token_ids",
+        ),
+        (
+            {
+                "allowed_token_ids": [120, IM_END, 121],
+                "bad_words": ["x"],
+                "stop_token_ids": [121],
+                "min_tokens": 1,
+            },
+            INVALID,
+            "allowed_token_ids",
+        ),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_request_is_refused_by_field(
+    tmp_path: Path, options: dict[str, object], reason: Reason, field: str
+) -> None:
+    limits = Limits("tiny", VOCAB_SIZE, 100, 80, frozenset({IM_END}))
+    sampling = inference_pb2.SamplingParams(**options)  # type: ignore[arg-type]
+    request = inference_pb2.GenerateRequest(text="hello", sampling=sampling)
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_request(request, limits, load(tmp_path))
+    assert (caught.value.reason, caught.value.field) == (reason, f"sampling.{field}")
 
 
 @pytest.mark.parametrize(
