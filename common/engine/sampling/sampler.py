@@ -74,7 +74,10 @@ def sample(
     The position that seeds a draw is the index the new token will have in the whole sequence. `grammars` are
     the masks of sequences that have one. Masks are applied in place.
     """
+    kernels = _cpu_kernels() if logits.is_cpu else torch_sampling
     special = [r for r, seq in enumerate(sequences) if not seq.is_plain_greedy]
+    if not special and grammars is None:
+        return list(map(Sample, *kernels.greedy_tokens(logits)))
     masks = find_masks(grammars, sequences, special, eos_token_ids, logits.shape[-1])
     unmasked = logits
     if masks is not None:
@@ -82,7 +85,6 @@ def sample(
             unmasked = logits.clone()
         # rows that are adjusted are masked behind that
         masks.apply(logits, {r: r for r in masks.rows if sequences[r].sampling.is_plain})
-    kernels = _cpu_kernels() if logits.is_cpu else torch_sampling
     tokens, finite = kernels.greedy_tokens(logits)
     rows = [r for r in special if finite[r]]
     plain = [r for r in rows if sequences[r].sampling.is_plain]
@@ -91,10 +93,7 @@ def sample(
     shaped = [r for r in rows if not sequences[r].sampling.is_plain]
     if shaped:
         _choose_shaped(kernels, logits, shaped, sequences, masks, tokens)
-    if not rows:
-        samples = list(map(Sample, tokens, finite))
-    else:
-        samples = list(map(Sample, tokens, finite, _score(unmasked, rows, sequences, tokens)))
+    samples = list(map(Sample, tokens, finite, _score(unmasked, rows, sequences, tokens)))
     for row in masks.closed_rows if masks else ():
         samples[row] = samples[row]._replace(has_choice=False)
     return samples

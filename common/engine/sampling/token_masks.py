@@ -34,7 +34,8 @@ class TokenMasks:
     @property
     def closed_rows(self) -> list[int]:
         """Rows that have no token left."""
-        return [row for row, mask in zip(self.rows, self.masks, strict=True) if not mask.any()]
+        is_open = self.masks.any(axis=1)
+        return [] if is_open.all() else [self.rows[i] for i in np.flatnonzero(~is_open)]
 
 
 def find_masks(
@@ -48,18 +49,22 @@ def find_masks(
 
     Row i of the step is `sequences[i]`'s. Returns None if no token is forbidden anywhere.
     """
-    found = dict(zip(grammars.rows, grammars.masks.result(), strict=True)) if grammars else {}
-    for row in special:
-        bits = _allowed(sequences[row], eos_token_ids, vocab_size)
-        if bits is not None:
-            mask = bits.view(np.int32)
-            found[row] = found[row] & mask if row in found else mask
-    return TokenMasks(list(found), np.stack(list(found.values()))) if found else None
+    bans = {
+        row: bits
+        for row in special
+        if sequences[row].has_bans
+        and (bits := _allowed(sequences[row], eos_token_ids, vocab_size)) is not None
+    }
+    if grammars is None:
+        return TokenMasks(list(bans), np.array([*bans.values()]).view(np.int32)) if bans else None
+    found = dict(zip(grammars.rows, grammars.masks.result(), strict=True))
+    for row, bits in bans.items():
+        mask = bits.view(np.int32)
+        found[row] = found[row] & mask if row in found else mask
+    return TokenMasks(list(found), np.array([*found.values()]))
 
 
 def _allowed(seq: Sequence, eos_token_ids: frozenset[int], vocab_size: int) -> Bits | None:
-    if not seq.has_bans:
-        return None
     if seq.bans is None:
         seq.bans = TokenBans(seq.sampling, eos_token_ids, vocab_size)
     return seq.bans.allowed(seq.token_ids, seq.num_output_tokens)
