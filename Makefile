@@ -5,10 +5,10 @@ STAMP  := $(VENV)/.installed
 PYTHON ?= python3
 # the public API as of the last release
 BASELINE := proto/baseline.binpb
-QUICK  := not slow and not gpu
+QUICK  := not slow and not gpu and not clients
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-cpus test-slow test-gpu proto bench bench-cpus bench-handoff bench-overload bench-gpu clean proto-baseline
+.PHONY: help setup demo test check test-cpus test-slow test-clients test-gpu proto sync-client bench bench-cpus bench-handoff bench-overload bench-gpu docs clean proto-baseline
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,13 +25,14 @@ setup: $(STAMP)  ## make .venv, install, fetch the default model
 demo: setup  ## one prefill and one decode worker answer four prompts at once
 	@$(VENV)/bin/pdserve demo
 
-check: $(STAMP)  ## ruff, mypy --strict, import contracts, the public API
+check: $(STAMP)  ## ruff, mypy --strict, import contracts, the public API, links of the documents
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/buf lint
 	$(VENV)/bin/buf breaking --against $(BASELINE)
+	$(PY) -m pytest -q tests/unit/repository/test_links.py
 
 test: setup check  ## static checks and the test suite (CI runs this)
 	$(PY) -m pytest -q -m "$(QUICK) and not deployment" -n 2 --dist loadfile
@@ -50,6 +51,15 @@ test-cpus: setup  ## kernel and engine tests as other CPUs run them, and as this
 test-slow: setup  ## tests that take minutes
 	$(PY) -m pytest -q -m slow
 
+CLIENTS := $(VENV)/clients/bin/python
+$(CLIENTS): tests/integration/clients/requirements.txt
+	$(PYTHON) -m venv $(VENV)/clients
+	$@ -m pip install -q -r $<
+	touch $@
+
+test-clients: setup $(CLIENTS)  ## litellm, langchain, instructor, pydantic-ai against a deployment
+	PDSERVE_CLIENTS_PYTHON=$(CLIENTS) $(PY) -m pytest -q -m clients
+
 test-gpu: setup  ## tests that need a CUDA device
 	$(PY) -m pytest -q -m gpu
 
@@ -57,6 +67,9 @@ proto: $(STAMP)  ## regenerate pdserve/v1 from proto/
 	$(PY) -m grpc_tools.protoc -Iproto --python_out=. --grpc_python_out=. \
 	  --plugin=protoc-gen-mypy=$(VENV)/bin/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(VENV)/bin/protoc-gen-mypy_grpc \
 	  --mypy_out=quiet:. --mypy_grpc_out=quiet:. proto/pdserve/v1/*.proto
+
+sync-client: $(STAMP)  ## regenerate pdserve/sync_client.py from pdserve/client.py
+	$(PY) -m scripts.make_sync_client
 
 proto-baseline: $(STAMP)  ## after a release: what later changes of proto/ must not break
 	$(VENV)/bin/buf build --exclude-source-info -o $(BASELINE)
@@ -78,6 +91,23 @@ bench-overload: setup  ## refusals, goodput, fairness and memory at ten times th
 
 bench-gpu: setup  ## an 8B shape on a CUDA device: decode over memory, prefill over products, transformers
 	$(PY) -m benchmarks.gpu
+
+# the site's tools alone, from the extra `docs`: no torch is needed to build the documents
+DOCS := $(VENV)/docs
+PAGES := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs proto benchmarks/*.md benchmarks/results deploy/k8s
+
+$(DOCS)/.installed: pyproject.toml constraints.txt
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -c "import tomllib; \
+	  print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])" > $(DOCS)/extra
+	$(DOCS)/bin/python -m pip install -q -c constraints.txt -r $(DOCS)/extra
+	touch $@
+
+docs: $(DOCS)/.installed  ## the documents as a site, in build/site
+	rm -rf build/pages && mkdir -p build/pages
+	cp -r --parents $(PAGES) build/pages
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 clean:  ## remove caches and build leftovers (keeps .venv)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,5 +1,6 @@
-"""The engine alone, and a cold start of the server: step times, activation memory, time to first token.
+"""Engine steps alone, and a cold start of the server.
 
+Measures step times, activation memory and time to first token.
 Usage: python -m benchmarks.engine_step [--repeats N]
 """
 
@@ -16,7 +17,7 @@ from rich.table import Table
 
 from benchmarks.environment import describe, write_result
 from benchmarks.host_work import host_work
-from benchmarks.server import first_token_after_start
+from benchmarks.pdserve_server import first_token_after_start
 from benchmarks.timed_steps import CHUNK, CONTEXT, decode_ms, prefill_ms, prefilled, release
 from common.cache_dir import default_cache_dir
 from common.config import EngineConfig
@@ -56,7 +57,7 @@ def _measure_steps(engine: Engine, repeats: int) -> Figures:
 
 
 def _measure_memory(engine: Engine) -> Figures:
-    """Peak of live tensor memory during a whole prefill, KV apart (it is allocated beforehand)."""
+    """Return the peak of live tensor memory in a whole prefill, without the KV cache."""
     return {
         f"prefill {length} in chunks of {CHUNK}": _peak_mib(engine, length)
         for length in track((1000, 2000, 4000, 8000), description="activation memory")
@@ -72,7 +73,7 @@ def _measure_start(model_dir: Path) -> Figures:
 
 
 def _peak_mib(engine: Engine, length: int) -> float:
-    # acc_events: newer profilers drop earlier cycles' events otherwise
+    # acc_events: without it, newer profilers drop earlier cycles' events
     with torch.profiler.profile(profile_memory=True, acc_events=True) as profile:
         release(engine, [prefilled(engine, length, 1)])
     live = peak = 0

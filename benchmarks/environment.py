@@ -1,4 +1,4 @@
-"""What a figure was measured on; goes into every result file."""
+"""Hardware and versions of a measurement, written into every result file."""
 
 import importlib.metadata
 import json
@@ -15,7 +15,7 @@ _LIST_OF_NUMBERS = re.compile(r"\[\n([-+.,\deE\s]+)\]")
 
 
 def describe() -> dict[str, object]:
-    """Hardware, versions, date and command line."""
+    """Return hardware, versions, date and command line."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "command": " ".join([f"python -m benchmarks.{_command_name()}", *sys.argv[1:]]),
@@ -28,7 +28,7 @@ def describe() -> dict[str, object]:
 
 
 def write_result(name: str, figures: object) -> Path:
-    """Write benchmarks/results/NAME.json; returns its path."""
+    """Write benchmarks/results/NAME.json; return its path."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     text = json.dumps({"environment": describe(), "figures": figures}, indent=2)
@@ -48,7 +48,7 @@ def _command_name() -> str:
 def _version(library: str) -> str:
     try:
         return importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError:  # not every benchmark needs every one
+    except importlib.metadata.PackageNotFoundError:  # not every benchmark needs every package
         return "not installed"
 
 

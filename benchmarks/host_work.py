@@ -1,4 +1,4 @@
-"""What a decode worker's thread does beside the model: schedule, flatten, sample, keep books."""
+"""Host work of a decode worker's thread: scheduling, flattening, sampling, bookkeeping."""
 
 import statistics
 import time
@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Generic, ParamSpec, TypeVar
 
-from benchmarks.alone import decode_engine
+from benchmarks.decode_engine import decode_engine, idle_credit
 from common.engine.build import Engine
 from common.engine.model_runner import ModelRunner
 from common.grammar.matcher import MaskFiller
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class _Timed(Generic[P, T]):
-    """A function, and the seconds its last call took."""
+    """A function, and the seconds of its last call."""
 
     def __init__(self, function: Callable[P, T]) -> None:
         self._function = function
@@ -34,7 +34,7 @@ class _Timed(Generic[P, T]):
 
 
 class _TimedModel:
-    """The engine's model as a TokenModel."""
+    """The engine's model as a timed TokenModel."""
 
     name = "timed"
 
@@ -43,12 +43,15 @@ class _TimedModel:
 
 
 def host_work(engine: Engine, model_dir: Path, num_seqs: int) -> dict[str, float]:
-    """Medians over decode steps of `num_seqs` sequences: the scheduler's us, and all but the model in ms."""
+    """Return medians over decode steps of `num_seqs` sequences.
+
+    Figures are the scheduler's time in us, and all work but the model's in ms.
+    """
     model = _TimedModel(engine)
     mask_filler = MaskFiller(engine.spec.vocab_size)
     runner = ModelRunner(model, engine.pool.block_size, frozenset(), mask_filler)
     timed = replace(engine, runner=runner)
-    scheduler = make_scheduler(engine)
+    scheduler = make_scheduler(engine, idle_credit(engine))
     schedule = _Timed(scheduler.schedule)
     scheduler.schedule = schedule  # type: ignore[method-assign]
     worker = decode_engine(timed, scheduler, model_dir, lambda _: None)

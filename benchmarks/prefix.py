@@ -1,4 +1,4 @@
-"""What a shared prefix saves: time to first token of a hit over a miss, and the cost of looking up.
+"""Savings of a shared prefix: time to first token of a hit over a miss, and the lookup's cost.
 
 Usage: python -m benchmarks.prefix
 """
@@ -16,9 +16,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.environment import write_result
-from benchmarks.load import closed_loop
-from benchmarks.server import serving
-from benchmarks.targets import PdserveTarget
+from benchmarks.load_generator import closed_loop
+from benchmarks.load_targets import PdserveTarget
+from benchmarks.pdserve_server import serving
 from benchmarks.workload import Work, random_works
 from common.engine.memory.block_pool import BlockPool
 from common.engine.memory.prefix_cache import PrefixCache
@@ -71,18 +71,21 @@ async def _measure(rounds: int, seed: int) -> dict[str, dict[str, float]]:
 
 
 def _sharing(seed: int) -> list[Work]:
-    """Requests that differ in their last tokens."""
+    """Return requests that differ in their last tokens."""
     (prefix,) = random_works(1, seed, (_PREFIX_TOKENS, _PREFIX_TOKENS))
     tails = random_works(_REQUESTS, seed + 1, (_SUFFIX_TOKENS, _SUFFIX_TOKENS), (4, 4))
     return [Work(prefix.prompt_token_ids + tail.prompt_token_ids, 4) for tail in tails]
 
 
 def lookup_cost() -> dict[str, float]:
-    """Microseconds for 1,000 tokens: to make keys (in the request's thread), find them, name as many."""
+    """Return microseconds for 1,000 tokens: to make keys, find them, and register as many.
+
+    Keys are made in the request's thread.
+    """
     cache = PrefixCache(BlockPool(100_000, 16), "model")
     keys, lookup, insert = list[float](), list[float](), list[float]()
     for work in random_works(_LOOKUPS, 0, (1009, 1009)):
-        for times in (insert, lookup):  # the first computes all, the second finds all
+        for times in (insert, lookup):  # the first pass computes all, the second finds all
             begin_s = time.perf_counter()
             seq = cache.new_sequence(_request(work), 0.0)
             start_s = time.perf_counter()

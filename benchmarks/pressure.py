@@ -1,4 +1,4 @@
-"""The same load with the KV memory it wants and with half of it, in turns.
+"""Load with all the KV memory that it needs, and with half of it, in turns.
 
 Usage: python -m benchmarks.pressure
 """
@@ -15,9 +15,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.environment import write_result
-from benchmarks.load import closed_loop, summarise
-from benchmarks.server import serving
-from benchmarks.targets import PdserveTarget
+from benchmarks.load_generator import closed_loop, summarise
+from benchmarks.load_targets import PdserveTarget
+from benchmarks.pdserve_server import serving
 from benchmarks.workload import Work, random_works
 from common.engine.weights.catalog import DEFAULT_ALIAS
 from pdserve.client import AsyncClient
@@ -25,7 +25,7 @@ from pdserve.client import AsyncClient
 _USERS, _REQUESTS = 32, 128
 _BLOCK_SIZE, _TOKEN_BYTES = 16, 2 * 30 * 3 * 64 * 2  # K and V, layers, kv_heads, head_dim, bfloat16
 _COMMAND = (DEFAULT_ALIAS, "--prefill", "0", "--dtype", "bfloat16")
-Figures = dict[str, dict[str, list[float]]]  # of each server, one a round
+Figures = dict[str, dict[str, list[float]]]  # by server and figure, one value a round
 
 
 def main(
@@ -49,7 +49,7 @@ def main(
 
 
 def wanted_blocks(works: list[Work]) -> int:
-    """KV blocks of as many requests as there are users, each at its full length: the most of any in a row."""
+    """Return the KV blocks of the largest batch: consecutive requests at their full lengths."""
     blocks = [-(-work.total_tokens // _BLOCK_SIZE) for work in works]
     return max(sum(blocks[at : at + _USERS]) for at in range(len(blocks) - _USERS + 1))
 
@@ -59,7 +59,7 @@ async def _measure(works: list[list[Work]], wanted: int) -> tuple[Figures, dict[
     async with AsyncExitStack() as stack:
         clients = {}
         for name, blocks in (("all it wants", wanted), ("half", wanted // 2)):
-            # a little over, since the count of blocks is rounded down
+            # a little more, since the count of blocks is rounded down
             gib = (blocks + 0.5) * _BLOCK_SIZE * _TOKEN_BYTES / 2**30
             server = serving(*_COMMAND, PDSERVE_ENGINE__KV_CACHE_GIB=str(gib))
             address = await stack.enter_async_context(server)

@@ -1,4 +1,4 @@
-"""Is the router right about when to disaggregate: goodput of its policies on one deployment, 1P1D.
+"""Goodput of the router's policies on one 1P1D deployment: is the decision to disaggregate right?
 
 Usage: python -m benchmarks.routing
 """
@@ -12,10 +12,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from benchmarks.compared_systems import pdserve
 from benchmarks.goodput.plot import plot
 from benchmarks.goodput.result import GoodputResult, medians, ratios, table
 from benchmarks.goodput.run import SLO, TARGETS, Case, measure
-from benchmarks.systems import pdserve
 from benchmarks.workload import Shape
 
 COST, REMOTE, LOCAL = "cost (default)", "always remote", "always local"
@@ -25,7 +25,10 @@ _LOAD = "Poisson arrivals, lengths uniform"
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """Uniform lengths. Every other prompt (at random) begins with one of the shared prefixes, if any."""
+    """Uniform lengths.
+
+    Every other prompt (at random) begins with a shared prefix, if there are any.
+    """
 
     inputs: tuple[int, int]
     outputs: tuple[int, int]
@@ -33,7 +36,7 @@ class Mix:
     prefix_tokens: int = 0
 
     def shapes(self, count: int, seed: int) -> list[Shape]:
-        """Poisson arrivals, one a second; see Case."""
+        """Return Poisson arrivals, one a second, as Case requires."""
         rng = random.Random(seed)
         shapes, arrival_s = [], 0.0
         for number in range(count):

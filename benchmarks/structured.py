@@ -1,4 +1,4 @@
-"""What a JSON schema costs: 16 sequences decoded with and without one, in turns, on the engine alone.
+"""Cost of a JSON schema: 16 sequences decoded with and without it, in turns, on the engine alone.
 
 Usage: python -m benchmarks.structured [--rounds N]
 """
@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks.decode_engine import idle_credit
 from benchmarks.environment import describe, write_result
 from common.cache_dir import default_cache_dir
 from common.config import EngineConfig, TransferConfig
@@ -31,7 +32,7 @@ from decode_worker.inbox import Inbox
 from decode_worker.worker import make_scheduler
 
 _SEQUENCES, _PROMPT, _OUTPUT = 16, 64, 128
-# Lists that nobody finishes in _OUTPUT tokens, so that both sides decode the same number of tokens.
+# lists that do not end within _OUTPUT tokens, so that both sides decode the same number of tokens
 _SCHEMAS = (
     """{"type": "array", "minItems": 99, "items": {"type": "object", "additionalProperties": false,
         "properties": {"name": {"type": "string"}, "age": {"type": "integer"}, "member": {"type": "boolean"}},
@@ -45,26 +46,32 @@ _SCHEMAS = (
 
 
 class _Bench:
-    """One decode worker's engine, driven by this thread."""
+    """A decode worker's engine, driven by this thread."""
 
     def __init__(self, model_dir: Path, num_threads: int) -> None:
         config = EngineConfig(max_num_seqs=_SEQUENCES, prefix_cache="off")
         engine = build_engine(model_dir, config, num_threads)
         layout, transport = kv_layout(engine.spec), InProcessTransport({})
         transfer = TransferConfig()
+        credit = idle_credit(engine)
         inbox = Inbox(
-            engine.prefix, engine.cache, engine.costs, layout, transport, transfer, _nothing
+            engine.prefix, engine.cache, engine.costs, layout, transport, transfer, _nothing, credit
         )
         self._prepared = threading.Semaphore(0)
         grammars = Grammars(model_dir, engine.spec, self._prepared.release)
         self._prefix = engine.prefix
         self._outputs: list[StepOutput] = []
         self._engine = DecodeEngine(
-            engine, make_scheduler(engine), inbox, grammars, Counters(), self._outputs.append
+            engine,
+            make_scheduler(engine, credit),
+            inbox,
+            grammars,
+            Counters(),
+            self._outputs.append,
         )
 
     def run(self, *, with_schema: bool) -> "_Run":
-        """All sequences to their ends."""
+        """Run all sequences to their ends."""
         start_s = time.perf_counter()
         for index in range(_SEQUENCES):
             request = _request(index, with_schema=with_schema)
@@ -96,7 +103,7 @@ def main(rounds: Annotated[int, typer.Option(min=1, help="Times each side runs")
     console = Console()
     model_dir = resolve_model(DEFAULT_ALIAS, default_cache_dir(), NoProgress()).path
     bench = _Bench(model_dir, int(str(describe()["cores"])))
-    bench.run(with_schema=False), bench.run(with_schema=True)  # kernels, lexers and caches get warm
+    bench.run(with_schema=False), bench.run(with_schema=True)  # warm-up of lexers and caches
     pairs = [
         (bench.run(with_schema=False), bench.run(with_schema=True))
         for _ in track(range(rounds), description="without, with", console=console)
@@ -121,7 +128,7 @@ def _request(index: int, *, with_schema: bool) -> WorkRequest:
     prompt = tuple((7 * i + index) % 40_000 + 100 for i in range(_PROMPT))
     schema = _SCHEMAS[index % len(_SCHEMAS)]
     grammar = Grammar(GrammarKind.JSON_SCHEMA, (schema,)) if with_schema else None
-    # warm: at temperature 0 a small model is soon repeating itself, and its masks with it
+    # not 0: at temperature 0 a small model soon repeats itself, and its masks repeat too
     sampling = SamplingParams(0.8, index, _OUTPUT, ignore_eos=not with_schema, grammar=grammar)
     return WorkRequest(str(index), 0, prompt, sampling)
 

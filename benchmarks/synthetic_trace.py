@@ -1,4 +1,4 @@
-"""Requests with the summary statistics of a trace, for who has not got the trace."""
+"""Synthetic requests with the summary statistics of a real trace, to use without the trace."""
 
 import bisect
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ _SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class TracedRequest:
-    """One request of a trace, unscaled. Prompts that begin with the same block ids share a prefix."""
+    """One unscaled request of a trace; prompts with the same first block ids share a prefix."""
 
     arrival_s: float
     input_tokens: int
@@ -21,7 +21,7 @@ class TracedRequest:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What is published of a trace: lengths at the shares 0, 10, 50, 90 and 99 %."""
+    """Published statistics of a trace: lengths at the shares 0, 10, 50, 90 and 99 %."""
 
     num_requests: int
     rate_per_s: float
@@ -33,9 +33,10 @@ class Summary:
 
 
 def synthetic(summary: Summary) -> list[TracedRequest]:
-    """Gamma gaps of that mean and variation; lengths log-linear between the shares, none beyond the last.
+    """Return a fixed list of requests for these statistics.
 
-    Always the same list.
+    Gaps have a Gamma distribution of that mean and variation. Lengths are log-linear between the
+    shares, none beyond the last.
     """
     rng = np.random.default_rng(_SEED)
     count, shape = summary.num_requests, summary.arrival_cv**-2
@@ -58,7 +59,7 @@ def _lengths(uniform: np.ndarray, at_shares: tuple[int, ...]) -> list[int]:
 
 
 class _Blocks:
-    """Begins each prompt like an earlier one that is long enough, for the share of its blocks that is due."""
+    """Source of block ids: starts prompts like earlier ones, for the required share of blocks."""
 
     def __init__(self, summary: Summary, rng: np.random.Generator) -> None:
         self._summary = summary
@@ -68,7 +69,7 @@ class _Blocks:
         self._num_due = 0.0
 
     def of_prompt(self, input_tokens: int) -> tuple[int, ...]:
-        """Ids of its blocks; none where the trace shares nothing."""
+        """Return the ids of a prompt's blocks; none if the trace shares nothing."""
         if not self._summary.shared_blocks:
             return ()
         count = -(-input_tokens // self._summary.block_tokens)

@@ -1,4 +1,4 @@
-"""Single steps of an engine, timed: decode steps of many lengths of batch, and prompts in chunks."""
+"""Timed single steps of an engine: decode steps by batch size, and prompts in chunks."""
 
 import statistics
 import time
@@ -15,7 +15,7 @@ CONTEXT = 300
 
 
 def decode_ms(engine: Engine, batch_size: int) -> float:
-    """Median time of a decode step of so many sequences at CONTEXT, ms."""
+    """Return the median time in ms of a decode step of `batch_size` sequences at CONTEXT."""
     sequences = [prefilled(engine, CONTEXT, index) for index in range(batch_size)]
     median_ms = decode_again_ms(engine, sequences, 20)
     release(engine, sequences)
@@ -23,7 +23,7 @@ def decode_ms(engine: Engine, batch_size: int) -> float:
 
 
 def decode_again_ms(engine: Engine, sequences: list[Sequence], steps: int) -> float:
-    """Median time of the same decode step, run so many times: the sequences stay as they are."""
+    """Return the median time in ms of one decode step, repeated with unchanged sequences."""
     batch = Batch(tuple(BatchEntry(seq, 1) for seq in sequences))
     samples = []
     for _ in range(steps):
@@ -34,7 +34,7 @@ def decode_again_ms(engine: Engine, sequences: list[Sequence], steps: int) -> fl
 
 
 def prefill_ms(engine: Engine, length: int) -> float:
-    """Time of one prompt in chunks of CHUNK, ms."""
+    """Return the time in ms of one prompt in chunks of CHUNK."""
     start_s = time.perf_counter()
     seq = prefilled(engine, length, 1)
     elapsed_ms = (time.perf_counter() - start_s) * 1000
@@ -43,7 +43,7 @@ def prefill_ms(engine: Engine, length: int) -> float:
 
 
 def prefilled(engine: Engine, length: int, salt: int) -> Sequence:
-    """A sequence whose prompt has run, its first token sampled."""
+    """Return a sequence whose prompt has run and whose first token is sampled."""
     seq = _sequence(engine, length, salt)
     while seq.num_uncomputed_tokens > 1 or not seq.num_output_tokens:
         step(engine, [(seq, min(CHUNK, seq.num_uncomputed_tokens))])
@@ -51,14 +51,14 @@ def prefilled(engine: Engine, length: int, salt: int) -> Sequence:
 
 
 def as_prefilled(engine: Engine, length: int) -> Sequence:
-    """A sequence that counts as prefilled: what its KV holds costs the same."""
+    """Return a sequence that counts as prefilled; KV contents do not affect the time."""
     seq = _sequence(engine, length, 0)
     seq.num_computed_tokens = length - 1
     return seq
 
 
 def step(engine: Engine, work: list[tuple[Sequence, int]]) -> None:
-    """Run so many tokens of each sequence in one batch."""
+    """Run the given number of tokens of each sequence, in one batch."""
     entries = tuple(BatchEntry(seq, num_tokens) for seq, num_tokens in work)
     samples = engine.runner.run(Batch(entries))
     for entry, sample in zip(entries, samples, strict=True):
@@ -68,7 +68,7 @@ def step(engine: Engine, work: list[tuple[Sequence, int]]) -> None:
 
 
 def release(engine: Engine, sequences: list[Sequence]) -> None:
-    """Give the sequences' blocks back."""
+    """Free the sequences' blocks."""
     for seq in sequences:
         engine.pool.release(seq.block_table)
 

@@ -1,9 +1,9 @@
 """Real traces of requests, scaled to a small model on a few cores.
 
-Prompts are divided by the least power of two by which 99 % of them fit into 2,048 tokens, answers by the
-same, but at most by 16, so that they keep some twenty tokens to measure TPOT on; what still does not fit
-is cut. The traces are data of others and no part of the repository: without their folder,
-`benchmarks.synthetic_trace` makes lists with the same summary statistics.
+Prompts are divided by the least power of two for which 99 % of them fit into 2,048 tokens. Answers
+are divided by the same number, but at most by 16, so that some twenty tokens remain to measure
+TPOT. Longer requests are cut. The traces are others' data and no part of the repository: without
+their folder, `benchmarks.synthetic_trace` makes lists with the same summary statistics.
 """
 
 import csv
@@ -18,12 +18,12 @@ from benchmarks.synthetic_trace import Summary, TracedRequest, synthetic
 from benchmarks.workload import Shape
 
 MAX_TOKENS = 2048  # of prompt and answer together
-_MOONCAKE_TICK_S = 3.0  # that trace tells arrivals to 3 s only
+_MOONCAKE_TICK_S = 3.0  # that trace gives arrivals only in steps of 3 s
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Requests by arrival, and what their lengths are divided by."""
+    """Requests in order of arrival, and the divisors of their lengths."""
 
     name: str
     requests: list[TracedRequest]
@@ -32,12 +32,12 @@ class Trace:
     block_tokens: int  # of each block id, before the division
 
     def shapes(self, count: int, seed: int) -> list[Shape]:
-        """`count` requests on end from a place that `seed` chooses; more of them begin alike."""
+        """Return `count` consecutive requests from a first one that `seed` chooses."""
         first = random.Random(seed).randrange(len(self.requests))
         return [self._shape(first + number) for number in range(count)]
 
     def _shape(self, place: int) -> Shape:
-        rounds, index = divmod(place, len(self.requests))  # after its end the trace begins again
+        rounds, index = divmod(place, len(self.requests))  # the trace repeats after its end
         request = self.requests[index]
         arrival_s = request.arrival_s + rounds * self.requests[-1].arrival_s
         output_tokens = max(1, round(request.output_tokens / self.output_divisor))
@@ -47,13 +47,13 @@ class Trace:
         for block in request.block_ids:
             segments.append((str(block), min(size, left)))
             left -= segments[-1][1]
-        segments.append((f"own {place}", left))  # all of it, where the trace tells no blocks
+        segments.append((f"own {place}", left))  # the whole prompt, if the trace has no blocks
         return Shape(arrival_s, tuple(s for s in segments if s[1]), output_tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """A trace that we know: its file, how to read that, and what it is like."""
+    """A known trace: its file, its reader, and its statistics."""
 
     name: str
     file: str
@@ -64,7 +64,10 @@ class _Source:
 
 
 def load_traces(folder: Path | None) -> tuple[list[Trace], str]:
-    """All traces, and one line on what they are. Raises FileNotFoundError for a folder without them."""
+    """Return all traces, and a line that describes them.
+
+    Raises FileNotFoundError for a folder without them.
+    """
     traces = [
         Trace(
             source.name,
@@ -95,7 +98,7 @@ def _read_azure(file: Path) -> list[TracedRequest]:
 
 
 def _read_mooncake(file: Path) -> list[TracedRequest]:
-    """A tick's requests are spread over it at random (seeded), or all would arrive at its border."""
+    """Read the trace; spread each tick's requests over it at random (seeded), not at its start."""
     rng = random.Random(0)
     requests = [
         TracedRequest(

@@ -1,15 +1,15 @@
-"""Lists of requests, made from a seed, so that every system gets the same ones."""
+"""Lists of requests made from a seed, so that every system gets the same ones."""
 
 import random
 from dataclasses import dataclass
 
-_FIRST_PLAIN_TOKEN = 100  # the default model's special tokens come before
+_FIRST_PLAIN_TOKEN = 100  # the default model's special tokens come before it
 _LAST_PLAIN_TOKEN = 40_000
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One request: a prompt of token ids, an exact number of output tokens, seconds after the start."""
+    """One request: prompt token ids, an exact number of output tokens, arrival in seconds."""
 
     prompt_token_ids: tuple[int, ...]
     output_tokens: int
@@ -17,7 +17,7 @@ class Work:
 
     @property
     def total_tokens(self) -> int:
-        """Prompt and output together."""
+        """The tokens of prompt and output together."""
         return len(self.prompt_token_ids) + self.output_tokens
 
 
@@ -28,7 +28,7 @@ def random_works(
     outputs: tuple[int, int] = (32, 96),
     rate_per_s: float | None = None,
 ) -> list[Work]:
-    """Uniform lengths within the inclusive ranges; Poisson arrivals when a rate is given."""
+    """Return works of uniform lengths (inclusive ranges); Poisson arrivals if a rate is given."""
     rng = random.Random(seed)
     works, arrival_s = [], 0.0
     for _ in range(count):
@@ -42,12 +42,13 @@ def random_works(
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A request without its text: the prompt is a list of segments, each an id of its content and a length.
+    """A request without its text: its prompt is a list of segments (content id, length).
 
-    Segments of one id begin with the same tokens, so prompts that begin with the same ids share a prefix.
+    Segments of one id begin with the same tokens. So prompts that begin with the same ids share a
+    prefix.
     """
 
-    arrival_s: float  # on a clock of its own
+    arrival_s: float  # on the trace's own clock
     segments: tuple[tuple[str, int], ...]
     output_tokens: int
 
@@ -58,7 +59,7 @@ class Shape:
 
 
 def offered_at(shapes: list[Shape], rate_per_s: float, seed: str) -> list[Work]:
-    """All requests but the last, at a mean rate: gaps are multiplied, so bursts stay bursts.
+    """Return all requests but the last at a mean rate; gaps are scaled, so bursts stay bursts.
 
     The last shape only ends the last gap. `seed` makes the text; other seeds share no prefix.
     Raises ValueError for shapes that span no time.

@@ -1,5 +1,5 @@
-"""The command line."""
+"""The command-line program `pdserve`."""
 
 from cli.shadowing import refuse_foreign_packages
 
-refuse_foreign_packages()  # before the commands import any of them
+refuse_foreign_packages()  # must run before the commands import any of these packages

@@ -1,4 +1,4 @@
-"""`pdserve chat`."""
+"""The command `pdserve chat`."""
 
 import asyncio
 import sys
@@ -46,7 +46,7 @@ async def _converse(
                 turns.append(("user", line))
                 try:
                     answer = await ask(client, turns, sampling, _write)
-                except InvalidRequestError as error:  # for example the context is full
+                except InvalidRequestError as error:  # for example, the context is full
                     turns.pop()
                     console.print(f"[red]{error}[/red] [dim](/new starts over)[/dim]")
                     continue

@@ -1,4 +1,4 @@
-"""`pdserve config show` and `pdserve config schema`."""
+"""The commands `pdserve config show` and `pdserve config schema`."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ app = typer.Typer(no_args_is_help=True)
 
 _SECRET_WORDS = {"token", "secret", "password", "key"}
 _MASK = "********"
-_MIN_WIDTH = 200  # where nobody looks at it: a value that is cut is no value
+_MIN_WIDTH = 200  # used for output that is piped: a value that is cut off is useless
 
 
 @app.command(
@@ -32,7 +32,7 @@ def show(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object")] = False,
 ) -> None:
-    """What `pdserve serve` with the same arguments would run with, and where it comes from."""
+    """Show the settings of `pdserve serve` with the same arguments, and the origin of each."""
     file, flags, from_env = _parse_as_serve(context.args)
     config = load_config(file, flags)
     origins = find_origins(file, flags) | dict.fromkeys(from_env, "env")
@@ -56,12 +56,12 @@ def show(
 
 @app.command("schema")
 def schema() -> None:
-    """The settings as a JSON schema, for editors and for checks of a file."""
+    """Print the JSON schema of the settings, for editors and for checks of a file."""
     print(json.dumps(ServeConfig.model_json_schema(), indent=2))
 
 
 def shown(key: str, value: object) -> object:
-    """A setting's value as it may be shown: secrets that are set are masked."""
+    """Return a setting's value for display: secrets that are set are masked."""
     is_secret = key.rpartition(".")[2].rpartition("_")[2] in _SECRET_WORDS
     if is_secret and value is not None:
         return _MASK
@@ -69,7 +69,10 @@ def shown(key: str, value: object) -> object:
 
 
 def _parse_as_serve(arguments: list[str]) -> tuple[Path | None, Values, list[str]]:
-    """As `pdserve serve` reads them: its file, its flags, and the keys of those that the environment gave."""
+    """Parse arguments as `pdserve serve` does.
+
+    Returns its file, its flags, and the keys that environment variables set.
+    """
     app = typer.Typer()
     app.command()(serve.command)
     parsed = typer.main.get_command(app).make_context("config show", arguments)

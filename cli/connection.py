@@ -1,4 +1,4 @@
-"""How the client-side commands reach a router: the same options for all of them."""
+"""Connection options, the same for all client commands."""
 
 import functools
 import inspect
@@ -17,7 +17,7 @@ DEFAULT_ADDRESS = "127.0.0.1:50051"
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Where the router is, and who we are to it."""
+    """Address of the router, and the client's credentials."""
 
     address: str = DEFAULT_ADDRESS
     token: str | None = None
@@ -25,7 +25,7 @@ class Connection:
     client_certificate: tuple[bytes, bytes] | None = None
 
     def client(self) -> AsyncClient:
-        """A client that uses it."""
+        """Return a client of this router."""
         return AsyncClient(
             self.address,
             token=self.token,
@@ -54,7 +54,7 @@ def _options(
 
 
 def reaches_router(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of a connection in place of its parameter `connection`."""
+    """Replace a command's parameter `connection` by the options of a connection."""
 
     @functools.wraps(command)
     def run(**values: object) -> None:

@@ -1,4 +1,4 @@
-"""`pdserve demo`: one prefill and one decode worker answer four prompts at once, live."""
+"""The command `pdserve demo`: one prefill and one decode worker answer four prompts at once."""
 
 import asyncio
 import statistics
@@ -24,13 +24,13 @@ from pdserve.client import AsyncClient
 from pdserve.errors import InternalError
 from pdserve.v1 import admin_pb2, inference_pb2
 
-_SETTLE_S = 5.0  # blocks are given back within a step; more is a leak
+_SETTLE_S = 5.0  # blocks are freed within a step; blocks still held after this are a leak
 _TAIL_CHARS = 420
 
 
 @dataclass(slots=True)
 class _Lane:
-    """One request as it streams."""
+    """One request while it streams."""
 
     prompt: DemoPrompt
     text: str = ""
@@ -62,10 +62,10 @@ def command() -> None:
 
 
 async def _run(source: ModelSource) -> None:
-    from deploy.serve import running  # ray takes a second to import; --help does not need it
+    from deploy.serve import running  # ray takes a second to import, and --help does not need it
 
     console = Console()
-    # every prompt through the prefill worker: the demo shows the hand-off
+    # use the prefill worker for every prompt: the demo shows the hand-off
     router = RouterConfig(policy="least_loaded")
     config = ServeConfig(prefill=1, decode=1, grpc_port=0, http_port=0, router=router)
     with start_lines() as lines:
@@ -132,7 +132,7 @@ def _p99(values: list[float]) -> float:
 
 
 async def _check_blocks(console: Console, client: AsyncClient) -> None:
-    """Nothing may be held once every request has ended."""
+    """Check that no blocks are held after every request has ended."""
     deadline = time.monotonic() + _SETTLE_S
     while True:
         workers = (await client.status()).workers

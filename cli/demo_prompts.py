@@ -1,4 +1,4 @@
-"""The four prompts of `pdserve demo`: different in length on the way in and on the way out."""
+"""The four prompts of `pdserve demo`, with different lengths of prompt and answer."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""`pdserve doctor`: what this machine has, and what would keep pdserve from running on it."""
+"""The command `pdserve doctor`: checks this machine for what pdserve needs."""
 
 import importlib.metadata
 import os
@@ -21,7 +21,7 @@ from common.machine import Cores, Memory, read_cores, read_memory
 
 _GIB = 2**30
 PYTHON = sys.version_info[:3]
-PYTHONS = ((3, 11), (3, 14))  # the oldest and the newest, as in pyproject.toml
+PYTHONS = ((3, 11), (3, 14))  # the oldest and the newest supported version, as in pyproject.toml
 _LIBRARIES = ("torch", "transformers", "ray", "grpcio", "protobuf", "numba")
 _SHM = Path("/dev/shm")  # noqa: S108 - its size matters, nothing is written there
 
@@ -99,7 +99,7 @@ def _describe_memory(memory: Memory) -> str:
 
 
 def _check_gpu() -> list[Finding]:
-    import torch  # a second to import; the other checks should show first
+    import torch  # torch takes a second to import; show the other checks first
 
     if not torch.cuda.is_available():
         return [Finding("gpu", "none; attention backends: cpu, reference")]

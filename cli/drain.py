@@ -1,4 +1,4 @@
-"""`pdserve drain`."""
+"""The command `pdserve drain`."""
 
 import asyncio
 from typing import Annotated

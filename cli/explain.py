@@ -1,4 +1,4 @@
-"""`pdserve explain`."""
+"""The command `pdserve explain`."""
 
 import asyncio
 import json
@@ -9,9 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cli.block_ledgers import ledger_dict, ledger_table
 from cli.connection import Connection
 from cli.gantt import gantt_table
-from cli.ledger import ledger_dict, ledger_table
 from cli.requests import describe_finished
 from cli.timings import describe_steps
 from cli.trace import write_trace
@@ -84,7 +84,7 @@ def _show_blocks(response: admin_pb2.BlocksResponse, *, as_json: bool) -> None:
 
 
 def to_dict(response: inference_pb2.ExplainResponse) -> dict[str, object]:
-    """The stable JSON form of an explanation; the first route is the one taken."""
+    """Return the stable JSON form of an explanation; the first route is the one taken."""
     return {
         "request_id": response.request_id,
         "policy": response.policy,

@@ -1,11 +1,11 @@
-"""What a check of `pdserve doctor` finds."""
+"""Findings of the checks of `pdserve doctor`."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One check's result. A `problem` keeps pdserve from running and says what to do; a `remark` does not."""
+    """One check's result. A `problem` stops pdserve and names a remedy; a `remark` does not."""
 
     name: str
     value: str

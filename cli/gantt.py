@@ -1,4 +1,4 @@
-"""One request's way as bars on one time axis, up to its first decode step: what ran while what travelled."""
+"""Gantt chart of one request up to its first decode step: prefill chunks and KV transfers."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pdserve.v1 import inference_pb2
 
 _WIDE, _NARROW = 64, 26  # characters of a bar
 _TABLE_WITHOUT_BARS = 68
-_MAX_ROWS = 12  # of a kind
+_MAX_ROWS = 12  # of each kind of row
 _STYLES = {
     "queue": "grey42",
     "prefill": "yellow",
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """Parts are (style, start, end); the row's own start and end are those of the first and the last."""
+    """One line of the chart; parts are (style, start, end), from the row's start to its end."""
 
     name: str
     parts: tuple[tuple[str, int, int], ...]
@@ -36,7 +36,7 @@ class _Row:
 
 
 def gantt_table(done: inference_pb2.Finished, console_width: int) -> Table:
-    """Chunks, transfers and the first decode step, from the request's arrival; milliseconds."""
+    """Return a table of chunks, transfers and the first decode step, in ms from the arrival."""
     width = _WIDE if console_width >= _WIDE + _TABLE_WITHOUT_BARS else _NARROW
     rows, timings = list(_rows(done)), done.timings
     axis_us = max(row.parts[-1][2] for row in rows if row.name != "decode")
@@ -116,13 +116,13 @@ def _place(chunk: inference_pb2.PrefillChunk, done: inference_pb2.Finished) -> s
 
 
 def _ends(items: Sequence[T]) -> Iterator[tuple[int, T]]:
-    """Numbered from 1; of more than _MAX_ROWS the first and the last."""
+    """Number the items from 1; of more than _MAX_ROWS keep the first and the last."""
     numbered, half = list(enumerate(items, 1)), _MAX_ROWS // 2
     yield from numbered if len(numbered) <= _MAX_ROWS else numbered[:half] + numbered[-half:]
 
 
 def _bar(row: _Row, axis_us: int, width: int) -> Text:
-    """Every part gets a cell at least, so that nothing that happened is invisible."""
+    """Draw a row; each part gets at least one cell, so that every part is visible."""
     cells = [""] * width
     for name, start_us, end_us in row.parts:
         first = min(start_us * width // axis_us, width - 1)
@@ -138,7 +138,7 @@ def _bar(row: _Row, axis_us: int, width: int) -> Text:
 def _legend() -> Text:
     text = Text()
     for name, style in _STYLES.items():
-        if name != "wait":  # looks like the other waiting
+        if name != "wait":  # drawn in the same colour as "queue"
             text.append("█ ", style)
             text.append(f"{name}  ")
     return text

@@ -1,4 +1,4 @@
-"""`pdserve generate`."""
+"""The command `pdserve generate`."""
 
 import asyncio
 import sys
@@ -17,7 +17,7 @@ from pdserve.errors import SetupError
 from pdserve.v1 import inference_pb2
 
 _PromptsFile = Annotated[
-    Path | None, typer.Option(help="JSON lines with options of their own; see docs/batch.md")
+    Path | None, typer.Option(help="JSON lines with options of their own; see docs/use/batch.md")
 ]
 _Ordered = Annotated[
     bool, typer.Option("--ordered", help="Answers in the file's order, not as they end")
@@ -89,7 +89,7 @@ async def _run_one(
             sys.stdout.flush()
 
     async with connection.client() as client:
-        # an empty text is sent as it is, so that the router names what is wrong with it
+        # an empty text is sent unchanged, so that the router reports what is wrong
         sent = prompt if raw or not prompt else as_chat(prompt)
         completion = await complete(client, Ask(sent, sampling), show)
     if streams:

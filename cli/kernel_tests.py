@@ -1,9 +1,9 @@
-"""What the kernels do on this machine's CPU, tried: part of `pdserve doctor`.
+"""Tests of the kernels on this machine's CPU; part of `pdserve doctor`.
 
-1. A child process says which CPU it compiles for, and which dtype `engine.dtype: auto` chooses on it.
-2. For each kernel family and dtype a child compiles the kernels, or loads them from disk, and compares what
-   they give with torch's operations.
-3. A child that a signal ends, or that does not end, is a problem: a worker would fare like it.
+1. A child process reports the CPU that it compiles for, and the dtype of `engine.dtype: auto`.
+2. For each kernel family and dtype, a child compiles the kernels or loads them from disk.
+   It compares their results with those of torch's operations.
+3. A child that dies by a signal or does not end is a problem: a worker would do the same.
 """
 
 import os
@@ -25,7 +25,7 @@ from common.engine.kernel_checks.reports import FamilyReport, TargetReport
 Report = TypeVar("Report", TargetReport, FamilyReport)
 
 _CHILD = (sys.executable, "-P", "-m", "common.engine.kernel_checks")
-_DEADLINE_S = 180.0  # kernels compile for 20 s of a core, once; on disk they take two
+_DEADLINE_S = 180.0  # kernels compile once, in 20 s of a core; loading them from disk takes 2 s
 _MAX_CHILDREN = 4  # at once; each has torch in memory
 _VARIABLES = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")
 _TESTS = (
@@ -36,11 +36,11 @@ _TESTS = (
 
 
 class ChildError(Exception):
-    """A child that gave no report; the message says how it ended."""
+    """A child process without a report; the message says how the process ended."""
 
 
 def check_kernels() -> list[Finding]:
-    """The target, and each family in each dtype; a child's death is a finding. Takes seconds."""
+    """Test the target, and each family in each dtype, for seconds; a child's death is a finding."""
     with Console(stderr=True).status("asking for the CPU") as status:
         try:
             target = ask(TargetReport, "target")
@@ -53,7 +53,7 @@ def check_kernels() -> list[Finding]:
 
 
 def ask(kind: type[Report], *arguments: str, deadline_s: float = _DEADLINE_S) -> Report:
-    """The report of a child that is started with these arguments. Raises ChildError."""
+    """Start a child with these arguments and return its report. Raises ChildError."""
     try:
         ended = subprocess.run(  # noqa: S603 - our own interpreter and module
             [*_CHILD, *arguments], capture_output=True, text=True, timeout=deadline_s, check=False
@@ -100,7 +100,7 @@ def _target_findings(target: TargetReport) -> list[Finding]:
 
 
 def _overridden() -> str | None:
-    """A remark on variables that name another CPU than this machine's."""
+    """Return a remark if environment variables name another CPU than this machine's."""
     found = [f"{name}={os.environ[name]!r}" for name in _VARIABLES if name in os.environ]
     return f"by {', '.join(found)} in the environment" if found else None
 
@@ -108,7 +108,7 @@ def _overridden() -> str | None:
 def _how_it_ended(code: int, stderr: str) -> str:
     try:
         end = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
-    except ValueError:  # a signal that Python has no name for
+    except ValueError:  # a signal unknown to Python
         end = f"was ended by signal {-code}"
     words = [line.strip() for line in stderr.splitlines() if line.strip()]
     return f"{end}: {words[-1]}" if words else end

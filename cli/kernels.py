@@ -1,4 +1,4 @@
-"""Compiling a model's kernels ahead of its first start: `pdserve model pull` does it once a machine."""
+"""Ahead-of-time compilation of a model's kernels: `pdserve model pull` does it once a machine."""
 
 import hashlib
 import subprocess
@@ -8,14 +8,14 @@ from pathlib import Path
 
 from common.engine.weights.progress import Progress
 
-_DEADLINE_S = 900.0  # half a minute of two cores, on a slow or busy machine far more
+_DEADLINE_S = 900.0  # takes half a minute on two cores; far more on a slow or busy machine
 _POLL_S = 0.1
 
 
 def compile_kernels(model_dir: Path, progress: Progress) -> str | None:
-    """Have two processes compile what the model needs on this CPU; instant when that was done before.
+    """Compile in two processes what the model needs on this CPU; instant if already done.
 
-    Returns why not, in one line, if it could not be done: then the first start does it.
+    Returns the reason, in one line, if it failed: then the first start compiles.
     """
     mark = _mark(model_dir)
     if mark.exists():
@@ -53,7 +53,10 @@ def _start(model_dir: Path, *flags: str) -> "subprocess.Popen[str]":
 
 
 def _mark(model_dir: Path) -> Path:
-    """A file whose being there says that all was compiled, for this CPU and these sources."""
+    """Return the marker file: its existence means that all kernels are compiled.
+
+    Its name depends on this CPU and on these sources.
+    """
     # numba takes 0.3 s to import
     from common.engine.cpu.kernel_cache import kernels_dir
     from common.engine.cpu.target import host_target

@@ -1,4 +1,4 @@
-"""`pdserve logs`: what workers of this machine have written."""
+"""The command `pdserve logs`: prints the output of this machine's workers."""
 
 import sys
 import time
@@ -58,7 +58,7 @@ def command(
 
 
 def _news(folder: Path, log: LogFile, position: int) -> Iterator[str]:
-    """What is written after that byte, in texts that may end within a line; a restart's new file too."""
+    """Yield text after this byte, then that of a restart's new file; may cut lines."""
     while True:
         with log.path.open(encoding="utf-8", errors="replace") as file:
             file.seek(position)
@@ -85,7 +85,7 @@ def _list(folder: Path) -> None:
         raise SetupError(
             f"no logs in {folder}", "`pdserve serve` writes them where it runs workers of its own"
         )
-    # wide where a program reads it, so that no path is cut in two
+    # wide output for programs, so that no path is cut in two
     Console(width=None if sys.stdout.isatty() else 250).print(table)
 
 

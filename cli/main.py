@@ -1,4 +1,4 @@
-"""The `pdserve` command. One small module per command; errors end in one line on stderr."""
+"""The `pdserve` program. One small module per command; errors end in one line on stderr."""
 
 import sys
 
@@ -55,7 +55,7 @@ def main() -> None:
         sys.exit(EXIT_FAILED if has_begun else EXIT_USAGE)
     except typer.TyperException as error:
         message = " ".join(_usage_message(error).split()).removesuffix(".")
-        if message:  # empty when help was printed instead
+        if message:  # the message is empty when help was printed instead
             print(f"pdserve: {message}. Try --help", file=sys.stderr)
         sys.exit(EXIT_USAGE)
     except (KeyboardInterrupt, typer.Abort):
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def _usage_message(error: typer.TyperException) -> str:
-    """With the option's name, which `str` leaves out."""
+    """Return the message with the option's name, which `str` leaves out."""
     if isinstance(error, typer.BadParameter):
         return error.format_message()
     return str(error)

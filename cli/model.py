@@ -1,4 +1,4 @@
-"""`pdserve model`: fetch a model ahead of time, and see what is there."""
+"""The commands `pdserve model pull` and `pdserve model list`."""
 
 import sys
 from collections.abc import Iterator
@@ -29,25 +29,25 @@ app = typer.Typer(help="Fetch models and list them.", no_args_is_help=True)
 
 
 class StageBars:
-    """Draws the stages of library work as bars on stderr; nothing at all until the first stage."""
+    """Progress bars on stderr, one per stage of library work; nothing before the first stage."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
         self._task: TaskID | None = None
 
     def stage(self, name: str, total: int | None) -> None:
-        """Begin a bar; `total` None draws one that only moves to and fro."""
+        """Begin a bar; `total` None draws a bar without a known length."""
         self.finish()
         self._bars.start()
         self._task = self._bars.add_task(name, total=total)
 
     def advance(self, amount: int) -> None:
-        """Move the bar on."""
+        """Advance the bar."""
         if self._task is not None:
             self._bars.advance(self._task, amount)
 
     def finish(self) -> None:
-        """Show the current bar as done, whatever was counted."""
+        """Show the current bar as complete, whatever its count."""
         if self._task is not None:
             total = self._bars.tasks[self._task].total or 1
             self._bars.update(self._task, total=total, completed=total)
@@ -56,7 +56,7 @@ class StageBars:
 
 @contextmanager
 def progress_bars() -> Iterator[StageBars]:
-    """Bars for the `progress` argument of `pull` and `resolve_model`."""
+    """Yield bars for the `progress` argument of `pull` and `resolve_model`."""
     columns = (
         SpinnerColumn(finished_text="✓"),
         TextColumn("{task.description}"),
@@ -65,7 +65,7 @@ def progress_bars() -> Iterator[StageBars]:
         TimeElapsedColumn(),
     )
     console = Console(stderr=True)
-    # redrawn bars are noise in a log file, and would stand in front of a one-line error
+    # redrawn bars are noise in a log file, and would precede a one-line error
     bars = Progress(*columns, console=console, disable=not console.is_terminal)
     stages = StageBars(bars)
     try:
@@ -99,5 +99,5 @@ def list_command() -> None:
         state = "pulled" if path else "not pulled"
         size = f"{known.wheel_bytes / 1e6:.0f} MB"
         table.add_row(known.alias, known.license, size, state, str(path or "-"))
-    # Wide where a program reads it, so that no path is cut in two.
+    # wide output for programs, so that no path is cut in two
     Console(width=None if sys.stdout.isatty() else 250).print(table)

@@ -1,4 +1,4 @@
-"""A request's time line cut into phases, each of which begins where the one before ends."""
+"""Phases of a request's time line; each begins where the one before ends."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ HANDOFF_PHASES = ("copy-out", "wire", "wait", "insert", "join")
 
 
 class Phase(NamedTuple):
-    """Microseconds since the request's arrival at the router."""
+    """One phase, in microseconds since the request's arrival at the router."""
 
     name: str
     start_us: int
@@ -16,9 +16,10 @@ class Phase(NamedTuple):
 
 
 def phases(timings: inference_pb2.Timings) -> list[Phase]:
-    """queue, prefill, what of the hand-off prefill does not hide (HANDOFF_PHASES), decode.
+    """Return the phases: queue, prefill, HANDOFF_PHASES, decode.
 
-    The hand-off's are those of the last KV: what came before it travelled while prefill ran.
+    Only the part of the hand-off that is not hidden by prefill counts. Its phases are those of the
+    last KV: earlier KV was transferred while prefill ran.
     """
     found, reached_us = [], 0
     for name, end_us in _ends(timings):
@@ -29,7 +30,7 @@ def phases(timings: inference_pb2.Timings) -> list[Phase]:
 
 
 def first_step_us(timings: inference_pb2.Timings) -> int | None:
-    """When the decode step that included the request first began; None when none did."""
+    """Return when the first decode step with this request began; None if there was none."""
     starts = timings.decode_steps.start_us
     return starts[0] if starts else None
 
@@ -52,7 +53,7 @@ def _ends(timings: inference_pb2.Timings) -> list[tuple[str, int]]:
 
 
 def prefill_end_us(timings: inference_pb2.Timings) -> int:
-    """End of the prompt's last step; what was computed again after a preemption does not count."""
+    """Return the end of the prompt's last step; recomputation after a preemption does not count."""
     joined_us = first_step_us(timings)
     ends = [
         chunk.start_us + chunk.duration_us

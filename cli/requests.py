@@ -1,4 +1,4 @@
-"""What the client-side commands share: sending a request, describing its answer."""
+"""Requests of the client commands: sending them, and describing their answers."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,7 @@ _NO_ROOM = {Reason.CONTEXT_EXCEEDED, Reason.KV_CAPACITY_EXCEEDED}
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request as a command has it; what cannot be sent at all shows when it is."""
+    """A request of a command; `check` and `to_message` report what cannot be sent."""
 
     prompt: Prompt
     sampling: inference_pb2.SamplingParams
@@ -27,7 +27,7 @@ class Ask:
     priority: int = 0
 
     def check(self) -> None:
-        """Raise ValueError for names and a priority that no message holds."""
+        """Raise ValueError for names and a priority that the message cannot hold."""
         inference_pb2.GenerateRequest(
             request_id=self.request_id,
             model=self.model,
@@ -36,7 +36,7 @@ class Ask:
         )
 
     def to_message(self) -> inference_pb2.GenerateRequest:
-        """The message. Raises InvalidRequestError for a prompt that none holds."""
+        """Build the message. Raises InvalidRequestError for a prompt that it cannot hold."""
         message = make_request(self.prompt, self.sampling, self.request_id)
         message.model, message.cache_salt = self.model, self.cache_salt
         message.priority = self.priority
@@ -45,7 +45,7 @@ class Ask:
 
 @dataclass(slots=True)
 class Answer:
-    """One continuation and what it belongs to."""
+    """One continuation, with the request and choice that it belongs to."""
 
     request_id: str
     number: int
@@ -53,13 +53,13 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """Its text."""
+        """The text of the continuation."""
         return self.continuation.text
 
     def to_json(self, line: int | None = None) -> str:
-        """One line: ids, text, token_ids, finish_reason, usage, timings (microseconds), logprobs.
+        """Return one line of JSON, with `line` if the request came from a line of a file.
 
-        With the line of the file that it answers, if there is one.
+        The keys are ids, text, token_ids, finish_reason, usage, timings (microseconds), logprobs.
         """
         found = self.continuation
         answer = {
@@ -70,7 +70,7 @@ class Answer:
             "token_ids": found.token_ids,
             **describe_finished(found.finished),
         }
-        # only if they were asked for, so that other answers stay short
+        # added only if requested, so that other answers stay short
         if found.logprobs:
             answer["logprobs"] = describe_logprobs(found.logprobs)
         if found.prompt_logprobs:
@@ -79,7 +79,7 @@ class Answer:
 
 
 def describe_finished(done: inference_pb2.Finished) -> dict[str, object]:
-    """The stable JSON form of how a choice ended."""
+    """Return the stable JSON form of a choice's end."""
     return {
         "finish_reason": FINISH_NAMES.get(done.reason, ""),
         "usage": {
@@ -100,7 +100,10 @@ async def ask(
     sampling: inference_pb2.SamplingParams,
     on_text: Callable[[str, int], None],
 ) -> Answer:
-    """Send one prompt; `on_text` gets each piece of text and its number of tokens. Raises RequestError."""
+    """Send one prompt and return its answer. Raises RequestError.
+
+    `on_text` gets each piece of text and its number of tokens.
+    """
     completion = await complete(client, Ask(prompt, sampling), on_text)
     return Answer(completion.request_id, 0, completion.choices[0])
 
@@ -108,9 +111,10 @@ async def ask(
 async def complete(
     client: AsyncClient, asked: Ask, on_text: Callable[[str, int], None] = lambda *_: None
 ) -> Completion:
-    """The whole answer; `on_text` gets pieces of all choices as they come. Raises RequestError.
+    """Return the complete answer; `on_text` gets pieces of all choices as they come.
 
-    Without max_tokens it has DEFAULT_MAX_TOKENS, or as many as there is room for when that is less.
+    Without max_tokens the limit is DEFAULT_MAX_TOKENS, or the free context if that is less.
+    Raises RequestError.
     """
     message = asked.to_message()
     if message.sampling.HasField("max_tokens"):
@@ -121,13 +125,13 @@ async def complete(
     except InvalidRequestError as error:
         if error.reason not in _NO_ROOM or error.field != "sampling.max_tokens":
             raise
-    # nobody asked for so many: all that there is room for, which is less
+    # the user set no limit: use all the room there is, which is less than the default
     message.sampling.ClearField("max_tokens")
     return await _receive(client, message, on_text)
 
 
 def to_answers(completion: Completion) -> list[Answer]:
-    """Its choices, in their order."""
+    """Return the choices of a completion, in their order."""
     return [
         Answer(completion.request_id, number, continuation)
         for number, continuation in enumerate(completion.choices)
@@ -147,5 +151,5 @@ async def _receive(
 
 
 def as_chat(text: str) -> Messages:
-    """A single user turn."""
+    """Return a single user turn."""
     return [("user", text)]

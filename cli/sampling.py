@@ -1,4 +1,4 @@
-"""The flags that say how to choose tokens, and the message made of them."""
+"""Sampling flags, and the message made of them."""
 
 from collections.abc import Collection, Sequence
 from typing import Annotated, Any
@@ -17,7 +17,7 @@ def _float(help_text: str) -> Any:
     return typer.Option(help=help_text)
 
 
-DEFAULT_MAX_TOKENS = 512  # where nobody says how long an answer may be, a greedy one may ramble on
+DEFAULT_MAX_TOKENS = 512  # a default limit, since a greedy answer may go on for ever
 _MODELS = "unset: the model's default, else"
 
 MaxTokens = Annotated[
@@ -80,20 +80,20 @@ _FIELDS = (
 
 
 def read_sampling(context: typer.Context) -> inference_pb2.SamplingParams:
-    """What the flags of a command with all these parameters ask for. Raises SetupError."""
+    """Return the sampling parameters that a command's flags set. Raises SetupError."""
     flags = context.params
     biases = dict(_parse_bias(text) for text in flags["logit_bias"] or ())
     try:
         options = {name: flags[name] for name in _FIELDS}
         sampling = inference_pb2.SamplingParams(**options, logit_bias=biases)
-    except ValueError as error:  # bytes that are no text, the only thing that typer lets through
+    except ValueError as error:  # bytes that are not text; typer reports all other errors
         raise SetupError(f"--stop or --bad-word: {error}") from error
     say_zeros(sampling, {name for name, value in options.items() if value == 0})
     return sampling
 
 
 def say_zeros(sampling: inference_pb2.SamplingParams, zeros: Collection[str]) -> None:
-    """Say those fields that are 0 on purpose and look unset on the wire by the fields that mean just that."""
+    """Mark the fields that are explicitly 0, which looks like "unset" on the wire."""
     sampling.no_top_k |= "top_k" in zeros
     sampling.no_min_p |= "min_p" in zeros
 
@@ -101,7 +101,7 @@ def say_zeros(sampling: inference_pb2.SamplingParams, zeros: Collection[str]) ->
 def describe_logprobs(
     entries: Sequence[inference_pb2.TokenLogprobs],
 ) -> list[dict[str, float | list[list[float]]]]:
-    """For JSON: each place's logprob, and [token id, logprob] of the likeliest tokens there."""
+    """Return, for JSON, each place's logprob and [token id, logprob] of the likeliest tokens."""
     return [
         {
             "logprob": entry.logprob,

@@ -1,4 +1,4 @@
-"""`pdserve scale`."""
+"""The command `pdserve scale`."""
 
 import asyncio
 from collections import Counter
@@ -46,7 +46,7 @@ def command(
 async def _scale(
     connection: Connection, prefill: int | None, decode: int | None, drain_timeout_s: float
 ) -> Counter[str]:
-    """Tell what happens on stderr; what was done, by word."""
+    """Report progress on stderr; return how often each action was taken."""
     console, done = Console(stderr=True), Counter[str]()
     async with connection.client() as client:
         steps = client.scale(prefill, decode, drain_timeout_s=drain_timeout_s)
@@ -62,7 +62,7 @@ async def _scale(
 
 
 def describe(step: admin_pb2.ScaleResponse) -> str:
-    """One line: "flipped prefill-0, now decode", "draining decode-1", "starting a prefill worker"."""
+    """Return one line, such as "flipped prefill-0, now decode" or "draining decode-1"."""
     role = ROLES.get(step.role, "unknown")
     word = (_DONE | _BEGUN).get(step.action, "unknown")
     if step.action == admin_pb2.SCALE_ACTION_FLIPPED:

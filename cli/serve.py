@@ -1,4 +1,4 @@
-"""`pdserve serve`."""
+"""The command `pdserve serve`."""
 
 import asyncio
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ from cli.start_lines import start_lines
 from common.cache_dir import default_cache_dir
 from common.config import ServeConfig
 from common.engine.weights.resolve import resolve_model
-from router.access.server_security import Door
+from router.access.server_security import ServerSecurity
 
 if TYPE_CHECKING:
     from deploy.serve import Endpoints
 
-# flags that are not named as their key
+# flags whose names differ from their keys
 _KEYS = {
     "dtype": "engine.dtype",
     "allow_unused_weights": "engine.allow_unused_weights",
@@ -53,9 +53,6 @@ def command(
     openai_port: Annotated[
         int | None, typer.Option(help="Port of the OpenAI API; unset: off; 0: any free one")
     ] = None,
-    openai_keys_file: Annotated[
-        Path | None, typer.Option(help="Keys of the OpenAI API's clients, a line NAME KEY each")
-    ] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16")] = None,
     allow_unused_weights: _Unused = None,
     policy: Annotated[
@@ -80,20 +77,20 @@ def command(
 
 
 def key_of(parameter: str) -> str:
-    """The setting that a parameter of the command names."""
+    """Return the setting that a parameter of the command sets."""
     return _KEYS.get(parameter, parameter)
 
 
 def read_flags(parameters: Mapping[str, object]) -> Values:
-    """Every flag's value by its setting's key; None where it was not given."""
+    """Return every flag's value by its setting's key; None if it was not given."""
     return {key_of(name): value for name, value in parameters.items() if name != "config"}
 
 
 def _serve(settings: ServeConfig) -> None:
-    Door(settings.security).check(settings.grpc_host)  # before a model is fetched
+    ServerSecurity(settings.security).check(settings.grpc_host)  # checked before a model is fetched
     with progress_bars() as progress:
         source = resolve_model(settings.model, default_cache_dir(), progress)
-    # ray takes a second to import; `pdserve --help` does not need it
+    # ray takes a second to import, and `pdserve --help` does not need it
     from deploy.serve import Endpoints, serve
 
     def ready(endpoints: Endpoints) -> None:
@@ -106,7 +103,7 @@ def _serve(settings: ServeConfig) -> None:
 
 
 def ready_lines(model: str, endpoints: "Endpoints", openai_scheme: str) -> str:
-    """Where a deployment listens, on one line that scripts wait for; then the reason of its dtype."""
+    """Return a deployment's addresses in a line that scripts wait for, and its dtype's reason."""
     host = endpoints.host
     line = (
         f"pdserve ready: model={model} grpc={host}:{endpoints.grpc_port} "

@@ -1,4 +1,7 @@
-"""Building the configuration: flag > PDSERVE_* > file > default. The only reader of the environment."""
+"""Loader of the configuration: flag > PDSERVE_* > file > default.
+
+No other module reads the environment.
+"""
 
 import difflib
 import os
@@ -21,11 +24,11 @@ from pdserve.errors import SetupError
 Values = dict[str, object]
 
 _PREFIX = "PDSERVE_"
-_NEAR = 0.8  # below, a variable may be somebody else's, such as Kubernetes' PDSERVE_SERVICE_HOST
+_NEAR = 0.8  # less similar names may be of others, such as Kubernetes' PDSERVE_SERVICE_HOST
 
 
 class _Layers(BaseSettings, ServeConfig):
-    """ServeConfig that also reads PDSERVE_*; nested keys are joined by `__`."""
+    """Settings that are also read from PDSERVE_*; nested keys are joined by `__`."""
 
     model_config = SettingsConfigDict(
         env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
@@ -44,7 +47,7 @@ class _Layers(BaseSettings, ServeConfig):
 
 
 def load_config(file: Path | None, flags: Values) -> ServeConfig:
-    """The frozen settings. Flags are dotted keys ("engine.dtype"); None means not given.
+    """Return the frozen settings. Flags are dotted keys ("engine.dtype"); None means not given.
 
     Raises SetupError with the key and the remedy.
     """
@@ -67,7 +70,10 @@ def load_config(file: Path | None, flags: Values) -> ServeConfig:
 
 
 def find_origins(file: Path | None, flags: Values) -> dict[str, str]:
-    """Where each setting's value comes from: "flag", "env", "file" or "default". Raises SetupError."""
+    """Return the origin of each setting's value: "flag", "env", "file" or "default".
+
+    Raises SetupError.
+    """
     layers: dict[str, Values] = {
         "flag": _given(flags),
         "env": dict(_flatten(EnvSettingsSource(_Layers)())),
@@ -80,7 +86,7 @@ def find_origins(file: Path | None, flags: Values) -> dict[str, str]:
 
 
 def setting_keys(model: type[BaseModel] = ServeConfig, prefix: str = "") -> Iterator[str]:
-    """The dotted name of every setting."""
+    """Yield the dotted name of every setting."""
     for name, field in model.model_fields.items():
         section = _section(field.annotation)
         if section is None:
@@ -90,7 +96,7 @@ def setting_keys(model: type[BaseModel] = ServeConfig, prefix: str = "") -> Iter
 
 
 def get_setting(config: BaseModel, dotted: str) -> object:
-    """The value of a setting."""
+    """Return the value of a setting."""
     found: object = config
     for name in dotted.split("."):
         found = getattr(found, name)
@@ -102,7 +108,7 @@ def _given(flags: Values) -> Values:
 
 
 def _flatten(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Nested keys as dotted ones."""
+    """Yield nested keys as dotted keys, with their values."""
     for key, value in values.items():
         if isinstance(value, dict):
             yield from _flatten(value, f"{prefix}{key}.")
@@ -132,7 +138,11 @@ def _check_keys(values: Values, model: type[BaseModel], prefix: str) -> None:
         known = model.model_fields.get(str(key))
         if known is None:
             near = difflib.get_close_matches(str(key), model.model_fields, n=1)
-            remedy = f"did you mean '{prefix}{near[0]}'?" if near else "see docs/configuration.md"
+            remedy = (
+                f"did you mean '{prefix}{near[0]}'?"
+                if near
+                else "see docs/operate/configuration.md"
+            )
             raise SetupError(f"unknown configuration key '{prefix}{key}'", remedy)
         section = _section(known.annotation)
         if isinstance(value, dict) and section is not None:
@@ -140,7 +150,7 @@ def _check_keys(values: Values, model: type[BaseModel], prefix: str) -> None:
 
 
 def _check_environment() -> None:
-    """Refuse PDSERVE_* that names no setting, where it is surely meant to."""
+    """Refuse a PDSERVE_* variable that names no setting, if it is clearly meant to."""
     known = [key.replace(".", "__").upper() for key in setting_keys()]
     sections = {key.partition("__")[0] for key in known if "__" in key}
     for name in os.environ:
@@ -149,12 +159,14 @@ def _check_environment() -> None:
             continue
         near = difflib.get_close_matches(key, known, n=1, cutoff=_NEAR)
         if near or key.partition("__")[0] in sections:
-            remedy = f"did you mean {_PREFIX}{near[0]}?" if near else "see docs/configuration.md"
+            remedy = (
+                f"did you mean {_PREFIX}{near[0]}?" if near else "see docs/operate/configuration.md"
+            )
             raise SetupError(f"unknown environment variable {name}", remedy)
 
 
 def _section(annotation: object) -> type[BaseModel] | None:
-    """The settings model that a key holds, or None when it holds a value."""
+    """Return the settings model that a key holds, or None if it holds a value."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return None

@@ -1,6 +1,6 @@
-"""Our top-level names are common words: a foreign package may stand in front of ours.
+"""Check for foreign packages that shadow ours, whose top-level names are common words.
 
-Imports nothing of ours, so that it can still run when that has happened.
+Imports nothing of ours, so that it still works when a package is shadowed.
 """
 
 import importlib.util
@@ -12,14 +12,14 @@ HOME = Path(__file__).resolve().parent.parent
 
 
 def refuse_foreign_packages() -> None:
-    """End the process with one line when there is one; anything else would end in an odd traceback."""
+    """Exit with one line if a package is shadowed, instead of with an odd traceback."""
     for name, origin in foreign_packages().items():
         print(f"pdserve: {name} is imported from {origin}; {remedy(name)}", file=sys.stderr)
         sys.exit(2)
 
 
 def foreign_packages() -> dict[str, Path | None]:
-    """Our names that lead elsewhere, and where to; None: nowhere."""
+    """Return our names that resolve to foreign files, with these files; None: not found."""
     origins = {name: _origin(name) for name in OURS}
     return {
         name: origin
@@ -29,7 +29,7 @@ def foreign_packages() -> dict[str, Path | None]:
 
 
 def remedy(name: str) -> str:
-    """What to do about one of them."""
+    """Return the remedy for one shadowed name."""
     return f"a foreign package named '{name}' shadows pdserve's; use a venv of its own"
 
 

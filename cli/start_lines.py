@@ -1,4 +1,4 @@
-"""A start on the terminal: a line for all that is over, and what runs now, where somebody watches."""
+"""Progress of a start on the terminal: a line per finished stage, and a live line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,14 +8,14 @@ from rich.status import Status
 
 
 class StartLines:
-    """deploy.starting.StartReport on stderr."""
+    """Implementation of deploy.starting.StartReport on stderr."""
 
     def __init__(self, console: Console, status: Status) -> None:
         self._console = console
         self._status = status
 
     def now(self, text: str) -> None:
-        """Show it beside a spinner; nothing where stderr is no terminal."""
+        """Show this text beside a spinner; print nothing if stderr is no terminal."""
         self._status.update(text)
 
     def done(self, text: str) -> None:
@@ -23,13 +23,13 @@ class StartLines:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def stop(self) -> None:
-        """Take the spinner away."""
+        """Remove the spinner."""
         self._status.stop()
 
 
 @contextmanager
 def start_lines() -> Iterator[StartLines]:
-    """Where a start is told, and the spinner while it lasts."""
+    """Yield a report of a start on stderr, with a spinner while the block runs."""
     console = Console(stderr=True)
     with console.status("starting") as status:
         yield StartLines(console, status)

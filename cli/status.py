@@ -1,4 +1,4 @@
-"""`pdserve status`."""
+"""The command `pdserve status`."""
 
 import asyncio
 import json
@@ -42,7 +42,7 @@ async def _fetch(connection: Connection) -> admin_pb2.StatusResponse:
 
 
 def to_dict(response: admin_pb2.StatusResponse) -> dict[str, object]:
-    """The stable JSON form of a status."""
+    """Return the stable JSON form of a status."""
     router, totals = response.router, response.router.totals
     return {
         "router": {
@@ -92,10 +92,10 @@ def _worker_dict(worker: admin_pb2.WorkerStatus) -> dict[str, object]:
 
 
 def dtype_lines(workers: Iterable[admin_pb2.WorkerStatus]) -> list[str]:
-    """The dtype that is served, and why: one line, or more where workers have other reasons."""
+    """Return the served dtype and its reason: one line, or more if workers have other reasons."""
     names: dict[str, list[str]] = {}
     for worker in workers:
-        if worker.dtype:  # else it was never reached
+        if worker.dtype:  # empty if the worker was never reached
             reason = f": {worker.dtype_reason}" if worker.dtype_reason else ""
             names.setdefault(f"{worker.dtype}{reason}", []).append(worker.name)
     if len(names) == 1:

@@ -1,4 +1,4 @@
-"""The flags of `pdserve generate` that say what the output has to look like."""
+"""The flags of `pdserve generate` for structured output."""
 
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +21,7 @@ def set_form(
     grammar: Path | None,
     choice: list[str] | None,
 ) -> None:
-    """Add the form that the flags ask for, if any. Raises SetupError when there are several."""
+    """Add the form that the flags set, if any. Raises SetupError if there are several."""
     given = {"--schema": schema, "--regex": regex, "--grammar": grammar, "--choice": choice}
     names = [name for name, value in given.items() if value is not None]
     if len(names) > 1:
@@ -36,7 +36,7 @@ def set_form(
             form.regex = regex
         elif choice is not None:
             form.choice.texts.extend(choice)
-    except ValueError as error:  # bytes that are no text
+    except ValueError as error:  # bytes that are not text
         raise SetupError(f"{names[0]}: {error}") from error
 
 

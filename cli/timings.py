@@ -1,10 +1,10 @@
-"""The stable JSON form of where a request's time went; microseconds."""
+"""The stable JSON form of a request's timings; all in microseconds."""
 
 from pdserve.v1 import inference_pb2
 
 
 def describe_timings(timings: inference_pb2.Timings) -> dict[str, object]:
-    """All but the decode steps, which are many."""
+    """Return all timings but the decode steps, which are many."""
     return {
         "queue_us": timings.queue_us,
         "pull_us": timings.pull_us,
@@ -40,7 +40,7 @@ def describe_timings(timings: inference_pb2.Timings) -> dict[str, object]:
 
 
 def describe_steps(steps: inference_pb2.DecodeSteps) -> dict[str, object]:
-    """Columns, one entry a step: the first and the last of num_steps."""
+    """Return columns with one entry a step: the first and the last of num_steps."""
     return {
         "num_steps": steps.num_steps,
         "start_us": list(steps.start_us),

@@ -1,4 +1,4 @@
-"""`pdserve token`."""
+"""The command `pdserve token`."""
 
 import sys
 from pathlib import Path
@@ -20,7 +20,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback()
 def group() -> None:
-    """Without it typer would make the only command the group itself."""
+    """Keep `create` a subcommand; typer would otherwise make it the group itself."""
 
 
 @app.command()

@@ -1,7 +1,7 @@
-"""Requests as a Chrome trace (the Trace Event Format), which ui.perfetto.dev and chrome://tracing open.
+"""Chrome traces of requests (Trace Event Format), for ui.perfetto.dev and chrome://tracing.
 
-A process is a lane group: the router, each worker, and the way of KV between two workers. All times are
-microseconds since the router's start, so that requests which ran together stand side by side.
+A process is a group of lanes: the router, each worker, and the KV transfers between two workers.
+Times are microseconds since the router's start, so that concurrent requests align.
 """
 
 import json
@@ -12,12 +12,15 @@ from cli.phases import phases
 from pdserve.errors import SetupError
 from pdserve.v1 import inference_pb2
 
-Span = tuple[str, int, int, dict[str, int | str]]  # name, start, end, facts
+Span = tuple[str, int, int, dict[str, int | str]]  # name, start, end, attributes
 Event = dict[str, object]
 
 
 def write_trace(path: Path, answers: Sequence[inference_pb2.ExplainResponse]) -> None:
-    """Write the requests that have ended. Raises SetupError when none has, or the file cannot be written."""
+    """Write the requests that have ended.
+
+    Raises SetupError if none has ended, or if the file cannot be written.
+    """
     if not any(answer.finished for answer in answers):
         raise SetupError("--trace has nothing to show", "wait until a request has ended well")
     trace = {"traceEvents": to_events(answers), "displayTimeUnit": "ms"}
@@ -28,7 +31,7 @@ def write_trace(path: Path, answers: Sequence[inference_pb2.ExplainResponse]) ->
 
 
 def to_events(answers: Iterable[inference_pb2.ExplainResponse]) -> list[Event]:
-    """Complete events (X) in their lanes, and the lanes' names (M)."""
+    """Return complete events (X) in their lanes, and the lanes' names (M)."""
     lanes = _Lanes()
     for answer in answers:
         for index, done in enumerate(answer.finished):
@@ -39,17 +42,17 @@ def to_events(answers: Iterable[inference_pb2.ExplainResponse]) -> list[Event]:
 
 
 class _Lanes:
-    """Numbers processes and threads as they first come; the spans of one thread never overlap."""
+    """Lanes with numbered processes and threads; the spans of one thread never overlap."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
         self._numbers: dict[tuple[str, ...], int] = {}
 
     def add(self, process: str, thread: str, spans: Iterable[Span], offset_us: int) -> None:
-        """Spans in the order of their starts; one that overlaps goes into a further lane."""
+        """Add spans in the order of their starts; one that overlaps goes into another lane."""
         ends: list[int] = []
         for name, start_us, end_us, facts in spans:
-            # whole microseconds were rounded apart: 1 of overlap is none
+            # rounding to whole microseconds can cause an overlap of 1
             lane = next((i for i, end in enumerate(ends) if end <= start_us + 1), len(ends))
             if lane == len(ends):
                 ends.append(0)
@@ -122,7 +125,7 @@ def _transfer_spans(transfers: Sequence[inference_pb2.KVTransfer]) -> dict[str, 
 
 
 def _step_spans(steps: inference_pb2.DecodeSteps) -> list[Span]:
-    """The steps, and one span over those between the first and the last that nobody kept."""
+    """Return the steps, and one span over the steps between them that were not kept."""
     columns = zip(
         steps.start_us, steps.duration_us, steps.num_sequences, steps.num_tokens, strict=True
     )

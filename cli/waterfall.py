@@ -1,4 +1,4 @@
-"""Where a request's time went, as bars on one time axis."""
+"""Waterfall of requests: bars on one time axis that show where the time went."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from rich.text import Text
 from cli.phases import HANDOFF_PHASES, phases
 from pdserve.v1 import inference_pb2
 
-_WIDE, _NARROW = 46, 18  # characters of a bar; the narrow one lets the table fit 80 columns
+_WIDE, _NARROW = 46, 18  # characters of a bar; with the narrow one the table fits 80 columns
 _TABLE_WITHOUT_BARS = 60
 _STYLES = {"queue": "grey42", "prefill": "yellow", "hand-off": "magenta", "decode": "green"}
 
@@ -16,7 +16,7 @@ _STYLES = {"queue": "grey42", "prefill": "yellow", "hand-off": "magenta", "decod
 def waterfall_table(
     rows: Sequence[tuple[str, inference_pb2.Finished]], console_width: int
 ) -> Table:
-    """One row per request: title, bar, and the numbers in milliseconds; all bars share one scale."""
+    """Return one row per request: title, bar and milliseconds; all bars share one scale."""
     longest_us = max((done.timings.total_us for _, done in rows), default=1)
     width = _WIDE if console_width >= _WIDE + _TABLE_WITHOUT_BARS else _NARROW
     heading = Text("where the time went, in ms   ").append_text(legend())
@@ -38,7 +38,7 @@ def waterfall_table(
 
 
 def legend() -> Text:
-    """The colours' meaning."""
+    """Return the legend of the colours."""
     text = Text()
     for name, style in _STYLES.items():
         text.append("█ ", style)
@@ -47,7 +47,7 @@ def legend() -> Text:
 
 
 def bar(timings: inference_pb2.Timings, longest_us: int, width: int) -> Text:
-    """One request's phases from its arrival, scaled so that `longest_us` fills `width` characters."""
+    """Return a request's phases from its arrival; `longest_us` fills `width` characters."""
     text, drawn = Text(), 0
     for phase in phases(timings):
         end = min(round(phase.end_us / longest_us * width), width)

@@ -1,7 +1,7 @@
-"""The limits that control groups set on this process: CPU time and memory, of cgroup v1, v2 or both.
+"""Limits that control groups set on this process: CPU time and memory, of cgroup v1, v2 or both.
 
-A limit of any group above counts too, so each question looks at the own group and all those that can be
-seen above it. What cannot be read or makes no sense is no limit.
+A limit of any group above counts too, so each question looks at the own group and all visible ones above it.
+A value that cannot be read or makes no sense is no limit.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class CgroupTree:
-    """Where the groups are mounted, and the file that says which are ours."""
+    """Mount of the groups, and the file that names this process's own."""
 
     root: Path = Path("/sys/fs/cgroup")
     own: Path = Path("/proc/self/cgroup")
@@ -22,7 +22,7 @@ HERE = CgroupTree()
 
 @dataclass(frozen=True, slots=True)
 class CpuQuota:
-    """CPU time that a group gets, in CPUs, and the file that says so."""
+    """CPU time that a group gets, in CPUs, and the file that sets it."""
 
     cpus: float
     file: Path
@@ -30,7 +30,7 @@ class CpuQuota:
 
 @dataclass(frozen=True, slots=True)
 class MemoryLimit:
-    """A group's limit, what is left below it, and the file that says so."""
+    """Memory limit of a group, the bytes left below it, and the file that sets it."""
 
     limit_bytes: int
     available_bytes: int
@@ -38,7 +38,7 @@ class MemoryLimit:
 
 
 def cpu_quota(tree: CgroupTree = HERE) -> CpuQuota | None:
-    """The least quota of all groups; None where there is none."""
+    """Return the least quota of all groups; None where there is none."""
     quotas = [
         *(_quota_v2(folder) for folder in _folders_v2(tree)),
         *(_quota_v1(folder) for folder in _folders_v1(tree, "cpu")),
@@ -47,7 +47,7 @@ def cpu_quota(tree: CgroupTree = HERE) -> CpuQuota | None:
 
 
 def memory_limits(tree: CgroupTree = HERE) -> list[MemoryLimit]:
-    """The limits of all groups that have one. In v1 "unlimited" is a limit too, far beyond any machine."""
+    """Return the limits of all groups that have one. In v1 "unlimited" is a limit beyond any machine."""
     limits = [
         *(_memory_v2(folder) for folder in _folders_v2(tree)),
         *(_memory_v1(folder) for folder in _folders_v1(tree, "memory")),
@@ -91,8 +91,11 @@ def _memory_v1(folder: Path) -> MemoryLimit | None:
 def _least(
     limits: list[tuple[int | None, Path]], usage: Path, cached_bytes: int
 ) -> MemoryLimit | None:
-    """The least limit. Cached files count as free: the kernel drops them before it ends a process,
-    and a checkpoint that was read lies there."""
+    """Return the least limit.
+
+    Cached files, such as a checkpoint that was read, count as free: the kernel drops them before it ends a
+    process.
+    """
     known = [(limit, file) for limit, file in limits if limit is not None]
     if not known:
         return None
@@ -102,7 +105,7 @@ def _least(
 
 
 def _folders_v2(tree: CgroupTree) -> Iterator[Path]:
-    """Where v1 has the controllers, v2's groups lie in a folder of their own and have no limits."""
+    """Yield the groups of v2; where v1 has the controllers, they lie apart and have no limits."""
     root = tree.root if (tree.root / "cgroup.controllers").exists() else tree.root / "unified"
     for controllers, path in _memberships(tree):
         if not controllers:
@@ -117,7 +120,7 @@ def _folders_v1(tree: CgroupTree, controller: str) -> Iterator[Path]:
 
 
 def _memberships(tree: CgroupTree) -> Iterator[tuple[str, str]]:
-    """Controllers, none of them for v2, and the group's path."""
+    """Yield controllers, "" for v2, and the path of each group of this process."""
     for line in _read(tree.own).splitlines():
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
@@ -125,10 +128,10 @@ def _memberships(tree: CgroupTree) -> Iterator[tuple[str, str]]:
 
 
 def _upwards(mount: Path, path: str) -> Iterator[Path]:
-    """The group's folder and those above it.
+    """Yield the group's folder and those above it.
 
-    A container may see its own group as the mount while the path is the host's: then the folders of the
-    path are not there and the mount is. A path with ".." leads out of what is mounted.
+    A container may see its own group as the mount while the path is the host's. Then the folders of the path
+    are absent and the mount is there. A path with ".." leads out of the mount.
     """
     parts = [part for part in path.split("/") if part]
     if ".." in parts:
@@ -150,5 +153,5 @@ def _read(file: Path) -> str:
 
 
 def _number(text: str) -> int | None:
-    """None for "max", -1, nothing and anything else that is no number."""
+    """Return the number; None for "max", -1, nothing and any other text."""
     return int(text) if text.isascii() and text.isdecimal() else None

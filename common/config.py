@@ -1,6 +1,5 @@
-"""Every setting, as frozen objects built once at the entry point (flag > PDSERVE_* > file > default)."""
+"""All settings, as frozen objects built once at the entry point (flag > PDSERVE_* > file > default)."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
@@ -29,13 +28,13 @@ class _Frozen(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _read_off(cls, value: object, info: ValidationInfo) -> object:
-        """YAML reads a bare `off` as false; where a choice is called that, it is meant."""
+        """Read false as "off" where that is a choice: YAML takes a bare `off` for false."""
         choices = get_args(cls.model_fields[info.field_name or ""].annotation)
         return "off" if value is False and "off" in choices else value
 
 
 class EngineConfig(_Frozen):
-    """One worker's engine."""
+    """Settings of one worker's engine."""
 
     dtype: Dtype = Field(
         "auto",
@@ -82,7 +81,7 @@ class EngineConfig(_Frozen):
 
 
 class TransferConfig(_Frozen):
-    """The hand-off of KV from prefill to decode."""
+    """Settings of the hand-off of KV from prefill to decode."""
 
     max_concurrent_pulls: int = Field(16, ge=1, description="Prompts a decode worker pulls at once")
     max_inflight_mib: int = Field(256, ge=1, description="KV a decode worker may have in flight")
@@ -95,7 +94,7 @@ class TransferConfig(_Frozen):
 
 
 class TenantLimits(_Frozen):
-    """What one tenant may use."""
+    """Limits of one tenant."""
 
     max_requests: int | None = Field(None, ge=1, description="In flight at once; unset: any number")
     tokens_per_minute: int | None = Field(
@@ -105,7 +104,7 @@ class TenantLimits(_Frozen):
 
 
 class RouterConfig(_Frozen):
-    """The router."""
+    """Settings of the router."""
 
     policy: PolicyName = Field(
         "cost",
@@ -148,7 +147,7 @@ class RouterConfig(_Frozen):
 
 
 class SecurityConfig(_Frozen):
-    """Who may call the router, and over what."""
+    """Settings of the router's access control and TLS."""
 
     access_file: Path | None = Field(None, description="Tokens and certificates of tenants")
     tls_cert_file: Path | None = Field(None, description="The gRPC port's certificate chain, PEM")
@@ -168,7 +167,7 @@ class SecurityConfig(_Frozen):
 
 
 class ServeConfig(_Frozen):
-    """A whole deployment."""
+    """Settings of a whole deployment."""
 
     model: str = "smollm2-135m"
     prefill: int = Field(
@@ -179,13 +178,6 @@ class ServeConfig(_Frozen):
     grpc_port: Port = 50051
     http_port: Port = 8080
     openai_port: Port | None = Field(None, description="OpenAI's HTTP API; unset: off")
-    openai_keys_file: Path | None = Field(None, description="NAME KEY of each of its clients")
-    openai_tenant: str = Field(
-        "openai",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
-        description="Whose its requests are, beside security.access_file",
-    )
-    openai_options: str | None = Field(None, description="More options for `smg launch`")
     pin: Literal["auto", "off"] = "auto"
     ray_address: str | None = Field(None, description="Join this Ray cluster; unset: a private Ray")
     namespace: str = Field("pdserve", pattern=r"^[A-Za-z0-9_-]{1,64}$")
@@ -198,20 +190,14 @@ class ServeConfig(_Frozen):
 
     @property
     def router_settings(self) -> RouterConfig:
-        """The router's: where `router.max_wait_s` is unset, prompts wait no longer than a TTFT target."""
+        """The router's settings; where `max_wait_s` is unset, it is the TTFT target, if there is one."""
         if self.router.max_wait_s is None:
             return self.router.model_copy(update={"max_wait_s": self.engine.ttft_target_s})
         return self.router
 
-    @field_validator("openai_options")
-    @classmethod
-    def _split(cls, options: str | None) -> str | None:
-        shlex.split(options or "")  # raises ValueError where a quotation does not end
-        return options
-
 
 class WorkerSpec(_Frozen):
-    """All a worker process needs to know; made by the launcher."""
+    """All that a worker process needs to know; the launcher makes it."""
 
     name: str
     role: Literal["prefill", "decode"]

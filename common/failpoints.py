@@ -5,7 +5,7 @@ from functools import cache
 
 
 def value(name: str) -> str | None:
-    """The value given to a failpoint ("name=value,other=value" in PDSERVE_FAILPOINTS); None: inactive."""
+    """Return a failpoint's value ("name=value,other=value" in PDSERVE_FAILPOINTS); None: inactive."""
     return _active().get(name)
 
 

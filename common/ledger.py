@@ -1,4 +1,4 @@
-"""Who holds a worker's KV blocks, and why. Plain data."""
+"""Ledger of a worker's KV blocks: which requests hold them, and why. Plain data."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,7 +7,7 @@ MAX_HOLDERS = 1024  # of one ledger: about 100 KiB
 
 
 class HolderState(StrEnum):
-    """Why a request holds blocks, or holds none; see ledger.proto."""
+    """Reason why a request holds blocks, or holds none (ledger.proto)."""
 
     QUEUED = "queued"
     PULLING = "pulling"
@@ -20,7 +20,7 @@ class HolderState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BlockHolder:
-    """One request on one worker. `num_shared_blocks` of its blocks others hold too."""
+    """One request on one worker. Others hold `num_shared_blocks` of its blocks too."""
 
     request_id: str
     state: HolderState
@@ -34,7 +34,7 @@ class BlockHolder:
 
 @dataclass(frozen=True, slots=True)
 class BlockLedger:
-    """A worker's KV memory between two steps. `holders` are at most MAX_HOLDERS of `num_holders`."""
+    """A worker's KV memory between two steps. `holders` lists at most MAX_HOLDERS of `num_holders`."""
 
     blocks_total: int
     blocks_free: int

@@ -1,4 +1,4 @@
-"""The cores and memory that this process may use: the machine's, within the limits of its container."""
+"""Cores and memory that this process may use: the machine's, within the limits of its container."""
 
 import os
 from dataclasses import dataclass
@@ -11,24 +11,24 @@ from common.cgroup import HERE, CgroupTree, CpuQuota, cpu_quota, memory_limits
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """The cores of the affinity mask, and the quota of CPU time, if there is one."""
+    """Cores of the affinity mask, and the quota of CPU time, if there is one."""
 
     mask: tuple[int, ...]
     quota: CpuQuota | None = None
 
     @property
     def count(self) -> int:
-        """How many threads may compute at once, at least 1.
+        """Number of threads that may compute at once, at least 1.
 
-        Of a quota the whole CPUs: one thread more would use it up before its period (0.1 s) ends, and then
-        all threads stand still, which users see as a gap between tokens. What is left over is for the router
-        and Ray.
+        A quota counts by its whole CPUs. One thread more would use it up before its period (0.1 s) ends;
+        all threads would then stand still, which users see as a gap between tokens. The rest is for the
+        router and Ray.
         """
         return max(min(len(self.mask), int(self.quota.cpus)), 1) if self.quota else len(self.mask)
 
     @property
     def is_shared(self) -> bool:
-        """Whether a quota gives less than the mask: time on any of its cores, none of which is our own."""
+        """True if a quota gives less than the mask: time on any of its cores, none of which is our own."""
         return self.quota is not None and self.quota.cpus < len(self.mask)
 
 
@@ -42,17 +42,17 @@ class Memory:
 
     @property
     def usable_bytes(self) -> int:
-        """What processes may take more. A twentieth stays free: Ray ends workers where 95 % are used."""
+        """Bytes that processes may still take. A twentieth stays free: Ray ends workers at 95 % use."""
         return max(self.available_bytes - self.total_bytes // 20, 0)
 
 
 def read_cores(tree: CgroupTree = HERE) -> Cores:
-    """The cores of the calling thread's mask, and the least quota of its groups."""
+    """Read the cores of the calling thread's mask, and the least quota of its groups."""
     return Cores(tuple(sorted(os.sched_getaffinity(0))), cpu_quota(tree))
 
 
 def read_memory(tree: CgroupTree = HERE) -> Memory:
-    """The least of the machine's and all groups' limits, and the least that any of them has left."""
+    """Read the least limit of the machine and all groups, and the least that any of them has left."""
     machine, limits = psutil.virtual_memory(), memory_limits(tree)
     total = min([machine.total, *(limit.limit_bytes for limit in limits)])
     tightest = min(limits, key=lambda limit: limit.available_bytes, default=None)

@@ -1,4 +1,4 @@
-"""What the processes say to each other about one request. Plain data, no tensors, no sockets."""
+"""Messages between the processes about requests and workers. Plain data, no tensors, no sockets."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -9,21 +9,21 @@ from pdserve.errors import Reason
 
 
 class Role(StrEnum):
-    """What a worker does."""
+    """Role of a worker."""
 
     PREFILL = "prefill"
     DECODE = "decode"
 
 
 class FinishReason(StrEnum):
-    """Why a sequence ended well."""
+    """Reason why a sequence ended well."""
 
     STOP = "stop"
     LENGTH = "length"
 
 
 class GrammarKind(StrEnum):
-    """How a grammar is written; the values are the field names of the public StructuredOutput."""
+    """Notation of a grammar; the values are the field names of the public StructuredOutput."""
 
     JSON_SCHEMA = "json_schema"
     REGEX = "regex"
@@ -33,7 +33,7 @@ class GrammarKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """The form of an output. `texts` has one entry, or for a choice one for each text.
+    """Form that the output must have. `texts` has one entry; of a choice, one for each alternative.
 
     With `strict_formats` a JSON schema whose `format` cannot be kept is refused.
     """
@@ -45,7 +45,7 @@ class Grammar:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How to choose tokens and when to stop (see inference.proto). Validated at the router's edge."""
+    """Options for choosing tokens and stopping (inference.proto). The router's edge validates them."""
 
     temperature: float
     seed: int
@@ -78,12 +78,12 @@ class SamplingParams:
 
     @property
     def is_truncated(self) -> bool:
-        """Whether some tokens may not be drawn at all."""
+        """True if some tokens may not be drawn at all."""
         return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
 
     @property
     def has_penalties(self) -> bool:
-        """Whether the tokens so far change the logits."""
+        """True if the tokens so far change the logits."""
         return (
             self.repetition_penalty != 1
             or self.presence_penalty != 0
@@ -92,27 +92,27 @@ class SamplingParams:
 
     @property
     def is_plain(self) -> bool:
-        """Whether tokens, of those not forbidden, come from softmax(logits / temperature) as it is."""
+        """True if tokens that are not forbidden are drawn from softmax(logits / temperature) as it is."""
         return not (self.logit_bias or self.has_penalties or self.is_truncated)
 
     @property
     def is_memoryless(self) -> bool:
-        """Whether choosing a token takes its logits and position alone and yields the token alone.
+        """True if choosing a token needs its logits and position alone, and yields the token alone.
 
-        Then the choice needs nothing that is known on the host only once the token before it is.
+        Then the choice can run before the host knows the token before it.
         """
         needs_tokens = self.has_penalties or self.grammar is not None
         return not (needs_tokens or self.logit_bias or self.has_bans or self.logprobs is not None)
 
     @property
     def needs_all_prompt_logits(self) -> bool:
-        """Whether every position of the prompt must run through the model, none taken from a prefix cache."""
+        """True if every position of the prompt must run, and none may come from a prefix cache."""
         return self.prompt_logprobs is not None
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """Natural-log probabilities at one place: of the token there, and of the likeliest ones in order."""
+    """Natural-log probabilities at one position: of its token, and of the likeliest ones in order."""
 
     logprob: float
     top_token_ids: tuple[int, ...] = ()
@@ -123,8 +123,8 @@ class TokenLogprobs:
 class WorkRequest:
     """One request as a worker sees it: token ids in, token ids out.
 
-    Requests share cached KV only where their `cache_salt` is the same. Those of one `group` have one prompt:
-    the first computes it, the others wait for that and share it.
+    Requests share cached KV only where their `cache_salt` is the same. Requests of one `group` have the same
+    prompt: the first one computes it, the others wait and share it.
     """
 
     request_id: str
@@ -137,24 +137,24 @@ class WorkRequest:
     group: str = ""
     priority: int = 0  # lower goes first
     num_held_tokens: int = 0  # of the prompt, on the decode worker that asks for the rest
-    max_item_tokens: int | None = None  # the longest piece of KV that it takes
-    waited_s: float = 0.0  # there, before it asked
+    max_item_tokens: int | None = None  # the longest piece of KV that decode takes
+    waited_s: float = 0.0  # on the decode worker, before it asked
 
 
 @dataclass(frozen=True, slots=True)
 class WorkFailure:
-    """Why a sequence ended badly."""
+    """Reason why a sequence ended badly."""
 
     reason: Reason
     message: str
 
 
-@dataclass(slots=True)  # not frozen: one is made for each token, in half the time
+@dataclass(slots=True)  # not frozen, which halves the time to make one: there is one for each token
 class SequenceOutput:
-    """News of one sequence. `index` is the position of `token_ids[0]` in the output.
+    """New tokens or the end of one sequence. `index` is the position of `token_ids[0]` in the output.
 
     `logprobs` has one entry for each token, or none; `prompt_logprobs` comes with token 0. `timings` come
-    with the end; with token 2, what is known by then.
+    with the end, and with token 2 as far as they are known by then.
     """
 
     request_id: str
@@ -181,17 +181,17 @@ class WorkerInfo:
     profile: WorkerProfile = field(default_factory=WorkerProfile)
     dtype: str = ""
     wire_version: int = 0
-    dtype_reason: str = ""  # why the dtype is the one, for people to read
+    dtype_reason: str = ""  # why this dtype was chosen, for people to read
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerLoad:
-    """A worker's load and counters at one moment. Counts are of sequences, blocks or tokens."""
+    """A worker's load and counters at one moment, in sequences, blocks, tokens, bytes and seconds."""
 
     num_running: int = 0
     num_waiting: int = 0
     num_waiting_tokens: int = 0
-    backlog_tokens: int = 0  # of these, tokens that this worker itself will run
+    backlog_tokens: int = 0  # of num_waiting_tokens, those that this worker itself will run
     blocks_total: int = 0
     blocks_free: int = 0
     blocks_cached: int = 0
@@ -206,18 +206,18 @@ class WorkerLoad:
     prefill_fallbacks: int = 0
     prefix_query_tokens: int = 0
     prefix_hit_tokens: int = 0
-    credit_bytes: int = 0  # of KV on its way to decode; 0: not limited, or no decode worker
-    credit_wanted_bytes: int = 0  # of that, by pulls under way and by prompts that wait
+    credit_bytes: int = 0  # limit of KV on its way to decode; 0: none, or no decode worker
+    credit_wanted_bytes: int = 0  # wanted of it by pulls under way and by prompts that wait
     spilled_bytes: int = 0  # by the object store of the worker's node
     num_submitted: int = 0  # requests of all routers that have not ended
-    is_draining: bool = False  # some router wants it to get nothing new
+    is_draining: bool = False  # some router wants it to get no new requests
     progress_age_s: float = 0.0
     correction: Correction = field(default_factory=Correction)
 
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """What one engine step produced, and the load after it."""
+    """Outputs of one engine step, and the load after it."""
 
     sequences: tuple[SequenceOutput, ...] = field(default_factory=tuple)
     load: WorkerLoad | None = None

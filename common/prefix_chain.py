@@ -1,4 +1,4 @@
-"""The keys under which a sequence's whole blocks are found again."""
+"""Keys under which a sequence's whole blocks are found again."""
 
 import struct
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ _SALT_BYTES = 32
 
 
 class PrefixChain:
-    """One key a whole block, of all tokens up to its end, grown as the sequence grows.
+    """Keys of a sequence, one for each whole block; the chain grows as the sequence grows.
 
-    A key is the keyed BLAKE2b digest of (model fingerprint; salt, tokens up to the block's end), followed
-    by the block's own tokens: finding a key therefore compares tokens, and a chain compares all of them.
+    A key is a digest of the salt and all tokens up to the block's end (BLAKE2b, keyed by the model's
+    fingerprint). The block's own tokens follow it, so that a lookup compares tokens, and a chain all of them.
     """
 
     __slots__ = ("_block_size", "_hash", "keys", "num_keyed")
@@ -25,7 +25,7 @@ class PrefixChain:
         self.num_keyed = 0  # blocks of the current table that carry their key
 
     def grow(self, token_ids: Sequence[int], num_blocks: int) -> None:
-        """Have keys for at least the first `num_blocks` blocks."""
+        """Make the keys of the first `num_blocks` blocks, as far as they are missing."""
         start = len(self.keys) * self._block_size
         end = num_blocks * self._block_size
         if end <= start:

@@ -1,9 +1,10 @@
-"""Which prefixes a worker's blocks hold, told to whoever listens: changes, or all of it.
+"""Log of the prefixes that a worker's blocks hold, for routers: changes, or all of them.
 
 1. The BlockPool notes each key that a block gets or loses, in the engine's thread.
-2. Each router's connection asks, after each step, for what changed `since` the number it has reached.
-3. One that is new, or so far behind that the changes are forgotten, gets a snapshot instead.
-Nothing grows: changes are kept in a bounded log, and a message carries at most MAX_DIGESTS.
+2. After each step, each router's connection asks for the changes `since` the number that it has reached.
+3. A connection that is new, or so far behind that the changes are forgotten, gets a snapshot instead.
+
+Memory is bounded: the log keeps a limited number of changes, and a message carries at most MAX_DIGESTS.
 """
 
 import threading
@@ -11,16 +12,16 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-DIGEST_BYTES = 8  # of a key's own digest: one wrong prediction in 2**64
+DIGEST_BYTES = 8  # taken of a key's own digest: one wrong prediction in 2**64
 MAX_DIGESTS = 2**16
 
 
 @dataclass(frozen=True, slots=True)
 class PrefixUpdate:
-    """Leads from the state after `start` changes to that after `end`.
+    """Digests added and removed between the states after `start` and after `end` changes.
 
-    A snapshot begins with everything forgotten, whatever the receiver had. Its further parts, if it has
-    any, are updates from `end` to `end`.
+    A snapshot replaces everything that the receiver had. Its further parts, if it has any, are updates from
+    `end` to `end`.
     """
 
     start: int
@@ -31,7 +32,7 @@ class PrefixUpdate:
 
 
 class PrefixLog:
-    """The digests of a pool's keys and their last changes. Written by one thread, read by any."""
+    """Digests of a pool's keys, and their last changes. One thread writes, any thread reads."""
 
     def __init__(self, max_changes: int) -> None:
         self._lock = threading.Lock()
@@ -40,7 +41,7 @@ class PrefixLog:
         self._end = 0
 
     def add(self, keys: Iterable[bytes]) -> None:
-        """Blocks got these keys."""
+        """Note the keys that blocks got."""
         digests = [key[:DIGEST_BYTES] for key in keys]
         with self._lock:
             self._held.update(digests)
@@ -48,7 +49,7 @@ class PrefixLog:
             self._end += len(digests)
 
     def remove(self, key: bytes) -> None:
-        """A block lost it."""
+        """Note the key that a block lost."""
         digest = key[:DIGEST_BYTES]
         with self._lock:
             self._held.discard(digest)
@@ -56,7 +57,7 @@ class PrefixLog:
             self._end += 1
 
     def since(self, reached: int | None) -> list[PrefixUpdate]:
-        """What leads from the state after `reached` changes (None: from nothing) to now; [] for nothing."""
+        """Return the updates from the state after `reached` changes (None: no state) to now, in order."""
         if reached == self._end:
             return []
         with self._lock:
@@ -67,7 +68,7 @@ class PrefixLog:
 
     def _delta(self, num_missing: int) -> PrefixUpdate:
         skipped = len(self._changes) - num_missing
-        # the last word on each digest counts
+        # the last change of each digest counts
         last = dict(change for index, change in enumerate(self._changes) if index >= skipped)
         return PrefixUpdate(
             start=self._end - num_missing,

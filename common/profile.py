@@ -1,8 +1,8 @@
-"""What work costs on one worker, as plain numbers that a router, a scheduler or a simulator can reckon with.
+"""Costs of work on one worker, as plain numbers for routers, schedulers and simulators.
 
-A step's time is read off a curve over its rows (tokens run, whoever they belong to), since that is what
-its matrix products depend on; attention is added for each prompt token and position before it, and for
-each position that a decoding sequence reads. `common/engine/profiling/profiler.py` measures the numbers.
+A step's time is read off a curve over its rows (tokens run, of all sequences), on which the time of its
+matrix products depends. Attention is added for each prompt token and position before it, and for each
+position that a decoding sequence reads. `common/engine/profiling/profiler.py` measures the numbers.
 """
 
 import math
@@ -15,12 +15,12 @@ _LEAST_CHUNK = 16  # tokens
 
 
 def count_pairs(num_tokens: int, start: int = 0) -> float:
-    """Pairs of a prompt token and a position at or before it, for `num_tokens` from position `start`."""
+    """Count pairs of a prompt token and a position at or before it, for `num_tokens` from `start` on."""
     return num_tokens * (start + num_tokens / 2)
 
 
 class Correction(NamedTuple):
-    """What a worker has seen since it measured itself. Factors multiply the profile's seconds."""
+    """Factors that a worker has observed since it measured itself; they multiply the profile's seconds."""
 
     prefill: float = 1.0
     decode: float = 1.0
@@ -31,11 +31,11 @@ class Correction(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WorkerProfile:
-    """One worker's costs in seconds, and how much it runs at once. The defaults are guesses.
+    """Costs of one worker in seconds, and the sizes that it runs at once. The defaults are guesses.
 
-    `row_seconds[i]` is a step of `row_counts[i]` rows (ascending) without attention; `sample_s` is added
-    for each decoding sequence, `position_s` for each position that these hold, `pair_s` for each prompt
-    token and position at or before it.
+    `row_seconds[i]` is a step of `row_counts[i]` rows (ascending) without attention. Added are `sample_s` for
+    each decoding sequence, `position_s` for each position that these hold, and `pair_s` for each pair of a
+    prompt token and a position at or before it.
     """
 
     row_counts: tuple[int, ...] = (1, 512)
@@ -52,7 +52,7 @@ class WorkerProfile:
     correction: Correction = field(default_factory=Correction)
 
     def is_sound(self) -> bool:
-        """Whether it can be reckoned with: numbers from a disk or a peer may be anything."""
+        """Return True if the numbers are usable: those from a disk or a peer may be anything."""
         counts, seconds = self.row_counts, self.row_seconds
         rates = (self.sample_s, self.position_s, self.pair_s, self.copy_out_byte_s)
         others = (self.insert_byte_s, self.itl_target_s)
@@ -67,7 +67,7 @@ class WorkerProfile:
         )
 
     def decode_step_s(self, num_sequences: int, num_positions: int) -> float:
-        """A step in which so many sequences decode, which hold so many positions together."""
+        """Return the seconds of a step in which `num_sequences` decode, with `num_positions` in all."""
         if not num_sequences:
             return 0.0
         attention_s = num_sequences * self.sample_s + num_positions * self.position_s
@@ -80,7 +80,7 @@ class WorkerProfile:
         return self.decode_step_s(num_sequences, num_positions) <= self.itl_target_s
 
     def num_places(self, num_positions_each: float) -> int:
-        """The most sequences of so many positions that may decode together."""
+        """Return the most sequences of `num_positions_each` positions that may decode together."""
         counts = range(1, self.max_num_seqs + 1)
         most = bisect_left(
             counts, True, key=lambda n: not self.can_run_step(n, round(n * num_positions_each))
@@ -88,10 +88,10 @@ class WorkerProfile:
         return max(most, 1)
 
     def prompt_budget(self, num_decoding: int, num_positions: int = 0, start: int = 0) -> int:
-        """Prompt tokens that a step may run beside `num_decoding` sequences of `num_positions` positions.
+        """Return the prompt tokens a step may run beside `num_decoding` sequences of `num_positions` in all.
 
-        What max_batch_tokens leaves and, where there is an ITL target, what brings the step up to it; but at
-        least a few, or the prompt would never end. `start` is how much of the prompt lies before them.
+        They fill the step up to max_batch_tokens and, where there is one, up to the ITL target; a few run
+        always, or the prompt would never end. `start` positions of the prompt lie before them.
         """
         most = max(self.max_batch_tokens - num_decoding, 1)
         if not self.itl_target_s or not num_decoding:
@@ -107,20 +107,20 @@ class WorkerProfile:
         return max(fitting, min(_LEAST_CHUNK, most))
 
     def num_steps(self, num_tokens: int, num_decoding: int) -> int:
-        """Steps that a prompt's `num_tokens` take beside so many decoding sequences."""
+        """Return the steps that a prompt's `num_tokens` take beside `num_decoding` decoding sequences."""
         return -(-num_tokens // self.prompt_budget(num_decoding))
 
     def last_chunk(self, num_tokens: int, num_decoding: int) -> int:
-        """Tokens in the last of these steps."""
+        """Return the tokens in the last of these steps."""
         chunk = self.prompt_budget(num_decoding)
         return num_tokens % chunk or min(num_tokens, chunk)
 
     def tail(self, num_tokens: int, num_late: int) -> int:
-        """Of a prompt's last tokens, which one step could run, how many to leave to a step of their own.
+        """Return how many of a prompt's last `num_tokens`, which one step could run, get a step of their own.
 
-        The KV of the others leaves meanwhile; what is left to send when the prompt ends then takes about one
-        decode step. `num_late` is of how many tokens KV would leave after that one step. 0 where the further
-        step takes longer than that saves.
+        The KV of the others leaves meanwhile, so that the rest takes about one decode step to send.
+        `num_late` tokens' KV would leave after that one step. 0 where a further step costs more than it
+        saves.
         """
         copy_s = self.copy_out_s(1) + self.insert_s(1)
         most = int(self.decode_step_s(1, 0) / copy_s) if copy_s else num_tokens
@@ -132,19 +132,19 @@ class WorkerProfile:
         return tail if (num_late - tail) * copy_s > self.correction.prefill * step_s else 0
 
     def prompt_s(self, num_tokens: int, num_pairs: float, num_decoding: int = 0) -> float:
-        """What prompt tokens add to the steps that run them; with nobody decoding, all of their time."""
+        """Return the seconds that prompt tokens add to their steps; with nobody decoding, all of the time."""
         chunk = self.prompt_budget(num_decoding)
         num_full, rest = divmod(num_tokens, chunk)
         rows_s = num_full * self._added_s(chunk, num_decoding) + self._added_s(rest, num_decoding)
         return self.correction.prefill * (rows_s + num_pairs * self.pair_s)
 
     def copy_out_s(self, num_tokens: int) -> float:
-        """Copying the KV of so many tokens out of the blocks."""
+        """Return the seconds of copying the KV of `num_tokens` out of the blocks."""
         num_bytes = num_tokens * self.kv_bytes_per_token
         return self.correction.copy_out * num_bytes * self.copy_out_byte_s
 
     def insert_s(self, num_tokens: int) -> float:
-        """Copying the KV of so many tokens into blocks."""
+        """Return the seconds of copying the KV of `num_tokens` into blocks."""
         num_bytes = num_tokens * self.kv_bytes_per_token
         return self.correction.insert * num_bytes * self.insert_byte_s
 
@@ -154,7 +154,7 @@ class WorkerProfile:
         return self._rows_s(num_decoding + num_rows) - self._rows_s(num_decoding)
 
     def _rows_s(self, num_rows: int) -> float:
-        """The curve: straight lines between the points, the last one's slope beyond them."""
+        """Read the curve: straight lines between the points, the last one's slope beyond them."""
         if num_rows <= 0:
             return 0.0
         counts, seconds = self.row_counts, self.row_seconds

@@ -1,11 +1,11 @@
-"""Where a request's time went: plain spans, in seconds from a zero that their holder names."""
+"""Time spans of a request, in seconds; the holder of a span names the zero that it counts from."""
 
 from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
 class PrefillChunkTiming:
-    """One prefill step's share in one prompt. `is_remote` says that it ran on another worker."""
+    """One prefill step's share of a prompt; `is_remote` if it ran on another worker."""
 
     start_s: float
     duration_s: float
@@ -15,8 +15,9 @@ class PrefillChunkTiming:
 
 @dataclass(frozen=True, slots=True)
 class TransferTiming:
-    """One run of KV: copied out of prefill's blocks, on its way until it lay verified in decode's memory
-    (`wire_s`, which begins where the copy ends), waiting, copied into decode's blocks.
+    """One piece of KV: copied out of prefill's blocks, sent, waiting, inserted into decode's blocks.
+
+    `wire_s` begins where the copy ends, and ends when the piece is verified in decode's memory.
     """
 
     copy_out_start_s: float
@@ -30,7 +31,7 @@ class TransferTiming:
 
 @dataclass(frozen=True, slots=True)
 class DecodeStepTiming:
-    """A decode step, and the sequences and tokens that it ran."""
+    """One decode step, with the number of sequences and tokens that it ran."""
 
     start_s: float
     duration_s: float
@@ -40,10 +41,10 @@ class DecodeStepTiming:
 
 @dataclass(frozen=True, slots=True)
 class WorkTimings:
-    """A request's spans as the decode worker saw them; starts count from the request's arrival there.
+    """Spans of a request as the decode worker saw them; starts count from the request's arrival there.
 
-    `decode_steps` are the first and the last of `num_decode_steps`. What prefill timed on its own clock may
-    lie wrong by `clock_error_s`. `pull_s` is None where the prompt ran on the decode worker.
+    `decode_steps` are the first and the last of `num_decode_steps`. Spans that prefill timed on its own
+    clock may be off by `clock_error_s`. `pull_s` is None where the prompt ran on the decode worker.
     """
 
     queue_s: float = 0.0
@@ -59,7 +60,7 @@ class WorkTimings:
     clock_error_s: float = 0.0
 
     def after(self, offset_s: float) -> "WorkTimings":
-        """The same, counted from a moment `offset_s` before."""
+        """Return the same spans, counted from a moment `offset_s` earlier."""
         return replace(
             self,
             queue_s=self.queue_s + offset_s,

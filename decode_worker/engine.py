@@ -1,11 +1,20 @@
-"""A decode worker's engine: take KV in, schedule, run, publish. All of it in the engine's thread."""
+"""A decode worker's engine. All of it runs in the engine's thread.
+
+1. `submit` makes a request live and queues it (`DecodeAdmission.add`), with a grammar once that is compiled.
+2. `step` lets pulls enter while there is room (`DecodeScheduler.next_pull`) and opens them (`Inbox.start`).
+3. It takes in what arrived (`Inbox.collect`): token 1 is published at once; with all its KV a sequence joins
+   the batch (`DecodeScheduler.join`). What a lost pull left is computed here.
+4. `DecodeScheduler.schedule` gives growing sequences their blocks, lets local prompts enter and makes the
+   batch. Under pressure it preempts: the sequence waits again, its KV swapped out or to be recomputed.
+5. `Lookahead.run` launches the batch and returns the steps that landed; `_apply` appends their tokens.
+6. `_end` frees the blocks and leaves every queue: after the last token, a cancel, a failure, a deadline
+   (`LiveSequences.expired`) or a newer attempt.
+"""
 
 import time
 from collections.abc import Callable
 from functools import partial
-from math import inf
 
-from common.engine.batch import Batch
 from common.engine.build import Engine
 from common.engine.faults import FINAL, UNTRUSTED, sample_fault, step_fault
 from common.engine.model_runner import Landed
@@ -18,12 +27,10 @@ from common.telemetry.logs import get_logger
 from common.timings import DecodeStepTiming
 from common.worker.block_ledger import make_ledger
 from common.worker.counters import Counters
-from decode_worker.handoff import note_handoff
 from decode_worker.inbox import Collected, Inbox
-from decode_worker.ledger import state_of
-from decode_worker.load import report
+from decode_worker.live_sequences import LiveSequences
 from decode_worker.lookahead import Lookahead
-from decode_worker.output import news_of
+from decode_worker.reports import holder_state, load_report, note_handoff, token_output
 from decode_worker.scheduler import DecodeScheduler
 from pdserve.errors import Reason
 
@@ -31,7 +38,7 @@ _log = get_logger()
 
 
 class DecodeEngine:
-    """Owns the live sequences. A sequence is live from `submit` to `_end`, which frees what it held."""
+    """Owns the live sequences: those between `submit` and `_end`."""
 
     def __init__(
         self,
@@ -50,75 +57,79 @@ class DecodeEngine:
         self._grammars = grammars
         self._counters = counters
         self._publish = publish
-        self._live: dict[str, Sequence] = {}
+        self._live = LiveSequences()
         self._outputs: list[SequenceOutput] = []
-        self._next_deadline_s = inf  # no live sequence's is sooner
+        self._is_retired = False
 
     def submit(self, seq: Sequence) -> None:
-        """Take a request on, or fail it at once. A newer attempt replaces an older one."""
+        """Make a request live, or fail it at once. A newer attempt replaces an older one."""
         request = seq.request
+        if self._is_retired:  # sent by a router that does not know yet
+            failure = WorkFailure(Reason.WORKER_LOST, "the worker is no decode worker any more")
+            self._publish(StepOutput((SequenceOutput(seq.request_id, 0, failure=failure),)))
+            return
         known = self._live.get(request.request_id)
         if known is not None:
             if known.request.attempt >= request.attempt:
                 return
             self._end(known)
-        self._live[request.request_id] = seq
-        self._next_deadline_s = min(self._next_deadline_s, seq.deadline_s)
+        self._live.add(seq)
         num_tokens = seq.num_prompt_tokens + request.sampling.max_tokens
-        if not self._scheduler.can_ever_run(num_tokens):
+        if not self._scheduler.admission.can_ever_run(num_tokens):
             message = f"{num_tokens} tokens exceed the {self._engine.pool.num_blocks} KV blocks"
             self._fail(seq, Reason.KV_CAPACITY_EXCEEDED, message)
         elif request.sampling.grammar is not None:
             self._grammars.prepare(seq, request.sampling.grammar)
         else:
-            self._enqueue(seq)
+            self._scheduler.admission.add(seq)
 
     def cancel(self, request_id: str) -> None:
-        """End a request without a word; unknown ids are ignored."""
+        """End a request and publish nothing; ignore unknown ids."""
         seq = self._live.get(request_id)
         if seq is not None:
             self._end(seq)
 
     def retire(self) -> None:
-        """Fail all requests; the next step says so."""
-        for seq in list(self._live.values()):
+        """Fail all requests, and those that still come."""
+        self._is_retired = True
+        for seq in self._live:
             self._fail(seq, Reason.WORKER_LOST, "the worker takes another role")
+        self.step()  # which lands the step in flight and publishes the ends
 
     def step(self) -> bool:
-        """Take in, schedule, run, publish; False when there was nothing to do."""
+        """Take in, schedule, run, apply, publish; return False when there was nothing to do."""
         self._expire()
         self._take_prepared()
-        self._inbox.admit(self._scheduler.can_admit, self._scheduler.watermark_blocks)
-        if self._lookahead.is_flying and self._inbox.has_news:
-            self._run(None)  # KV that is copied in would wait for that step and be measured as long
-        collected = self._inbox.collect()
-        self._take_in(collected)
-        if self._lookahead.is_flying and not self._scheduler.can_grow():
-            self._run(None)  # who is preempted, and what is saved of it, depends on all tokens
-        batch = self._scheduler.schedule(self._inbox.pulls.keys(), self._inbox.goes_before)
+        self._start_pulls()
+        has_news = self._inbox.has_news
+        self._apply(self._lookahead.settle(self._scheduler, has_news=has_news))
+        if has_news:
+            self._take_in(self._inbox.collect())
+        batch = self._scheduler.schedule(self._inbox.pulls.keys())
         if batch is not None and self._outputs:
             # token 1 of a pulled prompt leaves before the step, not behind it
             self._publish(StepOutput(self._take_outputs()))
-        has_run = self._run(batch)
-        if not has_run and collected.is_empty and not self._outputs:
+        landed = self._lookahead.run(batch)
+        self._apply(landed)
+        if batch is None and not (landed or has_news or self._outputs):
             return False
         self._publish(StepOutput(self._take_outputs(), self.load()))
         return True
 
     def load(self) -> WorkerLoad:
-        """Load and counters now."""
-        return report(self._engine, self._counters, self._scheduler, self._inbox)
+        """Return load and counters now."""
+        return load_report(self._engine, self._counters, self._scheduler, self._inbox)
 
     def check_integrity(self) -> None:
-        """Every held block belongs to a live sequence."""
-        held = [block for seq in self._live.values() for block in seq.block_table]
+        """Raise AssertionError where a block is held by no live sequence."""
+        held = [block for seq in self._live for block in seq.block_table]
         self._engine.pool.check_integrity(held)
 
     def ledger(self, request_id: str) -> BlockLedger:
-        """Who holds which blocks, of all requests or of one or one group."""
-        state = partial(state_of, scheduler=self._scheduler, inbox=self._inbox)
+        """Return which requests hold which blocks: all of them, or those of one request or group."""
+        state = partial(holder_state, scheduler=self._scheduler, inbox=self._inbox)
         host_bytes = self._scheduler.preemption.num_host_bytes
-        return make_ledger(self._engine.pool, self._live.values(), state, host_bytes, request_id)
+        return make_ledger(self._engine.pool, tuple(self._live), state, host_bytes, request_id)
 
     def close(self) -> None:
         """Stop pulling and compiling."""
@@ -130,12 +141,8 @@ class DecodeEngine:
         return outputs
 
     def _expire(self) -> None:
-        now_s = time.monotonic()
-        if now_s <= self._next_deadline_s:
-            return
-        for seq in [s for s in self._live.values() if s.is_expired(now_s)]:
+        for seq in self._live.expired(time.monotonic()):
             self._fail(seq, Reason.DEADLINE_EXCEEDED, "the client's deadline passed")
-        self._next_deadline_s = min((s.deadline_s for s in self._live.values()), default=inf)
 
     def _take_prepared(self) -> None:
         for seq, error in self._grammars.collect():
@@ -144,13 +151,12 @@ class DecodeEngine:
             if error is not None:
                 self._fail(seq, Reason.GRAMMAR_FAILED, str(error))
             else:
-                self._enqueue(seq)
+                self._scheduler.admission.add(seq)
 
-    def _enqueue(self, seq: Sequence) -> None:
-        if seq.request.prefill_worker is None:
-            self._scheduler.add(seq)
-        else:
-            self._inbox.add(seq)
+    def _start_pulls(self) -> None:
+        arriving = self._inbox.pulls.keys()
+        while (seq := self._scheduler.next_pull(arriving)) is not None:
+            self._inbox.start(seq)
 
     def _take_in(self, collected: Collected) -> None:
         self._counters.kv_bytes += collected.num_bytes
@@ -180,20 +186,18 @@ class DecodeEngine:
         """Run the whole prompt here, in blocks that nobody else can have found."""
         self._prefix.release(seq)
         seq.num_computed_tokens = 0
-        self._scheduler.add(seq)
+        self._scheduler.admission.add_local(seq)
 
-    def _run(self, batch: Batch | None) -> bool:
-        """Whether a step was launched or one has landed."""
-        landed = self._lookahead.run(batch)
+    def _apply(self, landed: list[Landed]) -> None:
+        """Take the results of steps in: tokens, timings, failures."""
         for step in landed:
             if step.error is None:
-                self._apply(step)
+                self._apply_step(step)
             elif not (seq := step.batch.entries[0].seq).is_finished:  # by the step before
                 fault = step_fault(step.error)
                 self._fail(seq, fault.reason, fault.message)
-        return batch is not None or bool(landed)
 
-    def _apply(self, landed: Landed) -> None:
+    def _apply_step(self, landed: Landed) -> None:
         batch, start_s, end_s = landed.batch, landed.start_s, landed.end_s
         block_size = self._engine.pool.block_size
         self._counters.steps += 1
@@ -219,12 +223,12 @@ class DecodeEngine:
                 self._emit(seq, sample)
 
     def _emit(self, seq: Sequence, sample: Sample) -> None:
-        """Append a token and publish it; ends the sequence if it was the last."""
+        """Append a token and publish it; end the sequence if it was the last."""
         if (fault := sample_fault(seq, sample)) is not None:
             self._fail(seq, fault.reason, fault.message)
             return
         seq.append(sample.token_id, self._engine.spec.eos_token_ids)
-        self._outputs.append(news_of(seq, sample))
+        self._outputs.append(token_output(seq, sample))
         if seq.finish_reason is not None:
             self._end(seq)
 
@@ -238,8 +242,8 @@ class DecodeEngine:
         self._end(seq)
 
     def _end(self, seq: Sequence) -> None:
-        """The one place where a sequence ends: out of every queue, stream closed, blocks back."""
-        del self._live[seq.request_id]
+        """End a sequence, here and nowhere else: out of every queue, stream closed, blocks released."""
+        self._live.remove(seq)
         self._inbox.discard(seq)
         self._scheduler.remove(seq)
         self._prefix.release(seq)

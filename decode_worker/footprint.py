@@ -1,4 +1,4 @@
-"""The most memory that a batch will need before its sequences end. Plain numbers."""
+"""Peak memory that a batch will need before its sequences end. Plain numbers."""
 
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """One sequence: tokens now, tokens expected to come, blocks of it that others brought in."""
+    """One sequence: its tokens now, the tokens expected to come, its blocks that others brought in."""
 
     num_tokens: int
     num_remaining: int
@@ -16,11 +16,11 @@ class Footprint:
 
 
 def peak_blocks(footprints: SequenceOf[Footprint], block_size: int) -> int:
-    """Blocks of their own that the sequences will hold at the worst moment, if all go on together.
+    """Return the blocks of their own that the sequences hold at the worst moment, if all go on together.
 
-    A sequence grows by a token a step and gives everything back at its end, so the worst moment is just
-    before one of them ends (Past-Future scheduler, Gong et al. 2025): then all that end no sooner have
-    grown by as much.
+    A sequence grows by a token a step and gives everything back at its end. So the worst moment is just
+    before one of them ends (Past-Future scheduler, Gong et al. 2025): by then all that end no sooner have
+    grown by the same number of tokens.
     """
     tokens = np.array([f.num_tokens for f in footprints])
     remaining = np.array([f.num_remaining for f in footprints])

@@ -1,19 +1,18 @@
-"""One step ahead of the tokens: the host schedules step n + 1 while the device runs step n.
+"""Scheduling one step ahead of the tokens: the host prepares step n + 1 while the device runs step n.
 
-1. `run` launches step n + 1 behind step n, which may still run. A sequence that step n samples for goes on
-   in it with a token that only the device knows: ModelRunner carries it over there.
-2. Only then it waits for step n, whose tokens the engine publishes while step n + 1 runs.
-3. A sequence that ended with step n (end of sequence, stop token, cancel, deadline, failure) has run a token
-   too many in step n + 1. The engine passes it over: it is in no output, no counter and no prefix key.
-   Its blocks went back when it ended, though step n + 1 may write to them later: all that reads or writes
-   blocks is put on one stream, so whoever gets them next comes behind it.
-4. A step is landed at once, and the next scheduled with all known, if the host has its tokens anyway: on a
-   CPU, and where one of them depends on those before it or tells more than itself (`is_memoryless`).
-5. Before somebody must be preempted (`DecodeScheduler.can_grow`) the engine has all landed by `run(None)`.
-6. A step that raises is run again in parts, and lands at once (isolation.py): step n + 1 behind step n if its
-   launch raised; if the wait for step n raised, step n, while step n + 1 counts as never launched.
-
-Nothing else decides which steps overlap. The length limit wastes no token (`Sequence.runs_ahead`).
+1. `run` launches step n + 1 behind step n, which may still run. A sequence that step n samples for continues
+   in step n + 1 with a token that only the device knows; ModelRunner carries it over there.
+2. Then `run` waits for step n. The engine publishes its tokens while step n + 1 runs.
+3. A sequence that ended with step n (last token, cancel, deadline, failure) runs one token too many in step
+   n + 1. The engine ignores that token: it is in no output, no counter and no prefix key. Step n + 1 may
+   write to blocks that are free already; all access to blocks is on one stream, so a new owner comes later.
+4. A step lands at once where the host has its tokens anyway: on a CPU, and where the choice of a token needs
+   the tokens before it or reports more than itself (not `is_memoryless`).
+5. `settle` lands the step in flight before arrived KV is copied in, which would wait for that step and be
+   measured as long; and before a preemption, which depends on all tokens (`DecodeScheduler.can_grow`).
+6. A step that raises is run again in parts, and lands at once (isolation.py). If the launch of step n + 1
+   raised, that step runs again behind step n. If the wait for step n raised, step n does, and step n + 1
+   counts as never launched. The length limit wastes no token (`Sequence.runs_ahead`).
 """
 
 import time
@@ -23,6 +22,7 @@ from common.engine.batch import Batch
 from common.engine.isolation import Isolation
 from common.engine.model_runner import Landed, Launched, ModelRunner
 from common.telemetry.logs import get_logger
+from decode_worker.scheduler import DecodeScheduler
 
 _log = get_logger()
 
@@ -34,7 +34,7 @@ class _Raised:
 
 
 class Lookahead:
-    """Owns the launch in flight. Engine's thread only."""
+    """Owns the step in flight. For the engine's thread only."""
 
     def __init__(self, runner: ModelRunner) -> None:
         self._runner = runner
@@ -45,14 +45,23 @@ class Lookahead:
 
     @property
     def is_flying(self) -> bool:
-        """Whether there are tokens that only the device knows."""
+        """True while there are tokens that only the device knows."""
         return self._in_flight is not None
 
-    def run(self, batch: Batch | None) -> list[Landed]:
-        """Launch `batch`, if there is one, and return the steps that came to be known, in order.
+    def settle(self, scheduler: DecodeScheduler, *, has_news: bool) -> list[Landed]:
+        """Land the step in flight, if what comes next needs its tokens; return the steps that landed.
 
-        What the batch runs counts as computed at once: whatever reads it is put behind it. Entries whose
-        sequences hold no blocks any more ended while their step ran: they are to be passed over.
+        `has_news` says that KV has arrived. Raises what a step raised where the engine is at fault.
+        """
+        if self.is_flying and (has_news or not scheduler.can_grow()):
+            return self.run(None)
+        return []
+
+    def run(self, batch: Batch | None) -> list[Landed]:
+        """Launch `batch`, if there is one, and return the steps that landed, in order.
+
+        Tokens of the batch count as computed at once, since whatever reads their KV is queued behind it.
+        The caller ignores entries whose sequence holds no blocks: it ended while the step ran.
         Raises what a step raised where the engine is at fault.
         """
         previous, previous_s = self._in_flight, self._launched_s
@@ -74,7 +83,7 @@ class Lookahead:
         return landed
 
     def _launch(self, batch: Batch, previous: Launched | None) -> Launched | _Raised:
-        """The step that was queued, or what it raised instead."""
+        """Return the step that was queued, or the error that it raised instead."""
         self._launched_s = time.monotonic()
         try:
             launched = self._runner.launch(batch, previous)
@@ -90,12 +99,12 @@ class Lookahead:
         return Landed(launched.batch, samples, start_s, self._landed_s)
 
     def _begin_again(self, lost: Batch, behind: Batch | None, error: BaseException) -> list[Landed]:
-        """Run a step again that did not land; what was launched behind it had its tokens from it."""
+        """Run a step again that did not land; the step behind it got its tokens from it and is void."""
         for entry in (*(behind.entries if behind else ()), *lost.entries):
             entry.seq.num_computed_tokens = entry.start
         live = Batch(tuple(entry for entry in lost.entries if entry.seq.block_table))
         _log.error("step_lost", num_seqs=len(live.entries), exc_info=error)
-        # as a whole first: who has ended meanwhile may have been at fault
+        # as a whole first: a sequence that has ended meanwhile may have been at fault
         return self._take_in(self._isolation.run(live)) if live.entries else []
 
     def _take_in(self, landed: list[Landed]) -> list[Landed]:

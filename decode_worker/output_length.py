@@ -1,4 +1,4 @@
-"""How long answers get, learnt from those that ended. Plain numbers."""
+"""Expected length of answers, learnt from those that ended. Plain numbers."""
 
 from bisect import bisect_right, insort
 from collections import deque
@@ -10,21 +10,21 @@ _PRIOR_TOKENS = 256
 
 
 class OutputLengths:
-    """A running quantile of output lengths, of requests with about the same `max_tokens`.
+    """Running quantile of the output lengths of requests with about the same `max_tokens`.
 
     Admission by `max_tokens` wastes memory, since few requests use it up; admission by the prompt alone
-    ends in preemption. What requests like this one did lies between (the idea of the Past-Future scheduler,
-    Gong et al. 2025). "Like this one" means the same power of two of `max_tokens`.
+    ends in preemption. The lengths of similar requests lie between (Past-Future scheduler, Gong et al.
+    2025). Requests are similar if their `max_tokens` have the same power of two.
     """
 
     def __init__(self, prior_tokens: int = _PRIOR_TOKENS) -> None:
-        """`prior_tokens` is expected as long as too few have ended."""
+        """Expect `prior_tokens` as long as too few requests have ended."""
         self._prior_tokens = prior_tokens
         self._recent: dict[int, deque[int]] = {}
         self._sorted: dict[int, list[int]] = {}
 
     def observe(self, max_tokens: int, num_tokens: int) -> None:
-        """A request ended with `num_tokens`."""
+        """Note that a request ended with `num_tokens` of output."""
         kind = max_tokens.bit_length()
         recent, ordered = self._recent.setdefault(kind, deque()), self._sorted.setdefault(kind, [])
         recent.append(num_tokens)
@@ -33,9 +33,9 @@ class OutputLengths:
             ordered.remove(recent.popleft())
 
     def expect(self, max_tokens: int, num_so_far: int) -> int:
-        """Tokens that a request will have at its end: the quantile of those that got as far as it has.
+        """Return the expected length of an answer: the quantile of those that got as far as `num_so_far`.
 
-        More than `num_so_far`, at most `max_tokens`.
+        The result is more than `num_so_far` and at most `max_tokens`.
         """
         ordered = self._sorted.get(max_tokens.bit_length(), ())
         start = bisect_right(ordered, num_so_far)

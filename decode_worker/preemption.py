@@ -1,4 +1,4 @@
-"""What becomes of a preempted sequence's KV: kept in host memory, or computed again. No tensors here."""
+"""Choice for a preempted sequence's KV: swap to host memory, or recompute. No tensors here."""
 
 from typing import Literal, Protocol
 
@@ -10,19 +10,19 @@ Mode = Literal["auto", "swap", "recompute"]
 
 
 class HostMemory(Protocol):
-    """Where KV may wait; common/engine/memory/host_swap.py is the real one."""
+    """Memory where KV may wait; common/engine/memory/host_swap.py is the real one."""
 
     def save(self, seq: Sequence) -> bool:
-        """Copy the computed KV out of the sequence's blocks; False when there is no room for it."""
+        """Copy the computed KV out of the sequence's blocks; return False when there is no room for it."""
 
     def restore(self, seq: Sequence) -> None:
-        """Copy what the sequence's new blocks lack back in, count it as computed, forget the copy.
+        """Copy the KV that the sequence's new blocks lack back in, and count it as computed.
 
-        Does nothing without a copy.
+        The copy is forgotten. Without one, nothing happens.
         """
 
     def num_bytes_of(self, seq: Sequence) -> int:
-        """Size of the sequence's copy, 0 without one."""
+        """Return the size of the sequence's copy in bytes, 0 without one."""
 
     def drop(self, seq: Sequence) -> None:
         """Forget the copy, if there is one."""
@@ -39,7 +39,10 @@ class Preemption:
         self.num_recomputed = 0
 
     def set_aside(self, seq: Sequence, num_shared_tokens: int) -> None:
-        """Before the blocks go. `num_shared_tokens` stay, in the blocks of others."""
+        """Save a sequence's KV, or not, before its blocks are released.
+
+        `num_shared_tokens` of it stay, in blocks that others hold too.
+        """
         if self._prefers_swap(seq.num_computed_tokens, num_shared_tokens) and self._memory.save(
             seq
         ):
@@ -48,21 +51,21 @@ class Preemption:
             self.num_recomputed += 1
 
     def bring_back(self, seq: Sequence) -> None:
-        """After it got blocks again."""
+        """Restore a sequence's KV, after it got blocks again."""
         self._memory.restore(seq)
 
     def num_host_bytes(self, seq: Sequence) -> int:
-        """Memory that its KV takes while it waits."""
+        """Return the bytes of host memory that a waiting sequence's KV takes."""
         return self._memory.num_bytes_of(seq)
 
     def forget(self, seq: Sequence) -> None:
-        """It will not come back."""
+        """Drop the copy of a sequence that will not come back."""
         self._memory.drop(seq)
 
     def _prefers_swap(self, num_tokens: int, num_shared_tokens: int) -> bool:
         if self._mode != "auto":
             return self._mode == "swap"
         profile, num_lost = self._costs.profile, num_tokens - num_shared_tokens
-        # beside somebody: the last sequence is never preempted
+        # with one other sequence in the step, at least: the last one is never preempted
         recompute_s = profile.prompt_s(num_lost, count_pairs(num_lost, num_shared_tokens), 1)
         return profile.copy_out_s(num_tokens) + profile.insert_s(num_tokens) < recompute_s

@@ -1,8 +1,11 @@
-"""One prompt's KV on its way in: what runs in a pull thread, off the engine's thread.
+"""One prompt's KV on its way in, read by a pull thread beside the engine's thread.
 
-The thread reads and checks items and delivers what it found. A chunk's payload stays in the transport's
-memory until the engine has inserted it: a copy of it would cost the decoding core as much as inserting does.
-The thread touches no engine state, and reads no further while `AT_HAND` of its chunks wait for the engine.
+1. `Pull.run` opens the stream (`KVTransport.open`), reads item after item, checks each and delivers it.
+2. A chunk's payload stays in the transport's memory until the engine has inserted it: a copy would cost the
+   decoding core as much as the insertion.
+3. The thread touches no engine state. It reads no further while `AT_HAND` of its chunks wait for the engine
+   (`note_inserted`).
+4. Every end but `close` is delivered: a failure of prefill's, a refused item, a stream that ended early.
 """
 
 import threading
@@ -28,22 +31,22 @@ from common.kv_transfer.wire import (
     decode_header,
 )
 from common.messages import TokenLogprobs
-from decode_worker.credit import AT_HAND, Credit
+from decode_worker.pull_credit import AT_HAND, PullCredit
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """KV of the positions from `start`: [layers, 2, tokens, kv_heads, head_dim]."""
+    """KV of the positions from `start` on: [layers, 2, tokens, kv_heads, head_dim], in the model's dtype."""
 
     start: int
     kv: torch.Tensor
     num_bytes: int
-    copied: tuple[float, float]  # see ChunkHeader
+    copied: tuple[float, float]  # as in ChunkHeader
 
 
 @dataclass(frozen=True, slots=True)
 class FirstToken:
-    """Token 1, and the log-probabilities of the prompt's tokens if they were asked for."""
+    """Token 1, with the log-probabilities of the prompt's tokens if the request asks for them."""
 
     header: FirstTokenHeader
     prompt_logprobs: list[TokenLogprobs] | None
@@ -51,7 +54,7 @@ class FirstToken:
 
 @dataclass(frozen=True, slots=True)
 class PullFailed:
-    """The stream is over and the prompt is not complete."""
+    """End of a stream that did not deliver the whole prompt, and its cause."""
 
     error: Exception
 
@@ -60,9 +63,11 @@ News = Chunk | FirstToken | FailureHeader | PullFailed
 
 
 class Pull:
-    """One stream being read. `run` in a pull thread, everything else on the engine's thread."""
+    """One stream that is being read. `run` is for a pull thread, all else for the engine's thread."""
 
-    def __init__(self, seq: Sequence, layout: KVLayout, opened_s: float, credit: Credit) -> None:
+    def __init__(
+        self, seq: Sequence, layout: KVLayout, opened_s: float, credit: PullCredit
+    ) -> None:
         self.seq = seq
         self.remote = RemotePrefill(asked_s=opened_s)
         self.request = replace(
@@ -81,20 +86,20 @@ class Pull:
         self.is_token_taken = False  # seen by the engine
 
     def close(self) -> None:
-        """Give up; whatever still arrives is dropped. Safe to repeat."""
+        """End the stream and drop whatever still arrives. Safe to repeat."""
         self.is_closed = True
         self._room.release()
         if self._stream is not None:
             self._stream.close()
 
     def note_inserted(self) -> None:
-        """A chunk is in its blocks: the thread may fetch another."""
+        """Note that a chunk is in its blocks, so that the thread may fetch another."""
         self._room.release()
 
     def run(
         self, transport: KVTransport, timeout_s: float, deliver: Callable[["Pull", News], None]
     ) -> None:
-        """Read until the end. Every outcome but a close is delivered; raises nothing."""
+        """Read until the end and deliver every outcome but a close. Raises nothing."""
         try:
             self._stream = stream = transport.open(self.request.prefill_worker or "", self.request)
             # close() may have come before there was a stream to close: one of the two sides sees both
@@ -112,14 +117,14 @@ class Pull:
     def _pass_on(
         self, stream: KVStream, timeout_s: float, deliver: Callable[["Pull", News], None]
     ) -> bool:
-        """Deliver the next item, if there is one."""
+        """Deliver the next item; return False when there is none."""
         news = self._next(stream, timeout_s)
         if news is not None:
             deliver(self, news)
         return news is not None
 
     def _next(self, stream: KVStream, timeout_s: float) -> News | None:
-        """What to deliver next; None at the end and when the pull is closed."""
+        """Return the next thing to deliver; None at the end and when the pull is closed."""
         if not self._room.acquire(timeout=timeout_s):
             raise TransferError(f"the engine took in no KV for {timeout_s} s")
         item = None if self.is_closed else stream.next(timeout_s)

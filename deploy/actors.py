@@ -1,8 +1,8 @@
-"""The workers as Ray actors.
+"""Workers as Ray actors.
 
-Workers are imported inside functions: the launcher and router import this module and must stay free of
-torch, and core pinning has to happen before torch starts its threads.
-Streams get a thread group of their own, so that a full house of them never blocks a cancel.
+Workers are imported inside functions: the launcher and the router import this module, and they must
+not load torch. Cores must be pinned before torch starts its threads.
+KV streams have a thread group of their own, so that many streams never block a cancel.
 """
 
 from collections.abc import Callable, Iterator
@@ -38,48 +38,48 @@ def _kv(method: F) -> F:
 
 @ray.remote(concurrency_groups={"kv": 128, "control": 4})
 class WorkerActor:
-    """A worker of either role. Routers reach it by gRPC, decode workers by `stream_kv` and `cancel_kv`."""
+    """A worker of either role; routers use gRPC, decode workers `stream_kv` and `cancel_kv`."""
 
     def __init__(self, spec: WorkerSpec) -> None:
         builders = {Role.PREFILL: _build_prefill, Role.DECODE: _build_decode}
         self._process = WorkerProcess(_placed(spec), _build_host, builders)
 
     def start(self) -> str:
-        """See WorkerProcess.start."""
+        """Run WorkerProcess.start."""
         return self._process.start()
 
     def wait_stopped(self) -> None:
-        """See WorkerProcess.wait_stopped. To who waits, the process's death is an error at once."""
+        """Run WorkerProcess.wait_stopped; the caller gets an error as soon as the process dies."""
         self._process.wait_stopped()
 
     @_control
     def home(self) -> Home:
-        """See Home; answers from the process's first moments on."""
+        """Return where the process runs; can be called before the worker has started."""
         return self._process.home
 
     @_control
     def stages(self) -> Stages:
-        """See WorkerProcess.stages."""
+        """Return WorkerProcess.stages."""
         return self._process.stages()
 
     @_control
     def stop(self) -> None:
-        """See WorkerProcess.stop."""
+        """Run WorkerProcess.stop."""
         self._process.stop()
 
     @_control
     def flip(self, role: Role) -> None:
-        """See RoleSwitch.flip."""
+        """Run RoleSwitch.flip."""
         self._process.worker.flip(role)
 
     @_kv
     def stream_kv(self, request: WorkRequest) -> Iterator[WireItem]:
-        """See KVSource.stream."""
+        """Run KVSource.stream."""
         yield from self._process.worker.stream(request)
 
     @_control
     def cancel_kv(self, request_id: str, attempt: int) -> None:
-        """See KVSource.cancel."""
+        """Run KVSource.cancel."""
         self._process.worker.cancel_stream(request_id, attempt)
 
 
@@ -93,21 +93,21 @@ def _build_host(spec: WorkerSpec, on_crash: OnCrash, stage: BeginStage) -> "Engi
 
 
 def _build_prefill(spec: WorkerSpec, host: "EngineHost") -> Built:
-    from prefill_worker.worker import PrefillWorker
+    from prefill_worker.worker import make_prefill_worker
 
-    worker = PrefillWorker(spec, host)
-    return Built(worker, source=worker)
+    worker = make_prefill_worker(spec, host)
+    return Built(worker.shell, source=worker.source)
 
 
 def _build_decode(spec: WorkerSpec, host: "EngineHost") -> Built:
     from common.kv_transfer.ray_transport import RayKVTransport
-    from decode_worker.worker import DecodeWorker
+    from decode_worker.worker import make_decode_worker
 
-    return Built(DecodeWorker(spec, host, RayKVTransport(spec.namespace)))
+    return Built(make_decode_worker(spec, host, RayKVTransport(spec.namespace)))
 
 
 def _placed(spec: WorkerSpec) -> WorkerSpec:
-    """With what a cluster's node decides: the address, and a log among those that Ray's dashboard shows."""
+    """Add what a cluster's node decides: the address, and a log file that Ray's dashboard shows."""
     if spec.bind_host is not None:
         return spec
     logs = Path(ray_worker._global_node.get_logs_dir_path()) / "pdserve"

@@ -1,7 +1,7 @@
-"""Notices that a worker died, whoever else does, and logs why.
+"""Detection and logging of worker deaths, even if nobody else notices them.
 
-Each worker has one call open that returns when it is stopped; Ray ends it with an error within milliseconds
-of the process's end. Whoever stops a worker forgets it here first.
+Each worker has one open call that returns when it is stopped; Ray ends the call with an error
+within milliseconds of the process's death. Code that stops a worker must forget it here first.
 """
 
 import threading
@@ -16,7 +16,7 @@ _POLL_S = 0.5
 
 
 class DeathWatch:
-    """Looks after the workers that serve, in a thread of its own."""
+    """Watcher of the serving workers, in a thread of its own."""
 
     def __init__(self) -> None:
         self._watched: dict[str, tuple[Launched, ray.ObjectRef[None]]] = {}
@@ -30,11 +30,11 @@ class DeathWatch:
             self._thread.start()
 
     def forget(self, name: str) -> None:
-        """Watch it no more, as it is being stopped."""
+        """Stop watching a worker that is about to be stopped."""
         self._watched.pop(name, None)
 
     def close(self) -> None:
-        """Forget all, and end the thread before Ray goes."""
+        """Forget all workers, and end the thread; must run before Ray stops."""
         self._watched.clear()
         self._is_closed.set()
         if self._thread.is_alive():
@@ -54,7 +54,7 @@ def _ended(calls: "list[ray.ObjectRef[None]]") -> "list[ray.ObjectRef[None]]":
         return []
     try:
         ended: list[ray.ObjectRef[None]] = ray.wait(calls, num_returns=len(calls), timeout=0)[0]
-    except RayError:  # Ray itself is away; its own end is told elsewhere
+    except RayError:  # Ray itself is gone; its end is reported elsewhere
         return []
     return ended
 

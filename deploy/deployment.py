@@ -1,4 +1,4 @@
-"""One deployment: workers as named Ray actors, started together, changed while they run, stopped together."""
+"""One deployment: workers as named Ray actors, started, changed while they run, and stopped."""
 
 import contextlib
 import secrets
@@ -24,14 +24,14 @@ from deploy.starting import LoggedReport, StartReport
 from pdserve.errors import PreconditionError
 
 _STOP_TIMEOUT_S = 10.0
-_FLIP_TIMEOUT_S = 40.0  # above the worker's own
+_FLIP_TIMEOUT_S = 40.0  # longer than the worker's own timeout
 
 
 class Deployment:
-    """Owns the Ray session and the worker actors. `stop` is safe at any moment and leaves nothing behind.
+    """Owner of the Ray session and the worker actors.
 
-    A worker's name is the role it was started for and a number that no other had; it stays when the
-    worker flips.
+    `stop` is safe at any moment and leaves nothing behind. A worker's name is its first role and a
+    unique number; it does not change when the worker flips.
     """
 
     def __init__(self, config: ServeConfig, model_name: str, model_dir: Path) -> None:
@@ -42,15 +42,15 @@ class Deployment:
         self._watch = DeathWatch()
         self._numbers = {role: count() for role in Role}
         self._shares: list[Share] = []
-        self.cluster_token = secrets.token_urlsafe(32)  # what the workers ask of routers
+        self.cluster_token = secrets.token_urlsafe(32)  # workers demand it from routers
         self._is_private = True
         self._is_aborted = threading.Event()
         self._changing = threading.Lock()
 
     def start(self, report: StartReport) -> list[str]:
-        """Start Ray and all workers; returns their gRPC addresses. Raises SetupError.
+        """Start Ray and all workers; return their gRPC addresses. Raises SetupError.
 
-        `report` is told what is being waited for and how long it took.
+        `report` is told what the start is waiting for, and how long each stage took.
         """
         config = self._config
         roles = [Role.PREFILL] * config.prefill + [Role.DECODE] * config.decode
@@ -62,9 +62,9 @@ class Deployment:
         return list(self._launch(roles, self._shares, self._launcher(), report).values())
 
     def add(self, roles: Sequence[Role]) -> dict[str, str]:
-        """Start more workers; their addresses by name. All of them or none.
+        """Start more workers, all or none; return their addresses by name.
 
-        Raises PreconditionError when there is no room for them, SetupError when one does not start.
+        Raises PreconditionError if there is no room for them, SetupError if one does not start.
         """
         with self._changing:
             launcher = self._launcher()
@@ -84,7 +84,7 @@ class Deployment:
             self._launcher().flip(self._workers[name], role, _FLIP_TIMEOUT_S)
 
     def remove(self, name: str) -> None:
-        """Stop one worker, if it is ours."""
+        """Stop one worker, if it belongs to this deployment."""
         with self._changing:
             worker = self._workers.pop(name, None)
             if worker is not None:
@@ -96,7 +96,10 @@ class Deployment:
         self._is_aborted.set()
 
     def stop(self) -> None:
-        """Stop workers, then Ray. Never while `start` runs; after `abort`, a change has ended soon."""
+        """Stop workers, then Ray.
+
+        Never call it during `start`; call `abort` first to end a change.
+        """
         with self._changing:
             self._watch.close()
             if ray.is_initialized():
@@ -115,14 +118,14 @@ class Deployment:
         report: StartReport,
     ) -> dict[str, str]:
         launched: list[Launched] = []
-        # shared out beforehand: workers that start together would all count the same free memory as theirs
+        # divided before the start: workers that start together would all count the same free memory
         memory_bytes = read_memory().usable_bytes // len(roles) if self._is_private else None
         try:
             for role, share in zip(roles, shares, strict=True):
                 launched.append(launcher.create(self._spec(role, share, memory_bytes), share))
             ready = launcher.await_starts(launched, report)
         except BaseException:
-            _kill(launched)  # nobody has them yet; one that loads would not listen
+            _kill(launched)  # nobody uses them yet; one that is loading would not react to `stop`
             raise
         for one in ready:
             self._workers[one.worker.name] = one.worker
@@ -152,7 +155,7 @@ class Deployment:
 
 
 def _end(workers: Sequence[Launched]) -> None:
-    """Ask them to stop, wait a little, and make sure."""
+    """Ask the workers to stop, wait a little, then kill those that still run."""
     with contextlib.suppress(RayError):
         stops = [worker.handle.stop.remote() for worker in workers]
         ray.wait(stops, num_returns=len(stops), timeout=_STOP_TIMEOUT_S) if stops else None

@@ -1,4 +1,4 @@
-"""A worker that was launched, and how to find out what became of it."""
+"""A launched worker, and the diagnosis of its death."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,33 +22,33 @@ from deploy.worker_process import Home
 from pdserve.errors import SetupError, WorkerDiedError
 
 _NUM_LINES, _NUM_BYTES = 1000, 2**17
-_GET_TIMEOUT_S = 5.0  # of what is there already
-_READ_TIMEOUT_S = 15.0  # a process begins for it on the other node
+_GET_TIMEOUT_S = 5.0  # for results that are ready
+_READ_TIMEOUT_S = 15.0  # long enough to start a process on the other node
 _OWN_NAMESPACE = ServeConfig.model_fields["namespace"].default
 
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A worker's actor, what it was given of this machine, and where it runs."""
+    """A worker's actor, its share of this machine, and its location."""
 
     spec: WorkerSpec
     handle: ActorHandle
     share: Share
-    home: Home | None = None  # until it has answered
-    oom_kills: int = field(default_factory=num_oom_kills)  # of this machine, when it was launched
+    home: Home | None = None  # None until the process has answered
+    oom_kills: int = field(default_factory=num_oom_kills)  # count of this machine at launch
 
     @property
     def name(self) -> str:
-        """Unique in the deployment."""
+        """The name, unique in the deployment."""
         return self.spec.name
 
     @property
     def _is_here(self) -> bool:
-        """Whether it runs on this machine; on a cluster its node chooses where its log lies."""
+        """True if the worker runs on this machine; in a cluster its node chooses the log file."""
         return self.spec.log_file is not None
 
     def examine(self, error: RayError) -> Death:
-        """Why it died, after Ray has said that it did. Takes seconds where its node is another one."""
+        """Return the cause of a death that Ray has reported; takes seconds on another node."""
         if isinstance(error, RayActorError) and error.actor_init_failed:
             last_line = str(error).strip().splitlines()[-1]
             return Death("its process did not begin", last_line, remedy_for(last_line))
@@ -59,7 +59,7 @@ class Launched:
         return diagnose(lines, str(error), has_run_out)
 
     def where_to_look(self) -> str:
-        """Where its log is, for people."""
+        """Return the place of the log, for a message to the user."""
         home = self.home
         if home is not None and not home.log_file:
             return "the logs of its node's Ray"
@@ -70,16 +70,16 @@ class Launched:
         return f"`pdserve logs {self.name}{flag}`"
 
     def _last_lines(self) -> list[str] | None:
-        """None: there is no log, or nobody can be asked for it."""
+        """Return the log's last lines; None if there is no log or it cannot be read."""
         if self.spec.log_file is not None:
             return _read_tail(self.spec.log_file)
         return _ask_for_tail(self.home) if self.home and self.home.log_file else None
 
 
 def result_of(ref: "ray.ObjectRef[object]", worker: Launched, doing: str) -> object:
-    """What a worker's call came to, once it is over; `doing` says what the worker did, as "loading weights".
+    """Return the result of a worker's finished call; `doing` names the work ("loading weights").
 
-    Raises WorkerDiedError when the worker died meanwhile, SetupError for whatever the call raised.
+    Raises WorkerDiedError if the worker died meanwhile, SetupError for any error of the call.
     """
     who = f"worker {worker.name}"
     try:
@@ -105,12 +105,12 @@ def _remedy(known: str, worker: Launched) -> str:
 def _read_tail(path: Path) -> list[str] | None:
     try:
         return tail(path, _NUM_LINES, _NUM_BYTES).lines
-    except OSError:  # it did not come to write, or somebody removed it
+    except OSError:  # the worker never wrote it, or somebody removed it
         return None
 
 
 def _ask_for_tail(home: Home) -> list[str] | None:
-    """Read it on its own node, if that still lives."""
+    """Read the log on its own node, if that node still lives."""
     read = ray.remote(num_cpus=0, resources={f"node:{home.host}": 0.001})(_read_tail)
     asked = read.remote(Path(home.log_file))
     try:

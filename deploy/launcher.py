@@ -1,4 +1,4 @@
-"""From a worker's description to a Ray actor that serves."""
+"""Launcher of workers: from a worker's description to a Ray actor that serves."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ _POLL_S = 0.5
 
 
 class Launcher:
-    """Creates actors and waits for them, each wait with a deadline and ended by `is_aborted`."""
+    """Creates actors and waits for them; each wait has a deadline and ends on `is_aborted`."""
 
     def __init__(self, config: ServeConfig, is_private: bool, is_aborted: threading.Event) -> None:
         self._config = config
@@ -29,15 +29,15 @@ class Launcher:
         self._is_aborted = is_aborted
 
     def create(self, spec: WorkerSpec, share: Share) -> Launched:
-        """An actor that is not started yet. Raises SetupError when its name is taken."""
-        # ray.remote turned it into an ActorClass, which type checkers do not see
+        """Return an actor that is not started yet. Raises SetupError if its name is taken."""
+        # ray.remote turned the class into an ActorClass, which type checkers do not see
         actor_class: ActorClass = WorkerActor
         options = self._resources(Role(spec.role))
         try:
             handle: ActorHandle = actor_class.options(
                 name=spec.name, namespace=spec.namespace, max_restarts=0, **options
             ).remote(spec)
-        except (ValueError, ActorAlreadyExistsError) as error:  # the second through ray://
+        except (ValueError, ActorAlreadyExistsError) as error:  # the second error comes from ray://
             raise SetupError(
                 f"Ray already has a worker named {spec.name} in namespace '{spec.namespace}'",
                 "choose another namespace",
@@ -45,11 +45,11 @@ class Launcher:
         return Launched(spec, handle, share)
 
     def await_starts(self, workers: Sequence[Launched], report: StartReport) -> list[Ready]:
-        """See starting.await_starts."""
+        """Start the workers and wait until all serve; errors as in starting.await_starts."""
         return await_starts(workers, self._config.start_timeout_s, self._is_aborted, report)
 
     def flip(self, worker: Launched, role: Role, timeout_s: float) -> None:
-        """Have a worker take a role. Raises SetupError."""
+        """Give a worker another role. Raises SetupError."""
         doing = f"becoming a {role} worker"
         flipped = worker.handle.flip.remote(role)
         deadline_s = time.monotonic() + timeout_s
@@ -61,7 +61,7 @@ class Launcher:
         result_of(flipped, worker, doing)
 
     def check_cluster(self, roles: Sequence[Role]) -> None:
-        """Raise PreconditionError unless the cluster has, in all, what such workers ask for."""
+        """Raise PreconditionError unless the cluster has enough resources for these workers."""
         wanted: Counter[str] = Counter()
         for role in roles:
             wanted.update(self._cluster_needs(role))
@@ -75,13 +75,13 @@ class Launcher:
 
     def _resources(self, role: Role) -> dict[str, object]:
         if self._is_private:
-            return {"num_cpus": 0}  # cores are ours to give, see placement.py
+            return {"num_cpus": 0}  # we assign the cores ourselves (placement.py)
         needs = self._cluster_needs(role)
         options: dict[str, object] = {"num_cpus": needs.pop("CPU"), "num_gpus": needs.pop("GPU", 0)}
         return options | {"resources": needs}
 
     def _cluster_needs(self, role: Role) -> dict[str, int]:
-        """A cluster places by its `prefill` and `decode` resources, where it has them, and GPUs."""
+        """Return a worker's resources: CPU, the role's own if the cluster has it, GPU on cuda."""
         needs = {"CPU": 1}
         if role in ray.cluster_resources():
             needs[str(role)] = 1

@@ -1,4 +1,4 @@
-"""Which cores each worker of this machine gets."""
+"""Placement of this machine's workers on its cores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ from pdserve.errors import PreconditionError
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """One worker's part of the machine; empty `cores` means not pinned."""
+    """One worker's share of the machine; empty `cores` means not pinned."""
 
     num_threads: int
     cores: tuple[int, ...]
 
 
 def share_cores(num_workers: int, cores: Cores, pin: Literal["auto", "off"]) -> list[Share]:
-    """Disjoint, equal core sets while there are enough cores; otherwise one thread each, unpinned.
+    """Return disjoint, equal core sets if there are enough cores; else one thread each, unpinned.
 
-    Pinning keeps prefill off decode's cores, which is what flat inter-token latency rests on. Under a quota
-    no core is ours: every container of the machine would pin to the same first ones while others idle. There
-    only the threads are shared out, and the system finds each of them a core.
+    Pinning keeps prefill off decode's cores, so that inter-token latency stays flat. Under a CPU
+    quota no core is reserved for us: all containers of a machine would pin to the same first cores.
+    Then only threads are shared out, and the system places them.
     """
     per_worker = cores.count // num_workers
     if per_worker < 1:
@@ -33,10 +33,10 @@ def share_cores(num_workers: int, cores: Cores, pin: Literal["auto", "off"]) -> 
 
 
 def share_free_cores(num_workers: int, free: Sequence[int], like: Share) -> list[Share]:
-    """For workers that join those there, of which `like` is one.
+    """Return shares for workers that join running ones, of which `like` is one.
 
-    Beside pinned ones: free cores of their own, as many as those have or fewer, at least one each.
-    Raises PreconditionError when there are too few. Beside unpinned ones: the same threads on all cores.
+    If `like` is pinned, each gets free cores of its own: as many as `like` or fewer, at least one.
+    Raises PreconditionError if there are too few. If not, each gets as many threads, unpinned.
     """
     if not like.cores:
         return [like] * num_workers

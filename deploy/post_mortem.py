@@ -1,7 +1,8 @@
-"""Why a worker's process ended, from what it wrote last and what Ray says.
+"""Diagnosis of a worker's death from its last output and from Ray's error.
 
-Its parent is Ray, which keeps the exit status to itself. But a signal that a process can catch leaves its
-name in the log (Ray's handler, Python's faulthandler), and our own exits leave a line. Silence is SIGKILL.
+The worker's parent is Ray, which does not pass on the exit status. A signal that a process can
+catch leaves its name in the log (Ray's handler, Python's faulthandler). Our own exits leave a line.
+No trace means SIGKILL.
 """
 
 import json
@@ -12,8 +13,8 @@ from pathlib import Path
 
 _VMSTAT = Path("/proc/vmstat")
 _MAX_WORDS = 300  # characters quoted
-_NUM_LAST = 20  # lines among which one that tells the reason is looked for
-# what the handlers write when a signal ends the process, before their tracebacks
+_NUM_LAST = 20  # last lines in which a known reason is searched
+# text that the handlers write when a signal ends the process, before their tracebacks
 _SIGNAL = re.compile(r"\*\*\* (SIG[A-Z]+) received|Fatal Python error: (.*)")
 _FATAL = {
     "Aborted": "SIGABRT",
@@ -23,10 +24,10 @@ _FATAL = {
     "Floating-point exception": "SIGFPE",
 }
 _RAYS_OWN = (":job_id:", ":actor_name:", ":task_name:")
-_CRASH = '"engine_crashed"'  # see worker_process.py
+_CRASH = '"engine_crashed"'  # written by worker_process.py
 _NO_MEMORY = "give it more memory, or lower engine.kv_cache_gib"
 _NODE_DIED = "its node has died"
-# what Ray knows beside "a connection error"; the name of an exit, or a part of its sentence
+# causes in Ray's text beside "a connection error": the name of an exit, or part of its sentence
 _RAYS_CAUSES = (
     (_NODE_DIED, "its node died", ""),
     ("NODE_OUT_OF_MEMORY", "Ray ended it, its node ran low on memory", _NO_MEMORY),
@@ -39,7 +40,7 @@ _REMEDIES = {
     "SIGBUS": "most often shared memory is full: enlarge /dev/shm",
     "SIGKILL": f"most often for want of memory: {_NO_MEMORY}",
 }
-# last words by which a reason is known
+# words of a last line that identify the reason
 _REMEDIES_BY_WORDS = (
     ("LLVM ERROR", "a kernel cannot be compiled for this CPU: try another --dtype"),
     (
@@ -53,23 +54,23 @@ _REMEDIES_BY_WORDS = (
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """How a process ended: by which signal or exit, what it said last, and a remedy where one is known."""
+    """A process's end: the signal or exit, the last words, and a remedy if one is known."""
 
     cause: str
     last_words: str = ""
     remedy: str = ""
 
     def told_of(self, who: str, doing: str = "") -> str:
-        """One line of what happened, without the remedy."""
+        """Return one line that describes the death, without the remedy."""
         when = f" while {doing}" if doing else ""
         words = f": {self.last_words}" if self.last_words else ""
         return f"{who} died ({self.cause}){when}{words}"
 
 
 def diagnose(lines: Sequence[str], ray_text: str = "", has_run_out: bool = False) -> Death:
-    """The death of a process whose output ends with these lines.
+    """Diagnose the death of a process whose output ends with these lines.
 
-    `has_run_out`: this machine's kernel ended a process for want of memory meanwhile.
+    `has_run_out` says that this machine's kernel killed a process for lack of memory meanwhile.
     """
     end, cause = _find_signal(lines)
     line = _last_line(lines[:end])
@@ -85,23 +86,23 @@ def diagnose(lines: Sequence[str], ray_text: str = "", has_run_out: bool = False
 
 
 def diagnose_without_log(ray_text: str) -> Death:
-    """The death of a process that left nothing to read."""
+    """Diagnose the death of a process that left no log."""
     return _known_to_ray(ray_text) or Death("nobody knows how, there is no log to read")
 
 
 def is_of_node(ray_text: str) -> bool:
-    """Whether Ray says that the whole node is gone, so that nothing can be read there."""
+    """Return True if Ray says that the whole node is gone, so that nothing can be read there."""
     return _NODE_DIED in ray_text
 
 
 def remedy_for(words: str) -> str:
-    """What to do about an error of these words; "" when nothing is known."""
+    """Return the remedy for an error with these words; "" if none is known."""
     found = (remedy for pattern, remedy in _REMEDIES_BY_WORDS if re.search(pattern, words))
     return next(found, "")
 
 
 def num_oom_kills() -> int:
-    """How often this machine's kernel ended a process for want of memory; 0 where it does not say."""
+    """Return how many processes this machine's kernel killed for lack of memory; 0 if unknown."""
     try:
         found = re.search(r"^oom_kill (\d+)$", _VMSTAT.read_text(), re.MULTILINE)
     except OSError:
@@ -115,7 +116,7 @@ def _known_to_ray(ray_text: str, words: str = "") -> Death | None:
 
 
 def _find_signal(lines: Sequence[str]) -> tuple[int, str | None]:
-    """Where the process's own words end, and the signal that ended it, if one left its name."""
+    """Return the index of the handlers' first line, and the signal's name if one is there."""
     for index, line in enumerate(lines):
         if found := _SIGNAL.match(line):
             name, fatal = found.groups()
@@ -124,14 +125,14 @@ def _find_signal(lines: Sequence[str]) -> tuple[int, str | None]:
 
 
 def _last_line(lines: Sequence[str]) -> str:
-    """The last whose meaning is known, or else the last that says anything."""
+    """Return the last line with a known remedy, else the last with any text of the process."""
     stripped = (line.strip() for line in reversed(lines[-_NUM_LAST:]))
     said = [line for line in stripped if line and not line.startswith(_RAYS_OWN)]
     return next((line for line in said if remedy_for(line)), said[0] if said else "")
 
 
 def _as_read(line: str) -> str:
-    """A line for people: of a structured one the event and its error, and nothing where all was well."""
+    """Make a line readable: of a structured line its event and error; "" for level info."""
     try:
         event = json.loads(line)
     except ValueError:

@@ -1,4 +1,4 @@
-"""A private Ray on this machine, or a place in an existing cluster."""
+"""Connection to Ray: a private one on this machine, or an existing cluster."""
 
 import logging
 import os
@@ -11,6 +11,7 @@ from ray._private import worker as ray_worker
 
 from common.config import ServeConfig
 from common.machine import Memory, read_memory
+from deploy.private_ray import quick_start
 from pdserve.errors import SetupError
 
 _MIB = 2**20
@@ -19,27 +20,29 @@ _MIN_STORE_BYTES = 128 * _MIB
 
 
 def start_ray(config: ServeConfig, num_cpus: int) -> bool:
-    """Connect this process to Ray; returns whether the Ray is private. Raises SetupError."""
+    """Connect this process to Ray; return True if the Ray is private. Raises SetupError."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning on CPUs
     _silence_ray()
     if config.ray_address is None:
-        # Ray listens on all interfaces, and whoever it lets in can run code. A local Ray asks for a token by
-        # default; without one in the environment it would leave one in the home folder, for every other Ray.
+        # Ray listens on all interfaces, and a client that it accepts can run code. A local Ray asks
+        # for a token by default; without one in the environment it would write one to the home
+        # folder, for every Ray.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         memory = read_memory()
         store_bytes = _store_bytes(config, memory)
-        _init(
-            address="local",
-            namespace=config.namespace,
-            num_cpus=num_cpus,
-            object_store_memory=store_bytes,
-            # Ray looks at one group only, not at those above or below it, and refuses to start where that
-            # one is nearly full; whether there is room for the workers is asked when they start
-            _memory=max(memory.available_bytes - store_bytes, _MIB),
-            # Ray runs workers at nice 15; ours are what the machine is for
-            _system_config={"worker_niceness": 0},
-        )
+        with quick_start():
+            _init(
+                address="local",
+                namespace=config.namespace,
+                num_cpus=num_cpus,
+                object_store_memory=store_bytes,
+                # Ray reads only one memory cgroup, not those above or below it, and refuses to start
+                # if that one is nearly full. Room for the workers is checked when they start.
+                _memory=max(memory.available_bytes - store_bytes, _MIB),
+                # Ray would run workers at nice 15; the machine is reserved for ours
+                _system_config={"worker_niceness": 0},
+            )
         return True
     _init(address=config.ray_address, namespace=config.namespace)
     return False
@@ -51,21 +54,21 @@ def stop_ray() -> None:
 
 
 def _store_bytes(config: ServeConfig, memory: Memory) -> int:
-    """So much that each worker gets `max_inflight_mib` of its share, where memory allows."""
+    """Return the store's size: `max_inflight_mib` for each worker's share, if memory allows."""
     transfer, num_workers = config.transfer, config.prefill + config.decode
     wanted = int(transfer.max_inflight_mib * _MIB * num_workers / transfer.store_share)
-    # a store that does not fit shared memory would lie on a disk
+    # a store larger than shared memory would be placed on a disk
     shared = int(0.9 * shutil.disk_usage(_SHM).free) if _SHM.exists() else wanted
     return max(_MIN_STORE_BYTES, min(wanted, shared, memory.total_bytes // 4))
 
 
 def _silence_ray() -> None:
-    """Keep out of this terminal what Ray says of workers' deaths; we say more.
+    """Hide Ray's own messages about dead workers from this terminal; ours say more.
 
-    Its listener for errors prints to stdout whatever `log_to_driver` says, and has no other switch.
+    Ray's error listener prints to stdout whatever `log_to_driver` says, and has no other switch.
     """
     ray_worker._worker_logs_enabled = False
-    # calls that nobody waits for any more when a worker dies
+    # calls whose results nobody waits for when a worker dies
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
 
 

@@ -1,13 +1,13 @@
-"""One worker whose role can change in place: both roles drive the same engine.
+"""A worker whose role can change in place: both roles drive the same engine.
 
-1. The engine is built once, in its thread (EngineHost); the first role is built upon it.
-2. `flip` runs in the engine's thread, between two steps: the old role ends what it still has (a prompt
-   goes on on the decode worker that waits for it), nobody may hold a block any more, and the new role is
-   built upon the same engine. Weights, KV memory, known prefixes and the profile stay.
-3. Whoever subscribed gets an empty step, sees that `info` is another one, and tells its router.
-4. Streams that the prefill role had opened go on to their end; new ones are refused by the decode role.
+1. The engine is built once, in its thread (EngineHost); the first role is built on it.
+2. `flip` runs in the engine's thread, between two steps. The old role ends its remaining work; a
+   prompt continues on the decode worker that waits for it. When no block is held, the new role is
+   built on the same engine. Weights, KV memory, known prefixes and the profile stay.
+3. Each subscriber gets an empty step, sees that `info` has changed, and tells its router.
+4. KV streams that the prefill role had opened run to their end; the decode role refuses new ones.
 
-Routers drain a worker before they flip it, so that in practice nothing is left to end.
+Routers drain a worker before they flip it, so that in practice no work is left.
 """
 
 import threading
@@ -31,21 +31,21 @@ FLIP_TIMEOUT_S = 30.0
 
 
 class RoleWorker(WorkerPort, Protocol):
-    """A role's life: built upon an engine, started, and retired or stopped."""
+    """Life cycle of a role: built on an engine, started, then retired or stopped."""
 
     def start(self) -> None:
-        """Have the engine's thread do this role's work."""
+        """Make the engine's thread do this role's work."""
 
     def retire(self) -> None:
-        """End all work and take none any more. In the engine's thread."""
+        """End all work and refuse new work. Runs in the engine's thread."""
 
     def stop(self, timeout_s: float) -> bool:
-        """Stop the engine's thread; whether it stopped in time."""
+        """Stop the engine's thread; return True if it stopped in time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A role's worker; as a `source` it ships KV."""
+    """A role's worker; `source` ships KV, and only prefill has one."""
 
     worker: RoleWorker
     source: KVSource | None = None
@@ -55,7 +55,7 @@ Builders = Mapping[Role, Callable[[WorkerSpec, "EngineHost"], Built]]
 
 
 class RoleSwitch:
-    """A WorkerPort and KVSource that stand for whatever role the process has."""
+    """WorkerPort and KVSource that delegate to the current role's worker."""
 
     def __init__(self, spec: WorkerSpec, host: "EngineHost", builders: Builders) -> None:
         self._spec = spec
@@ -66,31 +66,30 @@ class RoleSwitch:
 
     @property
     def info(self) -> WorkerInfo:
-        """See WorkerPort; another one after a flip."""
+        """WorkerPort.info of the current role; changes with a flip."""
         return self._built.worker.info
 
     @property
     def prefixes(self) -> PrefixLog:
-        """See WorkerPort; of the engine, so that it goes on over a flip."""
+        """WorkerPort.prefixes of the engine; a flip does not reset it."""
         return self._built.worker.prefixes
 
     def start(self) -> None:
-        """Start working."""
+        """Start the current role's work."""
         self._built.worker.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """Stop; whether it stopped in time."""
+        """Stop; return True if the engine's thread stopped in time."""
         return self._built.worker.stop(timeout_s)
 
     def flip(self, role: Role) -> None:
-        """Take a role, if it is another one.
+        """Take this role, if it is not the current one.
 
-        Raises TimeoutError when the engine does not come to it; it will not flip later either.
+        Raises TimeoutError if the engine does not react in time; then it will not flip later
+        either.
         """
         done = threading.Event()
-        begun = (
-            threading.Lock()
-        )  # whoever takes it first, the engine or the end of the wait, has its way
+        begun = threading.Lock()  # the first to take it decides: the engine, or the end of the wait
 
         def change() -> None:
             if not begun.acquire(blocking=False):
@@ -104,42 +103,42 @@ class RoleSwitch:
         has_changed = done.wait(FLIP_TIMEOUT_S)
         if not has_changed and begun.acquire(blocking=False):
             raise TimeoutError(f"{self._spec.name} did not flip in {FLIP_TIMEOUT_S} s")
-        # begun in the last moment: it ends what it has and builds the new role
+        # the flip began at the last moment: wait until the old role ends and the new one is built
         if not has_changed and not done.wait(FLIP_TIMEOUT_S):
             raise TimeoutError(
                 f"{self._spec.name} began to flip and did not end in {FLIP_TIMEOUT_S} s"
             )
 
     def stream(self, request: WorkRequest) -> Iterator[WireItem]:
-        """See KVSource.stream. Raises TransferError while the worker decodes."""
+        """Run KVSource.stream. Raises TransferError while the worker decodes."""
         source = self._built.source
         if source is None:
             raise TransferError(f"{self._spec.name} is no prefill worker now")
         return source.stream(request)
 
     def cancel_stream(self, request_id: str, attempt: int) -> None:
-        """See KVSource.cancel_stream."""
+        """Run KVSource.cancel_stream, if the current role has a source."""
         if self._built.source is not None:
             self._built.source.cancel_stream(request_id, attempt)
 
     def submit(self, request: WorkRequest) -> None:
-        """See WorkerPort.submit."""
+        """Run WorkerPort.submit on the current role."""
         self._built.worker.submit(request)
 
     def cancel(self, request_id: str) -> None:
-        """See WorkerPort.cancel."""
+        """Run WorkerPort.cancel on the current role."""
         self._built.worker.cancel(request_id)
 
     def load(self) -> WorkerLoad:
-        """See WorkerPort.load."""
+        """Return WorkerPort.load of the current role."""
         return self._built.worker.load()
 
     def ask_blocks(self, request_id: str, answer: Callable[[BlockLedger], None]) -> None:
-        """See WorkerPort.ask_blocks."""
+        """Run WorkerPort.ask_blocks on the current role."""
         self._built.worker.ask_blocks(request_id, answer)
 
     def subscribe(self, sink: Callable[[StepOutput], None]) -> Callable[[], None]:
-        """See WorkerPort.subscribe."""
+        """Add a sink for the steps of all later roles too; return a function that removes it."""
         self._sinks.append(sink)
         return lambda: self._sinks.remove(sink)
 

@@ -1,4 +1,4 @@
-"""`pdserve serve`: a deployment and a router in front of it, until a signal."""
+"""Serving process of `pdserve serve`: a deployment and its router, until a signal."""
 
 import asyncio
 import contextlib
@@ -11,30 +11,27 @@ from common.config import ServeConfig
 from common.telemetry.logs import configure_logs
 from deploy.deployment import Deployment
 from deploy.fleet import DeploymentFleet
-from deploy.openai_access import check_usable, openai_access
-from deploy.openai_gateway import OpenAiGateway
 from deploy.starting import StartReport
 from pdserve.errors import SetupError
-from router.access.server_security import Door
-from router.access.tenant import ANONYMOUS, Tenant
+from router.access.server_security import ServerSecurity
 from router.app import Router
 from router.edge.http import check_port
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Where a running deployment listens."""
+    """Addresses of a running deployment."""
 
     host: str
     grpc_port: int
     http_port: int
-    openai_port: int | None = None  # without it, no OpenAI API
+    openai_port: int | None = None  # None: no OpenAI API
     dtype: str = ""  # of weights and KV
     dtype_reason: str = ""
 
     @property
     def grpc_address(self) -> str:
-        """host:port for gRPC clients on this machine."""
+        """The address host:port for gRPC clients on this machine."""
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104 - a comparison
         return f"{host}:{self.grpc_port}"
 
@@ -43,39 +40,29 @@ class Endpoints:
 async def running(
     config: ServeConfig, model_name: str, model_dir: Path, report: StartReport
 ) -> AsyncIterator[Endpoints]:
-    """A deployment with its router; everything is stopped on the way out, however that happens."""
-    door = _make_door(config)
+    """Run a deployment with its router; stop everything on exit, even after an error."""
+    security = _make_security(config)
     deployment = Deployment(config, model_name, model_dir)
-    router = gateway = None
+    router = None
     try:
         addresses = await _start(deployment, report)
         report.now("connecting the router")
         fleet = DeploymentFleet(deployment)
         token = deployment.cluster_token
         settings = config.router_settings
-        router = Router(model_name, model_dir, addresses, settings, fleet, door, token)
+        router = Router(model_name, model_dir, addresses, settings, fleet, security, token)
         grpc_port = await router.start(
             config.grpc_host, config.grpc_port, config.http_port, config.start_timeout_s
         )
         endpoints = _endpoints_of(router, config.grpc_host, grpc_port)
         if config.openai_port is not None:
-            report.now("starting the OpenAI gateway")
-            gateway = OpenAiGateway(
-                await _address_for_gateway(router, endpoints, config),
-                config.grpc_host,
-                config.openai_port,
-                config.openai_options or "",
-                openai_access(config),
-            )
-            await gateway.start(config.start_timeout_s)
-            endpoints = replace(endpoints, openai_port=gateway.port)
+            openai_port = await router.serve_openai(config.grpc_host, config.openai_port)
+            endpoints = replace(endpoints, openai_port=openai_port)
         yield endpoints
     finally:
         if router is not None:
             await router.stop(config.drain_timeout_s)
-        if gateway is not None:
-            await gateway.stop()
-        deployment.abort()  # a change of the workers that still runs
+        deployment.abort()  # gives up a change of the workers that still runs
         await asyncio.to_thread(deployment.stop)
 
 
@@ -90,10 +77,10 @@ def _endpoints_of(router: Router, host: str, grpc_port: int) -> Endpoints:
     )
 
 
-def _make_door(config: ServeConfig) -> Door:
+def _make_security(config: ServeConfig) -> ServerSecurity:
     """Find out what can be refused before anything starts. Raises SetupError."""
-    door = Door(config.security)
-    door.check(config.grpc_host)
+    security = ServerSecurity(config.security)
+    security.check(config.grpc_host)
     ports = (
         ("grpc_port", config.grpc_port),
         ("http_port", config.http_port),
@@ -101,23 +88,11 @@ def _make_door(config: ServeConfig) -> Door:
     )
     for key, port in ports:
         check_port(config.grpc_host, key, port)
-    if config.openai_port is not None:
-        check_usable(config)
-        openai_access(config)
-    return door
-
-
-async def _address_for_gateway(router: Router, endpoints: Endpoints, config: ServeConfig) -> str:
-    """The gRPC port or, where that asks for what smg does not have, a port for it alone."""
-    security = config.security
-    if security.access_file is None and security.tls_cert_file is None:
-        return endpoints.grpc_address
-    tenant = Tenant(config.openai_tenant) if security.access_file else ANONYMOUS
-    return await router.open_to_gateway(tenant)
+    return security
 
 
 async def _start(deployment: Deployment, report: StartReport) -> list[str]:
-    """Start in a thread; when cancelled, the thread has ended before the cancellation goes on."""
+    """Start in a thread; a cancellation waits until the thread has ended."""
     starting = asyncio.ensure_future(asyncio.to_thread(deployment.start, report))
     try:
         return await asyncio.shield(starting)
@@ -135,7 +110,7 @@ async def serve(
     report: StartReport,
     on_ready: Callable[[Endpoints], None],
 ) -> None:
-    """Serve until SIGINT or SIGTERM, also when one comes during start-up. Raises SetupError."""
+    """Serve until SIGINT or SIGTERM, which also end a start-up. Raises SetupError."""
     configure_logs(process="router")
     main = asyncio.current_task()
     loop = asyncio.get_running_loop()
@@ -143,7 +118,7 @@ async def serve(
         loop.add_signal_handler(number, lambda: main and main.cancel())
     try:
         async with running(config, model_name, model_dir, report) as endpoints:
-            for number in (signal.SIGINT, signal.SIGTERM):  # ray.init put handlers of its own there
+            for number in (signal.SIGINT, signal.SIGTERM):  # replaces ray.init's handlers
                 loop.add_signal_handler(number, lambda: main and main.cancel())
             on_ready(endpoints)
             await asyncio.Event().wait()

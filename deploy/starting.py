@@ -1,8 +1,8 @@
-"""Waiting for workers that start, and telling how far they are.
+"""Parallel start of workers, with a report of its progress.
 
-1. All go side by side: a worker's `home` answers when its process has begun, then its `start` is called, and
-   its `stages` are asked for meanwhile, one question at a time.
-2. A stage that is over is told as a line, those that run are shown together.
+1. All workers start in parallel. A worker's `home` answers when its process runs; then its `start`
+   is called, and its `stages` are polled, one call at a time.
+2. A finished stage is reported as a line; running stages are shown together.
 3. The first worker that fails ends the wait for all: none serves without the others.
 4. The wait has a deadline, and `is_aborted` ends it.
 """
@@ -27,38 +27,41 @@ _LAST_QUESTION_S = 2.0
 
 
 class StartReport(Protocol):
-    """Told about a start as it goes on; from the thread that starts."""
+    """Receiver of a start's progress; called from the thread that starts."""
 
     def now(self, text: str) -> None:
-        """What is being waited for; replaces what was said before."""
+        """Show what the start is waiting for, in place of the text before."""
 
     def done(self, text: str) -> None:
-        """Something is over; stays to be read."""
+        """Report a finished stage; the text stays visible."""
 
 
 class LoggedReport:
-    """Where there is no terminal to tell: what is over becomes a line of the log."""
+    """Report for a process without a terminal: each finished stage becomes a line of the log."""
 
     def now(self, text: str) -> None:
-        """Ignored."""
+        """Ignore the text."""
 
     def done(self, text: str) -> None:
-        """Logged."""
+        """Log the text."""
         get_logger().info("start_stage", text=text)
 
 
 class Starting:
-    """One worker on its way: first its process, then the worker in it."""
+    """One starting worker: first its process, then the worker in the process."""
 
     def __init__(self, worker: Launched) -> None:
         self.worker = worker
-        self.call: ray.ObjectRef[object] = worker.handle.home.remote()  # what is waited for
+        self.call: ray.ObjectRef[object] = worker.handle.home.remote()  # awaited
         self._begun_s = time.monotonic()
         self._asked: ray.ObjectRef[Stages] | None = None
         self._seen = Stages()
 
     def advance(self, report: StartReport) -> str | None:
-        """Go on once `call` is over; the worker's address when it serves. Raises as result_of does."""
+        """Go on after `call` has ended; return the address if the worker serves.
+
+        Raises as result_of does.
+        """
         result = result_of(self.call, self.worker, self.doing())
         if not isinstance(result, Home):
             self._tell(self.worker.handle.stages.remote(), report)
@@ -70,7 +73,7 @@ class Starting:
         return None
 
     def look(self, report: StartReport) -> None:
-        """Tell what is new; never waits."""
+        """Report new stages; never waits."""
         if self.worker.home is None:
             return
         if self._asked is None:
@@ -80,12 +83,12 @@ class Starting:
             self._asked = None
 
     def now(self) -> str:
-        """What it does, for a live display."""
+        """Return the current stage and its age, for a live display."""
         age_s = self._seen.age_s if self._seen.running else time.monotonic() - self._begun_s
         return f"{self.worker.name}: {self.doing()} ({age_s:.0f} s)"
 
     def doing(self) -> str:
-        """What it was doing when it was last asked."""
+        """Return the stage at the last poll."""
         if self.worker.home is None:
             return "starting its process"
         return self._seen.running or "starting"
@@ -93,7 +96,7 @@ class Starting:
     def _tell(self, asked: "ray.ObjectRef[Stages]", report: StartReport) -> None:
         try:
             stages: Stages = ray.get(asked, timeout=_LAST_QUESTION_S)
-        except RayError:  # a missing line harms nobody, and of a dead worker `call` says so
+        except RayError:  # a missing line is harmless, and `call` reports a dead worker
             return
         for stage in stages.done[len(self._seen.done) :]:
             report.done(f"{self.worker.name}: {stage}")
@@ -105,15 +108,16 @@ class Ready:
     """A worker that serves."""
 
     worker: Launched
-    address: str  # of its gRPC server
+    address: str  # of the worker's gRPC server
 
 
 def await_starts(
     workers: Sequence[Launched], timeout_s: float, is_aborted: threading.Event, report: StartReport
 ) -> list[Ready]:
-    """Start them all at once; in the order given.
+    """Start all workers at once and wait; return them in the given order.
 
-    Raises WorkerDiedError for the first that dies, SetupError for one that fails or is not ready in time.
+    Raises WorkerDiedError for the first that dies, SetupError for one that fails or is not ready in
+    time.
     """
     starting = [Starting(worker) for worker in workers]
     pending, addresses = list(starting), dict[str, str]()

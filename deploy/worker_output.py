@@ -1,4 +1,4 @@
-"""A worker's stdout and stderr, kept in a file of ours, with a traceback when a signal ends it."""
+"""Redirection of a worker's stdout and stderr to a file, with a traceback if a signal ends it."""
 
 import faulthandler
 import fcntl
@@ -12,15 +12,15 @@ _STDOUT, _STDERR = 1, 2
 
 
 def redirect_output(path: Path) -> None:
-    """Send all that this process and its libraries print to a new file, and lock it. Raises OSError."""
+    """Send all output of this process and its libraries to a new, locked file. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     sys.stdout.flush()
     sys.stderr.flush()
     for standard in (_STDOUT, _STDERR):
-        os.dup2(descriptor, standard)  # the lock goes with it, until both are closed
+        os.dup2(descriptor, standard)  # both copies hold the lock, until both are closed
     os.close(descriptor)
-    # the thread that fails alone: a worker has more than a hundred that wait for calls
+    # only the thread that fails: a worker has more than a hundred that wait for calls
     faulthandler.enable(file=_STDERR, all_threads=False)
     prune(path.parent)

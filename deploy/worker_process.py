@@ -1,5 +1,6 @@
-"""What happens inside a worker's process, whatever started it."""
+"""Life of a worker inside its process, whatever started the process."""
 
+import gc
 import os
 import sys
 import threading
@@ -27,11 +28,11 @@ BuildHost = Callable[[WorkerSpec, OnCrash, BeginStage], "EngineHost"]
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """Where a worker's process is, for those who ask what became of it."""
+    """Location of a worker's process, for the diagnosis of its death."""
 
     host: str
     pid: int
-    log_file: str  # on that host; "": it has none
+    log_file: str  # on that host; "" if there is none
 
 
 class WorkerProcess:
@@ -47,28 +48,32 @@ class WorkerProcess:
         self._is_stopped = threading.Event()
         self.home = Home(spec.bind_host or "127.0.0.1", os.getpid(), self._redirect())
         configure_logs(process=spec.name)
-        # before torch or numba are imported: their thread pools inherit both
+        # before torch or numba are imported: their thread pools inherit both settings
         if spec.cores:
             os.sched_setaffinity(0, spec.cores)
         if not spec.num_threads:
             spec = spec.model_copy(update={"num_threads": read_cores().count})
-        os.environ["OMP_NUM_THREADS"] = str(spec.num_threads)  # Ray's is its own count of CPUs
+        os.environ["OMP_NUM_THREADS"] = str(spec.num_threads)  # replaces Ray's count of CPUs
         self._spec = spec
 
     @property
     def worker(self) -> RoleSwitch:
-        """The worker, once started."""
+        """The worker; exists only after `start`."""
         if self._worker is None:
             raise RuntimeError("the worker is not started")
         return self._worker
 
     def start(self) -> str:
-        """Load the model and serve; returns the gRPC address. Raises SetupError."""
+        """Load the model and serve; return the gRPC address. Raises SetupError."""
+        # a start makes many objects that stay, and collecting garbage among them takes a tenth of it
+        gc.disable()
         try:
             return self._start()
-        except Exception as error:  # Ray takes it to the launcher; our log has where it came from
+        except Exception as error:  # Ray passes on the message; our log has the traceback
             get_logger().error("start_failed", stage=self.stages().running, exc_info=error)
             raise
+        finally:
+            gc.enable()
 
     def _start(self) -> str:
         _abort_if_told(self._spec)
@@ -86,15 +91,15 @@ class WorkerProcess:
         return address
 
     def stages(self) -> Stages:
-        """How far the start has come; from any thread."""
+        """Return the progress of the start; callable from any thread."""
         return self._clock.so_far()
 
     def wait_stopped(self) -> None:
-        """Return once the worker was asked to stop."""
+        """Return after the worker was asked to stop."""
         self._is_stopped.wait()
 
     def stop(self) -> None:
-        """Stop serving, then the engine."""
+        """Stop serving, then stop the engine."""
         self._is_stopped.set()
         if self._host is not None:
             self._host.stop(_STOP_TIMEOUT_S)
@@ -102,7 +107,7 @@ class WorkerProcess:
             self._worker.stop(_STOP_TIMEOUT_S)
 
     def _redirect(self) -> str:
-        """The file that this process's output goes to; where it cannot be made, output stays with Ray."""
+        """Redirect output to a file and return its path; "" if Ray keeps the output."""
         if self._spec.log_file is None:
             return ""
         try:
@@ -120,7 +125,7 @@ def _abort_if_told(spec: WorkerSpec) -> None:
 
 
 def _die(error: BaseException) -> None:
-    """A broken engine must not look alive: peers see the process's death at once."""
-    # the message of a fault in the engine: numbers and names, no text is here
+    """End the process after a fault in the engine, so that peers see the failure at once."""
+    # the message of an engine fault has numbers and names, never text of a request
     get_logger().error("engine_crashed", error=repr(error), exc_info=error)
     os._exit(1)

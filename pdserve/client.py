@@ -7,6 +7,7 @@ from typing import NoReturn, TypeVar
 
 import grpc
 
+from pdserve.admin_requests import SCALE_WITHIN_S, make_drain_request, make_scale_request
 from pdserve.completion import Completion
 from pdserve.connection import Certificate, bearer, credentials, options
 from pdserve.errors import UnsupportedError
@@ -14,24 +15,21 @@ from pdserve.prompts import Messages, Prompt, make_stream_request, make_tokenize
 from pdserve.statuses import to_error
 from pdserve.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 
-NO_EMBEDDINGS = (
+_NO_EMBEDDINGS = (
     "pdserve serves causal language models, which make no embeddings; use a server for those"
 )
-
-# beside the time for draining: starts, flips and stops, each of which the router limits itself
-SCALE_WITHIN_S = 900.0
 
 S = TypeVar("S")
 T = TypeVar("T")
 
 
 class AsyncClient:
-    """Talks to one router. Use as an async context manager.
+    """Calls one router. Use it as an async context manager.
 
-    Every call raises a RequestError of `pdserve.errors` when the router refuses or fails it; `timeout` is in
-    seconds. Unless `retries` is off, a call that ends as UNAVAILABLE, or is refused for up to 2 s, is sent
-    again when the router says, up to three times; but never once any of its answer has come, nor while most
-    calls fail.
+    Every call raises a RequestError of `pdserve.errors` when the router refuses or fails it. `timeout` is in
+    seconds. With `retries`, a call that ends as UNAVAILABLE, or is refused for up to 2 s, is sent again up
+    to three times, when the router says. It is not sent again once a part of its answer has come, nor while
+    most calls fail.
     """
 
     def __init__(
@@ -43,7 +41,10 @@ class AsyncClient:
         client_certificate: Certificate | None = None,
         retries: bool = True,
     ) -> None:
-        """`address` is host:port. PEM roots, or a (private key, certificate chain) of our own, mean TLS."""
+        """Connect to `address`, host:port; with PEM roots or a client certificate over TLS.
+
+        `client_certificate` is the private key and the certificate chain, both PEM.
+        """
         arguments = options(retries=retries)
         secure = credentials(root_certificates, client_certificate)
         self._channel = (
@@ -80,7 +81,7 @@ class AsyncClient:
         priority: int = 0,
         timeout: float | None = None,
     ) -> Completion:
-        """The whole continuation of a text, of a chat [(role, content), ...] or of token ids."""
+        """Return the whole answer to a text, a chat [(role, content), ...] or token ids."""
         completion = Completion()
         stream = self.stream(
             prompt,
@@ -102,7 +103,7 @@ class AsyncClient:
         *,
         timeout: float | None = None,
     ) -> Completion:
-        """The assistant's next turn; turns are (role, content) or {"role": ..., "content": ...}."""
+        """Return the assistant's next turn; turns are (role, content) or {"role": ..., "content": ...}."""
         return await self.generate(messages, sampling, timeout=timeout)
 
     def stream(
@@ -116,10 +117,10 @@ class AsyncClient:
         resumable: bool = False,
         timeout: float | None = None,
     ) -> AsyncGenerator[inference_pb2.GenerateResponse]:
-        """The continuation as it comes; closing the generator cancels the request.
+        """Yield the answer as it comes; closing the generator cancels the request.
 
         Requests of different `cache_salt` share no cached KV; those of lower `priority` go first.
-        A `resumable` one outlives its stream for the router's grace period, and ends early by `cancel` alone.
+        A `resumable` request outlives its stream for the router's grace period; only `cancel` ends it early.
         """
         request = make_stream_request(
             prompt, sampling, request_id, cache_salt, priority, resumable=resumable
@@ -129,14 +130,14 @@ class AsyncClient:
     def resume(
         self, request_id: str, next_sequence: int, *, timeout: float | None = None
     ) -> AsyncGenerator[inference_pb2.GenerateResponse]:
-        """The rest of a resumable request's messages, from the one after the last `sequence` received."""
+        """Yield the rest of a resumable request's messages, from number `next_sequence` on."""
         request = inference_pb2.GenerateRequest(request_id=request_id, resume_from=next_sequence)
         return self.send(request, timeout=timeout)
 
     def send(
         self, request: inference_pb2.GenerateRequest, *, timeout: float | None = None
     ) -> AsyncGenerator[inference_pb2.GenerateResponse]:
-        """Send a request message as it stands and stream the responses."""
+        """Send a request message as it is and yield the responses."""
         return self._receive(self._inference.Generate, request, timeout)
 
     async def cancel(self, request_id: str, *, timeout: float = 5.0) -> None:
@@ -147,30 +148,30 @@ class AsyncClient:
     async def explain(
         self, request_id: str, *, timeout: float = 5.0
     ) -> inference_pb2.ExplainResponse:
-        """Why a request went where it did."""
+        """Return the router's decision about a request, and what came of it."""
         request = inference_pb2.ExplainRequest(request_id=request_id)
         return await self._ask(self._inference.Explain, request, timeout)
 
     async def tokenize(
         self, prompt: str | Messages, *, timeout: float = 30.0
     ) -> inference_pb2.TokenizeResponse:
-        """The prompt's token ids, as `generate` would make them."""
+        """Return the prompt's token ids, as `generate` would make them."""
         request = make_tokenize_request(prompt)
         return await self._ask(self._inference.Tokenize, request, timeout)
 
     async def models(self, *, timeout: float = 5.0) -> Sequence[inference_pb2.Model]:
-        """What the router serves, and its limits."""
+        """Return the models that the router serves, with their limits."""
         request = inference_pb2.ListModelsRequest()
         response = await self._ask(self._inference.ListModels, request, timeout)
         return response.models
 
     async def blocks(self, *, timeout: float = 5.0) -> admin_pb2.BlocksResponse:
-        """Who holds which worker's KV blocks, and why."""
+        """Return the ledgers of all workers: which request holds how many KV blocks, and why."""
         request = admin_pb2.BlocksRequest()
         return await self._ask(self._admin.Blocks, request, timeout)
 
     async def status(self, *, timeout: float = 5.0) -> admin_pb2.StatusResponse:
-        """The router's and its workers' state."""
+        """Return the state of the router and its workers."""
         request = admin_pb2.StatusRequest()
         return await self._ask(self._admin.Status, request, timeout)
 
@@ -181,23 +182,21 @@ class AsyncClient:
         *,
         drain_timeout_s: float = 300.0,
     ) -> AsyncGenerator[admin_pb2.ScaleResponse]:
-        """Change how many workers of each role there are (None: as many as now); yields what is done.
+        """Change the number of workers of each role (None: as many as now); yield each thing done.
 
-        It goes on when the iterator is left. Other requests are served meanwhile.
+        The change goes on when the iterator is left. Other requests are served meanwhile.
         """
-        request = admin_pb2.ScaleRequest(
-            prefill=prefill, decode=decode, drain_timeout_us=to_us(drain_timeout_s)
-        )
+        request = make_scale_request(prefill, decode, drain_timeout_s)
         return self._receive(self._admin.Scale, request, drain_timeout_s + SCALE_WITHIN_S)
 
     async def drain(self, worker: str, *, timeout_s: float = 300.0) -> None:
-        """Let a worker end its work and leave; returns when it has."""
-        request = admin_pb2.DrainRequest(worker=worker, timeout_us=to_us(timeout_s))
+        """Let a worker end its work and leave; return when it has left."""
+        request = make_drain_request(worker, timeout_s)
         await self._ask(self._admin.Drain, request, timeout_s + SCALE_WITHIN_S)
 
     def embed(self, *args: object, **kwargs: object) -> NoReturn:
-        """There are no embeddings here. Raises UnsupportedError."""
-        raise UnsupportedError(NO_EMBEDDINGS)
+        """Raise UnsupportedError: pdserve makes no embeddings."""
+        raise UnsupportedError(_NO_EMBEDDINGS)
 
     async def _receive(
         self, method: "grpc.aio.UnaryStreamMultiCallable[S, T]", request: S, timeout: float | None
@@ -212,13 +211,8 @@ class AsyncClient:
             call.cancel()
 
     async def _ask(self, method: Callable[..., Awaitable[T]], request: object, timeout: float) -> T:
-        """The answer of a call, or its typed error."""
+        """Return a call's answer. Raises the typed error of its status."""
         try:
             return await method(request, timeout=timeout, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise to_error(error) from error
-
-
-def to_us(seconds: float) -> int:
-    """Whole microseconds, 1 at least: 0 would be the router's default."""
-    return max(round(seconds * 1e6), 1)

@@ -1,4 +1,4 @@
-"""A whole answer, put together from the messages of its stream."""
+"""Whole answers, put together from the messages of their streams."""
 
 from dataclasses import dataclass, field
 
@@ -22,19 +22,19 @@ class Continuation:
 
     @property
     def finish_reason(self) -> str:
-        """ "stop", "length", or nothing while it goes on."""
+        """Reason of the end, "stop" or "length"; empty while the continuation runs."""
         return FINISH_NAMES.get(self.finished.reason, "")
 
 
 @dataclass(slots=True)
 class Completion:
-    """The answer to a request: `choices` has one entry, or `n`. The properties are those of the first."""
+    """Answer to a request: `choices` has `n` entries; the properties are those of the first."""
 
     request_id: str = ""
     choices: list[Continuation] = field(default_factory=list)
 
     def add(self, response: inference_pb2.GenerateResponse) -> None:
-        """Take the next message of the stream in."""
+        """Add the next message of the stream."""
         self.request_id = response.request_id
         while len(self.choices) <= response.choice:
             self.choices.append(Continuation())
@@ -48,20 +48,20 @@ class Completion:
 
     @property
     def text(self) -> str:
-        """The text."""
+        """Text of the first choice."""
         return self.choices[0].text
 
     @property
     def token_ids(self) -> list[int]:
-        """The tokens, the one that ended it included."""
+        """Tokens of the first choice, the one that ended it included."""
         return self.choices[0].token_ids
 
     @property
     def finish_reason(self) -> str:
-        """ "stop" or "length"."""
+        """Reason of the first choice's end, "stop" or "length"."""
         return self.choices[0].finish_reason
 
     @property
     def usage(self) -> inference_pb2.Usage:
-        """Tokens of the prompt, of the output, and of the prompt those that were cached."""
+        """Number of tokens of the prompt, of the output, and of the prompt's cached part."""
         return self.choices[0].finished.usage

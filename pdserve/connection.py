@@ -1,4 +1,4 @@
-"""How the clients connect: limits, keepalive, retries and credentials."""
+"""Channel settings of the clients: limits, keepalive, retries and credentials."""
 
 import json
 
@@ -6,8 +6,8 @@ import grpc
 
 MAX_RESPONSE_BYTES = 64 * 2**20  # log-probabilities of a long prompt come in one message
 
-# gRPC retries a call only as long as nothing of its answer has come, a stream too; and when the router says
-# when, or that it should not ("grpc-retry-pushback-ms"), it obeys
+# gRPC retries a call, also a stream, only as long as nothing of its answer has come. It obeys a router that
+# says when to retry, or not to ("grpc-retry-pushback-ms").
 _RETRIES = {
     "maxAttempts": 4,
     "initialBackoff": "0.1s",
@@ -41,14 +41,14 @@ Certificate = tuple[bytes, bytes]
 
 
 def options(*, retries: bool) -> list[tuple[str, str | int]]:
-    """The channel's arguments."""
+    """Return the channel's arguments."""
     return [*_OPTIONS, ("grpc.enable_retries", int(retries))]
 
 
 def credentials(
     root_certificates: bytes | None, client_certificate: Certificate | None
 ) -> grpc.ChannelCredentials | None:
-    """TLS, if anything of it is given; roots default to the system's."""
+    """Return TLS credentials if either argument is given; the roots default to the system's."""
     if root_certificates is None and client_certificate is None:
         return None
     key, chain = client_certificate or (None, None)
@@ -56,5 +56,5 @@ def credentials(
 
 
 def bearer(token: str | None) -> tuple[tuple[str, str], ...]:
-    """The metadata that carries a token."""
+    """Return the metadata that carries a token; none for None."""
     return (("authorization", f"Bearer {token}"),) if token else ()

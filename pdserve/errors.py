@@ -1,4 +1,4 @@
-"""Every failure pdserve names, as one tree.
+"""All failures that pdserve names, as one tree.
 
 PdserveError
 ├── RequestError                one request's failure; becomes a gRPC status with ErrorInfo(reason, field)
@@ -22,7 +22,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """The closed list of ErrorInfo reasons."""
+    """Closed list of ErrorInfo reasons."""
 
     EMPTY_PROMPT = "EMPTY_PROMPT"
     CONTEXT_EXCEEDED = "CONTEXT_EXCEEDED"
@@ -57,7 +57,7 @@ class Reason(StrEnum):
 
     @classmethod
     def parse(cls, text: str) -> "Reason":
-        """The reason of that name; INTERNAL for one that a newer peer may know."""
+        """Return the reason of that name; INTERNAL for a name that only a newer peer knows."""
         return next((reason for reason in cls if reason.value == text), cls.INTERNAL)
 
 
@@ -66,7 +66,7 @@ class PdserveError(Exception):
 
 
 class RequestError(PdserveError):
-    """One request failed; nothing else did."""
+    """One request failed, and nothing else."""
 
     default_reason = Reason.INTERNAL
 
@@ -86,25 +86,25 @@ class InvalidRequestError(RequestError):
 
 
 class UnauthenticatedError(RequestError):
-    """The caller did not say who it is, or nobody here knows it."""
+    """The caller sent no credentials, or unknown ones."""
 
     default_reason = Reason.CREDENTIALS_INVALID
 
 
 class PermissionDeniedError(RequestError):
-    """The caller is known and may not do that."""
+    """The caller is known and not allowed to do that."""
 
     default_reason = Reason.ADMIN_REQUIRED
 
 
 class NotFoundError(RequestError):
-    """No such model, request or worker."""
+    """The model, request or worker does not exist."""
 
     default_reason = Reason.REQUEST_NOT_FOUND
 
 
 class DuplicateRequestError(RequestError):
-    """A live request has this id."""
+    """The id belongs to a live request."""
 
     default_reason = Reason.DUPLICATE_REQUEST_ID
 
@@ -116,7 +116,7 @@ class PreconditionError(RequestError):
 
 
 class OverloadedError(RequestError):
-    """Too much for now: a queue is full, a limit reached, or the deadline would pass in the queue."""
+    """A queue is full, a limit is reached, or the deadline would pass in the queue; try again later."""
 
     default_reason = Reason.QUEUE_FULL
 
@@ -144,15 +144,15 @@ class UnavailableError(RequestError):
 
 
 class InternalError(RequestError):
-    """A fault of ours."""
+    """The fault is in pdserve."""
 
 
 class UnsupportedError(PdserveError):
-    """pdserve does not do this; the message says who does."""
+    """The operation does not exist in pdserve; the message names an alternative."""
 
 
 class SetupError(PdserveError):
-    """A command cannot start. The message is one line and names the key; `remedy` is what to do."""
+    """A command cannot start. The message is one line and names the key; `remedy` says what to do."""
 
     def __init__(self, message: str, remedy: str = "") -> None:
         super().__init__(f"{message}. {remedy}" if remedy else message)
@@ -160,4 +160,4 @@ class SetupError(PdserveError):
 
 
 class WorkerDiedError(SetupError):
-    """A worker's process ended while it was waited for; the message says how, and what it said last."""
+    """A worker's process ended during its start; the message has the cause and its last output."""

@@ -1,4 +1,4 @@
-"""Prompts as users write them, as messages."""
+"""Conversion of prompts, as users write them, to messages."""
 
 import secrets
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ Prompt = str | Messages | Sequence[int]
 def make_request(
     prompt: Prompt, sampling: inference_pb2.SamplingParams | None, request_id: str
 ) -> inference_pb2.GenerateRequest:
-    """The message for a prompt of any of the three kinds. Raises InvalidRequestError."""
+    """Return the message for a text, a chat or token ids. Raises InvalidRequestError."""
     request = inference_pb2.GenerateRequest(sampling=sampling)
     try:
         request.request_id = request_id
@@ -34,7 +34,7 @@ def make_stream_request(
     *,
     resumable: bool,
 ) -> inference_pb2.GenerateRequest:
-    """The same with all that goes beside the prompt; who wants to resume needs a name, so it gets one."""
+    """Return the message with all options. A resumable request without an id gets one."""
     if resumable and not request_id:
         request_id = secrets.token_hex(8)
     request = make_request(prompt, sampling, request_id)
@@ -43,7 +43,7 @@ def make_stream_request(
 
 
 def make_tokenize_request(prompt: str | Messages) -> inference_pb2.TokenizeRequest:
-    """The message that asks for a prompt's tokens. Raises InvalidRequestError."""
+    """Return the message that asks for a prompt's tokens. Raises InvalidRequestError."""
     request = make_request(prompt, None, "")
     if request.WhichOneof("prompt") == "chat":
         return inference_pb2.TokenizeRequest(chat=request.chat)

@@ -1,4 +1,4 @@
-"""gRPC statuses as the typed errors that they stand for."""
+"""Conversion of gRPC statuses to the typed errors that they stand for."""
 
 import grpc
 from google.rpc import error_details_pb2
@@ -36,7 +36,7 @@ _ERRORS: dict[grpc.StatusCode, type[RequestError]] = {
 
 
 def to_error(error: grpc.RpcError) -> RequestError:
-    """The typed error that a failed call's status stands for."""
+    """Return the typed error that a failed call's status stands for."""
     code: grpc.StatusCode = error.code()
     message: str = error.details() or code.name
     reason, field, retry_after_s = _details(error)

@@ -1,10 +1,11 @@
-"""Finished chunks from their blocks into outboxes.
+"""Copies of finished chunks, out of their blocks into outboxes.
 
-1. `send` starts the copy behind the step that computed the chunk; the blocks may be given back at once.
-2. From a CUDA device it runs on a stream of its own, and a thread waits for it, makes checksum and header and
-   puts the item out, while the engine runs the next step. In host memory there is nothing to overlap with,
-   since the copy takes the engine's own core: there all of it happens at once.
-3. `finish` ends an outbox behind all that was sent there.
+1. `send` starts the copy behind the step that computed the chunk; the blocks may be released at once.
+2. From a CUDA device the copy runs on a stream of its own. A thread waits for it, makes checksum and header
+   and puts the item into the outbox, while the engine runs the next step.
+3. In host memory there is nothing to overlap with, since the copy takes the engine's own core: all of it
+   happens in `send`.
+4. `finish` ends an outbox behind everything that was sent there.
 """
 
 import time
@@ -25,7 +26,7 @@ _log = get_logger()
 
 
 class CopyOut:
-    """Called from the engine's thread. Items of one outbox keep their order."""
+    """Copies chunks out, called in the engine's thread. Items of one outbox keep their order."""
 
     def __init__(self, engine: Engine) -> None:
         self._cache = engine.cache
@@ -35,7 +36,7 @@ class CopyOut:
         self._thread = ThreadPoolExecutor(1, "copy-out") if overlaps else None
 
     def send(self, seq: Sequence, outbox: KVOutbox, start: int, end: int) -> int:
-        """Copy the KV of positions [start, end) out; returns its size in bytes."""
+        """Copy the KV of positions [start, end) into the outbox; return its size in bytes."""
         start_s = time.monotonic()
         wait = self._cache.start_read(seq.block_table, start, end)
         num_bytes = self._layout.num_bytes(end - start)
@@ -54,11 +55,11 @@ class CopyOut:
         return num_bytes
 
     def finish(self, outbox: KVOutbox) -> None:
-        """No more will be sent there."""
+        """End the outbox, behind all that was sent there."""
         self._do(outbox.finish, outbox)
 
     def close(self) -> None:
-        """Stop, without waiting for copies that run."""
+        """Stop the thread, without waiting for copies that run."""
         if self._thread is not None:
             self._thread.shutdown(wait=False)
 

@@ -1,9 +1,17 @@
-"""A prefill worker's engine: schedule, run, hand out. Everything here runs in the engine's thread."""
+"""A prefill worker's engine. All of it runs in the engine's thread.
+
+1. `accept` makes a prompt live and queues it (`PrefillScheduler.add`), with a grammar once that is compiled.
+2. `step` takes the next chunks (`PrefillScheduler.schedule`, which reserves the blocks of whole prompts) and
+   runs them (`Isolation.run`).
+3. `_apply` sends token 1 of prompts that are complete, then copies the chunks out (`CopyOut.send`).
+4. `_drop` frees a prompt's blocks and ends its outbox: behind its last copy, never waiting for decode; or at
+   a failure, a cancel, or a newer run of the same request and attempt.
+"""
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar
 
 from common.engine.build import Engine
@@ -13,18 +21,14 @@ from common.engine.model_runner import Landed
 from common.engine.sampling.grammars import Grammars
 from common.engine.sampling.sampler import Sample
 from common.engine.sequence import Sequence
-from common.kv_transfer.wire import (
-    FirstTokenHeader,
-    make_failure,
-    make_first_token,
-)
+from common.kv_transfer.wire import make_failure
 from common.ledger import BlockLedger
-from common.messages import WorkerLoad, WorkFailure
+from common.messages import StepOutput, WorkerLoad, WorkFailure
 from common.worker.block_ledger import make_ledger
 from common.worker.counters import Counters
 from pdserve.errors import Reason
 from prefill_worker.copy_out import CopyOut
-from prefill_worker.ledger import state_of
+from prefill_worker.first_token import first_token_item
 from prefill_worker.outbox import KVOutbox
 from prefill_worker.scheduler import PrefillScheduler
 
@@ -35,7 +39,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class _Prompt:
-    """A live prompt. `num_sent` counts the positions that decode holds or that are in the outbox."""
+    """One live prompt. `num_sent` counts the positions that decode holds or that are in the outbox."""
 
     seq: Sequence
     outbox: KVOutbox
@@ -43,26 +47,37 @@ class _Prompt:
 
 
 class PrefillEngine:
-    """Owns the live prompts. A prompt is live from `accept` to `_drop`, which frees what it held."""
+    """Owns the live prompts: those between `accept` and `_drop`."""
 
     def __init__(
-        self, engine: Engine, scheduler: PrefillScheduler, grammars: Grammars, counters: Counters
+        self,
+        engine: Engine,
+        scheduler: PrefillScheduler,
+        grammars: Grammars,
+        counters: Counters,
+        publish: Callable[[StepOutput], None],
     ) -> None:
         self._engine = engine
         self._scheduler = scheduler
         self._grammars = grammars
         self._counters = counters
+        self._publish = publish
         self._copies = CopyOut(engine)
         self._isolation = Isolation(engine.runner)
         self._live: dict[Key, _Prompt] = {}
-        # Cancels that overtook their request, and prompts that ended, whose readers may still cancel
-        # them (a request's id may come again). The oldest are forgotten.
+        # Cancels that overtook their request, and ended prompts, whose readers may still cancel them
+        # (a request's id may come again). The oldest are forgotten.
         self._tombstones: OrderedDict[Key, None] = OrderedDict()
         self._ended: OrderedDict[Key, KVOutbox] = OrderedDict()
+        self._is_retired = False
 
     def accept(self, seq: Sequence, outbox: KVOutbox) -> None:
-        """Take a prompt on, or answer at once with a failure. A run of the same key is given up."""
+        """Make a prompt live, or answer at once with a failure. A run of the same key is dropped."""
         request, key = seq.request, _key(seq)
+        if self._is_retired:  # asked by a decode worker whose router did not know yet
+            outbox.put(make_failure(*key, Reason.WORKER_LOST, "no prefill worker any more"))
+            outbox.finish()
+            return
         self._drop(key)
         self._live[key] = _Prompt(seq, outbox, request.num_held_tokens)
         self._ended.pop(key, None)
@@ -77,7 +92,7 @@ class PrefillEngine:
             self._scheduler.add(seq)
 
     def cancel(self, key: Key) -> None:
-        """Drop a prompt; if it has not come yet, it will be refused."""
+        """Drop a prompt; refuse it later if it has not come yet."""
         if key in self._live:
             self._live[key].outbox.discard()
             self._drop(key)
@@ -87,12 +102,16 @@ class PrefillEngine:
             _remember(self._tombstones, key, None)
 
     def retire(self) -> None:
-        """Give all prompts up; the decode workers that wait for them run the rest."""
+        """Fail all prompts, and those that still come; the decode workers that want them run the rest.
+
+        Streams whose prompt has run continue to their end: their items were copied out of the blocks.
+        """
+        self._is_retired = True
         for prompt in list(self._live.values()):
             self._fail(prompt.seq, Reason.WORKER_LOST, "the worker takes another role")
 
     def step(self) -> bool:
-        """Schedule, run, hand out; False when there was nothing to run."""
+        """Schedule, run, hand out, publish the load; return False when there was nothing to run."""
         self._expire()
         self._take_prepared()
         batch = self._scheduler.schedule(time.monotonic())
@@ -104,10 +123,11 @@ class PrefillEngine:
             else:
                 fault = step_fault(step.error)
                 self._fail(step.batch.entries[0].seq, fault.reason, fault.message)
+        self._publish(StepOutput(load=self.load()))
         return True
 
     def load(self) -> WorkerLoad:
-        """Load and counters now."""
+        """Return load and counters now."""
         scheduler = self._scheduler
         backlog_tokens = scheduler.num_waiting_tokens
         return self._counters.to_load(
@@ -119,18 +139,19 @@ class PrefillEngine:
         )
 
     def ledger(self, request_id: str) -> BlockLedger:
-        """Who holds which blocks, of all prompts or of those of a request or group."""
+        """Return which prompts hold which blocks: all of them, or those of one request or group."""
         live = [prompt.seq for prompt in self._live.values()]
-        state = partial(state_of, scheduler=self._scheduler)
-        return make_ledger(self._engine.pool, live, state, lambda _: 0, request_id)
+        return make_ledger(
+            self._engine.pool, live, self._scheduler.holder_state, lambda _: 0, request_id
+        )
 
     def close(self) -> None:
-        """Stop compiling and copying."""
+        """Stop the threads that compile grammars and copy chunks."""
         self._grammars.close()
         self._copies.close()
 
     def check_integrity(self) -> None:
-        """Every held block belongs to a live prompt."""
+        """Raise AssertionError where a block is held by no live prompt."""
         held = [block for prompt in self._live.values() for block in prompt.seq.block_table]
         self._engine.pool.check_integrity(held)
 
@@ -175,26 +196,12 @@ class PrefillEngine:
             self._fail(seq, fault.reason, fault.message)
             return
         self._counters.output_tokens += 1
-        timeline = seq.timeline
-        timings = ((c.start_s, c.duration_s, c.num_tokens) for c in timeline.chunks)
-        scores = sample.logprobs
-        header = FirstTokenHeader(
-            request_id=seq.request_id,
-            attempt=seq.request.attempt,
-            token_id=sample.token_id,
-            num_cached_tokens=timeline.num_cached_tokens,
-            sent_s=time.monotonic() - timeline.arrival_s,
-            chunks=tuple(timings),
-            logprobs=(
-                (scores.logprob, scores.top_token_ids, scores.top_logprobs) if scores else None
-            ),
-        )
-        self._live[_key(seq)].outbox.put(make_first_token(header, seq.prompt_logprobs))
+        self._live[_key(seq)].outbox.put(first_token_item(seq, sample))
         # A sequence that ends with token 1 needs no KV on decode.
         seq.append(sample.token_id, self._engine.spec.eos_token_ids)
 
     def _copy_out(self, prompt: _Prompt) -> None:
-        """Send what is computed and decode has not, in pieces of at most a step's size and decode's limit."""
+        """Send the KV that decode lacks, in pieces of at most a step's size and decode's own limit."""
         seq, size = prompt.seq, self._engine.config.max_batch_tokens
         size = min(size, seq.request.max_item_tokens or size)
         while prompt.num_sent < seq.num_computed_tokens:
@@ -211,7 +218,7 @@ class PrefillEngine:
         self._drop(key)
 
     def _drop(self, key: Key) -> None:
-        """The one place where a prompt ends: blocks back, stream over. Safe to repeat."""
+        """End a prompt, here and nowhere else: blocks released, stream ended. Safe to repeat."""
         prompt = self._live.pop(key, None)
         if prompt is not None:
             self._scheduler.remove(prompt.seq)

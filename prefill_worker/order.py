@@ -1,4 +1,4 @@
-"""Whose prompt runs first. Plain numbers; the clock is the caller's."""
+"""Order in which prompts run. Plain numbers; the clock is the caller's."""
 
 import math
 from collections.abc import Callable
@@ -11,24 +11,23 @@ _GIVEN_UP_FOR = 4.0  # targets
 
 
 class PrefillOrder:
-    """By priority; then those whose deadline is near; then shortest remaining time first, with ageing.
+    """Ranks prompts by priority, then near deadlines, then shortest remaining time first with ageing.
 
     Short prompts before long ones halve the mean wait, but alone they would starve the long ones. So a
     prompt's remaining time is lowered by the time that it has waited: it falls behind newcomers for no
-    longer than it would itself run. A prompt that can no longer meet its deadline goes behind all that can;
-    so does one that can no longer meet the TTFT target, if there is one, till it has waited for four times
-    the target.
+    longer than it would itself run. A prompt that can no longer meet its deadline goes behind all that can.
+    So does a prompt that can no longer meet the TTFT target, until it has waited for four times the target.
     """
 
     def __init__(
         self, seconds_left: Callable[[Sequence], float], ttft_target_s: float | None = None
     ) -> None:
-        """`seconds_left` predicts the time that a prompt still takes, alone."""
+        """Rank by `seconds_left`, which predicts the time that a prompt still takes, alone."""
         self._seconds_left = seconds_left
         self._ttft_target_s = ttft_target_s
 
     def rank(self, seq: Sequence, now_s: float) -> Rank:
-        """The lowest goes first; `now_s` is on the clock of `seq.timeline.arrival_s`."""
+        """Return a prompt's rank, lowest first; `now_s` is on the clock of `seq.timeline.arrival_s`."""
         remaining_s = self._seconds_left(seq)
         waited_s = now_s - seq.timeline.arrival_s + seq.request.waited_s
         timeout_s = seq.request.timeout_s

@@ -7,17 +7,18 @@ from common.engine.memory.prefix_cache import PrefixCache
 from common.engine.memory.waiting_queue import WaitingQueue
 from common.engine.profiling.costs import Costs
 from common.engine.sequence import Sequence
+from common.ledger import HolderState
 from prefill_worker.order import PrefillOrder, Rank
 
 
 class PrefillScheduler:
-    """Prompts in the order of PrefillOrder, asked anew at every step, under a token budget.
+    """Chooses prompts in the order of PrefillOrder, ranked anew at every step, under a token budget.
 
-    Several prompts share a step and a long prompt is cut into chunks, between which others may go first; the
+    Several prompts share a step. A long prompt is cut into chunks, between which others may go first; its
     last chunk is tapered where that pays (WorkerProfile.tail).
-    A prompt is admitted with blocks for all of it, so that no half-run prompt ever waits for memory; it
-    gives them back at its end. What does not fit lets smaller ones pass, with ageing (WaitingQueue).
-    This is simpler than decode's scheduler because nothing here grows, so nothing is ever preempted.
+    A prompt is admitted with blocks for all of it, so that no half-run prompt ever waits for memory. One
+    that does not fit lets smaller ones pass, with ageing (WaitingQueue). Nothing here grows, so nothing is
+    ever preempted.
     """
 
     def __init__(self, prefix: PrefixCache, order: PrefillOrder, costs: Costs) -> None:
@@ -30,7 +31,7 @@ class PrefillScheduler:
 
     @property
     def num_waiting_tokens(self) -> int:
-        """Prompt tokens still to compute, admitted or not."""
+        """Number of prompt tokens still to compute, admitted or not."""
         return self.waiting.num_tokens + sum(seq.num_uncomputed_tokens for seq in self.running)
 
     def can_ever_run(self, num_tokens: int) -> bool:
@@ -42,15 +43,24 @@ class PrefillScheduler:
         self.waiting.append(seq)
 
     def remove(self, seq: Sequence) -> None:
-        """Forget a prompt and give its blocks back, wherever it stands."""
+        """Forget a prompt, wherever it is, and release its blocks."""
         if seq in self.running:
             self.running.remove(seq)
         elif seq in self.waiting:
             self.waiting.remove(seq)
         self._prefix.release(seq)
 
+    def holder_state(self, seq: Sequence) -> HolderState:
+        """Return why a live prompt holds blocks, or holds none.
+
+        A prompt whose grammar is being compiled is in no queue yet and holds nothing.
+        """
+        if not seq.block_table:
+            return HolderState.QUEUED
+        return HolderState.PREFILLING if seq in self.running else HolderState.SENDING
+
     def schedule(self, now_s: float) -> Batch | None:
-        """The next step's chunks, None when there is nothing to run; `now_s` is of Timeline's clock."""
+        """Return the next step's chunks, or None; `now_s` is on the clock of `seq.timeline.arrival_s`."""
 
         def rank(seq: Sequence) -> Rank:
             return self._order.rank(seq, now_s)
@@ -60,7 +70,7 @@ class PrefillScheduler:
         return Batch(tuple(entries)) if entries else None
 
     def _taper(self, entry: BatchEntry) -> BatchEntry:
-        """A chunk that would end its prompt, less the tail whose KV alone is to be left at the end."""
+        """Shorten a prompt's last chunk by its tail, so that little KV is left to send at the end."""
         if not entry.samples:
             return entry
         seq = entry.seq
@@ -72,7 +82,7 @@ class PrefillScheduler:
         return BatchEntry(seq, entry.num_tokens - tail) if tail else entry
 
     def _in_order(self, rank: Callable[[Sequence], Rank]) -> Iterator[Sequence]:
-        """Prompts as they go, each admitted only when it is asked for: others would just hold memory."""
+        """Yield prompts in order; each is admitted only when asked for, as others would just hold memory."""
         for started in (*sorted(self.running, key=rank), None):
             while (seq := self._admit_before(started, rank)) is not None:
                 yield seq
@@ -82,7 +92,7 @@ class PrefillScheduler:
     def _admit_before(
         self, started: Sequence | None, rank: Callable[[Sequence], Rank]
     ) -> Sequence | None:
-        """A waiting prompt that goes before the started one, if there is one and it fits."""
+        """Admit the waiting prompt that goes before the started one, if there is one and it fits."""
         if not self.waiting or len(self.running) >= self._costs.profile.max_num_seqs:
             return None
 

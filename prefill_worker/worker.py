@@ -1,136 +1,55 @@
-"""A prefill worker: the engine in its thread, and the two doors to it (KV streams, control)."""
+"""A prefill worker: its engine in the shell that both roles share, and the source of its KV streams."""
 
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass
 
 from common.config import WorkerSpec
 from common.engine.memory.kv_cache import kv_layout
-from common.engine.request_check import refusal_of
 from common.engine.sampling.grammars import Grammars
-from common.engine.sequence import Sequence
-from common.kv_transfer.wire import WireItem, make_failure
-from common.ledger import BlockLedger
-from common.messages import (
-    SequenceOutput,
-    StepOutput,
-    WorkerInfo,
-    WorkerLoad,
-    WorkFailure,
-    WorkRequest,
-)
+from common.messages import SequenceOutput, StepOutput, WorkFailure, WorkRequest
 from common.worker.counters import Counters
 from common.worker.host import EngineHost
-from common.worker.identity import at_this_moment, make_info
+from common.worker.shell import WorkerShell
+from common.worker.step_feed import StepFeed
 from pdserve.errors import Reason
 from prefill_worker.engine import PrefillEngine
 from prefill_worker.order import PrefillOrder
-from prefill_worker.outbox import KVOutbox
-from prefill_worker.outgoing import Outgoing
 from prefill_worker.scheduler import PrefillScheduler
+from prefill_worker.send_credit import SendCredit
+from prefill_worker.source import PrefillSource
 
 
+@dataclass(frozen=True, slots=True)
 class PrefillWorker:
-    """A KVSource for decode workers and a WorkerPort for routers."""
+    """The two doors to one engine: `shell` for routers, `source` for decode workers."""
 
-    def __init__(self, spec: WorkerSpec, host: EngineHost) -> None:
-        self._loop, engine = host.loop, host.engine
-        order = PrefillOrder(engine.costs.seconds_left, engine.config.ttft_target_s)
-        scheduler = PrefillScheduler(engine.prefix, order, engine.costs)
-        self.info: WorkerInfo = make_info(spec, engine.spec, engine.costs.profile)
-        self._spec, self._prefix = engine.spec, engine.prefix
-        self.prefixes = engine.pool.prefixes
-        grammars = Grammars(spec.model_dir, engine.spec, self._loop.wake)
-        self._engine = PrefillEngine(engine, scheduler, grammars, Counters())
-        self._store = host.store
-        layout, step_tokens = kv_layout(engine.spec), engine.config.max_batch_tokens
-        self.outgoing = Outgoing(host.store, layout, step_tokens)
-        self._sinks: list[Callable[[StepOutput], None]] = []
-        self._load = self._engine.load()
-        self._is_retired = False
+    shell: WorkerShell[PrefillEngine]
+    source: PrefillSource
 
-    def start(self) -> None:
-        """Have the engine's thread do this role's work."""
-        self._loop.start(self._step, self._idle)
 
-    def retire(self) -> None:
-        """Give up all prompts and take none any more. In the engine's thread.
+class NoIntake:
+    """Refuses a router's requests: prompts come from the decode workers that need their KV."""
 
-        Streams whose prompt has run go on to their end: what they yield was copied out of the blocks.
-        """
-        self._is_retired = True
-        self._engine.retire()
-        self._engine.close()
-
-    def stop(self, timeout_s: float) -> bool:
-        """Stop it; whether it stopped in time."""
-        has_stopped = self._loop.stop(timeout_s)
-        self._engine.close()  # the engine's thread uses what this ends
-        return has_stopped
-
-    def stream(self, request: WorkRequest) -> Iterator[WireItem]:
-        """See KVSource.stream. Runs in a transport's thread. What no step may run is refused at once."""
-        if (refusal := refusal_of(request, self._spec)) is not None:
-            key = (request.request_id, request.attempt)
-            yield make_failure(*key, refusal.reason, refusal.message)
-            return
-        request = replace(request, max_item_tokens=self.outgoing.max_item_tokens(request))
-        seq = self._prefix.new_sequence(request, time.monotonic())
-        outbox = KVOutbox(self.outgoing.look_again)
-        self._loop.post(lambda: self._take(seq, outbox))
-        is_complete = False
-        try:
-            yield from self.outgoing.pass_on(outbox, self.outgoing.cost(request))
-            is_complete = True
-        finally:
-            if not is_complete:
-                self.cancel_stream(request.request_id, request.attempt)
-
-    def cancel_stream(self, request_id: str, attempt: int) -> None:
-        """See KVSource.cancel_stream."""
-        self._loop.post(lambda: self._engine.cancel((request_id, attempt)))
+    def __init__(self, feed: StepFeed) -> None:
+        self._feed = feed
 
     def submit(self, request: WorkRequest) -> None:
-        """See WorkerPort.submit. Refused: prompts come from the decode worker that will need their KV."""
+        """Publish the refusal."""
         failure = WorkFailure(
             Reason.INTERNAL, "a prefill worker takes work from decode workers only"
         )
-        self._publish(StepOutput((SequenceOutput(request.request_id, 0, failure=failure),)))
+        self._feed.publish(StepOutput((SequenceOutput(request.request_id, 0, failure=failure),)))
 
     def cancel(self, request_id: str) -> None:
-        """See WorkerPort.cancel. Nothing was ever submitted here."""
+        """Do nothing: no request was ever taken."""
 
-    def load(self) -> WorkerLoad:
-        """See WorkerPort.load."""
-        return at_this_moment(self._load, self._loop.progress_age_s, self._store)
 
-    def ask_blocks(self, request_id: str, answer: Callable[[BlockLedger], None]) -> None:
-        """See WorkerPort.ask_blocks."""
-        self._loop.post(lambda: answer(self._engine.ledger(request_id)))
-
-    def subscribe(self, sink: Callable[[StepOutput], None]) -> Callable[[], None]:
-        """See WorkerPort.subscribe."""
-        self._sinks.append(sink)
-        return lambda: self._sinks.remove(sink)
-
-    def _step(self) -> bool:
-        worked = self._engine.step()
-        self._load = self._engine.load()
-        if worked:
-            self._publish(StepOutput(load=self._load))
-        return worked
-
-    def _take(self, seq: Sequence, outbox: KVOutbox) -> None:
-        if self._is_retired:  # asked by a decode worker whose router did not know yet
-            key = (seq.request_id, seq.request.attempt)
-            outbox.put(make_failure(*key, Reason.WORKER_LOST, "no prefill worker any more"))
-            outbox.finish()
-        else:
-            self._engine.accept(seq, outbox)
-
-    def _publish(self, output: StepOutput) -> None:
-        for sink in tuple(self._sinks):
-            sink(output)
-
-    def _idle(self) -> None:
-        self._engine.check_integrity()
+def make_prefill_worker(spec: WorkerSpec, host: EngineHost) -> PrefillWorker:
+    """Build a prefill worker upon `host`."""
+    engine, loop, feed = host.engine, host.loop, StepFeed()
+    order = PrefillOrder(engine.costs.seconds_left, engine.config.ttft_target_s)
+    scheduler = PrefillScheduler(engine.prefix, order, engine.costs)
+    grammars = Grammars(spec.model_dir, engine.spec, loop.wake)
+    prefill = PrefillEngine(engine, scheduler, grammars, Counters(), feed.publish)
+    credit = SendCredit(host.store, kv_layout(engine.spec), engine.config.max_batch_tokens)
+    source = PrefillSource(engine.spec, engine.prefix, loop, prefill, credit)
+    return PrefillWorker(WorkerShell(spec, host, prefill, NoIntake(feed), feed), source)

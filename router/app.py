@@ -1,11 +1,19 @@
-"""A router, put together."""
+"""The router's process, put together.
+
+1. `Router.start` connects to the workers (WorkerPool), then serves gRPC and HTTP.
+2. `InferenceService.Generate` gets a request. `Intake.parse` makes a Job of it, or refuses it.
+3. `Journeys.run` admits the job, places it, waits for its turn, sends it, and yields its deltas.
+   router/journey/journey.py numbers these steps.
+4. `to_response` makes a message of each delta; `write` sends it to the client.
+5. `AdminService` and `Scaler` change the workers meanwhile.
+6. `Router.stop` refuses new requests, lets running ones end, and disconnects.
+"""
 
 import asyncio
 import contextlib
 import importlib.util
 import secrets
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
@@ -18,27 +26,31 @@ from common.messages import Role, WorkerInfo
 from common.rpc.channel import SERVER_OPTIONS
 from pdserve.errors import SetupError
 from pdserve.v1 import admin_pb2_grpc, inference_pb2_grpc
-from router.access.gateway_port import GatewayPort
-from router.access.server_security import Door
-from router.access.tenant import Tenant
+from router.access.server_security import ServerSecurity
 from router.admission.admission import Admission
 from router.admission.fair_queue import FairQueue
-from router.admission.prompt_queue import Gate, Turn
+from router.admission.prompt_queue import PromptQueue, Turn
 from router.admission.wait_limit import WaitLimit
 from router.edge.admin import AdminService
-from router.edge.block_ledgers import Blocks
+from router.edge.block_ledgers import BlockLedgers
+from router.edge.explain import Explainer
 from router.edge.http import HttpServer
 from router.edge.inference import InferenceService
+from router.edge.openai.app import OpenAiPages
+from router.edge.openai.server import OpenAiServer
 from router.edge.resume import Resumables
+from router.edge.router_state import RouterState
 from router.intake.generation_config import choose_sampling_defaults
 from router.intake.grammar_checker import GrammarChecker
+from router.intake.intake import Intake
 from router.intake.job import Limits
 from router.intake.tokenizer import Tokenizer
-from router.journey.decisions import Explanations
-from router.journey.dispatch import Departures, room_tokens
+from router.journey.decisions import DecisionLog
+from router.journey.dispatch import Dispatcher
 from router.journey.journey import Journeys
+from router.journey.live_request import Resources
 from router.journey.metrics import RouterMetrics
-from router.journey.placement import Dispatcher
+from router.journey.placement import Placement
 from router.journey.work_ids import WorkIds
 from router.routing.policy import make_policy
 from router.scaling.fleet import FixedFleet, Fleet
@@ -46,13 +58,13 @@ from router.scaling.scaler import Scaler
 from router.workers.pool import WorkerPool
 
 _POLL_S = 0.02
-_LAST_WORDS_S = 0.5  # for statuses still on their way
+_LAST_WORDS_S = 0.5  # for statuses that are not sent yet
 _SERVICES = ("pdserve.v1.Inference", "pdserve.v1.Admin")
-_HAS_VLLM_CONTRACT = importlib.util.find_spec("smg_grpc_proto") is not None  # pdserve[openai]
+_HAS_VLLM_CONTRACT = importlib.util.find_spec("smg_grpc_proto") is not None  # pdserve[vllm-grpc]
 
 
 class Router:
-    """Serves one model from the workers at the given addresses. All methods on one event loop."""
+    """Serves one model from the workers at the given addresses. Call all methods on one event loop."""
 
     def __init__(
         self,
@@ -61,55 +73,60 @@ class Router:
         worker_addresses: Sequence[str],
         config: RouterConfig,
         fleet: Fleet | None = None,
-        door: Door | None = None,
+        security: ServerSecurity | None = None,
         cluster_token: str = "",
     ) -> None:
-        """Without a door everybody may call. `cluster_token` is what the workers ask for."""
+        """Put the router together. Without `security` every caller is served.
+
+        `cluster_token` is the secret that the workers ask for. Raises SetupError.
+        """
         self._model = model
         self._model_dir = model_dir
         self._config = config
-        self._door = door or Door(SecurityConfig())
+        self._security = security or ServerSecurity(SecurityConfig())
         self._tokenizer = Tokenizer(model_dir)
         self._defaults = choose_sampling_defaults(model_dir, config.generation_config)
         self._pool = WorkerPool(worker_addresses, config, cluster_token)
         self._scaler = Scaler(self._pool, fleet or FixedFleet())
         self._admission = Admission(config)
-        self._explanations = Explanations()
+        self._state = RouterState(self._admission, self._pool)
+        self._decisions = DecisionLog()
         self._work_ids = WorkIds(secrets.token_hex(4))
-        self._blocks = Blocks(self._pool, self._work_ids)
+        self._ledgers = BlockLedgers(self._pool, self._work_ids)
         self._resumables = Resumables(config)
         self._metrics = RouterMetrics(self._admission, self._pool.views)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
-            interceptors=self._door.interceptors(), options=SERVER_OPTIONS
+            interceptors=self._security.interceptors(), options=SERVER_OPTIONS
         )
-        self._gateway_port: GatewayPort | None = None
-        self._add_vllm: Callable[[grpc.aio.Server], None] = _refuse_vllm
+        self._openai_pages: OpenAiPages | None = None
+        self._openai: OpenAiServer | None = None
         self._watching: asyncio.Task[None] | None = None
         self._http: HttpServer | None = None
         self._grammars: GrammarChecker | None = None
         self._services = [*_SERVICES]
 
     async def start(self, host: str, grpc_port: int, http_port: int, timeout_s: float) -> int:
-        """Connect to the workers, then serve; returns the gRPC port. Raises SetupError."""
-        port = self._door.bind(self._server, host, grpc_port)
-        self._http = HttpServer(host, http_port, self._metrics.registry, self._is_ready)
+        """Connect to the workers, then serve. Return the gRPC port. Raises SetupError."""
+        port = self._security.bind(self._server, host, grpc_port)
+        self._http = HttpServer(host, http_port, self._metrics.registry, self._state.can_serve)
         self._pool.start()
         await self._pool.wait_ready(timeout_s)
         self._add_services()
         await self._server.start()
-        self._watching = asyncio.create_task(self._door.watch())
+        self._watching = asyncio.create_task(self._security.watch())
         self._http.start()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         return port
 
-    async def open_to_gateway(self, tenant: Tenant) -> str:
-        """Once started: open a port on loopback for the OpenAI gateway of this process; returns host:port.
-
-        Its requests are the tenant's. Raises SetupError.
-        """
-        self._gateway_port = GatewayPort(tenant)
-        return await self._gateway_port.start(self._add_vllm)
+    async def serve_openai(self, host: str, port: int) -> int:
+        """Serve OpenAI's HTTP API, once the router has started; returns its port. Raises SetupError."""
+        if self._openai_pages is None:
+            raise SetupError("the router has not started")
+        certificate = self._security.tls_context()
+        self._openai = OpenAiServer(self._openai_pages.app(), host, port, certificate)
+        await self._openai.start()
+        return self._openai.port
 
     @property
     def http_port(self) -> int:
@@ -118,22 +135,22 @@ class Router:
 
     @property
     def model_info(self) -> WorkerInfo:
-        """A decode worker's identity, once started: model, dtype and limits are those of all."""
+        """Identity of a decode worker, once started: all workers have its model, dtype and limits."""
         return next(view.info for view in self._pool.views() if view.info.role == Role.DECODE)
 
     async def stop(self, drain_timeout_s: float) -> None:
-        """Refuse new requests by name, let running ones end for a while, then disconnect."""
+        """Refuse new requests, give running ones `drain_timeout_s` seconds to end, then disconnect."""
         self._admission.drain()
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_timeout_s):
                 while self._admission.num_in_flight:
                     await asyncio.sleep(_POLL_S)
-        # only now: a server that stops answers new calls with a bare CANCELLED
+        # not earlier: a server that stops answers new calls with a bare CANCELLED
         last_words_s = min(drain_timeout_s, _LAST_WORDS_S)
         await self._server.stop(grace=last_words_s)
-        if self._gateway_port is not None:
-            await self._gateway_port.stop(last_words_s)
+        if self._openai is not None:
+            await self._openai.stop(last_words_s)
         if self._watching is not None:
             self._watching.cancel()
         await self._scaler.close()
@@ -155,77 +172,55 @@ class Router:
             defaults=self._defaults,
         )
         self._grammars = GrammarChecker(self._model_dir, limits.eos_token_ids, info.vocab_size)
+        intake = Intake(limits, self._tokenizer, self._grammars, self._admission)
         journeys = self._make_journeys()
-        inference = InferenceService(
-            limits,
-            self._tokenizer,
-            self._grammars,
-            self._admission,
-            journeys,
-            self._explanations,
-            self._blocks,
-            self._resumables,
-            self._config.slow_client_s,
-        )
-        inference_pb2_grpc.add_InferenceServicer_to_server(inference, self._server)
-        admin_pb2_grpc.add_AdminServicer_to_server(
-            AdminService(self._model, self._admission, self._pool, self._scaler, self._blocks),
+        explainer = Explainer(self._decisions, self._ledgers)
+        inference_pb2_grpc.add_InferenceServicer_to_server(
+            InferenceService(
+                intake, journeys, explainer, self._resumables, self._config.slow_client_s
+            ),
             self._server,
         )
+        admin_pb2_grpc.add_AdminServicer_to_server(
+            AdminService(self._model, self._state, self._scaler, self._ledgers), self._server
+        )
+        self._openai_pages = OpenAiPages(
+            intake,
+            journeys,
+            self._state,
+            self._metrics.registry,
+            self._security.authorize,
+            self._config.slow_client_s,
+        )
         if _HAS_VLLM_CONTRACT:
-            self._add_vllm_service(limits, inference, journeys)
+            self._add_vllm_service(intake, journeys)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
     def _make_journeys(self) -> Journeys:
-        policy = make_policy(self._config.policy)
-        dispatcher = Dispatcher(self._pool, policy, self._explanations)
-        queue = FairQueue[Turn](self._admission.tenants.weight)
-        assigned = self._pool.assigned.total
-        gate = Gate(queue, lambda: room_tokens(dispatcher.prompt_workers(), assigned))
-        wait_limit = WaitLimit(self._config.max_wait_s)
-        departures = Departures(self._admission, dispatcher, gate, wait_limit)
-        return Journeys(
+        placement = Placement(self._pool, make_policy(self._config.policy), self._decisions)
+        fair_queue = FairQueue[Turn](self._admission.tenants.weight)
+        queue = PromptQueue(fair_queue, placement.room_tokens)
+        dispatcher = Dispatcher(
+            Resources(self._admission, queue, self._pool),
+            placement,
+            WaitLimit(self._config.max_wait_s),
             self._work_ids,
-            self._pool,
-            dispatcher,
-            departures,
-            self._tokenizer,
-            self._metrics,
             self._config.max_unread_tokens,
         )
+        return Journeys(dispatcher, placement, self._tokenizer, self._metrics)
 
-    def _add_vllm_service(
-        self, limits: Limits, inference: InferenceService, journeys: Journeys
-    ) -> None:
+    def _add_vllm_service(self, intake: Intake, journeys: Journeys) -> None:
         from smg_grpc_proto import vllm_engine_pb2_grpc
 
         from router.edge.vllm.service import SERVICE_NAME, VllmEngineService
 
-        service = VllmEngineService(
-            self._model_dir,
-            limits,
-            inference.parse,
-            self._admission,
-            journeys,
-            self._explanations,
-            self._pool.views,
-            self._is_ready,
-            self._config.slow_client_s,
-        )
-        self._add_vllm = partial(vllm_engine_pb2_grpc.add_VllmEngineServicer_to_server, service)
-        self._add_vllm(self._server)
+        slow_client_s = self._config.slow_client_s
+        service = VllmEngineService(self._model_dir, intake, journeys, self._state, slow_client_s)
+        vllm_engine_pb2_grpc.add_VllmEngineServicer_to_server(service, self._server)
         self._services.append(SERVICE_NAME)
-
-    def _is_ready(self) -> bool:
-        return not self._admission.is_draining and self._pool.is_ready()
 
     async def _set_health(self, status: int) -> None:
         for name in ("", *self._services):
             await self._health.set(name, status)
-
-
-def _refuse_vllm(server: grpc.aio.Server) -> None:
-    remedy = "pip install 'pdserve[openai]'"
-    raise SetupError("vLLM's contract needs the package smg-grpc-proto", remedy)

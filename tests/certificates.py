@@ -1,4 +1,4 @@
-"""A certificate authority for tests, and files of what it issues."""
+"""Certificate authority for tests, and files of the certificates that it issues."""
 
 import os
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _SECONDS = count(1)
 
 
 def touch_later(file: Path) -> None:
-    """Date a file that was just written: two writes within a tick of the clock may look like one."""
+    """Advance a new file's date: two writes within a tick of the clock may look like one."""
     status = file.stat()
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns + next(_SECONDS) * 10**9))
 
@@ -30,25 +30,25 @@ class Pair:
     key: Path
 
     def contents(self) -> tuple[bytes, bytes]:
-        """(key, chain), as clients take them."""
+        """Return (key, chain), as clients take them."""
         return self.key.read_bytes(), self.chain.read_bytes()
 
     def encrypt_key(self, password: bytes) -> None:
-        """Put a password on the key's file."""
+        """Encrypt the key's file with a password."""
         key = load_pem_private_key(self.key.read_bytes(), None)
         how = BestAvailableEncryption(password)
         self.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, how))
 
 
 class Authority:
-    """Issues certificates that name hosts, IP addresses or mail addresses."""
+    """Issuer of certificates that name hosts, IP addresses or mail addresses."""
 
     def __init__(self) -> None:
         self._authority = trustme.CA()
         self.pem: bytes = self._authority.cert_pem.bytes()
 
     def issue(self, files: Path, *names: str) -> Pair:
-        """A certificate for these names, in files that begin like `files`."""
+        """Return a certificate for these names, in files whose names begin with `files`."""
         issued = self._authority.issue_cert(*names)
         pair = Pair(files.with_suffix(".crt"), files.with_suffix(".key"))
         pair.key.write_bytes(issued.private_key_pem.bytes())
@@ -58,6 +58,6 @@ class Authority:
         return pair
 
     def write(self, file: Path) -> Path:
-        """Its own certificate."""
+        """Write the authority's own certificate."""
         file.write_bytes(self.pem)
         return file

@@ -1,18 +1,19 @@
-"""How long tests wait. What they wait for is an event; the bound is there for what never comes."""
+"""Deadlines of tests. A test waits for an event; its deadline is for an event that never comes."""
 
 from collections.abc import Iterator
 
-# generous, since only a test that fails waits so long; below pytest's own timeout, which names no reason
+# generous, since only a failing test waits so long; below pytest's own timeout, which gives no
+# reason
 WITHIN_S = 120.0
-# tests that may start a deployment: Ray, two workers and the end of both
+# for tests that may start a deployment: Ray, two workers and the end of both
 DEPLOYMENT_S = 900.0
 
 
 def ever_longer(first_s: float) -> Iterator[float]:
-    """Deadlines for a test in which something has to happen before one passes, on any machine.
+    """Yield deadlines for a test in which an event has to come before one passes, on any machine.
 
-    Each is twice as long as the one before. A test takes the first that is long enough, and fails with the
-    last, WITHIN_S.
+    Each is twice as long as the one before. A test takes the first that is long enough, and fails with
+    the last, WITHIN_S.
     """
     while first_s < WITHIN_S:
         yield first_s

@@ -1,7 +1,9 @@
-"""Each level of CPU that this machine can run, float32 and bfloat16, our kernels and torch's operations.
+"""Speed of each CPU level of this machine, in float32 and bfloat16, with our kernels and torch's.
 
-Every combination is a process of its own, which numba (and for torch oneDNN, MKL and ATen) is told to hold
-for that CPU. Those of a level are measured in turns, torch's in the first round alone.
+Each combination is a process of its own, in which numba (and for torch oneDNN, MKL and ATen)
+compiles for that level. The processes of a level are measured in turns; torch's only in the first
+round.
+
 Usage: python -m benchmarks.cpu_levels [--rounds N]
 """
 
@@ -27,15 +29,15 @@ from common.engine.weights.catalog import DEFAULT_ALIAS
 from common.engine.weights.progress import NoProgress
 from common.engine.weights.resolve import resolve_model
 
-# LLVM's name and features of a CPU of each level; the last one multiplies bfloat16 by the dot product, and
-# has no instruction that Intel's CPUs lack
+# LLVM's name and features of a CPU of each level. The last has the bfloat16 dot product, and no
+# instruction that Intel's CPUs lack.
 _NAMES = {
     "avx2": ("haswell", ""),
     "avx512": ("skylake-avx512", ""),
     "avx512-bf16": ("znver4", "-sse4a"),
 }
-_BELOW = ("nehalem", "")  # a CPU without kernels of ours
-# what keeps torch's libraries from more than a level has
+_BELOW = ("nehalem", "")  # a CPU that our kernels do not support
+# settings that limit torch's libraries to a level
 _LIBRARIES = {
     "avx2": ("avx2", "AVX2", "AVX2"),
     "avx512": ("avx512", "AVX512_CORE_VNNI", "AVX512"),
@@ -46,7 +48,7 @@ _WORK = ("decode 1", "decode 8", "decode 32", "prefill 512", "prefill 2000")
 
 @dataclass(slots=True)
 class Contender:
-    """One process: a level, a dtype, and whose operations; and what it took, ms."""
+    """One process (a level, a dtype, and the owner of the operations) and its times in ms."""
 
     level: str
     dtype: str
@@ -55,7 +57,7 @@ class Contender:
     samples: dict[str, list[float]] = field(default_factory=dict)
 
     def ask(self, work: str) -> float:
-        """Have it do some work once; milliseconds."""
+        """Run some work once in the process; return milliseconds."""
         if self.process.stdin is None or self.process.stdout is None:
             raise RuntimeError("no pipe")
         self.process.stdin.write(f"{work}\n")
@@ -81,7 +83,7 @@ def main(
 
 
 def _measure(level: str, owners: Sequence[str], rounds: int) -> dict[str, dict[str, float]]:
-    """One level's contenders in turns; the levels follow one another, since all would not fit memory."""
+    """Measure one level's processes in turns; those of all levels would not fit memory."""
     with ExitStack() as stack:
         contenders = [
             stack.enter_context(_started(level, dtype, whose))
@@ -93,7 +95,7 @@ def _measure(level: str, owners: Sequence[str], rounds: int) -> dict[str, dict[s
         for turn in track(range(rounds), description=level):
             for work in _WORK:
                 for contender in contenders:
-                    # torch's bfloat16 takes minutes where a CPU has no instruction for it
+                    # torch's bfloat16 takes minutes on a CPU without an instruction for it
                     if turn == 0 or contender.whose == "panels":
                         contender.samples.setdefault(work, []).append(contender.ask(work))
     return {
@@ -105,7 +107,7 @@ def _measure(level: str, owners: Sequence[str], rounds: int) -> dict[str, dict[s
 
 
 def runnable_levels() -> list[str]:
-    """The levels that this machine has the instructions of, the least first."""
+    """Return the levels whose instructions this machine has, lowest first."""
     known = list(_NAMES)
     own = host_target().level
     return known[: known.index(own) + 1] if own in known else []

@@ -1,4 +1,4 @@
-"""One engine for cpu_levels.py: does the work that a line of stdin names, and answers with milliseconds."""
+"""Engine process of benchmarks.cpu_levels: runs the work named on stdin, answers milliseconds."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def main() -> None:
     config = EngineConfig(dtype=dtype, kv_cache_gib=_KV_GIB)
     engine = build_engine(Path(sys.argv[1]), config, len(os.sched_getaffinity(0)))
     sequences = [as_prefilled(engine, CONTEXT) for _ in range(_MOST)]
-    # once, so that no sample pays for memory that is touched for the first time
+    # run once, so that no sample pays for the first touch of memory
     prefill_ms(engine, 512)
     for line in sys.stdin:
         what, _, size = line.strip().partition(" ")

@@ -1,6 +1,7 @@
-"""Goodput on real traces: pdserve with prefill apart and colocated, and any server by URL, at equal cores.
+"""Goodput on real traces at equal cores: pdserve disaggregated, colocated, and any server by URL.
 
-Usage: python -m benchmarks.goodput --traces FOLDER [--openai-url URL --openai-model NAME --openai-name vLLM]
+Usage: python -m benchmarks.goodput --traces FOLDER
+       [--openai-url URL --openai-model NAME --openai-name vLLM]
 """
 
 import asyncio
@@ -11,13 +12,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from benchmarks.compared_systems import openai_server, pdserve, server_version
 from benchmarks.goodput.plot import plot
 from benchmarks.goodput.result import GoodputResult, medians, ratios, table
 from benchmarks.goodput.run import SLO, TARGETS, Case, measure
-from benchmarks.systems import openai_server, pdserve, server_version
 from benchmarks.traces import load_traces
 
-# where the search begins: 2.8 and 5.7 requests/s
+# start of the search: 2.8 and 5.7 requests/s
 _FIRST_RUNGS = {"Azure conversation": 6, "Mooncake conversation": 10}
 COLOCATED = "pdserve 0P2D"
 _OURS = (
@@ -50,7 +51,8 @@ def main(
     if openai_url is not None:
         systems.insert(1, openai_server(openai_name, openai_url, openai_model))
         base, peer = openai_name, f"{openai_name} {server_version(openai_url)}"
-    seed = secrets.randbelow(2**32)  # a peer that stays up would know the prompts of an earlier run
+    # a new seed: a peer that stays up would have cached the prompts of an earlier run
+    seed = secrets.randbelow(2**32)
     cases = [Case(trace.name, _FIRST_RUNGS[trace.name], trace.shapes) for trace in loaded]
     searches = asyncio.run(measure(systems, cases, rounds, seconds, seed))
     found = medians(searches)

@@ -1,4 +1,4 @@
-"""Attainment over the offered rate, one panel a case, one line a system.
+"""Plot of attainment over the offered rate, one panel a case, one line a system.
 
 Usage: python -m benchmarks.goodput.plot NAME draws results/NAME.png from results/NAME.json.
 """
@@ -10,7 +10,7 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 import typer
-from matplotlib import pyplot as plt  # the backend comes first
+from matplotlib import pyplot as plt  # the backend must be set first
 from matplotlib.axes import Axes
 from matplotlib.ticker import FormatStrFormatter, LogLocator
 
@@ -27,7 +27,7 @@ def main(name: str) -> None:
 
 
 def plot(json_path: Path) -> Path:
-    """Draw what a result file holds, beside it."""
+    """Draw a result file's picture beside it."""
     result = read_result(json_path)
     figure, panels = plt.subplots(
         1,
@@ -49,7 +49,7 @@ def plot(json_path: Path) -> Path:
 
 
 def curve(result: GoodputResult, case: str, system: str) -> list[tuple[float, float]]:
-    """(requests/s, attainment in %) of every rate measured, medians over the rounds."""
+    """Return (requests/s, attainment in %) of every measured rate, medians over the rounds."""
     shares: dict[float, list[float]] = {}
     for search in result.searches:
         if (search.case, search.system) == (case, system):

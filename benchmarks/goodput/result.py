@@ -1,4 +1,4 @@
-"""What `benchmarks.goodput` and `benchmarks.routing` write, print and draw."""
+"""Results of `benchmarks.goodput` and `benchmarks.routing`: written, read, printed and drawn."""
 
 import statistics
 from collections.abc import Iterable
@@ -8,28 +8,28 @@ from pathlib import Path
 from pydantic import TypeAdapter
 from rich.table import Table
 
-from benchmarks.attainment import Slo
 from benchmarks.environment import write_result
 from benchmarks.goodput.search import Search
+from benchmarks.slo_attainment import Slo
 
-Goodputs = dict[str, dict[str, float]]  # requests/s of each case and system
+Goodputs = dict[str, dict[str, float]]  # requests/s by case and system
 
 
 @dataclass(frozen=True, slots=True)
 class GoodputResult:
-    """One run. Everything printed and drawn is computed from it."""
+    """One run; everything printed and drawn is computed from it."""
 
-    load: str  # where the requests come from
+    load: str  # source of the requests
     seed: int
     peer: str | None
-    seconds: float  # of requests, for each rate
+    seconds: float  # duration of the requests at each rate
     slo: Slo
     medians: Goodputs
-    ratios: Goodputs  # as the columns of the table say
+    ratios: Goodputs  # as in the table's columns
     searches: list[Search]
 
     def write(self, name: str) -> Path:
-        """Into benchmarks/results/NAME.json."""
+        """Write benchmarks/results/NAME.json; return its path."""
         return write_result(name, asdict(self))
 
 
@@ -39,12 +39,15 @@ class _File:
 
 
 def read_result(path: Path) -> GoodputResult:
-    """What `write` wrote. Raises FileNotFoundError, or ValidationError for another file."""
+    """Read a file of `write`.
+
+    Raises FileNotFoundError, or ValidationError for another kind of file.
+    """
     return TypeAdapter(_File).validate_json(path.read_bytes()).figures
 
 
 def medians(searches: list[Search]) -> Goodputs:
-    """Goodput over the rounds."""
+    """Return the median goodput over the rounds."""
     systems = dict.fromkeys(search.system for search in searches)
     return {
         case: {system: _median(searches, case, system) for system in systems}
@@ -53,7 +56,7 @@ def medians(searches: list[Search]) -> Goodputs:
 
 
 def ratios(goodputs: Goodputs, to: Iterable[str]) -> Goodputs:
-    """Each system's goodput over the best of the systems `to`; left out where that is 0."""
+    """Return each system's goodput over the best of `to`; omitted if that is 0."""
     bases = {case: max(values[system] for system in to) for case, values in goodputs.items()}
     return {
         case: {system: value / bases[case] for system, value in values.items()}
@@ -63,7 +66,7 @@ def ratios(goodputs: Goodputs, to: Iterable[str]) -> Goodputs:
 
 
 def table(result: GoodputResult, ratio_to: str) -> Table:
-    """A row a system, a column a case."""
+    """Return a table with a row a system and a column a case."""
     shown = Table(
         "requests/s",
         *result.medians,

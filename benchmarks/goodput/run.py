@@ -1,4 +1,4 @@
-"""Lets systems take turns at finding their goodput, case by case."""
+"""Goodput search of several systems in turns, case by case."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,19 +6,19 @@ from functools import partial
 
 from rich.progress import Progress
 
-from benchmarks.attainment import Attainment, Slo, attainment
+from benchmarks.compared_systems import Server
 from benchmarks.goodput.search import Probes, Search, goodput, nearest_rung, next_rung, rate_of
-from benchmarks.load import OnDone, Target, closed_loop
-from benchmarks.systems import Server
+from benchmarks.load_generator import OnDone, Target, closed_loop
+from benchmarks.slo_attainment import Attainment, Slo, attainment
 from benchmarks.workload import Shape, offered_at, random_works
 
 SLO = Slo()
-# What pdserve is told of them: a little less, since a client's clock sees the way there and back, too.
+# SLOs given to pdserve: a little tighter, since a client also sees the network's delay
 TARGETS = {
     "PDSERVE_ENGINE__TTFT_TARGET_S": str(0.9 * SLO.ttft_s),
     "PDSERVE_ENGINE__ITL_TARGET_S": str(0.8 * SLO.tpot_s),
 }
-_FEWEST = 20  # requests for a rate; with 10 of them, one would be the difference
+_FEWEST = 20  # requests at each rate; with 10 of them, one request would change the result
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +26,17 @@ class Case:
     """A kind of load. `shapes(count, seed)`: longer lists of a seed begin like shorter ones."""
 
     name: str
-    first_rung: int  # where a goodput is expected
+    first_rung: int  # expected goodput
     shapes: Callable[[int, int], list[Shape]]
 
 
 async def measure(
     systems: list[Server], cases: list[Case], rounds: int, seconds: float, seed: int
 ) -> list[Search]:
-    """All searches; each round begins with another system, and a search where the last one ended.
+    """Run all searches. Each round starts with another system, each search where the last ended.
 
-    Within a round every system meets the same requests; `seconds` of them for each rate, and 20 at least.
+    Within a round every system gets the same requests: `seconds` of them at each rate, but at least
+    20.
     """
     found: list[Search] = []
     with Progress() as progress:
@@ -57,7 +58,7 @@ async def measure(
 
 @dataclass(frozen=True, slots=True)
 class _Searcher:
-    """Finds one system's goodput in one case and round."""
+    """Search for one system's goodput in one case and round."""
 
     target: Target
     case: Case
@@ -75,11 +76,11 @@ class _Searcher:
         return probes
 
     async def _probe(self, rung: int, count: int, on_done: OnDone) -> Attainment:
-        # new text for each rate, or a prefix cache would know what the last one sent
+        # new text at each rate, so that a prefix cache has nothing of the rate before
         text_seed = f"{self.seed}/{self.case.name}/{rung}"
         works = offered_at(self.case.shapes(count + 1, self.seed), rate_of(rung), text_seed)
         outcome = await attainment(self.target, works, rate_of(rung), SLO, on_done)
-        # what was cancelled at the end has left the server when this has been answered
+        # when this is answered, the server has dropped the requests that were cancelled at the end
         await closed_loop(self.target, random_works(1, rung, (16, 16), (2, 2)), 1, lambda: None)
         return outcome
 

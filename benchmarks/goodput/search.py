@@ -1,15 +1,18 @@
-"""Goodput after DistServe (arXiv 2401.09670): the highest rate at which 90 % of requests meet both SLOs.
+"""Goodput after DistServe (arXiv 2401.09670): the highest rate with an attainment of 90 %.
 
-1. Rates are rungs of one ladder, four to an octave, so that all systems meet the same lists of requests.
-2. From a first guess the search strides up while a rung passes, or down while it fails, wider each time.
-3. Between the highest passing and the lowest failing rung it halves, until they are neighbours.
-4. Goodput is where the line between those two crosses 90 %.
+Attainment is the share of requests that meet both SLOs.
+
+1. Rates are rungs of one ladder, four to an octave, so that all systems get the same requests.
+2. From a first guess the search steps up while a rung passes, or down while it fails; steps grow.
+3. Then it bisects between the highest passing and the lowest failing rung, down to
+   neighbours.
+4. Goodput is the rate at which the line between those two crosses 90 %.
 """
 
 import math
 from dataclasses import dataclass
 
-from benchmarks.attainment import Attainment
+from benchmarks.slo_attainment import Attainment
 
 TARGET = 0.9
 LOWEST, HIGHEST = -12, 24  # 0.125 and 64 requests/s
@@ -17,28 +20,28 @@ Probes = dict[int, Attainment]  # by rung
 
 
 def rate_of(rung: int) -> float:
-    """Requests per second."""
+    """Return the rung's rate in requests per second."""
     return float(2 ** (rung / 4))
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """One system in one case and round."""
+    """Result of one system in one case and round."""
 
     case: str
     system: str
     round_number: int
     goodput_per_s: float
-    probes: tuple[Attainment, ...]  # by rate
+    probes: tuple[Attainment, ...]  # in order of the rate
 
 
 def nearest_rung(rate_per_s: float) -> int:
-    """The other way round. Takes no rate of 0."""
+    """Return the rung nearest to a rate above 0."""
     return min(max(round(4 * math.log2(rate_per_s)), LOWEST), HIGHEST)
 
 
 def next_rung(probes: Probes, first: int) -> int | None:
-    """Where to measure next; None when the crossing lies between neighbours, or off the ladder."""
+    """Return the next rung to measure; None if the crossing is found or off the ladder."""
     passing, failing = _bracket(probes)
     if passing is None and failing is None:
         return first
@@ -52,7 +55,7 @@ def next_rung(probes: Probes, first: int) -> int | None:
 
 
 def goodput(probes: Probes) -> float:
-    """Requests per second; 0 when the lowest rung fails, the highest rung's when that passes."""
+    """Return requests/s; 0 if the lowest rung fails, the highest rung's rate if that passes."""
     passing, failing = _bracket(probes)
     if passing is None:
         return 0.0
@@ -64,7 +67,10 @@ def goodput(probes: Probes) -> float:
 
 
 def _bracket(probes: Probes) -> tuple[int | None, int | None]:
-    """The highest rung that passes, the lowest that fails; the search leaves none failing below the first."""
+    """Return the highest passing and the lowest failing rung, None if there is none.
+
+    The search leaves no failing rung below the highest passing one.
+    """
     passing = [rung for rung, probe in probes.items() if probe.share >= TARGET]
     failing = [rung for rung, probe in probes.items() if probe.share < TARGET]
     return max(passing, default=None), min(failing, default=None)

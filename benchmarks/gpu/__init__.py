@@ -1,1 +1,1 @@
-"""A step on a GPU over what its memory and its matrix units allow, and requests beside `transformers`."""
+"""GPU steps against the limits of memory and matrix units, and requests against `transformers`."""

@@ -1,4 +1,4 @@
-"""The engine on a GPU over what the GPU can do, for an 8B Llama shape with random weights.
+"""Benchmark of the engine on a GPU against the GPU's limits: an 8B Llama shape, random weights.
 
 Usage: python -m benchmarks.gpu [--scale tiny]
 """
@@ -11,20 +11,20 @@ import typer
 from rich.console import Console
 
 from benchmarks.environment import write_result
-from benchmarks.gpu.budget import Budget
 from benchmarks.gpu.comparison import Comparison
 from benchmarks.gpu.machine import measure_machine
-from benchmarks.gpu.measuring import measure_all
+from benchmarks.gpu.measurements import measure_all
 from benchmarks.gpu.model import check_memory
 from benchmarks.gpu.report import Report
 from benchmarks.gpu.scale import FULL, TINY
+from benchmarks.gpu.time_budget import Budget
 from pdserve.errors import SetupError
 
-_LIMIT_S = 420.0  # with the start of Python, and the peer's last steps, under 8 minutes
+_LIMIT_S = 420.0  # under 8 minutes with the start of Python and the peer's last steps
 
 
 class Size(StrEnum):
-    """How large a run is."""
+    """Size of a run."""
 
     FULL = "full"
     TINY = "tiny"
@@ -66,7 +66,7 @@ def _measure(size: Size, console: Console) -> Report:
         report = Report(measure_machine(scale, device), scale.context, comparison, budget.left_out)
         try:
             measure_all(scale, device, budget, report)
-        finally:  # what was found before something broke is worth having too
+        finally:  # keep the results found before a failure
             report.print(console)
     return report
 

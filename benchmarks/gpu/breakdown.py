@@ -1,6 +1,6 @@
-"""Where the device's time goes in a step: its kernels, by kind. Read it beside the step's time.
+"""Breakdown of a step's device time by kind of kernel.
 
-What of a step no kernel accounts for, the device spends waiting for the host.
+Read it beside the step's time: the device spends the rest of the step waiting for the host.
 """
 
 from collections.abc import Callable, Iterable
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 
 _RUNS = 3
-# the first kind of which a part occurs in a kernel's name, in lower case; FlashAttention's has "cutlass" too
+# a kernel has the first kind of which a part occurs in its lower-case name; FlashAttention's
+# names contain "cutlass" too
 _KINDS = {
     "attention": ("flash", "fmha"),
     "products": ("gemm", "nvjet", "cutlass", "xmma", "gemv", "splitk"),
@@ -20,7 +21,7 @@ _REST = "norms, rotary, gate, sampling"
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """All kernels of one name: how often they ran, and their time in all."""
+    """All kernels of one name: number of runs, and total time."""
 
     name: str
     count: int
@@ -37,7 +38,7 @@ class Share:
 
 
 def by_kind(kernels: Iterable[Kernels], runs: int) -> list[Share]:
-    """The kinds in one of `runs` equal steps, in a fixed order."""
+    """Return the kinds in one of `runs` equal steps, in a fixed order."""
     counts = dict.fromkeys((*_KINDS, _REST), 0)
     seconds = dict.fromkeys(counts, 0.0)
     for kernel in kernels:
@@ -47,7 +48,7 @@ def by_kind(kernels: Iterable[Kernels], runs: int) -> list[Share]:
 
 
 def profile(step: Callable[[], object]) -> list[Share]:
-    """Of a CUDA device: a few runs of `step`, which has run before."""
+    """Profile a few runs of `step` on a CUDA device; `step` must have run before."""
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities, acc_events=True) as found:
         for _ in range(_RUNS):

@@ -1,4 +1,4 @@
-"""The engine and `transformers` in turns over the same requests."""
+"""Comparison of the engine with `transformers`, in turns, on the same requests."""
 
 import statistics
 from collections.abc import Callable
@@ -6,21 +6,21 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 
-from benchmarks.gpu.budget import Budget
+from benchmarks.gpu.engine_run import Run, run_engine
 from benchmarks.gpu.model import free_memory
 from benchmarks.gpu.peer import Peer
-from benchmarks.gpu.requests import Run, run_engine
 from benchmarks.gpu.scale import RequestList
+from benchmarks.gpu.time_budget import Budget
 from benchmarks.workload import Work
 from common.engine.build import Engine
 
-_USUAL_S = 20.0  # of one run of ours, with the making of the engine
+_USUAL_S = 20.0  # of one run of the engine, including its creation
 OURS, THEIRS = "pdserve", "transformers"
 
 
 @dataclass(slots=True)
 class Comparison:
-    """The runs of both by round, over a list of `works`."""
+    """The runs of both systems by round, over a list of `works`."""
 
     works: list[Work]
     runs: dict[str, list[Run]] = field(default_factory=lambda: {OURS: [], THEIRS: []})
@@ -28,30 +28,30 @@ class Comparison:
     peer_failure: str = ""
 
     def seconds(self, system: str) -> float:
-        """Median over the rounds."""
+        """Return the median over the rounds."""
         return statistics.median(run.seconds for run in self.runs[system])
 
     def output_rate(self, system: str) -> float:
-        """Output tokens a second."""
+        """Return output tokens a second."""
         return sum(work.output_tokens for work in self.works) / self.seconds(system)
 
     def total_rate(self, system: str) -> float:
-        """Tokens of prompts and outputs a second."""
+        """Return prompt and output tokens a second."""
         return sum(work.total_tokens for work in self.works) / self.seconds(system)
 
     def is_whole(self, system: str) -> bool:
-        """Whether every run came to its end; otherwise its rates are upper bounds."""
+        """Return True if every run ended; otherwise its rates are upper bounds."""
         return all(run.is_whole for run in self.runs[system])
 
     @property
     def ratio(self) -> float | None:
-        """Our rate over theirs; a lower bound where theirs is an upper one."""
+        """Our rate over theirs; a lower bound if theirs is an upper bound."""
         if not all(self.runs.values()):
             return None
         return self.seconds(THEIRS) / self.seconds(OURS)
 
     def to_json(self) -> dict[str, object]:
-        """For the results file."""
+        """Return the values for the results file."""
         runs = {name: [asdict(run) for run in runs] for name, runs in self.runs.items()}
         rates = {name: self.output_rate(name) for name, found in self.runs.items() if found}
         return {
@@ -70,13 +70,13 @@ def compare(
     new_engine: Callable[[], Engine],
     budget: Budget,
 ) -> None:
-    """A run each in turns; each has the memory to itself, but for the weights."""
+    """Run both in turns; each has the memory to itself, except for the weights."""
     warm_up = requests.warm_up()
     for number in range(1, requests.rounds + 1):
         if budget.allows(f"requests, round {number}, {OURS}", _USUAL_S):
             found.runs[OURS].append(run_engine(new_engine(), warm_up, found.works))
         free_memory()
-        # cut off early it would say little: it gets at least twice the time that ours took
+        # a run cut off early would say little: it gets at least twice the time that ours took
         needs_s = max((2 * run.seconds for run in found.runs[OURS]), default=_USUAL_S)
         part = f"requests, round {number}, {THEIRS}"
         if not found.peer_failure and budget.allows(part, needs_s):
@@ -91,5 +91,5 @@ def _run_peer(
     try:
         found.runs[THEIRS].append(peer.run(requests.warm_up(), found.works, budget))
         found.peer_attention = peer.attention
-    except (RuntimeError, MemoryError, ValueError) as error:  # ours stands without it
+    except (RuntimeError, MemoryError, ValueError) as error:  # our results are valid without it
         found.peer_failure = next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""What the machine can do: memory bandwidth and the rate of bfloat16 products, measured; and what it is."""
+"""Machine limits, measured: memory bandwidth and the rate of bfloat16 products; and its facts."""
 
 import subprocess
 from collections.abc import Callable
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.gpu.clock import measure
 from benchmarks.gpu.scale import Scale
+from benchmarks.gpu.timing import measure
 
 _REPEATS = 10
 _STATE = (
@@ -23,7 +23,7 @@ _TIMEOUT_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Measured rates, in bytes and operations a second, and a description."""
+    """Measured rates in bytes and operations a second, and a description."""
 
     copy_rate: float  # bytes read plus bytes written
     read_rate: float
@@ -33,22 +33,22 @@ class Machine:
 
     @property
     def bandwidth(self) -> float:
-        """Bytes a second: the better of the two, which makes the roofline harder to reach."""
+        """The larger rate in bytes a second, which makes the roofline harder to reach."""
         return max(self.copy_rate, self.read_rate)
 
     @property
     def matmul_rate(self) -> float:
-        """Operations a second: the better of the two."""
+        """The larger rate in operations a second."""
         return max(self.layer_rate, self.square_rate)
 
 
 def measure_machine(scale: Scale, device: torch.device) -> Machine:
-    """On random numbers: matrix units are faster on zeros."""
+    """Measure on random numbers: matrix units are faster on zeros."""
     copy_rate, read_rate = _stream_rates(scale.stream_bytes, device)
     square = scale.square
     square_rate = _product_rate(square, ((square, square),), device)
     layer_rate = _product_rate(scale.matmul_rows, scale.shape.products, device)
-    # right behind the products: clocks as they are under load
+    # directly after the products, so that clocks are as under load
     return Machine(copy_rate, read_rate, layer_rate, square_rate, _facts(device))
 
 
@@ -93,7 +93,7 @@ def _facts(device: torch.device) -> dict[str, str]:
 
 
 def _state(uuid: str) -> dict[str, str]:
-    """Driver, clocks and power as the driver's own tool tells them; nothing where it does not."""
+    """Return driver, clocks and power from the driver's own tool; empty if it reports nothing."""
     command = [
         "nvidia-smi",
         f"--id={uuid}",

@@ -1,11 +1,11 @@
-"""A Llama with random weights, made where it runs, and the engine around it."""
+"""A Llama with random weights, created on its device, and an engine for it."""
 
 import gc
 
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from benchmarks.gpu.arithmetic import kv_bytes, weight_bytes
+from benchmarks.gpu.lower_bounds import kv_bytes, weight_bytes
 from benchmarks.gpu.scale import Scale, Shape
 from common.config import EngineConfig
 from common.engine.attention.flash import PAGE
@@ -17,14 +17,14 @@ from pdserve.errors import SetupError
 _MAX_CONTEXT = 131_072
 _ROPE = {"rope_type": "default", "rope_theta": 500_000.0}
 _CPU_BLOCK = 16
-_SPARE_BLOCKS = 1.05  # the watermark, and the probe's
-_MOST_BATCH_TOKENS = 8192  # what the peer takes by default too
+_SPARE_BLOCKS = 1.05  # for the watermark and the profiling run
+_MOST_BATCH_TOKENS = 8192  # the peer's default too
 _ACTIVATIONS_BYTES = 6 * 2**30
-_MERGED = 1.7  # weights, and the copies of those that the fused pass merges
+_MERGED = 1.7  # the weights, and the merged copies of the fused pass
 
 
 def random_model(shape: Shape, device: torch.device) -> tuple[torch.nn.Module, ModelSpec]:
-    """The model in bfloat16 on `device`, initialised as its family is before training, and its numbers."""
+    """Return the model in bfloat16 on `device`, initialised as before training, and its spec."""
     register()
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -60,7 +60,7 @@ def random_model(shape: Shape, device: torch.device) -> tuple[torch.nn.Module, M
 
 
 def engine_config(scale: Scale, device: torch.device, **settings: object) -> EngineConfig:
-    """Room for the largest batch, the longest chunk and all requests at once."""
+    """Return a config with room for the largest batch, the longest chunk and all requests."""
     block_size = PAGE if device.type == "cuda" else _CPU_BLOCK
     most_tokens = max(*scale.chunks, scale.requests.most_tokens)
     fields: dict[str, object] = {
@@ -77,9 +77,9 @@ def engine_config(scale: Scale, device: torch.device, **settings: object) -> Eng
 def make_engine(
     model: torch.nn.Module, spec: ModelSpec, config: EngineConfig, device: torch.device
 ) -> Engine:
-    """The engine that a worker would have. Raises SetupError when its probe finds wrong numbers."""
+    """Return the engine that a worker would have. Raises SetupError if its self-check fails."""
     if device.type == "cpu":
-        # numba takes 0.3 s to import; CUDA never needs it
+        # numba takes 0.3 s to import, and CUDA never needs it
         from common.engine.cpu.threads import set_num_threads
 
         set_num_threads(1)
@@ -87,13 +87,13 @@ def make_engine(
 
 
 def free_memory() -> None:
-    """Give what nobody uses any more back to the device."""
+    """Return unused cached memory to the device."""
     gc.collect()
     torch.cuda.empty_cache()
 
 
 def check_memory(scale: Scale, device: torch.device) -> None:
-    """Raises SetupError when the device has too little that is free."""
+    """Raise SetupError if the device has too little free memory."""
     if device.type != "cuda":
         return
     free_bytes, _ = torch.cuda.mem_get_info(device)

@@ -1,7 +1,7 @@
-"""`transformers`' continuous batching of the very model, as it comes.
+"""Continuous batching of `transformers` with the same model and default settings.
 
-Its attention is FlashAttention where a package for it is installed, else `sdpa`, the best that it has without
-one: it chooses so itself.
+Its attention is FlashAttention if a package for that is installed, else `sdpa`; it chooses by
+itself.
 """
 
 import time
@@ -10,25 +10,28 @@ import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching import ContinuousBatchingManager
 
-from benchmarks.gpu.budget import Budget
-from benchmarks.gpu.requests import Run
+from benchmarks.gpu.engine_run import Run
+from benchmarks.gpu.time_budget import Budget
 from benchmarks.workload import Work
 
 _STOP_S = 30.0
 
 
 class Peer:
-    """A run takes what memory is free at its start, or `num_blocks` blocks, and gives it back at its end."""
+    """The peer; a run takes the free memory, or `num_blocks` blocks, and frees it at its end."""
 
     def __init__(self, model: torch.nn.Module, num_blocks: int | None) -> None:
         self._model = model
         self._config = (
             None if num_blocks is None else ContinuousBatchingConfig(num_blocks=num_blocks)
         )
-        self.attention = ""  # that it chose, after a run
+        self.attention = ""  # the one it chose, known after a run
 
     def run(self, warm_up: list[Work], works: list[Work], budget: Budget) -> Run:
-        """All requests at once, cut off when the budget is over. Raises RuntimeError when it fails."""
+        """Run all requests at once, cut off at the budget's end.
+
+        Raises RuntimeError if it fails.
+        """
         self._model.set_attn_implementation("sdpa")
         with self._model.continuous_batching_context_manager(
             generation_config=GenerationConfig(eos_token_id=[], pad_token_id=0, do_sample=False),
@@ -45,7 +48,7 @@ class Peer:
 
 
 def _finish(manager: ContinuousBatchingManager, works: list[Work], budget: Budget) -> bool:
-    """Whether all requests ended in time; those that did not are cancelled."""
+    """Return True if all requests ended in time; cancel those that did not."""
     ids = [
         manager.add_request(list(work.prompt_token_ids), max_new_tokens=work.output_tokens)
         for work in works

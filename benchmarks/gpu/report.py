@@ -1,4 +1,4 @@
-"""The tables, the results file and the picture."""
+"""Tables, results file and picture of a run."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib as mpl
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # the backend comes first
+from matplotlib import pyplot as plt  # the backend must be set first
 from rich.console import Console
 from rich.table import Table
 
@@ -21,7 +21,7 @@ _COLOURS = ("#1f6f8b", "#b8b8b8")
 
 @dataclass(slots=True)
 class Report:
-    """Everything that a run found. Decode steps are listed by variant of the engine."""
+    """All results of a run; decode steps are listed by variant of the engine."""
 
     machine: Machine
     context: int
@@ -32,11 +32,11 @@ class Report:
 
     @property
     def is_of_cpu(self) -> bool:
-        """Whether no GPU was measured."""
+        """True if no GPU was measured."""
         return self.machine.facts["device"] == "cpu"
 
     def to_json(self) -> dict[str, object]:
-        """For the results file."""
+        """Return the values for the results file."""
         return {
             "machine": asdict(self.machine),
             "context": self.context,
@@ -47,7 +47,7 @@ class Report:
         }
 
     def print(self, console: Console) -> None:
-        """All tables, and what was left out."""
+        """Print all tables, and the parts that were left out."""
         console.print(_machine_table(self.machine))
         title = f"decode at context {self.context} over the memory roofline"
         goal = f"goal: {DECODE_GOAL:.0%} at batch {DECODE_GOAL_BATCH}"
@@ -60,7 +60,7 @@ class Report:
             console.print(f"left out, the time was up: {part}")
 
     def plot(self, path: Path) -> None:
-        """Fractions of the roofline by batch size."""
+        """Draw the fractions of the roofline by batch size."""
         figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
         width = 0.8 / max(1, len(self.decode))
         for number, (name, steps) in enumerate(self.decode.items()):
@@ -129,7 +129,7 @@ def _print_comparison(console: Console, comparison: Comparison) -> None:
 
 
 def _print_shares(console: Console, report: Report) -> None:
-    """Nothing on a CPU."""
+    """Print the shares of device time; nothing on a CPU."""
     steps = {f"decode {s.size}, {name}": s for name, found in report.decode.items() for s in found}
     steps |= {f"prefill {step.size}": step for step in report.prefill}
     kinds = {share.kind for step in steps.values() for share in step.shares}

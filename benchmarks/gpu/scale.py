@@ -1,4 +1,4 @@
-"""How large a run is: the model's shape, and what is measured with it."""
+"""Scale of a run: the model's shape, and the sizes that are measured."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ _SEED = 7
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A Llama: pre-norm layers of grouped-query attention and a gated MLP, input and output untied."""
+    """A Llama: pre-norm layers of grouped-query attention and a gated MLP; untied embeddings."""
 
     hidden: int
     layers: int
@@ -25,7 +25,7 @@ class Shape:
 
     @property
     def products(self) -> tuple[tuple[int, int], ...]:
-        """(inputs, outputs) of the four products of a layer: QKV, output, gate and up, down."""
+        """(inputs, outputs) of a layer's four products: QKV, output, gate and up, down."""
         attended = self.heads * self.head_dim
         qkv = (self.heads + 2 * self.kv_heads) * self.head_dim
         return (
@@ -38,38 +38,38 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class RequestList:
-    """Requests that are all there at the start; inclusive ranges of tokens."""
+    """Requests that all arrive at the start; inclusive ranges of tokens."""
 
     count: int
     inputs: tuple[int, int]
     outputs: tuple[int, int]
     rounds: int
-    peer_blocks: int | None = None  # unset: `transformers` takes what memory is free, as it comes
+    peer_blocks: int | None = None  # None: `transformers` takes the free memory, its default
 
     def works(self) -> list[Work]:
-        """The same list for every system and round."""
+        """Return the same list for every system and round."""
         return random_works(self.count, _SEED, self.inputs, self.outputs)
 
     def warm_up(self) -> list[Work]:
-        """Other prompts, so that no prefix cache learns from them."""
+        """Return other prompts, so that the prefix cache learns nothing of the measured ones."""
         return random_works(min(8, self.count), _SEED + 1, self.inputs, (2, 4))
 
     @property
     def most_tokens(self) -> int:
-        """Of one request, prompt and output together."""
+        """The most tokens of one request, prompt and output together."""
         return self.inputs[1] + self.outputs[1]
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """One run."""
+    """Sizes of one run."""
 
     shape: Shape
     batch_sizes: tuple[int, ...]
-    context: int  # tokens that each decoding sequence sees, the new one included
-    chunks: tuple[int, ...]  # prompts that one step runs whole
+    context: int  # tokens that each decoding sequence sees, with the new one
+    chunks: tuple[int, ...]  # lengths of prompts that run in one step
     requests: RequestList
-    stream_bytes: int  # of the buffer for the bandwidth: many times any cache
+    stream_bytes: int  # of the buffer for the bandwidth test, many times any cache
     matmul_rows: int
     square: int
     repeats: int
@@ -86,7 +86,7 @@ FULL = Scale(
     8192,
     20,
 )
-# every part in a few seconds on a CPU: does the command work? Its figures say nothing
+# all parts in seconds on a CPU, to try the command; the figures mean nothing
 TINY = Scale(
     Shape(64, 2, 4, 2, 128, 50_000),
     (1, 2, 64),

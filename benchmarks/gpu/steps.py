@@ -1,15 +1,15 @@
-"""Single steps of the engine over their limits: decode over memory, prefill over the matrix units."""
+"""Single steps against their limits: decode against memory, prefill against matrix units."""
 
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
-from benchmarks.gpu.arithmetic import decode_bytes, prefill_flops
 from benchmarks.gpu.breakdown import Share, profile
-from benchmarks.gpu.clock import Times, measure
+from benchmarks.gpu.lower_bounds import decode_bytes, prefill_flops
 from benchmarks.gpu.machine import Machine
 from benchmarks.gpu.scale import Scale
+from benchmarks.gpu.timing import Times, measure
 from common.engine.batch import Batch, BatchEntry
 from common.engine.build import Engine
 from common.engine.sequence import Sequence
@@ -22,43 +22,43 @@ _TOKENS = range(100, 40_000)
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One kind of step: `size` is the batch's of a decode step, the prompt's length of a prefill step."""
+    """One kind of step; `size` is a decode step's batch size, or a prefill step's prompt length."""
 
     size: int
-    limit_s: float  # what the measured rates allow
+    limit_s: float  # time at the measured rates
     times: Times
     shares: list[Share]  # of the device's time; none on a CPU
 
     @property
     def fraction(self) -> float:
-        """Of the limit that is reached, by the host's clock: sampling and all waiting counts."""
+        """The fraction of the limit by the host's clock, including sampling and all waits."""
         return self.limit_s / self.times.host_s
 
     @property
     def device_fraction(self) -> float:
-        """Of the limit that is reached, by the device's clock."""
+        """The fraction of the limit by the device's clock."""
         return self.limit_s / self.times.device_s
 
     def to_json(self) -> dict[str, object]:
-        """For the results file."""
+        """Return the values for the results file."""
         return {**asdict(self), "fraction": self.fraction}
 
 
 def fill_kv(engine: Engine) -> None:
-    """Random keys and values everywhere."""
+    """Fill the whole KV cache with random keys and values."""
     engine.cache.keys.normal_()
     engine.cache.values.normal_()
 
 
 def decode_step(engine: Engine, scale: Scale, machine: Machine, batch_size: int) -> Step:
-    """A token each for `batch_size` sequences whose blocks lie scattered over the whole memory."""
+    """Measure one token each for `batch_size` sequences with blocks scattered in memory."""
     with decode_batch(engine, batch_size, scale.context) as batch:
         limit_s = decode_bytes(scale.shape, batch_size, scale.context) / machine.bandwidth
         return _measure(engine, batch, batch_size, limit_s, scale.repeats)
 
 
 def prefill_step(engine: Engine, scale: Scale, machine: Machine, length: int) -> Step:
-    """A whole prompt of `length` tokens in one step."""
+    """Measure a whole prompt of `length` tokens in one step."""
     blocks = engine.pool.allocate(engine.pool.num_blocks_for(length))
     try:
         batch = Batch((BatchEntry(_sequence(length, blocks), length),))
@@ -70,7 +70,7 @@ def prefill_step(engine: Engine, scale: Scale, machine: Machine, length: int) ->
 
 @contextmanager
 def decode_batch(engine: Engine, batch_size: int, context: int) -> Iterator[Batch]:
-    """The next token of `batch_size` sequences, which will then see `context` positions each."""
+    """Yield a batch for the next token of `batch_size` sequences, each with `context` positions."""
     pool = engine.pool
     blocks = pool.allocate(pool.num_free)
     shuffled = random.Random(batch_size).sample(blocks, len(blocks))
@@ -93,7 +93,8 @@ def _sequence(length: int, block_table: list[int]) -> Sequence:
 
 def _measure(engine: Engine, batch: Batch, size: int, limit_s: float, repeats: int) -> Step:
     def run() -> None:
-        engine.runner.run(batch)  # what it samples is dropped: each repetition is the same step
+        # sampled tokens are dropped, so that each repetition is the same step
+        engine.runner.run(batch)
 
     device = engine.cache.keys.device
     times = measure(run, device, repeats)

@@ -1,5 +1,6 @@
-"""Does prefill disturb decode, and how long is the way between them: pdserve, and any server by URL.
+"""Interference of prefill with decode, and the duration of a hand-off.
 
+Measures pdserve, and any server by URL.
 Usage: python -m benchmarks.handoff [--openai-url URL --openai-model NAME --openai-name vLLM]
 """
 
@@ -15,17 +16,17 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from benchmarks.compared_systems import Server, openai_server, pdserve, server_version
 from benchmarks.environment import write_result
 from benchmarks.handoff.plot import largest_gaps, plot
 from benchmarks.handoff.scenarios import NUM_REQUESTS, Outcome, flood, handoffs, steady_arrivals
-from benchmarks.load import OnDone, closed_loop
-from benchmarks.server import serving
-from benchmarks.systems import Server, openai_server, pdserve, server_version
+from benchmarks.load_generator import OnDone, closed_loop
+from benchmarks.pdserve_server import serving
 from benchmarks.workload import random_works
 from pdserve.client import AsyncClient
 
 DISAGGREGATED = "pdserve 1P1D"
-Rounds = dict[str, dict[str, list[Outcome]]]  # of each system and scenario
+Rounds = dict[str, dict[str, list[Outcome]]]  # by system and scenario
 
 
 def main(
@@ -65,7 +66,7 @@ async def _measure(systems: list[Server], rounds: int, seed: int) -> Rounds:
 
 
 def _num_requests(system: Server) -> int:
-    """In a round; what a system without prefill workers has not is left out."""
+    """Return the requests of a round; hand-offs exist only in a system with prefill workers."""
     skipped = 0 if system.name == DISAGGREGATED else NUM_REQUESTS["hand-off"]
     return sum(NUM_REQUESTS.values()) - skipped
 
@@ -78,16 +79,16 @@ async def _run(system: Server, seed: int, on_done: OnDone) -> dict[str, Outcome]
             "flood": await flood(target, seed + 1, on_done),
         }
     if system.name == DISAGGREGATED:
-        # every prompt must travel, also those that the router would run where they decode
+        # `least_loaded` hands off every prompt, also those that the default would run locally
         arguments = ("--prefill", "1", "--policy", "least_loaded")
         async with serving(*arguments) as address, AsyncClient(address) as client:
-            await handoffs(client, seed + 2, lambda: None)  # warms up
+            await handoffs(client, seed + 2, lambda: None)  # warm-up
             outcomes["hand-off"] = await handoffs(client, seed + 3, on_done)
     return outcomes
 
 
 def _last_flood(results: Rounds) -> dict[str, dict[str, list[float]]]:
-    """What is drawn: of the last round, so that the picture and the table are of one run."""
+    """Return the last round's gaps, so that the picture and the table are of one run."""
     floods = {system: scenarios["flood"][-1] for system, scenarios in results.items()}
     return {system: asdict(largest_gaps(flood.gaps)) for system, flood in floods.items()}
 

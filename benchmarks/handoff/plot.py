@@ -1,4 +1,4 @@
-"""Gaps between tokens over time, one panel a server.
+"""Plot of the gaps between tokens over time, one panel a server.
 
 Usage: python -m benchmarks.handoff.plot draws results/handoff.png from results/handoff.json.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib as mpl
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # the backend comes first
+from matplotlib import pyplot as plt  # the backend must be set first
 from matplotlib.axes import Axes
 from pydantic import TypeAdapter
 
@@ -20,7 +20,7 @@ _EVERY_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Gaps:
-    """Gaps in ms, and when each ended, in seconds since the start."""
+    """Gaps in ms, and their ends in seconds since the start."""
 
     at_s: list[float]
     gap_ms: list[float]
@@ -28,7 +28,7 @@ class Gaps:
 
 @dataclass(frozen=True, slots=True)
 class _Figures:
-    flood: dict[str, Gaps]  # of each system
+    flood: dict[str, Gaps]  # by system
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class _File:
 
 
 def largest_gaps(gaps: list[tuple[float, float]]) -> Gaps:
-    """Of (seconds, ms), the largest of each 50 ms: fewer points, and no peak is lost."""
+    """Return the largest of each 50 ms of (seconds, ms): fewer points, and no peak is lost."""
     largest: dict[int, tuple[float, float]] = {}
     for at_s, gap_ms in gaps:
         place = int(at_s / _EVERY_S)
@@ -48,7 +48,7 @@ def largest_gaps(gaps: list[tuple[float, float]]) -> Gaps:
 
 
 def plot(json_path: Path) -> Path:
-    """Draw what a result file holds, beside it. Raises ValidationError for a file without gaps."""
+    """Draw a result file's picture beside it. Raises ValidationError for a file without gaps."""
     floods = TypeAdapter(_File).validate_json(json_path.read_bytes()).figures.flood
     figure, panels = plt.subplots(
         *(len(floods), 1),
@@ -60,7 +60,7 @@ def plot(json_path: Path) -> Path:
     )
     for (axes,), (name, gaps) in zip(panels, floods.items(), strict=True):
         _draw(axes, name, gaps)
-    # shared by all panels, and only now: a limit set earlier would leave later panels' peaks out
+    # all panels share this limit; set earlier, it would cut off the peaks of later panels
     panels[0][0].set_ylim(5, 1.3 * max(gap for gaps in floods.values() for gap in gaps.gap_ms))
     panels[-1][0].set_xlabel("seconds; a prompt of 2,000 tokens arrives every 2 s")
     figure.suptitle(

@@ -1,4 +1,4 @@
-"""What `benchmarks.handoff` lets servers run: each returns figures, and gaps between tokens over time."""
+"""Scenarios of `benchmarks.handoff`; each returns figures, and the gaps between tokens."""
 
 import asyncio
 import itertools
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from benchmarks.load import OnDone, Record, Target, closed_loop, open_loop
-from benchmarks.targets import PdserveTarget
+from benchmarks.load_generator import OnDone, Record, Target, closed_loop, open_loop
+from benchmarks.load_targets import PdserveTarget
 from benchmarks.workload import Work, random_works
 from pdserve.client import AsyncClient
 from pdserve.v1 import inference_pb2
@@ -23,7 +23,7 @@ _HANDOFF_REPEATS = 8
 
 @dataclass(slots=True)
 class Outcome:
-    """One scenario on one server: figures, and (seconds since the start, gap in ms) of every token."""
+    """One scenario on one server: figures, and each token's (seconds since start, gap in ms)."""
 
     figures: dict[str, float]
     gaps: list[tuple[float, float]] = field(default_factory=list)
@@ -38,7 +38,7 @@ async def steady_arrivals(target: Target, seed: int, on_done: OnDone) -> Outcome
 
 
 async def flood(target: Target, seed: int, on_done: OnDone) -> Outcome:
-    """8 users decode, first alone, then while a prompt of 2,000 tokens arrives every 2 s."""
+    """Decode for 8 users, first alone, then while a prompt of 2,000 tokens arrives every 2 s."""
     quiet = await _decode_users(target, seed, on_done)
     async with _beside(_send_floods(target, seed)):
         flooded = await _decode_users(target, seed + 1, on_done)
@@ -49,7 +49,10 @@ async def flood(target: Target, seed: int, on_done: OnDone) -> Outcome:
 
 
 async def handoffs(client: AsyncClient, seed: int, on_done: OnDone) -> Outcome:
-    """pdserve's own: end of the last chunk's compute to the decode step, by prompt length, beside 4 users."""
+    """Measure hand-offs of pdserve by prompt length, beside 4 users.
+
+    A hand-off lasts from the end of the last prefill chunk to the first decode step.
+    """
     background = random_works(16, seed + 7, (128, 128), (2000, 2000))
     figures = {}
     async with _beside(closed_loop(PdserveTarget(client), background, 4, lambda: None)):
@@ -71,7 +74,10 @@ NUM_REQUESTS = {
 
 @asynccontextmanager
 async def _beside(work: Coroutine[None, None, object]) -> AsyncIterator[None]:
-    """Have `work` go on meanwhile. Raises its error, or RuntimeError, if it ended before."""
+    """Run `work` in the background.
+
+    Raises its error, or RuntimeError if it ends before the block.
+    """
     task = asyncio.create_task(work)
     try:
         yield
@@ -89,7 +95,7 @@ async def _decode_users(target: Target, seed: int, on_done: OnDone) -> list[Reco
 
 
 async def _send_floods(target: Target, seed: int) -> None:
-    """For ever; nobody waits for the answers."""
+    """Send prompts for ever; nobody waits for the answers."""
     async with asyncio.TaskGroup() as group:
         for number in itertools.count():
             works = random_works(1, seed + 1000 + number, (_FLOOD_TOKENS, _FLOOD_TOKENS), (2, 2))

@@ -1,7 +1,7 @@
-"""Ten times more requests than can be served: refusals, goodput, memory, recovery, fairness of tenants.
+"""Overload by ten times the capacity: refusals, goodput, memory, recovery, fairness of tenants.
 
-Usage: python -m benchmarks.overload. A whole deployment, 1 prefill and 1 decode worker; the client shares
-its cores.
+Usage: python -m benchmarks.overload. A deployment of 1 prefill and 1 decode worker; the client
+shares its cores.
 """
 
 import asyncio
@@ -15,21 +15,21 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from benchmarks.attainment import Attainment, Slo
 from benchmarks.environment import write_result
 from benchmarks.overload.figures import Offered, median
 from benchmarks.overload.run import OVERLOAD, SLO, Round, bench
+from benchmarks.slo_attainment import Attainment, Slo
 
 
 @dataclass(frozen=True, slots=True)
 class Overload:
-    """What the JSON holds."""
+    """Contents of the JSON file."""
 
     seed: int
     seconds: float
     slo: Slo
     capacity_per_s: float
-    probes: list[Attainment]  # of the search for it
+    probes: list[Attainment]  # measurements of the search for the capacity
     medians: dict[str, float | None]
     rounds: list[Round]
 
@@ -71,7 +71,7 @@ async def _measure(
 
 
 def figures(found: Round) -> Iterator[tuple[str, float | None]]:
-    """A round's figures by name, as the table has them."""
+    """Yield a round's figures by name, as in the table."""
     yield "goodput at capacity, /s", found.at_capacity.goodput_per_s
     yield from _offered(f"{OVERLOAD} x", found.overloaded)
     yield "goodput ratio", found.goodput_ratio

@@ -1,7 +1,7 @@
-"""A client that offers more than is served: requests with deadlines and without retries.
+"""Client that offers more than the server can serve: requests with deadlines, without retries.
 
-It shares the server's cores, so it uses bare stubs over a few connections, and requests that are serialized
-before the first one leaves.
+The client shares the server's cores. So it uses bare stubs over a few connections, and serializes
+all requests before it sends the first.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from typing import TypeAlias
 
 import grpc
 
-from benchmarks.attainment import Slo
-from benchmarks.load import OnDone, Record
+from benchmarks.load_generator import OnDone, Record
+from benchmarks.slo_attainment import Slo
 from benchmarks.workload import Work
 from pdserve.connection import bearer
 from pdserve.errors import Reason
@@ -31,7 +31,7 @@ _Call: TypeAlias = "grpc.aio.UnaryStreamMultiCallable[bytes, inference_pb2.Gener
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of one request."""
+    """Outcome of one request."""
 
     record: Record  # with the tokens that came, if any
     seconds: float  # from sending to the end of the stream
@@ -39,17 +39,17 @@ class Answer:
 
     @property
     def is_refused(self) -> bool:
-        """The router did not let it in."""
+        """True if the router refused the request at admission."""
         return self.reason in _REFUSALS
 
     def meets(self, slo: Slo) -> bool:
-        """All tokens came, in time."""
+        """Return True if all tokens came in time."""
         record = self.record
         return self.reason is None and record.ttft_s <= slo.ttft_s and record.tpot_s <= slo.tpot_s
 
 
 class Caller:
-    """One tenant's connections."""
+    """Connections of one tenant."""
 
     def __init__(self, channels: list[grpc.aio.Channel], token: str) -> None:
         self._metadata = bearer(token)
@@ -58,9 +58,10 @@ class Caller:
         self._calls = cycle(calls)
 
     async def offer(self, works: list[Work], slo: Slo, on_done: OnDone) -> list[Answer]:
-        """Send each at its arrival time, with the SLO's last moment as its deadline; returns when all ended.
+        """Send each work at its arrival time; return when all have ended.
 
-        Raises RuntimeError when a stream ends well with tokens missing.
+        Each has its SLO's last moment as its deadline. Raises RuntimeError if a stream ends without
+        an error and with tokens missing.
         """
         requests = [(work, _serialize(work)) for work in works]
         start_s = time.perf_counter()
@@ -91,7 +92,7 @@ class Caller:
 
 @contextlib.asynccontextmanager
 async def calling(address: str, token: str) -> AsyncGenerator[Caller]:
-    """A tenant's caller; several connections, so that one's flow control does not rule all streams."""
+    """Yield a tenant's caller; it has several connections, since flow control is per connection."""
     async with contextlib.AsyncExitStack() as stack:
         channels = [grpc.aio.insecure_channel(address, _OPTIONS) for _ in range(_NUM_CHANNELS)]
         yield Caller([await stack.enter_async_context(channel) for channel in channels], token)

@@ -1,4 +1,4 @@
-"""The arithmetic of overload: what answers amount to. No clocks, no sockets."""
+"""Figures of an overload, computed from the answers; no clocks, no sockets."""
 
 import statistics
 from collections import Counter
@@ -7,28 +7,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.attainment import Attainment, Slo
 from benchmarks.overload.client import Answer
+from benchmarks.slo_attainment import Attainment, Slo
 
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """What became of a load. The shares are of all requests, and all of them together are 1."""
+    """Outcome of a load; shares are of all requests and add up to 1."""
 
-    rate_per_s: float  # offered
+    rate_per_s: float  # offered rate
     goodput_per_s: float  # requests that met both SLOs
-    shares: dict[
-        str, float
-    ]  # met, late (TTFT), slow (TPOT only), and the reason of each that failed
-    refused_p50_ms: float | None  # from sending to the refusal; None: nobody was refused
+    shares: dict[str, float]  # met, late (TTFT), slow (TPOT only), and the reason of each failure
+    refused_p50_ms: float | None  # from sending to the refusal; None: no refusals
     refused_p99_ms: float | None
     refused_share: float
-    ttft_p50_ms: float | None  # of those with a token; None: there were none
+    ttft_p50_ms: float | None  # of requests with a token; None: there were none
     ttft_p99_ms: float | None
 
 
 def summarise(answers: Sequence[Answer], seconds: float, slo: Slo) -> Offered:
-    """Of the answers to all requests that arrived within so many seconds."""
+    """Summarise the answers to all requests that arrived within `seconds`."""
     outcomes = Counter(_outcome(answer, slo) for answer in answers)
     shares = {name: number / len(answers) for name, number in sorted(outcomes.items())}
     refused_ms = [answer.seconds * 1e3 for answer in answers if answer.is_refused]
@@ -46,20 +44,22 @@ def summarise(answers: Sequence[Answer], seconds: float, slo: Slo) -> Offered:
 
 
 def attained(answers: Sequence[Answer], rate_per_s: float, slo: Slo) -> Attainment:
-    """The same for the search of the capacity; who was refused, or had to end, is cut."""
+    """Return the attainment for the capacity search; refused and ended requests count as cut."""
     outcomes = Counter(_outcome(answer, slo) for answer in answers)
     met, late, slow = outcomes["met"], outcomes["late"], outcomes["slow"]
     return Attainment(rate_per_s, met, late, slow, len(answers) - met - late - slow)
 
 
 def arrived_after(answers: Sequence[Answer], lead_in_s: float) -> list[Answer]:
-    """Without those to requests that met a server which was not loaded yet."""
+    """Keep answers to requests that arrived after the lead-in, when the server was loaded."""
     return [answer for answer in answers if answer.record.work.arrival_s >= lead_in_s]
 
 
 def recovery_s(probes: Sequence[Answer], end_s: float, slo: Slo) -> float | None:
-    """From the end of an overload, at `end_s` on the clock of arrivals, to the first token of the first probe
-    that met both SLOs; None when none did."""
+    """Return the seconds from an overload's end to the first token of the first good probe.
+
+    `end_s` is on the clock of arrivals. A good probe meets both SLOs; None if there is none.
+    """
     served = [
         probe.record.work.arrival_s + probe.record.ttft_s for probe in probes if probe.meets(slo)
     ]
@@ -67,9 +67,9 @@ def recovery_s(probes: Sequence[Answer], end_s: float, slo: Slo) -> float | None
 
 
 def fairness(tenants: Sequence[Offered]) -> float | None:
-    """Jain's index of goodputs, each over the tenant's max-min fair part of all; None when all are 0.
+    """Return Jain's index of goodputs, each over the tenant's max-min fair part; None if all are 0.
 
-    A tenant that asks for less than an equal part is owed what it asks for, and no more.
+    A tenant that asks for less than an equal part is owed only what it asks for.
     """
     goodputs = [tenant.goodput_per_s for tenant in tenants]
     fair = max_min([tenant.rate_per_s for tenant in tenants], sum(goodputs))
@@ -77,9 +77,9 @@ def fairness(tenants: Sequence[Offered]) -> float | None:
 
 
 def max_min(demands: Sequence[float], total: float) -> list[float]:
-    """The max-min fair parts of `total`, which is at most what all demand together.
+    """Return the max-min fair parts of `total`, which is at most the sum of the demands.
 
-    Nobody gets more than it demands, and those who get less all get the same.
+    No part exceeds its demand, and all parts below their demands are equal.
     """
     parts, left = [0.0] * len(demands), total
     by_demand = sorted(range(len(demands)), key=demands.__getitem__)
@@ -90,20 +90,20 @@ def max_min(demands: Sequence[float], total: float) -> list[float]:
 
 
 def jain(shares: Sequence[float]) -> float | None:
-    """Jain's index of fairness (Jain, Chiu, Hawe 1984): 1 when all have the same, 1/n when one has all.
+    """Return Jain's index (Jain, Chiu, Hawe 1984): 1 if all are equal, 1/n if one has all.
 
-    None when nobody has anything.
+    None if nobody has anything.
     """
     return ratio(sum(shares) ** 2, len(shares) * sum(share**2 for share in shares))
 
 
 def ratio(over: float, under: float) -> float | None:
-    """The quotient, if there is one."""
+    """Return the quotient, if both values exist."""
     return over / under if under else None
 
 
 def median(values: Sequence[float | None]) -> float | None:
-    """Of those that are there."""
+    """Return the median of the values that exist."""
     known = [value for value in values if value is not None]
     return statistics.median(known) if known else None
 

@@ -1,8 +1,8 @@
-"""One deployment under more load than it can serve.
+"""Deployment under more load than it can serve.
 
-1. `find_capacity`: the rate at which 90 % of requests meet both SLOs, on the ladder of goodput_search.
-2. `run`, several times: that rate; ten times that rate, then a few requests; two tenants, of which one sends
-   nine times its fair share and the other just its share.
+1. `find_capacity` searches the rate at which 90 % of requests meet both SLOs, on goodput's ladder.
+2. `run`, several times: that rate; ten times that rate, then a few probes; then two tenants, of
+   which one sends nine times its fair share and the other just its share.
 """
 
 import asyncio
@@ -15,9 +15,7 @@ from tempfile import TemporaryDirectory
 
 from rich.progress import Progress
 
-from benchmarks.attainment import Attainment, Slo
 from benchmarks.goodput.search import Probes, goodput, nearest_rung, next_rung, rate_of
-from benchmarks.memory import Resident, watch
 from benchmarks.overload.client import Answer, Caller, calling
 from benchmarks.overload.figures import (
     Offered,
@@ -28,7 +26,9 @@ from benchmarks.overload.figures import (
     summarise,
 )
 from benchmarks.overload.figures import attained as to_attainment
-from benchmarks.server import deployment
+from benchmarks.pdserve_server import deployment
+from benchmarks.process_memory import Resident, watch
+from benchmarks.slo_attainment import Attainment, Slo
 from benchmarks.workload import Work, random_works
 from pdserve.client import AsyncClient
 from router.access.access_file import access_line, make_token
@@ -36,9 +36,9 @@ from router.access.tenant import Tenant
 
 SLO = Slo()
 OVERLOAD = 10
-MAX_WAIT_S = 10.0  # a short queue, and quick refusals: by default everybody waits
+MAX_WAIT_S = 10.0  # a short queue and early refusals; by default every request waits
 _HEAVY, _LIGHT = 9, 1  # times a fair share, which is half of the capacity
-_LEAD_IN_S = 5.0  # not counted: a server that has nothing to do yet takes in a queue's worth more
+_LEAD_IN_S = 5.0  # not counted: an idle server accepts a queue's worth more
 _RECOVERY_S = 10.0
 _PROBE_S, _FEWEST = 20.0, 20
 _FIRST_RATE = 2.0
@@ -46,11 +46,11 @@ _FIRST_RATE = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Fairness:
-    """Two tenants of equal weight."""
+    """Result of two tenants of equal weight."""
 
     heavy: Offered
     light: Offered
-    jain: float | None  # see `fairness`
+    jain: float | None  # as `fairness` returns
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +60,15 @@ class Round:
     at_capacity: Offered
     overloaded: Offered
     goodput_ratio: float | None  # None: nothing was served in time at capacity either
-    recovery_s: float | None  # None: not within the time that is looked at
+    recovery_s: float | None  # None: none within the observed time
     recovered_share: float  # of the requests after the overload that met both SLOs
-    memory: dict[str, Resident]  # over the overload and the recovery
+    memory: dict[str, Resident]  # during the overload and the recovery
     fairness: Fairness
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """A deployment, its callers, and a bar that moves with every answer."""
+    """A deployment, its callers, and a progress bar that counts answers."""
 
     heavy: Caller
     light: Caller
@@ -76,7 +76,7 @@ class Bench:
     progress: Progress
 
     async def find_capacity(self, seed: int) -> tuple[float, list[Attainment]]:
-        """Requests per second, and what each rate of the ladder gave."""
+        """Return the capacity in requests per second, and the result of each rate measured."""
         probes: Probes = {}
         while (rung := next_rung(probes, nearest_rung(_FIRST_RATE))) is not None:
             rate = rate_of(rung)
@@ -86,7 +86,7 @@ class Bench:
         return goodput(probes), [probes[rung] for rung in sorted(probes)]
 
     async def run(self, capacity: float, seconds: float, seed: int) -> Round:
-        """One round; `seconds` are counted of each load, after a lead-in."""
+        """Run one round; `seconds` of each load are counted, after a lead-in."""
         works = _arrivals(capacity, seconds, seed)
         answers = await self._offer("at capacity", self.heavy, works)
         at_capacity = _summarise(answers, seconds)
@@ -132,7 +132,7 @@ class Bench:
 
 @asynccontextmanager
 async def bench(progress: Progress) -> AsyncGenerator[Bench]:
-    """1 prefill and 1 decode worker with the default model, which know two tenants and an admin."""
+    """Yield 1 prefill and 1 decode worker with the default model, two tenants and an admin."""
     tokens = {Tenant("heavy"): make_token(), Tenant("light"): make_token()}
     admin_token = make_token()
     lines = [access_line(*item) for item in tokens.items()]
@@ -155,14 +155,14 @@ async def bench(progress: Progress) -> AsyncGenerator[Bench]:
 
 
 def _arrivals(rate_per_s: float, seconds: float, seed: int) -> list[Work]:
-    """Poisson arrivals for the lead-in and so many seconds."""
+    """Return Poisson arrivals for the lead-in and `seconds` more."""
     lasts_s = _LEAD_IN_S + seconds
     works = random_works(round(rate_per_s * lasts_s * 1.5) + 20, seed, rate_per_s=rate_per_s)
     return [work for work in works if work.arrival_s < lasts_s]
 
 
 def _probes(capacity: float, start_s: float, seed: int) -> list[Work]:
-    """Half of the capacity, at even gaps, from `start_s` on."""
+    """Return requests at half of the capacity, at even gaps, from `start_s` on."""
     number = max(round(capacity / 2 * _RECOVERY_S), 1)
     works, gap_s = random_works(number, seed), _RECOVERY_S / number
     return [

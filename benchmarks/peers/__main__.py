@@ -1,4 +1,4 @@
-"""pdserve against its peers: the same requests, in one run, one system after the other, round by round.
+"""Comparison of pdserve with its peers: the same requests, one system after the other, in rounds.
 
 Usage: python -m benchmarks.peers [--openai-url URL --openai-model NAME --openai-name vLLM]
 """
@@ -14,10 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from benchmarks.environment import write_result
-from benchmarks.peers.plot import plot
-from benchmarks.peers.transformers_peer import Mode
-from benchmarks.systems import (
+from benchmarks.compared_systems import (
     MANY,
     SCENARIOS,
     Offline,
@@ -26,14 +23,18 @@ from benchmarks.systems import (
     pdserve,
     server_version,
 )
-from benchmarks.waste import kv_waste, padding_waste
+from benchmarks.environment import write_result
+from benchmarks.memory_waste import kv_waste, padding_waste
+from benchmarks.peers.plot import plot
+from benchmarks.peers.transformers_peer import Mode
 from common.cache_dir import default_cache_dir
 from common.engine.weights.catalog import DEFAULT_ALIAS
 from common.engine.weights.progress import NoProgress
 from common.engine.weights.resolve import resolve_model
 
 BASE = "pdserve colocated"
-Results = dict[str, dict[str, dict[str, list[float]]]]  # system, scenario, figure: one a round
+# by system, scenario and figure: one value a round
+Results = dict[str, dict[str, dict[str, list[float]]]]
 
 
 def main(
@@ -55,7 +56,7 @@ def main(
         peer = f"{openai_name} {server_version(openai_url)}"
     if not servers_only:
         systems += _transformers_systems()
-    if seed is None:  # a peer that stays up would know the prompts of an earlier run
+    if seed is None:  # new: a peer that stays up would have cached the prompts of an earlier run
         seed = secrets.randbelow(2**32)
     results = asyncio.run(_measure(systems, rounds, seed))
     medians = _medians(results)

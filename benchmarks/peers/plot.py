@@ -1,11 +1,11 @@
-"""One picture of `benchmarks.peers`."""
+"""Picture of the results of `benchmarks.peers`."""
 
 from pathlib import Path
 
 import matplotlib as mpl
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # the backend comes first
+from matplotlib import pyplot as plt  # the backend must be set first
 from matplotlib.axes import Axes
 
 Medians = dict[str, dict[str, dict[str, float]]]
@@ -14,7 +14,7 @@ _OURS, _THEIRS = "#1f6f8b", "#b8b8b8"
 
 
 def plot(medians: Medians, path: Path) -> None:
-    """Throughput of all systems; inter-token latency of the servers."""
+    """Draw the throughput of all systems, and the inter-token latency of the servers."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
     loads = {name: scenarios["32 users"] for name, scenarios in medians.items()}
     _bars(left, {name: values["total tok/s"] for name, values in loads.items()})

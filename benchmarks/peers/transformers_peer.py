@@ -1,4 +1,4 @@
-"""`transformers` as a peer, in a process of its own: one way of batching, one list of requests.
+"""Process that runs one list of requests with `transformers`, with one way of batching.
 
 Usage: python -m benchmarks.peers.transformers_peer MODE MODEL_DIR WORKS.json SECONDS.json
 """
@@ -14,7 +14,7 @@ import typer
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 _STATIC_BATCH = 8
-_TIMEOUT_S = 600.0  # a token of 32 requests at once can take more than a minute on two busy cores
+_TIMEOUT_S = 600.0  # one step of 32 requests can take more than a minute on two busy cores
 
 Prompts = list[list[int]]
 Lengths = list[int]
@@ -50,7 +50,7 @@ def _one_at_a_time(model: torch.nn.Module, prompts: Prompts, lengths: Lengths) -
 
 
 def _static(model: torch.nn.Module, prompts: Prompts, lengths: Lengths) -> None:
-    """Batches of eight, padded to the longest prompt and run to the longest output."""
+    """Run batches of eight, padded to the longest prompt and run to the longest output."""
     for first in range(0, len(prompts), _STATIC_BATCH):
         batch = slice(first, first + _STATIC_BATCH)
         _generate(model, prompts[batch], max(lengths[batch]))
@@ -64,7 +64,7 @@ def _generate(model: torch.nn.Module, prompts: Prompts, length: int) -> None:
 
 
 def _continuous(model: torch.nn.Module, prompts: Prompts, lengths: Lengths) -> None:
-    # generate_batch has one length for all: requests go through its manager, each with its own
+    # generate_batch has one length for all, so use its manager: requests have their own lengths
     manager = model.init_continuous_batching(generation_config=model.generation_config)
     manager.start()
     try:

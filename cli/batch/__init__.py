@@ -1,1 +1,1 @@
-"""A file of prompts: its lines, their answers, and sending them."""
+"""Batches of prompts from a file: reading the lines, sending them, writing the answers."""

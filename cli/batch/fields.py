@@ -1,4 +1,4 @@
-"""Sampling fields as JSON has them, by the names and types of `SamplingParams`; others are refused."""
+"""Sampling fields from JSON, with the names and types of `SamplingParams`; others are refused."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ _FORM = "structured_output"
 _FIELDS = inference_pb2.SamplingParams.DESCRIPTOR.fields_by_name
 SAMPLING_KEYS = frozenset(_FIELDS)
 _TEXTS = {"stop", "bad_words"}  # a single text may stand for a list of one
-# fields of which one switches the other off
+# pairs of fields: setting one switches the other off
 _OPPOSITES = {"top_k": "no_top_k", "min_p": "no_min_p"}
 
 _INTEGERS = {
@@ -23,14 +23,17 @@ _INTEGERS = {
 
 
 class FieldError(ValueError):
-    """A value that its field cannot have; says which."""
+    """A value that its field cannot have; the message names the field."""
 
     def __init__(self, name: str, expected: str, value: object) -> None:
         super().__init__(f"{name} must be {expected}, not {json.dumps(value, ensure_ascii=False)}")
 
 
 def apply_fields(sampling: inference_pb2.SamplingParams, values: Mapping[str, object]) -> None:
-    """Set these fields, in place of what was there; null says nothing. Raises ValueError with the name."""
+    """Set these fields, replacing earlier values; null changes nothing.
+
+    Raises ValueError that names the field.
+    """
     said = {name: value for name, value in values.items() if value is not None}
     for name, opposite in _OPPOSITES.items():
         if said.keys() & {name, opposite}:
@@ -42,55 +45,55 @@ def apply_fields(sampling: inference_pb2.SamplingParams, values: Mapping[str, ob
             _set(sampling, name, value)
         except FieldError:
             raise
-        except ValueError as error:  # protobuf's: beyond its type's range, or half a character
+        except ValueError as error:  # protobuf: outside the type's range, or half a character
             raise ValueError(f"{name}: {error}") from error
     say_zeros(sampling, {name for name, value in said.items() if value == 0})
 
 
 def as_integer(name: str, value: object) -> int:
-    """The value, if it is an integer. Raises FieldError."""
+    """Return the value if it is an integer; raise FieldError if not."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise FieldError(name, "an integer", value)
     return value
 
 
 def as_number(name: str, value: object) -> float:
-    """The value, if it is a number. Raises FieldError."""
+    """Return the value if it is a number; raise FieldError if not."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise FieldError(name, "a number", value)
     return value
 
 
 def as_text(name: str, value: object) -> str:
-    """The value, if it is a text. Raises FieldError."""
+    """Return the value if it is a text; raise FieldError if not."""
     if not isinstance(value, str):
         raise FieldError(name, "a text", value)
     return value
 
 
 def as_bool(name: str, value: object) -> bool:
-    """The value, if it is true or false. Raises FieldError."""
+    """Return the value if it is true or false; raise FieldError if not."""
     if not isinstance(value, bool):
         raise FieldError(name, "true or false", value)
     return value
 
 
 def as_list(name: str, value: object) -> list[object]:
-    """The value, if it is a list. Raises FieldError."""
+    """Return the value if it is a list; raise FieldError if not."""
     if not isinstance(value, list):
         raise FieldError(name, "a list", value)
     return value
 
 
 def as_object(name: str, value: object) -> dict[str, object]:
-    """The value, if it is an object. Raises FieldError."""
+    """Return the value if it is an object; raise FieldError if not."""
     if not isinstance(value, dict):
         raise FieldError(name, "an object", value)
     return value
 
 
 def refuse_unknown(values: Mapping[str, object], known: frozenset[str], prefix: str = "") -> None:
-    """Raise ValueError that names the first key which is not known."""
+    """Raise ValueError that names the first unknown key."""
     for name in values:
         if name not in known:
             raise ValueError(f"unknown key '{prefix}{name}'")
@@ -122,9 +125,9 @@ def _checker(field: FieldDescriptor) -> Callable[[str, object], object]:
 
 
 def _read_form(value: object) -> inference_pb2.StructuredOutput:
-    """One of {"json_schema": TEXT or SCHEMA}, {"regex": TEXT}, {"grammar": TEXT}, {"choice": [TEXT, ...]}.
+    """Read an object with exactly one of these keys, beside which "strict_formats" may stand:
 
-    {"strict_formats": true} may stand beside it.
+    {"json_schema": TEXT or SCHEMA}, {"regex": TEXT}, {"grammar": TEXT}, {"choice": [TEXT, ...]}
     """
     form = inference_pb2.StructuredOutput()
     said = dict(as_object(_FORM, value))

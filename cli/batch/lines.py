@@ -1,4 +1,4 @@
-"""The lines of a file of prompts, all read and checked before the first is sent."""
+"""Reader of a file of prompts: all lines are read and checked before the first is sent."""
 
 import json
 from dataclasses import dataclass
@@ -19,24 +19,27 @@ _KEYS = SAMPLING_KEYS | BESIDE_KEYS | {*_PROMPT_KEYS, "raw", "request_id"}
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One request of the file, and how its answer is written."""
+    """One request of the file, and the form of its answer."""
 
-    number: int  # in the file, from 1
+    number: int  # in the file, counted from 1
     ask: Ask
-    openai: OpenAiCall | None = None  # its answer has OpenAI's form
+    openai: OpenAiCall | None = None  # set if the answer has OpenAI's form
 
     @property
     def name(self) -> str:
-        """What tells its answer from others, with the key that gave it; may be empty."""
+        """The id that the user gave this line, after its key; may be empty."""
         if self.openai is not None:
             return f"custom_id '{self.openai.custom_id}'"
         return f"request_id '{self.ask.request_id}'" if self.ask.request_id else ""
 
 
 def read_lines(file: Path, flags: inference_pb2.SamplingParams, *, raw: bool) -> list[Line]:
-    """Every line that is not blank; `flags` count where one is silent. Raises SetupError with its number."""
+    """Read every line that is not blank; `flags` apply where a line sets nothing.
+
+    Raises SetupError with the number of the line.
+    """
     try:
-        # not splitlines, which also cuts at characters that JSON allows inside a text
+        # splitlines would also cut at characters that JSON allows inside a text
         texts = file.read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise SetupError(f"--prompts-file {file} cannot be read: {error}") from error
@@ -49,7 +52,7 @@ def read_lines(file: Path, flags: inference_pb2.SamplingParams, *, raw: bool) ->
                 _check_name(line, names)
             except (ValueError, RecursionError) as error:
                 message = f"--prompts-file {file} line {number}: {error}"
-                raise SetupError(message, "see docs/batch.md") from error
+                raise SetupError(message, "see docs/use/batch.md") from error
             lines.append(line)
     if not lines:
         raise SetupError(f"--prompts-file {file} holds no prompts")

@@ -1,4 +1,7 @@
-"""Answers in the form of OpenAI's batch output: {"id", "custom_id", "response", "error"}, a line each."""
+"""Answers in OpenAI's batch output form, one line each.
+
+A line is {"id", "custom_id", "response", "error"}.
+"""
 
 import json
 import secrets
@@ -36,7 +39,7 @@ _SERVERS_FAULT = 500
 
 
 def describe_completion(call: OpenAiCall, model: str, completion: Completion) -> str:
-    """The output line of a request that was answered."""
+    """Return the output line of a request that was answered."""
     is_chat = call.kind == "chat"
     describe = _chat_choice if is_chat else _text_choice
     body = {
@@ -54,7 +57,7 @@ def describe_completion(call: OpenAiCall, model: str, completion: Completion) ->
 
 
 def describe_error(call: OpenAiCall, error: RequestError) -> str:
-    """The output line of a request that was refused or failed."""
+    """Return the output line of a request that was refused or failed."""
     status = _STATUSES.get(type(error), _SERVERS_FAULT)
     kind = "invalid_request_error" if status < 429 else "server_error"
     body = {
@@ -74,7 +77,7 @@ def _line(call: OpenAiCall, request_id: str, status: int, body: Mapping[str, obj
         "id": f"batch_req_{request_id or secrets.token_hex(8)}",
         "custom_id": call.custom_id,
         "response": response,
-        "error": None,  # of requests without any response
+        "error": None,  # used only for requests without any response
     }
     return json.dumps(line, ensure_ascii=False)
 
@@ -118,7 +121,7 @@ def _text_choice(choice: Continuation) -> dict[str, object]:
 
 
 def _usage(choices: Sequence[Continuation]) -> dict[str, object]:
-    """The prompt is computed once, whatever the number of choices."""
+    """Sum the usage of all choices; the prompt counts once, since it is computed once."""
     prompt = choices[0].finished.usage
     completion_tokens = sum(choice.finished.usage.completion_tokens for choice in choices)
     return {
@@ -130,5 +133,5 @@ def _usage(choices: Sequence[Continuation]) -> dict[str, object]:
 
 
 def _name(token_id: int) -> str:
-    """As vLLM writes a token that it does not turn into text, which is the router's to do."""
+    """Name a token as vLLM names one without text; only the router has a detokenizer."""
     return f"token_id:{token_id}"

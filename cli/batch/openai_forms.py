@@ -1,14 +1,14 @@
-"""OpenAI's response_format as our structured_output."""
+"""Conversion of OpenAI's response_format into structured_output."""
 
 from cli.batch.fields import as_object, as_text, refuse_unknown
 
 _FORMAT_KEYS = frozenset({"type", "json_schema"})
-# a schema's name and description are for readers; every schema is kept strictly here
+# name and description are for human readers; every schema is enforced strictly here
 _SCHEMA_KEYS = frozenset({"name", "description", "schema", "strict"})
 
 
 def read_response_format(value: object) -> dict[str, object] | None:
-    """The value of `structured_output` that means the same; None for any text. Raises ValueError."""
+    """Return the equivalent value of `structured_output`; None for free text. Raises ValueError."""
     if value is None:
         return None
     said = as_object("response_format", value)

@@ -1,6 +1,6 @@
-"""OpenAI's batch lines: {"custom_id", "method", "url", "body"}, the body's fields as ours.
+"""Reader of OpenAI's batch lines: {"custom_id", "method", "url", "body"}.
 
-Each field of a body is honoured, known to change nothing, or refused by its name.
+Each field of a body is translated, known to have no effect, or refused by its name.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from pdserve.prompts import Prompt
 from pdserve.v1 import inference_pb2
 
 OPENAI_KEYS = frozenset({"custom_id", "method", "url", "body"})
-# the same name and meaning here; those after `logit_bias` are what vLLM adds to OpenAI's
+# the same name and meaning here; those after `logit_bias` are vLLM's additions to OpenAI's
 _SAME = frozenset(
     {
         *("model", "temperature", "top_p", "n", "stop", "presence_penalty", "frequency_penalty"),
@@ -44,7 +44,7 @@ _KINDS: dict[str, Literal["chat", "completion"]] = {
 
 @dataclass(frozen=True, slots=True)
 class OpenAiCall:
-    """What the answer needs beside the request."""
+    """The data that the answer needs beside the request."""
 
     custom_id: str
     kind: Literal["chat", "completion"]
@@ -53,7 +53,7 @@ class OpenAiCall:
 def read_openai_line(
     entry: Mapping[str, object], flags: inference_pb2.SamplingParams
 ) -> tuple[Ask, OpenAiCall]:
-    """The request and its call. Raises ValueError with the name of what is wrong."""
+    """Return the request and its call. Raises ValueError that names what is wrong."""
     refuse_unknown(entry, OPENAI_KEYS)
     if missing := sorted(OPENAI_KEYS - entry.keys()):
         raise ValueError(f"no {missing[0]}")
@@ -68,7 +68,7 @@ def read_openai_line(
     body = {
         name: value
         for name, value in as_object("body", entry["body"]).items()
-        if value is not None  # as OpenAI has it: not said
+        if value is not None  # null means "not set", as in OpenAI's API
     }
     refuse_unknown(body, frozenset(_KEYS[kind]), "body.")
     if as_bool("body.stream", body.get("stream", False)):
@@ -86,7 +86,7 @@ def _read_prompt(body: Mapping[str, object], kind: str) -> Prompt:
         raise ValueError(f"no body.{name}")
     value = body[name]
     if kind == "chat":
-        # OpenAI's newer name of the same role
+        # "developer" is OpenAI's newer name of the role "system"
         return [
             ("system" if role == "developer" else role, content)
             for role, content in read_messages(value)
@@ -101,12 +101,12 @@ def _read_prompt(body: Mapping[str, object], kind: str) -> Prompt:
 
 
 def _translate(body: Mapping[str, object], kind: str) -> dict[str, object]:
-    """The body's fields under our names."""
+    """Return the body's fields under our names."""
     found = {name: value for name, value in body.items() if name in _SAME}
-    if found.get("top_k") == -1:  # as vLLM and smg write it
+    if found.get("top_k") == -1:  # the value for "off" of vLLM and smg
         found["top_k"] = 0
     if (seed := body.get("seed")) is not None:
-        found["seed"] = as_integer("seed", seed) % 2**64  # OpenAI's may be negative
+        found["seed"] = as_integer("seed", seed) % 2**64  # OpenAI allows negative seeds
     lengths = {name: body[name] for name in ("max_tokens", "max_completion_tokens") if name in body}
     if len(set(map(str, lengths.values()))) > 1:
         raise ValueError("max_tokens and max_completion_tokens differ")

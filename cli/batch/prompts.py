@@ -1,4 +1,4 @@
-"""Chats and token ids as JSON has them."""
+"""Reader of chats and token ids in JSON."""
 
 from cli.batch.fields import as_integer, as_list, as_object, as_text, refuse_unknown
 from pdserve.prompts import Messages
@@ -8,7 +8,10 @@ _PART_KEYS = frozenset({"type", "text"})
 
 
 def read_messages(value: object) -> Messages:
-    """Turns of {"role", "content"}; a content is a text, or OpenAI's text parts. Raises ValueError."""
+    """Read turns of {"role", "content"}; a content is a text, or OpenAI's text parts.
+
+    Raises ValueError.
+    """
     turns = []
     for number, entry in enumerate(as_list("messages", value)):
         name = f"messages[{number}]"
@@ -20,7 +23,7 @@ def read_messages(value: object) -> Messages:
 
 
 def read_token_ids(name: str, value: object) -> list[int]:
-    """A list of integers; the router checks that they are tokens. Raises ValueError."""
+    """Read a list of integers; the router checks that they are tokens. Raises ValueError."""
     return [as_integer(name, token_id) for token_id in as_list(name, value)]
 
 

@@ -1,4 +1,4 @@
-"""A line's request, put together from its prompt, the command's flags and its own fields."""
+"""Builder of one line's request from its prompt, its own fields and the command's flags."""
 
 from collections.abc import Mapping
 
@@ -16,7 +16,10 @@ def make_ask(
     values: Mapping[str, object],
     request_id: str = "",
 ) -> Ask:
-    """`values` are sampling fields and BESIDE_KEYS; others are not looked at. Raises ValueError."""
+    """Make a request of a line; `values` are sampling fields and BESIDE_KEYS.
+
+    Other values are ignored. Raises ValueError.
+    """
     said = {name: value for name, value in values.items() if value is not None}
     sampling = inference_pb2.SamplingParams()
     sampling.CopyFrom(flags)

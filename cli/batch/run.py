@@ -1,7 +1,7 @@
-"""Sends a file's requests, so many at once, and prints each answer when it is its turn.
+"""Sender of a file's requests: keeps `concurrency` of them in flight and prints the answers.
 
-1. Without an order an answer is printed as soon as it is whole; with one, as soon as those before it are.
-2. A request that fails is an answer too: it is printed in its place, and the others go on.
+1. Unordered output prints each answer when it is complete; ordered output waits for earlier lines.
+2. A request that fails has an answer too: the error is printed in its place, and the others go on.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from pdserve.errors import RequestError
 
 
 class Printer:
-    """Prints whole answers on stdout, in the order in which they come or in that of their places."""
+    """Prints complete answers on stdout, as they arrive or in the order of their lines."""
 
     def __init__(self, *, ordered: bool) -> None:
         self._ordered = ordered
@@ -40,7 +40,7 @@ class Printer:
 
 
 class Batch:
-    """One run over a file's lines."""
+    """One run over the lines of a file."""
 
     def __init__(self, client: AsyncClient, printer: Printer, *, as_json: bool) -> None:
         self._client = client
@@ -50,7 +50,7 @@ class Batch:
         self._num_failed = 0
 
     async def run(self, lines: Sequence[Line], concurrency: int) -> int:
-        """Send all of them; returns how many failed. Raises RequestError if nothing can be sent at all."""
+        """Send all lines; return how many failed. Raises RequestError if none can be sent."""
         await self._prepare(lines)
         todo = iter(enumerate(lines))
         with _progress() as progress:
@@ -60,7 +60,7 @@ class Batch:
                 progress.update(task, advance=1, failed=self._num_failed)
 
             async def work() -> None:
-                for place, line in todo:  # shared: whoever is free takes the next
+                for place, line in todo:  # a shared iterator: each free worker takes the next line
                     self._printer.put(place, await self._answer(line))
                     advance()
 
@@ -68,7 +68,7 @@ class Batch:
         return self._num_failed
 
     async def _prepare(self, lines: Sequence[Line]) -> None:
-        """Lines of OpenAI's form need the model's name, and as in its API a temperature of 1 by default."""
+        """Prepare lines of OpenAI's form: find the model's name; default the temperature to 1."""
         of_openai = [line for line in lines if line.openai is not None]
         if not of_openai:
             return
@@ -102,7 +102,7 @@ def _progress() -> Progress:
         TimeElapsedColumn(),
         console=console,
         disable=not console.is_terminal,
-        # else rich would take what is printed, and write it beside the bar, to stderr
+        # without this, rich would redirect printed answers to stderr, beside the bar
         redirect_stdout=sys.stdout.isatty(),
     )
 

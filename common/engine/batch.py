@@ -1,4 +1,4 @@
-"""What one engine step runs, as plain lists: the contract between a scheduler and the ModelRunner."""
+"""Batch of one engine step, as plain lists: the contract between a scheduler and the ModelRunner."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from common.engine.sequence import Sequence
 
 @dataclass(slots=True)
 class BatchEntry:
-    """The next `num_tokens` uncomputed tokens of one sequence (1 while it decodes), from position `start`."""
+    """Next `num_tokens` uncomputed tokens of one sequence (1 while it decodes), from position `start`."""
 
     seq: Sequence
     num_tokens: int
@@ -29,14 +29,14 @@ class BatchEntry:
 
     @property
     def samples(self) -> bool:
-        """Whether the step reaches the sequence's last token, known or in flight, and samples the next."""
+        """True if the step reaches the sequence's last token, known or in flight, and samples the next."""
         return self.start + self.num_tokens >= len(self.seq.token_ids)
 
     @property
     def scored_positions(self) -> range:
-        """Which of the prompt's tokens this step gives log-probabilities of: asked for, and not known yet.
+        """Prompt tokens whose log-probabilities this step gives: asked for, and not known yet.
 
-        Those of token i come from the position before it, so it is one that this step runs.
+        Those of token i come from the position before it, which this step therefore runs.
         """
         known = self.seq.prompt_logprobs
         if known is None:
@@ -46,7 +46,7 @@ class BatchEntry:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A ragged batch: prefill chunks and decode tokens side by side, no padding."""
+    """Ragged batch: prefill chunks and decode tokens side by side, no padding."""
 
     entries: tuple[BatchEntry, ...]
 
@@ -61,10 +61,10 @@ def cut_chunks(
     budget: int,
     shorten: Callable[[BatchEntry], BatchEntry] = lambda entry: entry,
 ) -> list[BatchEntry]:
-    """Chunked prefill (Sarathi-Serve, Agrawal et al. 2024): in order, each takes what is left of `budget`.
+    """Cut chunked prefill (Sarathi-Serve, Agrawal et al. 2024): in order, each takes the rest of `budget`.
 
-    What `shorten` takes off a chunk goes to the next. At least one token stays.
-    Asks for no sequence that the budget leaves nothing for, so an iterator may admit them as it goes.
+    Tokens that `shorten` takes off a chunk go to the next one; at least one stays. No sequence is asked for
+    once the budget is spent, so an iterator may admit sequences as it goes.
     """
     entries: list[BatchEntry] = []
     order = iter(sequences)

@@ -1,4 +1,4 @@
-"""One worker's engine: the model, its KV memory and the runner, built together."""
+"""Engine of one worker: the model, its KV memory and the runner, built together."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +35,7 @@ _BLOCK_SIZE = {"cpu": 16, "cuda": PAGE}
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What both worker roles are made of; each adds its scheduler."""
+    """Parts that both worker roles are made of; each adds its scheduler."""
 
     spec: ModelSpec
     config: EngineConfig
@@ -46,7 +46,7 @@ class Engine:
 
     @property
     def pool(self) -> BlockPool:
-        """The owner of the KV blocks."""
+        """Owner of the KV blocks."""
         return self.prefix.pool
 
 
@@ -59,8 +59,8 @@ def build_engine(
 ) -> Engine:
     """Load the model, allocate KV memory, and prove with a self-check that attention is honoured.
 
-    `memory_bytes` of host memory are for it; None: what is available. Raises SetupError when the machine
-    or the model does not allow it.
+    `memory_bytes` is the host memory it may take; None: all that is available. Raises SetupError when the
+    machine or the model does not allow it.
     """
     device = select_device(config)
     if device.type == "cpu":
@@ -88,7 +88,7 @@ def assemble_engine(
     device: torch.device,
     stage: BeginStage = untold,
 ) -> Engine:
-    """An engine of a model that lies on `device` and has our attention; see build_engine."""
+    """Build an engine of a model that lies on `device` and has our attention, as build_engine does."""
     with stage("running the model alone"):
         check = SelfCheck(model, spec)
     block_size = config.block_size or _BLOCK_SIZE[device.type]
@@ -108,7 +108,7 @@ def assemble_engine(
     with stage("probing attention"):
         check.run(runner, cache, pool)
     if num_scratch:
-        # captured after the check, so that what is wrong without graphs is not blamed on them
+        # captured after the check, so that an error of the model itself is not blamed on graphs
         with stage("capturing CUDA graphs"):
             token_model = graph_decode(token_model, backend, _graph_limits(config, spec, pool))
         runner = ModelRunner(token_model, block_size, spec.eos_token_ids, mask_filler, copies)
@@ -121,7 +121,7 @@ def assemble_engine(
 def attention_shape(
     spec: ModelSpec, config: EngineConfig, device: torch.device
 ) -> AttentionShape | None:
-    """What the CPU's attention kernels are compiled for, where they are wanted and fit the model's blocks."""
+    """Return the shape to compile the CPU's attention kernels for; None where they are not used."""
     if device.type != "cpu" or config.attention_backend not in ("auto", "cpu"):
         return None
     # numba takes 0.3 s to import; a CUDA worker never needs it
@@ -134,13 +134,13 @@ def attention_shape(
 
 
 def _storage(spec: ModelSpec, config: EngineConfig, device: torch.device) -> Storage:
-    """Blocks as the CPU's kernels want them, where there are kernels for their shape."""
+    """Return "packed" where the CPU's attention kernels run, else "pages"."""
     shape = attention_shape(spec, config, device)
     return "packed" if shape is not None and trusted_attention(shape) is None else "pages"
 
 
 def _count_blocks(config: EngineConfig, spec: ModelSpec, block_size: int, num_scratch: int) -> int:
-    """How many blocks for sequences fit into the memory for KV. Raises SetupError when they are too few."""
+    """Count the blocks that fit into the memory for KV. Raises SetupError when they are too few."""
     block_bytes = KVCache.block_bytes(spec, block_size)
     num_blocks = int(config.kv_cache_gib * 2**30) // block_bytes - num_scratch
     if num_blocks < 2 or num_blocks * block_size < CHECK_TOKENS:
@@ -162,7 +162,7 @@ def _graph_limits(config: EngineConfig, spec: ModelSpec, pool: BlockPool) -> Gra
 
 
 def select_device(config: EngineConfig) -> torch.device:
-    """The device to run on. Raises SetupError when it is asked for and absent."""
+    """Choose the device to run on. Raises SetupError when it is asked for and absent."""
     has_cuda = torch.cuda.is_available()
     if config.device == "cuda" and not has_cuda:
         raise SetupError("engine.device 'cuda' is not available", "this machine has: cpu")

@@ -1,7 +1,6 @@
 """Copies between the host and a CUDA device that make neither wait for the other.
 
-After a plain `.to(device)` or `.tolist()` instead, the device has done all that was queued before: the host
-has waited for it.
+A plain `.to(device)` or `.tolist()` makes the host wait until the device has done everything queued before.
 """
 
 from collections.abc import Callable
@@ -12,16 +11,16 @@ from numpy.typing import NDArray
 
 
 class HostCopies(Protocol):
-    """Copies to the host in the background."""
+    """Copier to the host in the background."""
 
     def start(self, tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
-        """Begin; the function returned waits for the copy."""
+        """Begin a copy; the function returned waits for it."""
 
 
 def to_device(numbers: NDArray, device: torch.device) -> torch.Tensor:  # type: ignore[type-arg]
-    """The array as a tensor there. On a CPU it is the array's own memory.
+    """Return the array as a tensor on `device`. On a CPU it is the array's own memory.
 
-    On CUDA the copy comes in the current stream's order and is not waited for; the array may change at once.
+    On CUDA the copy runs in the current stream's order and is not waited for; the array may change at once.
     Torch keeps the pinned memory until it has been read.
     """
     tensor = torch.from_numpy(numbers)
@@ -31,7 +30,7 @@ def to_device(numbers: NDArray, device: torch.device) -> torch.Tensor:  # type: 
 
 
 class DeviceCopies:
-    """Copies on a stream of their own into pinned memory, which the device reads without the CPU's help."""
+    """HostCopies on a stream of their own, into pinned memory that the device writes without the CPU."""
 
     def __init__(self) -> None:
         self._stream = torch.cuda.Stream()

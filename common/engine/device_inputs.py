@@ -1,4 +1,4 @@
-"""A step's inputs on their way to the device: one copy a step, from memory that is pinned once."""
+"""Copy of a step's inputs to the device: one a step, from memory that is pinned once."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from common.engine.ragged import RaggedInputs
 
-_ALIGNMENT = 16  # bytes; what any of the device's loads of these numbers may want
+_ALIGNMENT = 16  # bytes; enough for any of the device's loads of these numbers
 
 
 @dataclass(frozen=True, slots=True)
 class StepTensors:
-    """One step's inputs where the model runs, until the next step's are made. See RaggedInputs for each."""
+    """Inputs of one step where the model runs, valid until the next step's are made; as in RaggedInputs."""
 
     host: RaggedInputs
     input_ids: torch.Tensor  # [T] int64
@@ -33,7 +33,7 @@ ToDevice = Callable[[RaggedInputs], StepTensors]
 
 
 def on_host(inputs: RaggedInputs) -> StepTensors:
-    """The very memory of `inputs`, for a model on the CPU."""
+    """Return the very memory of `inputs` as tensors, for a model on the CPU."""
     step = StepTensors(inputs, *map(torch.from_numpy, _arrays(inputs)))
     if inputs.carried is not None:
         inputs.carried.write_into(step.input_ids)
@@ -46,34 +46,34 @@ class Stage(Protocol):
     memory: torch.Tensor  # [bytes] uint8
 
     def wait(self) -> None:
-        """Until the device has read what was copied last: only then may `memory` be written."""
+        """Wait until the device has read the last copy: only then may `memory` be written."""
 
     def copying(self) -> None:
-        """A copy out of `memory` has just been put on the current stream."""
+        """Note that a copy out of `memory` has just been put on the current stream."""
 
 
 class PinnedStage:
-    """Page-locked memory, which the device reads beside the CPU; needs CUDA. See Stage."""
+    """Stage of page-locked memory, which the device reads beside the CPU; needs CUDA."""
 
     def __init__(self, num_bytes: int) -> None:
         self.memory = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
         self._copied = torch.cuda.Event()
 
     def wait(self) -> None:
-        """See Stage. Before the first copy there is nothing to wait for."""
+        """Implement Stage.wait. Before the first copy there is nothing to wait for."""
         self._copied.synchronize()
 
     def copying(self) -> None:
-        """See Stage."""
+        """Implement Stage.copying."""
         self._copied.record()
 
 
 class DeviceInputs:
-    """The owner of a model's input buffers: two on the host, filled in turns, and one on the device.
+    """Owner of a model's input buffers: two on the host, filled in turns, and one on the device.
 
     One on the device is enough: copies and steps are put on the same stream, so a copy waits for the steps
-    before it. On the host the CPU would overwrite what that copy has still to read, hence two and an event
-    for each. Inputs of equal shapes lie at equal addresses for as long as none needs more than the first.
+    before it. On the host the CPU would overwrite memory that a copy has still to read, hence two and an
+    event for each. Inputs of equal shapes lie at equal addresses while none needs more than the first.
     """
 
     def __init__(
@@ -85,16 +85,16 @@ class DeviceInputs:
         self._reserve(1 << 12)
 
     def put(self, inputs: RaggedInputs) -> StepTensors:
-        """Copy a step's inputs; the tensors are theirs until the next `put` or `copy`."""
+        """Copy a step's inputs; the tensors hold them until the next `put` or `copy`."""
         self.copy(inputs)
         arrays = _arrays(inputs)
         parts = zip(arrays, _spans(arrays), strict=True)
         return StepTensors(inputs, *(self._tensor(array, span) for array, span in parts))
 
     def copy(self, inputs: RaggedInputs) -> None:
-        """The same for whoever has the tensors of equal shapes already.
+        """Copy as `put` does, for a caller that has the tensors of equal shapes already.
 
-        The only place where token ids reach the device.
+        Token ids reach the device nowhere else.
         """
         arrays = _arrays(inputs)
         spans = _spans(arrays)
@@ -122,7 +122,7 @@ class DeviceInputs:
 
 
 def _arrays(inputs: RaggedInputs) -> list[NDArray[np.signedinteger]]:
-    """In the order of StepTensors' fields."""
+    """Return the arrays in the order of StepTensors' fields."""
     return [
         inputs.input_ids,
         inputs.positions,
@@ -135,7 +135,7 @@ def _arrays(inputs: RaggedInputs) -> list[NDArray[np.signedinteger]]:
 
 
 def _spans(arrays: list[NDArray[np.signedinteger]]) -> list[slice]:
-    """Where each array's bytes lie in a buffer."""
+    """Return the span of each array's bytes in a buffer."""
     spans, start = [], 0
     for array in arrays:
         spans.append(slice(start, start + array.nbytes))

@@ -19,7 +19,7 @@ _FALLBACK: StoredDtype = "bfloat16"
 
 @dataclass(frozen=True, slots=True)
 class ChosenDtype:
-    """A dtype, and why it is the one."""
+    """Dtype that was chosen, and the reason."""
 
     dtype: StoredDtype
     reason: str
@@ -32,7 +32,7 @@ def choose_dtype(
     share_bytes: int | None = None,
     tree: CgroupTree = HERE,
 ) -> ChosenDtype:
-    """The dtype that a model is loaded in; see docs/engine.md.
+    """The dtype that a model is loaded in; see docs/design/engine.md.
 
     `share_bytes` is the memory that the worker may have; None: all that is usable now.
     """

@@ -1,13 +1,13 @@
-"""What ends a sequence badly after a step, in words for its client."""
+"""Failures that end a sequence after a step, in words for its client."""
 
 from common.engine.sampling.sampler import Sample
 from common.engine.sequence import Sequence
 from common.messages import WorkFailure
 from pdserve.errors import Reason
 
-# After these, what the sequence's blocks hold is not to be trusted.
+# after these the content of the sequence's blocks is not to be trusted
 UNTRUSTED = {Reason.NAN_LOGITS, Reason.STEP_FAILED}
-# Of a prefill worker: what another run of the prompt, on decode, would only repeat.
+# failures on prefill that another run of the prompt, on decode, would only repeat
 FINAL = UNTRUSTED | {
     Reason.GRAMMAR_FAILED,
     Reason.NO_TOKEN_LEFT,
@@ -18,7 +18,7 @@ FINAL = UNTRUSTED | {
 
 
 def sample_fault(seq: Sequence, sample: Sample) -> WorkFailure | None:
-    """Why this sample is no token to go on with; None if it is one."""
+    """Return the failure that makes this sample unusable; None if it is a token to go on with."""
     if not sample.is_finite:
         return WorkFailure(Reason.NAN_LOGITS, "the model returned NaN or infinite logits")
     if seq.matcher is not None and (error := seq.matcher.error):
@@ -42,6 +42,6 @@ def _closed_fault(seq: Sequence) -> WorkFailure:
 
 
 def step_fault(error: BaseException) -> WorkFailure:
-    """The end of a request with which alone a step raises; see isolation.py."""
+    """Return the failure of a request with which alone a step raises (isolation.py)."""
     message = f"a step of the model raised {type(error).__name__} with this request alone"
     return WorkFailure(Reason.STEP_FAILED, message)

@@ -1,22 +1,20 @@
-"""A step that raises ends the requests that make it raise, and no others. Both roles' engines use it.
+"""Isolation of requests that make a step raise: they end, and no others. Both roles' engines use it.
 
-1. A step raises. Nothing of it counts: no token, matcher or counter has moved, and what it stored lies behind
+1. A step raises. Nothing of it counts: no token, matcher or counter has moved. KV that it stored lies behind
    `num_computed_tokens`, where the next run stores it again.
-2. `rerun` halves the batch, runs the halves, and halves again what raises, down to single requests. Those are
-   at fault; one that was alone from the start is run once more. All others have run, in parts, with the
-   tokens that they get in any batch.
+2. `rerun` halves the batch, runs the halves, and halves again those that raise, down to single requests.
+   Those are at fault; one that was alone from the start is run once more. All others have run, in parts, with
+   the tokens that they get in any batch.
 3. The engine takes the parts in, ends the culprits with STEP_FAILED, forgets their blocks, and goes on.
 
 Where the engine itself is at fault, every request would fail for ever: the exception goes on, and the worker
-ends with it (common/worker/loop.py). A test decides, not the type of the exception. The engine is at
-fault if
+ends with it (common/worker/loop.py). A test decides, not the type of the exception. The engine is at fault if
 
 a. no request of the batch ran, nor did then one harmless token (a lost device, an invariant that broke); or
 b. MAX_IN_A_ROW requests have failed and no step has run in between.
 
-So neither one bad request nor several at once take a worker down, and one that can do no work does not
-stay and fail whatever comes. What kills the process (an abort, the kernel when memory runs out) is not
-seen here.
+So neither one bad request nor several at once take a worker down. A worker that can do no work does not stay
+and fail every request. The death of the process (an abort, the kernel when memory runs out) is not seen here.
 """
 
 import time
@@ -35,7 +33,7 @@ _log = get_logger()
 
 
 class Isolation:
-    """Owns the count of failures in a row. Engine's thread only."""
+    """Owner of the count of failures in a row. Engine thread only."""
 
     def __init__(self, runner: ModelRunner) -> None:
         self._runner = runner
@@ -44,7 +42,7 @@ class Isolation:
     def run(self, batch: Batch) -> list[Landed]:
         """Run a step and wait for it; several where some of its requests make it raise.
 
-        Raises what the step raised where the engine is at fault.
+        Raises the step's own error where the engine is at fault.
         """
         start_s = time.monotonic()
         try:
@@ -59,7 +57,7 @@ class Isolation:
     def rerun(
         self, batch: Batch, error: BaseException, previous: Launched | None = None
     ) -> list[Landed]:
-        """The same for a step that raised `error` when it was launched behind `previous`."""
+        """Do as `run` for a step that raised `error` when it was launched behind `previous`."""
         _let_go(error)
         is_alone = len(batch.entries) == 1
         landed = self._try(batch, previous) if is_alone else self._split(batch, error, previous)
@@ -67,7 +65,7 @@ class Isolation:
         return landed
 
     def note_ran(self) -> None:
-        """A step has run, elsewhere."""
+        """Note that a step has run, elsewhere."""
         self._num_in_a_row = 0
 
     def _try(self, batch: Batch, previous: Launched | None) -> list[Landed]:
@@ -89,7 +87,7 @@ class Isolation:
         return [landed for part in parts for landed in self._try(part, previous)]
 
     def _judge(self, landed: list[Landed]) -> None:
-        """Raises the first error where the engine is at fault; see the rule above."""
+        """Raise the first error where the engine is at fault, by the rule of this module."""
         failed = [(one, one.error) for one in landed if one.error is not None]
         if len(failed) < len(landed):
             self._num_in_a_row = 0
@@ -106,9 +104,9 @@ class Isolation:
             raise error
 
     def _is_sound(self, entry: BatchEntry) -> bool:
-        """Whether one harmless token runs, in a block that this entry's sequence is about to lose.
+        """Return True if one harmless token runs, in a block that this entry's sequence is about to lose.
 
-        The last one is nobody else's and has no name yet: it holds positions that are not computed.
+        The last block is nobody else's and has no key yet: it holds positions that are not computed.
         """
         seq = Sequence(_HARMLESS, Timeline(arrival_s=0.0))
         seq.block_table = entry.seq.block_table[-1:]
@@ -121,6 +119,6 @@ class Isolation:
 
 
 def _let_go(error: BaseException) -> BaseException:
-    """The error without its frames' variables, which may hold the very memory that was missing."""
+    """Return the error without its frames' variables, which may hold the very memory that was missing."""
     traceback.clear_frames(error.__traceback__)
     return error

@@ -1,4 +1,4 @@
-"""Runs one Batch through the model. Computes; decides nothing."""
+"""Runner of one Batch through the model. Computes; decides nothing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,23 +20,23 @@ from common.grammar.matcher import MaskFiller
 
 
 class TokenModel(Protocol):
-    """A forward pass over a ragged batch.
+    """Forward pass over a ragged batch.
 
-    Who may see whom is the attention backend's affair: no mask tensor exists and nothing is padded.
+    The attention backend alone decides which positions see which: no mask tensor exists, nothing is padded.
     """
 
     name: str
 
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:
-        """[rows that sample, vocab], float32 or the model's dtype; keys and values are stored on the way.
+        """Return logits [rows that sample, vocab], float32 or the model's dtype, and store keys and values.
 
-        The next call may write over them.
+        The next call may write over the logits.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A step that was queued.
+    """Step that was queued.
 
     `tokens` [len(samplers)] int64 are on the device; None where `result` waits for nothing.
     """
@@ -47,7 +47,7 @@ class Launched:
     tokens: torch.Tensor | None = None
 
     def result(self) -> list[Sample | None]:
-        """One sample for each entry that reaches its sequence's end, None for the others.
+        """Return one sample for each entry that reaches its sequence's end, None for the others.
 
         Waits until the step has run, and for nothing that was queued behind it.
         """
@@ -60,9 +60,9 @@ class Launched:
 
 @dataclass(frozen=True, slots=True)
 class Landed:
-    """A step that has run, with one sample or None for each of the batch's entries.
+    """Step that has run, with one sample or None for each of the batch's entries.
 
-    With an `error` it has not: it raised, and its one entry is to blame.
+    With an `error` it has not run: it raised, and its one entry is to blame.
     """
 
     batch: Batch
@@ -73,9 +73,9 @@ class Landed:
 
 
 class ModelRunner:
-    """From a batch to one sample for each sequence that reaches its end.
+    """Runner from a batch to one sample for each sequence that reaches its end.
 
-    With `copies` (on CUDA) a step whose samplers are all memoryless is queued and not waited for: its tokens
+    With `copies` (on CUDA) a step whose samplers are all memoryless is queued and not waited for. Its tokens
     are chosen on the device, where the next step finds them, and copied to the host in the background.
     """
 
@@ -95,7 +95,7 @@ class ModelRunner:
         self._tables = BlockTables()
 
     def run(self, batch: Batch) -> list[Sample | None]:
-        """`launch`, and its result."""
+        """Run a step and wait for its samples: `launch`, then `result`."""
         return self.launch(batch).result()
 
     def launch(self, batch: Batch, previous: Launched | None = None) -> Launched:
@@ -122,7 +122,7 @@ class ModelRunner:
         return Launched(batch, samplers, lambda: found)
 
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:
-        """Logits [rows that sample, vocab], float32 or the model's dtype."""
+        """Return logits [rows that sample, vocab], float32 or the model's dtype."""
         return self._model.logits(inputs)
 
 
@@ -142,7 +142,7 @@ def _leave_on_device(
 def _carried(
     batch: Batch, inputs: RaggedInputs, tokens: torch.Tensor, samplers: list[Sequence]
 ) -> Carried | None:
-    """Where the batch's tokens in flight go, each of which the step before samples."""
+    """Return the places of the batch's tokens in flight, each of which the step before samples."""
     in_flight = [
         (place, entry.seq)
         for place, entry in zip(inputs.query_start.tolist(), batch.entries, strict=False)

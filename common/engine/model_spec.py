@@ -1,4 +1,4 @@
-"""The numbers of a model that the rest of the engine needs."""
+"""Numbers of a model that the rest of the engine needs."""
 
 from dataclasses import dataclass
 
@@ -16,8 +16,8 @@ class ModelSpec:
     eos_token_ids: frozenset[int]
     dtype: str
     fingerprint: str
-    dtype_reason: str = ""  # why the dtype is the one
+    dtype_reason: str = ""  # why the dtype was chosen
 
     def kv_bytes_per_token(self, bytes_per_element: int) -> int:
-        """Bytes of keys and values of one position: 2 x layers x kv_heads x head_dim x bytes."""
+        """Return bytes of keys and values of one position: 2 x layers x kv_heads x head_dim x bytes."""
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * bytes_per_element

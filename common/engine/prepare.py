@@ -1,4 +1,4 @@
-"""Every kernel that a model can need, compiled or loaded and tried before the first request.
+"""Preparation of kernels: each that a model can need is compiled or loaded, and tried, before requests.
 
 `python -m common.engine.prepare MODEL_DIR` compiles them alone, without the model's weights.
 """
@@ -16,6 +16,7 @@ from common.engine.build import attention_shape, select_device
 from common.engine.dtype import choose_dtype
 from common.engine.fused.families import known_activation
 from common.engine.kernel_checks.verdicts import (
+    compile_truncation,
     trusted_attention,
     trusted_products,
     trusted_sampling,
@@ -60,6 +61,8 @@ def _families(model_dir: Path, config: EngineConfig, device: torch.device) -> li
     shape = attention_shape(spec, config, device)
     if shape is not None:
         families.append(lambda: trusted_attention(shape))
+    # apart, and first: with it two processes that meet in the middle have compiled as much each
+    families.append(compile_truncation)
     families.append(trusted_sampling)
     activation = known_activation((model.architectures or [""])[0], model.get_text_config())
     if activation is not None and config.fusion == "auto":

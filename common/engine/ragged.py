@@ -1,4 +1,4 @@
-"""From a Batch to the flat arrays that a ragged forward pass reads."""
+"""Flat arrays that a ragged forward pass reads, made from a Batch."""
 
 from dataclasses import dataclass
 
@@ -22,17 +22,17 @@ class Carried:
     tokens: torch.Tensor  # [samples of the step before] int64, on the device
 
     def write_into(self, ids: torch.Tensor) -> None:
-        """Put them into the step's ids [T] on the device, in the stream's order; waits for nothing."""
+        """Put these ids into the step's ids [T] on the device, in the stream's order; wait for nothing."""
         sources, places = (to_device(rows, ids.device) for rows in (self.sources, self.places))
         ids.index_copy_(0, places, self.tokens.index_select(0, sources))
 
 
 @dataclass(frozen=True, slots=True)
 class RaggedInputs:
-    """One step's inputs. T tokens of S sequences; no padding except in `block_tables`.
+    """Inputs of one step: T tokens of S sequences; no padding except in `block_tables`.
 
-    Sequence s owns tokens `query_start[s]:query_start[s+1]`; they are the last ones of its
-    `context_len[s]` positions, so token i of n sits at position `context_len - n + i`.
+    Sequence s owns tokens `query_start[s]:query_start[s+1]`, the last ones of its `context_len[s]` positions.
+    Token i of its n tokens sits at position `context_len - n + i`.
     """
 
     input_ids: NDArray[np.int64]  # [T]
@@ -41,9 +41,8 @@ class RaggedInputs:
     query_start: NDArray[np.int32]  # [S + 1]
     context_len: NDArray[np.int32]  # [S] after this step
     block_tables: NDArray[np.int32]  # [S, most blocks of any]; see BlockTables.rows
-    sample_rows: NDArray[
-        np.int64
-    ]  # rows of [0, T) whose logits are wanted: all that sample, then scored ones
+    # rows of [0, T) whose logits are wanted: all that sample, then scored ones
+    sample_rows: NDArray[np.int64]
     carried: Carried | None = None
 
     @staticmethod
@@ -53,7 +52,7 @@ class RaggedInputs:
         """Flatten a batch; every sequence must already hold blocks for the tokens it runs.
 
         `tables` are those of the step before, if there was one. Lists are gathered first: after a step of
-        the model no cache holds numpy's code, and each of its functions costs as much as 64 list items.
+        the model no cache holds numpy's code, and each numpy function then costs as much as 64 list items.
         """
         ids: list[int] = []
         positions: list[int] = []
@@ -89,7 +88,7 @@ class RaggedInputs:
 
 
 def _scored_rows(batch: Batch, query_start: list[int]) -> list[int]:
-    """The rows that precede the entries' scored positions."""
+    """Return the rows that precede the entries' scored positions."""
     rows: list[int] = []
     for entry, first in zip(batch.entries, query_start, strict=False):
         if entry.seq.prompt_logprobs is not None:
@@ -98,7 +97,7 @@ def _scored_rows(batch: Batch, query_start: list[int]) -> list[int]:
 
 
 def _slots(block_table: list[int], start: int, end: int, block_size: int) -> list[int]:
-    """Where positions `start` to `end` - 1 lie in the cache."""
+    """Return the slots of positions `start` to `end` - 1."""
     slots: list[int] = []
     for index in range(start // block_size, -(-end // block_size)):
         # position 0 of the sequence, if all of it lay where this block lies

@@ -11,13 +11,13 @@ from common.engine.ragged import RaggedInputs
 
 
 def with_failpoint(model: TokenModel) -> TokenModel:
-    """The same model, unless the failpoint is active: then it raises where that token is its input."""
+    """Return the same model, or one that raises on the failpoint's token where the failpoint is active."""
     token_id = failpoints.value("step_raises_on_token")
     return model if token_id is None else RaisingModel(model, int(token_id))
 
 
 class RaisingModel:
-    """Raises RuntimeError in each step that runs one token. See TokenModel."""
+    """TokenModel that raises RuntimeError in each step that runs one token."""
 
     def __init__(self, model: TokenModel, token_id: int) -> None:
         self._model = model
@@ -25,7 +25,7 @@ class RaisingModel:
         self.name = model.name
 
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:
-        """See TokenModel.logits."""
+        """Implement TokenModel.logits."""
         if (inputs.input_ids == self._token_id).any():
             raise RuntimeError("the failpoint step_raises_on_token")
         return self._model.logits(inputs)

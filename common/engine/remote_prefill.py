@@ -1,4 +1,4 @@
-"""A prefill worker's share in a sequence, moved onto this process's clock."""
+"""Timings of a prefill worker's share in a sequence, moved onto this process's clock."""
 
 import math
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from common.timings import PrefillChunkTiming, TransferTiming
 
 @dataclass(frozen=True, slots=True)
 class _Transfer:
-    """The copy out is on prefill's clock, the rest on ours."""
+    """Times of one chunk of KV: the copy out on prefill's clock, the rest on ours."""
 
     copied_start_s: float
     copied_s: float
@@ -22,11 +22,11 @@ class _Transfer:
 
 @dataclass(slots=True)
 class RemotePrefill:
-    """What the prefill worker timed, on its monotonic clock, whose zero is the prompt's arrival there.
+    """Times of a prefill worker, on its monotonic clock, whose zero is the prompt's arrival there.
 
-    That zero lies, on our clock, between `asked_s`, when it was asked, and the least of (arrival here -
-    sending there) over all items. The middle is taken, as in Cristian's algorithm (1989), which errs by half
-    of that interval at most; and whatever the truth is, nothing arrives before it was sent.
+    On our clock that zero lies between `asked_s`, the time of asking, and the least of (arrival here -
+    sending there) over all items. The middle is taken, as in Cristian's algorithm (1989). It errs by half
+    of that interval at most, and no item arrives before it was sent.
     """
 
     asked_s: float
@@ -37,7 +37,7 @@ class RemotePrefill:
     def note_first_token(
         self, chunks: Iterable[tuple[float, float, int]], sent_s: float, arrived_s: float
     ) -> None:
-        """Token 1 came, with the steps that ran the prompt: start_s, duration_s, num_tokens."""
+        """Note token 1 and the steps that ran the prompt: start_s, duration_s, num_tokens of each."""
         self._chunks = tuple(PrefillChunkTiming(*chunk) for chunk in chunks)
         self._latest_s = min(self._latest_s, arrived_s - sent_s)
 
@@ -49,32 +49,32 @@ class RemotePrefill:
         num_tokens: int,
         num_bytes: int,
     ) -> None:
-        """KV came and was inserted: `copied` is start and duration there, `inserted` start and end here."""
+        """Note a chunk of KV: `copied` is start and duration there, `inserted` start and end here."""
         transfer = _Transfer(*copied, arrived_s, *inserted, num_tokens, num_bytes)
         self._transfers.append(transfer)
         self._latest_s = min(self._latest_s, arrived_s - sum(copied))
 
     @property
     def zero_s(self) -> float:
-        """The prompt's arrival there, on our clock."""
+        """Arrival of the prompt there, on our clock."""
         return self.asked_s + self.error_s
 
     @property
     def error_s(self) -> float:
-        """How far `zero_s` may be wrong, either way."""
+        """Largest error of `zero_s`, either way, in seconds."""
         if math.isinf(self._latest_s):
             return 0.0
         return max(self._latest_s - self.asked_s, 0.0) / 2
 
     @property
     def end_s(self) -> float | None:
-        """When the prompt's last step ended, on our clock; None before token 1."""
+        """End of the prompt's last step, on our clock; None before token 1."""
         if not self._chunks:
             return None
         return self.zero_s + self._chunks[-1].start_s + self._chunks[-1].duration_s
 
     def chunks(self, since_s: float) -> tuple[PrefillChunkTiming, ...]:
-        """The prompt's steps, counted from `since_s` on our clock."""
+        """Return the prompt's steps, counted from `since_s` on our clock."""
         offset_s = self.zero_s - since_s
         return tuple(
             PrefillChunkTiming(offset_s + c.start_s, c.duration_s, c.num_tokens, is_remote=True)
@@ -82,7 +82,7 @@ class RemotePrefill:
         )
 
     def transfers(self, since_s: float) -> tuple[TransferTiming, ...]:
-        """The KV's ways, counted from `since_s` on our clock."""
+        """Return the transfers of KV, counted from `since_s` on our clock."""
         return tuple(self._translate(transfer, since_s) for transfer in self._transfers)
 
     def _translate(self, transfer: _Transfer, since_s: float) -> TransferTiming:

@@ -1,7 +1,7 @@
-"""The last look at a request before an engine takes it: nothing in it may make a step fail.
+"""Last check of a request before an engine takes it: nothing in it may make a step fail.
 
-Routers check all of this, and say which field is wrong. Here it is checked once more for those that do not:
-the kernels look nothing up twice, and an index out of range reads or writes somebody else's memory.
+Routers check the same and say which field is wrong. Workers do not rely on it: kernels check no index, and
+one out of range reads or writes another sequence's memory.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from pdserve.errors import Reason
 
 
 def refusal_of(request: WorkRequest, spec: ModelSpec) -> WorkFailure | None:
-    """Why no engine of this model may run the request; None if it may. Milliseconds for 100,000 tokens."""
+    """Return why no engine of this model may run the request; None if it may. O(tokens), in C."""
     prompt, sampling = request.prompt_token_ids, request.sampling
     if not prompt:
         return WorkFailure(Reason.EMPTY_PROMPT, "the prompt is empty")
@@ -43,7 +43,7 @@ def _other_tokens(sampling: SamplingParams) -> Iterator[int]:
 
 
 def _numbers(sampling: SamplingParams) -> Iterator[tuple[str, bool]]:
-    """Each number that a step computes with, and whether it can. False for NaN."""
+    """Yield each number that a step computes with, and if it is within its range. False for NaN."""
     yield "max_tokens", sampling.max_tokens >= 1
     yield "min_tokens", sampling.min_tokens >= 0
     yield "temperature", sampling.temperature >= 0 and isfinite(sampling.temperature)
@@ -61,6 +61,6 @@ def _numbers(sampling: SamplingParams) -> Iterator[tuple[str, bool]]:
 
 
 def _is_handoff_sound(request: WorkRequest) -> bool:
-    """Whether what decode says of its own KV fits the prompt, and its pieces have a length."""
+    """Return True if the KV that decode says it holds fits the prompt, and its pieces have a length."""
     is_part = 0 <= request.num_held_tokens <= len(request.prompt_token_ids)
     return is_part and (request.max_item_tokens is None or request.max_item_tokens >= 1)

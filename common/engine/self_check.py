@@ -1,8 +1,8 @@
 """Proof at load that every layer attends through our backend and that the numbers are the model's own.
 
-A model that mixes positions in a way our attention never sees (a recurrent layer, a mask, positions that it
-counts itself) would run and answer wrongly. So its keys, values and logits of a few tokens, with the
-attention that `transformers` gives it, are compared with ours, after a chunk and a decode step.
+A model may mix positions in a way our attention never sees: a recurrent layer, a mask, positions that it
+counts itself. It would run and answer wrongly. So a few tokens run with the attention of `transformers`, and
+their keys, values and logits are compared with ours, after a chunk and a decode step.
 """
 
 from dataclasses import replace
@@ -116,12 +116,12 @@ def _check(what: str, ours: torch.Tensor, own: torch.Tensor, limit: float) -> No
 
 
 def _cache_layers(output: Any) -> list[Any]:
-    """Of `transformers`' own cache; other kinds are not compared."""
+    """Return the layers of `transformers`' own cache; other kinds are not compared."""
     return list(getattr(output.past_key_values, "layers", ()))
 
 
 def _keys_and_values(layer: Any) -> torch.Tensor | None:
-    """[2, tokens, kv_heads, head_dim] float32 on the host, of a cache's layer that has them."""
+    """Return a cache layer's [2, tokens, kv_heads, head_dim], float32 on the host; None without both."""
     keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
     if not isinstance(keys, torch.Tensor) or not isinstance(values, torch.Tensor):
         return None

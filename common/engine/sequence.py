@@ -1,4 +1,4 @@
-"""The engine's state of one request."""
+"""Engine-side state of one request."""
 
 from dataclasses import dataclass, field
 from math import inf
@@ -26,9 +26,9 @@ class Sequence:
     blocks gets another list. `matcher` says where the output stands in the request's grammar, if it has
     one (sampling/grammars.py).
 
-    Invariant: of a running sequence that a scheduler looks at either some tokens are uncomputed, or none is
-    and one more is in flight (decode_worker/lookahead.py): sampled, but known to the device alone. So a
-    sequence in flight has one more computed token than another one with the same `token_ids`.
+    Invariant: a running sequence that a scheduler looks at has uncomputed tokens, or one token in flight:
+    sampled, but known to the device alone (decode_worker/lookahead.py). A sequence in flight has one more
+    computed token than another one with the same `token_ids`.
     """
 
     request: WorkRequest
@@ -71,47 +71,47 @@ class Sequence:
 
     @property
     def num_output_tokens(self) -> int:
-        """Tokens sampled so far."""
+        """Number of tokens sampled so far."""
         return len(self.token_ids) - self.num_prompt_tokens
 
     @property
     def num_uncomputed_tokens(self) -> int:
-        """Tokens whose KV is still missing; 1 while decoding."""
+        """Number of tokens whose KV is still missing; 1 while decoding."""
         return len(self.token_ids) - self.num_computed_tokens
 
     @property
     def next_position(self) -> int:
-        """Index that the token gets which the next step samples: behind those known and the one in flight."""
+        """Index of the token that the next step samples: behind those known and the one in flight."""
         return max(len(self.token_ids), self.num_computed_tokens + 1)
 
     @property
     def runs_ahead(self) -> bool:
-        """Whether its last token is in flight and another will follow, if none of the stops comes before."""
+        """True if the last token is in flight and another will follow, unless a stop comes first."""
         is_in_flight = self.num_computed_tokens >= len(self.token_ids)
         return is_in_flight and len(self.token_ids) + 1 < self.most_tokens
 
     @property
     def is_finished(self) -> bool:
-        """Ended, well or badly."""
+        """True once the sequence has ended, well or badly."""
         return self.finish_reason is not None or self.failure is not None
 
     @property
     def needs_prompt_logits(self) -> bool:
-        """Whether some of the prompt's log-probabilities are asked for and not known yet.
+        """True while some of the prompt's log-probabilities are asked for and not known yet.
 
-        Each comes from the position before it, so that none may be taken from a prefix cache.
+        Each comes from the position before it, which therefore may not be taken from a prefix cache.
         """
         known = self.prompt_logprobs
         return known is not None and len(known) < self.num_prompt_tokens - 1
 
     @property
     def deadline_s(self) -> float:
-        """When its client stops waiting, on this process's monotonic clock; infinity for never."""
+        """Time at which the client stops waiting, on this process's monotonic clock; infinity for never."""
         timeout_s = self.request.timeout_s
         return inf if timeout_s is None else self.timeline.arrival_s + timeout_s
 
     def is_expired(self, now_s: float) -> bool:
-        """Its client's deadline has passed."""
+        """Return True once the client's deadline has passed."""
         return now_s > self.deadline_s
 
     def append(self, token_id: int, eos_token_ids: frozenset[int]) -> None:

@@ -1,7 +1,7 @@
-"""The stages of a worker's start, timed in one place.
+"""Stages of a worker's start, timed in one place.
 
-Whoever builds something slow gets a `BeginStage` and runs `with stage("loading weights"):`. The name is a
-phrase that goes on with "took 1.9 s".
+Slow work gets a `BeginStage` and runs inside `with stage("loading weights"):`. The name is a phrase that
+goes on with "took 1.9 s".
 """
 
 import time
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Remark:
-    """What a stage found out, for people: "24 new, 0 from disk"; set while it runs."""
+    """Result of a stage in words, set while it runs: "24 new, 0 from disk"."""
 
     text: str = ""
 
@@ -22,7 +22,7 @@ BeginStage = Callable[[str], AbstractContextManager[Remark]]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One that is over."""
+    """Stage that is over."""
 
     name: str
     seconds: float
@@ -35,7 +35,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """How far a start has come: the stages that are over, in their order, and the one that runs."""
+    """Progress of a start: the stages that are over, in their order, and the one that runs."""
 
     done: tuple[Stage, ...] = ()
     running: str = ""  # "": none
@@ -44,12 +44,12 @@ class Stages:
 
 @contextmanager
 def untold(name: str) -> Iterator[Remark]:
-    """A BeginStage for callers that want no times."""
+    """Run a stage for callers that want no times; a BeginStage."""
     yield Remark()
 
 
 class StageClock:
-    """Times the stages of one start. One thread has stages, one after another; any thread may look."""
+    """Clock of the stages of one start. One thread runs stages, one after another; any thread may look."""
 
     def __init__(self) -> None:
         self._done: tuple[Stage, ...] = ()
@@ -57,7 +57,7 @@ class StageClock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Remark]:
-        """A BeginStage. A stage that raises stays the running one: it is where the start failed."""
+        """Run and time a stage; a BeginStage. A stage that raises stays the running one."""
         started_s, remark = time.monotonic(), Remark()
         self._running = name, started_s
         yield remark
@@ -65,7 +65,7 @@ class StageClock:
         self._running = None
 
     def so_far(self) -> Stages:
-        """How far it is now."""
+        """Return the progress so far."""
         running = self._running  # read once: the other thread may set it
         if running is None:
             return Stages(self._done)

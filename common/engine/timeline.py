@@ -1,4 +1,4 @@
-"""When things happened to a sequence."""
+"""Times of the events of a sequence."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ STEPS_KEPT = 64  # at each end of a sequence's decode steps
 
 
 class StepLog:
-    """The first and the last STEPS_KEPT steps of any number."""
+    """Log of any number of steps that keeps the first and the last STEPS_KEPT."""
 
     __slots__ = ("_first", "_last", "num_steps")
 
@@ -21,7 +21,7 @@ class StepLog:
         self._last: deque[DecodeStepTiming] = deque(maxlen=STEPS_KEPT)
 
     def add(self, step: DecodeStepTiming) -> None:
-        """Note one more; sequences of a batch share the object."""
+        """Note one more step; sequences of a batch share the object."""
         self.num_steps += 1
         if len(self._first) < STEPS_KEPT:
             self._first.append(step)
@@ -60,14 +60,14 @@ class Timeline:
 
     @property
     def handoff_s(self) -> float | None:
-        """From the end of prefill elsewhere to the decode step that included the sequence."""
+        """Seconds from the end of prefill elsewhere to the decode step that included the sequence."""
         end_s = self.remote.end_s if self.remote else None
         if end_s is None or self.joined_decode_s is None:
             return None
         return self.joined_decode_s - end_s
 
     def summary(self) -> WorkTimings:
-        """The spans to report; starts count from the arrival here."""
+        """Return the spans to report; starts count from the arrival here."""
         chunks, remote = self.prefill_chunks, self.remote
         return WorkTimings(
             queue_s=chunks[0].start_s if chunks else 0.0,

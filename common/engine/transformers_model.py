@@ -1,4 +1,4 @@
-"""The general path: any causal LM of `transformers`, its own modules, our attention."""
+"""General path: any causal LM of `transformers`, its own modules, our attention."""
 
 import torch
 
@@ -8,7 +8,7 @@ from common.engine.ragged import RaggedInputs
 
 
 class TransformersModel:
-    """Calls the model with one flat sequence `input_ids [1, T]` and explicit positions; see TokenModel."""
+    """TokenModel that calls `transformers` with one flat sequence `input_ids [1, T]` and positions."""
 
     name = "general"
 
@@ -20,7 +20,7 @@ class TransformersModel:
         self._to_device = to_device
 
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:
-        """See TokenModel.logits."""
+        """Implement TokenModel.logits."""
         step = self._to_device(inputs)
         with torch.inference_mode():
             self._backend.begin(step)

@@ -1,12 +1,12 @@
-"""`python -m common.grammar.child`: tries grammars out, so that none can harm the process that asks.
+"""Process that tries grammars out (`python -m common.grammar.child`), so that none harms its parent.
 
 1. The parent starts it with the model's folder, end-of-sequence tokens, vocabulary size and a time limit.
 2. It says "ready" once the tokenizer is built.
 3. A line of JSON comes in, [kind, strict_formats, text, ...]; one goes out: null, or why this grammar is
    refused.
-4. One that takes more processor time than the limit ends the process (SIGPROF), whatever native
-   code it is in; one that nests too deeply overflows the stack (SIGSEGV); one that wants too much memory
-   aborts. The parent sees which, refuses the grammar and starts a new process for the next one.
+4. A grammar that takes more processor time than the limit ends the process (SIGPROF), even in native code.
+   One that nests too deeply overflows the stack (SIGSEGV); one that wants too much memory aborts. The parent
+   sees which, refuses the grammar and starts a new process for the next one.
 5. It ends with its standard input, so it never outlives the parent by more than one grammar.
 
 The stack is an eighth of what a worker's threads have, so that what passes here cannot overflow there.

@@ -1,9 +1,10 @@
-"""From a grammar's text to an automaton over the model's tokens.
+"""Compiler from a grammar's text to an automaton over the model's tokens.
 
 llguidance (Moskal et al., github.com/guidance-ai/llguidance) runs an Earley parser over regular-expression
-derivatives, lazily, so that compiling takes about a millisecond and a mask some tens of microseconds. What
-a hostile grammar may use is bounded by fuel, here and later at each mask. Two things are not, and are the
-router's affair (child.py): a few schema keywords compile for seconds, and deep nesting overflows the stack.
+derivatives, lazily: compiling takes about a millisecond and a mask some tens of microseconds. Fuel bounds
+the work of a hostile grammar, here and later at each mask. It does not bound two cases, which the router
+tries in a child process (child.py): some schema keywords compile for seconds, and deep nesting overflows
+the stack.
 """
 
 import json
@@ -33,16 +34,16 @@ _TRIAL_TOKENS = 8
 
 
 class GrammarError(ValueError):
-    """A grammar that cannot be used; the message is one line for the client."""
+    """Raised for a grammar that cannot be used; the message is one line for the client."""
 
 
 class GrammarCompiler:
-    """Holds the tokenizer in llguidance's form (some 60 MB, a quarter of a second to build)."""
+    """Compiler that holds the tokenizer in llguidance's form (some 60 MB, a quarter of a second to build)."""
 
     def __init__(
         self, model_dir: Path, eos_token_ids: Collection[int], min_vocab_size: int
     ) -> None:
-        """Masks get at least `min_vocab_size` bits. Raises GrammarError without a usable tokenizer.json."""
+        """Build the tokenizer; masks get `min_vocab_size` bits or more. Raises GrammarError."""
         try:
             text = (model_dir / "tokenizer.json").read_text("utf-8")
             self._tokenizer = _make_tokenizer(text, sorted(eos_token_ids), min_vocab_size)
@@ -50,10 +51,10 @@ class GrammarCompiler:
             raise GrammarError(f"the model's tokenizer.json cannot be used: {error}") from error
 
     def compile(self, grammar: Grammar) -> GrammarMatcher:
-        """A matcher at the start of the grammar, warm from its first mask. Raises GrammarError.
+        """Return a matcher at the start of the grammar, warm from its first mask. Raises GrammarError.
 
-        One for each sequence: copies of an llguidance matcher share one lexer, whose tables only grow, so
-        that a sequence which exhausts them would take all others of its grammar with it.
+        Each sequence gets its own: copies of an llguidance matcher share one lexer, whose tables only grow. A
+        sequence that exhausts them would end all others of its grammar.
         """
         try:
             source = _to_llguidance(grammar)

@@ -1,7 +1,7 @@
-"""Where one sequence stands in its grammar, and the masks of many of them at once.
+"""Matchers, each one sequence's state in its grammar, and the masks of many of them at once.
 
-A matcher's state is a function of the grammar and of the output tokens accepted so far, of nothing else: so
-a sequence that is preempted, handed off or begun anew elsewhere gets the same masks, hence the same tokens.
+A matcher's state is a function of the grammar and of the output tokens accepted so far, of nothing else. So a
+sequence that is preempted, handed off or begun anew elsewhere gets the same masks, hence the same tokens.
 """
 
 from collections.abc import Sequence
@@ -19,37 +19,37 @@ Masks = NDArray[np.int32]
 
 
 class GrammarMatcher:
-    """The state of one sequence; dropped with it. Used by one thread at a time."""
+    """State of one sequence in its grammar; dropped with it. Used by one thread at a time."""
 
     def __init__(self, state: LLMatcher, vocab_size: int) -> None:
-        """`vocab_size` is that of the tokenizer that `state` was made with."""
+        """Start with `state`, made with a tokenizer of `vocab_size` tokens."""
         self.state = state
         self.vocab_size = vocab_size
 
     def accept(self, token_id: int) -> None:
-        """Go on by a token that the mask allowed."""
+        """Advance by a token that the mask allowed."""
         self.state.consume_token(token_id)
 
     @property
     def is_complete(self) -> bool:
-        """Whether the text matches and nothing more can follow it."""
+        """True if the text matches and nothing more can follow it."""
         return self.state.is_stopped() and not self.state.is_error()
 
     @property
     def error(self) -> str | None:
-        """Why the grammar cannot be followed any further; it stays so."""
+        """Reason why the grammar cannot be followed any further, for good; None if it can."""
         return one_line(self.state.get_error()) or None
 
 
 class MaskFiller:
-    """Computes masks in the background, without the GIL, while the model runs.
+    """Filler of masks in the background, without the GIL, while the model runs.
 
-    In one thread, one after the other: on a CPU the model has all the cores, and each further thread that
-    takes turns with its own (as in llguidance's LLExecutor) costs more than it saves.
+    One thread fills them one after the other. On a CPU the model has all the cores, and each further thread
+    that competes with it (as in llguidance's LLExecutor) costs more than it saves.
     """
 
     def __init__(self, vocab_size: int) -> None:
-        """`vocab_size` is the number of logits; tokens that only the tokenizer knows are masked out."""
+        """Fill masks for `vocab_size` logits; tokens that only the tokenizer knows are masked out."""
         self._vocab_size = vocab_size
         self._thread = ThreadPoolExecutor(1, "grammar-masks")
 
@@ -76,7 +76,7 @@ class MaskFiller:
 
 
 def one_line(message: str) -> str:
-    """An error of llguidance, fit for a client."""
+    """Return an error of llguidance as one line, fit for a client."""
     text = " ".join(message.replace("<non-verbose/>", "").split())
     return text if len(text) <= _MAX_MESSAGE_CHARS else text[:_MAX_MESSAGE_CHARS] + "..."
 

@@ -1,4 +1,4 @@
-"""The transport's in-process double: streams between workers of one process, for tests and simulation."""
+"""In-process double of the transport: streams between workers of one process, for tests."""
 
 import queue
 import threading
@@ -17,7 +17,7 @@ class InProcessTransport:
         self._sources = sources
 
     def open(self, worker: str, request: WorkRequest) -> "InProcessStream":
-        """See KVTransport.open."""
+        """Run the prompt on the source of that name (KVTransport.open)."""
         if worker not in self._sources:
             raise TransferError(f"no prefill worker named {worker}")
         return InProcessStream(self._sources[worker], request)
@@ -35,7 +35,7 @@ class InProcessStream:
         threading.Thread(target=self._run, daemon=True).start()
 
     def next(self, timeout_s: float) -> WireItem | None:
-        """See KVStream.next."""
+        """Return the next item, None at the end (KVStream.next)."""
         try:
             item = self._items.get(timeout=timeout_s)
         except queue.Empty:
@@ -46,7 +46,7 @@ class InProcessStream:
         return item
 
     def close(self) -> None:
-        """See KVStream.close."""
+        """End the stream and tell the source (KVStream.close)."""
         self._is_closed = True
         self._items.put(None)  # for a reader that waits
         self._ahead.release()

@@ -12,7 +12,7 @@ from common.messages import TokenLogprobs
 
 
 def pack(entries: Sequence[TokenLogprobs], num_top: int) -> NDArray[np.uint8]:
-    """Entries of `num_top` likeliest tokens each, as bytes [entries x (1 + 2 num_top) x 4]."""
+    """Return entries of `num_top` likeliest tokens each as bytes [entries x (1 + 2 num_top) x 4]."""
     floats = [(entry.logprob, *entry.top_logprobs) for entry in entries]
     ids = [entry.top_token_ids for entry in entries]
     shape = len(entries), num_top
@@ -23,7 +23,7 @@ def pack(entries: Sequence[TokenLogprobs], num_top: int) -> NDArray[np.uint8]:
 
 
 def unpack(payload: NDArray[np.uint8], num_entries: int, num_top: int) -> list[TokenLogprobs]:
-    """The reverse. Raises ValueError when the size is another."""
+    """Return the entries that `pack` wrote. Raises ValueError when the payload has another size."""
     words = payload.view(np.uint32).reshape(num_entries, 1 + 2 * num_top)
     floats = words[:, : 1 + num_top].view(np.float32).tolist()
     ids = words[:, 1 + num_top :].tolist()

@@ -1,10 +1,10 @@
-"""A Ray node's object store, shared by the workers on that node without asking anybody.
+"""A Ray node's object store, divided among the workers on that node without a coordinator.
 
 1. A worker keeps a file of Ray's session folder locked while it lives; the system unlocks it when the
-   process ends, however it does.
-2. Every `_REFRESH_S` each worker counts the locked files of its node: so many divide the cap. Workers that
-   are added, removed or killed are seen by the others within that time, also those of other deployments.
-3. With it comes the raylet's account of its store: size, and bytes spilled.
+   process ends, for whatever reason.
+2. Every `_REFRESH_S` each worker counts the locked files of its node, and divides the cap by that number. So
+   it sees workers that are added, removed or killed, also those of other deployments.
+3. At the same time it asks the raylet for its store's size and the bytes spilled.
 """
 
 import contextlib
@@ -25,10 +25,10 @@ _REFRESH_S = 2.0
 
 
 class RayNodeStore:
-    """The store of the node that this process runs on."""
+    """Object store of the node that this process runs on."""
 
     def __init__(self, worker: str, namespace: str, share: float) -> None:
-        """`worker` is unique in `namespace`; `share` of the store is for KV."""
+        """Take part as `worker`, unique in `namespace`; KV may take `share` of the store."""
         self._share = share
         node_id = ray.get_runtime_context().get_node_id()
         node = next(n for n in ray.nodes() if n["NodeID"] == node_id)
@@ -41,15 +41,15 @@ class RayNodeStore:
         threading.Thread(target=self._run, name="node-store", daemon=True).start()
 
     def share_bytes(self) -> int:
-        """See NodeStore."""
+        """Return this worker's part of the store, as of the last look (NodeStore)."""
         return self._share_bytes
 
     def spilled_bytes(self) -> int:
-        """See NodeStore."""
+        """Return the bytes spilled, as of the last look (NodeStore)."""
         return self._spilled_bytes
 
     def close(self) -> None:
-        """Leave what is shared to the others."""
+        """Leave this worker's part to the others."""
         self._mark.close()
 
     def _run(self) -> None:
@@ -58,7 +58,7 @@ class RayNodeStore:
             try:
                 self._refresh()
                 is_known = True
-            except Exception as error:  # the raylet is busy or ending: what was known holds
+            except Exception as error:  # the raylet is busy or ending: the last numbers stay valid
                 if is_known:
                     get_logger().warning("node_store_unknown", error=repr(error))
                 is_known = False
@@ -72,7 +72,7 @@ class RayNodeStore:
 
 
 def _lock(path: Path) -> TextIO:
-    """The file at `path`, locked. One that another removed before it was locked is made again."""
+    """Return the file at `path`, locked; make it again if another process removed it before."""
     while True:
         file = path.open("w")
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -82,13 +82,13 @@ def _lock(path: Path) -> TextIO:
 
 
 def _is_locked(path: Path) -> bool:
-    """Whether a living process has it; its own lock counts, as that is of another descriptor.
+    """Return True if a living process locks the file; remove a file that nobody locks.
 
-    Removes what nobody has.
+    A lock of this process counts too, since it is held by another descriptor.
     """
     try:
         with path.open() as file:
-            # shared: two that ask at the same time must not take each other for its owner
+            # shared: two that look at the same time must not take each other for the owner
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             _remove(path, file)
     except BlockingIOError:
@@ -99,7 +99,7 @@ def _is_locked(path: Path) -> bool:
 
 
 def _remove(path: Path, file: TextIO) -> None:
-    """Unless somebody has an eye or a lock on it; then a later look does."""
+    """Remove the file, unless another process looks at it or locks it; a later look removes it then."""
     with contextlib.suppress(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if _is_at(path, file):  # and stays there: whoever removes a file holds this lock

@@ -1,7 +1,7 @@
 """KV as Ray objects: one streaming actor generator per prompt, one object per chunk.
 
 The decode worker is the caller, so it owns every yielded object: when it dies Ray frees them, and when
-the prefill worker dies the chunks already yielded stay readable (DESIGN section 4). Every wait has a
+the prefill worker dies the chunks already yielded stay readable (ADR 0002). Every wait has a
 timeout, because after a node's death Ray alone would hang for 30 s.
 """
 
@@ -22,9 +22,9 @@ _CLOSED_WITHIN_S = 1.0
 
 
 class RayKVTransport:
-    """Finds prefill workers as named actors of one namespace.
+    """Opens streams to prefill workers, which are named actors of one namespace.
 
-    Their class must have methods `stream_kv(WorkRequest)`, a generator, and
+    Their class must have the methods `stream_kv(WorkRequest)`, a generator, and
     `cancel_kv(request_id, attempt)`.
     """
 
@@ -33,12 +33,12 @@ class RayKVTransport:
         self._handles: dict[str, ActorHandle] = {}
 
     def open(self, worker: str, request: WorkRequest) -> "RayKVStream":
-        """See KVTransport.open."""
+        """Start the actor's generator for the prompt (KVTransport.open). Raises TransferError."""
         try:
             handle = self._handles.get(worker) or ray.get_actor(worker, self._namespace)
             self._handles[worker] = handle
-            # Ray holds the generator back while so many of its objects were not asked for; when the stream
-            # is dropped half-read, it deletes them and lets the generator go on into the void
+            # Ray pauses the generator while that many of its objects are unread. When the stream is dropped
+            # half-read, Ray deletes them and lets the generator run on without a reader.
             refs = handle.stream_kv.options(
                 num_returns="streaming", _generator_backpressure_num_objects=AHEAD
             ).remote(request)
@@ -48,13 +48,13 @@ class RayKVTransport:
         return RayKVStream(handle, refs, request, lambda: self._forget(worker, handle))
 
     def _forget(self, worker: str, handle: ActorHandle) -> None:
-        """A worker died; one that is started under its name must be found."""
+        """Forget a worker that died, so that its successor of the same name is found."""
         if self._handles.get(worker) is handle:
             del self._handles[worker]
 
 
 class RayKVStream:
-    """Reads one generator. `next` is called from one thread; `close` from any."""
+    """Reads one generator. One thread calls `next`, any thread `close`."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class RayKVStream:
         self._closed = False
 
     def next(self, timeout_s: float) -> WireItem | None:
-        """See KVStream.next."""
+        """Return the next item, None at the end (KVStream.next). Raises TransferError."""
         deadline = time.monotonic() + timeout_s
         try:
             while not ray.wait([self._refs], timeout=_slice_s(deadline))[0]:
@@ -89,16 +89,16 @@ class RayKVStream:
             raise TransferError(f"prefill worker failed: {type(error).__name__}") from error
 
     def close(self) -> None:
-        """See KVStream.close."""
+        """End the stream and tell prefill (KVStream.close)."""
         if self._closed:
             return
         self._closed = True
-        # fire and forget; if the actor is dead there is nothing left to cancel
+        # nobody waits for the answer; if the actor is dead there is nothing left to cancel
         with contextlib.suppress(RayError, ValueError):
             self._handle.cancel_kv.remote(self._request.request_id, self._request.attempt)
 
     def _get(self, ref: "ray.ObjectRef[WireItem]", deadline: float) -> WireItem | None:
-        """What `ref` names; None when the stream is closed meanwhile. Raises GetTimeoutError."""
+        """Return the item of `ref`; None when the stream is closed meanwhile. Raises GetTimeoutError."""
         while not self._closed:
             try:
                 item: WireItem = ray.get(ref, timeout=_slice_s(deadline))
@@ -110,5 +110,5 @@ class RayKVStream:
 
 
 def _slice_s(deadline: float) -> float:
-    """How long to wait before it is looked whether the stream was closed."""
+    """Return the seconds to wait before the next look for a close of the stream."""
     return min(max(deadline - time.monotonic(), 0.1), _CLOSED_WITHIN_S)

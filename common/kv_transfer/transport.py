@@ -1,11 +1,13 @@
-"""The seam over which decode pulls KV from prefill.
+"""Interface over which decode pulls KV from prefill.
 
-Decode side: `KVTransport.open` asks a prefill worker to run a prompt and returns a `KVStream`; a pull
-thread calls `next` until it returns None; whoever is done early calls `close`, from any thread.
-Prefill side: a `KVSource` answers with an iterator of items, and learns of a closed stream by
-`cancel_stream`. The caller owns what was yielded: if decode dies the transport frees it, if prefill dies
-what was yielded stays readable. A transport resumes the source only when fewer than `AHEAD`
-(node_store.py) of its items are unread, which is what bounds the memory that they take on their way.
+1. Decode side: `KVTransport.open` asks a prefill worker to run a prompt and returns a `KVStream`. A pull
+   thread calls `next` until it returns None; any thread may call `close` before.
+2. Prefill side: a `KVSource` answers with an iterator of items, and learns of a closed stream by
+   `cancel_stream`.
+3. The caller owns the yielded items: if decode dies, the transport frees them; if prefill dies, they stay
+   readable.
+4. A transport resumes the source only when fewer than `AHEAD` (node_store.py) of its items are unread. That
+   bounds the memory that they take on their way.
 """
 
 from collections.abc import Iterator
@@ -16,30 +18,30 @@ from common.messages import WorkRequest
 
 
 class TransferError(RuntimeError):
-    """The other side is gone, silent for too long, or broken; the KV has to come from elsewhere."""
+    """The other side is gone, silent for too long, or broken: the KV must come from elsewhere."""
 
 
 class KVSource(Protocol):
-    """What a prefill worker offers."""
+    """A prefill worker as the transport sees it."""
 
     def stream(self, request: WorkRequest) -> Iterator[WireItem]:
         """Run the prompt; yield its KV chunk by chunk, token 1 as soon as it is known."""
 
     def cancel_stream(self, request_id: str, attempt: int) -> None:
-        """Stop that run, even if its stream has not begun yet. Unknown ones are remembered."""
+        """Stop that run of a prompt, even if its stream has not begun yet. Unknown runs are remembered."""
 
 
 class KVStream(Protocol):
-    """One prompt's items as they arrive."""
+    """Items of one prompt as they arrive."""
 
     def next(self, timeout_s: float) -> WireItem | None:
-        """The next item, None at the end. Raises TransferError, also after `timeout_s`.
+        """Return the next item, None at the end. Raises TransferError, also after `timeout_s`.
 
         A `close` in another thread ends the wait within a second.
         """
 
     def close(self) -> None:
-        """Give the rest up and tell prefill. Safe to repeat, never blocks, never raises."""
+        """Give up the rest and tell prefill. Safe to repeat, never blocks, never raises."""
 
 
 class KVTransport(Protocol):

@@ -1,10 +1,11 @@
-"""What travels from prefill to decode: a small msgpack header, and for a chunk one contiguous host buffer.
+"""Wire format from prefill to decode: a small msgpack header, and for a chunk one host buffer.
 
-A payload is [layers, 2, tokens, kv_heads, head_dim], C order, in the model's dtype, seen as bytes. Token 1
-has one too if the request wants its prompt's log-probabilities (prompt_logprobs.py).
-The receiver trusts nothing: version, request, attempt, fingerprint, layout, token range and the checksums
-of header and payload (XXH3-64) must all fit, or the item is refused with a WireError. Seconds in headers are
-of the sender's monotonic clock, from the prompt's arrival there; engine/remote_prefill.py translates them.
+A chunk's payload is [layers, 2, tokens, kv_heads, head_dim]: contiguous, in C order, in the model's dtype,
+seen as bytes.
+Token 1 has a payload if the request wants its prompt's log-probabilities (prompt_logprobs.py).
+The receiver trusts nothing. Version, request, attempt, fingerprint, layout, token range and the checksums
+(XXH3-64) must all fit, or the item is refused with a WireError. Seconds in headers are on the sender's
+monotonic clock, from the prompt's arrival there; common/engine/remote_prefill.py translates them.
 """
 
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ Seconds = Annotated[float, Field(ge=0)]
 
 
 class WireError(ValueError):
-    """An item that must not be used: not ours, not intact, or not in order."""
+    """An item is foreign, damaged or out of order, and must not be used."""
 
 
 class _Header(BaseModel):
@@ -42,7 +43,7 @@ class _Header(BaseModel):
 
 
 class ChunkHeader(_Header):
-    """KV of prompt positions [start, end); the payload comes with it."""
+    """Header of KV of the prompt positions [start, end); the payload comes with it."""
 
     kind: Literal["chunk"] = "chunk"
     fingerprint: str
@@ -58,7 +59,7 @@ class ChunkHeader(_Header):
 
 
 class FirstTokenHeader(_Header):
-    """Token 1, sampled by prefill; sent before the last chunk's KV."""
+    """Header of token 1, sampled by prefill and sent before the last chunk's KV."""
 
     kind: Literal["first_token"] = "first_token"
     token_id: int = Field(ge=0)
@@ -77,7 +78,7 @@ class FirstTokenHeader(_Header):
 
 
 class FailureHeader(_Header):
-    """Prefill gives the request up; nothing follows."""
+    """Header of the end of a stream that failed on prefill; nothing follows."""
 
     kind: Literal["failure"] = "failure"
     reason: str
@@ -89,13 +90,13 @@ _HEADERS: TypeAdapter[Header] = TypeAdapter(Annotated[Header, Field(discriminato
 
 
 def encode_header(header: Header) -> bytes:
-    """Header to bytes: checksum, then msgpack."""
+    """Return a header as bytes: checksum, then msgpack."""
     packed: bytes = msgpack.packb(header.model_dump())
     return _digest(packed) + packed
 
 
 def decode_header(data: bytes) -> Header:
-    """Bytes to header. Raises WireError for anything else, never another exception."""
+    """Return the header of these bytes. Raises WireError for anything else, never another exception."""
     if len(data) > _MAX_HEADER_BYTES:
         raise WireError(f"header of {len(data)} bytes")
     packed = data[_DIGEST_BYTES:]
@@ -121,7 +122,7 @@ def make_chunk(
     payload: Payload,
     copied: tuple[float, float],
 ) -> WireItem:
-    """Header and payload for the chunk that begins at position `start`; `copied` as in ChunkHeader."""
+    """Return the item of the chunk that begins at position `start`; `copied` is as in ChunkHeader."""
     header = ChunkHeader(
         request_id=request_id,
         attempt=attempt,
@@ -138,7 +139,7 @@ def make_chunk(
 def check_chunk(
     header: ChunkHeader, payload: Payload | None, layout: KVLayout, expected_start: int, limit: int
 ) -> Payload:
-    """The payload, if it is the intact next chunk of a prompt of `limit` tokens. Raises WireError."""
+    """Return the payload if it is the intact next chunk of a prompt of `limit` tokens. Raises WireError."""
     if header.fingerprint != layout.fingerprint:
         raise WireError(f"chunk of model {header.fingerprint}, this is {layout.fingerprint}")
     if header.layout != layout.key:
@@ -155,7 +156,7 @@ def check_chunk(
 
 
 def make_first_token(header: FirstTokenHeader, prompt: Sequence[TokenLogprobs] | None) -> WireItem:
-    """The item of token 1; with `prompt`, the log-probabilities of the prompt's tokens from the 2nd on."""
+    """Return the item of token 1; `prompt` has log-probabilities of the prompt's tokens from the 2nd on."""
     if prompt is None:
         return encode_header(header), None
     num_top = len(prompt[0].top_token_ids) if prompt else 0
@@ -167,7 +168,7 @@ def make_first_token(header: FirstTokenHeader, prompt: Sequence[TokenLogprobs] |
 def check_first_token(
     header: FirstTokenHeader, payload: Payload | None, num_prompt_tokens: int, *, scored: bool
 ) -> list[TokenLogprobs] | None:
-    """The prompt's log-probabilities, which must be there if `scored`. Raises WireError."""
+    """Return the prompt's log-probabilities, which must be there if `scored`. Raises WireError."""
     if not scored:
         return None
     if payload is None or header.prompt_top is None or _checksum(payload) != header.checksum:
@@ -179,7 +180,7 @@ def check_first_token(
 
 
 def make_failure(request_id: str, attempt: int, reason: Reason, message: str) -> WireItem:
-    """The item that ends a stream badly."""
+    """Return the item that ends a stream with a failure."""
     header = FailureHeader(
         request_id=request_id, attempt=attempt, reason=str(reason), message=message
     )

@@ -1,4 +1,4 @@
-"""Between the worker protocol's messages and our dataclasses; the only place that knows both."""
+"""Conversion between the worker protocol's messages and our dataclasses."""
 
 from common.messages import (
     FinishReason,
@@ -40,17 +40,17 @@ _ROLE_FROM_PB = {number: role for role, number in _ROLE_TO_PB.items()}
 
 
 def finish_to_pb(reason: FinishReason | None) -> inference_pb2.FinishReason.ValueType:
-    """Finish reason to its enum; None becomes UNSPECIFIED."""
+    """Convert a finish reason to its enum; None becomes UNSPECIFIED."""
     return _FINISH_TO_PB[reason] if reason else inference_pb2.FINISH_REASON_UNSPECIFIED
 
 
 def role_to_pb(role: Role) -> admin_pb2.WorkerRole.ValueType:
-    """Role to its enum."""
+    """Convert a role to its enum."""
     return _ROLE_TO_PB[role]
 
 
 def request_to_pb(request: WorkRequest) -> worker_pb2.SubmitRequest:
-    """A worker's job to its message."""
+    """Convert a worker's request to its message."""
     return worker_pb2.SubmitRequest(
         request_id=request.request_id,
         attempt=request.attempt,
@@ -60,14 +60,14 @@ def request_to_pb(request: WorkRequest) -> worker_pb2.SubmitRequest:
         cache_salt=request.cache_salt,
         group=request.group,
         priority=request.priority,
-        # 0 says "no deadline", which one that has just passed must not become
+        # 0 stands for "no deadline", which a deadline that has just passed must not become
         timeout_us=max(to_us(request.timeout_s), 1) if request.timeout_s is not None else 0,
         bad_words=[worker_pb2.BadWord(token_ids=word) for word in request.sampling.bad_words],
     )
 
 
 def request_from_pb(message: worker_pb2.SubmitRequest) -> WorkRequest:
-    """A message to a worker's job."""
+    """Convert a message to a worker's request."""
     return WorkRequest(
         request_id=message.request_id,
         attempt=message.attempt,
@@ -82,17 +82,17 @@ def request_from_pb(message: worker_pb2.SubmitRequest) -> WorkRequest:
 
 
 def step_to_pb(step: StepOutput) -> worker_pb2.StepOutput:
-    """One step's outputs to their message."""
+    """Convert one step's outputs to their message."""
     return worker_pb2.StepOutput(sequences=[_output_to_pb(output) for output in step.sequences])
 
 
 def step_from_pb(message: worker_pb2.StepOutput) -> tuple[SequenceOutput, ...]:
-    """A message to one step's outputs."""
+    """Convert a message to one step's outputs."""
     return tuple(_output_from_pb(output) for output in message.sequences)
 
 
 def load_to_pb(load: WorkerLoad) -> admin_pb2.WorkerLoad:
-    """A load report to its message."""
+    """Convert a load report to its message."""
     return admin_pb2.WorkerLoad(
         **{name: getattr(load, name) for name in _COUNTS},
         correction=correction_to_pb(load.correction),
@@ -101,7 +101,7 @@ def load_to_pb(load: WorkerLoad) -> admin_pb2.WorkerLoad:
 
 
 def load_from_pb(message: admin_pb2.WorkerLoad) -> WorkerLoad:
-    """A message to a load report."""
+    """Convert a message to a load report."""
     values = {name: getattr(message, name) for name in _COUNTS}
     if message.HasField("correction"):
         values["correction"] = correction_from_pb(message.correction)
@@ -109,14 +109,14 @@ def load_from_pb(message: admin_pb2.WorkerLoad) -> WorkerLoad:
 
 
 def info_to_pb(info: WorkerInfo) -> worker_pb2.WorkerInfo:
-    """A worker's identity to its message."""
+    """Convert a worker's identity to its message."""
     fields = {name: getattr(info, name) for name in WorkerInfo.__dataclass_fields__}
     fields |= {"role": _ROLE_TO_PB[info.role], "profile": profile_to_pb(info.profile)}
     return worker_pb2.WorkerInfo(**fields)
 
 
 def info_from_pb(message: worker_pb2.WorkerInfo) -> WorkerInfo:
-    """A message to a worker's identity."""
+    """Convert a message to a worker's identity."""
     values = {name: getattr(message, name) for name in WorkerInfo.__dataclass_fields__}
     values |= {"role": _ROLE_FROM_PB[message.role], "profile": profile_from_pb(message.profile)}
     return WorkerInfo(**values)

@@ -1,4 +1,4 @@
-"""Ledgers to and from messages."""
+"""Conversion of block ledgers to messages."""
 
 from common.ledger import BlockHolder, BlockLedger, HolderState
 from common.rpc.convert_timings import to_us
@@ -10,12 +10,12 @@ _STATE_TO_PB = {
 
 
 def answer_to_pb(query_id: int, ledger: BlockLedger) -> worker_pb2.BlocksAnswer:
-    """A worker's answer to its message."""
+    """Convert a worker's answer to its message."""
     return worker_pb2.BlocksAnswer(query_id=query_id, ledger=ledger_to_pb(ledger))
 
 
 def ledger_to_pb(ledger: BlockLedger) -> ledger_pb2.BlockLedger:
-    """A ledger to its message."""
+    """Convert a ledger to its message."""
     return ledger_pb2.BlockLedger(
         blocks_total=ledger.blocks_total,
         blocks_free=ledger.blocks_free,

@@ -1,4 +1,4 @@
-"""What routers reckon with, between messages and dataclasses: profiles, corrections, prefixes."""
+"""Conversion of the numbers that routing needs: profiles, corrections, prefixes."""
 
 from common.prefix_log import DIGEST_BYTES, PrefixUpdate
 from common.profile import Correction, WorkerProfile
@@ -12,7 +12,7 @@ _RATES = tuple(
 
 
 def profile_to_pb(profile: WorkerProfile) -> worker_pb2.WorkerProfile:
-    """A profile to its message; the correction travels in load reports."""
+    """Convert a profile to its message; its correction travels in load reports."""
     return worker_pb2.WorkerProfile(
         row_counts=profile.row_counts,
         row_seconds=profile.row_seconds,
@@ -21,7 +21,7 @@ def profile_to_pb(profile: WorkerProfile) -> worker_pb2.WorkerProfile:
 
 
 def profile_from_pb(message: worker_pb2.WorkerProfile) -> WorkerProfile:
-    """A message to a profile; guesses instead of numbers that cannot be reckoned with."""
+    """Convert a message to a profile; the default profile where its numbers are unusable."""
     profile = WorkerProfile(
         row_counts=tuple(message.row_counts),
         row_seconds=tuple(message.row_seconds),
@@ -31,7 +31,7 @@ def profile_from_pb(message: worker_pb2.WorkerProfile) -> WorkerProfile:
 
 
 def correction_to_pb(correction: Correction) -> admin_pb2.CostCorrection:
-    """A correction to its message."""
+    """Convert a correction to its message."""
     return admin_pb2.CostCorrection(
         prefill=correction.prefill,
         decode=correction.decode,
@@ -42,14 +42,14 @@ def correction_to_pb(correction: Correction) -> admin_pb2.CostCorrection:
 
 
 def correction_from_pb(message: admin_pb2.CostCorrection) -> Correction:
-    """A message to a correction."""
+    """Convert a message to a correction."""
     return Correction(
         message.prefill, message.decode, message.copy_out, message.insert, message.handoff_s
     )
 
 
 def prefixes_to_pb(update: PrefixUpdate) -> worker_pb2.PrefixUpdate:
-    """A prefix update to its message."""
+    """Convert a prefix update to its message."""
     return worker_pb2.PrefixUpdate(
         start=update.start,
         end=update.end,
@@ -60,7 +60,7 @@ def prefixes_to_pb(update: PrefixUpdate) -> worker_pb2.PrefixUpdate:
 
 
 def prefixes_from_pb(message: worker_pb2.PrefixUpdate) -> PrefixUpdate:
-    """A message to a prefix update."""
+    """Convert a message to a prefix update."""
     return PrefixUpdate(
         message.start,
         message.end,

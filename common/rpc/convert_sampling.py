@@ -1,14 +1,13 @@
-"""Sampling options and log-probabilities to and from messages that both our protocols share."""
+"""Conversion of sampling options, grammars and log-probabilities, which both our protocols carry."""
 
 from collections.abc import Iterable
 
-from common.messages import SamplingParams, TokenLogprobs
-from common.rpc.structured import grammar_from_pb, grammar_to_pb
+from common.messages import Grammar, GrammarKind, SamplingParams, TokenLogprobs
 from pdserve.v1 import inference_pb2, worker_pb2
 
 
 def sampling_to_pb(sampling: SamplingParams) -> inference_pb2.SamplingParams:
-    """Return a message of validated options, every field but bad_words set."""
+    """Convert validated options to a message with every field set but bad_words."""
     return inference_pb2.SamplingParams(
         temperature=sampling.temperature,
         seed=sampling.seed,
@@ -33,7 +32,7 @@ def sampling_to_pb(sampling: SamplingParams) -> inference_pb2.SamplingParams:
 def sampling_from_pb(
     message: inference_pb2.SamplingParams, bad_words: Iterable[worker_pb2.BadWord] = ()
 ) -> SamplingParams:
-    """Return the options of a message; `bad_words` are the tokens of its bad words."""
+    """Convert a message with every field set to options; `bad_words` are the tokens of its bad words."""
     return SamplingParams(
         temperature=message.temperature,
         seed=message.seed,
@@ -56,8 +55,30 @@ def sampling_from_pb(
     )
 
 
+def grammar_to_pb(grammar: Grammar | None) -> inference_pb2.StructuredOutput | None:
+    """Convert a grammar to its message; None stays None."""
+    if grammar is None:
+        return None
+    message = inference_pb2.StructuredOutput(strict_formats=grammar.strict_formats)
+    if grammar.kind is GrammarKind.CHOICE:
+        message.choice.texts.extend(grammar.texts)
+    else:
+        setattr(message, grammar.kind, grammar.texts[0])
+    return message
+
+
+def grammar_from_pb(message: inference_pb2.StructuredOutput) -> Grammar | None:
+    """Convert a message to a grammar; None when no form is set."""
+    form = message.WhichOneof("form")
+    if form is None:
+        return None
+    if form == "choice":
+        return Grammar(GrammarKind.CHOICE, tuple(message.choice.texts), message.strict_formats)
+    return Grammar(GrammarKind(form), (getattr(message, form),), message.strict_formats)
+
+
 def logprobs_to_pb(entry: TokenLogprobs) -> inference_pb2.TokenLogprobs:
-    """One place's log-probabilities to their message."""
+    """Convert one position's log-probabilities to their message."""
     return inference_pb2.TokenLogprobs(
         logprob=entry.logprob,
         top_token_ids=entry.top_token_ids,
@@ -66,5 +87,5 @@ def logprobs_to_pb(entry: TokenLogprobs) -> inference_pb2.TokenLogprobs:
 
 
 def logprobs_from_pb(message: inference_pb2.TokenLogprobs) -> TokenLogprobs:
-    """A message to one place's log-probabilities."""
+    """Convert a message to one position's log-probabilities."""
     return TokenLogprobs(message.logprob, tuple(message.top_token_ids), tuple(message.top_logprobs))

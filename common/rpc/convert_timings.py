@@ -1,16 +1,16 @@
-"""Where a request's time went, between seconds here and microseconds in messages."""
+"""Conversion of a request's time spans: seconds here, microseconds in messages."""
 
 from common.timings import DecodeStepTiming, PrefillChunkTiming, TransferTiming, WorkTimings
 from pdserve.v1 import inference_pb2
 
 
 def to_us(seconds: float) -> int:
-    """Seconds to whole microseconds."""
+    """Convert seconds to whole microseconds."""
     return round(seconds * 1e6)
 
 
 def timings_to_pb(timings: WorkTimings) -> inference_pb2.Timings:
-    """A worker's spans to the public message; the router adds its own."""
+    """Convert a worker's spans to the public message; the router adds its own."""
     return inference_pb2.Timings(
         queue_us=to_us(timings.queue_s),
         prefill_chunks=[
@@ -26,7 +26,7 @@ def timings_to_pb(timings: WorkTimings) -> inference_pb2.Timings:
         kv_bytes=timings.kv_bytes,
         num_preemptions=timings.num_preemptions,
         num_cached_tokens=timings.num_cached_tokens,
-        # 0 says "prefilled locally", which a pull at once must not become
+        # 0 stands for "prefilled locally", which an immediate pull must not become
         pull_us=max(to_us(timings.pull_s), 1) if timings.pull_s is not None else 0,
         transfers=map(_transfer_to_pb, timings.transfers),
         decode_steps=_steps_to_pb(timings),
@@ -35,7 +35,7 @@ def timings_to_pb(timings: WorkTimings) -> inference_pb2.Timings:
 
 
 def timings_from_pb(message: inference_pb2.Timings) -> WorkTimings:
-    """The reverse of timings_to_pb."""
+    """Convert the public message to a worker's spans."""
     steps = message.decode_steps
     columns = (steps.start_us, steps.duration_us, steps.num_sequences, steps.num_tokens)
     return WorkTimings(

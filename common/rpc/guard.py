@@ -1,4 +1,4 @@
-"""How every call begins, in one interceptor for all services of a server: who calls, then what it says."""
+"""The interceptor before all services of a server: it checks the caller, then parses the request."""
 
 import asyncio
 import hmac
@@ -18,7 +18,7 @@ from pdserve.errors import InvalidRequestError, Reason, RequestError, Unauthenti
 _SCHEME = "bearer "
 
 Context = grpc.aio.ServicerContext[Any, Any]
-# Gets the method's full name; raises the RequestError that ends the call.
+# Takes the method's full name; raises the RequestError that ends the call.
 Check = Callable[[str, Context], None]
 _Parse = Callable[[bytes], object]
 
@@ -32,7 +32,7 @@ _MAKERS = {
 
 @dataclass(eq=False, slots=True)
 class _Call:
-    """One that was let in; `refusal` is why it may not go on."""
+    """A call that was let in; `refusal` is the reason why it must end, if there is one."""
 
     method: str
     context: Context
@@ -41,11 +41,11 @@ class _Call:
 
 
 class GuardInterceptor(grpc.aio.ServerInterceptor):
-    """Runs `check` before the handler and in its task, so that it sees what the check sets there.
+    """Runs `check` in the handler's task, where its context variables reach the handler.
 
-    It runs inside the handler, because only there the peer's certificate is known. Only then the request is
-    parsed: strangers' messages are not, and what is no message ends as INVALID_ARGUMENT, where gRPC would say
-    UNKNOWN. Streams of requests are gRPC's to parse.
+    The peer's certificate is known only there. The request is parsed behind the check: a stranger's message
+    is never parsed. Bytes that are no message end as INVALID_ARGUMENT, where gRPC would say UNKNOWN. Streams
+    of requests are parsed by gRPC.
     """
 
     def __init__(self, check: Check) -> None:
@@ -53,7 +53,7 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
         self._calls: set[_Call] = set()
 
     def check_again(self) -> None:
-        """Ask again of every call that runs: one that would be refused now ends now, and as refused."""
+        """Check every running call again; end those that would be refused now, with that refusal."""
         for call in tuple(self._calls):
             try:
                 copy_context().run(self._check, call.method, call.context)
@@ -67,7 +67,7 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """See grpc.aio.ServerInterceptor."""
+        """Return the handler with the check before it (grpc.aio.ServerInterceptor)."""
         handler = await continuation(handler_call_details)
         if handler is None:  # no such method
             return None
@@ -134,11 +134,11 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
 
 
 def let_all_in(method: str, context: Context) -> None:
-    """The check where nobody has to say who they are."""
+    """Let every caller in: a check for servers without authentication."""
 
 
 def bearer_token(context: Context) -> bytes | None:
-    """The token of `authorization: Bearer TOKEN`; None without that header."""
+    """Return the token of `authorization: Bearer TOKEN`; None without that header."""
     for key, value in context.invocation_metadata() or ():
         if key == "authorization":
             text = value.decode("latin-1") if isinstance(value, bytes) else value
@@ -148,12 +148,12 @@ def bearer_token(context: Context) -> bytes | None:
 
 
 def bearer_metadata(token: str) -> tuple[tuple[str, str], ...]:
-    """The metadata that `bearer_token` reads; none for an empty token."""
+    """Return the metadata that `bearer_token` reads; none for an empty token."""
     return (("authorization", f"Bearer {token}"),) if token else ()
 
 
 def one_token(token: str) -> Check:
-    """A check that lets in whoever has this token, compared in constant time."""
+    """Return a check that lets callers with this token in; it compares in constant time."""
 
     def check(method: str, context: Context) -> None:
         given = bearer_token(context)

@@ -1,4 +1,4 @@
-"""Our errors as google.rpc.Status, and back."""
+"""Conversion of our errors to google.rpc.Status, and of workers' failures to our errors."""
 
 from dataclasses import dataclass
 
@@ -23,12 +23,12 @@ from pdserve.errors import (
 )
 
 DOMAIN = "pdserve"
-# It travels three times, percent-encoded and twice in base64, and clients drop statuses beyond 8 KiB.
+# A message travels three times, percent-encoded and twice in base64; clients drop statuses over 8 KiB.
 _MAX_MESSAGE_BYTES = 1024
-# gRPC's clients obey it where their service config retries: milliseconds, or "-1" for not at all
+# Trailer that gRPC clients with retries obey: milliseconds to wait, or "-1" for no retry.
 _PUSHBACK = "grpc-retry-pushback-ms"
-_MAX_PUSHBACK_S = 2.0  # longer, and who waits should rather be told
-_IN_VAIN = {Reason.DEADLINE_UNREACHABLE, Reason.SLOW_CONSUMER}  # again within the same call
+_MAX_PUSHBACK_S = 2.0  # beyond, the caller should rather see the refusal
+_IN_VAIN = {Reason.DEADLINE_UNREACHABLE, Reason.SLOW_CONSUMER}  # to try again within the same call
 _UNAVAILABLE_RETRY_S = 1.0  # about what a link to a restarted worker takes
 _CODES: dict[type[RequestError], int] = {
     InvalidRequestError: code_pb2.INVALID_ARGUMENT,
@@ -55,7 +55,7 @@ _BY_REASON: dict[Reason, type[RequestError]] = {
     Reason.INVALID_FIELD: InvalidRequestError,
     Reason.NO_TOKEN_LEFT: PreconditionError,
 }
-# what the client can change, where the worker alone could tell
+# fields that the client can change, for failures that only a worker can find
 _FIELDS = {
     Reason.KV_CAPACITY_EXCEEDED: "sampling.max_tokens",
     Reason.CONTEXT_EXCEEDED: "sampling.max_tokens",
@@ -64,7 +64,7 @@ _FIELDS = {
 
 @dataclass(frozen=True)
 class _Refusal(grpc.Status):
-    """A status with more metadata than the library's."""
+    """A status with more trailing metadata than the library makes."""
 
     code: grpc.StatusCode
     details: str
@@ -72,7 +72,7 @@ class _Refusal(grpc.Status):
 
 
 def to_status(error: RequestError) -> grpc.Status:
-    """The gRPC status of an error, with ErrorInfo and what else fits it; of a long message its beginning."""
+    """Return an error's gRPC status with ErrorInfo, BadRequest and RetryInfo; cut a long message."""
     shown = _shorten(error.message)
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
     details = [info]
@@ -103,7 +103,7 @@ def _push_back(status: grpc.Status, reason: Reason, retry_after_s: float) -> grp
 
 
 def _shorten(message: str) -> str:
-    """What a client sent may be quoted in it, at any length."""
+    """Return the beginning of a message, which may quote a client's input of any length."""
     start = message.encode()[:_MAX_MESSAGE_BYTES].decode(errors="ignore")
     return message if start == message else f"{start}..."
 
@@ -115,7 +115,7 @@ def _retry_after_s(error: RequestError) -> float | None:
 
 
 def error_from_reason(reason: Reason, message: str) -> RequestError:
-    """The error a worker's failure report stands for."""
+    """Return the error that a worker's failure report stands for."""
     if reason is Reason.SLOW_CONSUMER:
         return OverloadedError(message, retry_after_s=1.0, reason=reason)
     if reason in _BY_REASON:

@@ -1,4 +1,4 @@
-"""Runs a worker's gRPC server on an asyncio loop of its own thread, beside the engine's thread."""
+"""A worker's gRPC server, on an asyncio loop in a thread of its own beside the engine's thread."""
 
 import asyncio
 import threading
@@ -15,10 +15,10 @@ _START_TIMEOUT_S = 10.0
 
 
 class WorkerHost:
-    """Serves one worker on `host`, at a port the system picks."""
+    """Serves one worker on `host`, at a port that the system picks."""
 
     def __init__(self, worker: WorkerPort, host: str, cluster_token: str = "") -> None:
-        """Serves routers that show the token; all who come where it is empty."""
+        """Serve routers that show `cluster_token`; serve every caller where it is empty."""
         self._worker = worker
         self._guards = [GuardInterceptor(one_token(cluster_token))] if cluster_token else []
         self._host = host
@@ -28,7 +28,7 @@ class WorkerHost:
         self._stop = asyncio.Event()
 
     def start(self) -> str:
-        """Start serving; returns the address, host:port."""
+        """Start serving; return the address, host:port."""
         self._thread.start()
         return f"{self._host}:{self._started.result(_START_TIMEOUT_S)}"
 

@@ -1,11 +1,11 @@
 """The worker's side of the router's stream.
 
-1. A router connects; the worker introduces itself (WorkerInfo), then reports its load and prefixes. It does
-   so again when it has taken another role.
-2. Submits, cancels and questions come down; a connection owns what was submitted on it. A router that drains
-   the worker says so, and all others learn it with the next report, which comes at once.
+1. A router connects (`Connect`); the worker introduces itself (WorkerInfo), then reports its load and
+   prefixes. It does so again when it has taken another role.
+2. Submits, cancels and questions come down (`_read`); a connection owns the requests submitted on it. A
+   router that drains the worker says so, and all others learn it with the next report, sent at once.
 3. The engine's thread publishes one StepOutput per step; each connection takes its own requests' share.
-4. When the stream ends, for whatever reason, everything it still owns is cancelled.
+4. When the stream ends, for whatever reason, all requests that it still owns are cancelled.
 """
 
 import asyncio
@@ -28,32 +28,33 @@ _REPORT_EVERY_S = 1.0
 
 
 class WorkerPort(Protocol):
-    """What the service drives. All methods may be called from any thread."""
+    """A worker as the service sees it. All methods may be called from any thread."""
 
     @property
     def info(self) -> WorkerInfo:
-        """Who it is: the same object until its role changes."""
+        """Identity of the worker: the same object until its role changes."""
 
     @property
     def prefixes(self) -> PrefixLog:
-        """Which prefixes it holds."""
+        """Log of the prefixes that the worker's blocks hold."""
 
     def submit(self, request: WorkRequest) -> None:
         """Start a request."""
 
     def cancel(self, request_id: str) -> None:
-        """Stop a request; unknown ids are ignored."""
+        """Stop a request; ignore unknown ids."""
 
     def load(self) -> WorkerLoad:
-        """Load now."""
+        """Return the load now."""
 
     def ask_blocks(self, request_id: str, answer: Callable[[BlockLedger], None]) -> None:
-        """Call `answer` before the next step, on the engine's thread: the ledger, if `request_id` is not
-        empty only of this request or group.
+        """Call `answer` with the ledger before the next step, in the engine's thread.
+
+        The ledger is of all requests, or of one request or group if `request_id` is not empty.
         """
 
     def subscribe(self, sink: Callable[[StepOutput], None]) -> Callable[[], None]:
-        """Call `sink` after every step, on the engine's thread; returns what ends it."""
+        """Call `sink` after every step, in the engine's thread; return the function that ends it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,24 +68,24 @@ _News = asyncio.Queue[StepOutput | _Answer]
 
 @dataclass(eq=False, slots=True)
 class _Connection:
-    """What one router has here: the requests it owns, what it is to be told, how far it knows the prefixes.
+    """One router's connection: the requests that it owns, its queue of news, the prefixes it knows.
 
-    Lives on the event loop; `tell` alone is called from the engine's thread.
+    It lives on the event loop; only `tell` is called from the engine's thread.
     """
 
     loop: asyncio.AbstractEventLoop
     owned: set[str] = field(default_factory=set)
     news: _News = field(default_factory=asyncio.Queue)
     prefixes_reached: int | None = None
-    drains: bool = False  # its router wants that
+    drains: bool = False  # its router wants the worker to get no new requests
 
     def tell(self, item: StepOutput | _Answer) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has closed since: nobody listens
+        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody listens
             self.loop.call_soon_threadsafe(self.news.put_nowait, item)
 
 
 class WorkerService(worker_pb2_grpc.WorkerServicer):
-    """Translates and calls; decides nothing."""
+    """Serves routers: translates messages and calls the worker, decides nothing."""
 
     def __init__(self, worker: WorkerPort) -> None:
         self._worker = worker
@@ -95,7 +96,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         request_iterator: AsyncIterator[worker_pb2.ConnectRequest],
         context: grpc.aio.ServicerContext[worker_pb2.ConnectRequest, worker_pb2.ConnectResponse],
     ) -> AsyncIterator[worker_pb2.ConnectResponse]:
-        """See worker.proto."""
+        """Serve one router until its stream ends (worker.proto)."""
         connection = _Connection(asyncio.get_running_loop())
         self._connections.add(connection)
         unsubscribe = self._worker.subscribe(connection.tell)
@@ -151,7 +152,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         self._worker.ask_blocks(query.request_id, answer)
 
     def _reports(self, connection: _Connection) -> list[worker_pb2.ConnectResponse]:
-        """Load, and what changed of the prefixes since the last time."""
+        """Return the load and the changes of the prefixes since the last report."""
         load = replace(
             self._worker.load(),
             num_submitted=sum(len(each.owned) for each in self._connections),
@@ -165,14 +166,14 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
 
 
 async def _next(news: _News, reader: "asyncio.Task[None]") -> StepOutput | _Answer | None:
-    """The next news, or None after a while without any or when the router has gone."""
+    """Return the next news; None after `_REPORT_EVERY_S` without any, or when the router has gone."""
     getter = asyncio.ensure_future(news.get())
     try:
         await asyncio.wait(
             {getter, reader}, timeout=_REPORT_EVERY_S, return_when=asyncio.FIRST_COMPLETED
         )
     finally:
-        getter.cancel()  # also when the stream ends meanwhile; one that is done stays done
+        getter.cancel()  # also when the stream ends meanwhile; a getter that is done stays done
     with contextlib.suppress(asyncio.CancelledError):
         return await getter
     return None
@@ -197,7 +198,7 @@ def _share(step: StepOutput, owned: set[str]) -> StepOutput | None:
 
 
 def _parts(step: StepOutput) -> list[StepOutput]:
-    """A message for each prompt's log-probabilities, which may take megabytes, and one for all the rest."""
+    """Split a step: a part for each prompt's log-probabilities, often megabytes, and one for the rest."""
     rest = tuple(output for output in step.sequences if not output.prompt_logprobs)
     parts = [StepOutput((output,)) for output in step.sequences if output.prompt_logprobs]
     return [*parts, StepOutput(rest)] if rest else parts

@@ -1,7 +1,7 @@
-"""Where workers' output lies on a machine: a file a start, `FOLDER/NAMESPACE/WORKER/START.log`.
+"""Log files of a machine's workers: one file for each start, `FOLDER/NAMESPACE/WORKER/START.log`.
 
-Whoever writes a file holds its lock (flock) until its process has ended, however it ends: a locked file is a
-running worker's. The newest few of each worker are kept, and all that are locked.
+The process that writes a file holds its lock (flock) until it ends, for whatever reason: a locked file
+belongs to a running worker. The newest few of each worker are kept, and all that are locked.
 """
 
 import fcntl
@@ -17,7 +17,7 @@ _MAX_KEPT = 5
 
 
 def default_log_dir() -> Path:
-    """`$XDG_STATE_HOME/pdserve/logs`, or under `~/.local/state`. For entry points only."""
+    """Return `$XDG_STATE_HOME/pdserve/logs`, or the same under `~/.local/state`. For entry points only."""
     base = Path(os.environ.get("XDG_STATE_HOME", ""))
     # the XDG rules say to ignore a relative path
     root = base if base.is_absolute() else Path.home() / ".local" / "state"
@@ -25,20 +25,20 @@ def default_log_dir() -> Path:
 
 
 def new_log_name() -> str:
-    """A name for the files of one start; later ones sort after earlier ones."""
+    """Return a name for the files of one start; later names sort after earlier ones."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}{_SUFFIX}"
 
 
 @dataclass(frozen=True, slots=True)
 class LogFile:
-    """What one worker wrote, from one start to its end."""
+    """Output of one worker, from one start to its end."""
 
     worker: str
     path: Path
 
     @property
     def is_written(self) -> bool:
-        """Whether its worker still runs."""
+        """True while its worker still runs."""
         try:
             with self.path.open() as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -50,19 +50,19 @@ class LogFile:
 
 
 def log_files(folder: Path) -> list[LogFile]:
-    """All files in a namespace's folder, by worker, each worker's newest first."""
+    """Return all files in a namespace's folder, by worker, each worker's newest first."""
     found = [LogFile(path.parent.name, path) for path in folder.glob(f"*/*{_SUFFIX}")]
     newest_first = sorted(found, key=lambda log: log.path.name, reverse=True)
     return sorted(newest_first, key=lambda log: log.worker)
 
 
 def newest_of(folder: Path, worker: str) -> LogFile | None:
-    """The latest start's file of a worker."""
+    """Return the file of a worker's latest start, if there is one."""
     return next((log for log in log_files(folder) if log.worker == worker), None)
 
 
 def prune(folder: Path) -> None:
-    """Remove all but the newest files of one worker's folder; those that are written stay."""
+    """Remove all but the newest files of one worker's folder; files of running workers stay."""
     logs = [LogFile(folder.name, path) for path in sorted(folder.glob(f"*{_SUFFIX}"), reverse=True)]
     for log in logs[_MAX_KEPT:]:
         if not log.is_written:
@@ -70,14 +70,14 @@ def prune(folder: Path) -> None:
 
 
 class Tail(NamedTuple):
-    """The end of a file as it was."""
+    """End of a file at one moment."""
 
-    lines: list[str]  # without their ends
-    position: int  # in bytes, behind them
+    lines: list[str]  # without line ends
+    position: int  # in bytes, behind the lines
 
 
 def tail(path: Path, num_lines: int, max_bytes: int = 2**20) -> Tail:
-    """The last lines of a file, of its last `max_bytes` alone. Raises OSError."""
+    """Return the last lines of a file, of its last `max_bytes` alone. Raises OSError."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(size - max_bytes, 0))

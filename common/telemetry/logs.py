@@ -8,7 +8,7 @@ import structlog
 
 
 def configure_logs(level: str = "info", *, process: str) -> None:
-    """Set logging up for this process; call once at its entry point."""
+    """Configure logging for this process; call it once, at the entry point."""
     threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[
@@ -25,7 +25,7 @@ def configure_logs(level: str = "info", *, process: str) -> None:
 
 
 def get_logger() -> structlog.typing.FilteringBoundLogger:
-    """The process's logger."""
+    """Return the process's logger."""
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
     return logger
 
@@ -33,7 +33,7 @@ def get_logger() -> structlog.typing.FilteringBoundLogger:
 def describe_exception(
     logger: object, method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Put an exception's types and places into the line; not its message, which may quote a request."""
+    """Add an exception's types and places to the line, but not its message, which may quote a request."""
     error = event.pop("exc_info", None)
     if error is True:
         error = sys.exc_info()[1]

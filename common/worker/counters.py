@@ -1,4 +1,4 @@
-"""What a worker counts, and the load report made of it."""
+"""Counters of a worker, and the load report made of them."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from common.messages import WorkerLoad
 
 @dataclass(slots=True)
 class Counters:
-    """Totals since the worker took its role. Written by the engine's thread only."""
+    """Totals since the worker took its role. Only the engine's thread writes them."""
 
     steps: int = 0
     prefill_tokens: int = 0
@@ -29,7 +29,7 @@ class Counters:
         credit_bytes: int = 0,
         credit_wanted_bytes: int = 0,
     ) -> WorkerLoad:
-        """A report of this moment."""
+        """Return the load now. Counts are of sequences and tokens; credit is in bytes."""
         pool, prefix = engine.pool, engine.prefix
         return WorkerLoad(
             num_running=num_running,

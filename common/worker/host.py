@@ -1,4 +1,4 @@
-"""An engine in its thread, for whichever role drives it; one role may follow another."""
+"""An engine in its thread, for the role that drives it; one role may follow another."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from common.worker.loop import EngineLoop
 
 @dataclass(frozen=True, slots=True)
 class EngineHost:
-    """The model, its KV memory and profile, and the only thread that may touch them."""
+    """The model with its KV memory and profile, and the only thread that may touch them."""
 
     loop: EngineLoop
     engine: Engine
-    store: NodeStore = UNLIMITED  # through which its KV passes
+    store: NodeStore = UNLIMITED  # the node's memory that its KV passes through
 
 
 def build_host(

@@ -1,4 +1,4 @@
-"""Who a worker is."""
+"""Identity of a worker, and its load between two steps."""
 
 import os
 import secrets
@@ -13,7 +13,7 @@ from common.profile import WorkerProfile
 
 
 def make_info(spec: WorkerSpec, model: ModelSpec, profile: WorkerProfile) -> WorkerInfo:
-    """The identity of this process; call once a process and role."""
+    """Return the identity of this process; call it once for each role that the process takes."""
     return WorkerInfo(
         name=spec.name,
         role=Role(spec.role),
@@ -30,6 +30,6 @@ def make_info(spec: WorkerSpec, model: ModelSpec, profile: WorkerProfile) -> Wor
 
 
 def at_this_moment(load: WorkerLoad, progress_age_s: float, store: NodeStore) -> WorkerLoad:
-    """A step's report with what changes between steps too."""
+    """Return a step's load with the numbers that change between steps brought up to date."""
     spilled_bytes = store.spilled_bytes()
     return replace(load, progress_age_s=progress_age_s, spilled_bytes=spilled_bytes)

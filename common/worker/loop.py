@@ -1,15 +1,13 @@
-"""The thread an engine lives in.
+"""The thread that an engine lives in. All engine state (scheduler, pool, cache) belongs to it alone.
 
-0. `call` builds the engine in this thread, before `start`: OpenMP keeps a team of threads for every thread
-   that ever used it, and with two teams on the same cores both stop spinning, which halves decode speed.
-1. Other threads `post` messages (callables); the loop runs them between steps, in order.
-2. Then it calls the `step` it was started with, which returns whether there was anything to do.
-3. With nothing to do it sleeps until the next message, at most `_IDLE_S`, then runs `on_idle`.
-4. `start` again, by another role of the same engine: from its next step on the loop drives that one.
-5. An exception from `step` or a message ends the loop and is handed to `on_crash`: a worker with a broken
-   engine must die and be restarted, not pretend to live.
-
-All engine state (scheduler, pool, cache) belongs to this thread; nobody else touches it.
+1. `call` builds the engine in this thread, before `start`. OpenMP keeps a team of threads for every thread
+   that ever used it; two teams on the same cores both stop spinning, which halves decode speed.
+2. Other threads `post` messages (callables). The loop runs them between steps, in order.
+3. Then the loop calls the `step` of its role, which returns False when there was nothing to do.
+4. With nothing to do the loop sleeps until the next message, at most `_IDLE_S`, then runs `on_idle`.
+5. Another role of the same engine calls `start` again: from the next step on the loop drives that role.
+6. An exception from `step` or a message ends the loop and goes to `on_crash`: a worker with a broken engine
+   must die and be restarted, not pretend to live.
 """
 
 import queue
@@ -26,7 +24,7 @@ Message = Callable[[], None]
 
 
 class EngineLoop:
-    """Runs what `start` is given in a thread of its own."""
+    """Runs a role's steps, and messages between them, in a thread of its own."""
 
     def __init__(self, name: str, on_crash: Callable[[BaseException], None]) -> None:
         self._on_crash = on_crash
@@ -40,18 +38,18 @@ class EngineLoop:
 
     @property
     def progress_age_s(self) -> float:
-        """Seconds since the last step while one is running; 0 when idle."""
+        """Seconds since the last step ended, while one is running; 0 when idle."""
         return time.monotonic() - self.last_progress_s if self._busy else 0.0
 
     def call(self, function: Callable[[], T], timeout_s: float) -> T:
-        """What `function` returns or raises, run in the engine's thread. Before `start` only."""
+        """Run `function` in the engine's thread; return or raise its outcome. For use before `start` only."""
         future: Future[T] = Future()
         self.post(lambda: _settle(future, function))
         self._thread.start()
         return future.result(timeout_s)
 
     def start(self, step: Callable[[], bool], on_idle: Message) -> None:
-        """Drive `step`, which returns whether there was work, and `on_idle` where there was none."""
+        """Drive `step`, and `on_idle` when `step` returned False: there was no work."""
 
         def drive() -> None:
             self._step, self._on_idle = step, on_idle
@@ -61,15 +59,15 @@ class EngineLoop:
             self._thread.start()
 
     def post(self, message: Message) -> None:
-        """Have `message` run in the engine's thread before its next step."""
+        """Run `message` in the engine's thread before its next step."""
         self._mailbox.put(message)
 
     def wake(self) -> None:
-        """Have the loop look for work again."""
+        """Make the loop look for work again."""
         self._mailbox.put(None)
 
     def stop(self, timeout_s: float) -> bool:
-        """Ask the thread to end after its current step; whether it did in time."""
+        """Ask the thread to end after its current step; return False if it did not in time."""
         self._stopping = True
         self.wake()
         if self._thread.is_alive():
@@ -82,7 +80,9 @@ class EngineLoop:
                 self._drain()
                 if not self._advance():
                     self._sleep()
-        except BaseException as error:  # the loop's last word; re-raising would only reach stderr
+        except (
+            BaseException
+        ) as error:  # the end of the loop; raised again it would only reach stderr
             self._on_crash(error)
 
     def _advance(self) -> bool:
@@ -118,5 +118,5 @@ def _no_check() -> None:
 def _settle(future: Future[T], function: Callable[[], T]) -> None:
     try:
         future.set_result(function())
-    except BaseException as error:  # belongs to the caller, in the caller's thread
+    except BaseException as error:  # is the caller's, and raised in the caller's thread
         future.set_exception(error)

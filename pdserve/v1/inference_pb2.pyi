@@ -61,7 +61,7 @@ class GenerateRequest(_message.Message):
     RESUMABLE_FIELD_NUMBER: _builtins.int
     RESUME_FROM_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Names the request in Cancel and in logs; at most 128 characters of [A-Za-z0-9._:-]. Empty: the router makes one."""
+    """Names the request in Cancel and in logs; at most 256 visible ASCII characters. Empty: the router makes one."""
     model: _builtins.str
     """The served model's name; empty accepts whichever model is served."""
     text: _builtins.str

@@ -589,7 +589,7 @@ class WorkError(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """A reason of docs/errors.md, for example DEADLINE_EXCEEDED."""
+    """A reason of docs/use/errors.md, for example DEADLINE_EXCEEDED."""
     message: _builtins.str
     """For the log and the client; one line."""
     def __init__(

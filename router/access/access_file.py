@@ -1,12 +1,12 @@
-"""The access file: which token or certificate belongs to which tenant.
+"""The access file, which says what token or certificate belongs to what tenant.
 
-One line each, `TENANT ROLE CREDENTIAL`; blank lines and lines that begin with # are skipped:
+Each line is `TENANT ROLE CREDENTIAL`; blank lines and lines that begin with # are skipped:
 
     acme user sha256:<64 hex digits: SHA-256 of the token>
     acme user san:client.acme.example
     ops admin sha256:...
 
-Tokens carry 256 random bits, so a plain hash is enough: there is nothing to guess from a dictionary.
+Tokens carry 256 random bits, so a plain hash is enough: no dictionary contains one.
 """
 
 import hmac
@@ -29,13 +29,13 @@ _TOKEN_PREFIX = "pds_"  # noqa: S105 - lets scanners for leaked secrets know one
 
 @dataclass(frozen=True, slots=True)
 class AccessList:
-    """What an access file says: hashes of tokens, and subject alternative names of certificates."""
+    """Content of an access file: hashes of tokens, and subject alternative names of certificates."""
 
     tokens: tuple[tuple[bytes, Tenant], ...]
     names: dict[str, Tenant]
 
     def by_token(self, token: bytes) -> Tenant | None:
-        """Whose token this is. Every hash is compared, in constant time."""
+        """Return the tenant of a token, if it is known. Compares every hash, in constant time."""
         digest = sha256(token).digest()
         found = None
         for known, tenant in self.tokens:
@@ -44,7 +44,7 @@ class AccessList:
         return found
 
     def by_names(self, names: Iterable[str]) -> Tenant | None:
-        """Whose certificate has one of these names; the first that is known counts."""
+        """Return the tenant of the first certificate name that is known."""
         return next((self.names[name] for name in names if name in self.names), None)
 
 
@@ -60,7 +60,9 @@ def read_access(path: Path) -> AccessList:
 
 
 def read_lines(what: str, path: Path, take: Callable[[str], None]) -> None:
-    """Give `take` every line that is neither blank nor a remark; it raises ValueError for a bad one.
+    """Give `take` every line that is neither blank nor a comment;
+
+    `take` raises ValueError for a bad line.
 
     Raises SetupError with the line's number, never with what it holds.
     """
@@ -103,11 +105,11 @@ def check_tenant_name(name: str) -> None:
 
 
 def make_token() -> str:
-    """A new token."""
+    """Return a new token of 256 random bits."""
     return _TOKEN_PREFIX + secrets.token_urlsafe(32)
 
 
 def access_line(tenant: Tenant, token: str) -> str:
-    """The line of an access file that lets the token in."""
+    """Return the line of an access file that lets the token in."""
     role = "admin" if tenant.is_admin else "user"
     return f"{tenant.name} {role} sha256:{sha256(token.encode()).hexdigest()}"

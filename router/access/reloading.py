@@ -1,4 +1,4 @@
-"""Files that may change while we run."""
+"""Files that may change while the router runs."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -13,13 +13,14 @@ _log = get_logger()
 
 
 class Reloading(Generic[T]):
-    """What `read` makes of some files: read again after one changed, and kept as it was when that fails.
+    """The value that `read` makes of some files, read again after a file changes.
 
-    It is another object only where it is not equal: a file may be touched, or written anew with what it held.
+    A value that cannot be read again stays as it was. An equal value stays the same object, since a
+    file may be touched, or written anew with the same content.
     """
 
     def __init__(self, paths: Sequence[Path], read: Callable[[], T]) -> None:
-        """Reads at once; raises what `read` does, a SetupError."""
+        """Read the files at once. Raises SetupError, as `read` does."""
         self._paths = paths
         self._read = read
         # before reading: a change in between is then seen the next time
@@ -27,7 +28,7 @@ class Reloading(Generic[T]):
         self._value = read()
 
     def current(self) -> T:
-        """The value now. Costs one stat a file where nothing changed."""
+        """Return the value now. Without a change it costs one stat a file."""
         seen = self._look()
         if seen != self._seen:
             self._seen = seen

@@ -1,7 +1,8 @@
-"""The router's door: who may call what, over what, and where the port may be."""
+"""Security of the router's gRPC port: callers, their rights, TLS, and where the port may listen."""
 
 import asyncio
 import ipaddress
+import ssl
 
 import grpc
 
@@ -11,7 +12,7 @@ from common.telemetry.logs import get_logger
 from pdserve.errors import PermissionDeniedError, Reason, SetupError, UnauthenticatedError
 from router.access.access_file import AccessList, read_access
 from router.access.reloading import Reloading
-from router.access.tenant import Tenant, set_current_tenant
+from router.access.tenant import ANONYMOUS, Tenant, set_current_tenant
 from router.access.tls import server_certificates
 
 _OPEN = "/grpc.health.v1.Health/"  # probes have no token, and learn nothing else
@@ -21,11 +22,11 @@ _SAN = "x509_subject_alternative_name"
 _log = get_logger()
 
 
-class Door:
-    """What `security.*` makes of a gRPC server."""
+class ServerSecurity:
+    """Applies `security.*` of the configuration to a gRPC server."""
 
     def __init__(self, config: SecurityConfig) -> None:
-        """Reads all files. Raises SetupError."""
+        """Read all files. Raises SetupError."""
         self._is_insecure = config.insecure
         self._certificates = server_certificates(config)
         self._access = None
@@ -35,7 +36,7 @@ class Door:
         self._guard = GuardInterceptor(_check(self._access) if self._access else let_all_in)
 
     def check(self, host: str) -> None:
-        """Raise SetupError when others could reach a router that asks nobody who they are."""
+        """Raise SetupError when other machines could reach a router that asks for no credentials."""
         if self._access is None and not self._is_insecure and not is_loopback(host):
             raise SetupError(
                 f"grpc_host {host} is not loopback and security.access_file is not set: anybody could call",
@@ -43,19 +44,45 @@ class Door:
             )
 
     def interceptors(self) -> list[grpc.aio.ServerInterceptor]:
-        """One for all services of the server."""
+        """Return the interceptor that checks the calls of all services."""
         return [self._guard]
 
+    def authorize(self, token: bytes | None) -> Tenant:
+        """Return whose a token is; everybody's tenant where nobody is asked. Raises UnauthenticatedError."""
+        if self._access is None:
+            return ANONYMOUS
+        if token is None:
+            raise UnauthenticatedError(
+                "send `Authorization: Bearer KEY`", reason=Reason.CREDENTIALS_MISSING
+            )
+        tenant = self._access.current().by_token(token)
+        if tenant is None:
+            raise UnauthenticatedError("the key is unknown or no longer valid")
+        return tenant
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """Return what HTTPS servers need; None where TLS is off. It asks clients for no certificate."""
+        return None if self._certificates is None else self._certificates.https_context()
+
     async def watch(self) -> None:
-        """End calls whose token or certificate is taken away, soon after that. Runs until cancelled."""
-        while self._access is not None:
-            seen = self._access.current()
+        """End calls whose token or certificate is taken away, and renew HTTPS' certificate.
+
+        Runs until cancelled.
+        """
+        seen = self._access.current() if self._access else None
+        while self._access is not None or self._certificates is not None:
             await asyncio.sleep(_LOOK_AGAIN_S)
-            if self._access.current() is not seen:
+            if self._certificates is not None:
+                self._certificates.renew()
+            if self._access is not None and self._access.current() is not seen:
+                seen = self._access.current()
                 self._guard.check_again()
 
     def bind(self, server: grpc.aio.Server, host: str, port: int) -> int:
-        """Listen; returns the port. Raises SetupError as `check` does, and when the port is taken."""
+        """Listen, and return the port.
+
+        Raises SetupError as `check` does, and when the port is taken.
+        """
         self.check(host)
         address = f"{host}:{port}"
         try:
@@ -69,7 +96,10 @@ class Door:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the interface. Of names, "localhost" alone is known to be."""
+    """Return True if only this machine reaches the interface.
+
+    The only name that counts is "localhost".
+    """
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -89,7 +119,10 @@ def _check(access: Reloading[AccessList]) -> Check:
 
 
 def _identify(access: AccessList, context: Context) -> Tenant:
-    """By token if there is one, else by certificate. Raises UnauthenticatedError."""
+    """Return the tenant by its token if there is one, else by certificate.
+
+    Raises UnauthenticatedError.
+    """
     token = bearer_token(context)
     if token is not None:
         tenant = access.by_token(token)

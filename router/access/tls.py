@@ -1,4 +1,7 @@
-"""TLS of the gRPC port: a certificate, and on request only clients with one from a given authority."""
+"""TLS of the gRPC port.
+
+On request only clients with a certificate of a given authority may connect.
+"""
 
 import ssl
 from dataclasses import dataclass
@@ -13,7 +16,7 @@ from router.access.reloading import Reloading
 
 @dataclass(frozen=True, slots=True)
 class Pems:
-    """What the files hold."""
+    """Contents of the certificate files."""
 
     key: bytes
     chain: bytes
@@ -21,25 +24,46 @@ class Pems:
 
 
 class ServerCertificates:
-    """The files of `security.tls_*`. New connections get the newest ones; open ones go on as they are."""
+    """The files of `security.tls_*`.
+
+    New connections get the newest contents; open ones keep theirs.
+    """
 
     def __init__(self, certificate: Path, key: Path, client_authority: Path | None) -> None:
-        """Raises SetupError."""
+        """Read the files. Raises SetupError."""
         paths = [certificate, key] + ([client_authority] if client_authority else [])
         self._files = Reloading(paths, lambda: read_pems(certificate, key, client_authority))
-        self._used = self._files.current()
+        self._certificate, self._key = certificate, key
+        self._used = self._renewed = self._files.current()
+        self._contexts: list[ssl.SSLContext] = []
         self._needs_client = client_authority is not None
 
     def credentials(self) -> grpc.ServerCredentials:
-        """For `add_secure_port`."""
+        """Return the credentials for `grpc.aio.Server.add_secure_port`."""
         return grpc.dynamic_ssl_server_credentials(
             _configuration(self._used),
             self._fetch,  # type: ignore[arg-type]  # gRPC documents that None means no change
             self._needs_client,
         )
 
+    def https_context(self) -> ssl.SSLContext:
+        """Return a context for HTTPS, which `renew` keeps up to date. It asks for no certificate."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.set_alpn_protocols(["http/1.1"])
+        context.load_cert_chain(self._certificate, self._key)
+        self._contexts.append(context)
+        return context
+
+    def renew(self) -> None:
+        """Have HTTPS use newer files, if there are any, from the next handshake on."""
+        if self._files.current() is self._renewed:
+            return
+        self._renewed = self._files.current()
+        for context in self._contexts:
+            context.load_cert_chain(self._certificate, self._key)
+
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
-        """Called by gRPC before each handshake, one at a time, on a thread of its own."""
+        """Return new contents, if any; gRPC calls this before each handshake, on its own thread."""
         pems = self._files.current()
         if pems is self._used:
             return None
@@ -48,7 +72,7 @@ class ServerCertificates:
 
 
 def server_certificates(config: SecurityConfig) -> ServerCertificates | None:
-    """None where TLS is off. Raises SetupError."""
+    """Return the certificates of a configuration, None without TLS. Raises SetupError."""
     certificate, key = config.tls_cert_file, config.tls_key_file
     if certificate is None or key is None:
         return None
@@ -61,7 +85,10 @@ def _configuration(pems: Pems) -> grpc.ServerCertificateConfiguration:
 
 
 def read_pems(certificate: Path, key: Path, client_authority: Path | None = None) -> Pems:
-    """The files, seen to fit each other: gRPC would find out only at a handshake. Raises SetupError."""
+    """Read the files and check that they fit each other: gRPC would find out only at a handshake.
+
+    Raises SetupError.
+    """
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key, password=_no_password)

@@ -1,7 +1,8 @@
-"""Who is let in, and the account of everyone who was."""
+"""Admission: limits on requests in the queue and in flight, and the account of all requests."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -15,14 +16,14 @@ from pdserve.errors import (
     UnavailableError,
 )
 from router.access.tenant import RequestKey, Tenant, find
-from router.admission.retry_times import Retries
-from router.admission.tenant_accounts import Tenants
+from router.admission.retry_times import RetryTimes
+from router.admission.tenant_accounts import TenantAccounts
 
 _LEAST_RETRY_S = 0.5
 
 
 class Outcome(StrEnum):
-    """How an accepted request ended."""
+    """The end of an accepted request."""
 
     COMPLETED = "completed"
     CANCELLED = "cancelled"
@@ -31,7 +32,7 @@ class Outcome(StrEnum):
 
 @dataclass(slots=True)
 class Ticket:
-    """One accepted request. It is queued until its first token."""
+    """An accepted request's entry in the account. The request is queued until its first token."""
 
     key: RequestKey
     num_prompt_tokens: int
@@ -42,21 +43,23 @@ class Ticket:
 
 @dataclass(slots=True)
 class _Queued:
-    """Requests without a token."""
+    """Counts of requests without a token."""
 
     num_requests: int = 0
-    num_tokens: int = 0  # of their prompts
+    num_tokens: int = 0  # in their prompts
 
     def add(self, sign: int, ticket: Ticket) -> None:
-        """One came (1) or went (-1)."""
+        """Count a request that came (`sign` 1) or went (-1)."""
         self.num_requests += sign
         self.num_tokens += sign * ticket.num_prompt_tokens
 
 
 class Admission:
-    """Bounded: at most `max_queued_requests` without a token, whose prompts have at most `max_queued_tokens`,
-    `max_inflight_requests` in all, and of each tenant what its limits say. Where the queue is full, or as
-    much in flight as may be, a tenant still gets its share, by weight among those who are there, or one
+    """Limits what is queued and in flight, and keeps the account.
+
+    At most `max_queued_requests` are without a token, with at most `max_queued_tokens` in their
+    prompts, and `max_inflight_requests` are in flight. Each tenant has its own limits besides.
+    Beyond a full limit a tenant still gets its share, by weight among the tenants there, or one
     request if it has none there.
 
     Invariant: accepted = completed + cancelled + failed + in flight.
@@ -65,12 +68,12 @@ class Admission:
     def __init__(self, config: RouterConfig, clock: Callable[[], float] = time.monotonic) -> None:
         self._config = config
         self._clock = clock
-        self.tenants = Tenants(config.tenant, config.tenants)
+        self.tenants = TenantAccounts(config.tenant, config.tenants)
         self._live: dict[RequestKey, Ticket] = {}
         self._live_of: dict[str, int] = {}  # by tenant, without those that have none
         self._queued = _Queued()
         self._queued_of: dict[str, _Queued] = {}  # by tenant, likewise
-        self._retries = Retries()
+        self._retry_times = RetryTimes()
         self.is_draining = False
         self.accepted = 0
         self.rejected = 0
@@ -78,53 +81,51 @@ class Admission:
 
     @property
     def num_in_flight(self) -> int:
-        """Accepted and not ended."""
+        """Number of requests that were accepted and have not ended."""
         return len(self._live)
 
     @property
     def num_queued(self) -> int:
-        """Accepted and without a token."""
+        """Number of accepted requests without a token."""
         return self._queued.num_requests
 
-    def knock(self, tenant: Tenant, request_id: str) -> None:
-        """Refuse at once, before a prompt is looked at, whom `enter` would refuse with any. Counts it.
+    def refuse_early(self, tenant: Tenant, request_id: str) -> None:
+        """Refuse a request before its prompt is parsed, if `check` would refuse it with any prompt.
 
-        Raises what `enter` does.
+        A request id that is running is left to `check`. A refusal is counted. Raises what `check`
+        does.
         """
         key = RequestKey(tenant, request_id)
-        if key in self._live:
-            return  # which `enter` says
+        if key not in self._live:
+            with self.refusing(key):
+                self.check(key, 1)
+
+    @contextmanager
+    def refusing(self, key: RequestKey) -> Iterator[None]:
+        """Count a RequestError raised inside as a refusal, and set its `retry_after_s`."""
         try:
-            self._check(key, 1)
-            self.tenants.check(tenant.name, 1, self._clock())
+            yield
         except RequestError as error:
-            self.reject()
-            self.postpone(key, error)
+            self.count_refusal()
+            self.set_retry_after(key, error)
             raise
 
-    def enter(
-        self,
-        key: RequestKey,
-        num_prompt_tokens: int,
-        cancel: Callable[[], None],
-        forecast: Callable[[], None] = lambda: None,
-    ) -> Ticket:
-        """Let a request in; `leave` must follow.
+    def check(self, key: RequestKey, num_prompt_tokens: int) -> None:
+        """Raise if the request may not come in now. Changes and counts nothing.
 
-        `forecast` is asked last, and raises OverloadedError if waiting would be in vain.
         Raises DuplicateRequestError, OverloadedError, UnavailableError.
         """
-        try:
-            self._check(key, num_prompt_tokens)
-            self.tenants.check(key.tenant.name, num_prompt_tokens, self._clock())
-            forecast()
-        except RequestError as error:
-            self.reject()
-            self.postpone(key, error)
-            raise
+        self._check_router(key, num_prompt_tokens)
+        self.tenants.check(key.tenant.name, num_prompt_tokens, self._clock())
+
+    def admit(self, key: RequestKey, num_prompt_tokens: int, cancel: Callable[[], None]) -> Ticket:
+        """Let in a request that passed `check`; `leave` must follow.
+
+        `Admission.cancel` calls `cancel`.
+        """
         name, now_s = key.tenant.name, self._clock()
         self.tenants.enter(name, num_prompt_tokens, now_s)
-        self._retries.note_accepted(name, now_s)
+        self._retry_times.note_accepted(name, now_s)
         ticket = self._live[key] = Ticket(key, num_prompt_tokens, cancel)
         self._live_of[name] = self._live_of.get(name, 0) + 1
         self._queued.add(1, ticket)
@@ -132,28 +133,28 @@ class Admission:
         self.accepted += 1
         return ticket
 
-    def postpone(self, key: RequestKey, error: RequestError) -> None:
-        """Have whom this refuses for now come again when others of its tenant who were refused have."""
+    def set_retry_after(self, key: RequestKey, error: RequestError) -> None:
+        """Set an OverloadedError's `retry_after_s`: a tenant's refused requests come back in turn."""
         if isinstance(error, OverloadedError):
-            retries, name = self._retries, key.request_id or str(self.rejected)
-            # with such a deadline it is told not to come again, and should hold up none who does
+            retry_times, name = self._retry_times, key.request_id or str(self.rejected)
+            # clients with such a deadline are told not to come again, so they must delay no other
             is_in_vain = error.reason is Reason.DEADLINE_UNREACHABLE
-            delay_s = retries.outlook_s if is_in_vain else retries.delay_s
+            delay_s = retry_times.outlook_s if is_in_vain else retry_times.delay_s
             least_s, now_s = error.retry_after_s, self._clock()
             error.retry_after_s = delay_s(key.tenant.name, name, least_s, now_s)
 
-    def reject(self) -> None:
+    def count_refusal(self) -> None:
         """Count a request that was refused."""
         self.rejected += 1
 
     def note_tokens(self, ticket: Ticket, number: int) -> None:
-        """The request has so many tokens more: it is no longer queued."""
+        """Count output tokens of a request. With its first one it leaves the queue."""
         if number and not ticket.num_output_tokens:
             self._leave_queue(ticket)
         ticket.num_output_tokens += number
 
     def leave(self, ticket: Ticket) -> None:
-        """Close the account of a request."""
+        """Close a request's entry under its outcome."""
         if not ticket.num_output_tokens:
             self._leave_queue(ticket)
         name = ticket.key.tenant.name
@@ -172,7 +173,7 @@ class Admission:
         self._live[key].cancel()
 
     def drain(self) -> None:
-        """Let nobody in any more."""
+        """Refuse all new requests from now on."""
         self.is_draining = True
 
     def _leave_queue(self, ticket: Ticket) -> None:
@@ -182,7 +183,7 @@ class Admission:
         if not self._queued_of[name].num_requests:
             del self._queued_of[name]
 
-    def _check(self, key: RequestKey, num_prompt_tokens: int) -> None:
+    def _check_router(self, key: RequestKey, num_prompt_tokens: int) -> None:
         config, queued = self._config, self._queued
         if self.is_draining:
             raise UnavailableError("the router is shutting down", reason=Reason.SHUTTING_DOWN)
@@ -191,18 +192,19 @@ class Admission:
             raise DuplicateRequestError(message, field="request_id")
         is_full = queued.num_requests >= config.max_queued_requests
         is_full_of_tokens = queued.num_tokens + num_prompt_tokens > config.max_queued_tokens
-        if (is_full or is_full_of_tokens) and not self._is_within_share(key, num_prompt_tokens):
+        if (is_full or is_full_of_tokens) and not self._can_queue_in_share(key, num_prompt_tokens):
             number = queued.num_requests if is_full else queued.num_tokens
             found = f"{number} {'requests' if is_full else 'prompt tokens'} are queued"
             raise OverloadedError(found, retry_after_s=_LEAST_RETRY_S)
-        if len(self._live) >= config.max_inflight_requests and not self._has_less_in_flight(key):
+        if len(self._live) >= config.max_inflight_requests and not self._can_run_in_share(key):
             raise OverloadedError(
                 f"{len(self._live)} requests are in flight", retry_after_s=_LEAST_RETRY_S
             )
 
-    def _is_within_share(self, key: RequestKey, num_prompt_tokens: int) -> bool:
-        """Whether the tenant has less waiting than its part of a full queue. Alone there, a prompt may be
-        larger than the whole.
+    def _can_queue_in_share(self, key: RequestKey, num_prompt_tokens: int) -> bool:
+        """Return True if the prompt fits the tenant's share of a full queue.
+
+        A tenant's only prompt there may be of any length.
         """
         name = key.tenant.name
         mine = self._queued_of.get(name)
@@ -214,8 +216,8 @@ class Admission:
             and mine.num_tokens + num_prompt_tokens <= share * self._config.max_queued_tokens
         )
 
-    def _has_less_in_flight(self, key: RequestKey) -> bool:
-        """Whether the tenant has less in flight than its part of what may be."""
+    def _can_run_in_share(self, key: RequestKey) -> bool:
+        """Return True if one more request fits the tenant's share of `max_inflight_requests`."""
         name = key.tenant.name
         num_mine = self._live_of.get(name, 0)
         share = self.tenants.part(name, self._live_of)

@@ -1,4 +1,4 @@
-"""How often something comes. Plain numbers; the clock is the caller's."""
+"""The rate of arrivals. Plain numbers; the clock is the caller's."""
 
 import math
 
@@ -13,9 +13,9 @@ class ArrivalRate:
         self._last_s = 0.0
 
     def per_s(self, now_s: float) -> float:
-        """The rate of those that came before."""
+        """Return the rate of the arrivals so far, per second."""
         return self._per_s * math.exp(min((self._last_s - now_s) / _RATE_WINDOW_S, 0.0))
 
     def arrive(self, now_s: float) -> None:
-        """Count a request."""
+        """Count an arrival."""
         self._per_s, self._last_s = self.per_s(now_s) + 1 / _RATE_WINDOW_S, now_s

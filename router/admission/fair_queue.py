@@ -1,4 +1,4 @@
-"""Whose turn it is among tenants. Plain numbers; no sockets, no clocks."""
+"""A queue that is fair among tenants. Plain numbers; no sockets, no clocks."""
 
 import heapq
 import math
@@ -14,22 +14,23 @@ _QUANTUM_TOKENS = 512
 
 @dataclass(slots=True)
 class _Line(Generic[T]):
-    """One tenant's items: (priority, number, tokens, item), a heap."""
+    """Items of one tenant, a heap of (priority, number, tokens, item)."""
 
     heap: list[tuple[int, int, int, T]] = field(default_factory=list)
     num_tokens: int = 0
-    deficit: float = 0.0  # tokens that it may still take in this round
+    deficit: float = 0.0  # tokens that the tenant may still take in this round
 
 
 class FairQueue(Generic[T]):
-    """Deficit round robin (Shreedhar and Varghese 1995): tenants that wait get tokens by their weights.
+    """Deficit round robin (Shreedhar and Varghese 1995): tenants get tokens by their weights.
 
-    In turn each gets a quantum and takes items while it lasts; what is left counts in its next round, but
-    not beyond the end of its queue. Within a tenant the most urgent goes first, then who came first.
+    Each tenant in turn gets a quantum and takes items while it lasts. The rest counts in its next
+    round, but not beyond the end of its queue. Within a tenant the most urgent item goes first,
+    then the oldest.
     """
 
     def __init__(self, weight: Callable[[str], float]) -> None:
-        """`weight` says how much of a share a tenant has; above 0."""
+        """Take `weight`, which returns a tenant's weight, above 0."""
         self._weight = weight
         self._lines: OrderedDict[str, _Line[T]] = OrderedDict()
         self._numbers = count()
@@ -39,14 +40,14 @@ class FairQueue(Generic[T]):
         return sum(len(line.heap) for line in self._lines.values())
 
     def push(self, tenant: str, item: T, num_tokens: int, priority: int) -> None:
-        """Queue an item of at least one token; the lowest priority number goes first."""
+        """Add an item of at least one token; the lowest priority number goes first."""
         line = self._lines.setdefault(tenant, _Line())
         heapq.heappush(line.heap, (priority, next(self._numbers), num_tokens, item))
         line.num_tokens += num_tokens
         self.num_tokens += num_tokens
 
     def pop(self) -> tuple[T, int] | None:
-        """Remove and return the item whose turn it is, and its tokens."""
+        """Remove and return the next item and its tokens; None when the queue is empty."""
         self._skip_rounds()
         while self._lines:
             tenant, line = next(iter(self._lines.items()))
@@ -61,7 +62,7 @@ class FairQueue(Generic[T]):
         return None
 
     def remove(self, tenant: str, item: T) -> None:
-        """Forget an item; one that does not wait is ignored."""
+        """Remove an item; an item that is not in the queue is ignored."""
         line = self._lines.get(tenant)
         entry = next((e for e in line.heap if e[3] is item), None) if line else None
         if line is not None and entry is not None:
@@ -70,7 +71,7 @@ class FairQueue(Generic[T]):
             self._forget(tenant, line, entry[2])
 
     def tokens_before(self, tenant: str) -> int:
-        """About how many tokens go before a new item of a tenant, were all weights equal."""
+        """Return about how many tokens go before a new item of a tenant, with all weights equal."""
         own = self._lines.get(tenant)
         limit = own.num_tokens if own else 0
         return sum(
@@ -78,7 +79,7 @@ class FairQueue(Generic[T]):
         )
 
     def _skip_rounds(self) -> None:
-        """Give everyone at once the quanta of those rounds in which nobody could take anything."""
+        """Give all tenants at once the quanta of the rounds in which none could take an item."""
         num_empty = (
             min((self._rounds_until(*entry) for entry in self._lines.items()), default=0) - 1
         )

@@ -1,4 +1,4 @@
-"""Who has had more than a fair share lately. Plain numbers; the clock is the caller's."""
+"""Recent use of the router by tenant. Plain numbers; the clock is the caller's."""
 
 import math
 from collections.abc import Callable
@@ -6,26 +6,27 @@ from collections.abc import Callable
 _WINDOW_S = 10.0
 
 
-class Shares:
-    """Prompt tokens let in for each tenant over about the last _WINDOW_S: counts that decay exponentially.
+class RecentUse:
+    """Prompt tokens admitted lately for each tenant: counts that decay over about _WINDOW_S.
 
-    A queue that is full of one tenant's prompts has no place for another's, in whatever order it is served;
-    so who is over its share has to leave room for those who are not (`Departures`).
+    A queue full of one tenant's prompts has no place for another's, in whatever order it is served.
+    So a tenant over its share has to leave room for the others: see `is_over_share` in
+    wait_limit.py.
     """
 
     def __init__(self, weight: Callable[[str], float]) -> None:
-        """`weight` says how much of a share a tenant has; above 0."""
+        """Take `weight`, which returns a tenant's weight, above 0."""
         self._weight = weight
         self._num_tokens: dict[str, float] = {}
         self._at_s = 0.0
 
     def add(self, tenant: str, num_tokens: int, now_s: float) -> None:
-        """A prompt was let in."""
+        """Count an admitted prompt."""
         self._decay(now_s)
         self._num_tokens[tenant] = self._num_tokens.get(tenant, 0.0) + num_tokens
 
     def is_over(self, tenant: str, now_s: float) -> bool:
-        """Whether it has had more than its weight's part of what all tenants of late have had."""
+        """Return True if a tenant has had more of the recent tokens than its weight's part."""
         self._decay(now_s)
         weights = sum(map(self._weight, self._num_tokens.keys() | {tenant}))
         fair = sum(self._num_tokens.values()) * self._weight(tenant) / weights

@@ -1,4 +1,4 @@
-"""What each tenant may use. Plain numbers; the clock is the caller's."""
+"""Limits of each tenant's use. Plain numbers; the clock is the caller's."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,37 +11,41 @@ _RETRY_S = 1.0
 
 @dataclass(slots=True)
 class _Account:
-    """A tenant's requests in flight and its bucket of tokens, filled as of `at_s`."""
+    """Requests of a tenant in flight, and its bucket of tokens as of `at_s`."""
 
     num_requests: int = 0
     tokens: float = 0.0
     at_s: float = 0.0
 
 
-class Tenants:
+class TenantAccounts:
     """Concurrent requests and tokens a minute of every tenant.
 
-    Tokens are a bucket that holds a minute's worth and fills evenly. A prompt is paid for when it comes, the
-    output when it ends, so that the bucket may be overdrawn by one answer each; nobody enters until it is
-    filled again. A request larger than the whole bucket enters when that is full.
+    Tokens are a bucket that holds a minute's worth and fills evenly. A prompt is paid at admission,
+    the output at the request's end, so each request may overdraw the bucket by its answer. No
+    request enters until the bucket is filled again. A request larger than the whole bucket enters
+    when the bucket is full.
     """
 
     def __init__(self, defaults: TenantLimits, limits: Mapping[str, TenantLimits]) -> None:
-        """`limits` are those of tenants to whom the defaults do not apply."""
+        """Take `defaults` for all tenants but those whose names are in `limits`."""
         self._defaults = defaults
         self._limits = limits
         self._accounts: dict[str, _Account] = {}
 
     def weight(self, tenant: str) -> float:
-        """The tenant's share where tenants wait."""
+        """Return the tenant's weight."""
         return self._of(tenant).weight
 
     def part(self, tenant: str, others: Iterable[str]) -> float:
-        """Its part, 0 to 1, of what it and these others have between them, by weight."""
+        """Return the tenant's part, 0 to 1, of what it and the others share by weight."""
         return self.weight(tenant) / sum(map(self.weight, {tenant, *others}))
 
     def check(self, tenant: str, num_prompt_tokens: int, now_s: float) -> None:
-        """Raise OverloadedError if a request may not come now. Costs the tenant nothing."""
+        """Raise OverloadedError if the tenant's limits do not allow a request now.
+
+        Costs the tenant nothing.
+        """
         limits, account = self._of(tenant), self._account(tenant, now_s)
         most = limits.max_requests
         if most is not None and account.num_requests >= most:
@@ -58,14 +62,14 @@ class Tenants:
                 raise OverloadedError(message, retry_after_s=retry_s, reason=Reason.TENANT_LIMIT)
 
     def enter(self, tenant: str, num_prompt_tokens: int, now_s: float) -> None:
-        """A request that may come does; `leave` must follow."""
+        """Count an admitted request and pay for its prompt; `leave` must follow."""
         account = self._account(tenant, now_s)
         if self._of(tenant).tokens_per_minute is not None:
             account.tokens -= num_prompt_tokens
         account.num_requests += 1
 
     def leave(self, tenant: str, num_output_tokens: int, now_s: float) -> None:
-        """A request ended after so many tokens."""
+        """Count a request that ended, and pay for its output."""
         account = self._account(tenant, now_s)
         account.num_requests -= 1
         per_minute = self._of(tenant).tokens_per_minute
@@ -78,7 +82,10 @@ class Tenants:
         return self._limits.get(tenant, self._defaults)
 
     def _account(self, tenant: str, now_s: float) -> _Account:
-        """The account, its bucket filled up to now. Tenants are those of the token file, so they are few."""
+        """Return the account with its bucket filled up to now.
+
+        Tenants are few: the access file names them.
+        """
         per_minute = self._of(tenant).tokens_per_minute or 0
         account = self._accounts.get(tenant)
         if account is None:

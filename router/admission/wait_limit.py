@@ -1,13 +1,15 @@
-"""Who would wait too long. Plain numbers; the clock is the caller's.
+"""Limits on predicted waiting times. Plain numbers; the clock is the caller's.
 
-A queue serves a burst, and one that stands serves nobody: where more comes than can be served, as much is
-served behind a short queue as behind a long one, only later. That is for whom late answers are no use, and
-who says so, by `max_wait_s`. Then waiting up to that is all right until somebody has to be refused whom a
-short queue would have served; from then on the queue is kept short, until none has met a longer one for
-_CALM_S. (The standing queue is CoDel's, Nichols and Jacobson 2012; two limits, by whether a queue stands,
-are from Maurer, Fail at Scale, 2015.)
+A queue is useful in a burst. Under a lasting overload a long queue serves no more requests than a
+short one, only later. `max_wait_s` is for operators to whom late answers are of no use:
 
-Where nobody says so, who waits is served: by their own deadlines alone requests are refused.
+1. Waits up to `max_wait_s` are allowed, until a request is refused that a short queue would have
+   served.
+2. From then on the limit is SHORT_WAIT_S, until no request has met a longer queue for _CALM_S.
+
+The standing queue is CoDel's (Nichols and Jacobson 2012). Two limits, by whether a queue stands,
+are from Maurer, Fail at Scale (2015). Without `max_wait_s` only a request's own deadline refuses
+it.
 """
 
 import math
@@ -16,36 +18,36 @@ from dataclasses import dataclass
 from common.telemetry.logs import get_logger
 from pdserve.errors import OverloadedError, Reason
 
-# what a reader takes as an answer without a break (Nielsen 1993)
+# longest wait that a reader takes as no break (Nielsen 1993)
 SHORT_WAIT_S = 1.0
-# no longer with a larger limit: that is for who would rather wait than come again
+# not longer with a larger limit: clients of such a router would rather wait than come again
 _CALM_S = 10.0
 _LEAST_RETRY_S = 0.1
-# of the limit, for tenants that have had more than others; the rest is for those
+# part of the limit for tenants over their share; the rest is for the others
 _OVER_SHARE = 0.5
 _log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a request is predicted to meet."""
+    """Predicted times of a request, in seconds."""
 
-    wait_s: float  # until its prompt runs
+    wait_s: float  # until the prompt runs
     prefill_s: float
-    answer_s: float  # from token 1 to its last, at the least
-    num_ahead: int  # prompts that are to run before its own
+    answer_s: float  # at least, from token 1 to the last one
+    num_ahead: int  # prompts that run before
 
     @property
     def first_token_s(self) -> float:
-        """Until token 1."""
+        """Predicted seconds until token 1."""
         return self.wait_s + self.prefill_s
 
 
 class WaitLimit:
-    """Owns whether the router is overloaded."""
+    """Checks waiting times, and keeps the short limit while the router is overloaded."""
 
     def __init__(self, max_wait_s: float | None) -> None:
-        """`max_wait_s` is router.max_wait_s; None or 0: only deadlines count."""
+        """Take router.max_wait_s; with None or 0 only deadlines count."""
         self._max_wait_s = max_wait_s or math.inf
         self._short_until_s = float("-inf")
 
@@ -54,8 +56,8 @@ class WaitLimit:
     ) -> None:
         """Raise OverloadedError if a request would wait too long, or end after its deadline.
 
-        One prompt ahead is no queue: a worker that runs a long one may still be given another. Who is refused
-        for its share alone says nothing of the queue.
+        One prompt ahead is no queue: a worker that runs a long prompt may still be given another. A
+        refusal for a tenant's share alone does not shorten the limit.
         """
         if timeout_s is not None:
             try:
@@ -79,9 +81,9 @@ class WaitLimit:
         return min(self._max_wait_s, SHORT_WAIT_S) if is_short else self._max_wait_s
 
     def _shorten(self, now_s: float) -> None:
-        """Somebody is refused whom a short queue would have served."""
+        """Keep the limit short for a while, after a refusal that a short queue would have avoided."""
         if math.isinf(self._max_wait_s):
-            return  # the others would rather wait
+            return  # without a limit, clients would rather wait
         calm_s = min(self._max_wait_s, _CALM_S)
         if now_s >= self._short_until_s and self._max_wait_s > SHORT_WAIT_S:
             _log.warning("overloaded", max_wait_s=SHORT_WAIT_S, for_s=calm_s)
@@ -89,9 +91,11 @@ class WaitLimit:
 
 
 def check_deadline(forecast: Forecast, timeout_s: float) -> None:
-    """Raise OverloadedError if a request would end after its deadline; it says by how much it waits too long.
+    """Raise OverloadedError if a request would end after its deadline;
 
-    Where nobody is ahead nobody is to be made room for, and a part of an answer is better than none.
+    `retry_after_s` is the excess.
+
+    With no prompt ahead only token 1 counts: a part of an answer is better than none.
     """
     event, needed_s = "token 1 is", forecast.first_token_s
     if needed_s <= timeout_s and forecast.num_ahead:

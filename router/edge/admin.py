@@ -1,4 +1,4 @@
-"""The operators' gRPC edge: translates and calls."""
+"""The gRPC edge for operators, pdserve.v1.Admin: translates and calls."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -11,10 +11,11 @@ from common.rpc.status import to_status
 from common.telemetry.logs import get_logger
 from pdserve.errors import InternalError, InvalidRequestError, RequestError
 from pdserve.v1 import admin_pb2, admin_pb2_grpc
-from router.admission.admission import Admission, Outcome
-from router.edge.block_ledgers import Blocks
+from router.admission.admission import Outcome
+from router.edge.block_ledgers import BlockLedgers
+from router.edge.router_state import RouterState
 from router.scaling.scaler import ScaleAction, Scaler
-from router.workers.pool import WorkerPool, WorkerState, WorkerView
+from router.workers.pool import WorkerState, WorkerView
 
 _DRAIN_TIMEOUT_S = 300.0
 _STATES = {
@@ -37,29 +38,28 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     """pdserve.v1.Admin."""
 
     def __init__(
-        self, model: str, admission: Admission, pool: WorkerPool, scaler: Scaler, blocks: Blocks
+        self, model: str, state: RouterState, scaler: Scaler, ledgers: BlockLedgers
     ) -> None:
         self._model = model
-        self._admission = admission
-        self._pool = pool
+        self._state = state
         self._scaler = scaler
-        self._blocks = blocks
+        self._ledgers = ledgers
 
     async def Blocks(
         self,
         request: admin_pb2.BlocksRequest,
         context: grpc.aio.ServicerContext[admin_pb2.BlocksRequest, admin_pb2.BlocksResponse],
     ) -> admin_pb2.BlocksResponse:
-        """See admin.proto."""
-        return admin_pb2.BlocksResponse(workers=await self._blocks.all())
+        """Return the KV block ledgers of all workers."""
+        return admin_pb2.BlocksResponse(workers=await self._ledgers.read_all())
 
     async def Status(
         self,
         request: admin_pb2.StatusRequest,
         context: grpc.aio.ServicerContext[admin_pb2.StatusRequest, admin_pb2.StatusResponse],
     ) -> admin_pb2.StatusResponse:
-        """See admin.proto."""
-        admission = self._admission
+        """Return the account of requests and the state of every worker."""
+        admission = self._state.admission
         router = admin_pb2.RouterStatus(
             model=self._model,
             requests_in_flight=admission.num_in_flight,
@@ -72,7 +72,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
                 rejected=admission.rejected,
             ),
         )
-        workers = [_worker_status(view) for view in self._pool.views()]
+        workers = [_worker_status(view) for view in self._state.pool.views()]
         return admin_pb2.StatusResponse(router=router, workers=workers)
 
     async def Scale(
@@ -80,7 +80,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         request: admin_pb2.ScaleRequest,
         context: grpc.aio.ServicerContext[admin_pb2.ScaleRequest, admin_pb2.ScaleResponse],
     ) -> AsyncIterator[admin_pb2.ScaleResponse]:
-        """See admin.proto."""
+        """Change the numbers of workers, and stream each step."""
         prefill = request.prefill if request.HasField("prefill") else None
         decode = request.decode if request.HasField("decode") else None
         try:
@@ -100,7 +100,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         request: admin_pb2.DrainRequest,
         context: grpc.aio.ServicerContext[admin_pb2.DrainRequest, admin_pb2.DrainResponse],
     ) -> admin_pb2.DrainResponse:
-        """See admin.proto."""
+        """Let a worker finish its work and leave."""
         try:
             timeout_s = _drain_timeout_s(request.timeout_us, "timeout_us")
             await self._scaler.drain(request.worker, timeout_s)
@@ -111,7 +111,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
 
 class _CanAbort(Protocol):
     async def abort_with_status(self, status: grpc.Status) -> NoReturn:
-        """See grpc.aio.ServicerContext."""
+        """End the call with a status, as grpc.aio.ServicerContext does."""
 
 
 async def _fail(context: _CanAbort, error: Exception) -> NoReturn:

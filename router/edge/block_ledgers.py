@@ -1,4 +1,4 @@
-"""Asks workers who holds their KV blocks."""
+"""Block ledgers of the workers: the holders of their KV blocks."""
 
 import asyncio
 
@@ -10,21 +10,21 @@ from router.workers.pool import WorkerPool, WorkerState, WorkerView
 _WITHIN_S = 2.0  # a worker answers between two steps
 
 
-class Blocks:
-    """The ledgers of all workers, as far as they answer within a deadline."""
+class BlockLedgers:
+    """Reads the workers' ledgers, as far as they answer within a deadline."""
 
     def __init__(self, pool: WorkerPool, work_ids: WorkIds, within_s: float = _WITHIN_S) -> None:
         self._pool = pool
         self._work_ids = work_ids
         self._within_s = within_s
 
-    async def all(self) -> list[ledger_pb2.WorkerBlocks]:
-        """Every worker that the router knows, by role and name. Raises nothing."""
+    async def read_all(self) -> list[ledger_pb2.WorkerBlocks]:
+        """Return the ledger of every known worker, by role and name. Raises nothing."""
         return await self._ask("")
 
-    async def of(self, request_id: str) -> list[ledger_pb2.WorkerBlocks]:
-        """The same, of one request of this router: workers that have it, or that did not answer."""
-        work_id = self._work_ids.of(request_id)
+    async def read_request(self, request_id: str) -> list[ledger_pb2.WorkerBlocks]:
+        """Return one request's part of the ledgers: workers that have it, or that did not answer."""
+        work_id = self._work_ids.find(request_id)
         answers = await self._ask(work_id) if work_id is not None else []
         return [answer for answer in answers if answer.problem or answer.ledger.num_holders]
 
@@ -45,5 +45,5 @@ class Blocks:
         except UnavailableError as error:
             return ledger_pb2.WorkerBlocks(worker=name, problem=error.message)
         for holder in ledger.holders:
-            holder.request_id = self._work_ids.public(holder.request_id)
+            holder.request_id = self._work_ids.to_public(holder.request_id)
         return ledger_pb2.WorkerBlocks(worker=name, ledger=ledger)

@@ -1,4 +1,4 @@
-"""The router's HTTP port: /healthz (the process lives), /readyz (it can serve), /metrics (Prometheus)."""
+"""The router's HTTP port: /healthz (it lives), /readyz (it can serve), /metrics (Prometheus)."""
 
 import contextlib
 import socket
@@ -16,10 +16,10 @@ _TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 
 
 def check_port(host: str, key: str, port: int) -> None:
-    """Raise SetupError, naming the setting, when the port cannot be bound now; 0 always can."""
+    """Raise SetupError, naming the setting, when the port cannot be bound now; 0 is always free."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
-        # as servers do: a port in TIME_WAIT is free, one that somebody listens on is not
+        # as servers do: a port in TIME_WAIT is free, one with a listener is not
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -31,16 +31,16 @@ def check_port(host: str, key: str, port: int) -> None:
 
 class _QuietHandler(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        """Probes every second are not news."""
+        """Log nothing: probes come every second."""
 
 
 class HttpServer:
-    """Serves in a thread of its own, so that a busy event loop does not hide behind a healthy port."""
+    """Serves HTTP in a thread of its own, beside the event loop."""
 
     def __init__(
         self, host: str, port: int, registry: CollectorRegistry, is_ready: Callable[[], bool]
     ) -> None:
-        """Binds at once. Raises SetupError when the port is taken."""
+        """Bind at once. Raises SetupError when the port is taken."""
         self._metrics = make_wsgi_app(registry)
         self._is_ready = is_ready
         try:
@@ -61,9 +61,9 @@ class HttpServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop answering, if it had started, and free the port."""
+        """Stop answering, if the server was started, and free the port."""
         if self._thread.is_alive():
-            # Linux wakes the thread at once; elsewhere it looks twice a second whether it should end
+            # Linux wakes the thread at once; elsewhere the thread checks for an end twice a second
             with contextlib.suppress(OSError):
                 self._server.socket.shutdown(socket.SHUT_RDWR)
             self._server.shutdown()  # would wait for ever for a loop that never ran
@@ -72,7 +72,7 @@ class HttpServer:
 
     def _answer(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
-        headers = list(_TEXT)  # wsgiref adds Content-Length to the very list it is given
+        headers = list(_TEXT)  # wsgiref adds Content-Length to this list
         if path == "/metrics":
             body: Iterable[bytes] = self._metrics(environ, start)
             return body

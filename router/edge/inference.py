@@ -1,8 +1,7 @@
-"""The router's gRPC edge: translates, calls, turns our errors into statuses. Decides nothing."""
+"""The gRPC edge for clients, pdserve.v1.Inference: translates, calls, maps errors to statuses."""
 
 import asyncio
 from contextlib import aclosing
-from functools import partial
 from typing import TypeAlias
 
 import grpc
@@ -12,19 +11,15 @@ from common.telemetry.logs import get_logger
 from pdserve.errors import InternalError, InvalidRequestError, RequestError
 from pdserve.v1 import inference_pb2, inference_pb2_grpc
 from router.access.tenant import RequestKey, current_tenant
-from router.admission.admission import Admission
-from router.edge.block_ledgers import Blocks
+from router.edge.explain import Explainer
 from router.edge.models import list_models, tokenize
 from router.edge.responses import to_response
 from router.edge.resume import Responses, Resumables
-from router.intake.grammar_checker import GrammarChecker
-from router.intake.job import Job, Limits, parse_request
-from router.intake.tokenizer import Tokenizer
-from router.journey.decisions import Explanations
+from router.edge.slow_client import write
+from router.intake.intake import Intake
+from router.intake.job import Job
 from router.journey.journey import Journeys
-from router.workers.unread import write
 
-_LARGE_BYTES = 2**14  # tokenizing that much takes milliseconds, which would hold up every stream
 _RESUME_FIELDS = {"request_id", "resume_from"}
 _log = get_logger()
 
@@ -38,31 +33,23 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
 
     def __init__(
         self,
-        limits: Limits,
-        tokenizer: Tokenizer,
-        grammars: GrammarChecker,
-        admission: Admission,
+        intake: Intake,
         journeys: Journeys,
-        explanations: Explanations,
-        blocks: Blocks,
+        explainer: Explainer,
         resumables: Resumables,
         slow_client_s: float,
     ) -> None:
-        self._limits = limits
-        self._tokenizer = tokenizer
-        self._grammars = grammars
-        self._admission = admission
+        self._intake = intake
         self._journeys = journeys
-        self._explanations = explanations
-        self._blocks = blocks
+        self._explainer = explainer
         self._resumables = resumables
         self._slow_client_s = slow_client_s
 
-    # the stubs know only generators; a coroutine that writes can give a slow client up
+    # the stubs know only generators; a coroutine that writes can give up on a slow client
     async def Generate(  # type: ignore[override]
         self, request: inference_pb2.GenerateRequest, context: GenerateContext
     ) -> None:
-        """See inference.proto."""
+        """Stream a request's answer."""
         try:
             async with aclosing(await self._open(request, context)) as responses:
                 async for response in responses:
@@ -81,9 +68,9 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             inference_pb2.CancelRequest, inference_pb2.CancelResponse
         ],
     ) -> inference_pb2.CancelResponse:
-        """See inference.proto."""
+        """End a running request of the caller."""
         try:
-            self._admission.cancel(current_tenant(), request.request_id)
+            self._journeys.cancel(current_tenant(), request.request_id)
         except RequestError as error:
             await context.abort_with_status(to_status(error))
         return inference_pb2.CancelResponse()
@@ -95,14 +82,11 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             inference_pb2.ExplainRequest, inference_pb2.ExplainResponse
         ],
     ) -> inference_pb2.ExplainResponse:
-        """See inference.proto."""
+        """Return the decision that placed a request, and its end."""
         try:
-            key = self._explanations.find(current_tenant(), request.request_id)
+            return await self._explainer.explain(current_tenant(), request.request_id)
         except RequestError as error:
             await context.abort_with_status(to_status(error))
-        response = self._explanations.explain(key)
-        response.blocks.extend(await self._blocks.of(str(key)))
-        return response
 
     async def ListModels(
         self,
@@ -111,8 +95,8 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             inference_pb2.ListModelsRequest, inference_pb2.ListModelsResponse
         ],
     ) -> inference_pb2.ListModelsResponse:
-        """See inference.proto."""
-        return list_models(self._limits, self._tokenizer)
+        """Return the served model with its limits and defaults."""
+        return list_models(self._intake.limits, self._intake.tokenizer)
 
     async def Tokenize(
         self,
@@ -121,9 +105,10 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             inference_pb2.TokenizeRequest, inference_pb2.TokenizeResponse
         ],
     ) -> inference_pb2.TokenizeResponse:
-        """See inference.proto."""
+        """Return the tokens of a prompt."""
+        limits, tokenizer = self._intake.limits, self._intake.tokenizer
         try:
-            return await asyncio.to_thread(tokenize, request, self._limits, self._tokenizer)
+            return await asyncio.to_thread(tokenize, request, limits, tokenizer)
         except RequestError as error:
             await context.abort_with_status(to_status(error))
 
@@ -137,39 +122,19 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             return self._resumables.resume(
                 current_tenant(), request.request_id, request.resume_from
             )
-        job = await self.parse(request)
+        key = RequestKey(current_tenant(), request.request_id)
+        is_repeat = request.resumable and self._resumables.is_running(key)
+        job = await self._intake.parse(request, is_repeat=is_repeat)
         timeout_s = context.time_remaining()
         responses = self._respond(job, timeout_s)
         if not request.resumable:
             return responses
-        try:
+        with self._intake.counting_refusals():
             return self._resumables.start(job.key, request, responses, timeout_s)
-        except RequestError:
-            self._admission.reject()
-            raise
 
     async def _respond(self, job: Job, timeout_s: float | None) -> Responses:
         sequence = 0
         async with aclosing(self._journeys.run(job, timeout_s)) as deltas:
             async for delta in deltas:
-                response = to_response(job, sequence, delta)
-                if delta.summary is not None:
-                    self._explanations.finish(job.key, delta.choice, response.finished)
-                yield response
+                yield to_response(job, sequence, delta)
                 sequence += 1
-
-    async def parse(self, request: inference_pb2.GenerateRequest) -> Job:
-        """The job that a request asks for. Raises RequestError, and counts it."""
-        parse = partial(parse_request, request, self._limits, self._tokenizer)
-        key = RequestKey(current_tenant(), request.request_id)
-        if not (request.resumable and self._resumables.is_running(key)):
-            self._admission.knock(key.tenant, key.request_id)
-        try:
-            is_large = request.ByteSize() > _LARGE_BYTES
-            job = await asyncio.to_thread(parse) if is_large else parse()
-            if job.sampling.grammar is not None:
-                await self._grammars.check(job.sampling.grammar)
-            return job
-        except RequestError:
-            self._admission.reject()
-            raise

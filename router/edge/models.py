@@ -1,4 +1,4 @@
-"""What can be asked of the served model without generating: limits, defaults, and the tokens of a prompt."""
+"""Answers about the served model: its limits and defaults, and the tokens of a prompt."""
 
 from pdserve.errors import InvalidRequestError
 from pdserve.v1 import inference_pb2
@@ -10,7 +10,7 @@ MAX_TOKENIZE_BYTES = 2**20
 
 
 def list_models(limits: Limits, tokenizer: Tokenizer) -> inference_pb2.ListModelsResponse:
-    """The one served model."""
+    """Return the one served model."""
     model = inference_pb2.Model(
         name=limits.model,
         max_context_tokens=limits.max_context_tokens,
@@ -25,9 +25,10 @@ def list_models(limits: Limits, tokenizer: Tokenizer) -> inference_pb2.ListModel
 def tokenize(
     request: inference_pb2.TokenizeRequest, limits: Limits, tokenizer: Tokenizer
 ) -> inference_pb2.TokenizeResponse:
-    """The prompt as Generate would see it; seconds for the largest. Raises as parse_request does.
+    """Return the tokens that Generate would see; the largest prompt takes seconds.
 
-    Tokens that the model does not know are answered too: they tell which text Generate refuses, and why.
+    Tokens that the model does not know are part of the answer: they show why Generate refuses the
+    text. Raises InvalidRequestError or NotFoundError.
     """
     check_model(request.model, limits)
     kind = request.WhichOneof("prompt") or "text"

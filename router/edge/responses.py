@@ -1,4 +1,4 @@
-"""What the router sends of a request: deltas and summaries as messages."""
+"""Deltas and summaries as messages of pdserve.v1."""
 
 from common.rpc.convert import finish_to_pb
 from common.rpc.convert_sampling import logprobs_to_pb
@@ -9,7 +9,7 @@ from router.journey.progress import Delta, Summary
 
 
 def to_response(job: Job, sequence: int, delta: Delta) -> inference_pb2.GenerateResponse:
-    """The message of that number in the request's stream."""
+    """Return a delta as message number `sequence` of the request's stream."""
     response = inference_pb2.GenerateResponse(
         request_id=job.request_id,
         text=delta.text,
@@ -21,14 +21,14 @@ def to_response(job: Job, sequence: int, delta: Delta) -> inference_pb2.Generate
         sequence=sequence,
     )
     if delta.summary is not None:
-        response.finished.CopyFrom(to_finished(job, delta.summary))
+        response.finished.CopyFrom(to_finished(len(job.prompt_token_ids), delta.summary))
     return response
 
 
-def to_finished(job: Job, summary: Summary) -> inference_pb2.Finished:
-    """How a choice of the job ended."""
+def to_finished(num_prompt_tokens: int, summary: Summary) -> inference_pb2.Finished:
+    """Return the end of a choice as a message."""
     usage = inference_pb2.Usage(
-        prompt_tokens=len(job.prompt_token_ids),
+        prompt_tokens=num_prompt_tokens,
         completion_tokens=summary.num_output_tokens,
         cached_tokens=summary.timings.num_cached_tokens,
     )
@@ -43,7 +43,7 @@ def to_finished(job: Job, summary: Summary) -> inference_pb2.Finished:
 
 
 def _to_timings(summary: Summary) -> inference_pb2.Timings:
-    """The worker's offsets count from the submission; the client's from the arrival here."""
+    """Return the timings as seen by the client: offsets count from the arrival at the router."""
     message = timings_to_pb(summary.timings.after(summary.submitted_s))
     message.first_token_us = to_us(summary.first_token_s)
     message.decode_us = to_us(summary.total_s - summary.first_token_s)

@@ -1,13 +1,14 @@
-"""Requests that outlive their stream: a client that lost it comes back for the rest.
+"""Resumable requests, which outlive their stream: a client that lost it comes back for the rest.
 
-1. `start` runs a request in a task of its own, which keeps its latest messages; the stream reads those. gRPC
-   may send a call again whose connection broke before the first message: whoever sends a running request
-   again, word for word, gets a stream of it from the beginning.
-2. `resume` opens another stream. Each stream gets every message from the one it asks for, in order.
-3. When the last stream leaves before the end, the request goes on for `resume_grace_s`; then it is cancelled.
-4. When it has ended, it can be resumed for as long, unless its tenant has too many of those, or its id comes
-   again; then it is forgotten. One that ended without a message is forgotten at once: there is nothing to
-   resume.
+1. `start` runs a request in a task of its own, which keeps the latest messages. The stream reads
+   those. gRPC may send a call again whose connection broke before the first message. So a client
+   that sends a running request again, word for word, gets a stream of it from the beginning.
+2. `resume` opens another stream. Each stream gets every message from the number it asks for, in
+   order.
+3. When the last stream leaves before the end, the request goes on for `resume_grace_s`. Then it is
+   cancelled.
+4. An ended request can be resumed for `resume_grace_s`. It is forgotten earlier when its tenant has
+   too many ended ones, or when its id comes again. Without a message it is forgotten at once.
 5. `close` ends all.
 """
 
@@ -33,7 +34,7 @@ from pdserve.errors import (
 from pdserve.v1 import inference_pb2
 from router.access.tenant import RequestKey, Tenant, find
 
-# of messages, for each tenant's ended requests together
+# buffers of messages for all ended requests of a tenant
 _ENDED_BUFFERS = 16
 _log = get_logger()
 
@@ -41,7 +42,7 @@ Responses = AsyncGenerator[inference_pb2.GenerateResponse]
 
 
 class _Run:
-    """One resumable request."""
+    """A resumable request and its latest messages."""
 
     def __init__(self, digest: bytes, max_messages: int) -> None:
         self.digest = digest
@@ -56,22 +57,22 @@ class _Run:
 
     @property
     def num_kept(self) -> int:
-        """Messages that can be sent again."""
+        """Number of messages that can be sent again."""
         return len(self._kept)
 
     def add(self, response: inference_pb2.GenerateResponse) -> None:
-        """The next message."""
+        """Add the next message."""
         self._kept.append(response)
         self.num_messages += 1
         self._announce()
 
     def end(self) -> None:
-        """No more messages."""
+        """Mark the end: no message follows."""
         self.has_ended = True
         self._announce()
 
     def get(self, sequence: int) -> inference_pb2.GenerateResponse:
-        """The message of this number. Raises InvalidRequestError when it is no longer kept."""
+        """Return the message of this number. Raises InvalidRequestError when it is no longer kept."""
         first = self.num_messages - len(self._kept)
         if sequence < first:
             raise InvalidRequestError(
@@ -82,7 +83,7 @@ class _Run:
         return self._kept[sequence - first]
 
     async def change(self) -> None:
-        """Return when there is a message more, or the end."""
+        """Wait for another message, or the end."""
         await self._news.wait()
 
     def _announce(self) -> None:
@@ -91,7 +92,7 @@ class _Run:
 
 
 class Resumables:
-    """The resumable requests that run, and those that ended a short while ago. On one event loop."""
+    """Resumable requests that run, and those that ended a short while ago. On one event loop."""
 
     def __init__(self, config: RouterConfig) -> None:
         self._config = config
@@ -100,11 +101,11 @@ class Resumables:
 
     @property
     def num_held(self) -> int:
-        """Requests whose messages are kept."""
+        """Number of requests with kept messages."""
         return len(self._running) + len(self._ended)
 
     def is_running(self, key: RequestKey) -> bool:
-        """Whether a resumable request of this key runs: the very same may be sent again."""
+        """Return True if a resumable request of this key runs, so that the same may be sent again."""
         return key in self._running
 
     def start(
@@ -114,7 +115,9 @@ class Resumables:
         responses: Responses,
         timeout_s: float | None,
     ) -> Responses:
-        """Run a request to its end and read its messages; if the very same runs, read that one's.
+        """Run a request to its end and read its messages.
+
+        If the same request runs already, read that one.
 
         Raises DuplicateRequestError when another request of this key runs.
         """
@@ -130,7 +133,10 @@ class Resumables:
         return self._follow(run, 0)
 
     def resume(self, tenant: Tenant, request_id: str, sequence: int) -> Responses:
-        """Messages of a request from this one on. Raises NotFoundError, InvalidRequestError."""
+        """Yield a request's messages from number `sequence` on.
+
+        Raises NotFoundError, InvalidRequestError.
+        """
         runs = {**self._ended, **self._running}
         key = find(runs, tenant, request_id)
         if key is None:
@@ -147,7 +153,7 @@ class Resumables:
         return self._follow(run, sequence)
 
     async def close(self) -> None:
-        """Cancel what runs and forget the rest."""
+        """Cancel the running requests and forget the others."""
         tasks = [run.task for run in self._running.values() if run.task is not None]
         for task in tasks:
             task.cancel()
@@ -199,7 +205,7 @@ class Resumables:
             run.timer.cancel()
         is_refused = isinstance(run.error, DuplicateRequestError | OverloadedError)
         if not run.num_messages and is_refused:
-            return  # as if it had never come: an earlier run of the id stays
+            return  # an earlier run of the id stays
         self._forget(key)
         if run.num_messages:
             self._ended[key] = run
@@ -207,7 +213,7 @@ class Resumables:
             self._make_room(key.tenant)
 
     def _make_room(self, tenant: Tenant) -> None:
-        """Forget the tenant's oldest while it has too many that ended."""
+        """Forget the tenant's oldest ended requests while it has too many."""
         mine = deque(key for key in self._ended if key.tenant == tenant)
         num_kept = sum(self._ended[key].num_kept for key in mine)
         max_kept = _ENDED_BUFFERS * self._config.resume_buffer_messages

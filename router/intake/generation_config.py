@@ -1,7 +1,7 @@
-"""What the model's makers want where a request is silent: the sampling values of its generation_config.json.
+"""Sampling defaults of the model's makers, from its generation_config.json.
 
-As vLLM does with `--generation-config auto`: these six keys count where they are present, and nothing else of
-the file does, `do_sample` neither. A value that the client states always wins.
+Six keys of the file count, and no other, `do_sample` included (as with vLLM's `--generation-config
+auto`). A value in a client's request always wins.
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -16,7 +16,7 @@ from router.intake.sampling_ranges import RANGES, Range
 
 _FILE = "generation_config.json"
 _INTEGERS = {"top_k", "max_tokens"}
-_FILE_NAMES = {"max_tokens": "max_new_tokens"}  # where the file has another name
+_FILE_NAMES = {"max_tokens": "max_new_tokens"}  # keys with another name in the file
 _MAX_TOKENS = Range(1, 2**31 - 1)
 _REMEDY = "Correct the file, or ignore it with router.generation_config: off"
 _log = get_logger()
@@ -24,7 +24,7 @@ _log = get_logger()
 
 @dataclass(frozen=True, slots=True)
 class SamplingDefaults:
-    """The values that silent requests get; None: what pdserve does for every model."""
+    """Values for fields that a request does not set; None means the default for every model."""
 
     temperature: float | None = None
     top_k: int | None = None
@@ -35,11 +35,11 @@ class SamplingDefaults:
 
     @property
     def said(self) -> dict[str, float]:
-        """Those that there are, by name."""
+        """Values that are set, by name."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def to_pb(self) -> inference_pb2.SamplingParams:
-        """A message with these values alone."""
+        """Return a message with these values alone."""
         return inference_pb2.SamplingParams(
             temperature=self.temperature,
             top_k=self.top_k or 0,
@@ -50,13 +50,13 @@ class SamplingDefaults:
         )
 
     def fill(self, asked: inference_pb2.SamplingParams) -> inference_pb2.SamplingParams:
-        """What a client asked for, with these values where it is silent.
+        """Return a client's message with these values in the fields that it does not set.
 
-        Not `max_tokens`, which the room for an answer bounds: see `router.validation`.
+        `max_tokens` is left out: router/intake/job.py sets it from the room for an answer.
         """
         filled = self.to_pb()
         filled.ClearField("max_tokens")
-        # what is unset does not override; a zero without presence is unset
+        # unset fields do not override; a zero in a field without presence is unset
         filled.MergeFrom(asked)
         if asked.no_top_k:
             filled.top_k = asked.top_k
@@ -69,18 +69,21 @@ NO_DEFAULTS = SamplingDefaults()
 
 
 def choose_sampling_defaults(model_dir: Path, choice: Literal["auto", "off"]) -> SamplingDefaults:
-    """Those of `router.generation_config`: the model's, said in the log, or none. Raises SetupError."""
+    """Return the model's defaults ("auto"), which are logged, or none ("off"). Raises SetupError."""
     if choice == "off":
         return NO_DEFAULTS
     defaults = read_sampling_defaults(model_dir)
     if defaults.said:
-        # as vLLM warns: who measures or compares models has to know
+        # a warning, as in vLLM: measurements and comparisons of models depend on it
         _log.warning("sampling_defaults_of_the_model", **defaults.said)
     return defaults
 
 
 def read_sampling_defaults(model_dir: Path) -> SamplingDefaults:
-    """What the model's file says. Raises SetupError with file and key for a value that no client may send."""
+    """Return the defaults in the model's file.
+
+    Raises SetupError with file and key for a value that no client may send.
+    """
     file = model_dir / _FILE
     said = read_json_object(file)
     values: dict[str, float] = {}
@@ -93,7 +96,7 @@ def read_sampling_defaults(model_dir: Path) -> SamplingDefaults:
 
 def _check(name: str, value: object, place: str) -> float:
     allowed = RANGES.get(name, _MAX_TOKENS)
-    if name == "top_k" and value == -1:  # a custom of the ecosystem: all
+    if name == "top_k" and value == -1:  # by convention: all tokens
         return 0
     is_integer = name in _INTEGERS
     if type(value) is int or (type(value) is float and not is_integer):
@@ -105,6 +108,6 @@ def _check(name: str, value: object, place: str) -> float:
 
 
 def _as_sent(name: str, value: float) -> float:
-    """The value in the message's precision, in which every request is checked again."""
+    """Return the value in the message's precision, in which every request is checked again."""
     message = inference_pb2.SamplingParams(**{name: value})  # type: ignore[arg-type]  # a field's name
     return float(getattr(message, name))

@@ -1,13 +1,16 @@
 """Refuses grammars that cannot be compiled, without compiling any in this process.
 
 1. `check` answers from memory if it has seen the grammar: clients repeat a few of them.
-2. Otherwise the child process (common/grammar/child.py) is started, at the first grammar and after each one
-   that killed it. That has a time of its own, which no grammar pays for, and goes on when its caller leaves.
-3. With a child that is ready it waits for its turn: one grammar at a time, no threads, and so many waiting at
-   most. A verdict, the child's death or MAX_WAIT_S ends that. The processor time that a grammar may take is
-   the child's, and so is the verdict; what took too long by the clock says nothing of the grammar, and is not
-   remembered: the clock is for a machine that gives the child no time at all.
-4. A caller that leaves while the child is busy takes the child with it: its answer would be the next one's.
+2. Otherwise the child process (common/grammar/child.py) is started, at the first grammar and after
+   each one that killed it. The start has a time limit of its own, and goes on when its caller
+   leaves.
+3. With a ready child the grammar waits for its turn: one at a time, and at most _MAX_WAITING wait.
+   A verdict, the child's death or MAX_WAIT_S ends the wait. The child limits the processor time of
+   a grammar.
+4. The limit by the clock is for a machine that gives the child no time. It says nothing of the
+   grammar, so it is not remembered.
+5. A caller that leaves while the child is busy ends the child, whose answer would go to the next
+   grammar.
 """
 
 import asyncio
@@ -22,10 +25,10 @@ from pathlib import Path
 from common.messages import Grammar
 from pdserve.errors import InternalError, InvalidRequestError, OverloadedError
 
-MAX_WAIT_S = 30.0  # half a second for each that is ahead, more on a machine that is busy
+MAX_WAIT_S = 30.0  # half a second for each grammar ahead, more on a busy machine
 _MAX_WAITING = 256
-_MAX_START_S = 120.0  # a second or two, on a machine that is not busy
-_MAX_COMPILE_S = 10.0  # of wall clock, on a machine that is busy
+_MAX_START_S = 120.0  # it takes a second or two on an idle machine
+_MAX_COMPILE_S = 10.0  # by the clock, on a busy machine
 _MAX_COMPILE_CPU_S = 0.5
 _MAX_REMEMBERED = 256
 _RETRY_AFTER_S = 1.0
@@ -36,7 +39,7 @@ _ANY_OTHER_DEATH = "it is too large to compile"
 
 
 class GrammarChecker:
-    """Owns the child process and what it said of earlier grammars. All methods on one event loop."""
+    """The child process and its verdicts on earlier grammars. Call all methods on one event loop."""
 
     def __init__(self, model_dir: Path, eos_token_ids: Collection[int], vocab_size: int) -> None:
         eos = ",".join(map(str, eos_token_ids))
@@ -48,17 +51,17 @@ class GrammarChecker:
         self._starting: asyncio.Task[Process] | None = None
 
     async def check(self, grammar: Grammar) -> None:
-        """Return if it compiles.
+        """Return if the grammar compiles.
 
-        Raises InvalidRequestError, or OverloadedError when nobody could tell in time: too many wait, or the
-        machine is too busy.
+        Raises InvalidRequestError if it does not. Raises OverloadedError when there is no verdict
+        in time: too many grammars wait, or the machine is too busy.
         """
         verdict = await self._find_verdict(grammar)
         if verdict is not None:
             raise InvalidRequestError(verdict, field=f"sampling.structured_output.{grammar.kind}")
 
     async def close(self) -> None:
-        """End the child."""
+        """End the child process."""
         async with self._turn:
             if self._starting is not None:
                 self._starting.cancel()
@@ -78,11 +81,11 @@ class GrammarChecker:
         return self._verdicts[grammar]
 
     async def _find_out(self, grammar: Grammar) -> None:
-        """Have a verdict on it remembered."""
+        """Ask the child for a verdict on a grammar, and remember it."""
         await self._ready()
         try:
             async with asyncio.timeout(MAX_WAIT_S), self._turn:
-                if grammar not in self._verdicts:  # nobody has asked the same meanwhile
+                if grammar not in self._verdicts:  # no other caller has asked the same meanwhile
                     self._remember(grammar, await self._ask(grammar))
         except TimeoutError:
             raise _overloaded(_TOO_MANY) from None
@@ -93,7 +96,7 @@ class GrammarChecker:
             self._verdicts.popitem(last=False)
 
     async def _ask(self, grammar: Grammar) -> str | None:
-        """The child's verdict: None, or why it is refused."""
+        """Return the child's verdict: None, or the reason for a refusal."""
         child, answer = await self._ready(), None
         try:
             _write_line(child, json.dumps([grammar.kind, grammar.strict_formats, *grammar.texts]))
@@ -111,7 +114,7 @@ class GrammarChecker:
                 await self._end_child()
 
     async def _ready(self) -> Process:
-        """The child, started if there is none. Raises InternalError, OverloadedError."""
+        """Return the child, started if there is none. Raises InternalError, OverloadedError."""
         if self._child is not None and self._child.returncode is None:
             return self._child
         if self._starting is None or self._starting.done():
@@ -120,7 +123,7 @@ class GrammarChecker:
         return await asyncio.shield(self._starting)
 
     async def _start_child(self) -> Process:
-        """A child that is ready. Raises InternalError when the model's tokenizer does not allow one."""
+        """Return a ready child. Raises InternalError when the model's tokenizer allows none."""
         command = (sys.executable, "-P", "-m", "common.grammar.child", *self._arguments)
         child = await asyncio.create_subprocess_exec(
             *command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL
@@ -159,11 +162,11 @@ def _overloaded(message: str) -> OverloadedError:
 
 
 def _write_line(child: Process, line: str) -> None:
-    if child.stdin is not None:  # it is a pipe; the type does not know
+    if child.stdin is not None:  # always: it is a pipe
         child.stdin.write(line.encode() + b"\n")
 
 
 async def _read_line(child: Process) -> bytes | None:
-    """The next line, None when the child has ended."""
+    """Return the next line, None when the child has ended."""
     line = await child.stdout.readline() if child.stdout is not None else b""
     return line or None

@@ -1,7 +1,7 @@
-"""What a StructuredOutput must look like before anybody tries to compile it."""
+"""Limits of a grammar that are checked before it is compiled."""
 
 from common.messages import Grammar, GrammarKind
-from common.rpc.structured import grammar_from_pb
+from common.rpc.convert_sampling import grammar_from_pb
 from pdserve.errors import InvalidRequestError
 from pdserve.v1 import inference_pb2
 
@@ -11,7 +11,7 @@ _FIELD = "sampling.structured_output"
 
 
 def parse_grammar(sampling: inference_pb2.SamplingParams) -> Grammar | None:
-    """The grammar, of a size that may be compiled; None if none is asked for. Raises InvalidRequestError."""
+    """Return the grammar of a request, if it has one. Raises InvalidRequestError for one too large."""
     if not sampling.HasField("structured_output"):
         return None
     grammar = grammar_from_pb(sampling.structured_output)

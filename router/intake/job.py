@@ -1,8 +1,8 @@
-"""From a client's message to a job that can run, or a typed refusal that names the field."""
+"""Jobs: checked requests, made of clients' messages or refused with the name of the field."""
 
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from common.messages import SamplingParams
@@ -15,7 +15,7 @@ from router.intake.sampling import check_prompt_logprobs, parse_sampling
 from router.intake.tokenizer import ChatMessage, Tokenizer
 from router.intake.vocabulary import check_vocabulary
 
-_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_ID = re.compile(r"[!-~]{1,256}")  # visible ASCII
 _ROLES = {"system", "user", "assistant"}
 _MAX_SALT_CHARS = 256
 _MAX_CHOICES = 16
@@ -24,7 +24,7 @@ _MAX_PRIORITY = 100
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the served model and the workers' memory allow, and what the model's makers want by default."""
+    """Limits of the served model and the workers' memory, and the model's sampling defaults."""
 
     model: str
     vocab_size: int
@@ -36,7 +36,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A request that passed: everything filled in."""
+    """A checked request with all values filled in."""
 
     request_id: str
     prompt_token_ids: tuple[int, ...]
@@ -45,26 +45,29 @@ class Job:
     cache_salt: str = ""
     num_choices: int = 1
     priority: int = 0
-    # by itself: whoever makes a job in a call cannot forget whose it is
+    # filled by itself, so that a job made in a call always has its tenant
     tenant: Tenant = field(default_factory=current_tenant)
 
     @property
     def key(self) -> RequestKey:
-        """Its name among the requests of all tenants."""
+        """Name of the job among the requests of all tenants."""
         return RequestKey(self.tenant, self.request_id)
 
     @property
     def salt(self) -> str:
-        """The salt under which it shares cached KV; no other tenant's is the same."""
+        """Salt under which the job shares cached KV; no other tenant has the same."""
         return self.tenant.salt(self.cache_salt)
 
     @property
     def worker_priority(self) -> int:
-        """Its priority beside other tenants' requests: a named tenant may only yield."""
+        """Priority beside other tenants' requests: a named tenant may only yield."""
         return self.priority if self.tenant == ANONYMOUS else max(self.priority, 0)
 
     def sampling_of(self, choice: int) -> SamplingParams:
-        """How choice i draws: from seed + i. Logprobs of the prompt come with the first alone."""
+        """Return the sampling of choice i, with seed + i.
+
+        Only the first choice has prompt logprobs.
+        """
         if not choice:
             return self.sampling
         seed = (self.sampling.seed + choice) % 2**64
@@ -74,11 +77,14 @@ class Job:
 def parse_request(
     message: inference_pb2.GenerateRequest, limits: Limits, tokenizer: Tokenizer
 ) -> Job:
-    """Check every field. Raises InvalidRequestError or NotFoundError."""
+    """Return the job of a message, with every field checked.
+
+    Raises InvalidRequestError or NotFoundError.
+    """
     check_model(message.model, limits)
     request_id = message.request_id or secrets.token_hex(8)
     if not _ID.fullmatch(request_id):
-        raise InvalidRequestError("1 to 128 of [A-Za-z0-9._:-]", field="request_id")
+        raise InvalidRequestError("1 to 256 visible ASCII characters", field="request_id")
     if len(message.cache_salt) > _MAX_SALT_CHARS:
         raise InvalidRequestError(f"more than {_MAX_SALT_CHARS} characters", field="cache_salt")
     if abs(message.priority) > _MAX_PRIORITY:
@@ -88,7 +94,7 @@ def parse_request(
     asked = limits.defaults.fill(message.sampling)
 
     def check_length(text: str) -> None:
-        # where max_tokens is to blame, the message has the prompt's real length
+        # if max_tokens is the cause, the error later names the prompt's real length
         if (least := tokenizer.least_tokens(text)) >= limits.max_context_tokens:
             _check_context(least, max(asked.max_tokens, 1), limits, "at least ")
 
@@ -96,9 +102,7 @@ def parse_request(
     seed = asked.seed if asked.HasField("seed") else secrets.randbits(64)
     max_tokens = _parse_max_tokens(asked, len(prompt), limits)
     sampling = parse_sampling(asked, seed, max_tokens, limits.vocab_size)
-    bad_words = tokenize_bad_words(asked.bad_words, limits.vocab_size, tokenizer)
-    sampling = replace(sampling, bad_words=bad_words) if bad_words else sampling
-    check_first_token(sampling, limits.eos_token_ids, limits.vocab_size)
+    sampling = _add_bad_words(sampling, asked.bad_words, limits, tokenizer)
     check_prompt_logprobs(sampling, len(prompt))
     return Job(
         request_id,
@@ -127,9 +131,10 @@ def parse_prompt(
     tokenizer: Tokenizer,
     check_length: Callable[[str], None] = lambda _: None,
 ) -> tuple[int, ...]:
-    """Token ids of the prompt, one at least, all known to the model. Raises InvalidRequestError.
+    """Return the token ids of the prompt, at least one, all known to the model.
 
-    `check_length` gets a text before it is tokenized, which takes a second a megabyte.
+    `check_length` gets a text before it is tokenized, which takes a second a megabyte. Raises
+    InvalidRequestError.
     """
     ids, field = tokenize_prompt(message, tokenizer, check_length)
     check_vocabulary(ids, field, limits.vocab_size, tokenizer)
@@ -141,9 +146,10 @@ def tokenize_prompt(
     tokenizer: Tokenizer,
     check_length: Callable[[str], None] = lambda _: None,
 ) -> tuple[list[int], str]:
-    """Token ids of the prompt as the tokenizer has them, one at least, and the field they came from.
+    """Return the token ids of the prompt, at least one, and the name of their field.
 
-    See parse_prompt.
+    Ids that the model does not know are not checked. `check_length` is as in parse_prompt. Raises
+    InvalidRequestError.
     """
     kind = message.WhichOneof("prompt") or "tokens"
     if kind == "text":
@@ -159,6 +165,16 @@ def tokenize_prompt(
     if not ids:
         raise InvalidRequestError("the prompt is empty", reason=Reason.EMPTY_PROMPT, field=field)
     return ids, field
+
+
+def _add_bad_words(
+    sampling: SamplingParams, words: Sequence[str], limits: Limits, tokenizer: Tokenizer
+) -> SamplingParams:
+    """Return the sampling with its bad words. Raises InvalidRequestError if it forbids every token."""
+    bad_words = tokenize_bad_words(words, limits.vocab_size, tokenizer)
+    sampling = replace(sampling, bad_words=bad_words) if bad_words else sampling
+    check_first_token(sampling, limits.eos_token_ids, limits.vocab_size)
+    return sampling
 
 
 def _parse_chat(chat: inference_pb2.ChatPrompt) -> list[ChatMessage]:
@@ -188,10 +204,13 @@ def _parse_num_choices(sampling: inference_pb2.SamplingParams) -> int:
 def _parse_max_tokens(
     sampling: inference_pb2.SamplingParams, num_prompt_tokens: int, limits: Limits
 ) -> int:
-    """The client's max_tokens if context and KV memory hold it; unset, all that they and the model leave."""
+    """Return the client's max_tokens, or without one all that context, KV memory and model leave.
+
+    Raises InvalidRequestError when context or KV memory cannot hold them.
+    """
     room = min(limits.max_context_tokens, limits.kv_capacity_tokens) - num_prompt_tokens
     if limits.defaults.max_tokens is not None:
-        # who asks for more tokens at least than the model's makers give has said what counts
+        # a client's min_tokens beyond the model's default wins
         room = min(room, max(limits.defaults.max_tokens, sampling.min_tokens))
     wanted = sampling.max_tokens if sampling.HasField("max_tokens") else max(room, 1)
     if wanted < 1:

@@ -1,4 +1,4 @@
-"""From a client's sampling options to those that a worker takes, or a refusal that names the field."""
+"""Sampling options of a client, checked and made into those of a worker."""
 
 from dataclasses import replace
 
@@ -23,7 +23,10 @@ _MAX_PROMPT_LOGPROBS = 500_000
 def parse_sampling(
     message: inference_pb2.SamplingParams, seed: int, max_tokens: int, vocab_size: int
 ) -> SamplingParams:
-    """Check every field but these two, which are known already. Raises InvalidRequestError."""
+    """Return the checked sampling; `seed` and `max_tokens` are checked before.
+
+    Raises InvalidRequestError.
+    """
     for name, allowed in RANGES.items():
         if _is_set(message, name) and getattr(message, name) not in allowed:
             raise _refusal(name, f"{getattr(message, name):g} is not in {allowed}")
@@ -47,7 +50,7 @@ def parse_sampling(
 
 
 def check_prompt_logprobs(sampling: SamplingParams, num_prompt_tokens: int) -> None:
-    """Raises InvalidRequestError when the log-probabilities of the prompt would not fit in a message."""
+    """Raise InvalidRequestError when the prompt's log-probabilities would not fit in a message."""
     if sampling.prompt_logprobs is None:
         return
     most = _MAX_PROMPT_LOGPROBS // (sampling.prompt_logprobs + 2)

@@ -1,4 +1,4 @@
-"""The numbers that sampling options may be, whoever names them: a client or a model's makers."""
+"""Ranges of the sampling options, for clients' requests and the model's own defaults."""
 
 from dataclasses import dataclass
 

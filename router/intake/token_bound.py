@@ -1,8 +1,8 @@
-"""How few tokens a text can have, without tokenizing it.
+"""A lower bound on the number of tokens of a text, found without tokenizing it.
 
-Byte-pair encoding puts each byte of its input into exactly one token, so that n bytes make at least
-n / (bytes of the longest token) of them. Which tokenizers are like that is read off tokenizer.json, and only
-what is known to lose nothing, or to lose what can be counted, is trusted.
+Byte-pair encoding puts each byte of its input into exactly one token. So n bytes make at least n /
+(bytes of the longest token) tokens. tokenizer.json says whether a tokenizer is of this kind. A part
+of it counts only if it is known to lose no byte, or bytes that can be counted.
 """
 
 from collections.abc import Mapping
@@ -19,19 +19,19 @@ _NOT_ASCII = bytes(range(128, 256))
 
 @dataclass(frozen=True, slots=True)
 class TokenBound:
-    """What a tokenizer can make of a text at best."""
+    """A tokenizer's bound: the longest token, and the bytes that may end in no token."""
 
-    longest_bytes: int  # of a text, in one token
+    longest_bytes: int  # in one token
     lost: bytes  # bytes of UTF-8 that may end in no token
 
     def least_tokens(self, text: str) -> int:
-        """The text has so many tokens, or more. Milliseconds for megabytes."""
+        """Return a number of tokens that the text has at least. Takes milliseconds for megabytes."""
         kept = text.encode(errors="ignore").translate(None, self.lost)
         return -(-len(kept) // self.longest_bytes)
 
 
 def find_bound(tokenizer: _Json) -> TokenBound | None:
-    """The bound that the content of a tokenizer.json has; None where none is known."""
+    """Return the bound of a tokenizer.json's content; None when none is known."""
     model, added = _part(tokenizer, "model"), _parts(tokenizer.get("added_tokens"))
     splitters = _flat(tokenizer.get("pre_tokenizer"), "pretokenizers")
     if (
@@ -55,9 +55,9 @@ def find_bound(tokenizer: _Json) -> TokenBound | None:
 
 
 def _lost_bytes(vocab: Mapping[str, int], normalizers: list[_Json]) -> bytes | None:
-    """Of a byte-level tokenizer: bytes without a symbol are dropped.
+    """Return the bytes that a byte-level tokenizer may drop: those without a symbol.
 
-    NFC makes one character of several, but of ASCII at most one, since no character is composed of two.
+    NFC joins several characters to one, but at most one of them is ASCII.
     """
     if any(part.get("type") != "NFC" for part in normalizers):
         return None
@@ -66,7 +66,7 @@ def _lost_bytes(vocab: Mapping[str, int], normalizers: list[_Json]) -> bytes | N
 
 
 def _lost_else(model: _Json, normalizers: list[_Json]) -> bytes | None:
-    """Of a tokenizer of characters that falls back to bytes: none, if it has them all and no text shrinks."""
+    """Return b"" for a tokenizer with all byte fallbacks that shrinks no text; else None."""
     vocab = cast("Mapping[str, int]", model.get("vocab") or {})
     has_all = model.get("byte_fallback") and all(token in vocab for token in _FALLBACKS)
     return b"" if has_all and all(map(_only_grows, normalizers)) else None
@@ -87,9 +87,9 @@ def _only_grows(normalizer: _Json) -> bool:
 
 
 def _symbols() -> list[str]:
-    """The character that byte-level tokenizers write for each byte (the table of GPT-2)."""
+    """Return the character that byte-level tokenizers write for each byte (the table of GPT-2)."""
     splitter = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    # characters that have all bytes of UTF-8 between them; 13 bytes never occur there
+    # characters that cover all bytes of UTF-8; 13 bytes never occur in it
     points = (*range(0x800), *range(0x800, 0x10000, 0x800), *range(0x10000, 0x110000, 0x10000))
     text = "".join(chr(point) for point in points if not 0xD800 <= point < 0xE000)
     ((written, _),) = splitter.pre_tokenize_str(text)
@@ -101,7 +101,7 @@ _SYMBOLS = _symbols()
 
 
 def _flat(part: object, inside: str) -> list[_Json]:
-    """The parts of a sequence, or the one that there is."""
+    """Return the parts of a sequence, nested ones too, or the single part."""
     if not isinstance(part, Mapping):
         return []
     if part.get("type") != "Sequence":

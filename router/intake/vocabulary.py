@@ -1,4 +1,4 @@
-"""Tokens that a tokenizer has and its model does not, as after a fine-tune that added some."""
+"""Check for tokens that a tokenizer has and its model lacks, as after some fine-tunes."""
 
 from collections.abc import Sequence
 

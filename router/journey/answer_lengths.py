@@ -1,4 +1,4 @@
-"""How long answers get. Plain numbers."""
+"""Lengths of answers. Plain numbers."""
 
 from bisect import bisect_left, insort
 from collections import deque
@@ -13,7 +13,7 @@ _LOW = 0.1
 
 
 class AnswerLengths:
-    """Learnt from all answers alike: a moving mean, and a low quantile of the last _NUM_KEPT."""
+    """Learns from all answers alike: a moving mean, and a low quantile of the last _NUM_KEPT."""
 
     def __init__(self) -> None:
         self._mean = _PRIOR_TOKENS
@@ -21,7 +21,7 @@ class AnswerLengths:
         self._sorted: list[int] = []
 
     def note(self, num_tokens: int) -> None:
-        """An answer ended with so many tokens."""
+        """Learn the length of an answer."""
         self._mean += _SMOOTHING * (num_tokens - self._mean)
         self._latest.append(num_tokens)
         insort(self._sorted, num_tokens)
@@ -29,11 +29,11 @@ class AnswerLengths:
             del self._sorted[bisect_left(self._sorted, self._latest.popleft())]
 
     def expected(self, max_tokens: int) -> int:
-        """Tokens of an answer, on average."""
+        """Return the mean number of tokens of an answer with this limit."""
         return min(max(round(self._mean), 1), max_tokens)
 
     def least(self, job: Job) -> int:
-        """Tokens that an answer has at least, or nine in ten have; 1 while too few are known."""
+        """Return a number of tokens that nine in ten answers reach; 1 while too few are known."""
         sampling = job.sampling
         if sampling.ignore_eos and not job.stop and not sampling.stop_token_ids:
             return sampling.max_tokens

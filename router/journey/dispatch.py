@@ -1,193 +1,138 @@
-"""From a request's arrival to the moment at which it leaves for its workers.
+"""Dispatch of a job to its workers: admission, placement, the prompt queue, and sending.
 
-1. `enter`: admission lets it in, unless it is predicted to wait longer than it may, or to end after its
-   deadline (wait_limit.py).
-2. `depart`: the policy says where it would go and how much of its prompt would run there; so much it waits
-   for at the gate. Whoever had to wait is routed anew, since the workers' state has changed, and refused
-   after all when its deadline can no longer be met.
-3. `set_out`: its worker's load counts the prompt.
-4. `note_tokens`: the prompt has run; the gate lets others pass.
-5. `leave`, always: its place at the gate and in the account is given back.
+1. `admit` checks the admission's limits, has the workers chosen, and checks the predicted wait.
+   Then the request is live, and `LiveRequest.close` must follow.
+2. `wait_for_turn` puts the prompt into the queue, with the tokens that its worker has to compute.
+   After a wait the workers are chosen anew, and a deadline that can no longer be met ends the
+   request.
+3. `send` submits every choice to the decode worker.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
-from common.profile import WorkerProfile, count_pairs
-from pdserve.errors import (
-    OverloadedError,
-    RequestCancelledError,
-    RequestTimeoutError,
-    UnavailableError,
-)
-from router.admission.admission import Admission, Ticket
-from router.admission.prompt_queue import Gate, Turn
-from router.admission.recent_use import Shares
-from router.admission.wait_limit import Forecast, WaitLimit, check_deadline
+from pdserve.errors import OverloadedError, RequestTimeoutError, UnavailableError
+from router.access.tenant import Tenant
+from router.admission.recent_use import RecentUse
+from router.admission.wait_limit import WaitLimit, check_deadline
 from router.intake.job import Job
-from router.journey.placement import Dispatcher
+from router.journey.forecaster import Forecaster
+from router.journey.live_request import Arrival, LiveChoice, LiveRequest, Resources
+from router.journey.placement import Placement
+from router.journey.work_ids import WorkIds, choice_names
+from router.journey.work_requests import make_work_requests
 from router.routing.policy import Decision
-
-# of prompt tokens on their way to each worker: enough to keep it busy and to choose among
-WINDOW_STEPS = 4
+from router.workers.link import WorkStream
 
 
-@dataclass(slots=True)
-class Passage:
-    """One request on its way out."""
-
-    job: Job
-    arrival_s: float
-    timeout_s: float | None
-    ticket: Ticket
-    decision: Decision | None = None
-    turn: Turn | None = None
-
-    @property
-    def remaining_s(self) -> float | None:
-        """Until the client's deadline."""
-        if self.timeout_s is None:
-            return None
-        return max(self.arrival_s + self.timeout_s - time.monotonic(), 0.0)
-
-    def refuse(self) -> None:
-        """Cancel was called; who waits for a turn is told."""
-        if self.turn is not None and not self.turn.granted.done():
-            self.turn.granted.set_exception(RequestCancelledError("cancelled by Cancel"))
-
-
-class Departures:
-    """Lets requests in and sends them off in turn."""
+class Dispatcher:
+    """Lets requests in and sends each to its workers when its turn comes."""
 
     def __init__(
         self,
-        admission: Admission,
-        dispatcher: Dispatcher,
-        gate: Gate,
+        resources: Resources,
+        placement: Placement,
         wait_limit: WaitLimit,
+        work_ids: WorkIds,
+        max_unread_tokens: int,
     ) -> None:
-        self._admission = admission
-        self._dispatcher = dispatcher
-        self._gate = gate
+        self._resources = resources
+        self._admission = resources.admission
+        self._placement = placement
+        self._forecaster = Forecaster(placement, resources.queue)
         self._wait_limit = wait_limit
-        self._shares = Shares(admission.tenants.weight)
+        self._work_ids = work_ids
+        self._max_unread_tokens = max_unread_tokens
+        self._recent_use = RecentUse(self._admission.tenants.weight)
 
-    def enter(self, job: Job, timeout_s: float | None, cancel: Callable[[], None]) -> Passage:
-        """Let a request in; `leave` must follow. Raises what `Admission.enter` does."""
-        arrival_s, decisions = time.monotonic(), list[Decision]()
+    def admit(self, job: Job, timeout_s: float | None) -> LiveRequest:
+        """Let a request in, or refuse it and count the refusal. `LiveRequest.close` must follow.
 
-        def forecast() -> None:
-            decisions.extend(self._check_waiting(job, arrival_s, timeout_s))
+        Raises DuplicateRequestError, OverloadedError, UnavailableError.
+        """
+        arrival, num_tokens = Arrival(time.monotonic(), timeout_s), len(job.prompt_token_ids)
+        with self._admission.refusing(job.key):
+            self._admission.check(job.key, num_tokens)
+            decision = self._choose_if_ready(job, arrival)
+            if decision is not None:
+                self._check_wait(job, decision, arrival)
+        # `request` is made below, before anything is awaited and Cancel can come
+        ticket = self._admission.admit(job.key, num_tokens, lambda: request.cancel())
+        self._recent_use.add(job.tenant.name, num_tokens, arrival.at_s)
+        work_id = self._work_ids.begin(str(job.key))  # admitted, so that no other run has the key
+        choices = [
+            LiveChoice(number, WorkStream(name, self._max_unread_tokens))
+            for number, name in enumerate(choice_names(work_id, job.num_choices))
+        ]
+        request = LiveRequest(job, arrival, ticket, work_id, choices, self._resources, decision)
+        return request
 
-        def cancel_all() -> None:
-            passage.refuse()
-            cancel()
-
-        num_tokens = len(job.prompt_token_ids)
-        ticket = self._admission.enter(job.key, num_tokens, cancel_all, forecast)
-        self._shares.add(job.tenant.name, num_tokens, arrival_s)
-        decision = decisions[0] if decisions else None
-        passage = Passage(job, arrival_s, timeout_s, ticket, decision)
-        return passage
-
-    async def depart(self, passage: Passage) -> Decision:
-        """Wait for the request's turn; the workers that it goes to.
+    async def wait_for_turn(self, request: LiveRequest) -> Decision:
+        """Wait until the request may be sent; return the workers that it goes to.
 
         Raises UnavailableError, RequestCancelledError, RequestTimeoutError, OverloadedError.
         """
-        job, arrival_s = passage.job, passage.arrival_s
-        decision = passage.decision or self._dispatcher.choose(job, arrival_s)
-        self._dispatcher.arrive(arrival_s)
+        job, arrival = request.job, request.arrival
+        decision = request.proposed or self._placement.choose(job, arrival.at_s)
+        self._placement.note_arrival(arrival.at_s)
         num_tokens = max(decision.num_new_tokens, 1)
-        turn = passage.turn = self._gate.queue(job.tenant.name, num_tokens, job.priority)
+        turn = self._resources.queue.push(job.tenant.name, num_tokens, job.priority)
+        request.turn = turn
         if not turn.granted.done():
-            self._dispatcher.propose(job, decision, arrival_s)
+            self._placement.propose(job, decision, arrival.at_s)
             try:
-                async with asyncio.timeout(passage.remaining_s):
+                async with asyncio.timeout(arrival.remaining_s):
                     await turn.granted
             except TimeoutError:
                 raise RequestTimeoutError("the deadline passed in the queue") from None
-            decision = self._dispatcher.choose(job, arrival_s)
-            self._check_deadline(passage, decision)
-        self._dispatcher.commit(job, decision, arrival_s)
+            decision = self._placement.choose(job, arrival.at_s)
+            self._check_deadline(request, decision)
+        self._placement.commit(job, decision, arrival.at_s)
         return decision
 
-    def set_out(self, passage: Passage) -> None:
-        """The prompt is among those assigned to its worker. Safe to repeat."""
-        if passage.turn is not None:
-            self._gate.set_out(passage.turn)
+    def send(self, request: LiveRequest, decision: Decision) -> None:
+        """Submit every choice. Nothing may be awaited between the choice of workers and this call.
 
-    def note_tokens(self, passage: Passage, number: int) -> None:
-        """The request has so many tokens more: its prompt has run."""
-        self._admission.note_tokens(passage.ticket, number)
-        self._give_back(passage)
-
-    def leave(self, passage: Passage) -> None:
-        """The request has ended, in whatever way."""
-        self._give_back(passage)
-        self._admission.leave(passage.ticket)
-
-    def _give_back(self, passage: Passage) -> None:
-        if passage.turn is not None:
-            self._gate.done(passage.turn)
-            passage.turn = None
-
-    def _check_waiting(self, job: Job, arrival_s: float, timeout_s: float | None) -> list[Decision]:
-        try:
-            decision = self._dispatcher.choose(job, arrival_s)
-        except UnavailableError:
-            return []  # said when its turn comes
-        is_over_share = self._shares.is_over(job.tenant.name, arrival_s)
-        forecast = self._forecast(job, decision)
-        self._wait_limit.check(forecast, timeout_s, arrival_s, is_over_share=is_over_share)
-        return [decision]
-
-    def _check_deadline(self, passage: Passage, decision: Decision) -> None:
-        """Raise OverloadedError when who has waited would be served in vain."""
-        if (remaining_s := passage.remaining_s) is not None:
-            chosen = decision.chosen
-            answer_s = self._dispatcher.answer_s(passage.job, decision)
-            forecast = Forecast(chosen.queue_s, chosen.prefill_s, answer_s, num_ahead=1)
-            try:
-                check_deadline(forecast, remaining_s)
-            except OverloadedError as error:
-                self._admission.postpone(passage.job.key, error)
-                raise
-
-    def _forecast(self, job: Job, decision: Decision) -> Forecast:
-        """What a request would meet that comes now.
-
-        A short prompt overtakes longer ones at a prefill worker. Counted as if it did not: else short ones
-        would be let in without end, and those that they overtake, which were let in before, would wait too
-        long.
+        A worker that is drained in between would not wait for the request. Raises UnavailableError.
         """
-        workers = [*self._dispatcher.prompt_workers().values()]
-        here_s = seconds_for(self._gate.tokens_before(job.tenant.name), workers)
-        there = self._dispatcher.on_the_way(decision.prompt_worker)
-        there_s = max(decision.chosen.queue_s, seconds_for(there.num_tokens, workers[:1]))
-        return Forecast(
-            wait_s=here_s + there_s,
-            prefill_s=decision.chosen.prefill_s,
-            answer_s=self._dispatcher.answer_s(job, decision),
-            num_ahead=self._gate.num_waiting + there.num_prompts,
+        job, pool = request.job, self._resources.pool
+        works = make_work_requests(
+            job, request.work_id, decision.route, request.arrival.remaining_s
+        )
+        request.submitted_s = time.monotonic()
+        request.workers = pool.worker_use.hold(decision.route, job.num_choices)
+        link = pool.link(decision.route.decode)
+        for choice, work in zip(request.choices, works, strict=True):
+            link.submit(work, choice.stream)
+            # the first choice computes the prompt for all
+            num_tokens = 0 if choice.number else decision.num_new_tokens
+            worker, priority = decision.prompt_worker, work.priority
+            choice.prompt = pool.sent_prompts.add(worker, num_tokens, priority)
+        if request.turn is not None:
+            self._resources.queue.note_sent(request.turn)
+
+    def cancel(self, tenant: Tenant, request_id: str) -> None:
+        """End a live request that the tenant may see. Raises NotFoundError."""
+        self._admission.cancel(tenant, request_id)
+
+    def _choose_if_ready(self, job: Job, arrival: Arrival) -> Decision | None:
+        try:
+            return self._placement.choose(job, arrival.at_s)
+        except UnavailableError:
+            return None  # `wait_for_turn` tries again and raises
+
+    def _check_wait(self, job: Job, decision: Decision, arrival: Arrival) -> None:
+        forecast = self._forecaster.on_arrival(job, decision)
+        is_over_share = self._recent_use.is_over(job.tenant.name, arrival.at_s)
+        self._wait_limit.check(
+            forecast, arrival.timeout_s, arrival.at_s, is_over_share=is_over_share
         )
 
-
-def room_tokens(workers: Mapping[str, WorkerProfile], assigned: Callable[[str], int]) -> int:
-    """Prompt tokens that the workers which run prompts want besides those assigned to them.
-
-    A worker with more than its window, or one that does nothing, takes no room from another.
-    """
-    windows = {name: WINDOW_STEPS * profile.max_batch_tokens for name, profile in workers.items()}
-    return sum(max(window - assigned(name), 0) for name, window in windows.items())
-
-
-def seconds_for(num_tokens: int, workers: list[WorkerProfile]) -> float:
-    """Until the workers have run so many prompt tokens, in prompts of about a step."""
-    if not workers or not num_tokens:
-        return 0.0
-    profile, share = workers[0], -(-num_tokens // len(workers))
-    num_pairs = share / profile.max_batch_tokens * count_pairs(profile.max_batch_tokens)
-    return profile.prompt_s(share, num_pairs)
+    def _check_deadline(self, request: LiveRequest, decision: Decision) -> None:
+        """Raise OverloadedError when the answer would come after the client's deadline."""
+        if (remaining_s := request.arrival.remaining_s) is not None:
+            try:
+                check_deadline(self._forecaster.at_turn(request.job, decision), remaining_s)
+            except OverloadedError as error:
+                self._admission.set_retry_after(request.job.key, error)
+                raise

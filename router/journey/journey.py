@@ -1,154 +1,111 @@
-"""One request's way through the router.
+"""The life of a request in the router, from a job to the last delta of its answer.
 
-1. `run` is entered with a validated Job; admission lets it in or sheds it, and it waits for its turn.
-2. The policy picks a (prefill, decode) pair, or a decode worker that does both (departure.py).
-3. The job goes down the decode worker's stream; decode pulls the KV from the prefill worker it names.
-4. Tokens come back with their index: repeats are dropped, a gap is a fault; text is made of them.
-   Several choices travel side by side to the same pair and are read as one stream (merge.py).
-5. It ends with a finish, a stop text, a failure, Cancel, the deadline, or the client's departure.
-6. Whatever the end, `finally` releases the stream (which cancels what still runs) and leaves admission.
+1. `Dispatcher.admit` lets the job in or refuses it: Admission.check, Placement.choose,
+   WaitLimit.check, and Admission.admit.
+2. `Dispatcher.wait_for_turn` holds it in the PromptQueue until the workers have room for its
+   prompt.
+3. `Dispatcher.send` submits its choices to the decode worker. That worker pulls the KV from the
+   prefill worker that the job names, or runs the prompt itself.
+4. `Journeys._run_choice` reads a choice's outputs. `LiveRequest.note_output` counts their tokens.
+5. `Progress.advance` drops tokens that it has seen, fails on a gap, and makes text of the rest.
+6. `merge` joins the choices of a request into one stream of deltas.
+7. A finish, a stop text, a failure, Cancel, the deadline, or the client's departure ends the
+   request.
+8. `LiveRequest.close` then gives back all that it holds; workers that still compute it are told to
+   stop.
 """
 
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from itertools import repeat
 
-from common.messages import WorkRequest
 from common.rpc.status import error_from_reason
 from pdserve.errors import RequestCancelledError, RequestTimeoutError
+from router.access.tenant import Tenant
 from router.admission.admission import Outcome
 from router.intake.job import Job
 from router.intake.tokenizer import Tokenizer
-from router.journey.dispatch import Departures, Passage
+from router.journey.dispatch import Dispatcher
+from router.journey.live_request import LiveChoice, LiveRequest
 from router.journey.merge import merge
 from router.journey.metrics import RouterMetrics
 from router.journey.output_text import OutputText
-from router.journey.placement import Dispatcher
+from router.journey.placement import Placement
 from router.journey.progress import Delta, Progress
-from router.journey.work_ids import WorkIds, of_choices
 from router.routing.policy import Decision
-from router.routing.prediction import Route
-from router.workers.link import WorkStream
-from router.workers.pool import WorkerPool
-from router.workers.worker_use import Booking
 
 
 class Journeys:
-    """Runs requests; holds what they share and no state of any of them."""
+    """Runs requests to their end. Holds what they share, and no state of any of them."""
 
     def __init__(
         self,
-        work_ids: WorkIds,
-        pool: WorkerPool,
         dispatcher: Dispatcher,
-        departures: Departures,
+        placement: Placement,
         tokenizer: Tokenizer,
         metrics: RouterMetrics,
-        max_unread_tokens: int,
     ) -> None:
-        self._work_ids = work_ids
-        self._pool = pool
         self._dispatcher = dispatcher
-        self._departures = departures
+        self._placement = placement
         self._tokenizer = tokenizer
         self._metrics = metrics
-        self._max_unread_tokens = max_unread_tokens
 
     async def run(self, job: Job, timeout_s: float | None) -> AsyncGenerator[Delta]:
-        """Yield the request's deltas. Raises RequestError; closing the iterator cancels the request."""
-        streams: list[WorkStream] = []
-        passage = self._departures.enter(job, timeout_s, lambda: _cancel(streams))
-        work_id = self._work_ids.begin(str(job.key))  # let in, so that no other run has the key
-        names = of_choices(work_id, job.num_choices)
-        streams += [WorkStream(name, self._max_unread_tokens) for name in names]
-        ticket = passage.ticket
-        ticket.outcome = Outcome.CANCELLED  # unless it is seen to end in another way
+        """Yield the request's deltas.
+
+        Raises RequestError; closing the iterator cancels the request.
+        """
+        request = self._dispatcher.admit(job, timeout_s)
+        request.end_with(Outcome.CANCELLED)  # unless it is seen to end in another way
         try:
-            decision = await self._departures.depart(passage)
-            works = _works(passage, work_id, decision.route, names)
-            progress = [self._progress(passage, choice, decision) for choice in range(len(works))]
-            num_open = len(works)
-            # nothing is awaited since the choice: its workers are not drained in between
-            with self._pool.bookings.book(decision.route, len(works)) as booking:
-                args = (works, progress, streams, repeat(passage), repeat(booking))
-                async with aclosing(merge([*map(self._travel, *args)])) as deltas:
-                    async for delta in deltas:
-                        if delta.summary is not None:
-                            self._dispatcher.note_output(delta.summary.num_output_tokens)
-                            num_open -= 1
-                        if not num_open:
-                            ticket.outcome = Outcome.COMPLETED
-                        yield delta
+            decision = await self._dispatcher.wait_for_turn(request)
+            self._dispatcher.send(request, decision)
+            runs = [self._run_choice(request, choice, decision) for choice in request.choices]
+            num_open = len(runs)
+            async with aclosing(merge(runs)) as deltas:
+                async for delta in deltas:
+                    if delta.summary is not None:
+                        self._placement.note_finished(job.key, delta.choice, delta.summary)
+                        num_open -= 1
+                    if not num_open:
+                        request.end_with(Outcome.COMPLETED)
+                    yield delta
         except (RequestCancelledError, RequestTimeoutError):
             raise
         except Exception:
-            ticket.outcome = Outcome.FAILED
+            request.end_with(Outcome.FAILED)
             raise
         finally:
-            self._departures.leave(passage)
+            request.close()
 
-    async def _travel(
-        self,
-        work: WorkRequest,
-        progress: Progress,
-        stream: WorkStream,
-        passage: Passage,
-        booking: Booking,
+    def cancel(self, tenant: Tenant, request_id: str) -> None:
+        """End a request that runs and that the tenant may see. Raises NotFoundError."""
+        self._dispatcher.cancel(tenant, request_id)
+
+    async def _run_choice(
+        self, request: LiveRequest, choice: LiveChoice, decision: Decision
     ) -> AsyncGenerator[Delta]:
-        link = self._pool.link(progress.decision.route.decode)
-        link.submit(work, stream)
-        # the first choice computes the prompt for all
-        decision, assigned = progress.decision, self._pool.assigned
-        num_tokens = 0 if progress.choice else decision.num_new_tokens
-        prompt = assigned.add(decision.prompt_worker, num_tokens, work.priority)
-        self._departures.set_out(passage)
+        progress = self._progress(request, choice, decision)
         try:
             while True:
-                output = await stream.next()
+                output = await choice.stream.next()
                 if output.failure:
                     raise error_from_reason(output.failure.reason, output.failure.message)
-                assigned.discard(prompt)
-                booking.note_token(progress.choice)
-                self._departures.note_tokens(passage, len(output.token_ids))
+                request.note_output(choice, len(output.token_ids))
                 delta = progress.advance(output)
                 yield delta
                 if delta.summary is not None:
                     return
         finally:
-            assigned.discard(prompt)
-            link.release(stream)
+            request.end_choice(choice)
 
-    def _progress(self, passage: Passage, choice: int, decision: Decision) -> Progress:
-        job, now_s = passage.job, time.monotonic()
-        text = OutputText(self._tokenizer.decode, job)
-        return Progress(job, choice, decision, passage.arrival_s, now_s, text, self._metrics)
-
-
-def _works(passage: Passage, work_id: str, route: Route, names: list[str]) -> list[WorkRequest]:
-    job, timeout_s = passage.job, passage.remaining_s
-    group = work_id if job.num_choices > 1 else ""
-    return [
-        _to_work(name, group, job, choice, route, timeout_s) for choice, name in enumerate(names)
-    ]
-
-
-def _to_work(
-    work_id: str, group: str, job: Job, choice: int, route: Route, timeout_s: float | None
-) -> WorkRequest:
-    return WorkRequest(
-        request_id=work_id,
-        attempt=1,
-        prompt_token_ids=job.prompt_token_ids,
-        sampling=job.sampling_of(choice),
-        prefill_worker=route.prefill,
-        timeout_s=timeout_s,
-        cache_salt=job.salt,
-        group=group,
-        priority=job.worker_priority,
-    )
-
-
-def _cancel(streams: list[WorkStream]) -> None:
-    for stream in streams:
-        stream.cancel("cancelled by Cancel")
+    def _progress(self, request: LiveRequest, choice: LiveChoice, decision: Decision) -> Progress:
+        text = OutputText(self._tokenizer.decode, request.job)
+        return Progress(
+            request.job,
+            choice.number,
+            decision,
+            request.arrival.at_s,
+            request.submitted_s,
+            text,
+            self._metrics,
+        )

@@ -1,4 +1,4 @@
-"""Several streams read as one."""
+"""Merge of several streams into one."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -9,13 +9,16 @@ T = TypeVar("T")
 
 
 async def merge(sources: Sequence[AsyncGenerator[T]]) -> AsyncGenerator[T]:
-    """Items of all sources as they come. The first failure ends it; closing it closes every source."""
+    """Yield the items of all sources as they come.
+
+    The first failure of a source ends the stream. Closing the stream closes every source.
+    """
     if len(sources) == 1:
         async with aclosing(sources[0]) as only:
             async for item in only:
                 yield item
         return
-    # bounded: what nobody reads stays in the sources, whose limits then hold
+    # bounded: unread items stay in the sources, whose limits then hold
     news: asyncio.Queue[tuple[T] | Exception | None] = asyncio.Queue(maxsize=len(sources))
     tasks = [asyncio.create_task(_drain(source, news)) for source in sources]
     try:
@@ -42,5 +45,5 @@ async def _drain(
             async for item in source:
                 await news.put((item,))
         await news.put(None)
-    except Exception as error:  # belongs to the reader, in its task
+    except Exception as error:  # raised again in the reader's task
         await news.put(error)

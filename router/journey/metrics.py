@@ -1,4 +1,4 @@
-"""The router's Prometheus metrics. Seconds and bytes; names follow what the field graphs."""
+"""The router's Prometheus metrics, in seconds and bytes. Names follow the field's dashboards."""
 
 from collections.abc import Callable, Iterable
 
@@ -14,7 +14,7 @@ _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 
 
 
 class RouterMetrics:
-    """One registry per router."""
+    """Metrics of one router, in a registry of their own."""
 
     def __init__(self, admission: Admission, views: Callable[[], list[WorkerView]]) -> None:
         self.registry = registry = CollectorRegistry()
@@ -55,7 +55,7 @@ class RouterMetrics:
 
 
 class _AdmissionCollector(Collector):
-    """Admission's own account, read when scraped."""
+    """Metrics of admission's account, read when scraped."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
@@ -74,7 +74,7 @@ class _AdmissionCollector(Collector):
 
 
 class _WorkerCollector(Collector):
-    """Workers' last reports as gauges, read when scraped."""
+    """Metrics of the workers' last reports, read when scraped."""
 
     def __init__(self, views: Callable[[], list[WorkerView]]) -> None:
         self._views = views

@@ -1,4 +1,4 @@
-"""One answer's text as its tokens come."""
+"""Text of an answer as its tokens come."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,7 +8,7 @@ from router.journey.detokenizer import IncrementalDetokenizer, StopStrings
 
 
 class OutputText:
-    """From tokens to the text that is certain and lies before the first stop text."""
+    """Turns tokens into the text that is certain and lies before the first stop text."""
 
     def __init__(self, decode: Callable[[Sequence[int]], str], job: Job) -> None:
         self._detokenizer = IncrementalDetokenizer(decode)
@@ -18,16 +18,18 @@ class OutputText:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether a stop text ended it."""
+        """True once a stop text ended the answer."""
         return self._stops.is_hit
 
     @property
     def stop_text(self) -> str:
-        """The one that did; empty before."""
+        """Stop text that ended the answer; empty without one."""
         return self._stops.hit
 
     def push(self, new: tuple[int, ...], finish_reason: FinishReason | None) -> str:
-        """Add tokens, the last ones if there is a `finish_reason`; returns the text that became certain.
+        """Add tokens, and return the text that became certain.
+
+        With a `finish_reason` they are the last.
 
         A stop text counts if the token that completes it is number min_tokens or a later one.
         """
@@ -44,6 +46,6 @@ class OutputText:
         return self._stops.push(self._detokenizer.push(tokens), may_stop=may_stop) if tokens else ""
 
     def _visible(self, new: tuple[int, ...], reason: FinishReason | None) -> tuple[int, ...]:
-        """The tokens whose text the client sees: one that stopped the request is not among them."""
+        """Return the tokens whose text the client sees: all but one that stopped the request."""
         is_hidden = new and new[-1] in self._sampling.stop_token_ids
         return new[:-1] if reason is FinishReason.STOP and is_hidden else new

@@ -1,37 +1,47 @@
-"""From a job to a decision: asks the pool who is there and the policy whom to take."""
+"""Placement of jobs: the pool offers workers that are ready, and the policy chooses among them."""
+
+from collections.abc import Callable, Mapping
 
 from common.messages import Role
 from common.profile import WorkerProfile
 from pdserve.errors import UnavailableError
+from router.access.tenant import RequestKey
 from router.admission.arrival_rate import ArrivalRate
 from router.intake.job import Job
 from router.journey.answer_lengths import AnswerLengths
-from router.journey.decisions import Explanations
+from router.journey.decisions import DecisionLog
+from router.journey.progress import Summary
 from router.routing.policy import Decision, RoutingPolicy
 from router.routing.prediction import Ask
 from router.routing.prefix_index import PromptKeys
 from router.workers.pool import WorkerPool
-from router.workers.sent_prompts import OnTheWay
+from router.workers.sent_prompts import SentTotals
+
+# steps of prompt tokens sent to each worker: enough to keep it busy and to choose among
+WINDOW_STEPS = 4
 
 
-class Dispatcher:
+class Placement:
     """Chooses workers for jobs, and keeps its decisions for `Explain`.
 
-    Learns how long answers get and how often requests come. `choose` alone changes nothing: a request may
-    still be refused, or chosen for again after it has waited.
+    Learns the lengths of answers and the rate of arrivals. `choose` alone changes nothing: a
+    request may still be refused, or be placed anew after it has waited.
     """
 
-    def __init__(self, pool: WorkerPool, policy: RoutingPolicy, explanations: Explanations) -> None:
+    def __init__(self, pool: WorkerPool, policy: RoutingPolicy, decisions: DecisionLog) -> None:
         self._pool = pool
         self._policy = policy
-        self._explanations = explanations
+        self._decisions = decisions
         self._lengths = AnswerLengths()
         self._arrivals = ArrivalRate()
         self._num_committed = 0
 
     def choose(self, job: Job, arrival_s: float) -> Decision:
-        """The workers for a job, as of now. Raises UnavailableError when no decode worker is ready."""
-        # who wants every prompt token's logits shares none of it
+        """Return the workers for a job, as of now.
+
+        Raises UnavailableError when no decode worker is ready.
+        """
+        # a request for every prompt token's logits shares none of the prompt
         shareable = () if job.sampling.needs_all_prompt_logits else job.prompt_token_ids
         keys = PromptKeys(self._pool.fingerprint, job.salt, shareable)
         expected = self._lengths.expected(job.sampling.max_tokens)
@@ -45,33 +55,51 @@ class Dispatcher:
             raise UnavailableError("no decode worker is ready")
         return decision
 
-    def arrive(self, arrival_s: float) -> None:
-        """A request was let in."""
+    def note_arrival(self, arrival_s: float) -> None:
+        """Count an admitted request in the rate of arrivals."""
         self._arrivals.arrive(arrival_s)
 
     def propose(self, job: Job, decision: Decision, arrival_s: float) -> None:
-        """It waits, and for now it would go there."""
-        self._explanations.begin(job.key, decision, arrival_s)
+        """Show in `Explain` where a job that waits would go now."""
+        self._decisions.record(job.key, decision, arrival_s)
 
     def commit(self, job: Job, decision: Decision, arrival_s: float) -> None:
-        """It goes there."""
+        """Take the decision under which a job is sent."""
         self._num_committed += 1
-        self._explanations.begin(job.key, decision, arrival_s)
+        self._decisions.record(job.key, decision, arrival_s)
+
+    def note_finished(self, key: RequestKey, choice: int, summary: Summary) -> None:
+        """Learn the length of a finished choice, and show its summary in `Explain`."""
+        self.note_output_length(summary.num_output_tokens)
+        self._decisions.note_finished(key, choice, summary)
+
+    def note_output_length(self, num_tokens: int) -> None:
+        """Learn the length of a finished choice."""
+        self._lengths.note(num_tokens)
 
     def prompt_workers(self) -> dict[str, WorkerProfile]:
-        """What the workers that the policy gives prompts to can do; if there are none, the decode workers."""
+        """Return the profiles, by name, of the workers that run prompts, or else of decode workers."""
         roles = self._policy.prompt_roles
         found = {name: p for role in roles for name, p in self._pool.profiles(role).items()}
         return found or self._pool.profiles(Role.DECODE)
 
+    def room_tokens(self) -> int:
+        """Return the number of prompt tokens that the workers want besides those sent to them."""
+        return room_tokens(self.prompt_workers(), self._pool.sent_prompts.num_tokens)
+
     def answer_s(self, job: Job, decision: Decision) -> float:
-        """From token 1 to its last one, at the least."""
+        """Return the least number of seconds from token 1 to the last one."""
         return (self._lengths.least(job) - 1) * decision.chosen.step_s
 
-    def on_the_way(self, worker: str) -> OnTheWay:
-        """What this router has sent there and has not run."""
-        return self._pool.assigned.on_the_way(worker)
+    def sent_prompts(self, worker: str) -> SentTotals:
+        """Return the prompts that this router has sent to a worker and that have not run."""
+        return self._pool.sent_prompts.totals(worker)
 
-    def note_output(self, num_tokens: int) -> None:
-        """An answer ended with so many tokens."""
-        self._lengths.note(num_tokens)
+
+def room_tokens(workers: Mapping[str, WorkerProfile], num_sent: Callable[[str], int]) -> int:
+    """Return the number of prompt tokens that these workers want besides those sent to them.
+
+    A worker with more than its window, or one that does nothing, takes no room from another.
+    """
+    windows = {name: WINDOW_STEPS * profile.max_batch_tokens for name, profile in workers.items()}
+    return sum(max(window - num_sent(name), 0) for name, window in windows.items())

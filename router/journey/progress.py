@@ -1,4 +1,4 @@
-"""What one choice of a request has sent so far, and what becomes of the next output."""
+"""Progress of one choice: the account of its tokens, and the deltas made of its outputs."""
 
 import time
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from router.routing.prediction import Route
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How a choice ended, and where its time went (seconds since arrival, or durations)."""
+    """End of a choice, with its times in seconds: since arrival (`submitted_s` to `total_s`)."""
 
     reason: FinishReason
     route: Route
@@ -25,12 +25,12 @@ class Summary:
     first_token_s: float
     total_s: float
     timings: WorkTimings
-    stop_text: str  # the client's text that ended it, or empty
+    stop_text: str  # the client's stop text that ended the choice, or empty
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """New tokens of one choice and the text that became certain; its last one carries the summary."""
+    """New tokens of one choice and the text that became certain; the last delta has the summary."""
 
     choice: int
     index: int
@@ -43,7 +43,7 @@ class Delta:
 
 @dataclass(slots=True)
 class Progress:
-    """The account of one choice: every token exactly once, in order."""
+    """Takes every token of a choice exactly once, in order."""
 
     job: Job
     choice: int
@@ -55,10 +55,13 @@ class Progress:
     num_tokens: int = 0
     first_token_s: float = 0.0
     last_token_s: float = 0.0
-    timings: WorkTimings = field(default_factory=WorkTimings)  # the last that the worker told
+    timings: WorkTimings = field(default_factory=WorkTimings)  # the worker's last report
 
     def advance(self, output: SequenceOutput) -> Delta:
-        """Take the next output in. Raises InternalError when a token is missing before it."""
+        """Return the delta of the next output.
+
+        Raises InternalError when a token is missing before it.
+        """
         index = self.num_tokens
         if output.index > index:
             raise InternalError(f"token {index} is missing: {output.index} came next")
@@ -105,7 +108,7 @@ class Progress:
     def _count(self, summary: Summary) -> None:
         metrics, timings = self.metrics, summary.timings
         metrics.e2e.observe(summary.total_s)
-        if not self.choice:  # the others have the same prompt
+        if not self.choice:  # other choices have the same prompt
             metrics.prompt_tokens.inc(len(self.job.prompt_token_ids))
             metrics.cached_tokens.inc(timings.num_cached_tokens)
         metrics.output_tokens.inc(self.num_tokens)

@@ -1,7 +1,7 @@
-"""Which workers serve a request. Plain numbers in, names out; no sockets, no clocks.
+"""Routing policies. Plain numbers in, names out; no sockets, no clocks.
 
-A policy chooses among the routes that `predict` prices: every (prefill, decode) pair and every decode
-worker alone. What it did not choose stays beside the choice, so that a decision can be explained.
+A policy chooses among the routes whose cost `predict` returns: every (prefill, decode) pair and
+every decode worker alone. The routes not chosen stay in the decision, so that it can be explained.
 """
 
 import heapq
@@ -18,7 +18,7 @@ _NUM_KEPT = 32
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The route taken, and the cheapest of the others by prediction."""
+    """The chosen route, and the cheapest of the others by prediction."""
 
     policy: PolicyName
     ask: Ask
@@ -28,42 +28,42 @@ class Decision:
 
     @property
     def route(self) -> Route:
-        """The route taken."""
+        """The chosen route."""
         return self.chosen.route
 
     @property
     def prompt_worker(self) -> str:
-        """Who runs the prompt."""
+        """Name of the worker that runs the prompt."""
         return self.route.prefill or self.route.decode
 
     @property
     def num_new_tokens(self) -> int:
-        """Prompt tokens that it will run."""
+        """Number of prompt tokens that the prompt worker will run."""
         return self.ask.num_prompt_tokens - self.chosen.num_cached_tokens
 
 
 class RoutingPolicy(Protocol):
-    """Chooses the worker that decodes, and the one that runs the prompt. Asking changes nothing."""
+    """Chooses the worker that decodes, and the one that runs the prompt. A choice changes nothing."""
 
     @property
     def prompt_roles(self) -> tuple[Role, ...]:
-        """Whom it gives prompts to run, as far as there are any."""
+        """Roles of the workers that get prompts to run, as far as there are any."""
 
     def choose(
         self, ask: Ask, prefill: Sequence[Candidate], decode: Sequence[Candidate]
     ) -> Decision | None:
-        """The decision, or None when no decode worker is there."""
+        """Return the decision, or None without a decode worker."""
 
 
 class CostBased:
-    """The route of the least predicted cost; of equal ones that with fewer workers, then by name."""
+    """Takes the route of least predicted cost; of equal ones that with fewer workers, then by name."""
 
     prompt_roles = (Role.PREFILL, Role.DECODE)
 
     def choose(
         self, ask: Ask, prefill: Sequence[Candidate], decode: Sequence[Candidate]
     ) -> Decision | None:
-        """See RoutingPolicy.choose."""
+        """Choose as RoutingPolicy.choose says."""
         costs = list(predict(ask, prefill, decode))
         if not costs:
             return None
@@ -71,7 +71,7 @@ class CostBased:
 
 
 class LeastLoaded:
-    """The prefill worker with the fewest tokens to run, the decode worker with the fewest sequences.
+    """Takes the prefill worker with the fewest tokens, the decode worker with the fewest sequences.
 
     Every prompt runs on a prefill worker if there is one.
     """
@@ -81,7 +81,7 @@ class LeastLoaded:
     def choose(
         self, ask: Ask, prefill: Sequence[Candidate], decode: Sequence[Candidate]
     ) -> Decision | None:
-        """See RoutingPolicy.choose."""
+        """Choose as RoutingPolicy.choose says."""
         if not decode:
             return None
         target = min(decode, key=_fewest_sequences)
@@ -93,9 +93,9 @@ class LeastLoaded:
 
 
 class Local:
-    """The decode worker with the fewest sequences runs the prompt too; nothing is ever handed off.
+    """Runs the prompt on the decode worker with the fewest sequences: without hand-offs.
 
-    The other end from `least_loaded`: comparing both shows what disaggregation is worth.
+    Comparing it with `least_loaded` shows the worth of disaggregation.
     """
 
     prompt_roles = (Role.DECODE,)
@@ -103,7 +103,7 @@ class Local:
     def choose(
         self, ask: Ask, prefill: Sequence[Candidate], decode: Sequence[Candidate]
     ) -> Decision | None:
-        """See RoutingPolicy.choose."""
+        """Choose as RoutingPolicy.choose says."""
         if not decode:
             return None
         route = Route(min(decode, key=_fewest_sequences).name)
@@ -111,14 +111,14 @@ class Local:
 
 
 class RoundRobin:
-    """Each pool in turn, by name, whatever they have to do."""
+    """Takes the workers of each role in turn, by name, whatever their load."""
 
     prompt_roles = (Role.PREFILL,)
 
     def choose(
         self, ask: Ask, prefill: Sequence[Candidate], decode: Sequence[Candidate]
     ) -> Decision | None:
-        """See RoutingPolicy.choose."""
+        """Choose as RoutingPolicy.choose says."""
         if not decode:
             return None
         targets, sources = sorted(c.name for c in decode), sorted(c.name for c in prefill)
@@ -136,7 +136,7 @@ _POLICIES: dict[PolicyName, Callable[[], RoutingPolicy]] = {
 
 
 def make_policy(name: PolicyName) -> RoutingPolicy:
-    """The policy of a configuration."""
+    """Return the policy of this name."""
     return _POLICIES[name]()
 
 

@@ -1,13 +1,16 @@
-"""What each way to serve a request is predicted to cost. Plain numbers; no sockets, no clocks.
+"""Predicted cost of each route of a request. Plain numbers; no sockets, no clocks.
 
-A route's cost is the waiting that it causes, in seconds summed over everybody who waits: the request
-itself until its decode goes on, the sequences on the decode worker that stand still meanwhile (those that
-are expected to come, too), and what generation takes there, by the larger batch also for the others. So a
-short prompt beside few sequences runs where it decodes, a long one beside many does not, and no threshold
-says what short and few are.
+A route's cost is the waiting that it causes, in seconds summed over all requests that wait:
 
-A worker with an ITL target keeps its steps within it whatever it runs beside: its readers were promised no
-more, so that a second of theirs hardly counts beside one before a first token.
+- the request itself, until its decode goes on;
+- the sequences on the decode worker that stand still meanwhile, and those expected to come;
+- generation on the decode worker, where the larger batch slows the others too.
+
+So a short prompt beside few sequences runs where it decodes, and a long one beside many does not.
+No threshold says what is short or few.
+
+A worker with an ITL target keeps its steps within it whatever else it runs. Its clients are
+promised no more, so a second of theirs counts little beside one before a first token.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,50 +18,50 @@ from dataclasses import dataclass, field
 
 from common.profile import WorkerProfile, count_pairs
 
-_WITHIN_TARGET = 0.05  # of a second that somebody waits within an answer
+_WITHIN_TARGET = 0.05  # weight of a second within an answer, for a worker with an ITL target
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request, as far as costs go."""
+    """A request, as far as costs depend on it."""
 
     num_prompt_tokens: int
     num_output_tokens: int  # expected
-    arrivals_per_s: float = 0.0  # of requests like it, for all decode workers together
+    arrivals_per_s: float = 0.0  # of all requests, for all decode workers together
     priority: int = 0  # lower goes first
-    turn: int = 0  # how many requests were sent out before it
+    turn: int = 0  # number of requests sent before
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A worker that could take the request now."""
+    """A worker that can take the request now."""
 
     name: str
     num_sequences: int = 0  # running and waiting
-    backlog_tokens: int = 0  # of prompts that run there before this one
+    backlog_tokens: int = 0  # in prompts that run there before this one
     blocks_free: int = 0
     blocks_total: int = 0
     block_size: int = 1
-    num_cached_tokens: int = 0  # of this prompt, less than all of it
-    overtaken_tokens: int = 0  # of prompts there that let this one pass
-    credit_bytes: int = 0  # of KV that may be on its way to it
-    credit_wanted_bytes: int = 0  # by earlier prompts; beyond credit_bytes they wait for each other
+    num_cached_tokens: int = 0  # of this prompt; never all of it
+    overtaken_tokens: int = 0  # in prompts there that this one overtakes
+    credit_bytes: int = 0  # limit of the KV on its way to the worker
+    credit_wanted_bytes: int = 0  # by earlier prompts; beyond credit_bytes they wait
     profile: WorkerProfile = field(default_factory=WorkerProfile)
 
     @property
     def num_positions(self) -> int:
-        """Positions of KV that its sequences hold, about."""
+        """Number of KV positions that the worker's sequences hold, about."""
         return (self.blocks_total - self.blocks_free) * self.block_size
 
     @property
     def num_places(self) -> int:
-        """Sequences that it runs at once, of the lengths that they have now."""
+        """Number of sequences of their present lengths that the worker can run at once."""
         return self.profile.num_places(self.num_positions / max(self.num_sequences, 1))
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The choice. Without `prefill` the decode worker runs the prompt itself."""
+    """Names of the workers of a request. Without `prefill` the decode worker runs the prompt."""
 
     decode: str
     prefill: str | None = None
@@ -66,7 +69,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class RouteCost:
-    """A route's cost, in seconds; inference.proto says what each part but `step_s` is."""
+    """Cost of a route, in seconds. inference.proto explains each part but `step_s`."""
 
     route: Route
     queue_s: float
@@ -74,13 +77,13 @@ class RouteCost:
     transfer_s: float
     interference_s: float
     decode_s: float
-    step_s: float  # a decode step of its own
+    step_s: float  # one decode step of the request
     num_cached_tokens: int
     num_shipped_tokens: int
 
     @property
     def total_s(self) -> float:
-        """All of it."""
+        """Sum of all parts."""
         waiting_s = self.queue_s + self.prefill_s + self.transfer_s
         return waiting_s + self.interference_s + self.decode_s
 
@@ -88,7 +91,7 @@ class RouteCost:
 def predict(
     ask: Ask, prefill: Sequence[Candidate], decode: Sequence[Candidate]
 ) -> Iterator[RouteCost]:
-    """The cost of every pair, and of every decode worker alone."""
+    """Yield the cost of every (prefill, decode) pair, and of every decode worker alone."""
     sources = [_Source(ask, candidate) for candidate in prefill]
     for candidate in decode:
         target = _Target(ask, candidate, ask.arrivals_per_s / len(decode))
@@ -98,7 +101,7 @@ def predict(
 
 
 class _Source:
-    """A prefill worker: what holds whichever decode worker asks it."""
+    """A prefill worker, with the costs that do not depend on the decode worker."""
 
     def __init__(self, ask: Ask, worker: Candidate) -> None:
         self.worker = worker
@@ -106,7 +109,7 @@ class _Source:
         num_new = ask.num_prompt_tokens - cached
         self.queue_s = _backlog_s(ask, worker, num_decoding=0)
         if not worker.backlog_tokens:
-            # a step of those that let it pass runs already; half is left on average
+            # a step of overtaken prompts runs already; half is left on average
             num_running = min(worker.overtaken_tokens, profile.max_batch_tokens)
             self.queue_s += profile.prompt_s(num_running, count_pairs(num_running)) / 2
         self.prefill_s = profile.prompt_s(num_new, count_pairs(num_new, cached))
@@ -114,7 +117,10 @@ class _Source:
         self._is_one_step = profile.num_steps(num_new, 0) == 1
 
     def taper(self, num_shipped: int) -> tuple[int, float]:
-        """Tokens whose KV can leave only when the prompt is done, and what bringing them down takes."""
+        """Return the tokens whose KV leaves only after the prompt, and the smaller step's seconds.
+
+        A last step of few tokens lets the KV of all earlier ones leave before it.
+        """
         profile, last = self.worker.profile, self._last
         num_late = num_shipped if self._is_one_step else min(num_shipped, last)
         tail = profile.tail(last, num_late)
@@ -125,14 +131,14 @@ class _Source:
 
 
 class _Target:
-    """A decode worker: what holds whoever runs the prompt."""
+    """A decode worker, with the costs that do not depend on the worker of the prompt."""
 
     def __init__(self, ask: Ask, worker: Candidate, arrivals_per_s: float) -> None:
         self._ask = ask
         self._worker = worker
         self._arrivals_per_s = arrivals_per_s
         profile, limit = worker.profile, worker.num_places
-        # who is there now decodes by the time that this prompt runs
+        # sequences there now decode by the time that this prompt runs
         self._others = others = min(worker.num_sequences, limit)
         self._step_s = profile.decode_step_s(others, worker.num_positions)
         num_later = worker.num_positions + ask.num_prompt_tokens
@@ -142,17 +148,17 @@ class _Target:
         decode_s = ask.num_output_tokens * (self._larger_s + others * slower_s)
         self._decode_s = self._weight * decode_s
         self._room_s = _room_s(ask, worker, self._step_s)
-        self._border_s = self._step_s / 2  # of a step that runs already, half is left on average
+        self._border_s = self._step_s / 2  # half of a running step is left on average
 
     def alone(self) -> RouteCost:
-        """It runs the prompt itself, in steps that it shares with its decoding sequences."""
+        """Return the cost if this worker runs the prompt, in steps shared with its sequences."""
         worker, others = self._worker, self._others
         profile, cached = worker.profile, worker.num_cached_tokens
         num_new = self._ask.num_prompt_tokens - cached
         added_s = profile.prompt_s(num_new, count_pairs(num_new, cached), others)
         backlog_s = _backlog_s(self._ask, worker, others)
         prefill_s = added_s + profile.num_steps(num_new, others) * self._step_s
-        # who comes while it runs is held up by what is left of it, half on average
+        # requests that come meanwhile are held up by what is left of it, half on average
         disturbed = others + self._arrivals_per_s * prefill_s / 2
         return RouteCost(
             Route(worker.name),
@@ -167,7 +173,7 @@ class _Target:
         )
 
     def behind(self, source: _Source) -> RouteCost:
-        """A prefill worker runs the prompt; what is lacking here travels."""
+        """Return the cost if a prefill worker runs the prompt and hands the missing KV off."""
         worker, profile = self._worker, self._worker.profile
         num_shipped = self._ask.num_prompt_tokens - worker.num_cached_tokens
         num_exposed, taper_s = source.taper(num_shipped)
@@ -187,7 +193,7 @@ class _Target:
 
 
 def _backlog_s(ask: Ask, worker: Candidate, num_decoding: int) -> float:
-    """Until prompts that came earlier have run, taken to be of this one's length."""
+    """Return the seconds until earlier prompts have run; each is taken to be as long as this one."""
     num_tokens, profile = worker.backlog_tokens, worker.profile
     if not num_tokens:
         return 0.0
@@ -198,10 +204,10 @@ def _backlog_s(ask: Ask, worker: Candidate, num_decoding: int) -> float:
 
 
 def _room_s(ask: Ask, worker: Candidate, step_s: float) -> float:
-    """Until there are blocks and a place in the batch.
+    """Return the seconds until there are blocks and a place in the batch.
 
-    Within the time that one sequence stays all that is held now comes free, at an even pace
-    (Little's law); so what is missing comes free in its share of that.
+    All that is held now comes free within the time that one sequence stays, at an even pace
+    (Little's law). So the missing part comes free in its share of that time.
     """
     num_wanted = -(-(ask.num_prompt_tokens + 1) // worker.block_size)
     num_held = worker.blocks_total - worker.blocks_free
@@ -212,7 +218,10 @@ def _room_s(ask: Ask, worker: Candidate, step_s: float) -> float:
 
 
 def _credit_s(num_shipped: int, worker: Candidate, pull_s: float) -> float:
-    """Until KV may set out for a decode worker: all of its credit comes free in the time of a pull."""
+    """Return the seconds until KV may leave for a decode worker.
+
+    All of the worker's credit comes free in the time of a pull.
+    """
     num_bytes = min(num_shipped * worker.profile.kv_bytes_per_token, worker.credit_bytes)
     missing = worker.credit_wanted_bytes + num_bytes - worker.credit_bytes
     return max(missing, 0) / worker.credit_bytes * pull_s if worker.credit_bytes else 0.0

@@ -1,15 +1,18 @@
-"""Which prefixes each worker holds, as it said; exact, by the keys of whole blocks. No sockets, no clocks."""
+"""Prefixes that each worker holds, as it reports them: exact, by the keys of whole blocks.
+
+Plain data; no sockets, no clocks.
+"""
 
 from collections.abc import Sequence
 
 from common.prefix_chain import PrefixChain
 from common.prefix_log import DIGEST_BYTES, PrefixUpdate
 
-_GROW_BLOCKS = 64  # at once: most prompts part from what is known early
+_GROW_BLOCKS = 64  # keys made at once: most prompts differ early from known ones
 
 
 class PromptKeys:
-    """One prompt's block keys, made as far as somebody asks; block sizes may differ between workers."""
+    """Block keys of one prompt, made as they are asked for, for each block size in use."""
 
     def __init__(self, fingerprint: str, salt: str, token_ids: Sequence[int]) -> None:
         self._fingerprint = fingerprint
@@ -18,11 +21,11 @@ class PromptKeys:
         self._chains: dict[int, PrefixChain] = {}
 
     def num_blocks(self, block_size: int) -> int:
-        """Whole blocks that a worker could share: the last token's logits are always computed."""
+        """Return the whole blocks that a worker can share; the last token is always computed."""
         return (len(self._token_ids) - 1) // block_size if block_size else 0
 
     def digest(self, block_size: int, index: int) -> bytes:
-        """The digest of a block's key, `index` below `num_blocks`."""
+        """Return the digest of a block's key; `index` is below `num_blocks`."""
         chain = self._chains.get(block_size)
         if chain is None:
             chain = PrefixChain(self._fingerprint, self._salt, block_size)
@@ -34,7 +37,7 @@ class PromptKeys:
 
 
 class PrefixIndex:
-    """What one worker holds, from a snapshot on; empty until there is one."""
+    """Prefixes of one worker, from a snapshot on; empty before it."""
 
     def __init__(self) -> None:
         self._held: set[bytes] = set()
@@ -44,9 +47,9 @@ class PrefixIndex:
         return len(self._held)
 
     def apply(self, update: PrefixUpdate) -> bool:
-        """Follow the worker; False when the update does not fit what came before: a snapshot is needed.
+        """Apply a worker's update. Return False when it does not follow the last one.
 
-        Until that comes nothing is held to be there.
+        Then a snapshot is needed; the index stays empty until it comes.
         """
         if update.is_snapshot:
             self._held.clear()
@@ -54,14 +57,14 @@ class PrefixIndex:
             was_in_step = self._reached is not None
             self._held.clear()
             self._reached = None
-            return not was_in_step  # one complaint is enough
+            return not was_in_step  # one request for a snapshot is enough
         self._held.difference_update(update.removed)
         self._held.update(update.added)
         self._reached = update.end
         return True
 
     def num_tokens(self, keys: PromptKeys, block_size: int) -> int:
-        """Tokens at the prompt's start whose KV the worker holds."""
+        """Return the number of tokens at the prompt's start whose KV the worker holds."""
         num_held = 0
         if self._held:
             while num_held < keys.num_blocks(block_size):

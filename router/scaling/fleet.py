@@ -1,4 +1,4 @@
-"""The seam to whoever owns the workers' processes; a deployment implements it."""
+"""Interface to the owner of the workers' processes; a deployment implements it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -8,10 +8,10 @@ from pdserve.errors import PreconditionError
 
 
 class Fleet(Protocol):
-    """Starts, flips and stops worker processes. The router drains a worker first."""
+    """Starts, flips and stops worker processes. The router drains a worker before a flip or stop."""
 
     async def start(self, roles: Sequence[Role]) -> Mapping[str, str]:
-        """Start workers of these roles; their gRPC addresses by name. All of them or none.
+        """Start workers of these roles, all or none; return their gRPC addresses by name.
 
         Raises PreconditionError when there is no room for them, or one does not start.
         """
@@ -20,19 +20,19 @@ class Fleet(Protocol):
         """Give a worker another role. Raises PreconditionError."""
 
     async def stop(self, worker: str) -> None:
-        """End a worker's process, if it still lives and is ours."""
+        """End a worker's process, if it still runs and is ours."""
 
 
 class FixedFleet:
-    """For a router that did not start its workers: it can let them go, and nothing else."""
+    """Fleet of a router that did not start its workers: it can only let them go."""
 
     async def start(self, roles: Sequence[Role]) -> Mapping[str, str]:
-        """See Fleet.start."""
+        """Raise PreconditionError."""
         raise PreconditionError("this router cannot start workers: it did not start those it has")
 
     async def flip(self, worker: str, role: Role) -> None:
-        """See Fleet.flip."""
+        """Raise PreconditionError."""
         raise PreconditionError(f"this router cannot flip {worker}: it did not start it")
 
     async def stop(self, worker: str) -> None:
-        """See Fleet.stop."""
+        """Do nothing: the process is not ours."""

@@ -1,8 +1,9 @@
-"""From the workers there are to those wanted. Plain data in and out; touches nobody.
+"""Plans for a change of the workers. Plain data in and out.
 
-A role that has too many gives to one that has too few: a flip keeps engine, weights and known prefixes,
-where a start loads them anew. So a plan starts or stops workers, never both. Who has least to do goes
-first, since it is drained soonest; before it whoever drains already, so that others remain.
+A role that has too many workers gives to one that has too few. A flip keeps engine, weights and
+prefixes; a start loads them anew. So a plan starts or stops workers, never both. A worker that
+drains already goes first, so that the others remain. Then comes the least loaded one, which is
+drained soonest.
 """
 
 from collections.abc import Sequence
@@ -17,9 +18,9 @@ _LIMITS = {Role.PREFILL: (0, MAX_PREFILL_WORKERS), Role.DECODE: (1, MAX_DECODE_W
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A worker as a plan sees it; one whose process is gone does not count, and is swept out.
+    """A worker as a plan sees it. A worker whose process is gone does not count, and is removed.
 
-    One that drains, for another router, may be about to leave.
+    A worker that drains for another router may leave soon.
     """
 
     name: str
@@ -31,7 +32,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class ScalePlan:
-    """What is to be done: `flips` take the role `flip_to`, `gone` have died."""
+    """Steps of a change, by worker: `flips` take the role `flip_to`, `gone` have died."""
 
     starts: tuple[Role, ...] = ()
     flips: tuple[str, ...] = ()
@@ -41,7 +42,7 @@ class ScalePlan:
 
 
 def make_plan(members: Sequence[Member], prefill: int | None, decode: int | None) -> ScalePlan:
-    """How to get so many workers (None: as many as there are). Raises InvalidRequestError."""
+    """Return the plan for so many workers (None: as many as now). Raises InvalidRequestError."""
     by_role = {role: _idlest_first(members, role) for role in Role}
     wanted = {Role.PREFILL: prefill, Role.DECODE: decode}
     surplus: dict[Role, int] = {}
@@ -71,6 +72,6 @@ def make_plan(members: Sequence[Member], prefill: int | None, decode: int | None
 
 def _idlest_first(members: Sequence[Member], role: Role) -> list[str]:
     there = [m for m in members if m.role is role and not m.is_gone]
-    # of equal ones first those that were started for the other role and are named after it
+    # of equal ones first those started for the other role, whose name they have
     there.sort(key=lambda m: (not m.is_draining, m.num_sequences, m.name.startswith(role), m.name))
     return [m.name for m in there]

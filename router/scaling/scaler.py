@@ -1,13 +1,13 @@
-"""Workers come, go and change their role while requests are served.
+"""Scaling: workers come, go and change their role while requests are served.
 
-1. A change is planned (scale_plan.py) and refused before anything is done, or begun in a task of its own,
-   which goes on when its caller leaves. One runs at a time.
+1. `make_plan` plans a change, or refuses it. The change runs in a task of its own, which goes on
+   when its caller leaves. Only one runs at a time.
 2. New workers are started first: if that fails, nothing has changed.
-3. Those that flip or stop are drained, all at once: no router chooses them for a new request, and those that
-   they have, of any router, end.
-4. As each is done with what it has, it is flipped and takes work again, or leaves the pool and is stopped.
-5. One that is not done in time takes work again, the change ends there and says so; what was done before
-   stays.
+3. Workers that flip or stop are drained, all at once. No router chooses them for a new request, and
+   the requests that they have, of any router, end.
+4. A drained worker is flipped and takes work again, or leaves the pool and is stopped.
+5. A worker that is not drained in time takes work again. The change ends there with an error; its
+   earlier steps stay.
 """
 
 import asyncio
@@ -30,12 +30,12 @@ from router.scaling.fleet import Fleet
 from router.scaling.plan import Member, ScalePlan, make_plan
 from router.workers.pool import WorkerPool, WorkerState
 
-_CONNECT_WITHIN_S = 30.0  # a worker that says it is ready, or has flipped
+_CONNECT_WITHIN_S = 30.0  # for a worker that is ready, or has flipped
 _log = get_logger()
 
 
 class ScaleAction(StrEnum):
-    """What a step of a change was."""
+    """Kinds of steps of a change."""
 
     STARTING = "starting"
     STARTED = "started"
@@ -46,7 +46,7 @@ class ScaleAction(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ScaleStep:
-    """Done, or begun now; `worker` is empty where none has a name yet."""
+    """A step that is done, or begun now. `worker` is empty for a worker without a name yet."""
 
     action: ScaleAction
     worker: str
@@ -57,7 +57,7 @@ _Report = Callable[[ScaleStep], None]
 
 
 class Scaler:
-    """Owns the change that runs."""
+    """Runs one change at a time."""
 
     def __init__(self, pool: WorkerPool, fleet: Fleet) -> None:
         self._pool = pool
@@ -67,7 +67,7 @@ class Scaler:
     async def scale(
         self, prefill: int | None, decode: int | None, drain_timeout_s: float
     ) -> AsyncGenerator[ScaleStep]:
-        """Have so many workers (None: as many as there are); yields each step.
+        """Change the workers to these numbers (None: as many as now), and yield each step.
 
         Raises InvalidRequestError, PreconditionError, RequestTimeoutError (not drained in time).
         """
@@ -81,7 +81,7 @@ class Scaler:
         await task
 
     async def drain(self, worker: str, timeout_s: float) -> None:
-        """Let a worker end its work and leave. Raises NotFoundError, and what `scale` does."""
+        """Let a worker end its work and leave. Raises NotFoundError, and errors as `scale` does."""
         self._refuse_a_second()
         member = next((m for m in self._members() if m.name == worker), None)
         if member is None:
@@ -95,7 +95,7 @@ class Scaler:
         await asyncio.shield(self._begin(self._carry_out(plan, timeout_s, _ignore)))
 
     async def close(self) -> None:
-        """Give up what runs."""
+        """Cancel the change that runs."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
@@ -109,14 +109,14 @@ class Scaler:
 
     def _begin(self, change: Coroutine[None, None, None]) -> "asyncio.Task[None]":
         self._task = asyncio.create_task(change)
-        self._task.add_done_callback(_log_failure)  # its caller may be gone
+        self._task.add_done_callback(_log_failure)  # the caller may be gone
         return self._task
 
     async def _carry_out(self, plan: ScalePlan, timeout_s: float, report: _Report) -> None:
         stops = [*plan.stops]
         for name in plan.gone:
             if self._pool.link(name).is_connected:
-                stops.append(name)  # it came back: it is drained first, like any other
+                stops.append(name)  # the worker came back: it is drained first, like any other
             else:
                 await self._stop(name, report)
         if plan.starts:
@@ -178,4 +178,4 @@ def _log_failure(task: "asyncio.Task[None]") -> None:
 
 
 def _ignore(step: ScaleStep) -> None:
-    """Drain has one step, and answers when it is done."""
+    """Report no step: `drain` answers when the worker has left."""

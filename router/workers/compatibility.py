@@ -1,14 +1,14 @@
-"""What all workers of a deployment must have in common, or KV of one would be nonsense to another.
+"""Compatibility of the workers of a deployment: KV of one must be valid for another.
 
-Block size, attention backend and device may differ: on the wire KV has neither.
+Block size, attention backend and device may differ: KV on the wire does not depend on them.
 """
 
 from common.messages import WorkerInfo
 from pdserve.errors import SetupError
 
 
-def check_agreement(new: WorkerInfo, known: WorkerInfo) -> None:
-    """Raises SetupError that names both workers and the first thing in which they differ."""
+def check_compatibility(new: WorkerInfo, known: WorkerInfo) -> None:
+    """Raise SetupError that names both workers and the first thing in which they differ."""
     for thing, ours, theirs, remedy in (
         # a fingerprint covers the dtype too, so that this comes first
         (
@@ -37,7 +37,7 @@ def check_agreement(new: WorkerInfo, known: WorkerInfo) -> None:
 
 
 def _reasons(new: WorkerInfo, known: WorkerInfo) -> str:
-    """Why each has its dtype: where `auto` chose, two kinds of CPU may choose differently."""
+    """Return the reasons for the dtypes: with `auto`, two kinds of CPU may choose differently."""
     if not (new.dtype_reason and known.dtype_reason):
         return ""
     return f" ({new.dtype}: {new.dtype_reason}; {known.dtype}: {known.dtype_reason})"

@@ -1,12 +1,13 @@
 """The router's side of one worker's stream.
 
-1. `run` connects, and again after every loss, with back-off, until `close`.
-2. The worker introduces itself; `on_info` may refuse it (another model), then the link stays down.
-   With its first load report it is connected. Then it tells which prefixes it holds, and what changes.
-3. `submit` opens a WorkStream and sends the job; step outputs are fanned out to the streams.
-4. `ask_blocks` sends a question; the answer comes between the step outputs.
-5. When the connection is lost every open stream gets a WORKER_LOST failure, every question an error: nobody
-   waits for the dead.
+1. `start` connects, and again after every loss, with back-off, until `close`.
+2. The worker introduces itself. `on_info` may refuse it (another model); then the link stays down.
+   With its first load report it is connected. Then it reports the prefixes that it holds, and
+   their changes.
+3. `submit` opens a WorkStream and sends the job. Step outputs are handed out to the streams.
+4. `ask_blocks` sends a question. The answer comes between the step outputs.
+5. When the connection is lost, every open stream gets a WORKER_LOST failure, and every question an
+   error. So no request waits for a dead worker.
 """
 
 import asyncio
@@ -38,7 +39,7 @@ _Call = grpc.aio.StreamStreamCall[worker_pb2.ConnectRequest, worker_pb2.ConnectR
 
 
 class WorkStream:
-    """One request's outputs as they come from its worker."""
+    """Outputs of one choice as they come from its worker."""
 
     def __init__(self, request_id: str, max_unread_tokens: int) -> None:
         self.request_id = request_id
@@ -46,35 +47,39 @@ class WorkStream:
         self._link: WorkerLink | None = None
 
     def put(self, output: SequenceOutput) -> None:
-        """Add an output."""
+        """Add an output of the worker."""
         self._outputs.put(output)
 
     @property
     def is_full(self) -> bool:
-        """Whoever reads has fallen too far behind."""
+        """True while more tokens are unread than a client may leave unread."""
         return self._outputs.is_full
 
     def fail(self, reason: Reason, message: str) -> None:
-        """End the stream badly."""
+        """End the stream with a failure."""
         self.put(SequenceOutput(self.request_id, 0, failure=WorkFailure(reason, message)))
 
     def submitted(self, link: "WorkerLink") -> None:
-        """Its job is there."""
+        """Note the link on which the stream's job was sent."""
         self._link = link
 
     def cancel(self, message: str) -> None:
-        """End it badly, and at its worker at once, however much is unread before the failure."""
+        """End the stream with a failure, and its work at once, even before unread outputs are read."""
         self.fail(Reason.CANCELLED, message)
+        self.close()
+
+    def close(self) -> None:
+        """End the stream's work at its worker, if that still goes on. Safe to repeat."""
         if self._link is not None:
             self._link.release(self)
 
     async def next(self) -> SequenceOutput:
-        """The next output; after a finish or failure none follows."""
+        """Wait for the next output. None follows a finish or failure."""
         return await self._outputs.get()
 
 
 class WorkerLink:
-    """One worker, as the router knows it. Lives on the router's event loop."""
+    """A worker as the router knows it. Call all methods on the router's event loop."""
 
     def __init__(
         self, address: str, on_info: Callable[[WorkerInfo], None], cluster_token: str = ""
@@ -97,16 +102,16 @@ class WorkerLink:
 
     @property
     def num_live(self) -> int:
-        """Requests of this router that the worker has."""
+        """Number of this router's choices that the worker has."""
         return len(self._streams)
 
     @property
     def is_silent(self) -> bool:
-        """Connected or not, nothing was heard for too long."""
+        """True if the worker has said nothing for too long, connected or not."""
         return time.monotonic() - self._last_heard_s > _SILENT_AFTER_S
 
     def start(self) -> None:
-        """Begin connecting in the background."""
+        """Start connecting in the background."""
         self._channel = grpc.aio.insecure_channel(self.address, options=CLIENT_OPTIONS)
         self._task = asyncio.create_task(self._run(self._channel))
 
@@ -132,21 +137,22 @@ class WorkerLink:
         self._outgoing.put_nowait(worker_pb2.ConnectRequest(submit=request_to_pb(request)))
 
     def release(self, stream: WorkStream) -> None:
-        """Done with a stream; if the worker still works on it, it is told to stop."""
+        """Forget a stream; a worker that still works on it is told to stop. Safe to repeat."""
         if self._streams.pop(stream.request_id, None) is not None and self.is_connected:
             cancel = worker_pb2.CancelWork(request_id=stream.request_id)
             self._outgoing.put_nowait(worker_pb2.ConnectRequest(cancel=cancel))
 
     def set_draining(self, is_draining: bool) -> None:
-        """Have the worker tell all routers that it wants nothing new, or that it does again."""
+        """Make the worker tell all routers to send it nothing new, or to send again."""
         if is_draining is not self._drains:
             self._drains = is_draining
             self._say_draining()
 
     async def ask_blocks(self, work_id: str) -> ledger_pb2.BlockLedger:
-        """Who holds the worker's blocks: all, or one request or group. The deadline is the caller's.
+        """Return the holders of the worker's blocks: all for "", else one request or group.
 
-        Raises UnavailableError when the worker is not there or goes away.
+        The deadline is the caller's. Raises UnavailableError when the worker is not connected or
+        goes away.
         """
         if not self.is_connected:
             raise UnavailableError("unreachable")
@@ -161,9 +167,7 @@ class WorkerLink:
         while self.refusal is None:
             try:
                 await self._converse(stub)
-            except (
-                Exception
-            ) as error:  # a peer's nonsense too: whoever waits must learn of the loss
+            except Exception as error:  # also a peer's nonsense: the streams must learn of the loss
                 _log.warning("worker_lost", address=self.address, error=_brief(error))
             failures = 0 if self.is_connected else failures + 1
             self._lose()
@@ -180,7 +184,7 @@ class WorkerLink:
                         self._hand_out(output)
                 elif message.HasField("load"):
                     self.load = load_from_pb(message.load)
-                    self.is_connected = True  # not before: its KV memory is part of the report
+                    self.is_connected = True  # not earlier: its KV memory is part of the report
                 elif message.HasField("prefixes"):
                     if not self.prefixes.apply(prefixes_from_pb(message.prefixes)):
                         resync = worker_pb2.ResyncPrefixes()
@@ -220,9 +224,11 @@ class WorkerLink:
     def _lose(self) -> None:
         self.is_connected = False
         self.prefixes = PrefixIndex()
-        self._outgoing.put_nowait(None)  # ends the lost call's writer, which gRPC leaves waiting
+        self._outgoing.put_nowait(
+            None
+        )  # ends the writer of the lost call, which gRPC leaves waiting
         self._outgoing = asyncio.Queue()
-        if self._drains:  # which the worker forgot with the connection
+        if self._drains:  # the worker forgot it with the connection
             self._say_draining()
         for stream in self._streams.values():
             stream.fail(Reason.WORKER_LOST, "the decode worker is gone")
@@ -231,7 +237,7 @@ class WorkerLink:
 
 
 async def _take_all(messages: _Outgoing) -> AsyncIterator[worker_pb2.ConnectRequest]:
-    """Everything put into the queue, up to the first None."""
+    """Yield the messages of the queue, up to the first None."""
     while (message := await messages.get()) is not None:
         yield message
 

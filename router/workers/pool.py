@@ -1,4 +1,4 @@
-"""The workers a router knows."""
+"""The workers that a router knows."""
 
 import asyncio
 import contextlib
@@ -13,17 +13,17 @@ from common.profile import WorkerProfile
 from pdserve.errors import RequestTimeoutError, UnavailableError
 from router.routing.prediction import Ask, Candidate
 from router.routing.prefix_index import PromptKeys
-from router.workers.compatibility import check_agreement
+from router.workers.compatibility import check_compatibility
 from router.workers.link import WorkerLink
-from router.workers.sent_prompts import Assigned
-from router.workers.worker_use import Bookings
+from router.workers.sent_prompts import SentPrompts
+from router.workers.worker_use import WorkerUse
 
 _POLL_S = 0.02
-_SETTLE_S = 0.1  # what another router sends before it knows that a worker drains has come
+_SETTLE_S = 0.1  # for requests that another router sends before it knows that a worker drains
 
 
 class WorkerState(StrEnum):
-    """What the router makes of a worker."""
+    """State of a worker, as the router sees it."""
 
     READY = "ready"
     STALLED = "stalled"
@@ -33,7 +33,7 @@ class WorkerState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """One worker for status and metrics."""
+    """A worker for status and metrics."""
 
     info: WorkerInfo
     load: WorkerLoad
@@ -43,7 +43,7 @@ class WorkerView:
 
 
 class WorkerPool:
-    """Links by address, and the prompts on their way to them."""
+    """Links to the workers, the prompts sent to them, and the requests that need them."""
 
     def __init__(
         self, addresses: Sequence[str], config: RouterConfig, cluster_token: str = ""
@@ -52,8 +52,8 @@ class WorkerPool:
         self._cluster_token = cluster_token
         self._links = [self._link_to(address) for address in addresses]
         self._draining: set[str] = set()
-        self.assigned = Assigned()
-        self.bookings = Bookings()
+        self.sent_prompts = SentPrompts()
+        self.worker_use = WorkerUse()
 
     def start(self) -> None:
         """Connect to every worker, in the background."""
@@ -65,11 +65,11 @@ class WorkerPool:
         await asyncio.gather(*(link.close() for link in self._links))
 
     async def wait_ready(self, timeout_s: float) -> None:
-        """Until all workers are connected. Raises SetupError (refused) or UnavailableError (timeout)."""
+        """Wait until all are connected. Raises SetupError (refused), UnavailableError (timeout)."""
         await _wait_connected(self._links, timeout_s)
 
     async def add(self, addresses: Sequence[str], timeout_s: float) -> None:
-        """Take workers in, all of them once all are connected. Raises what `wait_ready` does."""
+        """Add workers once all of them are connected. Raises errors as `wait_ready` does."""
         links = [self._link_to(address) for address in addresses]
         try:
             for link in links:
@@ -88,19 +88,19 @@ class WorkerPool:
         await link.close()
 
     def drain(self, name: str) -> None:
-        """Choose a worker for nothing new, here and in all other routers."""
+        """Send a worker nothing new, from this router and all others."""
         self._draining.add(name)
         self.link(name).set_draining(True)
 
     def undrain(self, name: str) -> None:
-        """Choose it again."""
+        """Send a worker new requests again."""
         self._draining.discard(name)
-        with contextlib.suppress(UnavailableError):  # it has left
+        with contextlib.suppress(UnavailableError):  # the worker has left
             self.link(name).set_draining(False)
 
     async def wait_drained(self, name: str, timeout_s: float) -> None:
-        """Until no request, of this router or another, needs the worker. Raises RequestTimeoutError."""
-        num_left = self.bookings.num_requests(name)
+        """Wait until no request, of any router, needs the worker. Raises RequestTimeoutError."""
+        num_left = self.worker_use.num_requests(name)
         try:
             async with asyncio.timeout(timeout_s):
                 idle_since_s = time.monotonic()
@@ -115,7 +115,7 @@ class WorkerPool:
             ) from None
 
     async def wait_role(self, name: str, role: Role, timeout_s: float) -> None:
-        """Until a worker has introduced itself with a role. Raises UnavailableError."""
+        """Wait until a worker has introduced itself with a role. Raises UnavailableError."""
         try:
             async with asyncio.timeout(timeout_s):
                 while not (self.role(name) is role and self.link(name).is_connected):
@@ -124,7 +124,7 @@ class WorkerPool:
             raise UnavailableError(f"{name} is no {role} worker after {timeout_s} s") from None
 
     def views(self) -> list[WorkerView]:
-        """Every worker that ever introduced itself, by role (prefill first) and name."""
+        """Return all workers that ever introduced themselves, by role (prefill first) and name."""
         views = [
             WorkerView(link.info, link.load, self._state(link), link.address, link.is_connected)
             for link in self._links
@@ -134,16 +134,16 @@ class WorkerPool:
 
     @property
     def fingerprint(self) -> str:
-        """The model that all workers agree on; "" before the first introduced itself."""
+        """Fingerprint of the workers' model; "" before the first introduced itself."""
         infos = (link.info for link in self._links)
         return next((info.model_fingerprint for info in infos if info is not None), "")
 
     def is_ready(self) -> bool:
-        """Whether some decode worker can take work now."""
+        """Return True if some decode worker can take work now."""
         return any(view.state is WorkerState.READY for view in self.views() if _decodes(view.info))
 
     def candidates(self, role: Role, keys: PromptKeys, ask: Ask) -> list[Candidate]:
-        """Workers of a role that can take a prompt of these keys now."""
+        """Return the workers of a role that can take work now, priced for a prompt of these keys."""
         found = []
         for link in self._links:
             if link.info is None or link.info.role != role:
@@ -153,7 +153,7 @@ class WorkerPool:
         return found
 
     def profiles(self, role: Role) -> dict[str, WorkerProfile]:
-        """What the workers of a role that take work now can do, by name."""
+        """Return the profiles of a role's workers that can take work now, by name."""
         infos = ((link, link.info) for link in self._links if link.info is not None)
         return {
             info.name: replace(info.profile, correction=link.load.correction)
@@ -162,21 +162,21 @@ class WorkerPool:
         }
 
     def link(self, name: str) -> WorkerLink:
-        """The link to a worker by name. Raises UnavailableError."""
+        """Return the link to a worker by name. Raises UnavailableError."""
         return self._named(name)[0]
 
     def role(self, name: str) -> Role:
-        """What a worker by name does now. Raises UnavailableError."""
+        """Return the present role of a worker by name. Raises UnavailableError."""
         return self._named(name)[1].role
 
     def min_kv_capacity_tokens(self) -> int:
-        """Token positions in the smallest decode worker's KV memory."""
+        """Return the number of positions in the smallest decode worker's KV memory."""
         loads = [view.load for view in self.views() if _decodes(view.info)]
         return min((load.blocks_total * load.block_size for load in loads), default=0)
 
     def _num_needing(self, name: str) -> int:
-        """Requests that need a worker; one more while it has not said that it drains."""
-        link, own = self.link(name), self.bookings.num_requests(name)
+        """Return the requests that need a worker, at least 1 until it reports that it drains."""
+        link, own = self.link(name), self.worker_use.num_requests(name)
         if not link.is_connected:
             return own
         load = link.load
@@ -186,17 +186,17 @@ class WorkerPool:
     def _candidate(
         self, link: WorkerLink, info: WorkerInfo, keys: PromptKeys, ask: Ask
     ) -> Candidate:
-        load = link.load
+        load, sent = link.load, self.sent_prompts
         num_cached = link.prefixes.num_tokens(keys, load.block_size)
-        num_new, num_assigned = ask.num_prompt_tokens - num_cached, self.assigned.total(info.name)
-        # decode workers run their own prompts first come first served
-        overtakes = info.role == Role.PREFILL
-        num_behind = self.assigned.behind(info.name, num_new, ask.priority) if overtakes else 0
+        num_new, num_sent = ask.num_prompt_tokens - num_cached, sent.num_tokens(info.name)
+        num_overtaken = 0  # decode workers run their own prompts first come first served
+        if info.role == Role.PREFILL:
+            num_overtaken = sent.num_overtaken_tokens(info.name, num_new, ask.priority)
         return Candidate(
             name=info.name,
             num_sequences=max(load.num_running + load.num_waiting, link.num_live),
-            backlog_tokens=max(load.backlog_tokens, num_assigned) - num_behind,
-            overtaken_tokens=num_behind,
+            backlog_tokens=max(load.backlog_tokens, num_sent) - num_overtaken,
+            overtaken_tokens=num_overtaken,
             blocks_free=load.blocks_free,
             blocks_total=load.blocks_total,
             block_size=load.block_size,
@@ -222,12 +222,12 @@ class WorkerPool:
         raise UnavailableError(f"no worker named {name}")
 
     def _link_to(self, address: str) -> WorkerLink:
-        return WorkerLink(address, self._check_agreement, self._cluster_token)
+        return WorkerLink(address, self._check_compatibility, self._cluster_token)
 
-    def _check_agreement(self, info: WorkerInfo) -> None:
+    def _check_compatibility(self, info: WorkerInfo) -> None:
         for link in self._links:
             if link.info is not None:
-                check_agreement(info, link.info)
+                check_compatibility(info, link.info)
 
 
 async def _wait_connected(links: Sequence[WorkerLink], timeout_s: float) -> None:

@@ -1,29 +1,27 @@
-"""Who still needs a worker: what drains it when it is to leave or to change its role."""
+"""Use of the workers by live requests: a worker is drained when no request needs it."""
 
 from collections import Counter
-from types import TracebackType
-from typing import Self
 
 from router.routing.prediction import Route
 
 
-class Bookings:
-    """The live requests of this router, by the workers that they need."""
+class WorkerUse:
+    """Counts the live requests of this router by the workers that they need."""
 
     def __init__(self) -> None:
         self._num_requests: Counter[str] = Counter()
 
-    def book(self, route: Route, num_choices: int) -> "Booking":
-        """A request sets out; it needs its workers until it leaves the booking, at the latest."""
-        return Booking(self._num_requests, route, num_choices)
+    def hold(self, route: Route, num_choices: int) -> "HeldWorkers":
+        """Hold a request's workers; `HeldWorkers.release` must follow."""
+        return HeldWorkers(self._num_requests, route, num_choices)
 
     def num_requests(self, worker: str) -> int:
-        """Requests that need the worker."""
+        """Return the number of requests that need the worker."""
         return self._num_requests[worker]
 
 
-class Booking:
-    """One request: needs its decode worker to its end, its prefill worker until token 1 of every choice."""
+class HeldWorkers:
+    """Workers of one request: decode to its end, prefill until token 1 of every choice."""
 
     def __init__(self, num_requests: Counter[str], route: Route, num_choices: int) -> None:
         self._num_requests = num_requests
@@ -32,24 +30,16 @@ class Booking:
         self._waiting = set(range(num_choices))  # choices without a token
         num_requests.update(self._needed)
 
-    def note_token(self, choice: int) -> None:
-        """A choice has a token."""
+    def note_first_token(self, choice: int) -> None:
+        """Note a choice's first token; with the last choice, give back the prefill worker."""
         self._waiting.discard(choice)
         if not self._waiting and self._prefill is not None:
-            self._release({self._prefill})
-            self._prefill = None  # every later token comes by here too
+            self._give_back({self._prefill})
 
-    def __enter__(self) -> Self:
-        return self
+    def release(self) -> None:
+        """Give back the workers that are still needed. Safe to repeat."""
+        self._give_back(self._needed)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._release(self._needed)
-
-    def _release(self, workers: set[str]) -> None:
+    def _give_back(self, workers: set[str]) -> None:
         self._num_requests.subtract(workers & self._needed)
         self._needed -= workers

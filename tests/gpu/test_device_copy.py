@@ -1,4 +1,4 @@
-"""Copies beside the computation, on the device."""
+"""Copies that overlap computation, on the device."""
 
 import pytest
 import torch

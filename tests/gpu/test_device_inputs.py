@@ -1,4 +1,4 @@
-"""Inputs from pinned memory, while the device is behind."""
+"""Inputs from pinned memory, while the device is behind the host."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from tests.unit.common.engine.test_device_inputs import NAMES, make_inputs
 
 pytestmark = pytest.mark.gpu
 
-_BUSY_CYCLES = 5_000_000  # some milliseconds: steps are put much faster than they run
+_BUSY_CYCLES = 5_000_000  # some milliseconds, so steps are enqueued much faster than they run
 
 
 def test_no_step_reads_the_inputs_of_a_later_one() -> None:

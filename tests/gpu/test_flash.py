@@ -1,4 +1,4 @@
-"""The flash backend against the reference backend, on the device, over one memory."""
+"""Flash backend against the reference backend, on the device, over one KV memory."""
 
 import pytest
 import torch

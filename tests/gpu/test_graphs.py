@@ -55,7 +55,7 @@ def graphed(flashed: Flashed) -> Engine:
 
 
 def decoding(engine: Engine, num_seqs: int) -> list[Sequence]:
-    """Sequences whose prompts are computed but for the last token."""
+    """Return sequences whose prompts are computed except for the last token."""
     poison(engine)
     sequences = [hold(engine.pool, make_sequence(prompt(number))) for number in range(num_seqs)]
     for seq in sequences:
@@ -80,7 +80,7 @@ def release(engine: Engine, sequences: list[Sequence]) -> None:
 def test_a_replay_gives_the_logits_of_the_step_itself(
     flashed: Flashed, graphed: Engine, num_seqs: int
 ) -> None:
-    """Up to rounding: with padding rows the library may take another product."""
+    """Equal up to rounding: with padding rows the library may choose another product."""
     sequences = decoding(flashed.engine, num_seqs)
     expected = decode(flashed.engine, sequences)
     found = decode(graphed, sequences)
@@ -101,7 +101,7 @@ def test_padding_rows_change_no_real_row_by_a_bit(graphed: Engine, num_seqs: int
 
 
 def test_graphs_keep_their_memory_whatever_runs_between(flashed: Flashed, graphed: Engine) -> None:
-    """A longer prompt than ever grows the workspace of uncaptured steps; what is freed is overwritten."""
+    """The longest prompt grows the workspace of uncaptured steps; freed memory is overwritten."""
     sequences = decoding(graphed, 8)
     expected = decode(graphed, sequences)
     longest = hold(flashed.engine.pool, make_sequence(900))
@@ -116,7 +116,7 @@ def test_graphs_keep_their_memory_whatever_runs_between(flashed: Flashed, graphe
 def test_text_is_the_same_with_prompts_and_replays_in_turns(
     flashed: Flashed, graphed: Engine
 ) -> None:
-    """Eight sequences fill their bucket, so that both run the same products once all decode."""
+    """Eight sequences fill their bucket, so that both engines run the same products."""
     prompts = [prompt(number) for number in range(8)]
     expected = continuations(flashed.engine, prompts, 12, budget=1 << 12)
     poison(graphed)

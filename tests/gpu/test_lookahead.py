@@ -1,4 +1,4 @@
-"""Decode a step ahead on the device: launches wait for nothing, the text is that of an engine in step."""
+"""Lookahead decode on the device: launches do not wait, and the text is unchanged."""
 
 import random
 from dataclasses import replace
@@ -20,7 +20,7 @@ from tests.unit.decode_worker.driven_engine import EOS, DrivenEngine
 
 pytestmark = pytest.mark.gpu
 
-_A_SECOND = 2_000_000_000  # cycles, about
+_A_SECOND = 2_000_000_000  # cycles, about a second
 
 PLAIN = SamplingParams(0.0, 0, 40)
 OPTIONS: list[dict[str, object]] = [
@@ -34,7 +34,7 @@ OPTIONS: list[dict[str, object]] = [
 
 
 def build(folder: Path, dtype: str, backend: Backend, block_size: int) -> Engine:
-    """With more blocks than a DrivenEngine uses."""
+    """Build an engine with more blocks than a DrivenEngine uses."""
     config = engine_config(
         num_blocks=80,
         block_size=block_size,
@@ -62,7 +62,7 @@ def fast(folder: Path) -> Engine:
 
 
 def in_step(engine: Engine) -> Engine:
-    """The same engine, every step of which is waited for."""
+    """Return the same engine with lookahead off: every step is waited for."""
     runner = engine.runner
     waiting = ModelRunner(
         runner._model, runner._block_size, runner._eos_token_ids, runner._mask_filler
@@ -80,7 +80,7 @@ def asked(index: int, **changes: object) -> tuple[list[int], SamplingParams]:
 def test_whatever_happens_the_text_is_that_of_an_engine_in_step(
     exact: Engine, preemption: str
 ) -> None:
-    """Arrivals one by one, ends of every kind, cancels, and preemptions."""
+    """Requests arrive one by one, end in every way, are cancelled and preempted."""
     expected = []
     for index in range(24):
         alone = DrivenEngine(in_step, engine=exact)
@@ -111,7 +111,7 @@ def test_whatever_happens_the_text_is_that_of_an_engine_in_step(
 
 
 def test_flash_says_the_same_a_step_ahead_and_in_step(fast: Engine) -> None:
-    """All come at once and end by length, so that the batches are the same: their sizes may change a bit."""
+    """Requests arrive at once and end by length: equal batches, since batch size affects a bit."""
     texts = []
     for driven in (DrivenEngine(engine=fast), DrivenEngine(in_step, engine=fast)):
         for index in range(6):
@@ -123,10 +123,10 @@ def test_flash_says_the_same_a_step_ahead_and_in_step(fast: Engine) -> None:
 
 
 def two_launches(engine: Engine) -> tuple[list[list[int]], bool]:
-    """The tokens of a prompt's end and of the step behind it, launched before the first is waited for; and
-    whether the device still ran when both were launched.
+    """Launch a prompt's end and the step behind it, before the first is waited for.
 
-    Whatever in the launches makes the host wait for the device raises.
+    Returns their tokens, and True if the device still ran when both were launched. Raises if a
+    launch makes the host wait for the device.
     """
     prompts = [[5 + index, 17, 3] for index in range(4)]
     sequences = [make_sequence(prompt, asked(index)[1]) for index, prompt in enumerate(prompts)]
@@ -140,7 +140,7 @@ def two_launches(engine: Engine) -> tuple[list[list[int]], bool]:
             seq.num_computed_tokens = 3
         next_step = Batch(tuple(BatchEntry(seq, 1) for seq in sequences))
         batches.append(engine.runner.launch(next_step, batches[0]))
-        # what the mode does not see: a wait for an event, or one inside of an allocation
+        # the mode does not see a wait for an event, nor one inside an allocation
         is_running = not torch.cuda.current_stream().query()
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -151,7 +151,7 @@ def two_launches(engine: Engine) -> tuple[list[list[int]], bool]:
 
 
 def test_a_launch_does_not_wait_for_the_device(fast: Engine) -> None:
-    expected, _ = two_launches(fast)  # loads kernels, too
+    expected, _ = two_launches(fast)  # the first call also loads kernels
     torch.cuda._sleep(_A_SECOND)
     assert two_launches(fast) == (expected, True)
     assert all(len(tokens) == 4 for tokens in expected)

@@ -1,4 +1,4 @@
-"""Deployments of real processes that tests share: two for the whole suite, one at a time."""
+"""Deployments of real processes that tests share: two in the whole suite, one at a time."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,9 +15,9 @@ MODEL = "smollm2-135m"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Who shares a deployment runs after all others, together: it is up no longer than it is needed.
+    """Run the users of each shared deployment together, after all other tests.
 
-    Whoever starts one has the time for that.
+    So it lives no longer than needed. Tests that start a deployment get the time for that.
     """
     asks = {item: set(getattr(item, "fixturenames", ())) for item in items}
     items.sort(key=lambda item: ("shared" in asks[item], "served_float32" in asks[item]))
@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _logs_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Workers of tests do not push the developer's own logs out."""
+    """Keep the workers of tests from displacing the developer's own logs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
@@ -38,20 +38,20 @@ def _logs_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 
 @pytest.fixture(scope="session")
 def model() -> ModelSource:
-    """The default model, fetched if it is not in the cache."""
+    """Return the default model, fetched if it is not in the cache."""
     return resolve_model(MODEL, default_cache_dir(), NoProgress())
 
 
 @pytest.fixture(scope="session")
 def shared() -> Iterator[ExitStack]:
-    """Holds the shared deployment that runs; the next one stops it first."""
+    """Yield the owner of the running shared deployment; the next deployment stops it first."""
     with ExitStack() as stack:
         yield stack
 
 
 @pytest.fixture(scope="session")
 def served(model: ModelSource, shared: ExitStack) -> Served:
-    """1 prefill and 1 decode worker, bfloat16, KV memory for about 6,000 tokens, OpenAI's API."""
+    """Return 1 prefill and 1 decode worker: bfloat16, KV memory of 6,000 tokens, OpenAI's API."""
     shared.close()
     flags = ("--config", "tests/integration/support/small.yaml", "--openai-port", "0")
     return shared.enter_context(serving(model.name, *flags))
@@ -59,9 +59,9 @@ def served(model: ModelSource, shared: ExitStack) -> Served:
 
 @pytest.fixture(scope="session")
 def served_float32(model: ModelSource, shared: ExitStack) -> Served:
-    """1 prefill and 1 decode worker in float32, where text does not depend on who shares a batch.
+    """Return 1 prefill and 1 decode worker in float32, where text does not depend on the batch.
 
-    Every prompt travels. Roles may have been flipped and workers replaced by whoever came before.
+    Every prompt is handed off. Earlier tests may have flipped roles and replaced workers.
     """
     shared.close()
     flags = ("--dtype", "float32", "--policy", "least_loaded")

@@ -1,4 +1,4 @@
-"""The seam between a model's layers and paged attention."""
+"""Seam between a model's layers and paged attention."""
 
 from typing import Protocol
 
@@ -8,7 +8,7 @@ from common.engine.device_inputs import StepTensors
 
 
 class AttentionBackend(Protocol):
-    """Stores a step's keys and values and attends over blocks. One instance per worker.
+    """Backend that stores a step's keys and values and attends over blocks. One instance per worker.
 
     `begin` is called once a step, then `attend` once for each layer, in order.
     """
@@ -32,6 +32,6 @@ class AttentionBackend(Protocol):
         """Store `key` and `value` [T, kv_heads, head_dim], then return causal attention of `query`.
 
         `query` is [T, heads, head_dim], in the blocks' dtype; so is the result, which the next call may
-        overwrite. With a `window` a position sees that many positions, itself included. Of a result that is
-        `sampled_only`, the rows of the step's `sample_rows` alone need to be right: a last layer's.
+        overwrite. With a `window` a position sees that many positions, itself included. With `sampled_only`
+        (the last layer) only the rows `sample_rows` of the result need to be right.
         """

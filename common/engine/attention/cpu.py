@@ -1,6 +1,5 @@
-"""The fast CPU backend: numba kernels over blocks in the model's dtype, arithmetic in float32."""
+"""Fast CPU backend: kernels over packed blocks in the model's dtype, arithmetic in float32."""
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -8,7 +7,7 @@ from numpy.typing import NDArray
 from common.engine.cpu.arrays import as_array
 from common.engine.cpu.attention_kernel import QUERY_TILE, attention_kernel, can_compile_kernel
 from common.engine.cpu.kv_store import KVStore, find_runs
-from common.engine.cpu.threads import limit_numba
+from common.engine.cpu.threads import get_num_threads, limit_numba
 from common.engine.device_inputs import StepTensors
 from common.engine.memory.kv_cache import KVCache
 from common.engine.ragged import RaggedInputs
@@ -28,11 +27,11 @@ class CpuBackend:
         self._kernel = attention_kernel(cache.block_size, cache.head_dim, group, storage)
         self._store = KVStore(cache.keys, cache.values)
         self._out: torch.Tensor | None = None
-        self._num_threads = numba.get_num_threads()
+        self._num_threads = get_num_threads()
 
     @staticmethod
     def can_read(cache: KVCache) -> bool:
-        """Tell whether the kernel's vectors tile this cache's blocks."""
+        """Return True if the kernel's vectors tile this cache's blocks."""
         return cache.storage == "packed" and can_compile_kernel(cache.block_size, cache.head_dim)
 
     def begin(self, step: StepTensors) -> None:
@@ -54,7 +53,7 @@ class CpuBackend:
         window: int | None = None,
         sampled_only: bool = False,
     ) -> torch.Tensor:
-        """See AttentionBackend.attend."""
+        """Implement AttentionBackend.attend."""
         inputs = self._inputs
         keys, values = self._keys[layer], self._values[layer]
         query, key, value = (
@@ -84,9 +83,9 @@ class CpuBackend:
 
 
 def _work_items(inputs: RaggedInputs, num_threads: int) -> NDArray[np.int32]:
-    """[n, 3]: sequence, first and end query of tiles, dealt so that every thread has a like share.
+    """Return [n, 3]: sequence, first and end query of tiles, so that every thread has a like share.
 
-    numba gives each thread one run of consecutive items: the costliest items are dealt out in turn.
+    numba gives each thread one run of consecutive items, so the costliest items are dealt out in turn.
     """
     counts = np.diff(inputs.query_start)
     tiles = -(-counts // QUERY_TILE)
@@ -104,7 +103,7 @@ def _work_items(inputs: RaggedInputs, num_threads: int) -> NDArray[np.int32]:
 
 
 def _sampled(items: NDArray[np.int32], inputs: RaggedInputs) -> NDArray[np.int32]:
-    """The items among whose queries one samples."""
+    """Return the items with a query that samples."""
     if len(inputs.sample_rows) == len(inputs.input_ids):
         return items
     origin, rows = inputs.query_start[items[:, 0]], np.sort(inputs.sample_rows)

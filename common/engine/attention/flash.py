@@ -30,7 +30,7 @@ class FlashBackend:
 
     @staticmethod
     def can_read(cache: KVCache) -> bool:
-        """Whether the kernel takes this cache's device, dtype and shape."""
+        """Return True if the kernel takes this cache's device, dtype and shape."""
         keys = cache.keys
         return (
             keys.device.type == "cuda"
@@ -57,7 +57,7 @@ class FlashBackend:
         window: int | None = None,
         sampled_only: bool = False,
     ) -> torch.Tensor:
-        """See AttentionBackend.attend."""
+        """Implement AttentionBackend.attend."""
         step = self._step
         self._blocks.store(layer, step.slot_mapping, key, value)
         keys, values = self._blocks.pages(layer)

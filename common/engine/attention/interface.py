@@ -1,7 +1,7 @@
-"""How a `transformers` model reaches our attention: one registered function, one object per step.
+"""Registration of our attention with `transformers`: one function, one object per step.
 
-The model is called with `paged_attention=<AttentionBackend>`; its layers hand that keyword on to the
-registered function. Whatever a layer asks for that the backends cannot honour is refused at load, by a
+The model is called with `paged_attention=<AttentionBackend>`; its layers pass that keyword on to the
+registered function. A layer that asks for a feature the backends cannot honour is refused at load, by the
 self-check, and never computed wrongly.
 """
 
@@ -18,7 +18,7 @@ _NAMES = {"softcap": "a soft cap on scores (softcap)", "s_aux": "attention sinks
 
 
 class UnsupportedAttentionError(ValueError):
-    """A layer asks for attention that no backend honours; the message names layer and feature."""
+    """Raised where a layer asks for attention that no backend honours; names layer and feature."""
 
 
 def paged_attention(
@@ -66,15 +66,14 @@ def _unknown(module: torch.nn.Module, features: dict[str, object]) -> set[str]:
     names = {name for name, value in features.items() if value is not None and value is not False}
     if getattr(module, "is_causal", True) is False:
         names.add("attention to later positions")
-    if getattr(
-        module, "attn_logit_softcapping", None
-    ):  # Gemma3's layers have it and do not hand it on
+    # Gemma3's layers have it and do not pass it on
+    if getattr(module, "attn_logit_softcapping", None):
         names.add("softcap")
     return {_NAMES.get(name, name) for name in names - _HARMLESS}
 
 
 def _has_window(module: torch.nn.Module, layer: int | None) -> bool:
-    """Whether the layer, or the configuration for it, has a window shorter than the context."""
+    """Return True if the layer, or the configuration for it, has a window shorter than the context."""
     config = getattr(module, "config", None)
     window = getattr(module, "sliding_window", None) or getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)

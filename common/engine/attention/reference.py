@@ -1,4 +1,4 @@
-"""The oracle: plain SDPA, one sequence at a time, over gathered blocks. Slow and obviously right."""
+"""Oracle: plain SDPA, one sequence at a time, over gathered blocks. Slow and obviously right."""
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -8,7 +8,7 @@ from common.engine.memory.kv_cache import KVCache
 
 
 class ReferenceBackend:
-    """Runs on any device; gathers each sequence's blocks and masks explicitly."""
+    """Attention on any device that gathers each sequence's blocks and masks explicitly."""
 
     name = "reference"
 
@@ -32,7 +32,7 @@ class ReferenceBackend:
         window: int | None = None,
         sampled_only: bool = False,
     ) -> torch.Tensor:
-        """See AttentionBackend.attend."""
+        """Implement AttentionBackend.attend."""
         self._blocks.store(layer, self._slots, key, value)
         out = torch.empty_like(query)
         starts, contexts = self._inputs.query_start, self._inputs.context_len
@@ -49,7 +49,7 @@ class ReferenceBackend:
 def _attend_one(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int | None
 ) -> torch.Tensor:
-    """`query` [n, heads, dim] holds the last n of the key's positions [kv_heads, context, dim]."""
+    """Attend for one sequence: `query` [n, heads, dim] is last of its positions [kv_heads, context, dim]."""
     n, context = query.shape[0], key.shape[1]
     positions = torch.arange(context - n, context, device=query.device)
     distance = positions[:, None] - torch.arange(context, device=query.device)[None, :]

@@ -1,4 +1,4 @@
-"""Choosing the attention backend for a device."""
+"""Choice of the attention backend for a device."""
 
 from collections.abc import Callable
 

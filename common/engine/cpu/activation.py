@@ -1,4 +1,4 @@
-"""Gated activations as vector code: exp is what a compiler does not vectorise by itself."""
+"""Gated activations as vector code: a compiler does not vectorise exp by itself."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ _HIGHEST = 88.0  # e**88 is the last below float32's infinity
 
 
 def gated(builder: Builder, number: Any, up: Any, is_gelu: bool) -> Any:
-    """act(number) * up, vectors of float32."""
+    """Compute act(number) * up on vectors of float32."""
     slope = _gelu_slope(builder, number) if is_gelu else number
     return builder.fmul(builder.fmul(number, _sigmoid(builder, slope)), up)
 

@@ -1,4 +1,4 @@
-"""Tensors as the arrays that the kernels take."""
+"""Tensors seen as the arrays that kernels take."""
 
 from typing import Any
 
@@ -12,14 +12,16 @@ _BITS = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}
 
 
 def as_array(tensor: torch.Tensor) -> Array:
-    """Share the tensor's memory with numpy. Bits of bfloat16, which numpy has not, go as uint16, and those
-    of float16, which numba has not on a CPU, as int16."""
+    """Share the tensor's memory with numpy.
+
+    bfloat16, which numpy lacks, is seen as uint16; float16, which numba lacks on a CPU, as int16.
+    """
     bits = _BITS.get(tensor.dtype)
     array: Array = (tensor if bits is None else tensor.view(bits)).numpy()
     return array
 
 
 def as_words(tensor: torch.Tensor) -> Words:
-    """Share a contiguous tensor's memory as 32-bit words, one behind the other."""
+    """Share a contiguous tensor's memory as 32-bit words: [n]."""
     words: Words = as_array(tensor).reshape(-1).view(np.uint32)
     return words

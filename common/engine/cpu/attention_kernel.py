@@ -82,7 +82,7 @@ def _signature(storage: str) -> types.Type:
 
 
 def _item_function(block_size: int, head_dim: int, group: int, rows: int, partner: str) -> Jitable:
-    """One work item: queries at consecutive positions from `position`, for one KV head.
+    """Make the function for a work item: queries at consecutive positions, for one KV head.
 
     Queries and weights are held as `partner`, what keys and values are multiplied with.
     """
@@ -119,9 +119,9 @@ def _item_function(block_size: int, head_dim: int, group: int, rows: int, partne
 
 
 def _tile_function(block_size: int, head_dim: int, rows: int, is_decode: bool) -> Jitable:
-    """`rows` rows from row r against the TILE positions from `first_key`.
+    """Make the function for `rows` rows from row r against the TILE positions from `first_key`.
 
-    A decode step reads each block once, from memory, so it asks for the next tile's in time; blocks lie
+    A decode step reads each block once, from memory, so it prefetches those of the next tile: blocks lie
     too scattered for the CPU to guess. A chunk's rows find theirs in the cache.
     """
     value_rows = next(n for n in (4, 3, 2, 1) if rows % n == 0)

@@ -1,4 +1,4 @@
-"""Emitters of LLVM vector IR, the words that vector.py's intrinsics are written in.
+"""Emitters of LLVM vector IR, from which the intrinsics of vector.py are made.
 
 Every emitter takes the IR builder first. Offsets count elements from an array's first.
 """
@@ -41,7 +41,7 @@ _LOWEST = -87.0  # below it e**x is taken as zero
 
 
 def literal(value: types.Type) -> int:
-    """A size known when the kernel is compiled. Raises TypeError, which numba reports."""
+    """Read a size that is known when the kernel is compiled. Raises TypeError, which numba reports."""
     if not isinstance(value, types.IntegerLiteral):
         raise TypeError("sizes must be compile-time constants")
     number: int = value.literal_value
@@ -49,8 +49,8 @@ def literal(value: types.Type) -> int:
 
 
 def exp(builder: Builder, x: Any) -> Any:
-    """e**x, range-reduced polynomial; 0 far below zero, undefined above 88, NaN goes through."""
-    # Adding it leaves x / ln 2, rounded, as the sum's last bits, and 127, the exponent's bias, with it.
+    """Compute e**x by a range-reduced polynomial; 0 far below zero, undefined above 88, NaN stays NaN."""
+    # adding _SHIFTER leaves round(x / ln 2) + 127, the biased exponent, in the last bits of the sum
     shifted = call(builder, "llvm.fma", [x, constant(_LOG2E), constant(_SHIFTER)])
     minus_whole = builder.fsub(constant(_SHIFTER), shifted)
     # fused, or the rounding of a large product would be all that is left of the fraction
@@ -65,7 +65,7 @@ def exp(builder: Builder, x: Any) -> Any:
 
 
 def load(builder: Builder, data: Any, at: Any, array: types.Array) -> Any:
-    """LANES stored numbers as a float32 vector."""
+    """Load LANES stored numbers as a float32 vector. Raises TypeError for a dtype it does not know."""
     if array.dtype == types.float32:
         return load_f32(builder, data, at)
     pointer = builder.gep(data, [at])
@@ -78,17 +78,17 @@ def load(builder: Builder, data: Any, at: Any, array: types.Array) -> Any:
 
 
 def load_f32(builder: Builder, data: Any, at: Any) -> Any:
-    """LANES float32 numbers."""
+    """Load LANES float32 numbers."""
     return aligned_load(builder, builder.gep(data, [at]), VECTOR, 4)
 
 
 def aligned_load(builder: Builder, pointer: Any, kind: ir.Type, align: int) -> Any:
-    """A vector of any kind."""
+    """Load a vector of any kind."""
     return builder.load(builder.bitcast(pointer, kind.as_pointer()), align=align)
 
 
 def store(builder: Builder, vector: Any, data: Any, at: Any) -> None:
-    """LANES float32 numbers to a float32 array."""
+    """Store LANES float32 numbers into a float32 array."""
     pointer = builder.bitcast(builder.gep(data, [at]), VECTOR.as_pointer())
     builder.store(vector, pointer, align=4)
 
@@ -102,9 +102,9 @@ def store_as(
     *,
     is_normal: bool = False,
 ) -> None:
-    """LANES float32 numbers in the array's storage type; they round to nearest, ties to even.
+    """Store LANES float32 numbers in the array's dtype, rounded to nearest, ties to even.
 
-    With `is_normal` none is denormal: the CPU's own rounding to bfloat16, where it has one, makes those zero.
+    `is_normal` promises that none is denormal: the CPU's own rounding to bfloat16 makes those zero.
     """
     if array.dtype == types.float32:
         return store(builder, vector, data, at)
@@ -120,16 +120,16 @@ def store_as(
 
 
 def widened_bfloat(builder: Builder, bits: Any) -> Any:
-    """bfloat16 as float32, exactly: a vector of 16-bit integers, or one."""
+    """Widen bfloat16 to float32, exactly: a vector of 16-bit integers, or one."""
     is_vector = isinstance(bits.type, ir.VectorType)
     words, numbers = (INTS, VECTOR) if is_vector else (I32, F32)
     return builder.bitcast(builder.shl(builder.zext(bits, words), _alike(words, 16)), numbers)
 
 
 def rounded_bfloat(builder: Builder, number: Any) -> Any:
-    """float32, a vector or one, as the bits of the nearest bfloat16, ties to even; NaN stays NaN.
+    """Round float32, a vector or one, to the bits of the nearest bfloat16, ties to even; NaN stays NaN.
 
-    In integers: LLVM turns its own conversion into a call of a function that need not exist.
+    Integers do it: LLVM turns its own conversion into a call of a function that need not exist.
     """
     is_vector = isinstance(number.type, ir.VectorType)
     words, shorts = (INTS, SHORTS) if is_vector else (I32, ir.IntType(16))
@@ -150,7 +150,7 @@ def _alike(kind: ir.Type, value: int) -> Any:
 
 
 def variable(builder: Builder, value: Any) -> Any:
-    """A stack slot, which LLVM turns into a register."""
+    """Make a variable: a stack slot, which LLVM turns into a register."""
     slot = cgutils.alloca_once(builder, VECTOR)
     builder.store(value, slot)
     return slot
@@ -162,19 +162,19 @@ def add_product(builder: Builder, total: Any, left: Any, right: Any) -> None:
 
 
 def splat(builder: Builder, scalar: Any) -> Any:
-    """One float32 in every lane."""
+    """Put one float32 into every lane."""
     return splat_as(builder, scalar, VECTOR)
 
 
 def splat_as(builder: Builder, scalar: Any, kind: ir.Type) -> Any:
-    """One number in every lane of a vector kind of LANES lanes."""
+    """Put one number into every lane of a vector kind of LANES lanes."""
     nothing = ir.Constant(kind, ir.Undefined)
     first = builder.insert_element(nothing, scalar, ir.Constant(I32, 0))
     return builder.shuffle_vector(first, nothing, _ints(0))
 
 
 def call(builder: Builder, name: str, args: list[Any]) -> Any:
-    """An LLVM intrinsic on vectors."""
+    """Call an LLVM intrinsic on vectors."""
     kind = ir.FunctionType(VECTOR, [VECTOR] * len(args))
     function = cgutils.get_or_insert_function(builder.module, kind, f"{name}.v{LANES}f32")
     return builder.call(function, args)
@@ -189,7 +189,7 @@ def prefetch(builder: Builder, data: Any, at: Any) -> None:
 
 
 def across(builder: Builder, vector: Any, combine: Callable[[Builder, Any, Any], Any]) -> Any:
-    """A vector's lanes, combined two by two until one is left: that one, as a scalar."""
+    """Combine a vector's lanes two by two until one is left; return it as a scalar."""
     span = LANES // 2
     while span:
         turned = [(i + span) % LANES for i in range(LANES)]
@@ -199,35 +199,35 @@ def across(builder: Builder, vector: Any, combine: Callable[[Builder, Any, Any],
 
 
 def add(builder: Builder, a: Any, b: Any) -> Any:
-    """The sum, lane by lane."""
+    """Add, lane by lane."""
     return builder.fadd(a, b)
 
 
 def larger(builder: Builder, a: Any, b: Any) -> Any:
-    """The larger number, lane by lane; a NaN in `a` is passed over (a comparison with it is false)."""
+    """Pick the larger number, lane by lane; a NaN in `a` is passed over (a comparison with it is false)."""
     return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
 
 def shuffle(builder: Builder, a: Any, b: Any, lanes: list[int]) -> Any:
-    """Lanes picked from two vectors by number, b's from LANES on."""
+    """Pick lanes from two vectors by number, b's from LANES on."""
     return builder.shuffle_vector(a, b, ir.Constant(INTS, lanes))
 
 
 def constant(value: float) -> Any:
-    """One float32 constant in every lane."""
+    """Make a vector of one float32 constant in every lane."""
     return ir.Constant(VECTOR, [float(np.float32(value))] * LANES)
 
 
 def index(value: int) -> Any:
-    """A constant offset."""
+    """Make a constant offset."""
     return ir.Constant(ir.IntType(64), value)
 
 
 def multiply_add(builder: Builder, number: Any, factor: int, base: Any) -> Any:
-    """An offset: number * factor + base."""
+    """Compute an offset: number * factor + base."""
     return builder.add(builder.mul(number, index(factor)), base)
 
 
 def array_data(context: Context, builder: Builder, sig: Signature, args: Values, i: int) -> Any:
-    """Where the i-th argument, an array, begins."""
+    """Return the address at which the i-th argument, an array, begins."""
     return context.make_array(sig.args[i])(context, builder, args[i]).data

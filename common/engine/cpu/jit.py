@@ -1,6 +1,6 @@
-"""The one way to compile a kernel: without the GIL, kept on disk in `kernel_cache.py`'s way.
+"""Decorator that compiles every kernel: without the GIL, cached on disk by kernel_cache.py.
 
-A kernel that cannot be linked raises KernelError where it is called first, and every time after.
+A kernel that cannot be linked raises KernelError at its first call, and at every later one.
 """
 
 from collections.abc import Callable, Set
@@ -46,12 +46,11 @@ def kernel(
 
 
 def _giving_up(compile_one: Compiled, cache: KernelCache) -> Compiled:
-    """Compile, and leave no lock behind: what fails, perhaps in a part, is never saved."""
+    """Make a `compile` that leaves no lock behind where it fails: what failed is never saved."""
 
     def compile_or_give_up(signature: Any) -> Any:
-        with (
-            global_compiler_lock
-        ):  # also around the clean-up: other threads compile this kernel too
+        # also around the clean-up: other threads compile this kernel too
+        with global_compiler_lock:
             try:
                 return compile_one(signature)
             finally:
@@ -61,10 +60,10 @@ def _giving_up(compile_one: Compiled, cache: KernelCache) -> Compiled:
 
 
 def inlined(function: Callable[..., Any], variant: str) -> Compiled:
-    """A part of kernels; `variant` names the constants that it closes over, as for a kernel.
+    """Make a function a part of kernels; `variant` names its constants, as for a kernel.
 
-    Code of one name is linked once in a process, and numba numbers names anew in each: two kernels from disk,
-    compiled by two processes, would share the part of whichever was loaded first.
+    Code of one name is linked once in a process, and each process numbers names anew. Without `variant`, two
+    kernels from disk that two processes compiled would share the part of the one loaded first.
     """
     function.__qualname__ += f".{variant}"
     return register_jitable(function)  # type: ignore[no-any-return]

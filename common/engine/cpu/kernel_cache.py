@@ -1,7 +1,7 @@
 """Compiled kernels on disk, safe for any number of processes that compile at once.
 
-numba's own cache numbers its files through an index that each process reads and writes back: two that save
-different signatures at one time take the same number, and a later process runs the wrong machine code.
+numba's own cache numbers its files through an index that each process reads and writes back. Two processes
+that save different signatures at one time take the same number, and a later one runs the wrong machine code.
 Here a file's name is the hash of everything that makes the code what it is, so there is no index to race
 for. Writers of one name write the same thing, and a file appears whole or not at all.
 
@@ -41,7 +41,7 @@ _log = get_logger()
 
 @dataclass(slots=True)
 class Tally:
-    """Kernels that this process has come by."""
+    """Kernels that this process has compiled or loaded."""
 
     compiled: int = 0
     loaded: int = 0
@@ -49,13 +49,13 @@ class Tally:
 
 @cache
 def tally() -> Tally:
-    """This process's tally."""
+    """Return the tally of this process."""
     return Tally()
 
 
 @lru_cache(maxsize=1)
 def kernels_dir() -> Path:
-    """The folder of these sources' kernels: an edit of any file here leads to another folder."""
+    """Return the folder of these sources' kernels: an edit of any file here leads to another folder."""
     digest = hashlib.sha256(numba.__version__.encode())
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())
@@ -63,10 +63,10 @@ def kernels_dir() -> Path:
 
 
 class KernelCache(_Cache):  # type: ignore[misc]
-    """What a numba dispatcher asks for and saves. A disk that cannot be read or written only costs time.
+    """Disk cache of one numba dispatcher. A disk that cannot be read or written only costs time.
 
     `name` tells this kernel from all others in these sources, the constants it closes over included.
-    `forget` makes the dispatcher forget what it compiled.
+    `forget` makes the dispatcher forget the code that it compiled.
     """
 
     def __init__(self, name: str, folder: Path, forget: Callable[[], None] = lambda: None) -> None:
@@ -80,7 +80,7 @@ class KernelCache(_Cache):  # type: ignore[misc]
         return str(self._folder)
 
     def load_overload(self, sig: Any, target_context: Any) -> CompileResult | None:
-        """The compiled kernel, or None when it is absent or damaged: then the caller compiles it."""
+        """Return the compiled kernel, or None when it is absent or damaged: then the caller compiles it."""
         target_context.refresh()
         path = self._path(sig, target_context.codegen())
         payload = _read(path)
@@ -90,7 +90,7 @@ class KernelCache(_Cache):  # type: ignore[misc]
             if payload is None:
                 return None
             self._unlock(path)
-        # machine code from the user's own folder: whoever can write there needs no pickle to run code
+        # machine code from the user's own folder: a writer to it needs no pickle to run code
         kernel = CompileResult._rebuild(target_context, *pickle.loads(payload))  # noqa: S301
         tally().loaded += 1
         self._refuse_unknown_symbols()
@@ -128,7 +128,7 @@ class KernelCache(_Cache):  # type: ignore[misc]
         return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()}.kernel"
 
     def _lock(self, path: Path) -> None:
-        """Wait until nobody else compiles this kernel, or for so long that waiting makes no sense."""
+        """Wait until nobody else compiles this kernel, for _LOCK_DEADLINE_S at most."""
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR, 0o600)
@@ -140,7 +140,7 @@ class KernelCache(_Cache):  # type: ignore[misc]
     def _unlock(self, path: Path) -> None:
         descriptor = self._locks.pop(path, None)
         if descriptor is not None:
-            # before the lock goes: whoever comes now makes a new file, and finds the kernel
+            # before the lock goes: a process that comes now makes a new file, and finds the kernel
             path.with_suffix(".lock").unlink(missing_ok=True)
             os.close(descriptor)
 
@@ -156,7 +156,7 @@ class KernelCache(_Cache):  # type: ignore[misc]
             raise
 
     def enable(self) -> None:
-        """A kernel's cache is always on; part of numba's interface, as the two below."""
+        """Do nothing: a kernel's cache is always on. Part of numba's interface, as the two below."""
 
     def disable(self) -> None:
         raise NotImplementedError
@@ -166,7 +166,7 @@ class KernelCache(_Cache):  # type: ignore[misc]
 
 
 def _read(path: Path) -> bytes | None:
-    """A kernel's file, if it is there and whole."""
+    """Return the content of a kernel's file, or None unless it is there and whole."""
     try:
         content = path.read_bytes()
     except OSError:

@@ -1,4 +1,7 @@
-"""A step's keys and values into their blocks, run by run: consecutive positions within LANES of one block."""
+"""Kernel that stores a step's keys and values in their blocks, run by run.
+
+A run is consecutive positions within LANES of one block.
+"""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -18,10 +21,10 @@ Numbers = NDArray[np.int64]
 
 
 class KVStore:
-    """Writes to the blocks of a PackedStorage in host memory, whose numbers it copies as words of 32 bits."""
+    """Writer to the blocks of a PackedStorage in host memory; it copies numbers as words of 32 bits."""
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """`keys` and `values` as PackedStorage describes them, contiguous."""
+        """Take `keys` and `values` as PackedStorage describes them, contiguous."""
         self._number = np.dtype(np.uint32 if keys.shape[-1] == 1 else np.uint16)
         self._keys, self._values = (as_words(x).reshape(x.shape[:-1]) for x in (keys, values))
         self._numbers = as_array(values).view(self._number)
@@ -30,7 +33,7 @@ class KVStore:
     def store(
         self, layer: int, key: torch.Tensor, value: torch.Tensor, slots: Numbers, runs: Numbers
     ) -> None:
-        """`key` and `value` [T, kv_heads, dim], the numbers of a head side by side; `runs` of find_runs."""
+        """Store `key` and `value` [T, kv_heads, dim], a head's numbers side by side; `runs` of find_runs."""
         words = as_array(key).view(np.uint32)
         numbers = as_array(value).view(self._number)
         blocks = self._keys[layer], self._values[layer], self._numbers[layer]
@@ -38,7 +41,7 @@ class KVStore:
 
 
 def find_runs(slots: Numbers) -> Numbers:
-    """[n + 1]: the first rows of `slots` [T] (block * size + offset) that begin a run; T is the last."""
+    """Return the rows of `slots` [T] (block * size + offset) that begin a run, and T: [n + 1]."""
     begins = slots % LANES == 0
     begins[1:] |= np.diff(slots) != 1
     begins[:1] = True
@@ -46,7 +49,7 @@ def find_runs(slots: Numbers) -> Numbers:
 
 
 def _put_pairs(value, first, end, head, block, numbers, offset):  # type: ignore[no-untyped-def]
-    """Two positions share a word: the first has the lower half. One alone waits for no word to be read."""
+    """Put two positions into one word, the first in its lower half; one alone as a half, with no read."""
     row = first
     while row < end:
         at = offset + row - first

@@ -1,8 +1,8 @@
-"""A guard between LLVM's compiler and its linker: an unknown symbol must not end the process.
+"""Guard between LLVM's compiler and its linker: an unknown symbol must not end the process.
 
-LLVM turns some operations that a CPU lacks into calls, of functions that need not exist in this process; its
-linker then aborts. So the symbols that an object file asks for are looked up before it is linked. What is
-unknown is bound to a harmless address and remembered, and whoever compiled the kernel is told (jit.py).
+LLVM turns some operations that a CPU lacks into calls of functions that need not exist in this process; its
+linker then aborts. So the symbols that an object file asks for are looked up before it is linked. An
+unknown one is bound to a harmless address and remembered, and the compilation then fails (kernel_cache.py).
 """
 
 import ctypes
@@ -22,15 +22,15 @@ Hook = Callable[[Any, bytes], None]
 
 
 class KernelError(Exception):
-    """A kernel that cannot be built on this CPU; torch's operations take its place."""
+    """Raised for a kernel that cannot be built on this CPU; torch's operations take its place."""
 
 
 class SymbolGuard:
-    """Stands in for an engine's object cache hooks, which see every object file before it is linked."""
+    """Object cache hooks of an LLVM engine, which see every object file before it is linked."""
 
     def __init__(self) -> None:
         self._unknown: set[str] = set()  # bound to nothing
-        self._missing: set[str] = set()  # of them, what was asked for since `take_missing`
+        self._missing: set[str] = set()  # those of them asked for since `take_missing`
         # any address that can be linked; the code is never run
         self._stub = ctypes.CFUNCTYPE(None)(_never)
 
@@ -60,7 +60,7 @@ class SymbolGuard:
         self._missing |= self._unknown.intersection(names)
 
     def take_missing(self) -> list[str]:
-        """Unknown symbols since the last call, sorted."""
+        """Return the unknown symbols since the last call, sorted."""
         found = sorted(self._missing)
         self._missing.clear()
         return found
@@ -68,7 +68,7 @@ class SymbolGuard:
 
 @cache
 def guard() -> SymbolGuard:
-    """The guard of numba's engine in this process, installed."""
+    """Return the guard of numba's engine in this process, installed."""
     from numba.core.registry import cpu_target
 
     made = SymbolGuard()
@@ -77,7 +77,7 @@ def guard() -> SymbolGuard:
 
 
 def undefined_symbols(content: bytes) -> list[str]:
-    """Names that a 64-bit little-endian ELF object file asks others for. Raises ValueError if it is none."""
+    """Return the names that a 64-bit little-endian ELF object file imports. Raises ValueError."""
     if content[:6] != b"\x7fELF\x02\x01":
         raise ValueError("no 64-bit ELF file")
     return [name for name, section in _symbols(content) if name and section == _UNDEFINED]

@@ -22,19 +22,19 @@ Parts = list[Any]
 
 
 def pack_of(array: types.Array) -> int:
-    """Numbers in a lane."""
+    """Return how many numbers a lane holds."""
     return 1 if array.dtype == types.float32 else 2
 
 
 def partner_of(storage: str) -> str:
-    """The numpy name of what is multiplied with numbers of this storage, one number at a time."""
+    """Return the numpy name of the dtype whose numbers are multiplied with numbers of this storage."""
     return storage if storage == "uint16" and host_target().has_bf16_dot else "float32"
 
 
 def load(
     builder: Builder, data: Any, at: Any, array: types.Array, drop_second: bool = False
 ) -> Parts:
-    """LANES * pack numbers; with `drop_second` the second of each pair counts for nothing, whatever it is."""
+    """Load LANES * pack numbers; `drop_second` makes the second of each pair 0, whatever it is."""
     if pack_of(array) == 1:
         return [emit.load_f32(builder, data, at)]
     words = emit.aligned_load(builder, builder.gep(data, [at]), INTS, 2)
@@ -47,17 +47,17 @@ def load(
 
 
 def load_part(builder: Builder, data: Any, at: Any, array: types.Array, part: int) -> Any:
-    """One of the vectors that `load` gives, alone."""
+    """Load a single one of the vectors that `load` gives."""
     return load(builder, data, at, array)[part]
 
 
 def num_parts(array: types.Array) -> int:
-    """Vectors that `load` gives for whole pairs."""
+    """Return how many vectors `load` gives for whole pairs."""
     return 1 if _uses_dot(array) else pack_of(array)
 
 
 def broadcast(builder: Builder, data: Any, at: Any, array: types.Array, count: int) -> Parts:
-    """The partners, in every lane, of `count` parts: a pair of bfloat16, or so many float32 numbers."""
+    """Put the partners of `count` parts into every lane: a pair of bfloat16, or `count` float32 numbers."""
     if array.dtype == types.float32:
         spots = [builder.add(at, emit.index(part)) for part in range(count)]
         return [emit.splat(builder, builder.load(builder.gep(data, [spot]))) for spot in spots]

@@ -30,9 +30,8 @@ _AHEAD_WORDS = 2048
 def lay_out(ctx, rows, at, words, panel, panel_at, width):  # type: ignore[no-untyped-def]
     """panel[k, 0:LANES] = word k of LANES rows, `words` apart, for LANES words from `at` on; all uint32.
 
-    Rows of `panel` are `width` apart.
-
-    A transposition in the registers, whose rounds exchange halves of ever larger runs.
+    Rows of `panel` are `width` apart. The registers are transposed in rounds, which exchange halves of ever
+    larger runs.
     """
     sig = types.void(rows, types.intp, types.intp, panel, types.intp, types.intp)
 
@@ -142,7 +141,7 @@ def _add_part(
     sums: list[list[Any]],
     part: int,
 ) -> None:
-    """The products of one part of a word; its weights are loaded here, since registers hold no more."""
+    """Add the products of one part of a word. Its weights are loaded here: registers hold no more."""
     right = [packed.load_part(builder, panel.data, spot, panel.array, part) for spot in spots]
     for i, row in enumerate(sums):
         start = emit.multiply_add(builder, x.depth, i, x.first)
@@ -154,7 +153,7 @@ def _add_part(
 
 
 def _opaque_truth(builder: Builder) -> Any:
-    """A condition that always holds, which LLVM cannot know."""
+    """Make a condition that always holds, which LLVM cannot know."""
     number = ir.IntType(64)
     kind = ir.FunctionType(number, [number])
     one = builder.call(ir.InlineAsm(kind, "", "=r,0"), [emit.index(1)])
@@ -162,6 +161,6 @@ def _opaque_truth(builder: Builder) -> Any:
 
 
 def _keep_order(builder: Builder) -> None:
-    """Loads stay behind this. LLVM would do them all first, and sums would leave the registers for them."""
+    """Keep later loads behind this point. LLVM would do all loads first, and push sums out of registers."""
     kind = ir.FunctionType(ir.VoidType(), [])
     builder.call(ir.InlineAsm(kind, "", "~{memory}", side_effect=True), [])

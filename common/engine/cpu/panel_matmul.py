@@ -1,4 +1,4 @@
-"""Matrix products against weights that lie in panels, and what else reads such weights."""
+"""Kernels on weights in panels: products, gated products, laying out, and reading rows back."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ _ROWS = (12, 8, 4, 2, 1) if TILE_ROWS == 12 else (6, 4, 3, 2, 1)
 
 
 def _tile_function(rows: int, kind: int) -> Callable[..., int]:
-    """Tiles of so many rows, from `row` on, while there are that many before `end`; the first row left."""
+    """Make a function that runs tiles of `rows` rows from `row` on and returns the first row left."""
 
     def run(x, row, end, depth, panels, panel_at, bias, out, column, width):  # type: ignore[no-untyped-def]
         while row + rows <= end:
@@ -28,7 +28,7 @@ def _tile_function(rows: int, kind: int) -> Callable[..., int]:
 
 
 def _rest_function(kind: int) -> Callable[..., None]:
-    """Smaller tiles, of the rows from `row` on, fewer than fill a whole one."""
+    """Make a function that runs smaller tiles over the last rows, fewer than fill a whole tile."""
     fewer, few, two, one = (_tile_function(n, kind) for n in _ROWS[1:])
 
     def run(x, row, end, depth, panels, panel_at, bias, out, column, width):  # type: ignore[no-untyped-def]
@@ -41,7 +41,7 @@ def _rest_function(kind: int) -> Callable[..., None]:
 
 
 def _matmul_function(kind: int) -> Callable[..., None]:
-    """The product of all rows of x with all panels; see panel_tile for `kind`."""
+    """Make the kernel that multiplies all rows of x with all panels; `kind` as in panel_tile."""
     most, rest = _tile_function(TILE_ROWS, kind), _rest_function(kind)
     columns = WIDTH if kind == PLAIN else LANES
 

@@ -1,6 +1,6 @@
 """Reductions of a row of stored numbers, as numba intrinsics.
 
-Four vectors side by side, since each sum waits for the one before it.
+Four sums run side by side, since each addition waits for the one before it.
 """
 
 from functools import reduce
@@ -19,7 +19,7 @@ STRIDE = 4 * LANES
 
 @intrinsic
 def peak_and_total(ctx, row, at, count):  # type: ignore[no-untyped-def]
-    """The maximum (NaN is passed over) and sum of row[at : at + count]; `count` is a multiple of STRIDE."""
+    """Return maximum (NaN is passed over) and sum of row[at : at + count]; STRIDE divides `count`."""
     sig = UniTuple(types.float32, 2)(row, types.intp, types.intp)
 
     def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
@@ -47,7 +47,7 @@ def peak_and_total(ctx, row, at, count):  # type: ignore[no-untyped-def]
 
 @intrinsic(prefer_literal=True)
 def softmax_total(ctx, row, at, peak, slope, count):  # type: ignore[no-untyped-def]
-    """The sum of softmax_weights over row[at : at + count]; `count` is a multiple of STRIDE."""
+    """Sum softmax_weights over row[at : at + count]; `count` is a multiple of STRIDE."""
     numbers = emit.literal(count)
 
     def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:

@@ -1,4 +1,4 @@
-"""The sampler's kernels on tensors in host memory; sampler.SamplingKernels says what each does."""
+"""SamplingKernels (sampling/sampler.py) on tensors in host memory."""
 
 import numba
 import numpy as np
@@ -10,7 +10,7 @@ from common.engine.sampling.options import Adjustments, Truncation
 
 
 def greedy_tokens(logits: torch.Tensor) -> tuple[list[int], list[bool]]:
-    """See SamplingKernels."""
+    """Implement SamplingKernels.greedy_tokens."""
     num_rows = logits.shape[0]
     tokens, finite = np.empty(num_rows, np.int64), np.empty(num_rows, np.bool_)
     sampling_kernel.greedy_tokens(as_array(logits), tokens, finite)
@@ -20,7 +20,7 @@ def greedy_tokens(logits: torch.Tensor) -> tuple[list[int], list[bool]]:
 def draw_tokens(
     logits: torch.Tensor, rows: list[int], temperatures: list[float], draws: list[float]
 ) -> list[int]:
-    """See SamplingKernels."""
+    """Implement SamplingKernels.draw_tokens."""
     tokens, index = np.zeros(len(logits), np.int64), np.array(rows)
     sampling_kernel.draw_tokens(
         as_array(logits), index, np.array(temperatures), np.array(draws), tokens
@@ -30,7 +30,7 @@ def draw_tokens(
 
 
 def adjust(logits: torch.Tensor, rows: list[int], adjustments: Adjustments) -> torch.Tensor:
-    """See SamplingKernels."""
+    """Implement SamplingKernels.adjust."""
     out = torch.empty(len(rows), logits.shape[-1])
     biases, seen = adjustments.biases, adjustments.seen
     sampling_kernel.adjust(
@@ -45,7 +45,7 @@ def adjust(logits: torch.Tensor, rows: list[int], adjustments: Adjustments) -> t
 
 
 def truncate(logits: torch.Tensor, truncation: Truncation) -> None:
-    """See SamplingKernels."""
+    """Implement SamplingKernels.truncate."""
     truncation_kernel.truncate(
         logits.numpy(),
         truncation.temperature,

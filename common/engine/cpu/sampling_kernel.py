@@ -15,7 +15,7 @@ _LEAST_EXPONENT = np.float32(-87)  # e to the power of less is 0 in float32
 
 @kernel()
 def greedy_tokens(logits, tokens, finite):  # type: ignore[no-untyped-def]
-    """For logits [n, vocab]: the first index of each row's maximum, and whether the whole row is finite."""
+    """Find the first index of each row's maximum in logits [n, vocab], and whether the row is finite."""
     for r in numba.prange(logits.shape[0]):
         row = logits[r]
         total, peak, at = np.float32(0), np.float32(-np.inf), 0
@@ -42,7 +42,7 @@ def _survey(row):  # type: ignore[no-untyped-def]
 
 @kernel(parallel=False)
 def largest(row):  # type: ignore[no-untyped-def]
-    """The maximum; NaN is passed over."""
+    """Return the maximum; NaN is passed over."""
     return _survey(row)[0]
 
 
@@ -56,7 +56,7 @@ def _index_of(row, number):  # type: ignore[no-untyped-def]
 
 @kernel()
 def draw_tokens(logits, rows, temperatures, draws, tokens):  # type: ignore[no-untyped-def]
-    """Inverse of each row's cumulative softmax(logits / temperature) at `draws`, for the listed rows.
+    """Invert the cumulative softmax(logits / temperature) of the listed rows at `draws`.
 
     Weights are float32, their sums float64, so that the tail of a large vocabulary is not lost. All of
     `rows`, `temperatures` and `draws` have one entry for each row drawn.
@@ -100,7 +100,7 @@ def _last_possible(row, peak, slope):  # type: ignore[no-untyped-def]
 
 @kernel(parallel=False)
 def mass(row, peak, slope, weights):  # type: ignore[no-untyped-def]
-    """The sum of exp((row - peak) * slope), in float64 but for short runs; weights[:LANES] is scratch."""
+    """Sum exp((row - peak) * slope), in float64 but for short runs; weights[:LANES] is scratch."""
     total, whole = 0.0, row.shape[0] // _RUN * _RUN
     for start in range(0, whole, _RUN):
         total += softmax_total(row, start, peak, slope, _RUN)
@@ -126,7 +126,7 @@ def weigh(row, start, peak, slope, weights):  # type: ignore[no-untyped-def]
 
 @kernel()
 def adjust(logits, rows, biases, seen, penalties, out):  # type: ignore[no-untyped-def]
-    """out [m, vocab] = the listed rows, adjusted as sampling_options.Adjustments says.
+    """Fill `out` [m, vocab] with the listed rows, adjusted as sampling/options.Adjustments says.
 
     `biases` and `seen` are (starts, ids, values), `penalties` are (repetition, presence, frequency).
     """

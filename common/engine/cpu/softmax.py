@@ -1,4 +1,4 @@
-"""The running softmax of FlashAttention (Dao et al. 2022) over one tile of scores, as a numba intrinsic."""
+"""Running softmax of FlashAttention (Dao et al. 2022) over one tile of scores, as a numba intrinsic."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -18,7 +18,7 @@ _MASKED = -1e30  # below it: the weight of a masked score is exactly 0
 
 @intrinsic(prefer_literal=True)
 def softmax_rows(ctx, s, ends, r, first_key, window, p, acc, peak, norm, rows, dim):  # type: ignore[no-untyped-def]
-    """Scores s [rows, TILE] to weights p, in p's storage, for rows r to r + rows of a work item.
+    """Turn scores s [rows, TILE] into weights p, in p's dtype, for rows r to r + rows of a work item.
 
     Row i sees the positions below ends[i], and only the last `window` of them. Where its maximum rises,
     acc[i, 0:dim] and norm[i, 0:LANES], which hold what earlier tiles gave, are scaled to it. A row's sum of
@@ -55,7 +55,7 @@ def softmax_rows(ctx, s, ends, r, first_key, window, p, acc, peak, norm, rows, d
 
 
 def _load_masked(builder: Builder, data: Any, at: Any, start: Any, end: Any) -> list[Any]:
-    """A row's scores, masked outside [start, end) of the tile, which few tiles need."""
+    """Load a row's scores, masked outside [start, end) of the tile, which few tiles need."""
     scores = [
         emit.variable(builder, emit.load_f32(builder, data, builder.add(at, emit.index(first))))
         for first in range(0, TILE, LANES)
@@ -80,7 +80,7 @@ def _load_masked(builder: Builder, data: Any, at: Any, start: Any, end: Any) -> 
 
 
 def _largest(builder: Builder, vectors: list[Any]) -> Any:
-    """The largest number; NaN is passed over."""
+    """Return the largest number; NaN is passed over."""
     largest = emit.constant(_MASKED)
     for vector in vectors:
         largest = emit.larger(builder, vector, largest)
@@ -90,7 +90,7 @@ def _largest(builder: Builder, vectors: list[Any]) -> Any:
 def _raise_peak(
     builder: Builder, scores: list[Any], peak_at: Any, sums: Iterable[tuple[Any, Any, int]]
 ) -> Any:
-    """The row's maximum after this tile, in every lane; what was summed under a lower one is scaled."""
+    """Return the row's maximum after this tile, in every lane; scale sums made under a lower one."""
     tile_peak = _largest(builder, scores)
     rises = builder.fcmp_ordered(">", tile_peak, builder.load(peak_at))
     with builder.if_then(rises, likely=False):

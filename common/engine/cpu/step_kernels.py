@@ -1,4 +1,4 @@
-"""What a fused decoder layer does between its matrix products, on the CPU.
+"""Kernels for the work of a fused decoder layer between its matrix products.
 
 Arrays hold float32, bfloat16 as uint16, or float16 as int16; arithmetic is float32. Each row is computed
 by one thread in a fixed order, so a row's result does not depend on its neighbours.

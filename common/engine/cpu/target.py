@@ -1,8 +1,8 @@
-"""The CPU that kernels are compiled for, and what each kernel family does on it.
+"""CPU that kernels are compiled for, and how each kernel family computes on it.
 
-It is numba's own target: the host, or what NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say, so that another CPU
-can be tried on this one. Whether it has an instruction is not looked up in a list of names: LLVM compiles a
-few lines for it, and what comes out tells.
+The target is numba's own: the host, or the CPU that NUMBA_CPU_NAME and NUMBA_CPU_FEATURES name, so that
+another CPU can be tried on this one. No list of names says which instructions it has: LLVM compiles a few
+lines for it, and the assembly tells.
 
 | level | vectors | products by panels of | bfloat16 products |
 |---|---|---|---|
@@ -62,7 +62,7 @@ define void @whole(ptr %p) {
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A kind of CPU: the numbers that kernels are shaped by."""
+    """Kind of CPU, with the numbers that shape the kernels."""
 
     cpu: str  # LLVM's name
     level: Level
@@ -89,7 +89,7 @@ class Target:
 
     @property
     def has_bf16_dot(self) -> bool:
-        """Multiplies pairs of bfloat16 by an instruction that is faster than to widen them.
+        """True where an instruction multiplies pairs of bfloat16 faster than widening them does.
 
         AMD's runs at twice the rate of float32 products. On an Intel Xeon (emeraldrapids) prompts took 1.3 x
         the time with it (benchmarks/results/cpu_levels.json).
@@ -98,7 +98,7 @@ class Target:
 
     @property
     def prefers_bfloat16(self) -> bool:
-        """Computes with bfloat16 weights at least as fast as with float32 ones, all in all.
+        """True where bfloat16 weights are at least as fast as float32 ones, all in all.
 
         Measured (benchmarks/results/cpu_levels.json): a decode step of one row takes 0.6 to 0.7 x the time,
         and a prompt as long or less.
@@ -107,11 +107,11 @@ class Target:
 
     @property
     def has_kernels(self) -> bool:
-        """Can run kernels of ours; else torch's operations do everything."""
+        """True where our kernels can run; else torch's operations do everything."""
         return self.level != "baseline"
 
     def storage_of(self, dtype: str) -> str:
-        """The kind of arithmetic that a dtype's products have here, in words."""
+        """Describe in words the arithmetic that products of a dtype have here."""
         if not self.has_kernels:
             return "torch's operations"
         if dtype == "float32":
@@ -123,7 +123,7 @@ class Target:
 
 @cache
 def host_target() -> Target:
-    """The target of this process; see the module."""
+    """Return the target of this process, as the module describes it."""
     cpu = numba.config.CPU_NAME or llvm.get_host_cpu_name()
     features = numba.config.CPU_FEATURES
     return describe(
@@ -132,7 +132,7 @@ def host_target() -> Target:
 
 
 def describe(triple: str, cpu: str, features: str) -> Target:
-    """The target that LLVM knows by these names. Its architecture must be among those initialized."""
+    """Return the target that LLVM knows by these names. Its architecture must be initialized."""
     if triple.startswith(("aarch64", "arm64")):
         return Target(cpu, "neon")
     if not triple.startswith("x86_64"):

@@ -1,14 +1,18 @@
-"""One pool of threads for torch and numba (torch must be imported first: both then share one libgomp)."""
+"""Threads of torch and numba: one pool, since both share one libgomp where torch is imported first."""
+
+from collections.abc import Callable
 
 import numba
 import torch
+
+get_num_threads: Callable[[], int] = numba.get_num_threads  # of the calling thread
 
 
 def set_num_threads(num_threads: int) -> None:
     """Have torch and numba use `num_threads` threads.
 
-    numba's first use resets OpenMP's default, which torch reads: so numba comes first. What numba is told
-    counts for the calling thread alone; torch's number counts everywhere.
+    numba comes first: its first use resets OpenMP's default, which torch reads. numba's number counts for
+    the calling thread alone, torch's everywhere.
     """
     limit_numba(num_threads)
     torch.set_num_threads(num_threads)

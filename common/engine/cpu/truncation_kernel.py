@@ -1,7 +1,7 @@
 """Top k, top p and min p on the CPU without a sort: each is a floor, below which logits become -inf.
 
-A cheap bound first leaves few candidates of a large vocabulary; the floor is then found among them by halving
-the range of values they lie in.
+A cheap bound first leaves few candidates of a large vocabulary. The floor is then found among them by
+halving their range of values.
 """
 
 import numba
@@ -17,10 +17,10 @@ _BLOCK = 64
 
 @kernel()
 def truncate(logits, temperature, top_k, top_p, min_p, threads):  # type: ignore[no-untyped-def]
-    """In place, for float32 logits [m, vocab] and one of each option a row; see SamplingKernels.truncate.
+    """Truncate float32 logits [m, vocab] in place, by one of each option a row (SamplingKernels.truncate).
 
-    `threads` is numba's number of them. Asked for in here, it would put an address of this process into the
-    code, which could then not be kept on disk.
+    `threads` is the number that numba uses. A kernel that asks numba for it holds an address of this process
+    and could not be kept on disk.
     """
     for thread in numba.prange(threads):
         # once a thread, not once a row: memory that comes and goes is mapped anew each time
@@ -38,7 +38,7 @@ def truncate(logits, temperature, top_k, top_p, min_p, threads):  # type: ignore
 
 @kernel(parallel=False)
 def _floor(row, peak, slope, top_k, top_p, numbers, weights, keys):  # type: ignore[no-untyped-def]
-    """The least logit that top k and then top p leave; `numbers`, `weights`, `keys` are scratch."""
+    """Return the least logit that top k and then top p leave; `numbers`, `weights`, `keys` are scratch."""
     floor, count, total = np.float32(-np.inf), -1, 0.0
     if 0 < top_k < row.shape[0]:
         count = _gather(row, _top_k_bound(row, top_k, numbers, weights, keys), numbers)
@@ -60,7 +60,7 @@ def _floor(row, peak, slope, top_k, top_p, numbers, weights, keys):  # type: ign
 
 @kernel(parallel=False)
 def _top_k_bound(row, k, numbers, weights, keys):  # type: ignore[no-untyped-def]
-    """A number that is no larger than the k-th largest, and for a small k close to it."""
+    """Return a number that is no larger than the k-th largest, and for a small k close to it."""
     if not k <= _PEAKS < row.shape[0]:
         return np.float32(-np.inf)
     # k of so many disjoint parts have a maximum as large as the k-th largest maximum
@@ -78,7 +78,7 @@ def _top_k_bound(row, k, numbers, weights, keys):  # type: ignore[no-untyped-def
 
 @kernel(parallel=False)
 def _gather(row, bound, numbers):  # type: ignore[no-untyped-def]
-    """Put what is finite and not below `bound` into `numbers`, which may be `row`; returns how many."""
+    """Put finite numbers not below `bound` into `numbers`, which may be `row`; return how many."""
     lowest = max(bound, np.finfo(np.float32).min)
     count = 0
     for start in range(0, row.shape[0], _BLOCK):
@@ -105,7 +105,7 @@ def _weigh_all(row, peak, slope, weights):  # type: ignore[no-untyped-def]
 
 @kernel(parallel=False)
 def _heaviest_floor(numbers, weights, count, target, keys):  # type: ignore[no-untyped-def]
-    """The largest of numbers[:count] such that those as large or larger weigh `target`; else the least.
+    """Return the largest of numbers[:count] from which on numbers weigh `target`; else the least.
 
     `keys` is scratch: the numbers as integers of the same order, so that 32 halvings find any of them.
     """

@@ -1,7 +1,7 @@
 """Vector instructions for the CPU kernels, as numba intrinsics that emit LLVM IR.
 
-Auto-vectorised loops reload their accumulators from memory on every step; here they stay in registers,
-which is what makes a matrix product fast. The IR is plain vector code, so LLVM maps it to whatever the
+Auto-vectorised loops reload their accumulators from memory on every step. Here these stay in registers,
+which makes a matrix product fast. The IR is plain vector code, so LLVM maps it to whatever the
 machine has. Numbers are stored as float32, bfloat16 (seen as uint16) or float16 (int16); arithmetic is
 float32.
 
@@ -27,7 +27,7 @@ from common.engine.cpu.target import host_target
 def score_block(ctx, q, q_at, keys, k_at, scale, s, s_at, rows, dim, size):  # type: ignore[no-untyped-def]
     """s[r, 0:size] = scale * q[r, 0:dim] . keys of one block [dim / pack, size, pack], for `rows` rows."""
     n, steps, width = emit.literal(rows), emit.literal(dim) // pack_of(keys), emit.literal(size)
-    # few rows make few independent sums: split each, or the adder's latency is what one waits for
+    # few rows make few independent sums: split each, or the adder's latency decides the time
     most = host_target().attention_rows
     splits = next(k for k in (8, 4, 2, 1) if k * n <= most and steps % k == 0)
     sig = types.void(q, types.intp, keys, types.intp, types.float32, s, types.intp, rows, dim, size)
@@ -129,8 +129,8 @@ def _accumulate(
 
 @intrinsic(prefer_literal=True)
 def copy_row(ctx, row, out, at, count):  # type: ignore[no-untyped-def]
-    """out[at:] = row[0:count], of one dtype or `out` in float32; `row` must be contiguous, whatever its type
-    says."""
+    """out[at:] = row[0:count], of one dtype or `out` in float32. `row` must be contiguous, whatever its
+    type says."""
     numbers = emit.literal(count)
 
     def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
@@ -182,7 +182,7 @@ def prefetch(ctx, array, at, count):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def widen(ctx, bits):  # type: ignore[no-untyped-def]
-    """One stored number as float32."""
+    """Widen one stored number to float32."""
 
     def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
         if sig.args[0] == types.float32:
@@ -196,7 +196,7 @@ def widen(ctx, bits):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def narrow(ctx, like, number):  # type: ignore[no-untyped-def]
-    """A float32 in the storage type of `like`; it rounds to nearest, ties to even."""
+    """Round a float32 to the dtype of `like`, to nearest, ties to even."""
 
     def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
         number = args[1]

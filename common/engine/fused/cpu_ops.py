@@ -1,6 +1,5 @@
 """FusedOps on the CPU: numba kernels on the tensors' own memory."""
 
-import numba
 import numpy as np
 import torch
 
@@ -15,6 +14,7 @@ from common.engine.cpu.panel_matmul import (
     panel_silu,
     rows_of_panels,
 )
+from common.engine.cpu.threads import get_num_threads
 from common.engine.fused.ops import gate, matmul
 from common.engine.fused.weights import Activation, Linear
 
@@ -24,14 +24,14 @@ _PART_TOKENS = 2 * TILE_ROWS  # a thread that reads a panel uses it for so many
 
 
 class CpuOps:
-    """See FusedOps for every method."""
+    """FusedOps in numba kernels; weights may lie in panels."""
 
     def input_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """See FusedOps; float32 where numbers would be widened for every product."""
+        """Implement FusedOps.input_dtype: float32 where numbers would be widened for every product."""
         return dtype if partner_of(_STORAGE[dtype]) == _STORAGE[dtype] else torch.float32
 
     def embed(self, ids: torch.Tensor, embedding: Linear, out: torch.Tensor) -> None:
-        """Rows of a matrix or, where the embedding is the head, of its panels."""
+        """Copy rows of a matrix or, where the embedding is the head, of its panels."""
         weight = embedding.weight
         if not embedding.is_panels:
             out.copy_(weight[ids])
@@ -44,7 +44,7 @@ class CpuOps:
         out.copy_(rows)
 
     def linear(self, x: torch.Tensor, layer: Linear, out: torch.Tensor) -> None:
-        """By panels, or by the library where a weight is not in panels."""
+        """Multiply by panels, or by torch where a weight is not in panels."""
         if layer.is_panels:
             self._by_panels(panel_matmul, x, layer, out)
         else:
@@ -58,7 +58,7 @@ class CpuOps:
         products: torch.Tensor,
         out: torch.Tensor,
     ) -> None:
-        """On panels in one go; else the products first."""
+        """Compute products and gate in one pass over panels; without panels the products first."""
         if gate_up.is_panels:
             kernel = panel_silu if activation == "silu" else panel_gelu_tanh
             self._by_panels(kernel, x, gate_up, out)
@@ -67,7 +67,7 @@ class CpuOps:
             gate(products, activation, out)
 
     def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
-        """RMS norm of rows."""
+        """Implement FusedOps.norm."""
         step_kernels.rms_norm(as_array(x), weight.numpy(), np.float32(eps), as_array(out))
 
     def add_norm(
@@ -78,7 +78,7 @@ class CpuOps:
         eps: float,
         out: torch.Tensor,
     ) -> None:
-        """Residual sum and RMS norm in one pass."""
+        """Add and normalise in one pass."""
         step_kernels.add_rms_norm(
             as_array(residual), as_array(delta), weight.numpy(), np.float32(eps), as_array(out)
         )
@@ -86,11 +86,11 @@ class CpuOps:
     def norm_heads(
         self, x: torch.Tensor, first: int, end: int, weight: torch.Tensor, eps: float
     ) -> None:
-        """RMS norm of heads in place."""
+        """Implement FusedOps.norm_heads."""
         step_kernels.norm_heads(as_array(x), first, end, weight.numpy(), np.float32(eps))
 
     def rotate(self, x: torch.Tensor, heads: int, cos: torch.Tensor, sin: torch.Tensor) -> None:
-        """Rotary embedding in place."""
+        """Implement FusedOps.rotate."""
         step_kernels.rotate(as_array(x), heads, cos.numpy(), sin.numpy())
 
     def _by_panels(
@@ -103,6 +103,6 @@ class CpuOps:
 
 
 def _parts(tokens: int, panels: int) -> int:
-    """Into how many parts the tokens are cut, for every thread to have enough to do."""
-    wanted: int = -(-4 * numba.get_num_threads() // panels)
+    """Return the number of parts to cut the tokens into, so that every thread has enough to do."""
+    wanted: int = -(-4 * get_num_threads() // panels)
     return max(min(wanted, tokens // _PART_TOKENS), 1)

@@ -1,8 +1,11 @@
-"""The fused forward pass of a pre-norm decoder with gated MLPs.
+"""Fused forward pass of a pre-norm decoder with gated MLPs.
 
-Against the general path (`transformers`' own modules) it merges the Q, K, V and the gate and up products,
-adds the residual inside the norm, computes rotary tables once a step, and reuses one workspace for every
-layer and step. Activations flow as [T, n]; nothing is padded.
+Differences from the general path (`transformers`' own modules):
+
+- the Q, K, V and the gate and up products are merged, and the norm adds the residual;
+- rotary tables are computed once a step, and one workspace serves every layer and step.
+
+Activations flow as [T, n]; nothing is padded.
 """
 
 from dataclasses import dataclass, replace
@@ -23,20 +26,18 @@ Tables = dict[str | None, tuple[torch.Tensor, torch.Tensor]]
 class Workspace:
     """Activations of one layer for T tokens; the next layer writes over them."""
 
-    residual: (
-        torch.Tensor
-    )  # [T, hidden] float32 whatever the model's dtype: sums of many layers round least
+    # [T, hidden] float32 whatever the model's dtype: sums of many layers round least
+    residual: torch.Tensor
     normed: torch.Tensor  # [T, hidden]
-    delta: torch.Tensor  # [T, hidden] what attention or MLP adds to the residual
-    qkv: (
-        torch.Tensor
-    )  # [T, (heads + 2 kv_heads) * head_dim], in the model's dtype, as the blocks are
+    delta: torch.Tensor  # [T, hidden] to be added to the residual, from attention or MLP
+    # [T, (heads + 2 kv_heads) * head_dim], in the model's dtype, as the blocks are
+    qkv: torch.Tensor
     gate_up: torch.Tensor  # [T, 2 * intermediate]
     gated: torch.Tensor  # [T, intermediate]
 
     @staticmethod
     def allocate(weights: DecoderWeights, tokens: int, dtype: torch.dtype) -> "Workspace":
-        """For so many tokens; `dtype` is FusedOps.input_dtype."""
+        """Allocate memory for `tokens` tokens; `dtype` is FusedOps.input_dtype."""
         hidden, first = len(weights.final_norm), weights.layers[0]
         inner = max(layer.gate_up.out_features for layer in weights.layers)
 
@@ -53,17 +54,17 @@ class Workspace:
         )
 
     def first(self, tokens: int) -> "Workspace":
-        """The same memory for fewer tokens."""
+        """Return the same memory for fewer tokens."""
         parts = (self.residual, self.normed, self.delta, self.qkv, self.gate_up, self.gated)
         return Workspace(*(part[:tokens] for part in parts))
 
     def picked(self, rows: torch.Tensor) -> "Workspace":
-        """The same memory for some of its tokens, whose residuals come along; at most as many."""
+        """Return the same memory for some of its tokens, whose residuals are copied; at most as many."""
         return replace(self.first(len(rows)), residual=self.residual[rows])
 
 
 class FusedDecoder:
-    """Turns a step's ragged inputs into logits; see TokenModel."""
+    """TokenModel that runs a fused decoder."""
 
     name = "fused"
 
@@ -82,7 +83,7 @@ class FusedDecoder:
         self._logits = self.new_logits(1)
 
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:
-        """See TokenModel.logits; they last until the next step."""
+        """Implement TokenModel.logits; they last until the next step."""
         step = self._to_device(inputs)
         tokens = len(inputs.input_ids)
         if tokens > len(self._workspace.residual):
@@ -100,12 +101,12 @@ class FusedDecoder:
         return self._logits[:rows]
 
     def new_workspace(self, tokens: int) -> Workspace:
-        """Memory for steps of so many tokens."""
+        """Allocate memory for steps of `tokens` tokens."""
         dtype = self._ops.input_dtype(self.weights.embedding.weight.dtype)
         return Workspace.allocate(self.weights, tokens, dtype)
 
     def new_logits(self, rows: int) -> torch.Tensor:
-        """Memory for the logits of so many rows."""
+        """Allocate memory for the logits of `rows` rows."""
         # in bfloat16 the likeliest tokens would often tie: a step is 0.125 at 25
         shape = (rows, self.weights.head.out_features)
         return self.weights.embedding.weight.new_empty(shape, dtype=torch.float32)
@@ -150,7 +151,7 @@ class FusedDecoder:
         work: Workspace,
         table: tuple[torch.Tensor, torch.Tensor],
     ) -> torch.Tensor:
-        """A layer's first half, up to what attention gives [T, heads * head_dim]."""
+        """Run a layer's first half, up to the output of attention [T, heads * head_dim]."""
         weights, ops, eps = self.weights, self._ops, self.weights.norm_eps
         if index == 0:
             ops.norm(work.residual, layer.attention_norm, eps, work.normed)
@@ -169,7 +170,7 @@ class FusedDecoder:
         return out.flatten(1)
 
     def _finish_layer(self, layer: LayerWeights, work: Workspace, attended: torch.Tensor) -> None:
-        """A layer's second half; `attended` has the workspace's rows."""
+        """Run a layer's second half; `attended` has the workspace's rows."""
         weights, ops, eps = self.weights, self._ops, self.weights.norm_eps
         ops.linear(attended, layer.output, work.delta)
         if layer.post_attention_norm is not None:

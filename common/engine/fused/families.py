@@ -1,8 +1,8 @@
-"""The fusion pass: from a `transformers` model to DecoderWeights, for the families that we know.
+"""Fusion pass: from a `transformers` model to DecoderWeights, for the families that we know.
 
 A model is fused only when it is made of its family's own parts and every one of its parameters was taken.
-Anything unexpected (an adapter, a quantized product, a bias, a new norm in a later `transformers`) leaves
-it to the general path, which is slower and never wrong.
+Anything unexpected leaves it to the general path, which is slower and never wrong: an adapter, a quantized
+product, a bias, a new norm in a later `transformers`.
 """
 
 from collections.abc import Iterator
@@ -28,14 +28,14 @@ Module = Any  # modules of `transformers`, read by attribute name
 
 
 def activation_of(model: Module) -> Activation | None:
-    """The gate's activation in a model of a family that we know exactly, or None for all others."""
+    """Return the gate's activation in a model of a family that we know exactly, or None."""
     if not is_plain(model):
         return None
     return known_activation(type(model).__name__, model.config)
 
 
 def known_activation(architecture: str, config: Module) -> Activation | None:
-    """The same by the name of the model's class and its configuration."""
+    """Return the same by the name of the model's class and its configuration."""
     if architecture not in _FAMILIES:
         return None
     name = getattr(config, "hidden_activation", None) or config.hidden_act
@@ -43,7 +43,7 @@ def known_activation(architecture: str, config: Module) -> Activation | None:
 
 
 def fuse(model: nn.Module, layout: Layout) -> DecoderWeights | None:
-    """The model's weights merged for FusedDecoder, or None when it is not one we know exactly."""
+    """Merge the model's weights for FusedDecoder; return None for a model we do not know exactly."""
     activation = activation_of(model)
     return None if activation is None else _Reader(model, layout, activation).read()
 
@@ -110,7 +110,7 @@ class _Reader:
         )
 
     def _window(self, attention: Module) -> int | None:
-        """Qwen and Gemma say it per layer; Mistral and Phi read it from the configuration."""
+        """Return a layer's window: Qwen and Gemma keep it per layer, Mistral and Phi in the configuration."""
         window: int | None = (
             attention.sliding_window
             if hasattr(attention, "sliding_window")
@@ -121,7 +121,7 @@ class _Reader:
         return window
 
     def _merge(self, owner: Module, names: tuple[str, ...], merged: str) -> Linear:
-        """One product for several that read the same input; Phi3 stores it so already."""
+        """Merge several products that read the same input; Phi3 stores them merged already."""
         if hasattr(owner, merged):
             return self._stored(getattr(owner, merged))
         parts: list[Module] = [getattr(owner, name) for name in names]
@@ -150,7 +150,7 @@ class _Reader:
 
 
 def _is_uniform(layers: tuple[LayerWeights, ...]) -> bool:
-    """Whether one workspace serves every layer."""
+    """Return True if one workspace serves every layer."""
     return len(set(_widths(layers))) == 1
 
 

@@ -1,4 +1,4 @@
-"""What a fused layer does computes, step by step: the seam, and its plain torch form."""
+"""Operations of a fused layer: the seam, and its plain torch form."""
 
 from typing import Protocol
 
@@ -9,10 +9,10 @@ from common.engine.fused.weights import Activation, Linear
 
 
 class FusedOps(Protocol):
-    """Every method writes into its last argument, or in place; rows are tokens."""
+    """Operations of one device. Every method writes into its last argument, or in place; rows are tokens."""
 
     def input_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """The dtype in which products with weights of `dtype` want their rows; others cost a copy."""
+        """Return the dtype in which products with weights of `dtype` want their rows; others cost a copy."""
 
     def embed(self, ids: torch.Tensor, embedding: Linear, out: torch.Tensor) -> None:
         """out [T, n] float32 = the rows `ids` [T] of DecoderWeights.embedding."""
@@ -21,7 +21,7 @@ class FusedOps(Protocol):
         """out [T, out] = the layer's product with x [T, in]; out may be float32 where x is not."""
 
     def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
-        """RMS norm of x [T, n]; x and out may be one tensor."""
+        """Compute the RMS norm of x [T, n]; x and out may be one tensor."""
 
     def add_norm(
         self,
@@ -36,10 +36,10 @@ class FusedOps(Protocol):
     def norm_heads(
         self, x: torch.Tensor, first: int, end: int, weight: torch.Tensor, eps: float
     ) -> None:
-        """RMS norm of each head in [first, end) of x [T, heads, dim]."""
+        """Compute the RMS norm of each head in [first, end) of x [T, heads, dim], in place."""
 
     def rotate(self, x: torch.Tensor, heads: int, cos: torch.Tensor, sin: torch.Tensor) -> None:
-        """Rotary embedding of the first `heads` heads of x [T, heads, dim]; cos, sin [T, rotary dim]."""
+        """Rotate the first `heads` heads of x [T, heads, dim] in place; cos, sin [T, rotary dim]."""
 
     def gated(
         self,
@@ -53,22 +53,22 @@ class FusedOps(Protocol):
 
 
 class TorchOps:
-    """Runs on any device."""
+    """FusedOps in torch operations, for any device."""
 
     def input_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """See FusedOps."""
+        """Implement FusedOps.input_dtype."""
         return dtype
 
     def embed(self, ids: torch.Tensor, embedding: Linear, out: torch.Tensor) -> None:
-        """See FusedOps."""
+        """Implement FusedOps.embed."""
         out.copy_(embedding.weight[ids])
 
     def linear(self, x: torch.Tensor, layer: Linear, out: torch.Tensor) -> None:
-        """See FusedOps."""
+        """Implement FusedOps.linear."""
         matmul(x, layer, out)
 
     def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
-        """See FusedOps."""
+        """Implement FusedOps.norm."""
         wide = x.float()
         out.copy_(wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps) * weight)
 
@@ -80,19 +80,19 @@ class TorchOps:
         eps: float,
         out: torch.Tensor,
     ) -> None:
-        """See FusedOps."""
+        """Implement FusedOps.add_norm."""
         residual.add_(delta)
         self.norm(residual, weight, eps, out)
 
     def norm_heads(
         self, x: torch.Tensor, first: int, end: int, weight: torch.Tensor, eps: float
     ) -> None:
-        """See FusedOps."""
+        """Implement FusedOps.norm_heads."""
         heads = x[:, first:end]
         self.norm(heads, weight, eps, heads)
 
     def rotate(self, x: torch.Tensor, heads: int, cos: torch.Tensor, sin: torch.Tensor) -> None:
-        """See FusedOps."""
+        """Implement FusedOps.rotate."""
         turned = x[:, :heads, : cos.shape[1]]
         wide, half = turned.float(), cos.shape[1] // 2
         crossed = torch.cat((-wide[..., half:], wide[..., :half]), dim=-1)
@@ -106,7 +106,7 @@ class TorchOps:
         products: torch.Tensor,
         out: torch.Tensor,
     ) -> None:
-        """See FusedOps."""
+        """Implement FusedOps.gated."""
         matmul(x, gate_up, products)
         gate(products, activation, out)
 
@@ -122,7 +122,7 @@ def gate(gate_up: torch.Tensor, activation: Activation, out: torch.Tensor) -> No
 
 
 def matmul(x: torch.Tensor, layer: Linear, out: torch.Tensor) -> None:
-    """The library's product, written into `out`, which may be wider than x."""
+    """Write torch's product into `out`, whose dtype may be wider than that of x."""
     result = out if out.dtype == x.dtype else x.new_empty(out.shape)
     if layer.bias is None:
         torch.mm(x, layer.weight.t(), out=result)

@@ -1,4 +1,4 @@
-"""A decoder's weights as the CPU reads them fastest: laid out in panels, once, at load (cpu/panel.py)."""
+"""Layout of weights that the CPU reads fastest: in panels (cpu/panel.py), once, at load."""
 
 import torch
 from torch.nn import functional
@@ -13,14 +13,14 @@ _WORD_BYTES = 4
 
 
 class Panels:
-    """See Layout. A weight stays as it is where its rows are no whole number of words."""
+    """Layout in panels. A weight whose rows are no whole number of words stays as it is."""
 
     def linear(self, layer: Linear) -> Linear:
-        """See Layout."""
+        """Lay out a product for CpuOps.linear."""
         return _laid_out(layer, layer.weight, layer.bias) if _can_pack(layer.weight) else layer
 
     def gated(self, layer: Linear) -> Linear:
-        """LANES rows of the gate and as many of up in every panel, so that a tile can gate its sums."""
+        """Put LANES rows of the gate and as many of up into every panel, so that a tile can gate its sums."""
         if not _can_pack(layer.weight):
             return layer
         bias = None if layer.bias is None else _dealt(layer.bias)
@@ -28,7 +28,7 @@ class Panels:
 
 
 def to_panels(weight: torch.Tensor) -> torch.Tensor:
-    """weight [N, K] as panels [ceil(N / WIDTH), K / pack, WIDTH, pack]; zeros fill the last one."""
+    """Lay out weight [N, K] as panels [ceil(N / WIDTH), K / pack, WIDTH, pack]; zeros fill the last one."""
     pack = _pack(weight)
     weight = _padded(weight, WIDTH)
     panels = weight.new_empty(len(weight) // WIDTH, weight.shape[1] // pack, WIDTH, pack)
@@ -54,13 +54,13 @@ def _pack(weight: torch.Tensor) -> int:
 
 
 def _dealt(rows: torch.Tensor) -> torch.Tensor:
-    """Rows [2n, ...] with runs of LANES of the first half and of the second in turns; zeros fill the last."""
+    """Deal rows [2n, ...]: LANES of the first half, then of the second, in turns; zeros fill the last run."""
     halves = [_padded(half, LANES) for half in rows.chunk(2)]
     return torch.stack([half.unflatten(0, (-1, LANES)) for half in halves], dim=1).flatten(0, 2)
 
 
 def _padded(rows: torch.Tensor, multiple: int) -> torch.Tensor:
-    """Rows [n, ...], and zeros up to a multiple."""
+    """Return rows [n, ...] and zeros up to a multiple."""
     lacking = -len(rows) % multiple
     if not lacking:
         return rows

@@ -1,4 +1,4 @@
-"""Which models are made of their family's own parts alone, so that the weights say what they compute."""
+"""Check that a model is made of its family's own parts alone: then its weights tell what it computes."""
 
 from collections.abc import Iterator
 
@@ -11,8 +11,11 @@ _ACTIVATIONS = "transformers.activations"
 
 
 def is_plain(model: nn.Module) -> bool:
-    """True when every module is torch's own or of the file that defines the model, unhooked, and every
-    parameter is an ordinary tensor. Modules of a family (norms, scaled embeddings) are told by that file."""
+    """Return True if every module is torch's own or of the file that defines the model, and unhooked.
+
+    Every parameter must be an ordinary tensor, too. That file also defines a family's own modules (norms,
+    scaled embeddings).
+    """
     family = type(model).__module__
     if not family.startswith(_FAMILIES):
         return False
@@ -28,6 +31,6 @@ def _is_plain(module: nn.Module, family: str) -> bool:
 
 
 def _changes(module: nn.Module) -> Iterator[bool]:
-    """What makes a module of a known class compute something else."""
+    """Yield True for each reason that makes a module of a known class compute something else."""
     yield "forward" in vars(module)
     yield bool(module._forward_hooks or module._forward_pre_hooks)

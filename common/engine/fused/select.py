@@ -1,4 +1,4 @@
-"""Choosing the forward pass: fused for the families we know, `transformers`' own modules for the rest."""
+"""Choice of the forward pass: fused for families we know, `transformers`' own modules for the rest."""
 
 import torch
 
@@ -16,7 +16,7 @@ from common.engine.transformers_model import TransformersModel
 def select_model(
     model: torch.nn.Module, fusion: str, backend: AttentionBackend, device: torch.device
 ) -> TokenModel:
-    """The fastest forward pass that fits; `fusion` is "auto" or "off"."""
+    """Return the fastest forward pass for a model; `fusion` is "auto" or "off"."""
     to_device: ToDevice = on_host if device.type == "cpu" else DeviceInputs(device).put
     activation = activation_of(model) if fusion == "auto" else None
     if activation is not None:
@@ -29,7 +29,7 @@ def select_model(
 
 
 def _fastest(device: torch.device, dtype: str, activation: Activation) -> tuple[Layout, FusedOps]:
-    """The operations of a device, and how they read weights fastest."""
+    """Return the operations of a device and the layout of weights that they read fastest."""
     if device.type != "cpu" or trusted_products(dtype, activation) is not None:
         return AsStored(), TorchOps()
     # numba takes 0.3 s to import; a CUDA worker never needs it

@@ -1,4 +1,4 @@
-"""What a fused decoder computes with: the weights of every layer, merged once at load."""
+"""Weights of a fused decoder: those of every layer, merged once at load."""
 
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -10,10 +10,10 @@ Activation = Literal["silu", "gelu_tanh"]
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """y = x @ weight^T + bias.
+    """Product y = x @ weight^T + bias.
 
     The weight is contiguous: [out, in], as checkpoints store it, or panels [out / n, in / pack, n, pack] of
-    `num_outputs` rows, which only CpuOps reads (panels.py; those of `gate_up` have an order of their own).
+    `num_outputs` rows. Only CpuOps reads panels (panels.py); those of `gate_up` have an order of their own.
     The bias of panels is float32 and padded as they are.
     """
 
@@ -28,25 +28,25 @@ class Linear:
 
     @property
     def is_panels(self) -> bool:
-        """Lies in panels."""
+        """True where the weight lies in panels."""
         return self.num_outputs is not None
 
 
 class Layout(Protocol):
-    """How the weights of products are kept; asked for each one as soon as it is merged."""
+    """Layout of the weights of products; asked for each one as soon as it is merged."""
 
     def linear(self, layer: Linear) -> Linear:
-        """A product that `FusedOps.linear` computes."""
+        """Lay out a product for `FusedOps.linear`."""
 
     def gated(self, layer: Linear) -> Linear:
-        """One that `FusedOps.gated` computes: the gate's rows, then those of up."""
+        """Lay out a product for `FusedOps.gated`: the gate's rows, then those of up."""
 
 
 class AsStored:
-    """Leaves everything as it is."""
+    """Layout that leaves every weight as it is."""
 
     def linear(self, layer: Linear) -> Linear:
-        """See Layout."""
+        """Return `layer` itself."""
         return layer
 
     gated = linear
@@ -54,14 +54,14 @@ class AsStored:
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """One pre-norm decoder layer. Norm weights are float32 (Gemma's "1 +" already added)."""
+    """Weights of one pre-norm decoder layer. Norms are float32 (Gemma's "1 +" already added)."""
 
     attention_norm: torch.Tensor
     qkv: Linear
     q_norm: torch.Tensor | None  # per head, before rotary (Qwen3, Gemma3)
     k_norm: torch.Tensor | None
     output: Linear
-    post_attention_norm: torch.Tensor | None  # of what attention adds (Gemma3)
+    post_attention_norm: torch.Tensor | None  # of the output of attention (Gemma3)
     mlp_norm: torch.Tensor
     gate_up: Linear
     down: Linear
@@ -72,7 +72,7 @@ class LayerWeights:
 
 @dataclass(frozen=True, slots=True)
 class DecoderWeights:
-    """A whole causal LM."""
+    """Weights of a whole causal LM."""
 
     embedding: Linear  # of `vocab` rows; the head itself where they are one
     embedding_scale: torch.Tensor | None

@@ -1,4 +1,4 @@
-"""CUDA's capture of decode steps, and whether a model's are captured at all."""
+"""Capture of decode steps as CUDA graphs, and the models whose steps can be captured."""
 
 import time
 from collections.abc import Callable
@@ -18,10 +18,10 @@ _log = get_logger()
 
 
 class CudaCapture:
-    """Records graphs that share one memory pool; needs CUDA. See Capture.
+    """Capture into graphs that share one memory pool; needs CUDA.
 
-    Sharing is sound because no graph reads what another left, and a step's logits are used, on the same
-    stream, before the next step begins.
+    Sharing is sound: no graph reads memory that another left, and a step's logits are used on the same stream
+    before the next step begins.
     """
 
     def __init__(self) -> None:
@@ -30,13 +30,13 @@ class CudaCapture:
         self._stream = torch.cuda.Stream()
 
     def __call__(self, run: Callable[[], None]) -> Callable[[], None]:
-        """See Capture. Runs once before: kernels are loaded and chosen at their first launch."""
+        """Implement Capture. Calls `run` once before: kernels are loaded and chosen at their first launch."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             run()
         torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        # thread_local: what another thread asks of CUDA meanwhile is not a part of the step
+        # thread_local: calls of CUDA by another thread are no part of the step
         with torch.cuda.graph(
             graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
         ):
@@ -46,7 +46,7 @@ class CudaCapture:
 
 
 def graph_decode(model: TokenModel, backend: AttentionBackend, limits: GraphLimits) -> TokenModel:
-    """The model with its decode steps captured; the model itself where that is not done.
+    """Return the model with its decode steps captured, or the model itself where that cannot be done.
 
     Needs CUDA. Raises SetupError when a capture fails.
     """
@@ -67,7 +67,7 @@ def graph_decode(model: TokenModel, backend: AttentionBackend, limits: GraphLimi
 
 
 def can_capture(model: FusedDecoder, backend: AttentionBackend) -> bool:
-    """Whether a step's kernels follow from its shapes alone: not where rotary scaling looks at positions."""
+    """Return True if shapes alone decide a step's kernels; "dynamic" rotary scaling reads positions."""
     kinds = model.weights.rotary.rope_type
     names = kinds.values() if isinstance(kinds, dict) else (kinds,)
     return isinstance(backend, FlashBackend) and not any("dynamic" in name for name in names)

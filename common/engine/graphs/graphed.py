@@ -29,10 +29,10 @@ _STRIDE = 8
 
 
 class Capture(Protocol):
-    """How work on the device is recorded: CudaCapture, or a double of the tests."""
+    """Recorder of work on the device: CudaCapture, or a double of the tests."""
 
     def __call__(self, run: Callable[[], None]) -> Callable[[], None]:
-        """Call `run` to record what it puts on the device; the result repeats that, at the same addresses.
+        """Call `run` and record its work on the device; the result repeats that, at the same addresses.
 
         Raises RuntimeError when it cannot be recorded.
         """
@@ -40,12 +40,12 @@ class Capture(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GraphLimits:
-    """What every captured step must hold."""
+    """Limits that every captured step keeps."""
 
     max_num_seqs: int
     max_blocks: int  # of one sequence
     block_size: int
-    scratch_block: int  # in the cache, and nobody's
+    scratch_block: int  # in the cache, unknown to the pool
 
     @property
     def buckets(self) -> tuple[int, ...]:
@@ -56,7 +56,7 @@ class GraphLimits:
 
 
 class GraphedDecoder:
-    """FusedDecoder whose decode steps are replayed; see TokenModel. Captures in its constructor.
+    """TokenModel: a FusedDecoder whose decode steps are replayed. The constructor captures them.
 
     The logits of a decode step are overwritten by the next one.
     """
@@ -79,7 +79,7 @@ class GraphedDecoder:
         self._replays = {size: self._capture(size, capture) for size in reversed(self._buckets)}
 
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:
-        """See TokenModel.logits."""
+        """Implement TokenModel.logits."""
         num_seqs = len(inputs.input_ids)
         if not self._is_decode(inputs):
             return self._decoder.logits(inputs)
@@ -89,7 +89,7 @@ class GraphedDecoder:
         return self._logits[:num_seqs]
 
     def _is_decode(self, inputs: RaggedInputs) -> bool:
-        """One token of each sequence, the logits of all wanted, and no more than was captured."""
+        """Return True if each sequence has one token, all logits are wanted, and the sizes were captured."""
         num_seqs = len(inputs.input_ids)
         return (
             num_seqs == len(inputs.context_len)
@@ -106,7 +106,7 @@ class GraphedDecoder:
 
 
 class _Padding:
-    """The host's arrays of a padded batch, written anew for each step."""
+    """Arrays on the host of a padded batch, written anew for each step."""
 
     def __init__(self, limits: GraphLimits, most: int) -> None:
         self._scratch_block = limits.scratch_block
@@ -118,7 +118,7 @@ class _Padding:
         self._tables = np.zeros((most, limits.max_blocks), dtype=np.int32)
 
     def pad(self, inputs: RaggedInputs, size: int) -> RaggedInputs:
-        """`inputs`, one token a sequence, and rows that nobody asked for up to `size`."""
+        """Return `inputs`, one token a sequence, with padding rows up to `size`."""
         num_seqs, num_blocks = inputs.block_tables.shape
         for ours, theirs, filler in (
             (self._ids, inputs.input_ids, 0),

@@ -1,0 +1,1 @@
+"""Trials of our kernels against torch before their first use. verdicts.py decides."""

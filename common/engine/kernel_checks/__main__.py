@@ -1,6 +1,6 @@
-"""One kernel family tried in a process of its own, which may die of it.
+"""Trial of one kernel family in a process of its own, which may die of it.
 
-`python -m common.engine.kernel_checks target`, `... FAMILY DTYPE`; it prints its report as a line of JSON.
+`python -m common.engine.kernel_checks target`, or `... FAMILY DTYPE`, prints its report as a line of JSON.
 """
 
 import json

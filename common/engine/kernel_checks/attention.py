@@ -1,4 +1,4 @@
-"""The attention kernel, its stores and the copies of KV against the reference backend."""
+"""Check of the attention kernel, its stores and the copies of KV against the reference backend."""
 
 import torch
 
@@ -17,10 +17,8 @@ from common.engine.timeline import Timeline
 from common.messages import SamplingParams, WorkRequest
 
 _KV_HEADS, _SCALE = 2, 0.2
-_CHUNK, _CONTEXT = (
-    37,
-    70,
-)  # a prompt's chunk; a token behind earlier ones, in a second tile of positions
+# a prompt's chunk; a token behind earlier ones, in a second tile of positions
+_CHUNK, _CONTEXT = 37, 70
 _TABLES = ([5, 6, 7, 8, 9], [4, 3, 2, 1, 0])
 
 
@@ -46,7 +44,7 @@ def check(shape: AttentionShape) -> None:
 
 
 def _run(backend: AttentionBackend, shape: AttentionShape, spec: ModelSpec) -> list[torch.Tensor]:
-    """A chunk and a decode token in one step, with all positions and with a window."""
+    """Run a chunk and a decode token in one step, with all positions and with a window."""
     rows, heads, kv_heads = _CHUNK + 1, spec.num_heads, spec.num_kv_heads
     wide = normal(rows, heads + 2 * kv_heads, shape.head_dim, dtype=DTYPES[shape.dtype])
     # views of one product, as the fused pass has them

@@ -1,4 +1,4 @@
-"""Comparing what a kernel gives with what torch gives."""
+"""Comparison of a kernel's numbers with torch's."""
 
 import torch
 
@@ -24,5 +24,5 @@ def require_equal(what: str, ours: object, plain: object) -> None:
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
-    """Random numbers, the same at every call."""
+    """Return normal random numbers, the same at every call."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)

@@ -1,4 +1,4 @@
-"""The kernels of a fused layer against TorchOps, on small matrices of the types that a model brings."""
+"""Check of a fused layer's kernels against TorchOps, on small matrices of the dtypes of models."""
 
 from typing import cast
 
@@ -31,7 +31,7 @@ def _run(
     activation: Activation,
     rounded_to: torch.dtype | None = None,
 ) -> dict[str, torch.Tensor]:
-    """What each operation gives; the numbers going in are those of `rounded_to`."""
+    """Return the result of each operation; the numbers going in are rounded to `rounded_to`."""
     stored = rounded_to or dtype
 
     def numbers(*shape: int, seed: int) -> torch.Tensor:

@@ -1,11 +1,11 @@
-"""What a process that tries kernels says to whoever started it: one line of JSON. Imports nothing heavy."""
+"""Reports of a process that tries kernels, each one line of JSON. Imports nothing heavy."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class TargetReport:
-    """The CPU that kernels are compiled for, and what follows from it."""
+    """CPU that kernels are compiled for, and the choices that follow from it."""
 
     cpu: str  # LLVM's name
     level: str
@@ -16,7 +16,7 @@ class TargetReport:
 
 @dataclass(frozen=True, slots=True)
 class FamilyReport:
-    """One kernel family in one dtype, tried."""
+    """Result of trying one kernel family in one dtype."""
 
     reason: str | None  # to leave the family to torch's operations
     arithmetic: str  # in words

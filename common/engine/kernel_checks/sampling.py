@@ -1,4 +1,4 @@
-"""The sampler's kernels and the grammar mask against their torch forms."""
+"""Check of the sampler's kernels and the grammar mask against their torch forms."""
 
 import numpy as np
 import torch
@@ -9,19 +9,15 @@ from common.engine.kernel_checks.close import normal, require_close, require_equ
 from common.engine.sampling import grammar_masks, torch_kernels
 from common.engine.sampling.options import Adjustments, Ragged, Truncation
 
-_ROWS, _VOCAB = (
-    4,
-    5003,
-)  # longer than a span that is read several times, and no multiple of a vector
+# longer than a span that is read several times, and no multiple of a vector
+_ROWS, _VOCAB = 4, 5003
 _DRAWS = [0.02, 0.5, 0.99, 0.3]
 _TEMPERATURES = [0.7, 1.0, 1.6, 1e-6]
 
 
 def check() -> None:
     """Compile or load all kernels for float32, and compare. Raises WrongNumbersError, KernelError."""
-    # steps of a quarter, so that numbers tie; the maximum of each row is alone
-    logits = (8 * normal(_ROWS, _VOCAB)).round() / 4
-    logits[torch.arange(_ROWS), torch.tensor([0, 17, 4097, _VOCAB - 1])] += 20
+    logits = _logits()
     broken = logits.clone()
     broken[1, 9], broken[2, _VOCAB - 1] = float("nan"), float("inf")
     for name, given in (("greedy tokens", logits), ("what is finite", broken)):
@@ -32,7 +28,7 @@ def check() -> None:
     _check_draws(logits, "drawn tokens")
     adjusted = [m.adjust(logits, [0, 2, 3], _adjustments()) for m in (cpu_sampling, torch_kernels)]
     require_close("adjusted logits", adjusted[0], adjusted[1], torch.float32)
-    _check_truncation(logits)
+    check_truncation()
     words = np.random.default_rng(0).integers(-(2**31), 2**31, (2, -(-_VOCAB // 32)), np.int32)
     masked = [broken.clone() for _ in range(2)]
     cpu_masking.mask_logits(masked[0], [0, 2], words)
@@ -41,12 +37,21 @@ def check() -> None:
     require_equal("masked logits", *(m.masked_fill(~m.isfinite(), 7.0).tolist() for m in masked))
 
 
+def _logits() -> torch.Tensor:
+    # steps of a quarter, so that numbers tie; the maximum of each row is alone
+    logits = (8 * normal(_ROWS, _VOCAB)).round() / 4
+    logits[torch.arange(_ROWS), torch.tensor([0, 17, 4097, _VOCAB - 1])] += 20
+    return logits
+
+
 def _check_draws(logits: torch.Tensor, name: str) -> None:
     given = logits, list(range(_ROWS)), _TEMPERATURES, _DRAWS
     require_equal(name, *(m.draw_tokens(*given) for m in (cpu_sampling, torch_kernels)))
 
 
-def _check_truncation(logits: torch.Tensor) -> None:
+def check_truncation() -> None:
+    """Check truncation, which takes half of the time to compile. Raises as `check` does."""
+    logits = _logits()
     options = Truncation(
         temperature=np.array([1.0, 0.7, 1.3, 1.0]),
         top_k=np.array([0, 40, 1500, 3]),

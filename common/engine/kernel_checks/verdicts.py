@@ -1,4 +1,4 @@
-"""Whether kernels of ours may be used on this CPU: each family is tried once a process, against torch.
+"""Verdicts on our kernels on this CPU: each family is tried once a process, against torch.
 
 A family that is wrong, or that cannot be built, is never run: torch's operations take its place, slower and
 right. The log says so once. Trying a family also compiles all its kernels, or loads them from disk, so that
@@ -6,6 +6,7 @@ none compiles during a request.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,7 +17,7 @@ _log = get_logger()
 
 @dataclass(frozen=True, slots=True)
 class AttentionShape:
-    """What attention kernels are compiled for."""
+    """Shape that attention kernels are compiled for."""
 
     dtype: str
     block_size: int
@@ -25,28 +26,39 @@ class AttentionShape:
 
 
 class WrongNumbersError(Exception):
-    """A kernel that gives other numbers than torch."""
+    """Raised for a kernel that gives other numbers than torch."""
 
 
 def attention_verdict(shape: AttentionShape) -> str | None:
-    """None where attention and the copies of KV are right; else the reason to leave them to torch."""
+    """Return None where attention and copies of KV are right, else the reason to leave them to torch."""
     from common.engine.kernel_checks import attention
 
     return _judge(f"attention in {shape.dtype}", lambda: attention.check(shape))
 
 
 def products_verdict(dtype: str, activation: str) -> str | None:
-    """The same for matrix products, norms and the rest of a fused layer."""
+    """Return the same for matrix products, norms and the rest of a fused layer."""
     from common.engine.kernel_checks import products
 
     return _judge(f"products in {dtype}", lambda: products.check(dtype, activation))
 
 
 def sampling_verdict() -> str | None:
-    """The same for sampling and grammar masks."""
+    """Return the same for sampling and grammar masks."""
     from common.engine.kernel_checks import sampling
 
     return _judge("sampling", sampling.check)
+
+
+def compile_truncation() -> None:
+    """Compile the largest part of sampling; `sampling_verdict` says if it is right."""
+    from common.engine.cpu.linking import KernelError
+    from common.engine.cpu.target import host_target
+    from common.engine.kernel_checks import sampling
+
+    if host_target().has_kernels:
+        with suppress(KernelError, WrongNumbersError):
+            sampling.check_truncation()
 
 
 trusted_attention = cache(attention_verdict)

@@ -1,4 +1,4 @@
-"""Owner of the KV blocks: who may use which, what those left behind still hold. Touches no tensor."""
+"""Owner of the KV blocks: holders, free list and prefix keys. Touches no tensor."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,14 +6,14 @@ from common.prefix_log import PrefixLog
 
 
 class OutOfBlocksError(RuntimeError):
-    """More blocks were asked for than can be had; callers ask `can_allocate` first."""
+    """Raised for more blocks than are free; callers ask `can_allocate` first."""
 
 
 class BlockPool:
     """Free list, reference counts and prefix keys of `num_blocks` blocks of `block_size` positions.
 
     A block may carry the key of the prefix whose KV it holds (prefix_cache.py makes the keys). When nobody
-    holds it any more it stays findable until its memory is wanted: least recently used goes first, and of
+    holds it any more it stays findable until its memory is wanted. The least recently used goes first, and of
     one sequence's blocks the last, since a chain is found from its head. Blocks without a key go before all
     of them, the one freed last first: its memory is in the CPU's caches.
 
@@ -36,21 +36,21 @@ class BlockPool:
 
     @property
     def num_free(self) -> int:
-        """Blocks that can be allocated now, cached ones included."""
+        """Number of blocks that can be allocated now, cached ones included."""
         return len(self._free) + len(self._cached)
 
     @property
     def num_held(self) -> int:
-        """Blocks that some sequence holds."""
+        """Number of blocks that some sequence holds."""
         return self.num_blocks - self.num_free
 
     @property
     def num_cached(self) -> int:
-        """Blocks that nobody holds and that can still be found by their key."""
+        """Number of blocks that nobody holds and that can still be found by their key."""
         return len(self._cached)
 
     def num_blocks_for(self, num_tokens: int) -> int:
-        """Blocks that `num_tokens` positions need."""
+        """Return how many blocks `num_tokens` positions need."""
         return -(-num_tokens // self.block_size)
 
     def can_allocate(self, num_blocks: int, *, keep_free: int = 0) -> bool:
@@ -67,7 +67,7 @@ class BlockPool:
         return taken
 
     def find(self, keys: Iterable[bytes]) -> list[int]:
-        """The blocks that hold the longest known head of this chain of keys."""
+        """Return the blocks that hold the longest known head of this chain of keys."""
         found = []
         for key in keys:
             block_id = self._blocks.get(key)
@@ -77,11 +77,11 @@ class BlockPool:
         return found
 
     def num_cached_among(self, block_ids: Iterable[int]) -> int:
-        """How many of these count as free as long as nobody shares them."""
+        """Count those of these blocks that are free as long as nobody shares them."""
         return sum(self._ref_counts[block_id] == 0 for block_id in block_ids)
 
     def num_shared_among(self, block_ids: Iterable[int]) -> int:
-        """How many of these have more than one holder."""
+        """Count those of these blocks that have more than one holder."""
         return sum(self._ref_counts[block_id] > 1 for block_id in block_ids)
 
     def share(self, block_ids: Iterable[int]) -> None:

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 
 class BlockTables:
-    """The last step's rows, so that a step converts only the blocks that were added since.
+    """Rows of the last step, so that a step converts only the blocks that were added since.
 
-    Rests on an invariant of `Sequence.block_table`: a list only ever grows, and a sequence that loses its
-    blocks gets another list. So what was read from a list stays what it begins with, and rows that a step
-    was given are never changed but behind what it reads.
+    Invariant of `Sequence.block_table`: a list only ever grows, and a sequence that loses its blocks gets
+    another list. So the blocks read from a list stay its head, and rows given to a step change only behind
+    the part that it reads.
     """
 
     def __init__(self) -> None:
@@ -21,8 +21,9 @@ class BlockTables:
         self._rows = np.zeros((0, 0), np.int32)
 
     def rows(self, tables: SequenceOf[list[int]], num_blocks: SequenceOf[int]) -> NDArray[np.int32]:
-        """A row for each table, C-contiguous, that begins with its first `num_blocks[i]` blocks. What is
-        behind them, zeros or more of the table, means nothing.
+        """Return a C-contiguous row for each table, which begins with its first `num_blocks[i]` blocks.
+
+        Entries behind them, zeros or more of the table, mean nothing.
         """
         width = max(num_blocks)
         is_same = len(tables) == len(self._lists) and all(map(is_, tables, self._lists))
@@ -35,7 +36,7 @@ class BlockTables:
         return self._rows
 
     def _arrange(self, tables: SequenceOf[list[int]], width: int) -> None:
-        """Make row i that of `tables[i]`, with what was read of it."""
+        """Give row i to `tables[i]`, with the blocks already read of it."""
         # no other list can have the id of one that is held here
         row_of = {id(table): row for row, table in enumerate(self._lists)}
         origins = [row_of.get(id(table)) for table in tables]

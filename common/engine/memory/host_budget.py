@@ -1,7 +1,7 @@
-"""Whether a worker on a CPU fits its memory, asked before anything large is loaded.
+"""Check that a worker on a CPU fits its memory, made before anything large is loaded.
 
-The KV memory is taken whole at the start and the weights stay, so what does not fit ends the process, by
-the system's hand and without a word.
+The KV memory is taken whole at the start and the weights stay. Without the check the system would end a
+process that does not fit, without a word.
 """
 
 from pathlib import Path
@@ -22,10 +22,10 @@ def check_memory(
     share_bytes: int | None,
     tree: CgroupTree = HERE,
 ) -> None:
-    """Raise SetupError where weights and KV memory exceed `share_bytes`, or what is usable now.
+    """Raise SetupError where weights and KV memory exceed `share_bytes`; None: the memory usable now.
 
-    The dtype of `config` is chosen already. What comes later and only when needed (swap_gib, KV on its
-    way) is not counted.
+    The dtype of `config` is chosen already. Memory that is taken later and only when needed (swap_gib, KV in
+    transfer) is not counted.
     """
     memory = read_memory(tree)
     share = memory.usable_bytes if share_bytes is None else share_bytes
@@ -41,7 +41,7 @@ def check_memory(
 
 
 def fixed_bytes(model_dir: Path, dtype: str) -> float:
-    """What a worker takes beside its KV memory, at the most."""
+    """Return the most bytes that a worker takes beside its KV memory."""
     return loading_bytes(model_dir, dtype) + _PROCESS_BYTES
 
 

@@ -1,4 +1,4 @@
-"""KV of preempted sequences in host memory."""
+"""Swap of preempted sequences' KV to host memory."""
 
 import time
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class HostSwap:
         costs: Costs,
         usable_bytes: Callable[[], int] = lambda: read_memory().usable_bytes,
     ) -> None:
-        """`usable_bytes` says what the machine or its container has left, whatever the budget is."""
+        """Start with no copies; `usable_bytes` returns the bytes left to the machine or container."""
         self._cache = cache
         self._prefix = prefix
         self._max_bytes = max_bytes
@@ -33,7 +33,7 @@ class HostSwap:
         self.num_bytes = 0
 
     def save(self, seq: Sequence) -> bool:
-        """Copy the computed KV out of the sequence's blocks; False when there is no room for it."""
+        """Copy the computed KV out of the sequence's blocks; return False when there is no room for it."""
         num_tokens = seq.num_computed_tokens
         wanted = num_tokens * self._cache.num_bytes_per_token
         if not num_tokens or self.num_bytes + wanted > self._max_bytes:
@@ -48,9 +48,9 @@ class HostSwap:
         return True
 
     def restore(self, seq: Sequence) -> None:
-        """Copy what the sequence's new blocks lack back in, count it as computed, forget the copy.
+        """Copy back the KV that the sequence's new blocks lack, count it as computed, drop the copy.
 
-        Does nothing without a copy. What a known prefix brought with it is not written: it is shared.
+        Does nothing without a copy. Positions of a known prefix are not written: their blocks are shared.
         """
         copy = self._copies.get(seq)
         if copy is None:
@@ -66,7 +66,7 @@ class HostSwap:
         self.drop(seq)
 
     def num_bytes_of(self, seq: Sequence) -> int:
-        """Size of the sequence's copy, 0 without one."""
+        """Return the bytes of the sequence's copy, 0 without one."""
         copy = self._copies.get(seq)
         return 0 if copy is None else copy.nbytes
 

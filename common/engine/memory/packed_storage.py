@@ -17,11 +17,10 @@ if TYPE_CHECKING:
 class PackedStorage:
     """Keys lie in lanes of positions, values in lanes of channels. See BlockStorage.
 
-    `keys` is [layers, blocks, kv_heads, head_dim / pack, block_size, pack] and `values` is
-    [layers, blocks, kv_heads, block_size / pack, head_dim, pack], where `pack` numbers fill 4 bytes: a
-    score is then a sum over lanes of positions and an output one over lanes of channels, and a pair of
-    two-byte numbers is what a CPU's dot-product instruction takes. Two-byte numbers that make no pairs, since
-    a size is odd, have a `pack` of 1.
+    `keys` is [layers, blocks, kv_heads, head_dim / pack, block_size, pack] and `values` is [layers, blocks,
+    kv_heads, block_size / pack, head_dim, pack], where `pack` numbers fill 4 bytes. A score is then a sum
+    over lanes of positions, an output a sum over lanes of channels. A CPU's dot-product instruction takes
+    pairs of two-byte numbers; where a size is odd they make no pairs, and `pack` is 1.
     """
 
     def __init__(

@@ -1,8 +1,9 @@
-"""Prefix sharing (vLLM's automatic prefix caching, Kwon et al. 2023): KV computed once serves every
-sequence that begins with the same tokens. Touches no tensor.
+"""Prefix sharing (vLLM's automatic prefix caching, Kwon et al. 2023). Touches no tensor.
 
-A block gets its key as soon as it is whole and computed, from a prompt and from generated tokens alike: so
-a chat's next turn finds its last one. A block with a key is never written again, since a sequence writes
+KV computed once serves every sequence that begins with the same tokens.
+
+A block gets its key as soon as it is whole and computed, from a prompt and from generated tokens alike. So a
+chat's next turn finds its last one. A block with a key is never written again, since a sequence writes
 only behind its computed tokens and shares whole blocks only.
 """
 
@@ -14,7 +15,7 @@ from common.prefix_chain import PrefixChain
 
 
 class PrefixCache:
-    """Gives sequences their blocks, shared ones first."""
+    """Allocator of sequences' blocks, shared ones first."""
 
     def __init__(self, pool: BlockPool, fingerprint: str, *, is_enabled: bool = True) -> None:
         self.pool = pool
@@ -22,19 +23,19 @@ class PrefixCache:
         self.num_hit_tokens = 0
         self._fingerprint = fingerprint
         self._is_enabled = is_enabled
-        self._leaders: dict[str, Sequence] = {}  # by group: who computes the prompt now
+        self._leaders: dict[str, Sequence] = {}  # by group: the one that computes the prompt now
 
     def new_sequence(self, request: WorkRequest, arrival_s: float) -> Sequence:
-        """A sequence with the keys of its prompt, which cost more than finding them. From any thread."""
+        """Make a sequence with the keys of its prompt, which cost more than finding them. Any thread."""
         seq = Sequence(request, Timeline(arrival_s))
         self._findable_keys(seq)
         return seq
 
     def reserve(self, seq: Sequence, num_tokens: int, *, keep_free: int = 0) -> bool:
-        """Give a sequence without blocks those for its first `num_tokens` positions, if they can be had
-        with `keep_free` left over; what is known of them counts as computed from here on.
+        """Give a sequence without blocks those of its first `num_tokens` positions.
 
-        False too while another of its group computes the prompt.
+        Returns False where fewer than `keep_free` blocks would be left, or while another sequence of the
+        group computes the prompt. Positions of a known prefix count as computed from here on.
         """
         pool = self.pool
         if self.is_led(seq):
@@ -58,7 +59,7 @@ class PrefixCache:
         return True
 
     def is_led(self, seq: Sequence) -> bool:
-        """Whether the sequence waits for another of its group, which computes the prompt now."""
+        """Return True if another sequence of the group computes the prompt now."""
         return seq.request.group in self._leaders
 
     def release(self, seq: Sequence) -> None:
@@ -68,20 +69,20 @@ class PrefixCache:
         seq.block_table = []  # another list: see BlockTables
 
     def num_held_prefix_blocks(self, seq: Sequence) -> int:
-        """Blocks that `reserve` would find now and that others hold, so that they cost nothing."""
+        """Count blocks that `reserve` would find now and that others hold, so that they cost nothing."""
         known = self.pool.find(self._findable_keys(seq))
         return len(known) - self.pool.num_cached_among(known)
 
     def num_shared_tokens(self, seq: Sequence) -> int:
-        """Computed positions in blocks that others hold too."""
+        """Count computed positions in blocks that others hold too."""
         num_shared = self.pool.num_shared_among(seq.block_table)
         return min(num_shared * self.pool.block_size, seq.num_computed_tokens)
 
     def publish(self, seq: Sequence, num_computed_tokens: int | None = None) -> None:
         """Let others find the sequence's blocks that are whole and computed.
 
-        Up to a position, if one is given: the sequence counts more as computed, and what comes of that is not
-        known yet (decode_worker/lookahead.py).
+        `num_computed_tokens` limits them while a step is in flight: the sequence counts more positions as
+        computed, whose tokens are not known yet (decode_worker/lookahead.py).
         """
         if num_computed_tokens is None:
             num_computed_tokens = seq.num_computed_tokens
@@ -97,11 +98,11 @@ class PrefixCache:
             self._stop_leading(seq)
 
     def forget(self, seq: Sequence) -> None:
-        """Let nobody find the sequence's blocks: what they hold is not to be trusted."""
+        """Let nobody find the sequence's blocks: their content is not to be trusted."""
         self.pool.forget(seq.block_table)
 
     def _is_shareable(self, seq: Sequence, num_computed_tokens: int) -> bool:
-        """Whether all that another of its group could share is computed."""
+        """Return True if everything that another sequence of the group could share is computed."""
         size = self.pool.block_size
         return num_computed_tokens >= (seq.num_prompt_tokens - 1) // size * size
 
@@ -116,7 +117,7 @@ class PrefixCache:
         return seq.chain
 
     def _findable_keys(self, seq: Sequence) -> list[bytes]:
-        """Keys of all whole blocks but for the last token, whose logits are wanted."""
+        """Return the keys of all whole blocks before the last token, whose logits are wanted."""
         if not self._is_enabled or seq.needs_prompt_logits:
             return []
         chain = self._chain(seq)

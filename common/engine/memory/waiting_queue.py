@@ -12,17 +12,16 @@ _LOOKAHEAD = 4
 
 
 class WaitingQueue:
-    """First come, first served, but one that does not fit lets a few smaller ones pass.
+    """Queue that serves first come, first served, but lets a few smaller ones pass one that does not fit.
 
-    Ageing: nobody passes a sequence that was passed MAX_PASSES times, so memory drains until it fits;
-    and nobody passes one that has answered already, whose client is reading.
+    Ageing: nobody passes a sequence that was passed MAX_PASSES times, so memory drains until it fits. Nobody
+    passes one that has answered already, whose client is reading.
     """
 
     def __init__(self) -> None:
         self._queue: deque[Sequence] = deque()
-        self._num_tokens: dict[
-            Sequence, int
-        ] = {}  # to compute, which does not change while it waits
+        # to compute, which does not change while it waits
+        self._num_tokens: dict[Sequence, int] = {}
         self.num_tokens = 0
         self._passes: dict[Sequence, int] = {}
 
@@ -56,9 +55,9 @@ class WaitingQueue:
         admit: Callable[[Sequence], bool],
         rank: Callable[[Sequence], Rank] | None = None,
     ) -> Sequence | None:
-        """Remove and return the first that `admit` lets in, of those that may be asked.
+        """Remove and return the first sequence that `admit` accepts, of those that may be asked.
 
-        First is the lowest by `rank`, or without one who came first.
+        The order is by `rank`, the lowest first; without one, the order of arrival.
         """
         order = sorted(self._queue, key=rank) if rank else self._queue
         asked = list(islice(order, _LOOKAHEAD))

@@ -1,4 +1,4 @@
-"""What work costs on this worker: its start-up profile, corrected by what it sees. No tensors here."""
+"""Costs of work on this worker: its start-up profile, corrected by observed times. No tensors here."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +16,7 @@ _STALE_AFTER_S = 60.0
 
 
 def within_limits(profile: WorkerProfile, config: EngineConfig) -> WorkerProfile:
-    """The profile with the limits of a configuration, which schedulers and routers keep."""
+    """Return the profile with the limits of a configuration, which schedulers and routers keep."""
     return replace(
         profile,
         max_batch_tokens=config.max_batch_tokens,
@@ -26,17 +26,17 @@ def within_limits(profile: WorkerProfile, config: EngineConfig) -> WorkerProfile
 
 
 class Costs:
-    """Moving averages of observed over predicted. Everything on the engine's thread.
+    """Moving averages of observed over predicted time. Engine thread only.
 
-    An observation counts as at most four times, and at least a quarter of, what is believed: a stall
-    (a page fault, a neighbour's start) must not teach much, a lasting change still shows in some steps.
+    An observation counts as at most four times, and at least a quarter of, the believed value. So a stall (a
+    page fault, a neighbour's start) teaches little, and a lasting change still shows in some steps.
 
-    Where steps cost less than half or more than twice what was measured, for so much of their own time that
-    no burst explains it, `on_stale` is called, once: what was measured is wrong for this machine.
+    `on_stale` is called once, after _STALE_AFTER_S of steps that cost less than half or more than twice the
+    measured time. No burst lasts so long: the measurement is wrong for this machine.
     """
 
     def __init__(self, profile: WorkerProfile | None = None) -> None:
-        """Without a profile the defaults are guesses."""
+        """Begin with `profile`, or without one with guesses."""
         self.begin(profile or WorkerProfile())
 
     def begin(self, measured: WorkerProfile, on_stale: Callable[[], None] | None = None) -> None:
@@ -48,20 +48,19 @@ class Costs:
 
     @property
     def profile(self) -> WorkerProfile:
-        """What was measured, corrected by what was seen since."""
-        if (
-            self._profile.correction is not self.correction
-        ):  # made when asked for: not every step does
+        """Measured profile, corrected by the times observed since."""
+        # made when asked for: not every step does
+        if self._profile.correction is not self.correction:
             self._profile = replace(self._measured, correction=self.correction)
         return self._profile
 
     def seconds_left(self, seq: Sequence) -> float:
-        """What the rest of a prompt takes, alone."""
+        """Return the seconds that the rest of a prompt takes, alone."""
         num_left, start = seq.num_uncomputed_tokens, seq.num_computed_tokens
         return self.profile.prompt_s(num_left, count_pairs(num_left, start))
 
     def note_step(self, batch: Batch, seconds: float) -> None:
-        """A batch ran."""
+        """Learn from the time of a batch that ran."""
         num_decoding = num_positions = num_prompt_tokens = 0
         num_pairs = 0.0
         for entry in batch.entries:
@@ -83,15 +82,15 @@ class Costs:
             self._judge("prefill", seconds)
 
     def note_copy_out(self, num_bytes: int, seconds: float) -> None:
-        """KV was copied out of the blocks."""
+        """Learn from the time of a copy of KV out of the blocks."""
         self._learn("copy_out", seconds, num_bytes * self._measured.copy_out_byte_s)
 
     def note_insert(self, num_bytes: int, seconds: float) -> None:
-        """KV was copied into blocks."""
+        """Learn from the time of a copy of KV into blocks."""
         self._learn("insert", seconds, num_bytes * self._measured.insert_byte_s)
 
     def note_handoff(self, seconds: float) -> None:
-        """A prompt that ran elsewhere joined the batch so long after its prefill, beside the copies."""
+        """Learn from the time between prefill elsewhere and the decode step, less the copies."""
         self._learn("handoff_s", max(seconds, _LEAST_HANDOFF_S), 1.0)
 
     def _learn(self, name: str, observed_s: float, predicted_s: float) -> None:
@@ -104,7 +103,7 @@ class Costs:
         self.correction = self.correction._replace(**{name: learnt})
 
     def _judge(self, name: str, seconds: float) -> None:
-        """Steps only: how long a small copy takes depends on more than its bytes."""
+        """Judge steps only: the time of a small copy depends on more than its bytes."""
         if 1 / _MOST_OFF <= getattr(self.correction, name) <= _MOST_OFF:
             self._off_s[name] = 0.0
             return

@@ -1,13 +1,13 @@
 """Start-up measurements on disk, so that a worker measures itself once a model and machine, not each time.
 
 1. A start without measurements takes one, about two seconds.
-2. While the worker runs, its corrections say whether that was right (costs.py). A machine that was busy
-   then, or has changed since, shows in steps that take less than half or more than twice as long as
-   predicted, for a minute: the file is marked.
+2. While the worker runs, its corrections say whether that was right (costs.py). On a machine that was busy
+   then, or has changed since, steps take less than half or more than twice the predicted time. After a
+   minute of them the file is marked.
 3. The start after that measures once more and removes the mark. Of the last `_KEPT` measurements each
    trial's fastest run counts: what disturbs a measurement only ever makes it slower.
-4. Where a mark comes back all the same, a busy machine is what the worker lives with, and the corrections
-   deal with it: from `_KEPT` measurements on, there is another one a day at most.
+4. Where a mark comes back all the same, the machine is always busy, and the corrections deal with it. From
+   `_KEPT` measurements on, there is another one a day at most.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ from common.profile import WorkerProfile
 from common.telemetry.logs import get_logger
 from pdserve import __version__
 
-# settings of the engine that change nothing of what is measured
+# settings of the engine that do not affect the measurement
 _NO_PART = {
     "allow_unused_weights",
     "swap_gib",
@@ -50,12 +50,12 @@ _log = get_logger()
 
 
 def profiles_dir() -> Path:
-    """Beside the models."""
+    """Return the folder of profiles, beside the models."""
     return default_cache_dir().parent / "profiles"
 
 
 def build_profiled(spec: WorkerSpec, stage: BeginStage = untold) -> Engine:
-    """A worker's engine, with costs that begin at its profile. Raises SetupError as build_engine does."""
+    """Build a worker's engine with costs that begin at its profile. Raises SetupError like build_engine."""
     with stage("compiling kernels") as remark:
         # prefill and decode workers start together: each compiles half, and loads the other's
         is_second = spec.role == "decode"
@@ -74,7 +74,7 @@ class _Measurement:
 
 
 class ProfileCache:
-    """The measurements of one engine on so many threads, in a file of `folder`."""
+    """Measurements of one engine on `num_threads` threads, in a file of `folder`."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class ProfileCache:
         self._now = now
 
     def load_or_measure(self, stage: BeginStage = untold) -> WorkerProfile:
-        """The engine's profile; measured, when the folder does not hold it or what it holds was wrong.
+        """Return the engine's profile; measure it when the folder holds none, or a wrong one.
 
         A measurement that is incomplete because the machine was busy or slow is not kept. A folder that
         cannot be read or written only costs time.
@@ -128,7 +128,7 @@ class ProfileCache:
         return to_profile(self._engine, best)
 
     def _read(self) -> list[_Measurement]:
-        """Oldest first; none when the file is missing, damaged or of another version."""
+        """Read the measurements, oldest first; none from a file that is missing, damaged or outdated."""
         try:
             kept = _parse(self._path.read_text())
             is_usable = all(self._is_usable(taken.seconds) for taken in kept)
@@ -142,7 +142,7 @@ class ProfileCache:
 
 
 def _name(engine: Engine, num_threads: int) -> str:
-    """Follows from all that a profile depends on."""
+    """Return a name that follows from everything a profile depends on."""
     device = engine.cache.keys.device
     facts = {
         "fingerprint": engine.spec.fingerprint,  # the dtype is a part of it
@@ -155,7 +155,7 @@ def _name(engine: Engine, num_threads: int) -> str:
 
 
 def _cpu() -> str:
-    """The CPU's name; a home folder may be shared by machines that differ."""
+    """Return the CPU's name; a home folder may be shared by machines that differ."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -175,7 +175,7 @@ def _parse(text: str) -> list[_Measurement]:
 
 
 def _write(path: Path, text: str) -> None:
-    """The file appears whole or not at all."""
+    """Write the file so that it appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
         file.write(text)

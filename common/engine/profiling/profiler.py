@@ -1,7 +1,8 @@
-"""A worker measures itself at start-up: real steps and copies, within about two seconds.
+"""Measurement of a worker at start-up: real steps and copies, within about two seconds.
 
 All trials run in turns, round after round, and each one's fastest run counts: a machine that starts a
-deployment is busy in bursts. A slow machine leaves the largest steps out; the curve goes on as it came.
+deployment is busy in bursts. A slow machine leaves the largest steps out; the curve then continues its last
+slope.
 """
 
 import time
@@ -29,27 +30,27 @@ Trial = Callable[[], object]
 
 
 def measure_trials(engine: Engine, budget_s: float = _BUDGET_S) -> dict[str, float]:
-    """Each trial's seconds by its name. Runs in the engine's thread; blocks are free before and after."""
+    """Measure the seconds of each trial by its name. Engine thread only; blocks are free before and after."""
     return _Trials(engine).measure(budget_s)
 
 
 def to_profile(engine: Engine, seconds: Mapping[str, float]) -> WorkerProfile:
-    """The costs that follow from the trials' seconds. Raises KeyError when one that is needed is missing."""
+    """Return the costs that follow from the trials' seconds. Raises KeyError when one is missing."""
     return _Trials(engine).to_profile(seconds)
 
 
 def is_complete(engine: Engine, seconds: Mapping[str, float]) -> bool:
-    """Whether there was time for the largest step too."""
+    """Return True if there was time for the largest step too."""
     return _row_trial(largest_step(engine)) in seconds
 
 
 def largest_step(engine: Engine) -> int:
-    """Rows of the largest step that can be measured; a complete profile reaches as far."""
+    """Return the rows of the largest step that can be measured; a complete profile reaches as far."""
     return max(min(engine.config.max_batch_tokens, _capacity(engine)), 2)
 
 
 class _Trials:
-    """What is run, sized so that it fits the engine's memory, and what follows from the times."""
+    """Trials, sized so that they fit the engine's memory, and the profile that follows from their times."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -109,7 +110,7 @@ class _Trials:
 
     def _copies(self) -> dict[str, Trial]:
         cache, pool = self._engine.cache, self._engine.pool
-        # nobody else is here yet, so what these blocks hold may be overwritten
+        # no sequence is here yet, so these blocks may be overwritten
         blocks = pool.allocate(pool.num_blocks_for(self._num_copied))
         pool.release(blocks)
         payload = cache.read(blocks, 0, self._num_copied)
@@ -134,13 +135,13 @@ def _row_trial(count: int) -> str:
 
 
 def _capacity(engine: Engine) -> int:
-    """Positions of the longest sequence; one stays for the token to run."""
+    """Return the positions of the longest sequence; one stays for the token to run."""
     pool = engine.pool
     return min(pool.num_blocks * pool.block_size, engine.spec.max_context_tokens) - 1
 
 
 def _sequence(num_computed: int, num_tokens: int) -> Sequence:
-    """A prompt whose first positions count as computed: what their KV holds costs the same."""
+    """Make a prompt whose first positions count as computed: any content of their KV costs the same."""
     tokens = (1,) * (num_computed + num_tokens)
     seq = Sequence(WorkRequest("profile", 0, tokens, _SAMPLING), Timeline(arrival_s=0.0))
     seq.num_computed_tokens = num_computed
@@ -150,8 +151,10 @@ def _sequence(num_computed: int, num_tokens: int) -> Sequence:
 def _fastest(
     needed: dict[str, Trial], optional: dict[str, Trial], budget_s: float
 ) -> dict[str, float]:
-    """Each trial's shortest time, of several rounds if there is time; of the optional ones, each about
-    four times the last one's work, those that fit."""
+    """Return each trial's shortest time, of several rounds if there is time.
+
+    Each optional trial is about four times the work of the one before it; those that fit are run.
+    """
     deadline_s = time.monotonic() + budget_s
     best = {name: _time(run) for name, run in needed.items()}
     last_s = max(best.values())
@@ -174,5 +177,5 @@ def _time(run: Trial) -> float:
 
 
 def _rising(values: Iterable[float]) -> tuple[float, ...]:
-    """The same, each raised to the highest before it: more rows never take less time."""
+    """Raise each value to the highest before it: more rows never take less time."""
     return tuple(accumulate(values, max))

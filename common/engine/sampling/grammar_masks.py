@@ -18,14 +18,14 @@ FORBIDDEN = {torch.float32: -1e30, torch.bfloat16: -1e30, torch.float16: -6e4}
 
 @dataclass(frozen=True, slots=True)
 class PendingMasks:
-    """Masks of the rows `rows` of a step's logits, perhaps still being filled."""
+    """Masks of rows `rows` of a step's logits, perhaps still being filled."""
 
     rows: list[int]
     masks: "Future[Masks]"
 
 
 def start_masks(filler: MaskFiller, sequences: SequenceOf[Sequence]) -> PendingMasks | None:
-    """Begin to fill the masks of those that have a grammar; row i of the logits is `sequences[i]`'s."""
+    """Begin to fill the masks of sequences with a grammar; row i of the logits is `sequences[i]`'s."""
     rows = [row for row, seq in enumerate(sequences) if seq.matcher is not None]
     if not rows:
         return None
@@ -33,8 +33,8 @@ def start_masks(filler: MaskFiller, sequences: SequenceOf[Sequence]) -> PendingM
 
 
 def mask_logits(logits: torch.Tensor, rows: list[int], masks: Masks) -> None:
-    """Row i of `masks` [len(rows), words] belongs to row rows[i] of `logits` [n, vocab]."""
-    with torch.inference_mode():  # what was made in it may be written only in it
+    """Mask row rows[i] of `logits` [n, vocab] by row i of `masks` [len(rows), words], in place."""
+    with torch.inference_mode():  # tensors made in it may be written only in it
         index = torch.tensor(rows, device=logits.device)
         words = torch.from_numpy(masks).to(logits.device)
         bits = words[:, :, None] >> torch.arange(32, dtype=torch.int32, device=logits.device)

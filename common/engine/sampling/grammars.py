@@ -1,8 +1,9 @@
-"""The grammars of one worker: compiled beside the engine, handed to sequences.
+"""Grammars of one worker: compiled beside the engine, handed to sequences.
 
-1. `prepare`: a sequence whose output is constrained waits here while its grammar is compiled, in the one
-   thread that owns the compiler; only others with a grammar may have to wait behind it.
-2. `collect` (before each step) hands over sequences whose matcher is there, or why there is none.
+1. `prepare`: a sequence with a grammar waits here while the grammar is compiled, in the one thread that owns
+   the compiler. Only other sequences with a grammar may have to wait behind it.
+2. `collect` (before each step) hands over sequences with their matcher, or with the reason why there is
+   none.
 3. From then on the sequence owns its matcher (`seq.matcher`): the ModelRunner asks it for a mask before each
    token, `Sequence.append` tells it each token. It goes when the sequence goes; nothing is kept here.
 """
@@ -21,10 +22,10 @@ Prepared = tuple[Sequence, GrammarError | None]
 
 
 class Grammars:
-    """All methods run on the engine's thread, `_compile` and what it calls apart."""
+    """Owner of the grammar compiler. Engine thread only, but for `_load` and `_compile`."""
 
     def __init__(self, model_dir: Path, spec: ModelSpec, wake: Callable[[], None]) -> None:
-        """`wake` is called, from another thread, when there is something to collect."""
+        """Start the compiler's thread; `wake` is called from it when there is something to collect."""
         self._model_dir = model_dir
         self._spec = spec
         self._wake = wake
@@ -38,7 +39,7 @@ class Grammars:
         self._thread.submit(self._compile, seq, grammar)
 
     def collect(self) -> list[Prepared]:
-        """Sequences that are ready to run, or can never be. Some may have ended meanwhile."""
+        """Return sequences that are ready to run, or can never be. Some may have ended meanwhile."""
         found = []
         while not self._prepared.empty():
             found.append(self._prepared.get())

@@ -5,11 +5,11 @@ import torch
 from common.engine.batch import Batch
 from common.messages import TokenLogprobs
 
-_ROWS = 64  # at once: bounds what a whole chunk's float32 copies take
+_ROWS = 64  # at once: bounds the memory of a chunk's float32 copies
 
 
 def score(logits: torch.Tensor, token_ids: list[int], num_top: list[int]) -> list[TokenLogprobs]:
-    """For each row of `logits` [n, vocab]: its token's logprob, and those of the likeliest `num_top`."""
+    """Return each row's token logprob, and those of its likeliest `num_top`; `logits` is [n, vocab]."""
     scores: list[TokenLogprobs] = []
     for start in range(0, len(token_ids), _ROWS):
         part = slice(start, start + _ROWS)
@@ -18,7 +18,7 @@ def score(logits: torch.Tensor, token_ids: list[int], num_top: list[int]) -> lis
 
 
 def score_prompts(logits: torch.Tensor, batch: Batch) -> None:
-    """Add to the sequences' `prompt_logprobs`; the rows are those of `scored_positions`, entry by entry."""
+    """Add to the sequences' `prompt_logprobs`; rows are those of `scored_positions`, entry by entry."""
     start = 0
     for entry in batch.entries:
         seq, scored = entry.seq, entry.scored_positions

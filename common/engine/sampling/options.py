@@ -1,4 +1,4 @@
-"""A step's sampling options as the flat arrays that kernels read; row i is that of the i-th sequence."""
+"""Sampling options of a step as the flat arrays that kernels read; row i is the i-th sequence's."""
 
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from common.engine.sequence import Sequence
 
 @dataclass(frozen=True, slots=True)
 class Ragged:
-    """Row i's entries are `[starts[i], starts[i + 1])`; no token comes twice in a row."""
+    """Entries of all rows: row i has `[starts[i], starts[i + 1])`; no token comes twice in a row."""
 
     starts: NDArray[np.int64]  # [m + 1]
     ids: NDArray[np.int64]
@@ -21,7 +21,7 @@ class Ragged:
 
     @staticmethod
     def of(rows: SequenceOf[TokenValues]) -> "Ragged":
-        """Join at least one row's entries."""
+        """Join the entries of at least one row."""
         starts = np.array([0, *accumulate(len(row.ids) for row in rows)], np.int64)
         ids, values = zip(*rows, strict=True)
         return Ragged(starts, np.concatenate(ids), np.concatenate(values))
@@ -29,11 +29,13 @@ class Ragged:
 
 @dataclass(frozen=True, slots=True)
 class Adjustments:
-    """How logits change before the temperature, in this order.
+    """Changes of logits before the temperature, in this order.
 
-    `biases` are added. Then of the tokens `seen` in prompt and output positive logits are divided and others
-    multiplied by the repetition penalty (Keskar et al. 2019), and the presence penalty and count times the
-    frequency penalty, over the output alone, are subtracted (as OpenAI's API defines them).
+    1. `biases` are added.
+    2. For tokens `seen` in prompt and output, positive logits are divided and others multiplied by the
+       repetition penalty (Keskar et al. 2019).
+    3. The presence penalty, and the frequency penalty times the count, are subtracted. They regard the output
+       alone (as OpenAI's API defines them).
     """
 
     biases: Ragged
@@ -44,7 +46,7 @@ class Adjustments:
 
     @staticmethod
     def of(sequences: SequenceOf[Sequence]) -> "Adjustments":
-        """What these sequences ask for now."""
+        """Collect the changes that these sequences ask for now."""
         states = [_state(seq) for seq in sequences]
         pairs = list(zip(sequences, states, strict=True))
         asked = [seq.sampling for seq in sequences]
@@ -59,7 +61,7 @@ class Adjustments:
 
 @dataclass(frozen=True, slots=True)
 class Truncation:
-    """Which tokens may be drawn: the top k, of these the top p, of these those of at least min_p.
+    """Limits of the tokens that may be drawn: the top k, of these the top p, of these those above min_p.
 
     Top p is nucleus sampling (Holtzman et al. 2020), min p that of Nguyen et al. 2024. Tokens that tie with
     the last one that stays, stay: so the choice does not depend on an order of equals.
@@ -72,7 +74,7 @@ class Truncation:
 
     @staticmethod
     def of(sequences: SequenceOf[Sequence], temperatures: list[float]) -> "Truncation":
-        """What these sequences ask for."""
+        """Collect the limits that these sequences ask for."""
         asked = [seq.sampling for seq in sequences]
         return Truncation(
             temperature=np.array(temperatures, np.float64),

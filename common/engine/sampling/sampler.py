@@ -1,4 +1,4 @@
-"""From logits to tokens, with counter-based random numbers.
+"""Sampling of tokens from logits, with counter-based random numbers.
 
 A draw is a function of (seed, position) alone, so a request gets the same tokens in any batch, on any
 worker, before and after preemption. In order: logit bias, penalties, the masks of grammar, min_tokens, bad
@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 
 from common.engine.kernel_checks.verdicts import trusted_sampling
-from common.engine.sampling import torch_kernels as torch_sampling
+from common.engine.sampling import torch_kernels
 from common.engine.sampling.grammar_masks import PendingMasks
 from common.engine.sampling.logprobs import score
 from common.engine.sampling.options import Adjustments, Truncation
@@ -26,7 +26,7 @@ COLDEST = 1e-6  # greedy in effect; the inverse of a much lower temperature over
 
 
 class Sample(NamedTuple):
-    """One sampled token.
+    """Sampled token.
 
     It is meaningless when `is_finite` is False, as the logits held NaN or infinity, or when `has_choice` is
     False, as every token was forbidden.
@@ -39,27 +39,27 @@ class Sample(NamedTuple):
 
 
 class SamplingKernels(Protocol):
-    """Two modules: torch_sampling for every device, cpu.sampling for host memory."""
+    """Kernels of one device: torch_kernels for all, cpu.sampling for host memory. Both are modules."""
 
     def greedy_tokens(self, logits: torch.Tensor) -> tuple[list[int], list[bool]]:
-        """The likeliest token of each row of [n, vocab], the first of equals; whether the row is finite."""
+        """Return the likeliest token of each row of [n, vocab], first of equals, and if the row is finite."""
 
     def draw_tokens(
         self, logits: torch.Tensor, rows: list[int], temperatures: list[float], draws: list[float]
     ) -> list[int]:
-        """Inverse of each listed row's cumulative softmax(logits / temperature) at `draws`; never a -inf."""
+        """Invert the cumulative softmax(logits / temperature) of the listed rows at `draws`; never a -inf."""
 
     def adjust(
         self, logits: torch.Tensor, rows: list[int], adjustments: Adjustments
     ) -> torch.Tensor:
-        """A float32 copy [m, vocab] of the m listed rows, adjusted."""
+        """Return a float32 copy [m, vocab] of the m listed rows, adjusted."""
 
     def truncate(self, logits: torch.Tensor, truncation: Truncation) -> None:
         """Put -inf in [m, vocab], float32, where a token may not be drawn. At least one stays in each row."""
 
 
 def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1): SplitMix64 (Steele, Lea, Flood 2014) of the seed, then of the position."""
+    """Return a number in [0, 1): SplitMix64 (Steele, Lea, Flood 2014) of the seed, then of the position."""
     return (_splitmix64(_splitmix64(seed & _MASK) ^ (position & _MASK)) >> 11) * 2.0**-53
 
 
@@ -74,7 +74,7 @@ def sample(
     The position that seeds a draw is the index the new token will have in the whole sequence. `grammars` are
     the masks of sequences that have one. Masks are applied in place.
     """
-    kernels = _cpu_kernels() if logits.is_cpu else torch_sampling
+    kernels = _cpu_kernels() if logits.is_cpu else torch_kernels
     special = [r for r, seq in enumerate(sequences) if not seq.is_plain_greedy]
     if not special and grammars is None:
         return list(map(Sample, *kernels.greedy_tokens(logits)))
@@ -128,7 +128,7 @@ def _draw_warm(
     places: list[int],
     tokens: list[int],
 ) -> None:
-    """Of sequences with a temperature, draw from `logits[row]` and set `tokens[place]`."""
+    """Draw from `logits[row]` and set `tokens[place]`, for sequences with a temperature."""
     warm = [i for i, seq in enumerate(sequences) if seq.sampling.temperature > 0]
     if not warm:
         return
@@ -142,7 +142,7 @@ def _draw_warm(
 def _score(
     logits: torch.Tensor, rows: list[int], sequences: SequenceOf[Sequence], tokens: list[int]
 ) -> list[TokenLogprobs | None]:
-    """Log-probabilities of the chosen tokens, for whoever asked."""
+    """Return log-probabilities of the chosen tokens, for sequences that ask for them."""
     scores: list[TokenLogprobs | None] = [None] * len(tokens)
     num_top = {r: count for r in rows if (count := sequences[r].sampling.logprobs) is not None}
     if num_top:
@@ -156,7 +156,7 @@ def _score(
 @cache
 def _cpu_kernels() -> SamplingKernels:
     if trusted_sampling() is not None:
-        return torch_sampling
+        return torch_kernels
     # numba takes 0.3 s to import; a CUDA worker never needs it
     from common.engine.cpu import sampling
 

@@ -1,4 +1,4 @@
-"""What the sampler keeps of one sequence that asks for more than a temperature.
+"""Sampler's state of one sequence that asks for more than a temperature.
 
 All of it is a function of the request and of the tokens so far, so it is the same after a preemption and on
 another worker.
@@ -36,9 +36,9 @@ class SamplerState:
         self._num_counted = 0
 
     def seen(self, token_ids: list[int]) -> TokenValues:
-        """The tokens of prompt and output, and how often each is in the output; nothing without penalties.
+        """Return the tokens of prompt and output and their counts in the output; nothing without penalties.
 
-        Counts what was added since the last call: `token_ids` only ever grows.
+        Only tokens added since the last call are counted: `token_ids` only ever grows.
         """
         if not self._sampling.has_penalties:
             return NO_VALUES

@@ -1,4 +1,4 @@
-"""The sampler's kernels in torch operations, for any device; sampler.SamplingKernels says what each does."""
+"""SamplingKernels (sampler.py) in torch operations, for any device."""
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from common.engine.sampling.options import Adjustments, Ragged, Truncation
 
 
 def greedy_tokens(logits: torch.Tensor) -> tuple[list[int], list[bool]]:
-    """See SamplingKernels."""
+    """Implement SamplingKernels.greedy_tokens."""
     tokens, finite = greedy(logits)
     return tokens.tolist(), finite.tolist()
 
@@ -17,13 +17,13 @@ def greedy_tokens(logits: torch.Tensor) -> tuple[list[int], list[bool]]:
 def draw_tokens(
     logits: torch.Tensor, rows: list[int], temperatures: list[float], draws: list[float]
 ) -> list[int]:
-    """See SamplingKernels."""
+    """Implement SamplingKernels.draw_tokens."""
     tokens: list[int] = draw(logits[rows], np.array(temperatures), np.array(draws)).tolist()
     return tokens
 
 
 def greedy(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`greedy_tokens` that stay on the device: int64 and bool, both [n]."""
+    """Choose as `greedy_tokens` does, and leave tokens int64 [n] and bool [n] on the device."""
     # one NaN or infinity makes the sum so; finite logits are far from overflowing it
     return logits.argmax(dim=-1), torch.isfinite(logits.sum(dim=-1, dtype=torch.float32))
 
@@ -31,10 +31,10 @@ def greedy(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def draw(
     logits: torch.Tensor, temperatures: NDArray[np.float64], draws: NDArray[np.float64]
 ) -> torch.Tensor:
-    """`draw_tokens` of all rows [n, vocab], that stay on the device: int64 [n]. Waits for nothing.
+    """Draw as `draw_tokens` does for all rows [n, vocab]; leave int64 [n] on the device. Wait for nothing.
 
-    In float64, so that the tail of a large vocabulary is not lost. A row that is not finite gives some token
-    of the vocabulary.
+    Sums are float64, so that the tail of a large vocabulary is not lost. A row that is not finite gives some
+    token of the vocabulary.
     """
     column = _to(logits.device, temperatures)[:, None]
     cumulative = torch.softmax(logits.double() / column, dim=-1).cumsum(dim=-1)
@@ -48,7 +48,7 @@ def draw(
 
 
 def adjust(logits: torch.Tensor, rows: list[int], adjustments: Adjustments) -> torch.Tensor:
-    """See SamplingKernels."""
+    """Implement SamplingKernels.adjust."""
     device = logits.device
     out = logits[rows].float()
     at, ids, values = _entries(adjustments.biases, device)
@@ -64,7 +64,7 @@ def adjust(logits: torch.Tensor, rows: list[int], adjustments: Adjustments) -> t
 
 
 def truncate(logits: torch.Tensor, truncation: Truncation) -> None:
-    """See SamplingKernels."""
+    """Implement SamplingKernels.truncate."""
     device = logits.device
     temperature, top_k, top_p, min_p = (
         _to(device, option)[:, None]
@@ -90,7 +90,7 @@ def truncate(logits: torch.Tensor, truncation: Truncation) -> None:
 def _entries(
     ragged: Ragged, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Row, token and value of each entry."""
+    """Return row, token and value of each entry."""
     rows = np.repeat(np.arange(len(ragged.starts) - 1), np.diff(ragged.starts))
     return _to(device, rows), _to(device, ragged.ids), _to(device, ragged.values)
 

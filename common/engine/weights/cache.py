@@ -1,4 +1,4 @@
-"""The folder of converted models: an entry is either complete or absent.
+"""Folder of converted models: an entry is either complete or absent.
 
 1. An entry that is there is returned without a lock and without a write.
 2. Otherwise one process at a time, under the entry's lock file, builds it in a work folder.
@@ -23,16 +23,16 @@ LOCK_DEADLINE_S = 1800.0
 _POLL_S = 0.05
 
 Build = Callable[[Path], Path]
-"""Fills the work folder it is given and returns the folder inside it to publish."""
+"""Function that fills the work folder it is given and returns the folder inside it to publish."""
 
 
 def entry_name(sha256: str) -> str:
-    """The entry of a GGUF file, whatever the file is called."""
+    """Return the entry of a GGUF file, whatever the file is called."""
     return f"gguf-{sha256[:16]}"
 
 
 def find(cache_dir: Path, entry: str) -> Path | None:
-    """The finished entry's folder, or None when it is not there."""
+    """Return the finished entry's folder, or None when it is not there."""
     folder = cache_dir / entry
     return folder if folder.is_dir() else None
 
@@ -47,7 +47,7 @@ def publish(
     """Return the entry's folder, building it first when it is missing.
 
     Raises SetupError when the cache cannot be written or another process holds the lock for longer
-    than `lock_deadline_s` seconds; whatever `build` raises passes through, and leaves no entry.
+    than `lock_deadline_s` seconds. Errors of `build` pass through, and leave no entry.
     """
     if ready := find(cache_dir, entry):
         return ready
@@ -106,7 +106,7 @@ def _locked(path: Path, progress: Progress, deadline_s: float) -> Iterator[None]
 
 
 def try_lock(descriptor: int) -> bool:
-    """Take the open file's exclusive lock, if nobody else has it; returns whether it was free."""
+    """Take the open file's exclusive lock, if nobody else has it; return True if it was free."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""The models pdserve knows by a short name."""
+"""Models that pdserve knows by a short name."""
 
 import difflib
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from pdserve.errors import SetupError
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A GGUF file inside a published wheel: where it is, and what it must be."""
+    """GGUF file inside a published wheel: its place, sizes and checksum."""
 
     alias: str
     wheel: str  # a pip requirement
@@ -38,7 +38,7 @@ DEFAULT_ALIAS = "smollm2-135m"
 
 
 def look_up(alias: str, catalog: Mapping[str, KnownModel] = CATALOG) -> KnownModel:
-    """The model behind an alias. Raises SetupError, with the nearest alias, when there is none."""
+    """Return the model of an alias. Raises SetupError, with the nearest alias, when there is none."""
     if known := catalog.get(alias):
         return known
     near = difflib.get_close_matches(alias.lower(), catalog, n=1, cutoff=0.5)

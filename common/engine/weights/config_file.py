@@ -1,4 +1,4 @@
-"""config.json as it is written, before `transformers` makes of it what it knows."""
+"""Fields of config.json as written, before `transformers` interprets them."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ CONFIG = "config.json"
 
 
 def read_config(folder: Path) -> Mapping[str, object]:
-    """The fields of a folder's config.json. Raises SetupError when it is absent or no JSON object."""
+    """Read the fields of a folder's config.json. Raises SetupError when it is absent or no JSON object."""
     path = folder / CONFIG
     try:
         fields = json.loads(path.read_bytes())

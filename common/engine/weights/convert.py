@@ -1,4 +1,4 @@
-"""GGUF file -> folder of float32 safetensors, configuration and tokenizer.
+"""Conversion of a GGUF file to a folder of float32 safetensors, configuration and tokenizer.
 
 float32 holds every dequantized value exactly, so nothing is lost; loading casts it down when asked.
 
@@ -21,9 +21,10 @@ _REMEDY = "Use the model's safetensors folder instead"
 
 
 def convert_gguf(gguf: Path, out: Path, progress: Progress) -> None:
-    """Write the model of a GGUF file to the new folder `out`, whose parent must exist: config.json
-    and generation_config.json (both with eos_token_id), float32 safetensors, tokenizer.json and the
-    chat template.
+    """Write the model of a GGUF file to the new folder `out`, whose parent must exist.
+
+    The folder gets config.json and generation_config.json (both with eos_token_id), float32 safetensors,
+    tokenizer.json and the chat template.
 
     Raises SetupError for a file that is cut short or no GGUF, and for a model that transformers
     cannot rebuild exactly. Needs memory for the whole model in float32.
@@ -58,7 +59,7 @@ def _convert(folder: Path, out: Path, facts: GgufFacts, progress: Progress) -> N
         local_files_only=True,
         output_loading_info=True,
     )
-    # transformers fills what the file lacks (one part of a split model, say) with random numbers.
+    # transformers fills missing weights (one part of a split model, say) with random numbers.
     if missing := sorted(report["missing_keys"]):
         raise SetupError(f"the GGUF file lacks {len(missing)} weights ({missing[0]} ...)", _REMEDY)
     progress.advance(1)

@@ -1,4 +1,4 @@
-"""Experts of a mixture: checkpoints hold them one by one, `transformers` stacks them."""
+"""Check of a mixture's experts: checkpoints hold them one by one, `transformers` stacks them."""
 
 import re
 from collections import defaultdict
@@ -13,10 +13,10 @@ _REMEDY = "Copy the whole folder again"
 
 
 def refuse_uneven_experts(folder: Path, tensors: Mapping[str, StoredTensor]) -> None:
-    """Raises SetupError, naming the tensor, where one expert of a layer lacks what the others have.
+    """Raise SetupError, naming the tensor, where one expert of a layer lacks a tensor of the others.
 
-    For a model that could not be loaded: `transformers` only says that the stack cannot be built, or that it
-    is too short.
+    Called for a model that could not be loaded: `transformers` only says that the stack cannot be built, or
+    that it is too short.
     """
     numbers: dict[str, set[int]] = defaultdict(set)
     parts: dict[str, dict[str, int]] = defaultdict(dict)  # one expert that has each part

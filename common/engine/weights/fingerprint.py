@@ -1,4 +1,4 @@
-"""A short name for a model's weights, so that two workers can tell whether they hold the same."""
+"""Fingerprint of a model's weights, by which two workers tell if they hold the same."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
@@ -17,10 +17,10 @@ _THREADS = 4
 
 
 def fingerprint(model_dir: Path) -> str:
-    """32 hex digits that follow from config.json and every byte of the weights that are loaded.
+    """Return 32 hex digits that follow from config.json and every byte of the weights that are loaded.
 
-    The weights' digest is XXH3 of 128 bits, which takes 0.09 s for 540 MB that lie in memory (BLAKE2b 1.3 s)
-    and else as long as the disk does; loading then finds them in memory. Raises SetupError when a file is
+    The weights' digest is XXH3 of 128 bits. It takes 0.09 s for 540 MB in memory (BLAKE2b 1.3 s), else the
+    time of reading the disk; loading then finds the files in memory. Raises SetupError when a file is
     missing or cut short.
     """
     files = weight_files(model_dir)
@@ -38,7 +38,7 @@ def fingerprint(model_dir: Path) -> str:
 
 
 def _digest(path: Path) -> bytes:
-    """Of the whole file, header and all."""
+    """Hash the whole file, header and all."""
     read_header(path)  # refuses a damaged file before it is read to its end
     state, chunk = xxhash.xxh3_128(), memoryview(bytearray(_CHUNK_BYTES))
     with path.open("rb", buffering=0) as file:

@@ -1,4 +1,4 @@
-"""What a model folder must hold before anything slow looks at it."""
+"""Checks of a model folder before anything slow reads it."""
 
 import json
 from collections.abc import Mapping
@@ -14,8 +14,10 @@ _log = get_logger()
 
 
 def check_folder(folder: Path) -> None:
-    """Raises SetupError, naming what is missing, unless the folder has config.json, all its
-    safetensors files and tokenizer.json. Pickled weights never count."""
+    """Raise SetupError, naming the missing files, unless the folder holds a whole model.
+
+    A whole model is config.json, all its safetensors files and tokenizer.json. Pickled weights never count.
+    """
     try:
         files = {path.name for path in folder.iterdir() if path.is_file()}
     except OSError as error:
@@ -34,11 +36,11 @@ def check_folder(folder: Path) -> None:
 
 
 def read_eos_token_ids(path: Path, vocab_size: int) -> frozenset[int]:
-    """Tokens that end an answer: all that the model's makers name, in whichever of their files.
+    """Return the tokens that end an answer: all that any of the model's files names.
 
     generation_config.json, config.json and its `text_config` give ids, tokenizer_config.json a text. Often
-    they differ: a chat's end of turn here, a document's end there. What the model cannot generate, an id of
-    `vocab_size` or more or a text that is no token, ends nothing; it is left out, with a warning.
+    they differ: a chat's end of turn here, a document's end there. An id of `vocab_size` or more, or a text
+    that is no token, is left out with a warning: the model cannot generate it.
     Raises SetupError for a file that cannot be read, or an id that is no number.
     """
     config = read_json_object(path / "config.json")
@@ -59,7 +61,7 @@ def read_eos_token_ids(path: Path, vocab_size: int) -> frozenset[int]:
 
 
 def read_json_object(file: Path) -> dict[str, object]:
-    """A JSON file's keys and values, none where there is no file. Raises SetupError with its name."""
+    """Read a JSON file's keys and values, none where there is no file. Raises SetupError with its name."""
     try:
         data = json.loads(file.read_text("utf-8")) if file.exists() else {}
     except (OSError, ValueError, RecursionError) as error:
@@ -70,7 +72,7 @@ def read_json_object(file: Path) -> dict[str, object]:
 
 
 def refuse_pickle(path: Path, holder: str) -> SetupError:
-    """The error for pickled weights at `path`; `holder` is the name the user gave."""
+    """Return the error for pickled weights at `path`; `holder` is the name the user gave."""
     return SetupError(
         f"{holder}: refused, since {path.name} is a pickle, which can run any code when it is read",
         "Save the model as safetensors (save_pretrained does) and give that folder",
@@ -87,7 +89,7 @@ def _refuse_other_weights(folder: Path, files: list[str]) -> None:
 
 
 def read_shards(folder: Path) -> set[str]:
-    """The names of the files that the folder's index lists. Raises SetupError when it lists none."""
+    """Read the names of the files that the folder's index lists. Raises SetupError when it lists none."""
     try:
         shards = set(json.loads((folder / INDEX).read_bytes())["weight_map"].values())
     except OSError as error:
@@ -111,7 +113,7 @@ def _eos_ids(config: Mapping[str, object], file: Path, section: str = "") -> lis
 
 
 def _tokenizer_eos(path: Path) -> list[int]:
-    """The id of the tokenizer's `eos_token`: one of its added tokens, or else of its model's vocabulary."""
+    """Return the id of the tokenizer's `eos_token`: an added token, or else one of its vocabulary."""
     file = path / "tokenizer_config.json"
     token = read_json_object(file).get("eos_token")
     text = token.get("content") if isinstance(token, dict) else token

@@ -1,4 +1,4 @@
-"""A cheap look into a GGUF file before the slow load: is it whole, and what would be lost."""
+"""Cheap check of a GGUF file before the slow load: that it is whole, and facts that would be lost."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ _DIGITS_FIRST = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exa
 
 @dataclass(frozen=True)
 class GgufFacts:
-    """What the file says and transformers drops."""
+    """Facts that the file states and transformers drops."""
 
     end_of_turn: int | None  # a second end token, at which chat models stop
     splits_digits: bool

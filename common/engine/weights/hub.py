@@ -1,4 +1,4 @@
-"""Fetching a model folder from the Hugging Face hub: configuration, safetensors and tokenizer."""
+"""Download of a model folder from the Hugging Face hub: configuration, safetensors and tokenizer."""
 
 import threading
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ def fetch_from_hub(
     endpoint: str | None = None,
     hub_cache: Path | None = None,
 ) -> Path:
-    """The folder of a hub model (`org/name`); never pickled weights.
+    """Return the folder of a hub model (`org/name`), fetched if need be; never pickled weights.
 
     `endpoint` (a mirror's address) and `hub_cache` default to the hub client's own settings, so
     that what other tools have fetched is found. A whole copy from an earlier fetch serves when the
@@ -66,7 +66,7 @@ def _download(
 
 
 def _wanted_bytes(sizes: Mapping[str, int | None]) -> int | None:
-    """Bytes of the files that will be fetched; None when the hub does not say."""
+    """Sum the bytes of the files that will be fetched; None when the hub does not say."""
     wanted = [size for name, size in sizes.items() if _is_wanted(name)]
     return None if None in wanted else sum(size or 0 for size in wanted)
 
@@ -87,7 +87,7 @@ def _blobs(repo_id: str, hub_cache: Path | None) -> Path:
 
 @contextmanager
 def _watching(folder: Path, progress: Progress) -> Iterator[None]:
-    """Report what the folder's files grow by; the hub client's own bars are made for its own use."""
+    """Report the growth of the folder's files; the hub client's own bars are made for its own use."""
     done, before = threading.Event(), _size(folder)
 
     def watch() -> None:

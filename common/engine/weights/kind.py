@@ -1,4 +1,4 @@
-"""What kind of model a folder holds: a causal LM with its head, or something that only looks like one."""
+"""Check that a folder holds a causal LM with its head, not something that only looks like one."""
 
 from pathlib import Path
 
@@ -17,10 +17,10 @@ _HEADS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
 def refuse_other_kinds(folder: Path, config: PreTrainedConfig) -> None:
-    """Raises SetupError unless the folder says that it holds a causal LM, or at least the body of one.
+    """Raise SetupError unless the folder says that it holds a causal LM, or at least the body of one.
 
-    A body may go without a head where the head is tied; otherwise the head is missed when its weights are
-    loaded. A folder that says nothing is judged by its weights alone.
+    A body may lack a head where the head is tied; any other missing head shows when the weights are loaded.
+    A folder that says nothing is judged by its weights alone.
     """
     known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     if config.model_type not in known:

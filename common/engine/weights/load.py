@@ -1,4 +1,4 @@
-"""Loading a model folder for serving."""
+"""Loading of a model folder for serving."""
 
 from pathlib import Path
 
@@ -23,9 +23,9 @@ def load_model(
 ) -> tuple[torch.nn.Module, ModelSpec]:
     """Load a causal LM in eval mode with our attention, and its numbers.
 
-    Safetensors only, never code from the folder. Raises SetupError when the folder does not hold a
-    causal LM that `transformers` knows and whose attention can be replaced, or when its tensors are not
-    exactly that model's; `allow_unused_weights` lets it hold more.
+    Safetensors only, never code from the folder. Raises SetupError unless the folder holds a
+    causal LM that `transformers` knows, with attention that can be replaced and exactly the model's tensors.
+    `allow_unused_weights` lets it hold more.
     """
     register()
     transformers_logging.disable_progress_bar()

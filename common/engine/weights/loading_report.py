@@ -1,4 +1,4 @@
-"""What `transformers` reports of a checkpoint, judged: it fills what is missing with random numbers."""
+"""Judgement of `transformers`' report on a checkpoint: it fills missing tensors with random numbers."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -20,7 +20,7 @@ _log = get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """A tensor of another shape than the model's."""
+    """Tensor of another shape than the model's."""
 
     name: str
     stored: tuple[int, ...]
@@ -29,7 +29,7 @@ class Mismatch:
 
 @dataclass(frozen=True, slots=True)
 class LoadingReport:
-    """Names in the order in which a reader counts them: layer 2 before layer 10."""
+    """Report of tensor names, in the order in which a reader counts them: layer 2 before layer 10."""
 
     missing: tuple[str, ...]
     mismatched: tuple[Mismatch, ...]
@@ -37,7 +37,7 @@ class LoadingReport:
 
     @classmethod
     def read(cls, report: Mapping[str, Any]) -> Self:
-        """From what `from_pretrained(output_loading_info=True)` returns beside the model."""
+        """Read the report that `from_pretrained(output_loading_info=True)` returns beside the model."""
         mismatched = [
             Mismatch(name, tuple(stored), tuple(wanted))
             for name, stored, wanted in report["mismatched_keys"]
@@ -52,7 +52,7 @@ class LoadingReport:
 def check_report(
     report: LoadingReport, folder: Path, head: str | None, *, allow_unused: bool
 ) -> None:
-    """Raises SetupError, naming the first tensor, unless the folder held exactly the model's weights.
+    """Raise SetupError, naming the first tensor, unless the folder held exactly the model's weights.
 
     `head` is the name of the language-model head's weight. With `allow_unused`, tensors that nothing uses are
     only logged.
@@ -90,7 +90,7 @@ def _sorted(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _counted(name: str) -> list[tuple[int, str]]:
-    """A sort key that reads digits as numbers."""
+    """Return a sort key that reads digits as numbers."""
     return [
         (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
     ]

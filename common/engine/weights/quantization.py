@@ -1,7 +1,7 @@
-"""Quantized checkpoints: found by what a folder says and by how its tensors are stored, and refused.
+"""Refusal of quantized checkpoints, found by the folder's files and by the dtypes of its tensors.
 
 `transformers` drops scales that it does not know, and lets a quantization that it does not know pass: the
-model then speaks garbage. No format is served until a test holds it against full weights.
+model then writes garbage. No format is served until a test holds it against full weights.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,7 +26,7 @@ _REMEDY = "Give the model's full weights, or its GGUF file"
 
 
 def refuse_quantized_folder(folder: Path) -> None:
-    """Raises SetupError, naming the file, when config.json or one beside it speaks of quantized weights."""
+    """Raise SetupError, naming the file, when config.json or one beside it tells of quantized weights."""
     config = read_config(folder)
     for section in (config, *_sections(config)):
         for key in _KEYS:
@@ -42,7 +42,7 @@ def refuse_quantized_folder(folder: Path) -> None:
 
 
 def refuse_quantized_tensors(tensors: Mapping[str, StoredTensor]) -> None:
-    """Raises SetupError, naming the tensor, when one is stored as nothing but a quantized weight is."""
+    """Raise SetupError, naming the tensor, when one is stored as only quantized weights are."""
     for name, tensor in tensors.items():
         is_narrow = tensor.dtype.startswith(_NARROW)
         if is_narrow or (name.endswith(".weight") and tensor.dtype not in _FLOATS):
@@ -51,7 +51,7 @@ def refuse_quantized_tensors(tensors: Mapping[str, StoredTensor]) -> None:
 
 
 def _sections(config: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
-    """Those of models in models, such as text_config."""
+    """Return the sections of nested models, such as text_config."""
     return (value for value in config.values() if isinstance(value, dict))
 
 

@@ -1,4 +1,4 @@
-"""MODEL, as a user writes it, to a folder that can be loaded."""
+"""Resolution of MODEL, as a user writes it, to a folder that can be loaded."""
 
 import hashlib
 import os
@@ -22,9 +22,9 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model that is ready to load."""
+    """Model that is ready to load."""
 
-    name: str  # what users call it: the alias, the folder's or file's name, or the hub id
+    name: str  # its name for users: the alias, the folder's or file's name, or the hub id
     path: Path  # absolute; holds config.json, safetensors files and tokenizer.json
 
 

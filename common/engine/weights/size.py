@@ -1,4 +1,4 @@
-"""How much memory loading a checkpoint takes, from the headers of its files."""
+"""Memory that loading a checkpoint takes, by the headers of its files."""
 
 import math
 from pathlib import Path
@@ -10,11 +10,11 @@ _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def loading_bytes(model_dir: Path, dtype: str) -> int:
-    """Bytes of a folder's weights in `dtype` at the time when most of them are held.
+    """Return the bytes of a folder's weights in `dtype` at the time when most of them are held.
 
-    Twice where they are stored in another type: while the fused pass lays them out anew, what was converted
-    is there still. What is stored in `dtype` is mapped from the file, memory that the system can take back.
-    Files that cannot be read count nothing: loading them says what is wrong.
+    Weights stored in another dtype count twice: the converted ones stay while the fused pass lays them
+    out anew. Weights stored in `dtype` are mapped from the file, memory that the system can take back. A
+    file that cannot be read counts nothing: loading it says what is wrong.
     """
     return sum(_file_bytes(path, dtype) for path in model_dir.glob("*.safetensors"))
 

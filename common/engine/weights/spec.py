@@ -1,4 +1,4 @@
-"""A model's numbers from its configuration files, and what they say that no backend of ours honours."""
+"""Numbers of a model from its configuration files; configurations that no backend honours are refused."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ _log = get_logger()
 
 
 def read_spec(path: Path, config: PreTrainedConfig, dtype: StoredDtype) -> ModelSpec:
-    """The model's numbers.
+    """Read the model's numbers.
 
     Raises SetupError for layers that are not attention over all, or a window of, earlier positions,
     and for a configuration without the numbers.
@@ -43,10 +43,10 @@ def read_spec(path: Path, config: PreTrainedConfig, dtype: StoredDtype) -> Model
 
 
 def max_context_tokens(text: PreTrainedConfig) -> int:
-    """The longest prompt and output together, in tokens: `max_position_embeddings`.
+    """Return the longest prompt and output together, in tokens: `max_position_embeddings`.
 
-    Sliding windows do not bound it. Two kinds of rotary scaling turn keys by an angle that depends on how
-    long the sequence has become, so that keys stored earlier no longer fit. Dynamic NTK does so beyond
+    Sliding windows do not bound it. Two kinds of rotary scaling turn keys by an angle that depends on the
+    sequence's length so far: keys stored earlier no longer fit. Dynamic NTK does so beyond
     `max_position_embeddings`, which nothing here exceeds. LongRoPE (Ding et al. 2024) does so beyond the
     length of its pretraining: the context ends there, where its short factors hold for every sequence.
     Raises SetupError when the configuration names no limit.
@@ -78,7 +78,7 @@ def _refuse_unsupported(config: PreTrainedConfig, text: PreTrainedConfig) -> Non
 
 
 def _rope_parameters(text: PreTrainedConfig) -> Iterator[Mapping[str, object]]:
-    """One for all layers, or one for each kind of layer."""
+    """Yield the parameters of all layers, or those of each kind of layer."""
     parameters = getattr(text, "rope_parameters", None) or {}
     nested = [kind for kind in parameters.values() if isinstance(kind, dict)]
     yield from nested or [parameters]

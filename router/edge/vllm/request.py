@@ -1,6 +1,7 @@
-"""From a request of vLLM's gRPC contract to the pdserve.v1 one that means the same.
+"""Translation of a request of vLLM's gRPC contract to pdserve.v1.
 
-Every field is honoured or refused by its name, also those that a later version of the contract adds.
+Every field is honoured or refused by its name, also fields that a later version of the contract
+adds.
 """
 
 import json
@@ -51,7 +52,7 @@ SAMPLING_FIELDS = {
     "logit_bias",
     "grammar_from_first_token",  # grammars always start there
 }
-# What pdserve.v1 calls a field -> what it is called here; the first that fits counts.
+# prefix of a field in pdserve.v1 -> prefix in this contract; the first that matches counts
 _NAMES = (
     ("sampling.structured_output.", f"{_SAMPLING}."),
     ("sampling.", f"{_SAMPLING}."),
@@ -62,9 +63,12 @@ _NAMES = (
 def to_pdserve(
     message: vllm_pb2.GenerateRequest, defaults: SamplingDefaults
 ) -> inference_pb2.GenerateRequest:
-    """The same request for parse_request. Raises InvalidRequestError for what cannot be honoured.
+    """Return the request for parse_request.
 
-    Everything but `max_tokens` is said in it, so that no other default counts than these and the contract's.
+    Raises InvalidRequestError for a field that is not supported.
+
+    All values but `max_tokens` are set in it, so that only `defaults` and the contract's own
+    defaults count.
     """
     _refuse_others(message, REQUEST_FIELDS, "")
     _refuse_others(message.sampling_params, SAMPLING_FIELDS, f"{_SAMPLING}.")
@@ -80,7 +84,7 @@ def to_pdserve(
 
 
 def in_vllm_terms(error: RequestError) -> RequestError:
-    """The same error, its field under the name that this contract has for it."""
+    """Return the error with its field under the name that this contract has for it."""
     for ours, theirs in _NAMES:
         if error.field and error.field.startswith(ours):
             error.field = theirs + error.field.removeprefix(ours)
@@ -97,10 +101,10 @@ def _refuse_others(message: Message, known: set[str], prefix: str) -> None:
 def _to_sampling(
     asked: vllm_pb2.SamplingParams, defaults: SamplingDefaults
 ) -> inference_pb2.SamplingParams:
-    """Where vLLM's 0 means "unset", it is; without a default of the model an unset temperature is 1 there.
+    """Return the sampling options; vLLM's unset temperature is 1 without the model's default.
 
-    A 0 in top_k or min_p may be silence or a wish. Clients that put the model's defaults in themselves, as
-    smg does, always set top_p and repetition_penalty, which cannot be 0; so with both set, a 0 is a wish.
+    A 0 in top_k or min_p is unset or wanted. Clients that fill in the model's defaults, as smg does,
+    set top_p and repetition_penalty, which cannot be 0. So with both set, a 0 is wanted.
     """
     if asked.stop and not asked.skip_special_tokens:
         raise _refusal("skip_special_tokens", "stop texts are found in text without them; set it")
@@ -153,7 +157,7 @@ def _to_structured(asked: vllm_pb2.SamplingParams) -> inference_pb2.StructuredOu
 
 
 def _int32(number: int) -> int:
-    """An unsigned number where pdserve.v1 has a signed one; what does not fit is out of range in both."""
+    """Return an unsigned number for a signed field; a larger one is out of range in both contracts."""
     return min(number, _MAX_INT32)
 
 

@@ -1,7 +1,7 @@
-"""From the deltas of a request to the answers of vLLM's gRPC contract.
+"""Answers of vLLM's gRPC contract, made from the deltas of a request.
 
-With `stream`, every delta is a chunk and a choice ends with a Complete that repeats its totals; without, the
-Complete is all there is.
+With `stream`, every delta is a chunk, and a choice ends with a Complete that repeats its totals.
+Without it the Complete is the whole answer.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ class _Choice:
 
 
 class Answers:
-    """What one request has been answered so far."""
+    """Makes one request's answers, and keeps their totals."""
 
     def __init__(self, job: Job, *, stream: bool) -> None:
         self._job = job
@@ -34,7 +34,7 @@ class Answers:
         self._choices = [_Choice() for _ in range(job.num_choices)]
 
     def take(self, delta: Delta) -> Iterator[vllm_pb2.GenerateResponse]:
-        """The messages that a delta makes."""
+        """Yield the messages that a delta makes."""
         choice = self._choices[delta.choice]
         choice.token_ids += delta.token_ids
         choice.logprobs += delta.logprobs
@@ -49,7 +49,7 @@ class Answers:
             yield vllm_pb2.GenerateResponse(complete=complete)
 
     def abort(self) -> Iterator[vllm_pb2.GenerateResponse]:
-        """The last message of every choice that has not ended, when Abort ended the request."""
+        """Yield the last message of every open choice, when Abort ended the request."""
         for index, choice in enumerate(self._choices):
             if not choice.is_ended:
                 yield vllm_pb2.GenerateResponse(complete=self._complete(index, _ABORT))
@@ -77,7 +77,7 @@ class Answers:
         )
 
     def _note_stop(self, complete: vllm_pb2.GenerateComplete, summary: Summary) -> None:
-        """What of the client's own stops ended the choice; an end-of-sequence token is none."""
+        """Set the client's stop that ended the choice, if one did."""
         last = complete.output_ids[-1] if complete.output_ids else None
         if summary.stop_text:
             complete.matched_stop_str = summary.stop_text
@@ -85,7 +85,7 @@ class Answers:
             complete.matched_token_id = last
 
     def _input_logprobs(self, places: Sequence[TokenLogprobs]) -> vllm_pb2.InputLogProbs | None:
-        """For every token of the prompt; the first has none, since nothing precedes it."""
+        """Return the log-probabilities of the prompt's tokens; the first token has none."""
         if not places:
             return None
         values = [vllm_pb2.InputTokenLogProb()]

@@ -1,11 +1,11 @@
-"""vllm.grpc.engine.VllmEngine (the package smg-grpc-proto): the contract of `vllm serve --grpc`.
+"""The contract of `vllm serve --grpc`: vllm.grpc.engine.VllmEngine of the package smg-grpc-proto.
 
-A second face of pdserve.v1.Inference: Generate becomes the same Job and the same journey, Abort is Cancel.
+Generate makes the same Job and the same journey as pdserve.v1.Inference; Abort is Cancel.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,14 @@ from smg_grpc_proto.generated import common_pb2
 from common.rpc.status import to_status
 from common.telemetry.logs import get_logger
 from pdserve.errors import InternalError, NotFoundError, RequestCancelledError, RequestError
-from pdserve.v1 import inference_pb2
 from router.access.tenant import current_tenant
-from router.admission.admission import Admission
-from router.edge.responses import to_finished
+from router.edge.router_state import RouterState
+from router.edge.slow_client import write
 from router.edge.vllm.info import SERVER_TYPE, loads, model_info, tokenizer_chunks
 from router.edge.vllm.request import in_vllm_terms, to_pdserve
 from router.edge.vllm.response import Answers
-from router.intake.job import Job, Limits
-from router.journey.decisions import Explanations
+from router.intake.intake import Intake
 from router.journey.journey import Journeys
-from router.workers.pool import WorkerView
-from router.workers.unread import write
 
 SERVICE_NAME = "vllm.grpc.engine.VllmEngine"
 _log = get_logger()
@@ -38,34 +34,26 @@ Context = grpc.aio.ServicerContext[Any, Any]  # the package's messages have no t
 
 
 class VllmEngineService(vllm_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]  # the package has no types
-    """vllm.grpc.engine.VllmEngine; what is not here answers UNIMPLEMENTED by name."""
+    """vllm.grpc.engine.VllmEngine. Unsupported methods answer UNIMPLEMENTED with a reason."""
 
     def __init__(
         self,
         model_dir: Path,
-        limits: Limits,
-        parse: Callable[[inference_pb2.GenerateRequest], Awaitable[Job]],
-        admission: Admission,
+        intake: Intake,
         journeys: Journeys,
-        explanations: Explanations,
-        views: Callable[[], Sequence[WorkerView]],
-        is_ready: Callable[[], bool],
+        state: RouterState,
         slow_client_s: float,
     ) -> None:
         self._model_dir = model_dir
-        self._model_info = model_info(model_dir, limits)
-        self._defaults = limits.defaults
-        self._parse = parse
-        self._admission = admission
+        self._model_info = model_info(model_dir, intake.limits)
+        self._intake = intake
         self._journeys = journeys
-        self._explanations = explanations
-        self._views = views
-        self._is_ready = is_ready
+        self._state = state
         self._slow_client_s = slow_client_s
         self._started_s = time.monotonic()
 
     async def Generate(self, request: vllm_pb2.GenerateRequest, context: Context) -> None:
-        """Chunks and one Complete a choice; a request that Abort ended ends well, with reason "abort"."""
+        """Answer with chunks and one Complete a choice; after Abort its reason is "abort"."""
         try:
             await self._generate(request, context)
         except RequestError as error:
@@ -78,33 +66,33 @@ class VllmEngineService(vllm_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]
     async def Abort(
         self, request: vllm_pb2.AbortRequest, context: Context
     ) -> vllm_pb2.AbortResponse:
-        """End these requests; one that is not running any more is no error."""
+        """End these requests; a request that no longer runs is no error."""
         for request_id in request.request_ids:
             with suppress(NotFoundError):
-                self._admission.cancel(current_tenant(), request_id)
+                self._journeys.cancel(current_tenant(), request_id)
         return vllm_pb2.AbortResponse()
 
     async def HealthCheck(
         self, request: vllm_pb2.HealthCheckRequest, context: Context
     ) -> vllm_pb2.HealthCheckResponse:
-        """Whether some decode worker can take work now, and nobody drains."""
-        healthy = self._is_ready()
+        """Return the health: some decode worker takes work, and the router does not drain."""
+        healthy = self._state.can_serve()
         message = "serving" if healthy else "no decode worker is ready, or the router drains"
         return vllm_pb2.HealthCheckResponse(healthy=healthy, message=message)
 
     async def GetModelInfo(
         self, request: vllm_pb2.GetModelInfoRequest, context: Context
     ) -> vllm_pb2.GetModelInfoResponse:
-        """The served model."""
+        """Return the served model."""
         return self._model_info
 
     async def GetServerInfo(
         self, request: vllm_pb2.GetServerInfoRequest, context: Context
     ) -> vllm_pb2.GetServerInfoResponse:
-        """This router. Its prefill and decode workers are its own affair: no field for pairing is set."""
-        views = self._views()
+        """Return the router's state. Fields for pairing are unset: the router pairs its workers."""
+        views = self._state.pool.views()
         return vllm_pb2.GetServerInfoResponse(
-            active_requests=self._admission.num_in_flight,
+            active_requests=self._state.admission.num_in_flight,
             uptime_seconds=time.monotonic() - self._started_s,
             server_type=SERVER_TYPE,
             data_parallel_size=1,
@@ -115,60 +103,52 @@ class VllmEngineService(vllm_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]
     async def GetLoads(
         self, request: vllm_pb2.GetLoadsRequest, context: Context
     ) -> vllm_pb2.GetLoadsResponse:
-        """The decode workers together."""
-        return loads(self._views())
+        """Return the load of all decode workers together."""
+        return loads(self._state.pool.views())
 
     async def GetTokenizer(
         self, request: common_pb2.GetTokenizerRequest, context: Context
     ) -> AsyncIterator[common_pb2.GetTokenizerChunk]:
-        """The model's tokenizer files, zipped."""
+        """Stream the model's tokenizer files, zipped."""
         chunks = await asyncio.to_thread(lambda: list(tokenizer_chunks(self._model_dir)))
         for chunk in chunks:
             yield chunk
 
     async def Embed(self, request: vllm_pb2.EmbedRequest, context: Context) -> None:
-        """Not here."""
+        """Answer UNIMPLEMENTED."""
         await _refuse(context, "Embed: pdserve generates text; it has no embeddings")
 
     async def FlushCache(self, request: common_pb2.FlushCacheRequest, context: Context) -> None:
-        """Not here."""
+        """Answer UNIMPLEMENTED."""
         await _refuse(context, "FlushCache: give requests a cache_salt of their own instead")
 
     async def StartProfile(self, request: common_pb2.StartProfileRequest, context: Context) -> None:
-        """Not here."""
+        """Answer UNIMPLEMENTED."""
         await _refuse(context, "StartProfile: use pdserve.v1.Inference/Explain, or py-spy")
 
     async def StopProfile(self, request: common_pb2.StopProfileRequest, context: Context) -> None:
-        """Not here."""
+        """Answer UNIMPLEMENTED."""
         await _refuse(context, "StopProfile: no profile can be started")
 
     async def SubscribeKvEvents(
         self, request: common_pb2.SubscribeKvEventsRequest, context: Context
     ) -> None:
-        """Not here."""
+        """Answer UNIMPLEMENTED."""
         await _refuse(context, "SubscribeKvEvents: this router places requests by its prefix index")
 
     async def _generate(self, request: vllm_pb2.GenerateRequest, context: Context) -> None:
-        job = await self._parse(self._translate(request))
+        with self._intake.counting_refusals():
+            translated = to_pdserve(request, self._intake.limits.defaults)
+        job = await self._intake.parse(translated)
         answers = Answers(job, stream=request.stream)
         try:
             async with aclosing(self._journeys.run(job, context.time_remaining())) as deltas:
                 async for delta in deltas:
-                    if delta.summary is not None:
-                        finished = to_finished(job, delta.summary)
-                        self._explanations.finish(job.key, delta.choice, finished)
                     for answer in answers.take(delta):
                         await write(context, answer, self._slow_client_s)
         except RequestCancelledError:
             for answer in answers.abort():
                 await write(context, answer, self._slow_client_s)
-
-    def _translate(self, request: vllm_pb2.GenerateRequest) -> inference_pb2.GenerateRequest:
-        try:
-            return to_pdserve(request, self._defaults)
-        except RequestError:
-            self._admission.reject()
-            raise
 
 
 async def _refuse(context: Context, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Who waits for whom in a real router, over a worker that says nothing until it is told to."""
+"""Admission and queueing in a real router, over a worker that answers only when told to."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ from tests.integration.support.scripted_worker import ScriptedWorker, echo
 from tests.patience import WITHIN_S
 from tests.unit.router.tiny_tokenizer import write_folder
 
-# steps of 10 prompt tokens, so that 40 are on their way at most; each takes a tenth of a second
+# steps of 10 prompt tokens, so that at most 40 are under way; each token takes a tenth of a second
 PROFILE = WorkerProfile(
     (1, 10), (0.1, 1.0), 0.0, 0.0, 0.0, 0.0, 0.0, max_batch_tokens=10, max_num_seqs=8
 )
@@ -88,7 +88,7 @@ async def test_a_prompt_is_cancelled_while_it_waits_for_its_turn(model_dir: Path
 
 
 async def test_a_first_token_that_would_come_too_late_is_refused_at_once(model_dir: Path) -> None:
-    """The prompt alone takes 2,000 s, by the worker's word."""
+    """The prompt alone takes 2,000 s by the worker's profile."""
     worker = small_worker(script=echo)
     worker.info = replace(worker.info, profile=replace(PROFILE, row_seconds=(100.0, 1000.0)))
     async with serving(model_dir, worker) as stack:
@@ -110,7 +110,7 @@ async def test_a_first_token_that_would_come_too_late_is_refused_at_once(model_d
 
 
 async def test_who_has_waited_is_not_served_in_vain(model_dir: Path) -> None:
-    """Meanwhile the worker got a thousand seconds of work, of another router's."""
+    """The worker meanwhile gets a thousand seconds of work from another router."""
     worker = small_worker()
     async with serving(model_dir, worker) as stack:
         first = ask(stack, "x" * 40)
@@ -133,7 +133,7 @@ async def test_who_has_waited_is_not_served_in_vain(model_dir: Path) -> None:
 
 
 async def test_a_full_queue_refuses_before_it_tokenizes(model_dir: Path) -> None:
-    """The text is none that could ever be served."""
+    """The text could never be served."""
     worker, config = small_worker(), RouterConfig(max_queued_requests=1)
     async with serving(model_dir, worker, config=config) as stack:
         first = ask(stack, "x")
@@ -161,7 +161,7 @@ async def test_a_tenants_limit_is_refused_with_the_time_to_come_back(model_dir: 
         await first
         with pytest.raises(OverloadedError, match="its 60 tokens a minute") as caught:
             await collect(stack.client, "y" * 60)
-        # 50 are missing, and come back one a second; it is the first or second in line
+        # 50 are missing and come back one a second; this request is the first or second in line
         passed_s = time.monotonic() - start_s
         assert 50 - passed_s < caught.value.retry_after_s <= 50 + 3
 
@@ -177,7 +177,7 @@ async def test_a_client_that_does_not_read_loses_its_request_and_nobody_else_not
             call = inference_pb2_grpc.InferenceStub(channel).Generate(request)
             work = await asyncio.to_thread(worker.wait_for_request)
             await asyncio.to_thread(_flood, worker, work.request_id)
-            # cut off: by the tokens kept, or because writing took too long
+            # cut off by the limit of kept tokens, or because the write took too long
             await asyncio.to_thread(worker.wait, lambda w: work.request_id in w.cancelled)
             await stack.until(lambda status: not status.router.requests_in_flight)
             other = asyncio.create_task(collect(stack.client, "hello"))
@@ -191,7 +191,7 @@ async def test_a_client_that_does_not_read_loses_its_request_and_nobody_else_not
 
 
 def _flood(worker: ScriptedWorker, request_id: str) -> None:
-    """Far more than gRPC takes for a client: 2,000 steps of 8 KiB of text."""
+    """Send far more than gRPC buffers for a client: 2,000 steps of 8 KiB of text."""
     from common.messages import SequenceOutput
 
     text = tuple(b"x" * 8192)

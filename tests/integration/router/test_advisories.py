@@ -1,6 +1,7 @@
-"""What brought peers down, tried here. Each test names the advisories it stands for; SECURITY.md lists all.
+"""Security advisories of other servers, tried here; SECURITY.md lists all.
 
-CVE-2023-48022 (an open Ray) is in test_security_served.py, where a Ray runs.
+Each test names its advisories. CVE-2023-48022 (an open Ray) is in test_security_served.py, where a
+Ray runs.
 """
 
 import ast
@@ -48,8 +49,11 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
 
 @pytest.mark.parametrize("advisory", ["CVE-2025-32444", "CVE-2025-29783", "CVE-2026-115912"])
 async def test_a_pickle_from_a_peer_is_bytes(advisory: str, stack: Stack, tmp_path: Path) -> None:
-    """vLLM unpickled what came over ZeroMQ, and a forged shared-memory handle. Nothing here unpickles what a
-    peer sent, which the test of forbidden names keeps so; a pickle sent to our readers runs nothing."""
+    """Send a pickle to our readers; it runs nothing.
+
+    vLLM unpickled messages of ZeroMQ, and a forged shared-memory handle. Here nothing unpickles
+    messages of peers; the test of forbidden names enforces that.
+    """
     made = tmp_path / "made-by-the-pickle"
     pickled = f"cos\nmkdir\n(S'{made}'\ntR.".encode()  # protocol 0, since tests import no pickle
     for data in (pickled, xxhash.xxh3_64_digest(pickled) + pickled):
@@ -67,9 +71,11 @@ async def test_a_pickle_from_a_peer_is_bytes(advisory: str, stack: Stack, tmp_pa
 
 @pytest.mark.parametrize("advisory", ["CVE-2026-94622"])
 def test_clients_cannot_describe_a_hand_off(advisory: str, workers: Workers) -> None:
-    """vLLM took `kv_transfer_params` from clients, and incomplete ones killed the decode engine. The public
-    message has no such field, nor any open-ended map that could hold one; and a worker that is told of a
-    hand-off that cannot be serves the request all the same."""
+    """Give a worker an impossible hand-off; it serves the request all the same.
+
+    vLLM took `kv_transfer_params` from clients, and incomplete ones killed the decode engine. Our
+    public message has no such field, nor an open-ended map that could hold one.
+    """
     fields = set(_fields(inference_pb2.GenerateRequest.DESCRIPTOR))
     assert {"sampling", "cache_salt", "schema"} & fields
     for name in fields:
@@ -85,8 +91,11 @@ def test_clients_cannot_describe_a_hand_off(advisory: str, workers: Workers) -> 
 
 @pytest.mark.parametrize("advisory", ["CVE-2026-94623"])
 def test_prompts_of_one_group_that_differ_harm_nobody(advisory: str, workers: Workers) -> None:
-    """A vLLM decode worker asserted that a request has one prompt, and died of two. Several choices are here
-    a group of requests, all of one prompt: told otherwise, each is answered as if alone."""
+    """Send a group with different prompts; each request is answered as if alone.
+
+    A vLLM decode worker asserted that a request has one prompt, and died of two. Here several
+    choices are a group of requests with one prompt.
+    """
     prompts = [PROMPT, PROMPT[:20], tuple(reversed(PROMPT))]
     texts = {}
     for tag, prefill in (("", None), ("group", None), ("group-far", PREFILL)):
@@ -104,8 +113,11 @@ def test_prompts_of_one_group_that_differ_harm_nobody(advisory: str, workers: Wo
 async def test_strange_metadata_and_unknown_fields_change_nothing(
     advisory: str, stack: Stack
 ) -> None:
-    """vLLM's /inference/v1/generate failed on metadata that a client made up. Metadata other than
-    `authorization` is not read here, and fields that no version has are skipped."""
+    """Send invented metadata and unknown fields; both are ignored.
+
+    vLLM's /inference/v1/generate failed on metadata that a client made up. Here only
+    `authorization` is read, and fields that no version has are skipped.
+    """
     request = inference_pb2.GenerateRequest(text="hello")
     unknown = b"\xfa\x3f\x05odd\x00\xff"  # field 1023, five bytes
     request.MergeFromString(unknown)
@@ -123,7 +135,7 @@ async def test_strange_metadata_and_unknown_fields_change_nothing(
 @pytest.mark.parametrize("advisory", ["CVE-2026-105756"])
 @pytest.mark.parametrize("salt", ["\x00", "\ufffe", "🧂" * 256, "a/b", "\u202e", "%s{}", " ", "\n"])
 async def test_a_salt_is_any_text(advisory: str, salt: str, stack: Stack, workers: Workers) -> None:
-    """Odd characters in vLLM's `cache_salt` killed its engine. Here a salt is hashed as UTF-8 and no more."""
+    """Send odd characters in a salt, which killed vLLM's engine; here they are only hashed."""
     request = inference_pb2.GenerateRequest(text="hello", cache_salt=salt)
     assert "".join([part.text async for part in stack.client.send(request)]) == "hello"
     name = f"salt-{salt[:2]}"
@@ -133,8 +145,11 @@ async def test_a_salt_is_any_text(advisory: str, salt: str, stack: Stack, worker
 
 @pytest.mark.parametrize("advisory", ["CVE-2026-41523"])
 def test_no_check_is_an_assert(advisory: str) -> None:
-    """A security check of vLLM was an `assert`, which `python -O` leaves out. Our sources have none at all:
-    ruff's S101 says so in `make check`, this test also where somebody silenced it."""
+    """Find no assert in our sources; `python -O` removes them.
+
+    A security check of vLLM was an `assert`. ruff's S101 forbids them in `make check`; this test
+    also finds them where somebody silenced the rule.
+    """
     found = [
         f"{path}:{node.lineno}"
         for path, module in modules()
@@ -146,8 +161,11 @@ def test_no_check_is_an_assert(advisory: str) -> None:
 
 @pytest.mark.parametrize("advisory", ["CVE-2026-27893"])
 def test_no_model_brings_code(advisory: str) -> None:
-    """vLLM had `trust_remote_code=True` in two files. Here every mention is a literal False, and weights are
-    never read from pickles: `use_safetensors` is never anything but True."""
+    """Find no code from models: `trust_remote_code` and pickled weights are never allowed.
+
+    vLLM had `trust_remote_code=True` in two files. Here every mention is a literal False, and
+    `use_safetensors` is always True, so weights are never read from pickles.
+    """
     wanted = {"trust_remote_code": False, "use_safetensors": True}
     mentions = [
         (path, node.arg, ast.unparse(node.value))
@@ -161,7 +179,7 @@ def test_no_model_brings_code(advisory: str) -> None:
 
 def test_the_list_in_the_security_policy_is_the_list_of_tests() -> None:
     listed = {word for word in _words(ROOT / "SECURITY.md") if _is_advisory(word)}
-    tests = (ROOT / "tests" / "integration").glob("test_*.py")
+    tests = (ROOT / "tests" / "integration").rglob("test_*.py")
     tested = {
         node.value
         for file in tests

@@ -1,4 +1,4 @@
-"""Whatever a client puts into a request: an answer or a documented refusal, and nothing is left behind."""
+"""Arbitrary requests: each gets an answer or a documented refusal, and leaves nothing behind."""
 
 import asyncio
 import re
@@ -29,14 +29,14 @@ from tests.unit.repository.sources import ROOT
 from tests.unit.router.tiny_tokenizer import write_folder
 
 _ROW = re.compile(r"\| `([A-Z_]+)` \| ([A-Z_]+) \|")
-DOCUMENTED = set(_ROW.findall((ROOT / "docs" / "errors.md").read_text("utf-8")))
+DOCUMENTED = set(_ROW.findall((ROOT / "docs" / "use" / "errors.md").read_text("utf-8")))
 NOT_HERE = {"Embed", "FlushCache", "StartProfile", "StopProfile", "SubscribeKvEvents"}
-# 40 prompt tokens are on their way at most, and as many requests of a tenant
+# at most 40 prompt tokens are under way, and as many requests of a tenant
 WINDOW = 40
 SMALL_STEPS = WorkerProfile(max_batch_tokens=WINDOW // 4)
 SEEDED = settings(derandomize=True, deadline=None, database=None)
 LIMITS = RouterConfig(tenant=TenantLimits(max_requests=WINDOW), resume_grace_s=0.1)
-# arbitrary messages hardly ever are good ones: most are changes of these
+# arbitrary messages are hardly ever valid, so most are changes of these
 _GOOD: dict[str, list[Message]] = {
     "pdserve.v1.GenerateRequest": [
         inference_pb2.GenerateRequest(text="hi"),
@@ -82,7 +82,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 
 
 async def outcome(channel: Any, method: MethodDescriptor, data: bytes) -> tuple[str, str]:
-    """The reason and code with which a call ends."""
+    """Return the reason and code with which a call ends."""
     call = channel.unary_stream(path(method))(data, timeout=WITHIN_S)
     try:
         async for _ in call:
@@ -93,14 +93,14 @@ async def outcome(channel: Any, method: MethodDescriptor, data: bytes) -> tuple[
 
 
 def check(found: tuple[str, str], method: MethodDescriptor) -> None:
-    """It is an answer or a documented refusal, and no fault of ours."""
+    """Check for an answer or a documented refusal, without a fault of ours."""
     expected = ("", "UNIMPLEMENTED" if method.name in NOT_HERE else "OK")
     assert found == expected or (found in DOCUMENTED and found[1] != "INTERNAL")
 
 
 @st.composite
 def requests(draw: st.DrawFn) -> tuple[MethodDescriptor, Message]:
-    """A method and a request for it; those that generate half of the time."""
+    """Draw a method and a request for it; half of the time a method that generates."""
     generates = [method for method in METHODS if method.name == "Generate"]
     method = draw(st.sampled_from(generates) | st.sampled_from(METHODS))
     message = draw(any_message(method.input_type))
@@ -113,7 +113,7 @@ def requests(draw: st.DrawFn) -> tuple[MethodDescriptor, Message]:
 
 
 def send_messages(target: Target) -> Counter[tuple[str, str]]:
-    """Many messages; how often each outcome came."""
+    """Send many messages; return the count of each outcome."""
     outcomes = Counter[tuple[str, str]]()
 
     @settings(max_examples=1000, suppress_health_check=[HealthCheck.too_slow], parent=SEEDED)
@@ -129,7 +129,7 @@ def send_messages(target: Target) -> Counter[tuple[str, str]]:
 
 
 def send_bytes(target: Target) -> None:
-    """The same with bytes that hardly ever are a message."""
+    """Send arbitrary bytes, which are hardly ever a message."""
 
     @settings(max_examples=300, parent=SEEDED)
     @given(method=st.sampled_from(METHODS), data=st.binary(max_size=40))
@@ -141,7 +141,7 @@ def send_bytes(target: Target) -> None:
 
 def test_every_request_is_answered_or_refused_by_name_and_nothing_is_left(target: Target) -> None:
     outcomes = send_messages(target)
-    # arbitrary, and not all alike
+    # the messages are varied
     assert outcomes["", "OK"] > 100
     assert len(outcomes) > 6
     send_bytes(target)
@@ -149,12 +149,12 @@ def test_every_request_is_answered_or_refused_by_name_and_nothing_is_left(target
 
 
 async def _check_nothing_is_left(target: Target) -> None:
-    """No request, connection, place at the gate or in the tenant's account: all that there were are there."""
+    """Check that no request, connection, queue place or tenant account is left in use."""
     stack, worker, before = target.stack, target.worker, len(target.worker.requests)
     totals = await stack.until_idle()
     assert totals.accepted == totals.completed + totals.cancelled
     assert totals.completed > 20
-    assert worker.num_subscriptions == 1  # its connection was never lost
+    assert worker.num_subscriptions == 1  # the connection was never lost
     assert not worker.live
     target.silent.set()
     waiting = [asyncio.create_task(collect(stack.client, "x")) for _ in range(WINDOW)]

@@ -1,4 +1,4 @@
-"""Who may do what at a router with an access file."""
+"""Authorization at a router with an access file."""
 
 import asyncio
 import urllib.request
@@ -47,7 +47,7 @@ STREAMED_HEALTH = "/grpc.health.v1.Health/Watch"
 
 @dataclass(frozen=True, slots=True)
 class Guarded:
-    """What a test drives."""
+    """Router and clients that a test drives."""
 
     address: str
     router: Router
@@ -66,7 +66,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def stack(model_dir: Path, tmp_path: Path) -> AsyncIterator[Guarded]:
-    """A worker that takes requests and says nothing by itself."""
+    """Yield a router whose worker takes requests and never answers by itself."""
     worker, file = ScriptedWorker(), tmp_path / "access"
     tokens = issue(file, ACME, ZETA, OPS)
     async with guarded(model_dir, worker, SecurityConfig(access_file=file)) as router:
@@ -76,7 +76,7 @@ async def stack(model_dir: Path, tmp_path: Path) -> AsyncIterator[Guarded]:
 async def ask(
     client: AsyncClient, request_id: str = "", text: str = "hello", salt: str = ""
 ) -> str:
-    """The whole answer."""
+    """Return the complete answer."""
     request = inference_pb2.GenerateRequest(request_id=request_id, text=text, cache_salt=salt)
     return "".join([response.text async for response in client.send(request)])
 
@@ -140,7 +140,7 @@ async def test_another_tenants_request_is_not_there(stack: Guarded) -> None:
                 await zeta.cancel(name)
             with pytest.raises(NotFoundError):
                 await zeta.explain(name)
-        # the same id at the same time is no duplicate, and is answered with its own tokens
+        # the same id at the same time is no duplicate, and gets its own tokens
         theirs = asyncio.create_task(ask(zeta, "job"))
         other = await asyncio.to_thread(stack.worker.wait_for_request, 2)
         assert other.request_id != request.request_id

@@ -1,4 +1,4 @@
-"""Requests that once took workers down, by every door: each ends alone, with its reason."""
+"""Requests that once took workers down, over every API: each ends alone, with its reason."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from pdserve.errors import InternalError, InvalidRequestError, Reason, RequestError
 from pdserve.statuses import to_error
 from pdserve.v1 import inference_pb2
-from tests.integration.support.routed_in_process import Routed, read_to_the_end, routed
+from tests.integration.support.in_process_router import Routed, read_to_the_end, routed
 from tests.patience import WITHIN_S
 from tests.unit.common.engine.breaking import raising_on
 from tests.unit.common.engine.tiny_models import VOCAB, engine_config
@@ -27,7 +27,7 @@ UNKNOWN = Reason.TOKEN_OUT_OF_VOCABULARY
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Routed]:
-    """A model of 101 tokens, a tokenizer of 259: one a byte, and special ones."""
+    """Yield a model of 101 tokens, and a tokenizer of 259: one a byte, and special ones."""
     config = engine_config(num_blocks=64, max_num_seqs=8)
     folder = tmp_path_factory.mktemp("llama")
     with capture_logs():
@@ -89,7 +89,7 @@ async def test_tokenize_answers_with_tokens_that_the_model_does_not_know(rig: Ro
 
 
 async def test_a_request_that_makes_steps_raise_ends_with_step_failed(rig: Routed) -> None:
-    """It names the exception, and nothing of what it says; neighbours get the text that they get alone."""
+    """The error names the exception without its message; neighbours get their usual text."""
     healthy = [tokens(*(place % 70 for place in range(start, start + 30))) for start in range(4)]
     alone = [text_of(await run(rig, request)) for request in healthy]
     culprit = tokens(5, POISON, 6)

@@ -1,4 +1,4 @@
-"""However a client leaves its request, the worker is told and the accounts add up."""
+"""Requests that clients leave in any way: the worker is told, and the accounts add up."""
 
 import asyncio
 import random
@@ -24,7 +24,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def worker() -> ScriptedWorker:
-    """One that takes requests and says nothing by itself."""
+    """Return a worker that takes requests and never answers by itself."""
     return ScriptedWorker()
 
 
@@ -187,7 +187,7 @@ async def test_200_random_cancels_leave_nothing_in_flight(model_dir: Path) -> No
         reading = asyncio.ensure_future(anext(stream))
         way = draw.randrange(4)
         for _ in range(draw.randrange(30)):
-            await asyncio.sleep(0)  # so that each is met at another point of its way
+            await asyncio.sleep(0)  # lets each be met at another point of its path
         if way == 0:
             await asyncio.gather(stack.client.cancel(f"r{number}"), return_exceptions=True)
         elif way == 1:

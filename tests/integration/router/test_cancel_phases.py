@@ -1,7 +1,7 @@
-"""However a client leaves, and in whatever phase its request is: all is freed within one chunk or step.
+"""Requests left in any way, in any phase: all resources are freed within one chunk or step.
 
-Gates hold an engine or the stream of KV, so that the request is in its phase for as long as it takes to leave
-it. What is asked behind the cancel in an engine's mailbox is answered before the engine's next step.
+Gates hold an engine or the KV stream, so that the request stays in its phase until it is left. A
+question behind the cancel in an engine's mailbox is answered before the engine's next step.
 """
 
 import asyncio
@@ -13,9 +13,7 @@ import pytest
 import pytest_asyncio
 
 from common.messages import WorkerLoad
-from tests.integration.support.in_process_workers import held, load_now
-from tests.integration.support.meddling_in_process import Gate, has_mail, held_engine, hold_at
-from tests.integration.support.routed_in_process import (
+from tests.integration.support.in_process_router import (
     ENDS,
     LONG,
     NUM_TOKENS,
@@ -25,13 +23,15 @@ from tests.integration.support.routed_in_process import (
     read_to_the_end,
     routed,
 )
+from tests.integration.support.in_process_workers import held, load_now
+from tests.integration.support.kv_faults import Gate, has_mail, held_engine, hold_at
 from tests.unit.common.engine.tiny_models import VOCAB
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-Begin = Callable[[int], Any]  # starts the request with so many tokens to generate; returns its call
+Begin = Callable[[int], Any]  # starts the request with this max_tokens; returns its call
 Leave = Callable[[Any], Awaitable[None]]
-# how many others were cancelled beside the request, how many completed, and how many prompt tokens ran
+# other requests cancelled, other requests completed, and prompt tokens that ran
 Account = tuple[int, int, int]
 
 
@@ -43,12 +43,12 @@ async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Routed]
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module", autouse=True)
 async def undisturbed(rig: Routed) -> list[int]:
-    """An answer before anybody leaves."""
+    """Return an answer from before any request was left."""
     return await _answer(rig, "before")
 
 
 async def queued_in_the_router(rig: Routed, begin: Begin, leave: Leave) -> Account:
-    """Another prompt fills the window; neither worker ever hears of this one."""
+    """Leave behind a prompt that fills the window; no worker ever hears of the request."""
     with held_engine(rig.workers.prefill):
         other = rig.generate(rig.prompt(WINDOW), 1)
         await rig.until(lambda: has_mail(rig.workers.prefill), "asked for")
@@ -73,7 +73,7 @@ async def queued_on_prefill(rig: Routed, begin: Begin, leave: Leave) -> Account:
 
 
 async def prefilling(rig: Routed, begin: Begin, leave: Leave) -> Account:
-    """The first of three chunks runs; no other follows."""
+    """Leave while the first of three chunks runs; no other follows."""
     gate = Gate()
     unsubscribe = rig.workers.prefill.subscribe(lambda _: gate.hold())
     call = begin(1)
@@ -86,7 +86,7 @@ async def prefilling(rig: Routed, begin: Begin, leave: Leave) -> Account:
 
 
 async def between(rig: Routed, begin: Begin, leave: Leave) -> Account:
-    """The prompt has run, and nothing of it has come to decode."""
+    """Leave when the prompt has run and nothing of it has reached decode."""
     before = load_now(rig.workers.prefill).prefill_tokens
     gate = Gate()
     rig.valve.rewrite = hold_at(0, gate)
@@ -102,7 +102,7 @@ async def between(rig: Routed, begin: Begin, leave: Leave) -> Account:
 
 
 async def in_transfer(rig: Routed, begin: Begin, leave: Leave) -> Account:
-    """Token 1 is out and the last chunk on its way."""
+    """Leave when token 1 was sent and the last chunk is under way."""
     gate = Gate()
     rig.valve.rewrite = hold_at(3, gate)
     call = begin(LONG)
@@ -115,7 +115,7 @@ async def in_transfer(rig: Routed, begin: Begin, leave: Leave) -> Account:
 
 
 async def waiting_on_decode(rig: Routed, begin: Begin, leave: Leave) -> Account:
-    """Another request has the only place."""
+    """Leave while another request has the only place."""
     running = rig.generate(rig.prompt(), LONG)
     for _ in range(2):
         await running.read()
@@ -138,7 +138,7 @@ async def decoding(rig: Routed, begin: Begin, leave: Leave) -> Account:
 
 
 async def _leave_between_two_steps(rig: Routed, call: Any, leave: Leave) -> WorkerLoad:
-    """What the decode worker has when it has been told, before its next step."""
+    """Return the decode worker's load after it was told, before its next step."""
     decode, after = rig.workers.decode, list[WorkerLoad]()
     with held_engine(decode) as before:
         await leave(call)
@@ -184,7 +184,7 @@ async def test_leaving_frees_everything_within_a_chunk_or_step(
 async def test_the_next_request_runs_as_if_nothing_had_been(
     rig: Routed, undisturbed: list[int]
 ) -> None:
-    """After all of the above; its salt is its own, so that it is computed and shipped again."""
+    """Run after the tests above; its own salt makes prefill compute and ship it again."""
     rig.valve.rewrite = iter
     prefill = load_now(rig.workers.prefill).prefill_tokens
     assert await _answer(rig, "after") == undisturbed

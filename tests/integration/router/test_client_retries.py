@@ -1,4 +1,4 @@
-"""Which calls the clients send again, and what goes with each: against a server that fails on purpose."""
+"""Retries of the clients: the calls that are retried, and their data; against failing servers."""
 
 import time
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from pdserve.v1 import inference_pb2, inference_pb2_grpc
 
 
 class Flaky(inference_pb2_grpc.InferenceServicer):
-    """Fails as UNAVAILABLE: each call's first try, or streams after their first message."""
+    """Servicer that fails as UNAVAILABLE: each call's first try, or streams after one message."""
 
     def __init__(self) -> None:
         self.num_calls = 0
@@ -26,7 +26,7 @@ class Flaky(inference_pb2_grpc.InferenceServicer):
     def Generate(
         self, request: inference_pb2.GenerateRequest, context: grpc.ServicerContext
     ) -> Iterator[inference_pb2.GenerateResponse]:
-        """The text "late" fails after its first message."""
+        """Answer; the text "late" fails after its first message."""
         if request.text != "late":
             self._fail_once(context)
         self.num_calls += request.text == "late"
@@ -37,7 +37,7 @@ class Flaky(inference_pb2_grpc.InferenceServicer):
     def Tokenize(
         self, request: inference_pb2.TokenizeRequest, context: grpc.ServicerContext
     ) -> inference_pb2.TokenizeResponse:
-        """Fails once."""
+        """Fail once, then answer."""
         self._fail_once(context)
         return inference_pb2.TokenizeResponse(num_tokens=7)
 
@@ -49,7 +49,7 @@ class Flaky(inference_pb2_grpc.InferenceServicer):
 
 
 class Refusing(inference_pb2_grpc.InferenceServicer):
-    """Refuses every call, the router's way; keeps when they came."""
+    """Servicer that refuses every call, as the router does, and records their times."""
 
     def __init__(self, error: RequestError) -> None:
         self._error = error
@@ -58,7 +58,7 @@ class Refusing(inference_pb2_grpc.InferenceServicer):
     def Generate(
         self, request: inference_pb2.GenerateRequest, context: grpc.ServicerContext
     ) -> Iterator[inference_pb2.GenerateResponse]:
-        """The error."""
+        """Refuse the call."""
         self.seen.append(time.monotonic())
         context.abort_with_status(to_status(self._error))
 
@@ -150,7 +150,7 @@ async def test_a_refusal_is_obeyed_when_it_says_when_and_when_it_says_never() ->
 
 
 def test_a_fleet_of_refused_calls_is_sent_once_each_but_for_the_first() -> None:
-    """A channel's budget is 10, half of which may go; every refusal costs 1."""
+    """A channel's retry budget is 10, half of which may be used; every refusal costs 1."""
     refusal = OverloadedError("full", retry_after_s=0.01)
     with refusing(refusal) as (address, seen), Client(address) as client:
         for _ in range(50):

@@ -1,4 +1,4 @@
-"""Workers that do not fit each other: refused by name, and nobody else suffers."""
+"""Workers that do not fit each other: refused by name, without effects on others."""
 
 import asyncio
 import time
@@ -11,10 +11,10 @@ from common.messages import Role, WorkerInfo
 from common.rpc.convert import info_to_pb
 from pdserve.errors import SetupError
 from pdserve.v1 import admin_pb2, worker_pb2
-from router.workers.compatibility import check_agreement
+from router.workers.compatibility import check_compatibility
+from tests.integration.support.handwritten_worker import Messages, handwritten_worker
 from tests.integration.support.router_stack import collect, routing, serving, text_of
 from tests.integration.support.scripted_worker import ScriptedWorker, echo
-from tests.integration.support.typed_worker import Messages, typed_worker
 from tests.patience import WITHIN_S
 from tests.unit.router.tiny_tokenizer import write_folder
 
@@ -49,21 +49,21 @@ def different(worker: WorkerInfo, words: str) -> WorkerInfo:
 def test_both_are_named_and_what_they_differ_in(words: str) -> None:
     new = different(replace(KNOWN, name="decode-1"), words)
     with pytest.raises(SetupError) as caught:
-        check_agreement(new, KNOWN)
+        check_compatibility(new, KNOWN)
     assert str(caught.value).startswith(f"worker decode-1 has {words}")
-    check_agreement(replace(KNOWN, name="decode-1"), KNOWN)
+    check_compatibility(replace(KNOWN, name="decode-1"), KNOWN)
 
 
 def test_two_kinds_of_cpus_are_told_what_each_chose_and_to_set_the_dtype() -> None:
     known = replace(KNOWN, dtype_reason="as fast as float32 on avx2")
     new = replace(KNOWN, name="decode-1", dtype="float32", dtype_reason="the fastest on baseline")
     with pytest.raises(SetupError) as caught:
-        check_agreement(new, known)
+        check_compatibility(new, known)
     assert str(caught.value) == (
         "worker decode-1 has dtype float32, worker prefill-0 has bfloat16. set engine.dtype "
         "(float32: the fastest on baseline; bfloat16: as fast as float32 on avx2)"
     )
-    check_agreement(replace(new, dtype="bfloat16"), known)  # reasons may differ
+    check_compatibility(replace(new, dtype="bfloat16"), known)  # reasons may differ
 
 
 async def test_a_deployment_whose_workers_differ_does_not_start(model_dir: Path) -> None:
@@ -72,7 +72,7 @@ async def test_a_deployment_whose_workers_differ_does_not_start(model_dir: Path)
     with pytest.raises(SetupError, match=r"dtype .*set engine\.dtype") as caught:
         async with serving(model_dir, one, other):
             pass
-    assert time.monotonic() - began_s < WITHIN_S  # it neither waits for the timeout nor hangs
+    assert time.monotonic() - began_s < WITHIN_S  # the call neither waits for the timeout nor hangs
     assert "decode-0" in str(caught.value)
     assert "prefill-0" in str(caught.value)
 
@@ -95,7 +95,7 @@ async def test_a_worker_that_comes_back_as_another_is_refused_and_the_others_ser
         )
         await (goes.wait() if info is first else asyncio.Event().wait())
 
-    async with typed_worker(changed, submitted) as address, serving(model_dir, kept) as stack:
+    async with handwritten_worker(changed, submitted) as address, serving(model_dir, kept) as stack:
         addresses = [stack.router._pool._links[0].address, address]
         async with routing(model_dir, addresses) as both:
             goes.set()

@@ -1,4 +1,4 @@
-"""`pdserve drain` at a router that could not start workers, only let them go."""
+"""`pdserve drain` at a router that cannot start workers, only let them go."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What silent requests get, over each face of a router, and what the router says about it."""
+"""Sampling defaults of silent requests, over each API of a router, and their report."""
 
 import json
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ def chosen(sampling: SamplingParams) -> dict[str, float]:
 async def asked_for(
     folder: Path, config: RouterConfig | None = None, **said: Any
 ) -> SamplingParams:
-    """What a worker is told of a request over pdserve.v1."""
+    """Return the worker's parameters of a request over pdserve.v1."""
     worker = ScriptedWorker(script=echo)
     async with serving(folder, worker, config=config) as stack:
         await collect(stack.client, "a", **said)
@@ -108,8 +108,8 @@ async def test_without_the_file_nothing_changes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("most", "said", "expected"),
     [
-        (10_000, {}, ROOM - 1),  # more than there is room for is no reason to refuse
-        (9, {"min_tokens": 12}, 12),  # so many tokens at least were asked for
+        (10_000, {}, ROOM - 1),  # a default above the free room must not cause a refusal
+        (9, {"min_tokens": 12}, 12),  # the client asked for at least 12 tokens
         (9, {"max_tokens": 3}, 3),
     ],
 )
@@ -161,7 +161,7 @@ async def test_a_bad_value_is_refused_before_anything_is_served(tmp_path: Path) 
 
 
 async def test_the_router_ends_answers_where_any_file_says(tmp_path: Path) -> None:
-    """The tokenizer names 257, generation_config.json 258, and 999 is no token of this model."""
+    """The tokenizer names 257, generation_config.json 258; 999 is no token of this model."""
     folder = write_generation_config(write_folder(tmp_path), {"eos_token_id": [258, 999]})
     async with (
         serving(folder, ScriptedWorker()) as stack,

@@ -1,4 +1,4 @@
-"""What a hostile client sends, method by method: refused by name, and never at a worker."""
+"""Hostile client input, method by method: refused by name, and never sent to a worker."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -39,7 +39,7 @@ UNKNOWN_TOKEN = (grpc.StatusCode.INVALID_ARGUMENT, "TOKEN_OUT_OF_VOCABULARY")
 NO_REQUEST = (grpc.StatusCode.NOT_FOUND, "REQUEST_NOT_FOUND")
 NO_MODEL = (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND")
 DUPLICATE = (grpc.StatusCode.ALREADY_EXISTS, "DUPLICATE_REQUEST_ID")
-BY_GRPC = (grpc.StatusCode.RESOURCE_EXHAUSTED, "")  # before it is parsed: docs/api.md
+BY_GRPC = (grpc.StatusCode.RESOURCE_EXHAUSTED, "")  # before it is parsed: docs/use/api.md
 STRANGER = (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_MISSING")
 FINE = (grpc.StatusCode.OK, "")
 
@@ -94,7 +94,7 @@ CASES: list[tuple[str, Message, Outcome]] = [
     (f"{VLLM}Generate", vllm(stop_token_ids=[LAST_ID]), UNKNOWN_TOKEN),
     (f"{OURS}Generate", ours(logit_bias={LAST_ID: 1.0}), UNKNOWN_TOKEN),
     (f"{VLLM}Generate", vllm(logit_bias={-1: 1.0}), INVALID),
-    # what a refusal quotes must not make it too large to arrive
+    # quotes in a refusal must not make it too large to arrive
     (f"{OURS}Generate", Generate(text="x", model=LONG), NO_MODEL),
     (f"{OURS}Generate", Generate(text="x", model="é" * 100_000), NO_MODEL),
     (f"{OURS}Generate", Generate(text="x", request_id=LONG), INVALID),
@@ -114,7 +114,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def stack(model_dir: Path) -> AsyncIterator[Stack]:
-    """Afterwards no worker has heard of anything, and the next request is served."""
+    """Yield a stack; afterwards no worker has got any request, and the next request is served."""
     worker = ScriptedWorker(script=echo)
     async with serving(model_dir, worker) as stack:
         yield stack
@@ -127,7 +127,7 @@ async def stack(model_dir: Path) -> AsyncIterator[Stack]:
 async def ends(
     address: str, name: str, message: Message | bytes, metadata: Metadata = ()
 ) -> Outcome:
-    """How a call ends."""
+    """Return the outcome of a call."""
     data = message if isinstance(message, bytes) else message.SerializeToString()
     async with grpc.aio.insecure_channel(address) as channel:
         return await outcome(channel, (name, False), metadata, data)

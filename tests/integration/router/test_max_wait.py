@@ -1,4 +1,4 @@
-"""router.max_wait_s, over workers that say nothing until they are told to."""
+"""router.max_wait_s, over workers that answer only when told to."""
 
 import asyncio
 from dataclasses import replace
@@ -39,13 +39,14 @@ def slow_worker(name: str = "decode-0", role: Role = Role.DECODE) -> ScriptedWor
 async def test_who_would_wait_too_long_is_refused_also_if_it_would_overtake(
     model_dir: Path, sources: list[tuple[str, Role]]
 ) -> None:
-    """Two take 3 s; the third would wait for them, or on a prefill worker overtake them."""
+    """Two requests take 3 s; the third would wait for them, or overtake them on prefill."""
     worker, config = slow_worker(), RouterConfig(max_wait_s=1.0, policy="least_loaded")
     workers = [worker, *(slow_worker(*source) for source in sources)]
     async with serving(model_dir, *workers, config=config) as stack:
         first = asyncio.create_task(collect(stack.client, "x" * 15))
         await asyncio.to_thread(worker.wait_for_request)
-        second = asyncio.create_task(collect(stack.client, "x" * 15))  # one ahead is no queue
+        # one request ahead is no queue
+        second = asyncio.create_task(collect(stack.client, "x" * 15))
         request = await asyncio.to_thread(worker.wait_for_request, 2)
         assert (request.prefill_worker is None) == (not sources)
         with pytest.raises(OverloadedError, match=r"more than 1\.00 s") as caught:
@@ -61,7 +62,7 @@ async def test_who_would_wait_too_long_is_refused_also_if_it_would_overtake(
 async def test_who_has_had_more_than_its_share_leaves_half_of_the_wait_to_others(
     model_dir: Path, tmp_path: Path
 ) -> None:
-    """ACME has 4 of 6 tokens: more than 0.5 s to wait beside two others, and less than 1."""
+    """ACME has 4 of 6 tokens: its wait is more than 0.5 s beside two others, and less than 1."""
     tokens = issue(tmp_path / "access", ACME, ZETA)
     security = SecurityConfig(access_file=tmp_path / "access")
     worker, config = slow_worker(), RouterConfig(max_wait_s=1.0)
@@ -85,7 +86,7 @@ async def test_who_has_had_more_than_its_share_leaves_half_of_the_wait_to_others
 
 
 async def test_who_sets_no_limit_and_no_deadline_has_nobody_refused(model_dir: Path) -> None:
-    """Each takes 1.5 s by the worker's profile, the last two minutes and more; they come all at once."""
+    """Each takes 1.5 s by the profile, the last over two minutes; all come at once."""
     worker = slow_worker()
     async with serving(model_dir, worker) as stack:
         tasks = [asyncio.create_task(collect(stack.client, "x" * 15)) for _ in range(MANY)]

@@ -1,4 +1,7 @@
-"""What the router will not take: a status with reason, field and, when it may help, a time to come back."""
+"""Refusals of the router: a status with reason and field.
+
+When a retry may help, it also has a delay.
+"""
 
 import asyncio
 import time
@@ -36,7 +39,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def refusal(stack: Stack, request: Request) -> grpc.aio.AioRpcError:
-    """The bare status with which the router refuses."""
+    """Return the bare status with which the router refuses."""
     async with grpc.aio.insecure_channel(stack.address) as channel:
         call = inference_pb2_grpc.InferenceStub(channel).Generate(request)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -46,7 +49,7 @@ async def refusal(stack: Stack, request: Request) -> grpc.aio.AioRpcError:
 
 
 def details(error: grpc.aio.AioRpcError) -> dict[str, object]:
-    """The unpacked details by the name of their type."""
+    """Return the unpacked details by the name of their type."""
     status = rpc_status.from_call(error)  # type: ignore[arg-type]
     kinds = (
         error_details_pb2.ErrorInfo,
@@ -76,7 +79,7 @@ async def test_a_full_queue_says_when_to_try_again(model_dir: Path) -> None:
         assert isinstance(info, error_details_pb2.ErrorInfo)
         assert isinstance(retry, error_details_pb2.RetryInfo)
         assert (info.reason, info.domain) == ("QUEUE_FULL", "pdserve")
-        # half a second, and the first place in a line of a second each, half more or less
+        # half a second, plus the first place in a line of a second each, half more or less
         assert 1000 <= retry.retry_delay.ToMilliseconds() < 2000
         with pytest.raises(OverloadedError, match="2 requests are queued") as caught:
             await collect(stack.client, "x")
@@ -183,7 +186,7 @@ async def test_a_router_that_stops_lets_running_requests_end(model_dir: Path) ->
         worker.say(request, "to the ")
         await stack.until(lambda status: status.router.requests_queued == 0)
         stopping = asyncio.create_task(stack.router.stop(WITHIN_S))
-        await asyncio.sleep(0)  # the drain begins
+        await asyncio.sleep(0)  # lets the drain begin
         with pytest.raises(UnavailableError, match="shutting down") as caught:
             await collect(stack.client, "x")
         assert caught.value.reason is Reason.SHUTTING_DOWN

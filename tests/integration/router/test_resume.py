@@ -1,4 +1,4 @@
-"""A client that lost its stream gets the rest, each message once."""
+"""Resumption: a client that lost its stream gets the rest, each message once."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,10 +17,10 @@ from pdserve.errors import (
     UnavailableError,
 )
 from pdserve.v1 import inference_pb2
-from tests.integration.support.breakable import relaying
-from tests.integration.support.resuming import begin, rest
+from tests.integration.support.resumed_streams import begin, rest
 from tests.integration.support.router_stack import Stack, serving, text_of
 from tests.integration.support.scripted_worker import ScriptedWorker, echo
+from tests.integration.support.tcp_relay import relaying
 from tests.unit.router.tiny_tokenizer import write_folder
 
 LATE = RouterConfig(resume_grace_s=600.0)
@@ -38,7 +38,7 @@ def worker() -> ScriptedWorker:
 
 @pytest.fixture
 async def patient(model_dir: Path, worker: ScriptedWorker) -> AsyncIterator[Stack]:
-    """A router that waits for ever."""
+    """Yield a router that waits for ever."""
     async with serving(model_dir, worker, config=LATE) as stack:
         yield stack
 
@@ -59,7 +59,7 @@ async def test_a_connection_that_breaks_costs_no_token_and_doubles_none(
         with pytest.raises(UnavailableError) as caught:
             await anext(stream)
         assert caught.value.reason is Reason.ROUTER_UNREACHABLE
-        worker.say(request, "two ", 4)  # while nobody listens
+        worker.say(request, "two ", 4)  # while no client listens
         resumed = client.resume("r", read[-1].sequence + 1)
         read.append(await anext(resumed))
         worker.say(request, "three", 8, ends=True)
@@ -171,7 +171,7 @@ async def test_an_id_that_runs_is_refused_and_one_that_ended_begins_anew(
 async def test_the_very_same_call_again_reads_the_running_request_from_its_beginning(
     patient: Stack, worker: ScriptedWorker
 ) -> None:
-    """As gRPC sends it when the connection broke before the first message."""
+    """gRPC sends the call again if the connection breaks before the first message."""
     request, _ = await begin(patient.client, worker)
     again = patient.client.stream("x", request_id="r", resumable=True)
     assert [(await anext(again)).text for _ in range(3)] == ["a", "b", "c"]

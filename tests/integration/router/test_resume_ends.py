@@ -1,4 +1,4 @@
-"""However a resumable request ends, whoever comes back is told and nothing is held."""
+"""Ends of resumable requests: clients that come back are told, and nothing is held."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -14,7 +14,7 @@ from pdserve.errors import (
     RequestTimeoutError,
     UnavailableError,
 )
-from tests.integration.support.resuming import begin, rest, until_forgotten
+from tests.integration.support.resumed_streams import begin, rest, until_forgotten
 from tests.integration.support.router_stack import Stack, serving, text_of
 from tests.integration.support.scripted_worker import ScriptedWorker
 from tests.patience import ever_longer
@@ -36,14 +36,14 @@ def worker() -> ScriptedWorker:
 
 @pytest.fixture
 async def patient(model_dir: Path, worker: ScriptedWorker) -> AsyncIterator[Stack]:
-    """A router that waits for ever."""
+    """Yield a router that waits for ever."""
     async with serving(model_dir, worker, config=LATE) as stack:
         yield stack
 
 
 @pytest.fixture
 async def hasty(model_dir: Path, worker: ScriptedWorker) -> AsyncIterator[Stack]:
-    """One that waits 50 ms."""
+    """Yield a router that waits 50 ms."""
     async with serving(model_dir, worker, config=SOON) as stack:
         yield stack
 
@@ -67,7 +67,7 @@ async def test_a_request_that_is_read_outlives_the_grace(
     stream = hasty.client.stream("x", request_id="r", resumable=True)
     first = asyncio.ensure_future(anext(stream))
     request = await asyncio.to_thread(worker.wait_for_request)
-    await asyncio.sleep(3 * SOON.resume_grace_s)  # the time itself is what is tested
+    await asyncio.sleep(3 * SOON.resume_grace_s)  # the elapsed time is the subject of the test
     worker.say(request, "a", 0, ends=True)
     assert (await first).text == "a"
     await stream.aclose()
@@ -81,12 +81,12 @@ async def test_cancel_ends_it_at_once_whether_or_not_it_is_read(
     await patient.client.cancel("r")
     await asyncio.to_thread(worker.wait, lambda worker: worker.cancelled == [request.request_id])
     await patient.until_idle()
-    with pytest.raises(RequestCancelledError):  # it is told so when it comes back
+    with pytest.raises(RequestCancelledError):  # the client is told when it comes back
         await rest(patient.client, 3)
 
 
 async def test_its_deadline_ends_it_though_nobody_reads(model_dir: Path) -> None:
-    """One that leaves time to read the beginning."""
+    """The deadline leaves time to read the beginning."""
     worker = ScriptedWorker(script=lambda worker, request: worker.say(request, "abc"))
     async with serving(model_dir, worker, config=LATE) as stack:
         for timeout_s in ever_longer(0.3):

@@ -1,4 +1,4 @@
-"""What runs when its credential is taken away: it ends as refused, and nobody else notices."""
+"""Revoked credentials: running requests end as refused, without effects on others."""
 
 import asyncio
 from pathlib import Path

@@ -77,7 +77,7 @@ async def test_none_are_sent_that_were_not_asked_for(stack: Stack) -> None:
 
 
 async def test_a_bias_decides_what_comes(stack: Stack) -> None:
-    """The first token from the prefill worker, the others from the decode worker."""
+    """The first token comes from the prefill worker, the others from the decode worker."""
     parts = await collect(stack.client, PROMPT, max_tokens=5, logit_bias={ord("x"): 100.0})
     assert text_of(parts) == "xxxxx"
     wish = {ord("x"): 100.0, ord("y"): 99.0}

@@ -1,4 +1,4 @@
-"""Workers come, go and change their role under a real router; whoever has work ends it first."""
+"""Workers added, removed and flipped under a real router; each ends its work first."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -41,7 +41,7 @@ def pair() -> tuple[ScriptedWorker, ScriptedWorker]:
 async def scaled(
     client: AsyncClient, prefill: int | None, decode: int | None, timeout_s: float = 30.0
 ) -> list[str]:
-    """The steps of a change, in words."""
+    """Return the steps of a change as texts."""
     steps = client.scale(prefill, decode, drain_timeout_s=timeout_s)
     names = admin_pb2.ScaleAction.Name
     return [f"{names(s.action).removeprefix('SCALE_ACTION_')} {s.worker}" async for s in steps]
@@ -62,7 +62,7 @@ async def test_a_prefill_worker_flips_when_every_prompt_sent_to_it_has_its_first
         change = asyncio.create_task(scaled(stack.client, 0, 2))
         await state_of(stack, "prefill-0", DRAINING)
         later = asyncio.create_task(collect(stack.client, "two"))
-        # the router has stopped sending prompts there, and waits for the one that is
+        # the router sends no new prompts there, and waits for the one under way
         assert (await asyncio.to_thread(decode.wait_for_request, 2)).prefill_worker is None
         assert await roles(stack) == {"prefill-0": P, "decode-0": D}
         decode.say(request, "o")

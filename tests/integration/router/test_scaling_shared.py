@@ -1,4 +1,4 @@
-"""Two routers over the same workers, one of which drains one."""
+"""Two routers over the same workers; one of the routers drains a worker."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a client gets for what a worker says: every token once, in order, as whole characters."""
+"""Streams to a client: every token once, in order, as whole characters."""
 
 import asyncio
 import time
@@ -93,7 +93,7 @@ async def test_a_missing_token_is_a_fault_and_stops_the_worker(model_dir: Path) 
 async def test_text_ends_before_a_stop_text_that_lies_across_tokens(model_dir: Path) -> None:
     def talk(worker: ScriptedWorker, request: WorkRequest) -> None:
         worker.say(request, "one TH")
-        worker.say(request, "E END", 6)  # and goes on for ever, as far as the worker knows
+        worker.say(request, "E END", 6)  # for the worker, the request goes on for ever
 
     worker = ScriptedWorker(script=talk)
     async with serving(model_dir, worker) as stack:

@@ -1,4 +1,4 @@
-"""TLS at the router's gRPC port: whom it lets in, and new certificates under a running stream."""
+"""TLS at the router's gRPC port: accepted clients, and new certificates under a running stream."""
 
 import asyncio
 import socket
@@ -26,7 +26,7 @@ SERVER = ("localhost", HOST)
 
 @dataclass(frozen=True, slots=True)
 class Secured:
-    """A router with TLS that wants certificates of its clients."""
+    """A router with TLS that demands certificates of its clients."""
 
     address: str
     worker: ScriptedWorker
@@ -36,7 +36,7 @@ class Secured:
     tokens: dict[str, str]
 
     def client(self, *names: str, token: str | None = None) -> AsyncClient:
-        """One with a certificate for these names."""
+        """Return a client with a certificate for these names."""
         pair = self.authority.issue(self.folder / "client", *names)
         return AsyncClient(
             self.address,
@@ -70,7 +70,7 @@ async def ask(client: AsyncClient) -> str:
 
 
 async def salt_of(secured: Secured, client: AsyncClient, number: int) -> str:
-    """The salt that the worker gets for the number-th request."""
+    """Return the salt that the worker gets for the number-th request."""
     running = asyncio.create_task(ask(client))
     request = await asyncio.to_thread(secured.worker.wait_for_request, number)
     secured.worker.say(request, "done", ends=True)
@@ -79,7 +79,7 @@ async def salt_of(secured: Secured, client: AsyncClient, number: int) -> str:
 
 
 def served_certificate(address: str, secured: Secured, client: Pair) -> bytes:
-    """What a new connection is shown, DER."""
+    """Return the certificate that a new connection gets, DER."""
     context = ssl.create_default_context(cadata=secured.authority.pem.decode())
     context.load_cert_chain(client.chain, client.key)
     context.set_alpn_protocols(["h2"])
@@ -124,7 +124,7 @@ async def test_no_certificate_a_strangers_and_no_tls_get_no_connection(secured: 
             secured.address, root_certificates=roots, client_certificate=stranger.contents()
         ),
         AsyncClient(secured.address, token=token),
-        # and a client that does not know the router's authority does not talk to it
+        # a client that does not know the router's authority refuses to talk to it
         AsyncClient(secured.address, token=token, root_certificates=Authority().pem),
     ]
     for client in clients:
@@ -151,7 +151,7 @@ async def test_new_certificates_are_shown_to_new_connections_and_streams_go_on(
         secured.authority.issue(secured.folder / "server", *SERVER)
         second = await shown()
         assert second != first
-        # half a change, and what is no certificate: the last good one stays
+        # after half a change, or a file that is no certificate, the last good one stays
         other = secured.authority.issue(secured.folder / "other", *SERVER)
         secured.server.key.write_bytes(other.key.read_bytes())
         touch_later(secured.server.key)

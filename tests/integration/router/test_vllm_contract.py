@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def calling(folder: Path, worker: ScriptedWorker) -> AsyncIterator[tuple[Any, Stack]]:
-    """A stub of the contract, and the router that answers it."""
+    """Yield a stub of the contract, and the router that answers it."""
     async with (
         serving(folder, worker) as stack,
         grpc.aio.insecure_channel(stack.address) as channel,

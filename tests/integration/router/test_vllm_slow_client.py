@@ -6,11 +6,10 @@ from typing import Any
 import grpc
 from smg_grpc_proto import vllm_engine_pb2 as vllm_pb2
 
-from common.messages import SamplingParams
-from pdserve.v1 import inference_pb2
 from router.access.tenant import ANONYMOUS
 from router.edge.vllm.service import VllmEngineService
-from router.intake.job import Job, Limits
+from router.intake.intake import Intake
+from router.intake.job import Limits
 from tests.integration.support.router_stack import serving
 from tests.integration.support.scripted_worker import ScriptedWorker
 from tests.patience import WITHIN_S
@@ -33,27 +32,17 @@ class TakesNothing:
         self.codes.append(status.code)
 
 
-async def parse(request: inference_pb2.GenerateRequest) -> Job:
-    return Job(request.request_id, (1,), SamplingParams(0.0, 0, 5), ())
-
-
 async def test_the_last_words_of_an_aborted_request_may_be_too_slow_as_well(tmp_path: Path) -> None:
     write_folder(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "eos_token_id": 257}))
     worker, context = ScriptedWorker(), TakesNothing()
     async with serving(tmp_path, worker) as stack:
         router = stack.router
-        service = VllmEngineService(
-            tmp_path,
-            Limits("tiny", VOCAB_SIZE, 512, 256),
-            parse,
-            router._admission,
-            router._make_journeys(),
-            router._explanations,
-            router._pool.views,
-            router._is_ready,
-            slow_client_s=0.05,
-        )
+        assert router._grammars is not None
+        limits = Limits("tiny", VOCAB_SIZE, 512, 256)
+        intake = Intake(limits, router._tokenizer, router._grammars, router._admission)
+        journeys = router._make_journeys()
+        service = VllmEngineService(tmp_path, intake, journeys, router._state, slow_client_s=0.05)
         request = vllm_pb2.GenerateRequest(request_id="one", text="x")
         request.sampling_params.max_tokens = 5
         call: Any = asyncio.create_task(service.Generate(request, context))  # type: ignore[arg-type]

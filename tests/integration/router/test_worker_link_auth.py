@@ -1,4 +1,4 @@
-"""Routers show workers the deployment's token; nobody else gets a word out of a worker."""
+"""Authentication of routers to workers: without the deployment's token a worker answers nothing."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ from tests.integration.support.scripted_worker import ScriptedWorker, echo
 from tests.patience import WITHIN_S
 from tests.unit.router.tiny_tokenizer import write_folder
 
-TOKEN = "the-token-of-this-deployment"  # as long as it is secret
+TOKEN = "the-token-of-this-deployment"  # its value has no meaning
 CONNECT = ("/pdserve.v1.Worker/Connect", True)
 
 

@@ -1,4 +1,4 @@
-"""Workers come and go: clients get a clear status, and the living get the work."""
+"""Loss and return of workers: clients get a clear status, and live workers get the work."""
 
 import asyncio
 from dataclasses import replace
@@ -40,7 +40,7 @@ async def arrival(worker: ScriptedWorker, number: int = 1) -> WorkRequest:
 
 
 async def until_states(stack: Stack, *states: int) -> None:
-    """Until the workers, prefill first, are in these states."""
+    """Wait until the workers, prefill first, are in these states."""
     await stack.until(lambda status: [w.state for w in status.workers] == list(states))
 
 
@@ -134,7 +134,7 @@ async def test_a_stalled_worker_gets_no_work_until_it_moves_again(model_dir: Pat
     config = RouterConfig(stalled_after_s=3.0)
     async with serving(model_dir, stuck, kept, config=config) as stack:
         stuck.reported = replace(stuck.reported, progress_age_s=3.5)
-        stuck.publish()  # a step without news still brings a report
+        stuck.publish()  # a step without outputs still brings a report
         await until_states(stack, STALLED, READY)
         assert (await collect(stack.client, "x"))[-1].finished.decode_worker == "decode-1"
         stuck.reported = replace(stuck.reported, progress_age_s=0.0)
@@ -172,6 +172,6 @@ async def test_a_worker_that_comes_back_is_used_again_and_nothing_piles_up(
 
 
 def _count_writers() -> int:
-    """gRPC's tasks that write a stream of requests; one for each connected worker."""
+    """Count gRPC's tasks that write a stream of requests: one for each connected worker."""
     names = [task.get_coro().__qualname__ for task in asyncio.all_tasks()]  # type: ignore[union-attr]
     return sum("_consume_request_iterator" in name for name in names)

@@ -1,4 +1,4 @@
-"""Bad input: a typed error that names the field, one line on the command line, and nothing else changes."""
+"""Bad input: a typed error that names the field, one line on the command line, no other effect."""
 
 import json
 import socket

@@ -1,4 +1,4 @@
-"""Whatever a client does to its request, both workers get their blocks back."""
+"""Both workers free a request's blocks, whatever its client does."""
 
 import asyncio
 import random
@@ -24,7 +24,7 @@ _LONG = inference_pb2.SamplingParams(max_tokens=400, ignore_eos=True)
 async def _break_off(
     client: AsyncClient, prompt: list[int], after_s: float, *, is_decoding: bool
 ) -> None:
-    """Start a request and leave it, at whatever phase it is by then; or so long after its first token."""
+    """Start a request and leave it after `after_s`; with `is_decoding`, so long after token 1."""
     has_begun = asyncio.Event()
 
     async def consume() -> None:
@@ -72,7 +72,7 @@ async def test_cancel_call_ends_the_stream_with_cancelled(served: Served) -> Non
 
 
 async def test_a_deadline_ends_the_request_everywhere(served: Served) -> None:
-    """One that leaves time for token 1 here: others are refused at once."""
+    """Use a deadline that leaves time for token 1 here: shorter ones are refused at once."""
     async with AsyncClient(served.grpc) as client:
         for timeout_s in ever_longer(0.5):
             with pytest.raises((OverloadedError, RequestTimeoutError)) as ended:
@@ -86,7 +86,7 @@ async def test_a_deadline_ends_the_request_everywhere(served: Served) -> None:
 
 
 async def test_more_work_than_memory_completes_by_preemption(served: Served) -> None:
-    """12 sequences that grow to 620 tokens each want 7,400 positions of 6,000."""
+    """Run 12 sequences that grow to 620 tokens each: 7,400 positions in memory for 6,000."""
     sampling = inference_pb2.SamplingParams(max_tokens=120, ignore_eos=True)
     prompts = [[1000 + i] * 500 for i in range(12)]
     async with AsyncClient(served.grpc) as client:

@@ -1,4 +1,4 @@
-"""Through router, prefill and decode processes, greedy text is that of `transformers`. float32."""
+"""Greedy text through all three processes equals that of `transformers`, in float32."""
 
 import asyncio
 import random
@@ -29,7 +29,7 @@ _COUNTERS = (
     "prefix_hit_tokens",
     "prefix_query_tokens",
 )
-_END = 2  # of an answer, in SmolLM2's vocabulary
+_END = 2  # the end token in SmolLM2's vocabulary
 _FILLER = "It was a long day and everyone had something to say about it. "
 
 
@@ -38,14 +38,14 @@ Answer = tuple[list[int], str]
 
 @dataclass(frozen=True)
 class Case:
-    """A prompt, and how far it is continued."""
+    """A prompt, and the length of its continuation."""
 
     prompt: str
     max_tokens: int
 
 
 def _cases() -> list[Case]:
-    """40 prompts of 5 to 400 tokens; some come again, to go on for longer or less long."""
+    """Return 40 prompts of 5 to 400 tokens; some come again with another length."""
     draw = random.Random(7)
     cases = []
     for index in range(40):
@@ -59,7 +59,7 @@ CASES = _cases()
 
 
 class Reference:
-    """The model as `transformers` runs it: prompt and answer in one pass, without a KV cache."""
+    """The model run by `transformers`: prompt and answer in one pass, without a KV cache."""
 
     def __init__(self, folder: Path) -> None:
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -67,7 +67,7 @@ class Reference:
         self._known: set[tuple[str, tuple[int, ...]]] = set()
 
     def check(self, answers: list[Answer]) -> None:
-        """Each token is the likeliest after those before it, up to the end or max_tokens: greedy text."""
+        """Check that each token is the likeliest one, up to the end token or max_tokens."""
         longest: dict[str, list[int]] = {}
         for (token_ids, text), case in zip(answers, CASES, strict=True):
             assert len(token_ids) == case.max_tokens or token_ids[-1] == _END
@@ -103,7 +103,10 @@ def reference(model: ModelSource) -> Reference:
 async def _answer_all(
     address: str,
 ) -> tuple[list[Answer], dict[int, admin_pb2.WorkerStatus]]:
-    """The answers, and by role its worker, whose load tells of these answers alone."""
+    """Return the answers, and each role's worker.
+
+    The load of a worker covers these answers alone.
+    """
     limit = asyncio.Semaphore(_CONCURRENCY)
     async with AsyncClient(address) as client:
         before = await until_nothing_is_held(client)
@@ -136,14 +139,14 @@ def test_prefill_and_decode_processes_together_equal_transformers(
     reference.check(answers)
     prefill, decode = workers.pop(P), workers.pop(D)
     assert not workers
-    # the KV really travelled: two processes, and decode never ran a prompt token
+    # the KV was really transferred: two processes, and decode never ran a prompt token
     assert prefill.pid != decode.pid
     assert decode.load.prefill_tokens == 0
     assert decode.load.prefill_fallbacks == 0
     assert prefill.load.prefill_tokens > 2000
     assert decode.load.kv_bytes == prefill.load.kv_bytes
     bytes_per_token = 2 * 30 * 3 * 64 * 4  # K and V, layers, kv_heads, head_dim, float32
-    # of all prompts' tokens, what a role's prefix cache holds is not computed there, or not sent there
+    # tokens in a role's prefix cache are not computed on prefill, and not sent to decode
     num_tokens = prefill.load.prefill_tokens + prefill.load.prefix_hit_tokens
     assert num_tokens == prefill.load.prefix_query_tokens == decode.load.prefix_query_tokens
     num_sent = num_tokens - decode.load.prefix_hit_tokens

@@ -1,4 +1,4 @@
-"""Tools that know nothing of us, and the README's own examples, against a real deployment."""
+"""Generic gRPC tools and the README's own examples, against a real deployment."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def buf_curl(served: Served, *args: str, method: str = "") -> subprocess.CompletedProcess[str]:
-    """`buf curl` by reflection, over HTTP/2 without TLS."""
+    """Run `buf curl` by reflection, over HTTP/2 without TLS."""
     url = f"http://{served.grpc}/{method}".rstrip("/")
     flags = ("--protocol", "grpc", "--http2-prior-knowledge", "--reflect-protocol", "grpc-v1alpha")
     return run(str(BUF), "curl", *flags, *args, url)

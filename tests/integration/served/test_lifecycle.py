@@ -1,7 +1,7 @@
-"""Stopping during start-up leaves nothing behind; the HTTP port tells the truth.
+"""Start and stop: an interrupted start leaves nothing behind, and the HTTP port tells the truth.
 
-That a signal stops a whole deployment, every `serving` proves: one of test_equality.py by SIGINT, the
-others by SIGTERM.
+Each `serving` proves that a signal stops a whole deployment: SIGINT in one of test_equality.py,
+SIGTERM in all others.
 """
 
 import signal

@@ -1,4 +1,4 @@
-"""A prompt and its answer may fill the context to its last position, through both roles."""
+"""Prompts whose answers fill the context to its last position, through both roles."""
 
 import asyncio
 import random
@@ -30,7 +30,7 @@ NEW_TOKENS = 4
 
 @pytest.mark.parametrize("family", ["llama", "gemma3_text"])
 def test_a_tiny_model_fills_its_context(tmp_path: Path, family: str) -> None:
-    """Handed off in chunks of 512 beside a short prompt, and run by the decode worker alone."""
+    """Fill it with a hand-off in chunks of 512 beside a short prompt, and by decode alone."""
     folder = save_model(tmp_path, family, max_position_embeddings=CONTEXT)
     draw = random.Random(1)
     prompts = {
@@ -44,7 +44,7 @@ def test_a_tiny_model_fills_its_context(tmp_path: Path, family: str) -> None:
     with Workers(folder, prefill_config=config, decode_config=config) as workers:
         for where, prefill in (("apart", "prefill-0"), ("alone", None)):
             for name, prompt in prompts.items():
-                # salted, or the second turn would find the first one's KV
+                # salted, so that the second turn does not find the first one's KV
                 workers.submit(f"{name} {where}", prompt, greedy, prefill=prefill, salt=where)
             for name, tokens in expected.items():
                 answer = workers.answers.finished(f"{name} {where}")
@@ -67,7 +67,7 @@ def test_the_default_model_fills_its_context_over_ray(model: ModelSource) -> Non
 
 
 async def fill_context(address: str, prompt: list[int]) -> list[int]:
-    """The answer to the prompt; a prompt of one more token must be refused."""
+    """Return the answer to the prompt; check that a prompt of one more token is refused."""
     sampling = inference_pb2.SamplingParams(max_tokens=NEW_TOKENS, ignore_eos=True)
     async with AsyncClient(address) as client:
         with pytest.raises(InvalidRequestError, match=r"8189 .* 4 exceed the context of 8192") as e:

@@ -1,4 +1,4 @@
-"""A GGUF file and a folder of safetensors as MODEL: from the command line to the tokens of `transformers`."""
+"""MODEL as a GGUF file and as a folder of safetensors: answers equal those of `transformers`."""
 
 import asyncio
 import hashlib
@@ -60,13 +60,13 @@ def test_a_folder_that_lacks_a_tensor_is_refused_in_one_line(tmp_path: Path) -> 
     edit(folder, drop("model.layers.1.mlp.down_proj.weight"))
     ended = run_cli("serve", str(folder), "--grpc-port", "0", "--http-port", "0", timeout_s=120.0)
     lines = [line for line in ended.stderr.splitlines() if line.strip()]
-    refusals = [line for line in lines if line.startswith("pdserve:")]  # behind the start's stages
+    refusals = [line for line in lines if line.startswith("pdserve:")]  # after the stages' lines
     assert (ended.returncode, refusals) == (2, lines[-1:]), ended.stderr
     assert "lacks the tensor model.layers.1.mlp.down_proj.weight" in lines[-1]
 
 
 def answer(model: str, name: str, *flags: str) -> list[int]:
-    """What a deployment of MODEL, asked by its name, generates."""
+    """Return the answer of a deployment of MODEL, asked by its name."""
     with serving(model, "--dtype", "float32", "--decode", "1", *flags) as served:
         return asyncio.run(generate(served.grpc, name))
 

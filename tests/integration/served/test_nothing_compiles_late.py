@@ -1,4 +1,4 @@
-"""All kernels are there before `pdserve ready`: no request waits for a compiler."""
+"""Kernels are all compiled before `pdserve ready`: no request waits for a compiler."""
 
 import json
 
@@ -32,7 +32,7 @@ EVERY_KIND = {
 
 
 def compiled(served: Served) -> list[str]:
-    """Kernels that any worker compiled after it was ready."""
+    """Return the kernels that any worker compiled after it was ready."""
     names = []
     for file in default_log_dir().glob("*/*/*.log"):
         lines = [json.loads(line) for line in file.read_text().splitlines() if line[:1] == "{"]

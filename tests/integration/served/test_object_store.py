@@ -1,4 +1,4 @@
-"""KV through a small object store of a real Ray: it never spills, however much is asked for at once."""
+"""KV through a small object store of a real Ray, which never spills, whatever the load."""
 
 import gc
 import random
@@ -16,12 +16,12 @@ from common.kv_transfer.ray_store import RayNodeStore
 from common.kv_transfer.ray_transport import RayKVTransport
 from common.messages import SamplingParams, WorkRequest
 from common.worker.host import build_host
-from decode_worker.credit import AT_HAND
-from decode_worker.worker import DecodeWorker
+from decode_worker.pull_credit import AT_HAND
+from decode_worker.worker import make_decode_worker
 from deploy.actors import WorkerActor
 from deploy.ray_session import start_ray, stop_ray
 from tests.integration.support.in_process_workers import Answers, in_engine, load_now, until
-from tests.integration.support.meddling_in_process import Gate
+from tests.integration.support.kv_faults import Gate
 from tests.patience import WITHIN_S
 from tests.unit.common.engine.tiny_models import (
     VOCAB,
@@ -44,7 +44,7 @@ PROMPTS = [tuple(DRAW.randrange(VOCAB) for _ in range(LENGTH)) for _ in range(NU
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Few weights and much KV: 2 layers x 2 x 16 heads x 128 x 4 bytes are 32 KiB a token."""
+    """Return a model of few weights and much KV: 2 x 2 x 16 x 128 x 4 bytes are 32 KiB a token."""
     folder = tmp_path_factory.mktemp("wide")
     wide = {"num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 128}
     return save_model(folder, "llama", **wide)
@@ -68,7 +68,7 @@ def spec(model: Path, name: str, role: str, kv_cache_gib: float) -> WorkerSpec:
 
 @pytest.fixture(scope="module")
 def prefill(model: Path) -> Iterator[ActorHandle]:
-    """A prefill worker in a Ray of its own."""
+    """Yield a prefill worker in a Ray of its own."""
     start_ray(ServeConfig(namespace=NAMESPACE, transfer=TRANSFER), num_cpus=2)
     try:
         actor: Any = WorkerActor
@@ -80,14 +80,15 @@ def prefill(model: Path) -> Iterator[ActorHandle]:
     finally:
         stop_ray()
         with warnings.catch_warnings():
-            # Ray ends its processes and does not wait for them, which Python notices when they are collected
+            # Ray ends its processes without waiting for them, and Python warns when they are
+            # collected
             warnings.simplefilter("ignore", ResourceWarning)
             gc.collect()
 
 
 @pytest.fixture
 def store(prefill: ActorHandle) -> Iterator[RayNodeStore]:
-    """The store as a second worker of the node sees it."""
+    """Yield the store as a second worker of the node sees it."""
     store = RayNodeStore("decode-0", NAMESPACE, TRANSFER.store_share)
     yield store
     store.close()
@@ -98,14 +99,14 @@ def test_many_long_prompts_at_once_never_spill(model: Path, store: RayNodeStore)
     answers, gate = Answers(), Gate()
     decode_spec = spec(model, "decode-0", "decode", 0.3)
     host = build_host(decode_spec, crashes.append, store)
-    decode = DecodeWorker(decode_spec, host, RayKVTransport(NAMESPACE))
+    decode = make_decode_worker(decode_spec, host, RayKVTransport(NAMESPACE))
     decode.subscribe(answers.take)
     decode.subscribe(lambda _: gate.hold())
     decode.start()
     for index, prompt in enumerate(PROMPTS):
         decode.submit(WorkRequest(str(index), 0, prompt, GREEDY, "prefill-0"))
     inbox = decode._engine._inbox
-    gate.wait_reached()  # the engine takes nothing more in, and prefill runs on
+    gate.wait_reached()  # the engine takes no more items, and prefill runs on
     until(lambda: inbox._arrivals.qsize() >= AT_HAND * len(inbox.pulls), "full at decode's end")
     load = decode._engine.load()  # the engine is at the gate
     assert load.credit_bytes == TRANSFER.max_inflight_mib * MIB
@@ -138,5 +139,5 @@ def test_the_workers_of_a_node_share_it_as_they_come_and_go(
     third.close()
     store._refresh()
     assert store.share_bytes() == alone // 2
-    ray.kill(prefill)  # as when it crashes: nobody signs it off
+    ray.kill(prefill)  # like a crash: the worker cannot release its objects
     until(lambda: store.share_bytes() == alone, "alone on the node")

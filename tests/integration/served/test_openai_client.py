@@ -1,4 +1,4 @@
-"""The official `openai` client against a real deployment: 1 prefill, 1 decode, the gateway in front."""
+"""Official `openai` client against a real deployment: 1 prefill and 1 decode worker."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from tests.integration.support.markdown_blocks import blocks
-from tests.integration.support.openai_served import MODEL, Both
+from tests.integration.support.openai_deployment import MODEL, Both
 from tests.integration.support.processes import Served
 from tests.patience import WITHIN_S
 
@@ -149,7 +149,7 @@ def test_several_prompts_are_answered_in_their_order(both: Both) -> None:
 def test_log_probabilities_name_the_likeliest_tokens(both: Both) -> None:
     content = both.chat(CAPITAL, logprobs=True, top_logprobs=3).choices[0].logprobs.content
     assert "".join(place.token for place in content) == both.ask([("user", CAPITAL)]).text
-    for place in content:  # greedy: what was chosen is the first of the likeliest
+    for place in content:  # greedy: the chosen token is the first of the likeliest
         assert len(place.top_logprobs) == 3
         assert place.logprob == place.top_logprobs[0].logprob <= 0
 
@@ -166,7 +166,9 @@ def test_an_answer_is_a_json_object_if_asked_to(both: Both) -> None:
 
 
 def test_an_answer_keeps_to_a_regular_expression(both: Both) -> None:
-    answer = both.chat("How many?", extra_body={"regex": "[0-9]{3} (apples|pears)"})
+    answer = both.chat(
+        "How many?", extra_body={"structured_outputs": {"regex": "[0-9]{3} (apples|pears)"}}
+    )
     number, fruit = answer.choices[0].message.content.split()
     assert (len(number), number.isdigit(), fruit in ("apples", "pears")) == (3, True, True)
 

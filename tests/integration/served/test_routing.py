@@ -1,4 +1,4 @@
-"""Where the default policy sends prompts of the real model, by profiles that the workers measured."""
+"""Placement of the real model's prompts by the default policy, with measured profiles."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ NUM_DECODING = 8
 
 
 def prompt(num_tokens: int) -> list[int]:
-    """Never twice the same, so that no cache holds it."""
+    """Return a new prompt each time, so that no cache holds it."""
     return [DRAW.randrange(100, 40_000) for _ in range(num_tokens)]
 
 
@@ -30,7 +30,7 @@ async def ask(client: AsyncClient, name: str, tokens: list[int]) -> inference_pb
 
 
 async def decode_busily(client: AsyncClient, is_running: asyncio.Event) -> None:
-    """Eight answers that go on; says when all of them are in the batch."""
+    """Run eight long answers; signal when all of them are in the batch."""
     sampling = inference_pb2.SamplingParams(max_tokens=2000, ignore_eos=True)
     num_running = 0
 
@@ -51,7 +51,7 @@ async def decode_load(client: AsyncClient) -> admin_pb2.WorkerLoad:
 
 async def _route_all(served: Served) -> None:
     async with AsyncClient(served.grpc) as client:
-        # nobody is disturbed, and nothing has to travel
+        # no request is disturbed, and no KV has to be transferred
         short = await ask(client, "short", prompt(12))
         assert short.prefill_worker == ""
         is_running = asyncio.Event()
@@ -64,14 +64,14 @@ async def _route_all(served: Served) -> None:
         finally:
             busy.cancel()
             await asyncio.gather(busy, return_exceptions=True)
-    # run where eight decode, it would hold all of them up
+    # run on decode, it would delay all eight answers there
     assert long.prefill_worker == "prefill-0"
     assert long.timings.kv_bytes > 0
     assert after.prefill_tokens == before.prefill_tokens
 
 
 def _check_pictures(served: Served, trace: Path) -> None:
-    """Waterfall, trace and ledger of requests that ran just now."""
+    """Check the waterfall, trace and ledger of requests that ran just now."""
     address = ("--address", served.grpc)
     shown = run_cli("explain", "long", "short", "--trace", str(trace), *address)
     assert shown.returncode == 0, shown.stderr

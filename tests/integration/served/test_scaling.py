@@ -1,4 +1,7 @@
-"""Real processes change their roles, die and are replaced under load: every answer is the undisturbed one."""
+"""Real processes that flip, die and are replaced under load.
+
+Every answer must be the undisturbed one.
+"""
 
 import asyncio
 import os
@@ -39,7 +42,7 @@ async def _roles(client: AsyncClient) -> dict[str, int]:
 
 @asynccontextmanager
 async def _under_load(client: AsyncClient, expected: list[list[int]]) -> AsyncIterator[list[int]]:
-    """Streams that ask one prompt after the other, by turns; yields which have been answered."""
+    """Run streams that send the prompts in turns; yield the list of answered prompts."""
     is_over = asyncio.Event()
     answered: list[int] = []
 
@@ -60,7 +63,7 @@ async def _under_load(client: AsyncClient, expected: list[list[int]]) -> AsyncIt
 
 
 async def _more(answered: list[int], num: int) -> None:
-    """Until so many more answers are there."""
+    """Return when `num` more answers have arrived."""
     wanted = len(answered) + num
     async with asyncio.timeout(WITHIN_S):
         while len(answered) < wanted:
@@ -84,7 +87,7 @@ async def test_role_flips_under_load_lose_nothing(served_float32: Served) -> Non
         totals = status.router.totals
         assert totals.failed == before.failed
         assert totals.completed - before.completed == len(answered) > 2 * _NUM_STREAMS
-    # each process still is what it was, with its model and memory
+    # each process is still the same, with its model and memory
     assert len({worker.pid for worker in status.workers}) == 2
 
 
@@ -93,7 +96,7 @@ async def test_a_dead_prefill_worker_is_replaced_and_the_new_one_is_found(
 ) -> None:
     async with AsyncClient(served_float32.grpc) as client:
         expected = [await _answer(client, prompt) for prompt in _PROMPTS]
-        if len(os.sched_getaffinity(0)) % 2 == 0:  # else one is left over, or shared by both
+        if len(os.sched_getaffinity(0)) % 2 == 0:  # else a core is left over, or shared by both
             with pytest.raises(PreconditionError, match="pin: off") as caught:
                 await _scale(client, 2, 1)
             assert caught.value.reason is Reason.SCALE_REFUSED

@@ -1,4 +1,4 @@
-"""A request that makes the model's steps raise, in a deployment: it ends, and no process does."""
+"""Requests that make the model's steps raise: the request ends, and no process does."""
 
 import asyncio
 import random
@@ -17,7 +17,7 @@ POISON = 12345  # of 49152 tokens
 DRAW = random.Random(2)
 PROMPTS = [[DRAW.randrange(100, 12_000) for _ in range(20 + 15 * i)] for i in range(4)]
 GREEDY = inference_pb2.SamplingParams(max_tokens=12, ignore_eos=True)
-# says POISON at once, which the next step is to run: on decode
+# generates POISON at once, and the next step runs it on decode
 SAYS_POISON = inference_pb2.SamplingParams(max_tokens=12, logit_bias={POISON: 100.0})
 
 
@@ -29,7 +29,7 @@ async def tokens_of(client: AsyncClient, prompt: list[int]) -> list[int]:
 async def ends_of(
     client: AsyncClient, prompt: list[int], sampling: inference_pb2.SamplingParams
 ) -> list[int]:
-    """What is said before STEP_FAILED."""
+    """Return the tokens that come before STEP_FAILED."""
     said: list[int] = []
 
     async def listen() -> None:
@@ -46,7 +46,7 @@ async def _ask(grpc_address: str) -> None:
     async with AsyncClient(grpc_address, retries=False) as client:
         before = await client.status()
         alone = [await tokens_of(client, prompt) for prompt in PROMPTS]
-        # none of them is in a cache, and none is alone
+        # new prompts, so no cache has them, and each is batched with others
         for poisoned, sampling, said in (
             ([5, POISON, 9], GREEDY, []),
             ([5, 9, 13], SAYS_POISON, [POISON]),

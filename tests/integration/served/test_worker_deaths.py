@@ -1,4 +1,4 @@
-"""A worker that dies is told in one line, with its reason; Ray says nothing of its own."""
+"""Report of a worker's death: one line with its reason, and no output of Ray's own."""
 
 import json
 import os
@@ -21,7 +21,7 @@ REASON_TIMEOUT_S = 60.0
 
 @pytest.fixture
 def logs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Where the workers of this test write."""
+    """Return the log folder of this test's workers."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     return tmp_path / "pdserve" / "logs" / "pdserve"
 
@@ -48,7 +48,7 @@ def test_an_abort_at_the_start_is_one_line_and_code_1(
         assert part in last
     assert all(" took " in line for line in stages), stages
     assert "LLVM ERROR: failpoint" in written_by("decode-0", logs)
-    # nobody waited for the other one
+    # the start did not wait for the other worker
     assert "worker_ready" not in written_by("prefill-0", logs)
 
 
@@ -71,14 +71,14 @@ async def test_a_death_later_is_logged_with_its_reason(model: ModelSource, logs:
         assert stdout is not None
         assert stdout.readline().startswith(
             "bfloat16: "
-        )  # the rest of what it said when it was ready
+        )  # the rest of its output when it was ready
         os.set_blocking(stdout.fileno(), False)
-        with pytest.raises(BlockingIOError):  # nothing was said there
+        with pytest.raises(BlockingIOError):  # no output
             os.read(stdout.fileno(), 1)
 
 
 def await_death(served: Served) -> tuple[list[str], dict[str, Any]]:
-    """The launcher's stderr up to the line that says so, and that line."""
+    """Return the launcher's stderr up to the line of the death, and that line."""
     watchdog = threading.Timer(REASON_TIMEOUT_S, served.process.kill)
     watchdog.start()
     before: list[str] = []

@@ -1,4 +1,4 @@
-"""Requests of the clients' services, by their descriptors: arbitrary ones, and broken ones made by hand."""
+"""Requests for the clients' services, made from descriptors: arbitrary ones and malformed ones."""
 
 import math
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ SERVICES = [
     vllm_pb2.DESCRIPTOR.services_by_name["VllmEngine"],
 ]
 METHODS: list[MethodDescriptor] = [method for service in SERVICES for method in service.methods]
-_MAX_FIELDS, _MAX_REPEATED = 3, 3  # of a message that are set, of a field
+_MAX_FIELDS, _MAX_REPEATED = 3, 3  # fields set in a message, entries of a field
 _LENGTH_DELIMITED = 2
 
 _FLOATS = st.sampled_from([math.nan, math.inf, -math.inf, 0.0, 0.5, 1.0, 3e38]) | st.floats(
@@ -46,13 +46,13 @@ _SCALARS: dict[int, st.SearchStrategy[Any]] = {
 
 
 def path(method: MethodDescriptor) -> str:
-    """As gRPC calls it."""
+    """Return the method's path in gRPC."""
     return f"/{method.containing_service.full_name}/{method.name}"
 
 
 @st.composite
 def any_message(draw: st.DrawFn, descriptor: Descriptor) -> Message:
-    """A few fields set, to anything that their types can hold; of a oneof perhaps several."""
+    """Draw a message with a few fields set to any values of their types, oneofs even twice."""
     message = GetMessageClass(descriptor)()
     if descriptor.fields:
         number = st.sampled_from(range(len(descriptor.fields)))
@@ -92,7 +92,7 @@ def _is_map(descriptor: Descriptor) -> bool:
 
 
 def texts_of(descriptor: Descriptor) -> Iterator[tuple[FieldDescriptor, ...]]:
-    """The way to each text in a message, however deep, those in maps and oneofs included."""
+    """Yield the path to each text field of a message, including those in maps and oneofs."""
     for field in descriptor.fields:
         if field.type == FieldDescriptor.TYPE_STRING:
             yield (field,)
@@ -101,7 +101,7 @@ def texts_of(descriptor: Descriptor) -> Iterator[tuple[FieldDescriptor, ...]]:
 
 
 def serialize(way: tuple[FieldDescriptor, ...], value: bytes) -> bytes:
-    """A message with this value alone, which need not be what the field's type says."""
+    """Return a message with this value alone, which need not match the field's type."""
     for field in reversed(way):
         key = _varint(field.number << 3 | _LENGTH_DELIMITED)
         value = key + _varint(len(value)) + value

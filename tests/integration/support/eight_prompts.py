@@ -1,4 +1,4 @@
-"""Eight prompts and what they say undisturbed, for tests that disturb them."""
+"""Eight prompts and their undisturbed answers, for tests that disturb them."""
 
 import random
 from pathlib import Path
@@ -16,12 +16,12 @@ ROOMY = engine_config(num_blocks=400)
 
 
 def sampling(index: int, max_tokens: int = 60) -> SamplingParams:
-    """Of the prompt of this index."""
+    """Return the sampling parameters of the prompt with this index."""
     return SamplingParams(temperature=0.8, seed=index, max_tokens=max_tokens)
 
 
 def run_undisturbed(model: Path) -> list[list[int]]:
-    """One after the other, with all the memory in the world."""
+    """Run the prompts one after the other with ample memory; return their tokens."""
     texts = []
     with Workers(model, decode_config=ROOMY) as workers:
         for index, prompt in enumerate(PROMPTS):

@@ -1,4 +1,4 @@
-"""A router that asks who calls, over one scripted worker, and calls of every kind to it."""
+"""Router that authenticates its callers, over one scripted worker, and calls of every kind."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -15,7 +15,7 @@ from grpc_status import rpc_status
 from common.config import RouterConfig, SecurityConfig
 from common.rpc.worker_host import WorkerHost
 from router.access.access_file import access_line, make_token
-from router.access.server_security import Door
+from router.access.server_security import ServerSecurity
 from router.access.tenant import Tenant
 from router.app import Router
 from tests.certificates import touch_later
@@ -32,7 +32,7 @@ def bearer(token: str) -> Metadata:
 
 
 def issue(file: Path, *tenants: Tenant, lines: Iterable[str] = ()) -> dict[str, str]:
-    """Write an access file; returns the tokens by tenant."""
+    """Write an access file; return the tokens by tenant."""
     tokens = {tenant.name: make_token() for tenant in tenants}
     written = [access_line(tenant, tokens[tenant.name]) for tenant in tenants]
     file.write_text("\n".join([*written, *lines]))
@@ -48,7 +48,7 @@ async def guarded(
     cluster_token: str = "",
     config: RouterConfig | None = None,
 ) -> AsyncIterator[Router]:
-    """The router over the worker, not started yet."""
+    """Yield a router over the worker, not started yet."""
     host = WorkerHost(worker, HOST, cluster_token)
     router = Router(
         MODEL,
@@ -56,7 +56,7 @@ async def guarded(
         [host.start()],
         config or RouterConfig(),
         None,
-        Door(security),
+        ServerSecurity(security),
         cluster_token,
     )
     try:
@@ -67,12 +67,12 @@ async def guarded(
 
 
 async def start(router: Router) -> str:
-    """Start it; returns its address."""
+    """Start the router; return its address."""
     return f"{HOST}:{await router.start(HOST, 0, 0, WITHIN_S)}"
 
 
 async def methods_of(channel: grpc.aio.Channel, metadata: Metadata) -> list[tuple[str, bool]]:
-    """Every method that the server has, by reflection, and whether it takes a stream."""
+    """Return every method of the server, by reflection, and True if it takes a stream."""
     stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[arg-type]  # aio's too
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     async for response in stub.ServerReflectionInfo(iter([request]), metadata=metadata):
@@ -84,11 +84,14 @@ async def methods_of(channel: grpc.aio.Channel, metadata: Metadata) -> list[tupl
 async def outcome(
     channel: grpc.aio.Channel, method: tuple[str, bool], metadata: Metadata, data: bytes = b""
 ) -> tuple[grpc.StatusCode, str]:
-    """How a call with this message, or an empty stream, ends, and its ErrorInfo's reason."""
+    """Call a method with this message, or with an empty stream.
+
+    Returns the code, and the reason in its ErrorInfo.
+    """
     name, is_stream = method
     raw: Any = channel  # calls bytes
     try:
-        # sends nothing: an aio client that still sends when the answer is there reports INTERNAL
+        # sends nothing: an aio client that still sends when the answer arrives reports INTERNAL
         call = raw.stream_stream(name) if is_stream else raw.unary_stream(name)
         async for _ in call(iter(()) if is_stream else data, metadata=metadata, timeout=WITHIN_S):
             break
@@ -98,7 +101,7 @@ async def outcome(
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> str:
-    """The reason of its ErrorInfo; "" without one."""
+    """Return the reason of the error's ErrorInfo; "" if there is none."""
     status = rpc_status.from_call(error)  # type: ignore[arg-type]  # documented to take an RpcError too
     info = error_details_pb2.ErrorInfo()
     found = [info.reason for detail in status.details if detail.Unpack(info)] if status else []

@@ -1,7 +1,8 @@
-"""Real prefill and decode workers in one process, over the in-process transport, with no router.
+"""Real prefill and decode workers in one process, with in-process transport and no router.
 
-Nothing here sleeps to let something happen: `Answers` waits on a condition, `in_engine` runs a function in
-an engine's own thread after everything posted before it, and gates (meddling_in_process.py) hold a thread.
+Nothing here sleeps to let something happen. `Answers` waits on a condition. `in_engine` runs a
+function in an engine's own thread, after everything posted before it. Gates
+(kv_faults.py) hold a thread.
 """
 
 import threading
@@ -32,21 +33,24 @@ from common.messages import (
 )
 from common.timings import WorkTimings
 from common.worker.host import build_host
-from decode_worker.worker import DecodeWorker
-from prefill_worker.worker import PrefillWorker
+from common.worker.shell import WorkerShell
+from decode_worker.engine import DecodeEngine
+from decode_worker.worker import make_decode_worker
+from prefill_worker.engine import PrefillEngine
+from prefill_worker.worker import make_prefill_worker
 from tests.patience import WITHIN_S
 from tests.unit.common.engine.tiny_models import engine_config
 
 PREFILL = "prefill-0"
-# a prompt of 40 tokens: chunks of 16, 16 and 8; items: chunk, chunk, token 1, chunk
+# a prompt of 40 tokens has chunks of 16, 16 and 8; its items are chunk, chunk, token 1, chunk
 CHUNKS_OF_16 = engine_config(max_batch_tokens=16, max_num_seqs=8)
 T = TypeVar("T")
-Worker = PrefillWorker | DecodeWorker
+Worker = WorkerShell[PrefillEngine] | WorkerShell[DecodeEngine]
 
 
 @dataclass
 class Answer:
-    """What a decode worker said of one request."""
+    """A decode worker's output for one request."""
 
     tokens: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
@@ -57,7 +61,7 @@ class Answer:
 
 
 class Answers:
-    """Collects a worker's outputs; checks that every token comes once and in order."""
+    """Collector of a worker's outputs; checks that every token comes once and in order."""
 
     def __init__(self) -> None:
         self._answers: dict[str, Answer] = {}
@@ -65,7 +69,7 @@ class Answers:
         self._faults: list[str] = []
 
     def take(self, step: StepOutput) -> None:
-        """The sink; runs in the engine's thread."""
+        """Take a step's outputs; runs in the engine's thread."""
         with self._changed:
             for output in step.sequences:
                 self._take_one(output)
@@ -82,39 +86,39 @@ class Answers:
         answer.timings = output.timings
 
     def wait(self, request_id: str, is_enough: Callable[[Answer], bool]) -> Answer:
-        """The answer once it is enough; fails after WITHIN_S."""
+        """Return the answer when `is_enough`; fails after WITHIN_S."""
         with self._changed:
             known = self._answers.setdefault(request_id, Answer())
             assert self._changed.wait_for(lambda: is_enough(known), WITHIN_S), known
             return known
 
     def finished(self, request_id: str) -> Answer:
-        """The whole answer."""
+        """Return the complete answer."""
         return self.wait(request_id, lambda a: bool(a.finish_reason or a.failure))
 
     def check(self) -> None:
-        """No token came twice, out of order or after the end."""
+        """Check that no token came twice, out of order or after the end."""
         assert not self._faults
 
     def forget(self, request_id: str) -> None:
-        """Expect a new request of this id."""
+        """Expect a new request with this id."""
         with self._changed:
             del self._answers[request_id]
 
     def has_ended(self, request_id: str) -> bool:
-        """Whether the end was reported, a good or a bad one."""
+        """Return True if the end was reported, a good or a bad one."""
         with self._changed:
             answer = self._answers.get(request_id, Answer())
             return bool(answer.finish_reason or answer.failure)
 
     def seen(self, request_id: str) -> list[int]:
-        """Tokens so far."""
+        """Return the tokens so far."""
         with self._changed:
             return list(self._answers.get(request_id, Answer()).tokens)
 
 
 def in_engine(worker: Worker, function: Callable[[], T]) -> T:
-    """What `function` returns, run in the worker's engine thread behind all earlier messages."""
+    """Run `function` in the engine's thread, after all earlier messages; return its result."""
     future: Future[T] = Future()
 
     def run() -> None:
@@ -128,27 +132,27 @@ def in_engine(worker: Worker, function: Callable[[], T]) -> T:
 
 
 def load_now(worker: Worker) -> WorkerLoad:
-    """Load and counters of this moment, not of the last step."""
+    """Return the current load and counters, not those of the last step."""
     return in_engine(worker, worker._engine.load)
 
 
 def held(worker: Worker) -> int:
-    """Blocks that the worker holds."""
+    """Return the number of blocks that the worker holds."""
     load = load_now(worker)
     return load.blocks_total - load.blocks_free
 
 
 @contextmanager
 def an_hour_later() -> Iterator[None]:
-    """Engines take it to be an hour later, so that deadlines pass when a test wants them to."""
+    """Move the engines' clock an hour forward, so that deadlines pass when a test wants it."""
     now_s = time.monotonic
     with patch("time.monotonic", lambda: now_s() + 3600.0):
         yield
 
 
 def expect_short_answers(workers: "Workers") -> None:
-    """Teach the scheduler what is wrong, or it would admit no more than fits to the end."""
-    lengths = workers.decode._engine._scheduler._lengths
+    """Teach the scheduler short answers; otherwise it admits only what fits to the end."""
+    lengths = workers.decode._engine._scheduler.admission._lengths
 
     def teach() -> None:
         for power in range(14):
@@ -159,14 +163,14 @@ def expect_short_answers(workers: "Workers") -> None:
 
 
 def until(is_true: Callable[[], bool], what: str) -> None:
-    """Ask again and again (each time a round trip to an engine's thread); fails after WITHIN_S."""
+    """Wait until `is_true`, by round trips to an engine's thread; fails after WITHIN_S."""
     deadline = time.monotonic() + WITHIN_S
     while not is_true():
         assert time.monotonic() < deadline, f"still not {what}"
 
 
 class Workers:
-    """One prefill worker (unless `sources` says otherwise) and one decode worker; a context manager."""
+    """Context manager of one decode worker and, unless `sources` differs, one prefill worker."""
 
     def __init__(
         self,
@@ -179,11 +183,11 @@ class Workers:
         store: NodeStore = UNLIMITED,
         change: Callable[[Engine], Engine] = lambda engine: engine,
     ) -> None:
-        """`change` is what happens to both engines before they start."""
+        """Build the workers; `change` is applied to both engines before they start."""
         self.crashes: list[BaseException] = []
         self.answers = Answers()
         transfer = transfer or TransferConfig()
-        configs = [prefill_config or engine_config(), decode_config or engine_config()]
+        names, configs = (PREFILL, "decode-0"), (prefill_config, decode_config)
         specs = [
             WorkerSpec(
                 name=name,
@@ -192,18 +196,17 @@ class Workers:
                 model_name="tiny",
                 namespace="test",
                 num_threads=1,
-                engine=config,
+                engine=config or engine_config(),
                 transfer=transfer,
             )
-            for name, role, config in zip(
-                (PREFILL, "decode-0"), ("prefill", "decode"), configs, strict=True
-            )
+            for name, role, config in zip(names, ("prefill", "decode"), configs, strict=True)
         ]
         hosts = [build_host(spec, self.crashes.append, store) for spec in specs]
         hosts = [replace(host, engine=change(host.engine)) for host in hosts]
-        self.prefill = PrefillWorker(specs[0], hosts[0])
-        transport = InProcessTransport({PREFILL: wrap(self.prefill)})
-        self.decode = DecodeWorker(specs[1], hosts[1], transport)
+        prefill = make_prefill_worker(specs[0], hosts[0])
+        self.prefill, self.source = prefill.shell, prefill.source
+        transport = InProcessTransport({PREFILL: wrap(self.source)})
+        self.decode = make_decode_worker(specs[1], hosts[1], transport)
         self.decode.subscribe(self.answers.take)
 
     def __enter__(self) -> Self:
@@ -237,7 +240,7 @@ class Workers:
         )
 
     def check_at_rest(self) -> None:
-        """Nothing is held, owed or broken on either side."""
+        """Check that both sides hold no blocks, owe nothing and are consistent."""
         until(lambda: held(self.decode) + held(self.prefill) == 0, "free of blocks")
         for worker in (self.prefill, self.decode):
             load = load_now(worker)

@@ -1,4 +1,4 @@
-"""The code of a document, so that a test can run what a reader would copy."""
+"""Code blocks of a document, so that a test can run what a reader would copy."""
 
 import re
 
@@ -6,7 +6,7 @@ from tests.unit.repository.sources import ROOT
 
 
 def blocks(path: str, heading: str, language: str) -> list[str]:
-    """Code blocks of that language under a heading of a document of the repository, in their order."""
+    """Return the code blocks of a language under a heading of a document, in their order."""
     text = (ROOT / path).read_text("utf-8")
     _, found, rest = text.partition(f"\n{heading}\n")
     assert found, f"{path} has no heading {heading!r}"

@@ -1,4 +1,4 @@
-"""Real `pdserve serve` processes for tests: started, found, stopped, and checked to leave nothing."""
+"""Real `pdserve serve` processes for tests: started, found, stopped, checked for remains."""
 
 import os
 import re
@@ -31,13 +31,13 @@ class Served:
     openai: str = ""
 
     def family(self) -> list[psutil.Process]:
-        """The launcher and everything below it: Ray's services and the workers."""
+        """Return the launcher and all its descendants: Ray's services and the workers."""
         root = psutil.Process(self.process.pid)
         return [root, *root.children(recursive=True)]
 
 
 def spawn(*args: str) -> subprocess.Popen[str]:
-    """`pdserve serve ARGS` on free ports, its output captured."""
+    """Start `pdserve serve ARGS` on free ports, with captured output."""
     command = [str(PDSERVE), "serve", *args, "--grpc-port", "0", "--http-port", "0"]
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     environment.setdefault("PDSERVE_START_TIMEOUT_S", str(START_TIMEOUT_S))
@@ -48,7 +48,7 @@ def spawn(*args: str) -> subprocess.Popen[str]:
 
 @contextmanager
 def serving(*args: str, ended_by: signal.Signals = signal.SIGTERM) -> Iterator[Served]:
-    """A deployment that is ready; afterwards the signal must end it cleanly, and no process is left."""
+    """Yield a ready deployment; then the signal must end it cleanly, with all processes."""
     process = spawn(*args)
     try:
         served = _await_ready(process)
@@ -65,7 +65,7 @@ def serving(*args: str, ended_by: signal.Signals = signal.SIGTERM) -> Iterator[S
 
 
 def _stop(served: Served, number: signal.Signals) -> None:
-    """Send the signal; the exit must be clean and the whole family gone, Ray's processes among it."""
+    """Send the signal; the exit must be clean, and all processes gone, also Ray's."""
     family = served.family()
     assert any("raylet" in process.name() for process in family)
     served.process.send_signal(number)
@@ -89,7 +89,7 @@ def _await_ready(process: subprocess.Popen[str]) -> Served:
 
 
 def run_cli(*args: str, timeout_s: float = WITHIN_S) -> subprocess.CompletedProcess[str]:
-    """Any `pdserve` command to its end."""
+    """Run any `pdserve` command to its end."""
     return subprocess.run(
         [str(PDSERVE), *args], capture_output=True, text=True, timeout=timeout_s, check=False
     )

@@ -1,4 +1,4 @@
-"""A real router over scripted workers, all in this process, over gRPC on loopback."""
+"""Real router over scripted workers, all in this process, with gRPC on loopback."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -17,13 +17,13 @@ from tests.patience import WITHIN_S
 
 HOST = "127.0.0.1"
 MODEL = "tiny"
-# every prompt travels, also those that the router would run where they decode
+# hands off every prompt, also those that the default policy would run locally
 ALWAYS_PREFILL = RouterConfig(policy="least_loaded")
 
 
 @dataclass(slots=True)
 class Stack:
-    """What a test drives."""
+    """Router, workers and client that a test drives."""
 
     router: Router
     address: str
@@ -32,24 +32,24 @@ class Stack:
 
     @property
     def http(self) -> str:
-        """The HTTP port's URL."""
+        """Return the HTTP port's URL."""
         return f"http://{HOST}:{self.router.http_port}"
 
     async def lose(self, number: int) -> None:
-        """End a worker's server, as when its process dies."""
+        """End a worker's server, as if its process died."""
         await asyncio.to_thread(self.hosts[number].stop, WITHIN_S)
 
     async def until(
         self, is_so: Callable[[admin_pb2.StatusResponse], bool]
     ) -> admin_pb2.StatusResponse:
-        """The router's first status of which it is so; fails after WITHIN_S."""
+        """Return the router's first status for which `is_so` is true; fails after WITHIN_S."""
         async with asyncio.timeout(WITHIN_S):
             while not is_so(status := await self.client.status()):
                 await asyncio.sleep(0.005)
         return status
 
     async def until_idle(self) -> admin_pb2.Outcomes:
-        """The totals once nothing is in flight."""
+        """Return the totals when nothing is in flight."""
         status = await self.until(lambda status: not status.router.requests_in_flight)
         return status.router.totals
 
@@ -61,7 +61,7 @@ async def routing(
     config: RouterConfig | None = None,
     fleet: Fleet | None = None,
 ) -> AsyncIterator[Stack]:
-    """A router that is ready, over workers at these addresses."""
+    """Yield a ready router over workers at these addresses."""
     router = Router(MODEL, model_dir, addresses, config or RouterConfig(), fleet)
     try:
         port = await router.start(HOST, 0, 0, WITHIN_S)
@@ -79,7 +79,7 @@ async def serving(
     config: RouterConfig | None = None,
     fleet: Fleet | None = None,
 ) -> AsyncIterator[Stack]:
-    """The same with its workers."""
+    """Yield a ready router and serve its workers."""
     hosts = [WorkerHost(worker, HOST) for worker in workers]
     try:
         addresses = [host.start() for host in hosts]
@@ -94,11 +94,11 @@ async def serving(
 async def collect(
     client: AsyncClient, prompt: str, *, request_id: str = "", **sampling: object
 ) -> list[inference_pb2.GenerateResponse]:
-    """All responses to one prompt."""
+    """Return all responses to one prompt."""
     params = inference_pb2.SamplingParams(**sampling)  # type: ignore[arg-type]
     return [part async for part in client.stream(prompt, params, request_id=request_id)]
 
 
 def text_of(responses: Sequence[inference_pb2.GenerateResponse]) -> str:
-    """The whole text."""
+    """Return the complete text."""
     return "".join(response.text for response in responses)

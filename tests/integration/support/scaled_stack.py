@@ -1,4 +1,4 @@
-"""A router over scripted workers that come, go and change their role."""
+"""Router over scripted workers that are added, removed and change their roles."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,7 +18,7 @@ UNREACHABLE = admin_pb2.WORKER_STATE_UNREACHABLE
 async def scaling(
     model_dir: Path, *workers: ScriptedWorker
 ) -> AsyncIterator[tuple[Stack, ScriptedFleet]]:
-    """The router, and the fleet of its workers."""
+    """Yield the router, and the fleet of its workers."""
     fleet = ScriptedFleet(*workers, max_workers=4)
     try:
         async with serving(model_dir, *workers, config=ALWAYS_PREFILL, fleet=fleet) as stack:
@@ -28,7 +28,7 @@ async def scaling(
 
 
 async def state_of(stack: Stack, name: str, state: int) -> None:
-    """Until the router says that a worker is in that state."""
+    """Wait until the router reports a worker in this state."""
 
     def is_so(status: admin_pb2.StatusResponse) -> bool:
         return any(w.name == name and w.state == state for w in status.workers)

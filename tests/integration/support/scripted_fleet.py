@@ -1,4 +1,4 @@
-"""A fleet of scripted workers: what a deployment does with processes, done with servers in this process."""
+"""Fleet of scripted workers: servers in this process in place of a deployment's processes."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -14,20 +14,20 @@ HOST = "127.0.0.1"
 
 
 class ScriptedFleet:
-    """Implements Fleet over the workers it is given and those it starts."""
+    """Fleet of the given workers and those that it starts."""
 
     def __init__(self, *workers: ScriptedWorker, max_workers: int = 8) -> None:
         self.workers = {worker.info.name: worker for worker in workers}
         self.started: list[ScriptedWorker] = []
         self.stopped: list[str] = []
-        self.fingerprint = "tiny"  # of workers to come
+        self.fingerprint = "tiny"  # of workers started later
         self.may_flip = asyncio.Event()
         self.may_flip.set()
         self._max_workers = max_workers
         self._hosts: list[WorkerHost] = []
 
     async def start(self, roles: Sequence[Role]) -> Mapping[str, str]:
-        """See Fleet.start."""
+        """Start scripted workers; return their addresses by name."""
         if len(self.workers) + len(roles) > self._max_workers:
             raise PreconditionError("no room")
         addresses = {}
@@ -43,7 +43,7 @@ class ScriptedFleet:
         return addresses
 
     async def flip(self, worker: str, role: Role) -> None:
-        """See Fleet.flip."""
+        """Change a worker's role."""
         await self.may_flip.wait()
         flipped = self.workers[worker]
         assert not flipped.live, "flipped with work in hand"
@@ -51,10 +51,10 @@ class ScriptedFleet:
         flipped.publish()
 
     async def stop(self, worker: str) -> None:
-        """See Fleet.stop."""
+        """Stop a worker's server."""
         self.stopped.append(worker)
 
     def close(self) -> None:
-        """End the servers that it started."""
+        """End the servers that the fleet started."""
         for host in self._hosts:
             host.stop(WITHIN_S)

@@ -1,4 +1,4 @@
-"""A worker without a model: it does what a test tells it, behind the real gRPC service."""
+"""Worker without a model, behind the real gRPC service; it does what a test tells it."""
 
 import threading
 from collections.abc import Callable
@@ -24,7 +24,7 @@ Script = Callable[["ScriptedWorker", WorkRequest], None]
 
 
 class ScriptedWorker:
-    """Implements WorkerPort. `script` runs at each submission; without one nothing happens by itself."""
+    """WorkerPort that runs `script` at each submission, and otherwise does nothing by itself."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class ScriptedWorker:
         self.requests: list[WorkRequest] = []
         self.live: set[str] = set()
         self.cancelled: list[str] = []
-        self.num_subscriptions = 0  # ever
+        self.num_subscriptions = 0  # in all
         self.reported = WorkerLoad(
             blocks_total=BLOCKS, blocks_free=BLOCKS, block_size=BLOCK_SIZE, num_running=0
         )
@@ -49,7 +49,7 @@ class ScriptedWorker:
         self._changed = threading.Condition(threading.RLock())
 
     def submit(self, request: WorkRequest) -> None:
-        """See WorkerPort."""
+        """Record a request, and run the script."""
         with self._changed:
             self.requests.append(request)
             self.live.add(request.request_id)
@@ -58,7 +58,7 @@ class ScriptedWorker:
             self._script(self, request)
 
     def cancel(self, request_id: str) -> None:
-        """See WorkerPort."""
+        """Record a cancel, and end its request."""
         with self._changed:
             if request_id in self.live:
                 self.live.remove(request_id)
@@ -66,16 +66,16 @@ class ScriptedWorker:
                 self._changed.notify_all()
 
     def load(self) -> WorkerLoad:
-        """See WorkerPort."""
+        """Return the scripted load."""
         return self.reported
 
     def ask_blocks(self, request_id: str, answer: Callable[[BlockLedger], None]) -> None:
-        """See WorkerPort."""
+        """Answer a question about blocks with `ledger`."""
         if self.ledger is not None:
             answer(self.ledger(request_id))
 
     def subscribe(self, sink: Callable[[StepOutput], None]) -> Callable[[], None]:
-        """See WorkerPort."""
+        """Add a sink for the steps; return a function that removes it."""
         with self._changed:
             self._sinks.append(sink)
             self.num_subscriptions += 1
@@ -89,7 +89,7 @@ class ScriptedWorker:
         return unsubscribe
 
     def publish(self, *outputs: SequenceOutput) -> None:
-        """One engine step with these outputs."""
+        """Publish one engine step with these outputs."""
         with self._changed:
             ended = {o.request_id for o in outputs if o.finish_reason or o.failure}
             self.live -= ended
@@ -99,25 +99,25 @@ class ScriptedWorker:
             sink(StepOutput(outputs))
 
     def say(self, request: WorkRequest, text: str, index: int = 0, *, ends: bool = False) -> None:
-        """A step with the text's bytes as tokens."""
+        """Publish a step with the text's bytes as tokens."""
         reason = FinishReason.STOP if ends else None
         self.publish(SequenceOutput(request.request_id, index, tuple(text.encode()), reason))
 
     def wait(self, is_so: Callable[["ScriptedWorker"], bool]) -> None:
-        """Block until it is so; fails after WITHIN_S."""
+        """Block until `is_so`; fails after WITHIN_S."""
         with self._changed:
             assert self._changed.wait_for(lambda: is_so(self), WITHIN_S), (
                 f"{self.info.name}: live {self.live}, cancelled {self.cancelled}"
             )
 
     def wait_for_request(self, number: int = 1) -> WorkRequest:
-        """The number-th request, once it is here."""
+        """Return the number-th request when it has arrived."""
         self.wait(lambda worker: len(worker.requests) >= number)
         return self.requests[number - 1]
 
 
 def echo(worker: ScriptedWorker, request: WorkRequest) -> None:
-    """A script: answer with the prompt, one token a step, cut at max_tokens."""
+    """Answer with the prompt, one token a step, cut at max_tokens; a script."""
     tokens = request.prompt_token_ids[: request.sampling.max_tokens]
     is_cut = len(tokens) < len(request.prompt_token_ids)
     last = FinishReason.LENGTH if is_cut else FinishReason.STOP

@@ -1,4 +1,4 @@
-"""Waiting for a state of a running deployment, with a deadline."""
+"""Waits for a state of a running deployment, with a deadline."""
 
 import asyncio
 import time
@@ -9,12 +9,12 @@ from tests.patience import WITHIN_S
 
 
 def held_blocks(status: admin_pb2.StatusResponse) -> dict[str, int]:
-    """Blocks that each worker holds."""
+    """Return the blocks that each worker holds."""
     return {w.name: w.load.blocks_total - w.load.blocks_free for w in status.workers}
 
 
 async def until_nothing_is_held(client: AsyncClient) -> admin_pb2.StatusResponse:
-    """The first status with no request in flight and no block held; fails after WITHIN_S."""
+    """Return the first status with no request in flight and no block held; fails after WITHIN_S."""
     deadline = time.monotonic() + WITHIN_S
     while True:
         status = await client.status()

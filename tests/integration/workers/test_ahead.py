@@ -1,4 +1,4 @@
-"""Decode a step ahead of its tokens says what decode in step says, whatever happens to the requests."""
+"""Decode one step ahead gives the text of decode in step, whatever happens to the requests."""
 
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,7 @@ def undisturbed(model: Path) -> list[list[int]]:
 def test_the_text_is_that_of_an_engine_in_step(
     model: Path, undisturbed: list[list[int]], sources: list[str | None], num_blocks: int
 ) -> None:
-    """Hand-offs join running batches, prompts run beside them, and twelve blocks make for preemptions."""
+    """Hand-offs join running batches, prompts run beside them, and twelve blocks cause preemptions."""
     decode = engine_config(num_blocks=num_blocks, max_num_seqs=8, max_batch_tokens=24)
     with AHEAD(model, prefill_config=CHUNKS_OF_16, decode_config=decode) as workers:
         expect_short_answers(workers)

@@ -17,7 +17,7 @@ from tests.integration.support.in_process_workers import (
     expect_short_answers,
     load_now,
 )
-from tests.integration.support.meddling_in_process import die_at, meddle
+from tests.integration.support.kv_faults import die_at, meddle
 from tests.unit.common.engine.tiny_models import engine_config, load_reference, save_model
 from tests.unit.common.grammar.allowed import EOS, VOCAB, regex
 from tests.unit.router.tiny_tokenizer import write_folder

@@ -1,4 +1,4 @@
-"""A cancel in any phase frees everything on both sides, and harms nobody else."""
+"""A cancel in any phase frees everything on both sides, and harms no other request."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.integration.support.in_process_workers import (
     load_now,
     until,
 )
-from tests.integration.support.meddling_in_process import (
+from tests.integration.support.kv_faults import (
     Gate,
     has_mail,
     held_engine,
@@ -51,7 +51,7 @@ Start = Callable[..., Workers]
 
 @pytest.fixture
 def start(model: Path, undisturbed: list[int]) -> Iterator[Start]:
-    """Starts workers; at the end they are at rest, and a last request runs as if nothing had been."""
+    """Start workers; check at the end that they are at rest and that a last request runs well."""
     made: list[Workers] = []
 
     def make(decode_config: EngineConfig = ROOMY, gate: Gate | None = None, at: int = 0) -> Workers:
@@ -81,7 +81,7 @@ def read(stream: InProcessStream) -> list[WireItem]:
 
 
 def check_silent(workers: Workers, request_id: str) -> None:
-    """A cancelled request says no more: neither tokens nor an end."""
+    """Check that a cancelled request publishes no more: neither tokens nor an end."""
     before = workers.answers.seen(request_id)
     workers.check_at_rest()
     assert workers.answers.seen(request_id) == before
@@ -130,7 +130,7 @@ def test_while_its_prompt_is_computed(start: Start) -> None:
 
 @pytest.mark.parametrize("at", [0, 1, 2, 3])
 def test_while_its_kv_is_on_the_way(start: Start, at: int) -> None:
-    """Before the first chunk, between chunks, before token 1, before the last chunk."""
+    """The cancel comes before the first chunk, between chunks, before token 1, or before the last chunk."""
     gate = Gate()
     workers = start(gate=gate, at=at)
     workers.submit("r", PROMPT, SHORT)
@@ -187,24 +187,24 @@ def test_a_cancel_of_nothing_or_of_what_is_over_changes_nothing(
 
 
 def test_a_cancel_that_overtakes_its_prompt_on_prefill_is_kept_for_it(start: Start) -> None:
-    """Once: the next prompt of that name is another one."""
+    """The cancel counts once: the next prompt of that name is another one."""
     workers = start()
     request = WorkRequest("r", 0, tuple(PROMPT), SHORT)
-    workers.prefill.cancel_stream("r", 0)
-    assert list(workers.prefill.stream(request)) == []
+    workers.source.cancel_stream("r", 0)
+    assert list(workers.source.stream(request)) == []
     assert load_now(workers.prefill).steps == 0
-    assert len(list(workers.prefill.stream(request))) == 4
+    assert len(list(workers.source.stream(request))) == 4
 
 
 def test_a_cancel_of_another_attempt_is_not_meant(start: Start) -> None:
     workers = start()
-    workers.prefill.cancel_stream("r", 0)
-    assert len(list(workers.prefill.stream(WorkRequest("r", 1, tuple(PROMPT), SHORT)))) == 4
+    workers.source.cancel_stream("r", 0)
+    assert len(list(workers.source.stream(WorkRequest("r", 1, tuple(PROMPT), SHORT)))) == 4
 
 
 def test_a_second_stream_of_one_prompt_ends_the_first(start: Start) -> None:
     workers, gate = start(), Gate()
-    transport = InProcessTransport({PREFILL: workers.prefill})
+    transport = InProcessTransport({PREFILL: workers.source})
     request = WorkRequest("r", 0, tuple(PROMPT), SHORT)
     workers.prefill.subscribe(lambda _: gate.hold())
     first = transport.open(PREFILL, request)
@@ -218,7 +218,7 @@ def test_a_second_stream_of_one_prompt_ends_the_first(start: Start) -> None:
 def test_a_reader_that_goes_away_frees_prefill(start: Start) -> None:
     workers, gate = start(), Gate()
     workers.prefill.subscribe(lambda _: gate.hold())
-    items = workers.prefill.stream(WorkRequest("r", 0, tuple(PROMPT), SHORT))
+    items = workers.source.stream(WorkRequest("r", 0, tuple(PROMPT), SHORT))
     next(items)
     items.close()  # type: ignore[attr-defined]
     gate.open()

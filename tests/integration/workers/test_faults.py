@@ -1,4 +1,4 @@
-"""Whatever befalls a transfer, the text is that of an undisturbed run and nothing stays held."""
+"""Whatever happens to a transfer, the text is that of an undisturbed run and no block stays held."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from common.kv_transfer.wire import WireItem, decode_header, encode_header, make
 from common.messages import FinishReason, SamplingParams
 from pdserve.errors import Reason
 from tests.integration.support.in_process_workers import CHUNKS_OF_16, Workers, load_now
-from tests.integration.support.meddling_in_process import (
+from tests.integration.support.kv_faults import (
     Gate,
     Rewrite,
     change_at,
@@ -47,7 +47,7 @@ def undisturbed(model: Path) -> list[int]:
 
 @pytest.fixture
 def make_workers(model: Path) -> Iterator[Callable[..., Workers]]:
-    """Workers that are stopped at the end."""
+    """Make workers that are stopped at the end."""
     made: list[Workers] = []
 
     def make(wrap: Wrap = lambda source: source, item_timeout_s: float = WITHIN_S) -> Workers:
@@ -64,8 +64,9 @@ def make_workers(model: Path) -> Iterator[Callable[..., Workers]]:
 def check_fallback(
     workers: Workers, undisturbed: list[int], *, recomputed: int, rejected: int = 0
 ) -> None:
-    """The one request ends well after decode computed `recomputed` tokens: of the prompt, and token 1
-    if it came."""
+    """Check that the one request ends well after decode computed `recomputed` tokens.
+
+    These are of the prompt, and token 1 if it came."""
     assert workers.answers.finished("r").tokens == undisturbed
     workers.check_at_rest()
     load = load_now(workers.decode)
@@ -169,7 +170,7 @@ def cut_short(item: WireItem) -> list[WireItem]:
 
 
 def with_fields(**changes: object) -> Callable[[WireItem], list[WireItem]]:
-    """The same chunk by its payload, another one by its header."""
+    """Return a chunk with the same payload and other fields in its header."""
 
     def change(item: WireItem) -> list[WireItem]:
         header = decode_header(item[0]).model_copy(update=changes)

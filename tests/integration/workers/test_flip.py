@@ -11,14 +11,14 @@ from common.kv_transfer.in_process import InProcessTransport
 from common.kv_transfer.transport import KVSource
 from common.messages import Role, WorkRequest
 from common.worker.host import EngineHost, build_host
-from decode_worker.worker import DecodeWorker
+from decode_worker.worker import make_decode_worker
 from deploy import role_switch
 from deploy.role_switch import Built, RoleSwitch
 from pdserve.errors import Reason
-from prefill_worker.worker import PrefillWorker
+from prefill_worker.worker import make_prefill_worker
 from tests.integration.support.eight_prompts import PROMPTS, ROOMY, run_undisturbed, sampling
 from tests.integration.support.in_process_workers import Answers, until
-from tests.integration.support.meddling_in_process import Gate
+from tests.integration.support.kv_faults import Gate
 from tests.patience import WITHIN_S
 from tests.unit.common.engine.tiny_models import save_model
 
@@ -33,11 +33,11 @@ class Pair:
         transport = InProcessTransport(sources)
 
         def build_prefill(spec: WorkerSpec, host: EngineHost) -> Built:
-            worker = PrefillWorker(spec, host)
-            return Built(worker, source=worker)
+            worker = make_prefill_worker(spec, host)
+            return Built(worker.shell, source=worker.source)
 
         def build_decode(spec: WorkerSpec, host: EngineHost) -> Built:
-            return Built(DecodeWorker(spec, host, transport))
+            return Built(make_decode_worker(spec, host, transport))
 
         self.hosts: dict[str, EngineHost] = {}
         self.workers: dict[str, RoleSwitch] = {}
@@ -61,14 +61,14 @@ class Pair:
             sources[spec.name] = worker
 
     def ask(self, worker: str, index: int, tag: str, prefill: str | None = None) -> str:
-        """Have a worker answer one of the prompts; the request's id."""
+        """Let a worker answer one of the prompts; return the request's id."""
         request_id = f"{tag}{index}"
         prompt = tuple(PROMPTS[index])
         self.workers[worker].submit(WorkRequest(request_id, 0, prompt, sampling(index), prefill))
         return request_id
 
     def check_at_rest(self) -> None:
-        """Nobody holds a block, nothing broke, no token came twice."""
+        """Check that no block is held, nothing broke and no token came twice."""
         until(lambda: all(h.engine.pool.num_held == 0 for h in self.hosts.values()), "free")
         assert not self.crashes
         self.answers.check()

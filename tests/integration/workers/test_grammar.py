@@ -1,4 +1,4 @@
-"""Grammars over real workers: the same text however it is run, always of the form that was asked for."""
+"""Grammars over real workers: the same text wherever it runs, always of the requested form."""
 
 import json
 import random
@@ -22,7 +22,7 @@ from tests.integration.support.in_process_workers import (
     expect_short_answers,
     load_now,
 )
-from tests.integration.support.meddling_in_process import Gate
+from tests.integration.support.kv_faults import Gate
 from tests.unit.common.engine.tiny_models import engine_config, save_model
 from tests.unit.common.grammar.allowed import EOS, VOCAB, choice, lark, regex, schema
 from tests.unit.router.tiny_tokenizer import write_folder
@@ -91,7 +91,7 @@ def submit_all(workers: Workers, source: str | None) -> list[Answer]:
 
 @pytest.fixture(scope="module")
 def undisturbed(model: Path) -> list[list[int]]:
-    """One after the other, on one worker."""
+    """Return the answers of one worker that runs one request after the other."""
     texts = []
     with Workers(model, decode_config=engine_config(num_blocks=400)) as workers:
         for index, prompt in enumerate(PROMPTS):
@@ -167,7 +167,7 @@ def test_a_grammar_that_no_router_saw_fails_by_name(model: Path, source: str | N
 
 @pytest.mark.parametrize("source", [PREFILL, None])
 def test_one_token_may_be_all(model: Path, source: str | None) -> None:
-    """It is sampled on the prefill worker, which ends the request there."""
+    """The only token is sampled on the prefill worker, and the request ends there."""
     with Workers(model) as workers:
         workers.submit("r", PROMPTS[1], sampling(1, choice("x")), prefill=source)
         answer = workers.answers.finished("r")

@@ -1,4 +1,4 @@
-"""Prompts run on a prefill worker, tokens come from a decode worker: the text is that of `transformers`."""
+"""Prompts run on a prefill worker and tokens on a decode worker: the text is that of `transformers`."""
 
 import random
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from common.engine.memory.kv_cache import kv_layout
 from common.kv_transfer.node_store import FixedStore
 from common.messages import FinishReason, SamplingParams
 from tests.integration.support.in_process_workers import CHUNKS_OF_16, Workers, load_now, until
-from tests.integration.support.meddling_in_process import Gate, hold_at, meddle
+from tests.integration.support.kv_faults import Gate, hold_at, meddle
 from tests.unit.common.engine.tiny_models import (
     VOCAB,
     continue_greedily,
@@ -45,7 +45,7 @@ def workers(model: Path) -> Iterator[Workers]:
 
 
 def answer_all(workers: Workers, tag: str, prefill: str | None = "prefill-0") -> list[list[int]]:
-    """Everybody at once."""
+    """Answer all prompts at once."""
     for index, prompt in enumerate(PROMPTS):
         workers.submit(f"{tag}-{index}", prompt, GREEDY, prefill=prefill, salt=tag)
     answers = [workers.answers.finished(f"{tag}-{index}") for index in range(len(PROMPTS))]
@@ -166,7 +166,7 @@ def test_kv_is_there_before_prefill_has_run_the_rest(
 
 
 def test_copies_beside_the_engine_change_nothing(model: Path, expected: list[list[int]]) -> None:
-    """As on a device, where a thread waits for the copies; items and the end keep their order."""
+    """A thread waits for the copies, as on a device; items and the end keep their order."""
     with Workers(model, prefill_config=CHUNKS_OF_16) as workers:
         workers.prefill._engine._copies._thread = ThreadPoolExecutor(1)
         assert answer_all(workers, "beside") == expected
@@ -177,7 +177,7 @@ def test_copies_beside_the_engine_change_nothing(model: Path, expected: list[lis
 def test_a_store_that_holds_next_to_nothing_only_makes_pieces_smaller(
     model: Path, expected: list[list[int]]
 ) -> None:
-    """Of 8 KiB, 16 tokens, a pull may have four pieces of two tokens on their way, two pulls at once."""
+    """The store holds 8 KiB, 16 tokens: two pulls at once, each with four pieces of two tokens."""
     store = FixedStore(8 * 1024)
     with Workers(model, prefill_config=CHUNKS_OF_16, store=store) as workers:
         assert answer_all(workers, "small") == expected
@@ -185,7 +185,7 @@ def test_a_store_that_holds_next_to_nothing_only_makes_pieces_smaller(
         load = load_now(workers.decode)
         assert (load.prefill_fallbacks, load.kv_rejected, load.prefill_tokens) == (0, 0, 0)
         assert (load.credit_bytes, load.credit_wanted_bytes) == (8 * 1024, 0)
-        assert workers.prefill.outgoing.taken_bytes == 0
+        assert workers.source.credit.taken_bytes == 0
 
 
 @pytest.mark.parametrize(("prefill_size", "decode_size"), [(5, 16), (16, 3), (16, 32)])

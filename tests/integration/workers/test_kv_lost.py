@@ -1,4 +1,4 @@
-"""KV that does not come is said to be lost where it was wanted, and nowhere else."""
+"""KV that does not come is reported as lost where it was wanted, and nowhere else."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from common.messages import SamplingParams
 from tests.integration.support.in_process_workers import Workers, load_now, until
-from tests.integration.support.meddling_in_process import Gate, end_at, held_engine, hold_at, meddle
+from tests.integration.support.kv_faults import Gate, end_at, held_engine, hold_at, meddle
 from tests.unit.common.engine.tiny_models import save_model
 
 PROMPT = list(range(3, 19))

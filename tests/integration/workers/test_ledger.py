@@ -1,4 +1,4 @@
-"""Who holds a worker's blocks, and why: what it says is what its pool knows."""
+"""Ledgers of a worker's blocks agree with its pool."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -18,7 +18,7 @@ from tests.integration.support.in_process_workers import (
     in_engine,
     until,
 )
-from tests.integration.support.meddling_in_process import Gate, hold_at, meddle
+from tests.integration.support.kv_faults import Gate, hold_at, meddle
 from tests.patience import WITHIN_S
 from tests.unit.common.engine.tiny_models import engine_config, save_model
 
@@ -49,7 +49,7 @@ def one(ledger: BlockLedger) -> BlockHolder:
 
 
 def until_seen(worker: Worker, is_seen: Callable[[BlockLedger], bool], what: str) -> BlockLedger:
-    """The first ledger in which it is so."""
+    """Return the first ledger that fulfils the condition."""
     seen: list[BlockLedger] = []
 
     def look() -> bool:
@@ -133,7 +133,9 @@ def test_prompts_hold_what_they_run_in_on_the_prefill_worker(model: Path) -> Non
     with Workers(model, prefill_config=CHUNKS_OF_16) as workers:
         worker = workers.prefill
         sequences = [
-            worker._prefix.new_sequence(WorkRequest(name, 0, tuple(tokens), ENDLESS), 0.0)
+            worker._engine._engine.prefix.new_sequence(
+                WorkRequest(name, 0, tuple(tokens), ENDLESS), 0.0
+            )
             for name, tokens in (("long", range(3, 83)), ("short", range(20)))
         ]
 

@@ -1,4 +1,4 @@
-"""Numbers that are none fail one request, harm no other, and leave nothing behind."""
+"""NaN fails one request, harms no other, and leaves nothing behind."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ POISON, BEGINNING = UNUSED_TOKEN, 12
 
 @pytest.fixture(scope="module")
 def fragile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same model, but its embedding of POISON is NaN."""
+    """Save the same model with NaN as its embedding of POISON."""
     folder = save_model(tmp_path_factory.mktemp("fragile"), "llama")
     weights = load_file(folder / "model.safetensors")
     weights["model.embed_tokens.weight"][POISON] = float("nan")
@@ -26,7 +26,7 @@ def fragile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[int]]:
-    """Beginnings of texts that do without POISON, by prompt."""
+    """Return beginnings of texts without POISON, by prompt."""
     undisturbed = run_undisturbed(save_model(tmp_path_factory.mktemp("llama"), "llama"))
     texts = {index: text[:BEGINNING] for index, text in enumerate(undisturbed)}
     texts = {index: text for index, text in texts.items() if POISON not in text}
@@ -59,7 +59,7 @@ def test_nan_logits_fail_one_request_and_harm_no_other(
 def test_memory_that_held_nan_is_safe_to_use_again(
     fragile: Path, healthy: dict[int, list[int]], prefill: str | None
 ) -> None:
-    """Twelve blocks, all of which a poisoned prompt has filled."""
+    """A poisoned prompt has filled all of the twelve blocks."""
     small = engine_config(num_blocks=12)
     with Workers(fragile, prefill_config=small, decode_config=small) as workers:
         workers.submit("poisoned", [POISON] * 180, beginning(0), prefill=prefill)

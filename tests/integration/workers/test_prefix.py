@@ -1,4 +1,4 @@
-"""Prompts that begin alike: less is computed and less travels, and the text is that of `transformers`.
+"""Prompts that begin alike: less is computed and sent, and the text is that of `transformers`.
 
 Blocks have 16 positions, so a prompt of 100 tokens leaves 6 whole ones.
 """
@@ -89,7 +89,7 @@ def test_decode_takes_only_what_it_lacks_and_prefill_computes_only_what_it_lacks
 
 
 def test_prefill_ships_what_decode_has_lost(workers: Workers, reference: Any) -> None:
-    """Decode alone forgets; what prefill still holds travels without being computed."""
+    """Only decode forgets; KV that prefill still holds is sent without being computed."""
     ask(workers, "lost-1", PROMPT, salt="lost")
     fill = [[DRAW.randrange(VOCAB) for _ in range(500)] for _ in range(2)]
     for index, prompt in enumerate(fill):
@@ -122,7 +122,7 @@ def test_twenty_at_once_with_one_prefix_answer_as_each_alone(
 
 @pytest.mark.parametrize("prefill", ["prefill-0", None])
 def test_a_group_computes_and_ships_its_prompt_once(workers: Workers, prefill: str | None) -> None:
-    """100 tokens: 96 in whole blocks, 4 of which everybody needs the logits."""
+    """The prompt has 96 of 100 tokens in whole blocks; each member of the group runs the other 4."""
     before = [load_now(worker) for worker in (workers.prefill, workers.decode)]
     names = [f"group-{prefill}-{index}" for index in range(5)]
     for seed, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""Too little memory, too little time: equal text or a clear end, and nothing held."""
+"""Too little memory or time: equal text or a clear end, and no block held."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from tests.integration.support.in_process_workers import (
     load_now,
     until,
 )
-from tests.integration.support.meddling_in_process import Gate, hold_at, meddle
+from tests.integration.support.kv_faults import Gate, hold_at, meddle
 from tests.patience import WITHIN_S
 from tests.unit.common.engine.tiny_models import engine_config, save_model
 
@@ -41,7 +41,7 @@ def undisturbed(model: Path) -> list[list[int]]:
 def test_preempted_text_is_that_of_an_undisturbed_run(
     model: Path, undisturbed: list[list[int]], sources: list[str | None], mode: str
 ) -> None:
-    """Eight sequences that grow to 35 blocks together, and 12 blocks."""
+    """Eight sequences grow to 35 blocks together, and there are 12."""
     tight = engine_config(num_blocks=12, preemption=mode)
     with Workers(model, prefill_config=CHUNKS_OF_16, decode_config=tight) as workers:
         expect_short_answers(workers)
@@ -62,7 +62,7 @@ def test_preempted_text_is_that_of_an_undisturbed_run(
 def test_without_room_in_host_memory_they_are_computed_again(
     model: Path, undisturbed: list[list[int]]
 ) -> None:
-    """Host memory for one sequence of 60 tokens at a time."""
+    """Host memory has room for one sequence of 60 tokens at a time."""
     tight = engine_config(num_blocks=12, preemption="swap", swap_gib=60 * 512 / 2**30)
     with Workers(model, decode_config=tight) as workers:
         expect_short_answers(workers)
@@ -78,7 +78,7 @@ def test_without_room_in_host_memory_they_are_computed_again(
 def test_a_learnt_length_keeps_the_batch_from_pressure(
     model: Path, undisturbed: list[list[int]]
 ) -> None:
-    """The same sequences in the same memory; all answers are expected to be as long as they get."""
+    """The same sequences run in the same memory, with the length of all answers known before."""
     with Workers(model, decode_config=engine_config(num_blocks=12)) as workers:
         for index, prompt in enumerate(PROMPTS):
             workers.submit(str(index), prompt, sampling(index), prefill=None)

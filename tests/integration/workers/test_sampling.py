@@ -1,4 +1,4 @@
-"""Sampling options and log-probabilities are the same wherever the prompt ran and whatever befell it."""
+"""Sampling and log-probabilities are the same wherever a prompt runs and whatever happens to it."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,7 +17,7 @@ from tests.integration.support.in_process_workers import (
     expect_short_answers,
     load_now,
 )
-from tests.integration.support.meddling_in_process import die_at, meddle
+from tests.integration.support.kv_faults import die_at, meddle
 from tests.unit.common.engine.tiny_models import VOCAB, engine_config, load_reference, save_model
 
 PROMPT = [(11 * i + 5) % VOCAB for i in range(40)]
@@ -52,7 +52,7 @@ def workers(model: Path) -> Iterator[Workers]:
 
 
 def check_logprobs(model: Path, answer: Answer, k_prompt: int, k_output: int) -> None:
-    """All of them against one pass of `transformers` over prompt and output."""
+    """Compare all log-probabilities with one pass of `transformers` over prompt and output."""
     tokens = PROMPT + answer.tokens
     reference: Any = load_reference(model)
     with torch.inference_mode():

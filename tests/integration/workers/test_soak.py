@@ -18,7 +18,7 @@ from tests.integration.support.in_process_workers import (
     expect_short_answers,
     load_now,
 )
-from tests.integration.support.meddling_in_process import (
+from tests.integration.support.kv_faults import (
     Meddled,
     Rewrite,
     change_at,
@@ -32,7 +32,7 @@ NUM_REQUESTS = 60
 
 
 class Plan:
-    """What each request asks for and what befalls it; the same for a seed."""
+    """Plan of each request and of its faults; the same for a seed."""
 
     def __init__(self, seed: int) -> None:
         draw = random.Random(seed)
@@ -57,7 +57,7 @@ class Plan:
 
 
 class Fated(Meddled):
-    """A KVSource that lets each request's fate happen to its stream."""
+    """A KVSource that breaks each request's stream as planned."""
 
     def __init__(self, source: KVSource, fates: dict[str, Rewrite]) -> None:
         super().__init__(source, iter)

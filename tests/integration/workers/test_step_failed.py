@@ -1,4 +1,4 @@
-"""A request whose steps raise ends alone, on either role; its neighbours and the worker never notice."""
+"""A request whose steps raise ends alone, on either role; other requests and the worker go on."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -44,7 +44,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def healthy(model: Path) -> dict[int, list[int]]:
-    """Beginnings of texts that do without POISON, by prompt."""
+    """Return beginnings of texts without POISON, by prompt."""
     texts = {index: text[:BEGINNING] for index, text in enumerate(run_undisturbed(model))}
     texts = {index: text for index, text in texts.items() if POISON not in text}
     assert len(texts) >= 4
@@ -52,7 +52,7 @@ def healthy(model: Path) -> dict[int, list[int]]:
 
 
 def fails(workers: Workers, request_id: str, reason: Reason = Reason.STEP_FAILED) -> list[int]:
-    """Wait for the request's bad end; what it had said before."""
+    """Wait for the request's failure; return the tokens before it."""
     answer = workers.answers.finished(request_id)
     assert answer.failure is not None
     assert answer.failure.reason is reason
@@ -68,7 +68,7 @@ def begin(workers: Workers, index: int, prefill: str | None) -> None:
 def test_prompts_that_raise_end_alone(
     model: Path, healthy: dict[int, list[int]], prefill: str | None, places: set[int]
 ) -> None:
-    """Before, among and behind others of the batch, one or several at once."""
+    """Prompts raise before, among and behind others of the batch, one or several at once."""
     order: list[int | str] = list(healthy)
     for place in sorted(places):
         order.insert(place, f"poisoned-{place}")
@@ -92,7 +92,7 @@ def test_prompts_that_raise_end_alone(
 def test_bad_requests_alone_take_no_worker_down(
     model: Path, healthy: dict[int, list[int]], prefill: str | None, number: int
 ) -> None:
-    """Nothing else runs that would show that the engine is sound. Nor are their prompts found again."""
+    """No other request runs that would show that the engine is sound; no prompt is found again."""
     with Workers(model, change=raising_on(POISON)) as workers:
         for name in range(number):
             prompt = [POISON] * (40 + name)
@@ -113,7 +113,7 @@ def test_bad_requests_alone_take_no_worker_down(
 def test_a_token_that_was_sampled_may_raise_too(
     model: Path, healthy: dict[int, list[int]], prefill: str | None, number: int
 ) -> None:
-    """In the next step, on decode; what was said before has been said."""
+    """A token raises in the next step, on decode; tokens before it stay published."""
     with Workers(model, decode_config=EIGHT, change=raising_on(POISON)) as workers:
         for index in healthy:
             begin(workers, index, prefill)
@@ -174,7 +174,7 @@ def test_what_no_step_may_run_is_refused_at_both_doors(
         begin(workers, index, PREFILL)
         workers.decode.submit(request_)
         assert fails(workers, "bad", reason) == []
-        ((header, payload),) = workers.prefill.stream(request_)
+        ((header, payload),) = workers.source.stream(request_)
         failure = decode_header(header)
         assert payload is None
         assert isinstance(failure, FailureHeader)
@@ -186,7 +186,7 @@ def test_what_no_step_may_run_is_refused_at_both_doors(
 def test_a_prefill_worker_refuses_positions_that_the_prompt_does_not_have(model: Path) -> None:
     with Workers(model) as workers:
         request = replace(bad((1, 2)), num_held_tokens=3)
-        ((header, _),) = workers.prefill.stream(request)
+        ((header, _),) = workers.source.stream(request)
         failure = decode_header(header)
         assert isinstance(failure, FailureHeader)
         assert failure.reason == Reason.INTERNAL
@@ -197,7 +197,7 @@ def test_a_prefill_worker_refuses_positions_that_the_prompt_does_not_have(model:
 def test_a_grammar_of_tokens_that_the_model_does_not_have_ends_alone(
     tmp_path: Path, healthy: dict[int, list[int]]
 ) -> None:
-    """The tokenizer has 259 tokens, the model 101: masks are cut; who has none left ends."""
+    """The tokenizer has 259 tokens, the model 101: a request without an allowed token ends."""
     folder = write_folder(save_model(tmp_path, "llama"))
     with Workers(folder, decode_config=EIGHT) as workers:
         for index in healthy:

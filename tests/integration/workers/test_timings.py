@@ -1,4 +1,4 @@
-"""A hand-off says where its time went, chunk by chunk, on one time line."""
+"""Timings of a hand-off, chunk by chunk, on one time line."""
 
 from collections.abc import Iterator
 from itertools import pairwise

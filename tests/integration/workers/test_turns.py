@@ -1,4 +1,4 @@
-"""Who goes when: arriving KV beside decode steps, pulls beside local prompts, a worker's parts at its end."""
+"""Order of work: KV beside decode steps, pulls beside local prompts, a worker's parts at its end."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -15,10 +15,9 @@ from common.engine.sequence import Sequence
 from common.kv_transfer.node_store import FixedStore
 from common.kv_transfer.wire import WireItem
 from common.messages import SamplingParams, StepOutput, WorkRequest
-from decode_worker.inbox import Inbox
 from tests.integration.support.eight_prompts import PROMPTS, sampling
-from tests.integration.support.in_process_workers import Workers, held, in_engine, until
-from tests.integration.support.meddling_in_process import Gate, hold_at, meddle
+from tests.integration.support.in_process_workers import PREFILL, Workers, held, in_engine, until
+from tests.integration.support.kv_faults import Gate, hold_at, meddle
 from tests.patience import WITHIN_S
 from tests.unit.common.engine.tiny_models import engine_config, save_model
 
@@ -33,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_between_two_tokens_no_more_kv_is_copied_in_than_a_step_may(model: Path) -> None:
-    """However many prompts end at the same time, each with token 1 and its KV."""
+    """Inserts are bounded however many prompts end at the same time, each with token 1 and its KV."""
     arrive, decode = Gate(), Gate()
     seen: list[int] = []
 
@@ -71,7 +70,7 @@ def test_between_two_tokens_no_more_kv_is_copied_in_than_a_step_may(model: Path)
 
 
 def test_pieces_count_by_their_tokens_not_by_their_number(model: Path) -> None:
-    """Of 8 KiB a pull is sent two tokens at a time, and a step may still take 16."""
+    """With a store of 8 KiB a pull is sent two tokens at a time, and a step may still insert 16."""
     arrive, decode = Gate(), Gate()
     transfer = TransferConfig(inserts_per_step=1)
     with Workers(
@@ -101,27 +100,27 @@ def test_a_stream_that_waits_for_room_ends_when_it_is_cancelled_though_its_promp
     model: Path,
 ) -> None:
     with Workers(model, store=FixedStore(0)) as workers:
-        prefill = workers.prefill
+        prefill, source = workers.prefill, workers.source
         first, second = (
             WorkRequest(name, 0, tuple(PROMPTS[4]), sampling(4), max_item_tokens=CHUNK)
             for name in ("first", "second")
         )
-        reading = prefill.stream(first)
+        reading = source.stream(first)
         until(lambda: next(reading)[1] is not None, "with all the room there is")
-        waiting: Iterator[WireItem] = prefill.stream(second)
+        waiting: Iterator[WireItem] = source.stream(second)
         found: list[WireItem] = []
         reader = threading.Thread(target=lambda: found.extend(waiting), daemon=True)
         reader.start()
         key = ("second", 0)
         until(lambda: key in in_engine(prefill, lambda: dict(prefill._engine._ended)), "run")
-        prefill.cancel_stream(*key)
+        source.cancel_stream(*key)
         reader.join(WITHIN_S)
         assert not reader.is_alive()
         assert [payload for _, payload in found] in ([], [None])  # token 1 at most
         for _ in reading:
             pass
         until(lambda: held(prefill) == 0, "free")
-        assert prefill.outgoing.taken_bytes == 0
+        assert source.credit.taken_bytes == 0
 
 
 def test_a_worker_stops_its_engine_before_it_ends_what_the_engine_uses(
@@ -142,38 +141,42 @@ def test_a_worker_stops_its_engine_before_it_ends_what_the_engine_uses(
 
 
 def sequence(workers: Workers, at_s: float, priority: int = 0) -> Sequence:
-    request = WorkRequest("r", 0, (1, 2, 3), sampling(0))
-    return workers.decode._prefix.new_sequence(replace(request, priority=priority), at_s)
+    request = WorkRequest("r", 0, (1, 2, 3), sampling(0), PREFILL)
+    return workers.decode._engine._prefix.new_sequence(replace(request, priority=priority), at_s)
 
 
-def refuse(inbox: Inbox, times: int) -> None:
+def refuse(workers: Workers, times: int) -> None:
+    """Run rounds in which no pull finds room, since others hold all blocks."""
+    engine = workers.decode._engine
+    blocks = engine._engine.pool.allocate(engine._engine.pool.num_free)
     for _ in range(times):
-        inbox.admit(lambda *_: False, 0)
+        assert engine._scheduler.next_pull([]) is None
+    engine._engine.pool.release(blocks)
 
 
 def test_a_pull_that_was_long_refused_goes_before_who_came_later(model: Path) -> None:
     workers = Workers(model)  # not started: this thread is the engine's
-    inbox = workers.decode._engine._inbox
+    admission = workers.decode._engine._scheduler.admission
     before, pulled, later = (sequence(workers, at_s) for at_s in (1.0, 2.0, 3.0))
     urgent = sequence(workers, 4.0, priority=-1)
-    inbox.add(pulled)
-    refuse(inbox, MAX_PASSES - 1)
-    assert not inbox.goes_before(later)
-    refuse(inbox, 1)
-    assert [inbox.goes_before(seq) for seq in (before, later, urgent)] == [False, True, False]
-    inbox.add(urgent)
-    refuse(inbox, 1)  # the more urgent one is first now, and needs not be refused for long
-    assert [inbox.goes_before(seq) for seq in (before, later)] == [True, True]
-    inbox.discard(urgent)
-    inbox.discard(pulled)
-    refuse(inbox, 1)
-    assert not inbox.goes_before(later)
+    admission.add(pulled)
+    refuse(workers, MAX_PASSES - 1)
+    assert not admission.must_yield(later)
+    refuse(workers, 1)
+    assert [admission.must_yield(seq) for seq in (before, later, urgent)] == [False, True, False]
+    admission.add(urgent)
+    refuse(workers, 1)  # the more urgent one is first now, and needs not be refused for long
+    assert [admission.must_yield(seq) for seq in (before, later)] == [True, True]
+    admission.remove(urgent)
+    admission.remove(pulled)
+    refuse(workers, 1)
+    assert not admission.must_yield(later)
 
 
 def test_a_pull_that_lacks_credit_holds_nobody_up(model: Path) -> None:
     workers = Workers(model)
-    inbox = workers.decode._engine._inbox
-    inbox.add(sequence(workers, 2.0, priority=-1))
-    inbox._credit.taken_bytes = 2**62
-    refuse(inbox, MAX_PASSES)
-    assert not inbox.goes_before(sequence(workers, 3.0))
+    admission = workers.decode._engine._scheduler.admission
+    admission.add(sequence(workers, 2.0, priority=-1))
+    admission._credit.taken_bytes = 2**62
+    refuse(workers, MAX_PASSES)
+    assert not admission.must_yield(sequence(workers, 3.0))

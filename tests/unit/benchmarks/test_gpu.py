@@ -7,18 +7,18 @@ import typer
 
 from benchmarks import environment
 from benchmarks.gpu.__main__ import Size, main
-from benchmarks.gpu.arithmetic import decode_bytes, kv_bytes, prefill_flops, weight_bytes
 from benchmarks.gpu.breakdown import Kernels, by_kind
-from benchmarks.gpu.budget import Budget
-from benchmarks.gpu.clock import Times
 from benchmarks.gpu.comparison import OURS, THEIRS, Comparison
+from benchmarks.gpu.engine_run import Run
+from benchmarks.gpu.lower_bounds import decode_bytes, kv_bytes, prefill_flops, weight_bytes
 from benchmarks.gpu.machine import Machine
 from benchmarks.gpu.model import random_model
 from benchmarks.gpu.peer import Peer
 from benchmarks.gpu.report import Report
-from benchmarks.gpu.requests import Run
 from benchmarks.gpu.scale import FULL, TINY, Shape
 from benchmarks.gpu.steps import Step
+from benchmarks.gpu.time_budget import Budget
+from benchmarks.gpu.timing import Times
 from benchmarks.workload import Work
 
 # QKV 8 x 16, output 8 x 8, gate and up 8 x 24, down 12 x 8: 128 + 64 + 192 + 96 = 480 a layer; head 8 x 10

@@ -2,9 +2,7 @@ import os
 
 import pytest
 
-from benchmarks.attainment import Attainment, Slo
-from benchmarks.load import Record
-from benchmarks.memory import watch
+from benchmarks.load_generator import Record
 from benchmarks.overload.client import Answer
 from benchmarks.overload.figures import (
     arrived_after,
@@ -16,6 +14,8 @@ from benchmarks.overload.figures import (
     recovery_s,
     summarise,
 )
+from benchmarks.process_memory import watch
+from benchmarks.slo_attainment import Attainment, Slo
 from benchmarks.workload import Work
 from pdserve.errors import Reason
 
@@ -23,7 +23,7 @@ SLO = Slo(ttft_s=1.5, tpot_s=0.125)
 
 
 def served(*times_s: float, arrival_s: float = 0.0) -> Answer:
-    """One token at each time after it was sent."""
+    """Return an answer with one token at each of these times after the sending."""
     work = Work((1, 2, 3), len(times_s), arrival_s)
     return Answer(Record(work, 10.0, tuple(10.0 + time_s for time_s in times_s)), times_s[-1])
 
@@ -101,7 +101,7 @@ def test_a_tenant_that_gets_all_that_it_asked_for_was_treated_fairly() -> None:
     refused = failed(Reason.QUEUE_FULL, 0.01)
     heavy = summarise([served(0.5)] * 3 + [refused] * 6, 1.0, SLO)
     assert fairness([heavy, summarise([served(0.5)], 1.0, SLO)]) == 1.0
-    # 3 and 0 of 3: 2 and 1 would have been fair, so 1.5 and 0 of that
+    # goodputs 3 and 0 of 3: fair parts would be 2 and 1, so the ratios are 1.5 and 0
     assert fairness([heavy, summarise([refused], 1.0, SLO)]) == 0.5
     nothing = summarise([refused], 1.0, SLO)
     assert fairness([nothing, nothing]) is None

@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks import environment
-from benchmarks.attainment import Attainment, Slo
 from benchmarks.goodput.plot import curve
 from benchmarks.goodput.plot import plot as plot_goodput
 from benchmarks.goodput.result import GoodputResult, medians, ratios, read_result
@@ -12,6 +11,7 @@ from benchmarks.goodput.search import Search
 from benchmarks.handoff.plot import Gaps, largest_gaps
 from benchmarks.handoff.plot import plot as plot_handoff
 from benchmarks.routing import CASES, Mix
+from benchmarks.slo_attainment import Attainment, Slo
 
 PNG = b"\x89PNG"
 
@@ -58,7 +58,7 @@ def test_of_many_gaps_the_largest_of_each_50_ms_are_drawn() -> None:
 def test_the_picture_of_the_handoff_is_drawn_from_the_file_of_its_table(results: Path) -> None:
     flood = {"pdserve 1P1D": {"at_s": [0.1, 0.2], "gap_ms": [20.0, 30.5]}}
     path = environment.write_result("handoff", {"seed": 1, "flood": flood})
-    assert '"at_s": [0.1, 0.2]' in path.read_text()  # numbers take one line
+    assert '"at_s": [0.1, 0.2]' in path.read_text()  # a list of numbers takes one line
     assert json.loads(path.read_text())["figures"]["flood"] == flood
     assert plot_handoff(path).read_bytes().startswith(PNG)
 

@@ -93,7 +93,7 @@ def test_traces_are_read_in_their_own_formats(tmp_path: Path) -> None:
     (azure, mooncake), line = load_traces(tmp_path)
     assert azure.requests == [TracedRequest(0.0, 374, 44), TracedRequest(4.0, 396, 109)]
     (request,) = mooncake.requests
-    assert 6.0 <= request.arrival_s <= 9.0  # known to three seconds only
+    assert 6.0 <= request.arrival_s <= 9.0  # that trace gives times only in steps of 3 s
     assert (request.input_tokens, request.block_ids) == (600, (0, 3))
     assert line.startswith("real traces")
 

@@ -1,4 +1,4 @@
-"""Running the command line in this process."""
+"""Runs of the command line in this process."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from cli.main import main
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What a command left behind."""
+    """Output and exit code of a command."""
 
     code: int
     out: str
@@ -21,7 +21,7 @@ class Ended:
 
     @property
     def line(self) -> str:
-        """The one line on stderr; fails when there are more or fewer."""
+        """The only line on stderr; fails if there are more or fewer."""
         (line,) = [line for line in self.err.splitlines() if line.strip()]
         assert "Traceback" not in self.out
         return line
@@ -32,14 +32,14 @@ Run = Callable[..., Ended]
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No setting of the developer's own, and a cache that is empty."""
+    """Remove the developer's own settings, and use an empty cache."""
     for name in list(os.environ):
         if name.startswith("PDSERVE_") or name == "RAY_ADDRESS":
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-# what `pdserve doctor` starts to try kernels: a quick one that finds all of them right
+# replaces the kernel tests of `pdserve doctor`: quick, and all kernels are right
 GOOD_CHILD = """
 import json, os, signal, sys
 family, dtype = (*sys.argv[1:], "")[:2]
@@ -53,7 +53,7 @@ UseChild = Callable[[str], None]
 
 @pytest.fixture(autouse=True)
 def use_child(monkeypatch: pytest.MonkeyPatch) -> UseChild:
-    """`use_child(code)` has the doctor's children run that code before they report."""
+    """Return `use_child(code)`: the doctor's children run that code before they report."""
 
     def use(instead: str) -> None:
         command = (sys.executable, "-S", "-c", GOOD_CHILD.format(instead=instead))
@@ -65,7 +65,7 @@ def use_child(monkeypatch: pytest.MonkeyPatch) -> UseChild:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """`run("serve", "--prefill", "1")` is that command to its end."""
+    """Return a runner: `run("serve", "--prefill", "1")` runs that command to its end."""
 
     def run_command(*args: str) -> Ended:
         monkeypatch.setattr(sys, "argv", ["pdserve", *args])

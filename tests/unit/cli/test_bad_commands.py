@@ -1,4 +1,4 @@
-"""Whatever is wrong with a command line: an exit code, one line on stderr with what to change."""
+"""Bad command lines of every kind: an exit code, and one line on stderr with the remedy."""
 
 import json
 import re
@@ -195,4 +195,4 @@ def test_help_shows_every_command_and_its_flags(run: Run) -> None:
     assert "--prefill" in run("serve", "--help").out
     for name in ("generate", "chat"):
         assert re.search(r"\[default: \(?512\)?\]", run(name, "--help").out)
-    assert run().code == 2  # nothing asked for: help, and no success
+    assert run().code == 2  # no command: help, and no success

@@ -23,7 +23,7 @@ SetMachine = Callable[..., None]
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SetMachine:
-    """Sets what the doctor finds: a machine with enough of everything, or less of it."""
+    """Return a setter of the machine that the doctor finds; its defaults are sufficient."""
 
     def set_machine(
         *,

@@ -3,8 +3,8 @@ import io
 from rich.console import Console
 from rich.table import Table
 
+from cli.block_ledgers import ledger_dict, ledger_table
 from cli.gantt import gantt_table
-from cli.ledger import ledger_dict, ledger_table
 from pdserve.v1 import inference_pb2, ledger_pb2
 from tests.unit.cli.timed import finished
 
@@ -21,7 +21,7 @@ def row(lines: list[str], name: str) -> str:
 
 
 def test_every_phase_has_a_bar_where_it_was() -> None:
-    # the axis: 0 to 70.9 ms and a 16th, 75.3 ms; 64 characters of 1.18 ms
+    # the axis is 70.9 ms and a 16th of it, 75.3 ms: 64 characters of 1.18 ms
     lines = shown(gantt_table(finished(), 140), 140)
     names = ("chunk 1", "chunk 2", "chunk 3", "KV 1", "KV 2", "KV 3", "join", "first step")
     found = {name: row(lines, name) for name in names}

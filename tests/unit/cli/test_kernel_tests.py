@@ -1,4 +1,4 @@
-"""The doctor tries kernels in children: what they report, and how they end, is what it says."""
+"""Kernel tests of the doctor in child processes: their reports, and their ends."""
 
 import platform
 
@@ -17,7 +17,7 @@ ABORT = "resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); os.kill(os.getpid(), 
 
 @pytest.fixture
 def real_child(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kernels and their tests as they are, with the cache that all tests share."""
+    """Use the real kernels and their tests, with the cache that all tests share."""
     monkeypatch.setattr("cli.kernel_tests._CHILD", REAL_CHILD)
     monkeypatch.delenv("XDG_CACHE_HOME")
 

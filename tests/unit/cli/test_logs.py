@@ -15,7 +15,7 @@ FOLLOW = "import sys; sys.argv[0] = 'pdserve'; from cli.main import main; main()
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Where the logs of the namespace `pdserve` are."""
+    """Return the folder of the logs of the namespace `pdserve`."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     return tmp_path / "pdserve" / "logs" / "pdserve"
 
@@ -74,7 +74,7 @@ def test_following_needs_a_worker(run: Run, folder: Path) -> None:
 
 @contextmanager
 def following(worker: str, folder: Path) -> "Iterator[subprocess.Popen[str]]":
-    """`pdserve logs WORKER --follow`; Ctrl-C must end it as it ends any command."""
+    """Run `pdserve logs WORKER --follow`; Ctrl-C must end it as it ends any command."""
     environment = os.environ | {"XDG_STATE_HOME": str(folder.parents[2])}
     process = subprocess.Popen(
         [sys.executable, "-c", FOLLOW, "logs", worker, "--follow"],

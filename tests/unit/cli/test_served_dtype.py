@@ -1,4 +1,4 @@
-"""The dtype that is served, and why, where a deployment is started and where it is asked for its state."""
+"""Reports of the served dtype and its reason, at a deployment's start and in its status."""
 
 import json
 

@@ -10,7 +10,7 @@ from cli.settings import find_origins, get_setting, load_config, setting_keys
 from common.config import ServeConfig
 from pdserve.errors import SetupError
 
-# a few of each kind, with values that no other layer has by chance
+# some of each kind, with values that no other layer uses
 VALUES: dict[str, list[object]] = {
     "prefill": [2, 3, 4],
     "namespace": ["from-flag", "from-env", "from-file"],
@@ -85,7 +85,7 @@ def test_a_section_in_the_environment_joins_the_file_s(
     [
         ("engine:\n  blok_size: 16", r"'engine\.blok_size'. did you mean 'engine\.block_size'\?"),
         ("prefil: 1", r"'prefil'. did you mean 'prefill'\?"),
-        ("zzz: 1", r"'zzz'. see docs/configuration\.md"),
+        ("zzz: 1", r"'zzz'. see docs/operate/configuration\.md"),
         ("1: 2", "unknown configuration key '1'"),
         ("engine: 3", "^engine: "),
         ("engine:", "^engine: "),

@@ -14,7 +14,7 @@ Events = list[dict[str, Any]]
 
 
 def named(events: Events) -> dict[tuple[str, str], Events]:
-    """Complete events by the names of their process and thread."""
+    """Return complete events by the names of their process and thread."""
     processes, threads = {}, {}
     for event in events:
         if event["name"] == "process_name":

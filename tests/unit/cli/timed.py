@@ -1,7 +1,8 @@
-"""A hand-off with round numbers: 3 chunks, 2 of whose KV travels while prefill runs; microseconds.
+"""A hand-off with round numbers: 3 chunks, 2 of whose KV is sent while prefill runs; microseconds.
 
-Prefill runs 20,000 to 50,000 in three chunks. KV 3 is copied out by 53,000, there at 57,000, inserted from
-60,000 to 65,000; the first decode step begins at 70,000, the answer ends at 200,000.
+Prefill runs from 20,000 to 50,000 in three chunks. KV 3 is copied out by 53,000, arrives at 57,000,
+and is inserted from 60,000 to 65,000. The first decode step begins at 70,000, the answer ends at
+200,000.
 """
 
 from pdserve.v1 import inference_pb2
@@ -29,7 +30,7 @@ def transfer(
 
 
 def steps(num_steps: int, num_kept: int) -> inference_pb2.DecodeSteps:
-    """The first half and the last half of the kept ones, 1,000 apart, the first at 70,000."""
+    """Return the first and last half of the kept steps, 1,000 apart, the first at 70,000."""
     half = num_kept // 2
     numbers = [*range(half), *range(num_steps - (num_kept - half), num_steps)]
     return inference_pb2.DecodeSteps(

@@ -10,7 +10,7 @@ UNLIMITED_V1 = "9223372036854771712"
 
 
 def make_tree(folder: Path, own: str, files: Mapping[str, str]) -> CgroupTree:
-    """`own` is /proc/self/cgroup; `files` are contents by path below /sys/fs/cgroup."""
+    """Make a tree: `own` is /proc/self/cgroup; `files` are contents by path below /sys/fs/cgroup."""
     tree = CgroupTree(folder / "cgroup", folder / "self")
     tree.root.mkdir(parents=True)
     tree.own.write_text(own)
@@ -22,5 +22,5 @@ def make_tree(folder: Path, own: str, files: Mapping[str, str]) -> CgroupTree:
 
 
 def v2(folder: Path, own: str, files: Mapping[str, str]) -> CgroupTree:
-    """Only v2 is mounted; `own` is the group's path."""
+    """Make a tree with v2 alone; `own` is the group's path."""
     return make_tree(folder, f"0::{own}\n", {"cgroup.controllers": "cpu memory", **files})

@@ -14,7 +14,7 @@ def cpus(tree: CgroupTree) -> float | None:
 
 
 def left(tree: CgroupTree) -> list[tuple[int, int]]:
-    """Limit and what is left, own group first."""
+    """Return limits and bytes left, own group first."""
     return [(limit.limit_bytes, limit.available_bytes) for limit in memory_limits(tree)]
 
 

@@ -13,7 +13,7 @@ MASK = tuple(range(64))
 
 @pytest.fixture(autouse=True)
 def host(monkeypatch: pytest.MonkeyPatch) -> None:
-    """64 cores, 128 GiB, 100 of them available."""
+    """Set up 64 cores and 128 GiB, 100 of them available."""
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(MASK))
     memory = SimpleNamespace(total=128 * GIB, available=100 * GIB)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)

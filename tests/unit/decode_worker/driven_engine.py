@@ -17,13 +17,16 @@ from common.engine.profiling.costs import Costs, within_limits
 from common.engine.sampling.grammars import Grammars
 from common.engine.sequence import Sequence
 from common.kv_transfer.in_process import InProcessTransport
+from common.kv_transfer.node_store import UNLIMITED
 from common.messages import FinishReason, SamplingParams, StepOutput, WorkFailure, WorkRequest
 from common.profile import WorkerProfile
 from common.worker.counters import Counters
+from decode_worker.admission import DecodeAdmission
 from decode_worker.engine import DecodeEngine
 from decode_worker.inbox import Inbox
 from decode_worker.output_length import OutputLengths
 from decode_worker.preemption import Mode, Preemption
+from decode_worker.pull_credit import PullCredit
 from decode_worker.scheduler import DecodeScheduler
 from tests.unit.common.engine.tiny_models import engine_config, make_engine, save_model
 
@@ -33,14 +36,14 @@ _CONFIG = engine_config(num_blocks=64, max_batch_tokens=24, max_num_seqs=6)
 
 @cache
 def tiny_engine() -> Engine:
-    """A model that ends its answers by `EOS` now and then. Its memory is everybody's, its blocks are not."""
+    """Build a model that ends its answers by `EOS` now and then; all share its memory, not its blocks."""
     folder = Path(tempfile.mkdtemp(prefix="pdserve-test-"))
     return make_engine(save_model(folder, "llama", eos_token_id=list(EOS)), _CONFIG)
 
 
 @dataclass
 class Said:
-    """What was published of one request."""
+    """Outputs that were published of one request."""
 
     tokens: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
@@ -52,7 +55,7 @@ class Said:
 
 
 class DrivenEngine:
-    """With `change` another runner. Few blocks and low expectations make for preemptions."""
+    """A decode engine, with another runner by `change`. Few blocks and low expectations cause preemptions."""
 
     def __init__(
         self,
@@ -68,16 +71,21 @@ class DrivenEngine:
         self.engine = change(replace(engine, prefix=prefix, costs=costs))
         memory = HostSwap(engine.cache, prefix, 2**20, costs)
         choice = Preemption(preemption, costs, memory)
-        lengths = OutputLengths(prior_tokens)
-        self.scheduler = DecodeScheduler(prefix, lengths, choice, costs, watermark=0.0)
+        layout, transfer = kv_layout(engine.spec), TransferConfig()
+        credit = PullCredit(transfer, layout, UNLIMITED)
+        admission = DecodeAdmission(
+            prefix, OutputLengths(prior_tokens), costs, credit, watermark=0.0
+        )
+        self.scheduler = DecodeScheduler(prefix, admission, choice, costs)
         inbox = Inbox(
             prefix,
             engine.cache,
             costs,
-            kv_layout(engine.spec),
+            layout,
             InProcessTransport({}),
-            TransferConfig(),
+            transfer,
             lambda: None,
+            credit,
         )
         self.counters = Counters()
         grammars = Grammars(Path("."), engine.spec, lambda: None)
@@ -97,7 +105,7 @@ class DrivenEngine:
         attempt: int = 0,
         timeout_s: float | None = None,
     ) -> None:
-        """A new attempt replaces the one before. A step takes a second."""
+        """Submit a request; a new attempt replaces the one before. A step takes a second of `timeout_s`."""
         request = WorkRequest(name, attempt, tuple(prompt), sampling, timeout_s=timeout_s)
         seq = self.engine.prefix.new_sequence(request, self._now_s)
         self.said[name, attempt] = Said()
@@ -105,12 +113,12 @@ class DrivenEngine:
         self.decode.submit(seq)
 
     def cancel(self, name: str) -> None:
-        """Of a live one."""
+        """Cancel a live request."""
         del self.live[name]
         self.decode.cancel(name)
 
     def step(self) -> bool:
-        """One step, after which nothing is held that should not be."""
+        """Run one step; check that no block is held without an owner."""
         self._now_s += 1.0
         with patch("time.monotonic", lambda: self._now_s):
             worked = self.decode.step()

@@ -6,25 +6,25 @@ from tests.unit.common.engine.block_contents import BlockContents
 
 
 class NoHostMemory:
-    """Has no room; see HostMemory."""
+    """A HostMemory without room."""
 
     def save(self, seq: Sequence) -> bool:
-        """See HostMemory."""
+        """Return False: there is no room."""
         return False
 
     def restore(self, seq: Sequence) -> None:
-        """See HostMemory."""
+        """Do nothing: there is no copy."""
 
     def num_bytes_of(self, seq: Sequence) -> int:
-        """See HostMemory."""
+        """Return 0: there is no copy."""
         return 0
 
     def drop(self, seq: Sequence) -> None:
-        """See HostMemory."""
+        """Do nothing: there is no copy."""
 
 
 class ContentsMemory:
-    """Holds what a BlockContents says of so many sequences at once; see HostMemory."""
+    """A HostMemory for `max_sequences`, which checks contents by a BlockContents."""
 
     def __init__(self, contents: BlockContents, prefix: PrefixCache, max_sequences: int) -> None:
         self._contents = contents
@@ -33,7 +33,7 @@ class ContentsMemory:
         self.lengths: dict[Sequence, int] = {}
 
     def save(self, seq: Sequence) -> bool:
-        """See HostMemory."""
+        """Note the computed length, if there is room."""
         if not seq.num_computed_tokens or len(self.lengths) >= self._max_sequences:
             return False
         self._contents.check(seq)
@@ -41,7 +41,7 @@ class ContentsMemory:
         return True
 
     def restore(self, seq: Sequence) -> None:
-        """See HostMemory."""
+        """Write the contents again and count them as computed."""
         num_tokens = self.lengths.pop(seq, 0)
         if num_tokens > seq.num_computed_tokens:
             self._contents.run(seq, num_tokens - seq.num_computed_tokens)
@@ -49,9 +49,9 @@ class ContentsMemory:
             self._prefix.publish(seq)
 
     def num_bytes_of(self, seq: Sequence) -> int:
-        """See HostMemory. One byte a token."""
+        """Return one byte for each saved token."""
         return self.lengths.get(seq, 0)
 
     def drop(self, seq: Sequence) -> None:
-        """See HostMemory."""
+        """Forget the saved length."""
         self.lengths.pop(seq, None)

@@ -3,6 +3,7 @@ from dataclasses import replace
 from common.engine.sequence import Sequence
 from common.engine.timeline import Timeline
 from tests.unit.common.engine.sequences import hold, make_decoding, make_sequence
+from tests.unit.decode_worker.pulls import pulled
 from tests.unit.decode_worker.test_scheduler import join, make, run
 
 
@@ -12,7 +13,7 @@ def test_the_more_urgent_enters_first_and_then_who_came_first() -> None:
         make_sequence(2, max_tokens=1, priority=priority) for priority in (1, 0, 0, -1)
     )
     for seq in (late, first, second, urgent):
-        scheduler.add(seq)
+        scheduler.admission.add(seq)
     entered: list[Sequence] = []
     for _ in range(4):
         ((seq, _),) = run(scheduler)
@@ -36,7 +37,7 @@ def test_the_least_urgent_is_preempted_the_newest_of_several() -> None:
         scheduler.join(hold(pool, seq))
     run(scheduler)
     assert run(scheduler) == [(seqs[2], 1), (seqs[3], 1)]
-    assert list(scheduler.waiting) == [seqs[0], seqs[1]]
+    assert list(scheduler.admission.local) == [seqs[0], seqs[1]]
 
 
 def test_one_that_has_answered_goes_before_the_most_urgent() -> None:
@@ -44,9 +45,9 @@ def test_one_that_has_answered_goes_before_the_most_urgent() -> None:
     oldest, newest = join(scheduler, pool, 11), join(scheduler, pool, 11)
     urgent = make_sequence(2, priority=-100)
     run(scheduler)
-    scheduler.add(urgent)
+    scheduler.admission.add(urgent)
     run(scheduler)
-    assert list(scheduler.waiting) == [newest, urgent]
+    assert list(scheduler.admission.local) == [newest, urgent]
     scheduler.remove(oldest)
     pool.release(oldest.block_table)
     assert run(scheduler) == [(newest, 13), (urgent, 2)]
@@ -57,20 +58,20 @@ def test_a_more_urgent_one_sets_out_before_one_that_waits_here() -> None:
     here, urgent, other = make_sequence(2), make_sequence(2, priority=-1), make_sequence(2)
     for at_s, seq in enumerate((here, urgent, other)):
         seq.timeline.arrival_s = float(at_s)
-    scheduler.add(here)
-    assert scheduler.can_admit(urgent, [])
-    assert not scheduler.can_admit(other, [])
+    scheduler.admission.add(here)
+    assert scheduler.admission.can_admit(urgent, scheduler.running, [])
+    assert not scheduler.admission.can_admit(other, scheduler.running, [])
 
 
 def test_there_is_no_room_while_an_older_sequence_waits_here() -> None:
     scheduler, _ = make()
     older, seq, younger = (make_sequence(2) for _ in range(3))
     older.timeline.arrival_s, seq.timeline.arrival_s, younger.timeline.arrival_s = 1.0, 2.0, 3.0
-    scheduler.add(younger)
-    assert scheduler.can_admit(seq, [])
+    scheduler.admission.add(younger)
+    assert scheduler.admission.can_admit(seq, scheduler.running, [])
     scheduler.remove(younger)
-    scheduler.add(older)
-    assert not scheduler.can_admit(seq, [])
+    scheduler.admission.add(older)
+    assert not scheduler.admission.can_admit(seq, scheduler.running, [])
 
 
 def test_one_that_waits_for_its_group_keeps_no_pull_from_setting_out() -> None:
@@ -78,18 +79,24 @@ def test_one_that_waits_for_its_group_keeps_no_pull_from_setting_out() -> None:
     request = replace(make_sequence(12).request, group="g")
     leader, follower = (Sequence(request, Timeline(arrival_s=0.0)) for _ in range(2))
     for seq in (leader, follower):
-        scheduler.add(seq)
+        scheduler.admission.add(seq)
     assert [entry.seq for entry in scheduler.schedule().entries] == [leader]  # type: ignore[union-attr]
-    assert list(scheduler.waiting) == [follower]
+    assert list(scheduler.admission.local) == [follower]
     pulled = make_sequence(2)
     pulled.timeline.arrival_s = 1.0
-    assert scheduler.can_admit(pulled, [])
+    assert scheduler.admission.can_admit(pulled, scheduler.running, [])
 
 
 def test_who_must_yield_does_not_enter() -> None:
-    scheduler, _ = make()
-    here = make_sequence(2)
-    scheduler.add(here)
-    assert scheduler.schedule(must_yield=lambda seq: seq is here) is None
-    assert list(scheduler.waiting) == [here]
+    scheduler, pool = make()
+    here, urgent = make_sequence(2), pulled(make_sequence(60, priority=-1))
+    for seq in (here, urgent):
+        scheduler.admission.add(seq)
+    blocks = pool.allocate(10)
+    assert scheduler.next_pull([]) is None  # it would take 16 of the 10 that are left
+    assert scheduler.schedule() is None
+    assert list(scheduler.admission.local) == [here]
+    pool.release(blocks)
+    assert scheduler.next_pull([]) is urgent
+    assert scheduler.next_pull([urgent]) is None
     assert run(scheduler) == [(here, 2)]

@@ -33,7 +33,7 @@ def test_a_prompt_gets_what_the_target_leaves_beside_those_that_decode(
 def test_a_prompt_alone_runs_as_fast_as_it_can() -> None:
     scheduler, _ = make(100, profile=replace(PROFILE, itl_target_s=1.0))
     prompt = make_sequence(50)
-    scheduler.add(prompt)
+    scheduler.admission.add(prompt)
     assert run(scheduler) == [(prompt, 50)]
 
 
@@ -41,14 +41,14 @@ def test_no_more_sequences_enter_than_decode_within_the_target() -> None:
     scheduler, pool = make(100, profile=replace(PROFILE, itl_target_s=13.0))
     join(scheduler, pool, 2)
     for _ in range(4):
-        scheduler.add(make_sequence(2))
+        scheduler.admission.add(make_sequence(2))
     assert len(run(scheduler)) == 3
-    assert not scheduler.can_admit(make_sequence(2), [])
+    assert not scheduler.admission.can_admit(make_sequence(2), scheduler.running, [])
 
 
 def test_those_on_their_way_count() -> None:
     scheduler, pool = make(100, profile=replace(PROFILE, itl_target_s=13.0))
     seq = join(scheduler, pool, 2)
-    scheduler.add(make_sequence(2))
+    scheduler.admission.add(make_sequence(2))
     assert shape(scheduler.schedule(arriving(pool, 2))) == [(seq, 1)]
     assert len(shape(scheduler.schedule(arriving(pool, 1)))) == 2

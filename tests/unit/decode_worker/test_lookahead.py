@@ -1,4 +1,4 @@
-"""When steps overlap, and what becomes of the token too many."""
+"""Overlap of steps, and the token too many that a finished sequence runs."""
 
 from dataclasses import replace
 

@@ -21,7 +21,7 @@ def flashed(tmp_path_factory: pytest.TempPathFactory) -> Flashed:
 
 
 def said(engine: Engine) -> dict[tuple[str, int], Said]:
-    """Of requests that come one by one and end one by one, so that batches have every size up to seven."""
+    """Run requests that come and end one by one, so that batches have every size up to seven."""
     driven = DrivenEngine(engine=engine)
     for index in range(7):
         prompt = random.Random(index).choices(range(VOCAB), k=1 + 9 * index)

@@ -1,4 +1,4 @@
-"""Decode a step ahead through any order of arrivals, ends and pressure: the text of an engine in step."""
+"""Decode one step ahead gives the text of an engine in step, through arrivals, ends and pressure."""
 
 import random
 from dataclasses import replace
@@ -31,7 +31,7 @@ _OPTIONS: list[dict[str, object]] = [
 
 
 def asked(kind: int) -> tuple[list[int], SamplingParams]:
-    """Prompts of one to forty tokens, some of which begin alike."""
+    """Return a prompt of one to forty tokens and its options; some prompts begin alike."""
     draw = random.Random(kind)
     prompt = _BEGINNING[: draw.choice((0, 16, 20))] + draw.choices(range(VOCAB), k=1 + kind * 2)
     options = _OPTIONS[kind % len(_OPTIONS)]
@@ -43,7 +43,7 @@ NUM_KINDS = 2 * len(_OPTIONS)
 
 @cache
 def answer(kind: int) -> tuple[list[int], FinishReason | None]:
-    """What an engine in step says, with no one else there."""
+    """Return the answer of an engine in step that runs nothing else."""
     driven = DrivenEngine()
     driven.submit("r", *asked(kind))
     driven.finish()
@@ -52,7 +52,7 @@ def answer(kind: int) -> tuple[list[int], FinishReason | None]:
 
 
 def test_answers_end_in_every_way() -> None:
-    """Else the machine would show little."""
+    """Check that the answers are varied: otherwise the machine would show little."""
     ends = [answer(kind) for kind in range(NUM_KINDS)]
     assert sum(reason is FinishReason.STOP for _, reason in ends) >= 4
     assert sum(reason is FinishReason.LENGTH for _, reason in ends) >= 4
@@ -81,7 +81,7 @@ class LookaheadMachine(RuleBasedStateMachine):
         timeout_s=st.sampled_from([None, None, 1.5, 4.5, 20.5]),
     )
     def submit(self, name: str, kind: int, timeout_s: float | None) -> None:
-        """A request, or a newer attempt at one that may be in flight."""
+        """Submit a request, or a newer attempt at one that may be in flight."""
         attempt = sum(known == name for known, _ in self.kinds)
         if name in self.driven.live:
             self.cut.add((name, attempt - 1))

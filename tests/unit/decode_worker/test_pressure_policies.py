@@ -1,4 +1,4 @@
-"""The policies under memory pressure, one by one, with numbers that can be checked by hand."""
+"""Policies under memory pressure, one by one, with numbers that can be checked by hand."""
 
 import pytest
 
@@ -7,6 +7,7 @@ from common.engine.memory.prefix_cache import PrefixCache
 from common.engine.profiling.costs import Costs
 from common.engine.sequence import Sequence
 from common.profile import WorkerProfile
+from decode_worker.admission import DecodeAdmission
 from decode_worker.footprint import Footprint, peak_blocks
 from decode_worker.output_length import OutputLengths
 from decode_worker.preemption import Mode, Preemption
@@ -14,6 +15,7 @@ from decode_worker.scheduler import DecodeScheduler
 from tests.unit.common.engine.block_contents import BlockContents
 from tests.unit.common.engine.sequences import hold, make_decoding, make_sequence
 from tests.unit.decode_worker.host_memory import ContentsMemory, NoHostMemory
+from tests.unit.decode_worker.pulls import make_credit
 
 
 def test_without_experience_the_prior_is_expected_but_never_more_than_allowed() -> None:
@@ -113,11 +115,13 @@ def test_without_room_in_host_memory_it_is_computed_again() -> None:
 def scheduler_of(pool: BlockPool, lengths: OutputLengths) -> DecodeScheduler:
     costs = Costs(WorkerProfile(max_batch_tokens=64, max_num_seqs=8))
     preemption = Preemption("recompute", costs, NoHostMemory())
-    return DecodeScheduler(PrefixCache(pool, "model"), lengths, preemption, costs, watermark=0.0)
+    prefix = PrefixCache(pool, "model")
+    admission = DecodeAdmission(prefix, lengths, costs, make_credit(), watermark=0.0)
+    return DecodeScheduler(prefix, admission, preemption, costs)
 
 
 def test_a_sequence_enters_only_if_the_batch_is_expected_to_fit_to_its_end() -> None:
-    """10 blocks of 4. One runs with 8 tokens and 12 to come; each newcomer has 4, and 12 to come."""
+    """With 10 blocks of 4, one sequence needs 20 tokens in the end; each newcomer has 4, and 12 to come."""
     pool, lengths = BlockPool(10, 4), OutputLengths()
     for _ in range(20):
         lengths.observe(100, 13)
@@ -125,23 +129,23 @@ def test_a_sequence_enters_only_if_the_batch_is_expected_to_fit_to_its_end() -> 
     scheduler.join(hold(pool, make_decoding(7, 9)))
     newcomers = [make_sequence([seq] * 4, max_tokens=100) for seq in range(2)]
     for seq in newcomers:
-        scheduler.add(seq)
+        scheduler.admission.add(seq)
     scheduler.schedule()
     # with one: 20 + 16 tokens, 5 + 5 blocks; a second would want 4 more than there are
-    assert list(scheduler.waiting) == newcomers[1:]
+    assert list(scheduler.admission.local) == newcomers[1:]
 
 
 def test_a_batch_learns_from_its_own_ends() -> None:
-    """What was refused on the prior enters once answers turn out to be short."""
+    """A sequence that the prior kept out enters once answers turn out to be short."""
     pool, lengths = BlockPool(10, 4), OutputLengths(prior_tokens=1000)
     scheduler = scheduler_of(pool, lengths)
     scheduler.join(hold(pool, make_decoding(3, 9)))
-    scheduler.add(make_sequence(4, max_tokens=100))
+    scheduler.admission.add(make_sequence(4, max_tokens=100))
     scheduler.schedule()
-    assert len(scheduler.waiting) == 1
+    assert len(scheduler.admission.local) == 1
     for _ in range(20):
         ended = make_decoding(3, 1, 2, max_tokens=100)
         ended.append(0, frozenset({0}))
         scheduler.remove(ended)
     scheduler.schedule()
-    assert len(scheduler.waiting) == 0
+    assert len(scheduler.admission.local) == 0

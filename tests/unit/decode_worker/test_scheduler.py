@@ -6,11 +6,13 @@ from common.engine.memory.prefix_cache import PrefixCache
 from common.engine.profiling.costs import Costs
 from common.engine.sequence import Sequence
 from common.profile import WorkerProfile
+from decode_worker.admission import DecodeAdmission
 from decode_worker.output_length import OutputLengths
 from decode_worker.preemption import Preemption
 from decode_worker.scheduler import DecodeScheduler
 from tests.unit.common.engine.sequences import NO_EOS, hold, make_decoding, make_sequence
 from tests.unit.decode_worker.host_memory import NoHostMemory
+from tests.unit.decode_worker.pulls import make_credit
 
 BLOCK_SIZE = 4
 
@@ -22,22 +24,19 @@ def make(
     watermark: float = 0.0,
     profile: WorkerProfile | None = None,
 ) -> tuple[DecodeScheduler, BlockPool]:
-    """Every sequence is expected to end with its next token, so that memory decides only when it is short."""
+    """Make a scheduler that expects every sequence to end with its next token."""
     pool = BlockPool(num_blocks, BLOCK_SIZE)
     profile = profile or WorkerProfile(max_batch_tokens=budget, max_num_seqs=max_num_seqs)
-    costs = Costs(profile)
-    scheduler = DecodeScheduler(
-        PrefixCache(pool, "model"),
-        OutputLengths(prior_tokens=1),
-        Preemption("recompute", costs, NoHostMemory()),
-        costs,
-        watermark,
+    costs, prefix = Costs(profile), PrefixCache(pool, "model")
+    admission = DecodeAdmission(
+        prefix, OutputLengths(prior_tokens=1), costs, make_credit(), watermark
     )
-    return scheduler, pool
+    preemption = Preemption("recompute", costs, NoHostMemory())
+    return DecodeScheduler(prefix, admission, preemption, costs), pool
 
 
 def join(scheduler: DecodeScheduler, pool: BlockPool, prompt: int) -> Sequence:
-    """A sequence whose KV has arrived, with token 1."""
+    """Add a sequence whose KV has arrived, with token 1."""
     seq = hold(pool, make_decoding(prompt, 9))
     scheduler.join(seq)
     return seq
@@ -52,7 +51,7 @@ def shape(batch: Batch | None) -> list[tuple[Sequence, int]]:
 
 
 def run(scheduler: DecodeScheduler) -> list[tuple[Sequence, int]]:
-    """One step as the engine takes it; every sequence that reaches its end gets a token."""
+    """Run one step as the engine does; every sequence that reaches its end gets a token."""
     batch = scheduler.schedule()
     for entry in batch.entries if batch else ():
         samples = entry.samples
@@ -76,7 +75,7 @@ def test_every_decoding_sequence_gets_one_token_each_step() -> None:
 def test_local_prefill_takes_what_decode_tokens_leave() -> None:
     scheduler, pool = make()
     prompt = make_sequence(30)
-    scheduler.add(prompt)
+    scheduler.admission.add(prompt)
     decoding = [join(scheduler, pool, 2) for _ in range(3)]
     decode_tokens = [(seq, 1) for seq in decoding]
     assert run(scheduler) == [*decode_tokens, (prompt, 13)]
@@ -89,7 +88,7 @@ def test_several_local_prompts_share_a_step() -> None:
     scheduler, _ = make()
     prompts = [make_sequence(n) for n in (6, 6, 6)]
     for seq in prompts:
-        scheduler.add(seq)
+        scheduler.admission.add(seq)
     assert [n for _, n in run(scheduler)] == [6, 6, 4]
     # the two that decode come first, then the rest of the third
     assert run(scheduler) == [(prompts[0], 1), (prompts[1], 1), (prompts[2], 2)]
@@ -108,22 +107,22 @@ def test_a_sequence_grows_by_a_block_when_it_needs_one() -> None:
 
 
 def test_admission_keeps_the_watermark_free_while_others_run() -> None:
-    """10 blocks, 2 of them the watermark: with the next token 5 + 3 fit, 5 + 4 do not."""
+    """There are 10 blocks, 2 of them the watermark: with the next token 5 + 3 fit, 5 + 4 do not."""
     scheduler, pool = make(num_blocks=10, watermark=0.2)
     first = join(scheduler, pool, 15)
     prompt = make_sequence(13)
-    scheduler.add(prompt)
+    scheduler.admission.add(prompt)
     assert run(scheduler) == [(first, 1)]
     scheduler.remove(prompt)
     smaller = make_sequence(11)
-    scheduler.add(smaller)
+    scheduler.admission.add(smaller)
     assert [seq for seq, _ in run(scheduler)] == [first, smaller]
 
 
 def test_alone_a_sequence_may_take_the_watermark_too() -> None:
     scheduler, _ = make(num_blocks=10, watermark=0.2)
     prompt = make_sequence(40)
-    scheduler.add(prompt)
+    scheduler.admission.add(prompt)
     assert run(scheduler) == [(prompt, 16)]
 
 
@@ -152,10 +151,10 @@ def test_the_preempted_one_comes_back_first_and_computes_all_it_had() -> None:
     scheduler, pool = make(num_blocks=6)
     oldest, newest = join(scheduler, pool, 11), join(scheduler, pool, 11)
     late = make_sequence(2)
-    scheduler.add(late)
+    scheduler.admission.add(late)
     run(scheduler)
     assert run(scheduler) == [(oldest, 1)]
-    assert list(scheduler.waiting) == [newest, late]
+    assert list(scheduler.admission.local) == [newest, late]
     scheduler.remove(oldest)
     pool.release(oldest.block_table)
     # 11 prompt tokens and two of output
@@ -168,15 +167,15 @@ def test_several_preempted_keep_their_order() -> None:
     second, third = join(scheduler, pool, 11), join(scheduler, pool, 11)
     run(scheduler)
     run(scheduler)
-    assert list(scheduler.waiting) == [third]
+    assert list(scheduler.admission.local) == [third]
     oldest.block_table += pool.allocate(pool.num_free)
     for _ in range(4):
         run(scheduler)
-    assert list(scheduler.waiting) == [second, third]
+    assert list(scheduler.admission.local) == [second, third]
 
 
 def test_the_last_one_is_never_preempted_but_waits() -> None:
-    """Blocks that arriving KV holds come back when it has joined, or failed."""
+    """Blocks that arriving KV holds are released after it has joined, or failed."""
     scheduler, pool = make(num_blocks=3)
     seq = join(scheduler, pool, 7)
     arriving = pool.allocate(1)
@@ -192,22 +191,22 @@ def test_a_sequence_may_be_the_one_that_gives_way_to_itself() -> None:
     oldest, newest = join(scheduler, pool, 9), join(scheduler, pool, 7)
     run(scheduler)
     assert run(scheduler) == [(oldest, 1)]
-    assert list(scheduler.waiting) == [newest]
+    assert list(scheduler.admission.local) == [newest]
 
 
 def test_no_more_run_at_once_than_allowed() -> None:
     scheduler, pool = make(max_num_seqs=2)
     join(scheduler, pool, 2)
     for _ in range(2):
-        scheduler.add(make_sequence(2))
+        scheduler.admission.add(make_sequence(2))
     assert len(run(scheduler)) == 2
-    assert len(scheduler.waiting) == 1
+    assert len(scheduler.admission.local) == 1
 
 
 def test_slots_of_those_on_their_way_are_not_given_away() -> None:
     scheduler, pool = make(max_num_seqs=3)
     seq = join(scheduler, pool, 2)
-    scheduler.add(make_sequence(2))
+    scheduler.admission.add(make_sequence(2))
     assert shape(scheduler.schedule(arriving(pool, 2))) == [(seq, 1)]
     assert len(shape(scheduler.schedule(arriving(pool, 1)))) == 2
 
@@ -217,13 +216,13 @@ def test_room_counts_those_on_their_way(num_arriving: int, can_admit: bool) -> N
     scheduler, pool = make(max_num_seqs=3)
     join(scheduler, pool, 2)
     others = arriving(pool, num_arriving)
-    assert scheduler.can_admit(make_sequence(2), others) is can_admit
+    assert scheduler.admission.can_admit(make_sequence(2), scheduler.running, others) is can_admit
 
 
 def test_waiting_tokens_are_prefill_work() -> None:
     scheduler, pool = make()
     join(scheduler, pool, 5)
-    scheduler.add(make_sequence(30))
+    scheduler.admission.add(make_sequence(30))
     assert scheduler.num_waiting_tokens == 30
     run(scheduler)
     assert scheduler.num_waiting_tokens == 15
@@ -231,15 +230,15 @@ def test_waiting_tokens_are_prefill_work() -> None:
 
 def test_a_sequence_that_can_never_run_is_known_beforehand() -> None:
     scheduler, _ = make(num_blocks=3)
-    assert scheduler.can_ever_run(12)
-    assert not scheduler.can_ever_run(13)
+    assert scheduler.admission.can_ever_run(12)
+    assert not scheduler.admission.can_ever_run(13)
 
 
 def test_a_removed_sequence_is_forgotten_wherever_it_stands() -> None:
     scheduler, pool = make(num_blocks=3)
     running, waiting = join(scheduler, pool, 8), make_sequence(5)
-    scheduler.add(waiting)
+    scheduler.admission.add(waiting)
     for seq in (waiting, running, running):
         scheduler.remove(seq)
     assert scheduler.schedule() is None
-    assert scheduler.can_admit(make_sequence(2), [])
+    assert scheduler.admission.can_admit(make_sequence(2), scheduler.running, [])

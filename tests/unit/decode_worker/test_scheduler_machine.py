@@ -1,4 +1,4 @@
-"""The scheduler and its pool through any order of arrivals, growth, cancels, failures and pressure."""
+"""Scheduler and pool through any order of arrivals, growth, cancels, failures and pressure."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -9,20 +9,23 @@ from common.engine.memory.block_pool import BlockPool
 from common.engine.memory.prefix_cache import PrefixCache
 from common.engine.profiling.costs import Costs
 from common.engine.sequence import Sequence
+from common.kv_transfer.node_store import FixedStore
 from common.profile import WorkerProfile
+from decode_worker.admission import DecodeAdmission
 from decode_worker.output_length import OutputLengths
 from decode_worker.preemption import Preemption
 from decode_worker.scheduler import DecodeScheduler
 from tests.unit.common.engine.block_contents import BlockContents
 from tests.unit.common.engine.sequences import NO_EOS, make_sequence
 from tests.unit.decode_worker.host_memory import ContentsMemory
+from tests.unit.decode_worker.pulls import make_credit, pulled
 
 NUM_BLOCKS, BLOCK_SIZE, BUDGET, MAX_SEQS, MAX_ARRIVING = 14, 4, 4, 3, 2
 CAPACITY = NUM_BLOCKS * BLOCK_SIZE
 
 
 class DecodeMachine(RuleBasedStateMachine):
-    """`arriving` are sequences whose KV is on its way: they hold blocks and are not scheduled yet."""
+    """Machine of one scheduler; `arriving` sequences hold blocks while their KV is on its way."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,15 +34,15 @@ class DecodeMachine(RuleBasedStateMachine):
         self.contents = BlockContents(BLOCK_SIZE)
         self.memory = ContentsMemory(self.contents, self.prefix, max_sequences=1)
         costs = Costs(WorkerProfile(max_batch_tokens=BUDGET, max_num_seqs=MAX_SEQS))
-        self.scheduler = DecodeScheduler(
-            self.prefix,
-            OutputLengths(prior_tokens=4),
-            Preemption("swap", costs, self.memory),
-            costs,
-            watermark=0.1,
-        )
+        # a pull costs at most 4 tokens of 8 bytes, so that the second one may lack credit
+        self.credit = make_credit(MAX_ARRIVING, FixedStore(48))
+        lengths = OutputLengths(prior_tokens=4)
+        admission = DecodeAdmission(self.prefix, lengths, costs, self.credit, watermark=0.1)
+        preemption = Preemption("swap", costs, self.memory)
+        self.scheduler = DecodeScheduler(self.prefix, admission, preemption, costs)
         self.live: list[Sequence] = []
-        self.arriving: list[Sequence] = []
+        self.arriving: dict[Sequence, int] = {}  # and their charge
+        self.num_submitted = 0
 
     @rule(
         first=st.integers(8, 10),
@@ -48,34 +51,40 @@ class DecodeMachine(RuleBasedStateMachine):
         priority=st.integers(-1, 1),
     )
     def submit(self, first: int, prompt: int, max_tokens: int, priority: int) -> None:
-        """Prompts of the same first token begin alike and so share blocks."""
+        """Add a prompt that runs here; those of the same first token begin alike and share blocks."""
         tokens = range(first, first + prompt)
-        seq = make_sequence(tokens, max_tokens=max_tokens, priority=priority)
-        if self.scheduler.can_ever_run(prompt + max_tokens):
-            self.scheduler.add(seq)
+        self._add(make_sequence(tokens, max_tokens=max_tokens, priority=priority))
+
+    @rule(prompt=st.integers(1, 40), max_tokens=st.integers(2, 30), priority=st.integers(-1, 1))
+    def pull(self, prompt: int, max_tokens: int, priority: int) -> None:
+        """Add a prompt that a prefill worker runs."""
+        self._add(pulled(make_sequence(prompt, max_tokens=max_tokens, priority=priority)))
+
+    def _add(self, seq: Sequence) -> None:
+        self.num_submitted += 1
+        seq.timeline.arrival_s = float(self.num_submitted)
+        num_tokens = seq.num_prompt_tokens + seq.sampling.max_tokens
+        if self.scheduler.admission.can_ever_run(num_tokens):
+            self.scheduler.admission.add(seq)
             self.live.append(seq)
         else:
-            assert prompt + max_tokens > CAPACITY
+            assert num_tokens > CAPACITY
 
-    @rule(prompt=st.integers(1, 40), max_tokens=st.integers(2, 30))
-    def pull(self, prompt: int, max_tokens: int) -> None:
-        """Reserve blocks for a prompt and its first token, as the inbox does."""
-        seq = make_sequence(prompt, max_tokens=max_tokens)
-        keep_free = self.scheduler.watermark_blocks if self.pool.num_held else 0
-        if (
-            len(self.arriving) < MAX_ARRIVING
-            and self.scheduler.can_ever_run(prompt + max_tokens)
-            and self.scheduler.can_admit(seq, self.arriving)
-            and self.prefix.reserve(seq, prompt + 1, keep_free=keep_free)
-        ):
-            self.arriving.append(seq)
-            self.live.append(seq)
+    @rule()
+    def start_pulls(self) -> None:
+        """Start all pulls that may start; each gets its blocks, and a charge as in the inbox."""
+        while (seq := self.scheduler.next_pull(self.arriving)) is not None:
+            assert len(seq.block_table) == self.pool.num_blocks_for(seq.num_prompt_tokens + 1)
+            assert not self.arriving or self.credit.can_pull(seq)
+            self.arriving[seq] = self.credit.cost(seq)
+            self.credit.taken_bytes += self.arriving[seq]
 
     @precondition(lambda self: self.arriving)
     @rule(computed=st.integers(0, 40), has_token=st.booleans())
     def arrive(self, computed: int, has_token: bool) -> None:
-        """All KV and token 1, or what there was of it when the transfer failed."""
-        seq = self.arriving.pop(0)
+        """Deliver all KV and token 1, or the part of it that came before the transfer failed."""
+        seq = next(iter(self.arriving))
+        self.credit.taken_bytes -= self.arriving.pop(seq)
         if has_token:
             seq.append(9, NO_EOS)
         end = max(min(computed, len(seq.token_ids) - 1), seq.num_computed_tokens)
@@ -91,6 +100,7 @@ class DecodeMachine(RuleBasedStateMachine):
 
     @rule()
     def step(self) -> None:
+        self.start_pulls()
         before = list(self.scheduler.running)
         batch = self.scheduler.schedule(self.arriving)
         if before:
@@ -126,8 +136,7 @@ class DecodeMachine(RuleBasedStateMachine):
 
     def _end(self, seq: Sequence) -> None:
         self.live.remove(seq)
-        if seq in self.arriving:
-            self.arriving.remove(seq)
+        self.credit.taken_bytes -= self.arriving.pop(seq, 0)
         self.scheduler.remove(seq)
         self.pool.release(seq.block_table)
         seq.block_table.clear()
@@ -135,7 +144,7 @@ class DecodeMachine(RuleBasedStateMachine):
     @invariant()
     def every_held_block_has_one_live_holder(self) -> None:
         self.pool.check_integrity([block for seq in self.live for block in seq.block_table])
-        assert set(self.memory.lengths) <= set(self.scheduler.waiting)
+        assert set(self.memory.lengths) <= set(self.scheduler.admission.local)
 
     @invariant()
     def the_batch_has_a_slot_for_everybody_on_the_way(self) -> None:
@@ -143,16 +152,23 @@ class DecodeMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_live_sequence_stands_in_one_place(self) -> None:
-        places = [*self.arriving, *self.scheduler.running, *self.scheduler.waiting]
+        waiting = [*self.scheduler.admission.local, *self.scheduler.admission.to_pull]
+        places = [*self.arriving, *self.scheduler.running, *waiting]
         assert sorted(map(id, places)) == sorted(map(id, self.live))
-        assert not any(seq.block_table for seq in self.scheduler.waiting)
+        assert not any(seq.block_table for seq in waiting)
+
+    @invariant()
+    def credit_is_wanted_by_those_that_wait_and_taken_by_those_on_the_way(self) -> None:
+        to_pull = self.scheduler.admission.to_pull
+        assert self.credit.wanted_bytes == sum(map(self.credit.cost, to_pull))
+        assert self.credit.taken_bytes == sum(self.arriving.values())
 
     def teardown(self) -> None:
-        """Once all KV has arrived everybody finishes; recomputation costs steps, but not for ever."""
-        while self.arriving:
-            self.arrive(computed=3, has_token=False)
+        """Check that all finish once all KV has arrived; recomputation costs steps, but not for ever."""
         for _ in range(len(self.live) * 2 * CAPACITY):
             self.step()
+            while self.arriving:
+                self.arrive(computed=3, has_token=False)
         assert not self.live
         self.pool.check_integrity([])
 

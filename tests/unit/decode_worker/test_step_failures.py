@@ -1,4 +1,4 @@
-"""Steps that raise while others are in flight: the right one pays, and all others' texts stay theirs."""
+"""Steps that raise while others are in flight: the culprit ends, and all other texts stay right."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -33,14 +33,14 @@ OPTIONS = {
 
 
 class LateFaults:
-    """A device whose steps fail when they are waited for: those that `fails` was true at, of the model."""
+    """A device whose steps fail at the wait, if `fails` was true at their launch."""
 
     def __init__(self) -> None:
         self.fails: Callable[[], bool] = lambda: False
         self.num_failed = 0
 
     def start(self, tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
-        """See HostCopies."""
+        """Start a copy that may fail at the wait (HostCopies)."""
         fails = self.fails()
 
         def wait() -> torch.Tensor:
@@ -53,7 +53,7 @@ class LateFaults:
 
 
 class Watched:
-    """Knows whether POISON was in its last step, and says nothing."""
+    """A model that notes if POISON was in its last step."""
 
     def __init__(self, model: TokenModel) -> None:
         self._model = model
@@ -61,7 +61,7 @@ class Watched:
         self.saw_poison = False
 
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:
-        """See TokenModel."""
+        """Run the model and note POISON (TokenModel)."""
         self.saw_poison = bool((inputs.input_ids == POISON).any())
         return self._model.logits(inputs)
 
@@ -154,7 +154,7 @@ def test_a_prompt_that_raises_ends_alone_whenever_it_comes(
 def test_a_fault_that_does_not_come_again_harms_nobody(
     undisturbed: dict[str, list[int]], fails_at: int
 ) -> None:
-    """The step in flight is run again, and that behind it, which had its tokens from it."""
+    """The step in flight runs again, and so does the step behind it, which got its tokens from it."""
     faults = LateFaults()
     driven = DrivenEngine(lambda engine: ahead(engine, faults))
     quick = {name: PROMPTS[name] for name in "abd"}

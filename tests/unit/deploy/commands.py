@@ -1,4 +1,4 @@
-"""Command lines in manifests, held against the commands themselves."""
+"""Command lines in manifests, checked against the commands themselves."""
 
 import re
 import shlex
@@ -15,7 +15,7 @@ from tests.unit.deploy.rendering import Doc, containers, pod_templates
 
 
 def container_commands(docs: list[Doc]) -> list[list[str]]:
-    """The words of every `pdserve ...` that a container runs."""
+    """Return the words of every `pdserve ...` that a container runs."""
     found = []
     for doc in docs:
         for _, template in pod_templates(doc):
@@ -27,7 +27,10 @@ def container_commands(docs: list[Doc]) -> list[list[str]]:
 
 
 def shell_commands(lines: Sequence[str], program: str) -> list[list[str]]:
-    """The words of every call of `program` in shell lines, up to a redirection or the line's end."""
+    """Return the words of every call of `program` in shell lines.
+
+    A call ends at a redirection or at the line's end.
+    """
     found = []
     for line in lines:
         for call in re.findall(rf"(?:^|[;&]|exec )\s*({program} [^;&>]*)", line):
@@ -36,7 +39,7 @@ def shell_commands(lines: Sequence[str], program: str) -> list[list[str]]:
 
 
 def pdserve_problems(words: Sequence[str]) -> list[str]:
-    """What the real command line refuses."""
+    """Return what the real command line refuses."""
     command, rest = typer.main.get_command(app), list(words[1:])
     while isinstance(command, TyperGroup):
         name = rest.pop(0)
@@ -51,7 +54,7 @@ def pdserve_problems(words: Sequence[str]) -> list[str]:
 
 
 def ray_problems(words: Sequence[str]) -> list[str]:
-    """Options that the real `ray` command does not have."""
+    """Return the options that the real `ray` command does not have."""
     command = ray_cli.commands.get(words[1])
     if command is None:
         return [f"{shlex.join(words)}: no such command"]
@@ -63,5 +66,5 @@ def ray_problems(words: Sequence[str]) -> list[str]:
 
 
 def option(words: Sequence[str], name: str) -> str:
-    """The value after an option."""
+    """Return the value after an option."""
     return words[list(words).index(name) + 1]

@@ -1,4 +1,4 @@
-"""Do the objects fit each other, the configuration and the code?"""
+"""Checks that the objects fit each other, the configuration and the code."""
 
 import json
 import shlex
@@ -15,14 +15,14 @@ _STOP_S = 20  # stopping the workers (10 s at most) and leaving Ray
 
 
 def configuration(docs: list[Doc], folder: Path) -> ServeConfig:
-    """The ConfigMap's file, as the router reads it. Raises SetupError."""
+    """Return the ConfigMap's file, as the router reads it. Raises SetupError."""
     file = folder / "pdserve.yaml"
     file.write_text(one(docs, "ConfigMap")["data"]["pdserve.yaml"])
     return load_config(file, {})
 
 
 def port_problems(docs: list[Doc], config: ServeConfig) -> list[str]:
-    """Service, container and configuration must name the same ports."""
+    """Check that Service, container and configuration name the same ports."""
     pod = one(docs, "Deployment")["spec"]["template"]
     router = pod["spec"]["containers"][0]
     declared = {port["name"]: port["containerPort"] for port in router["ports"]}
@@ -42,7 +42,7 @@ def port_problems(docs: list[Doc], config: ServeConfig) -> list[str]:
 
 
 def role_problems(docs: list[Doc], config: ServeConfig) -> list[str]:
-    """One worker group a role, advertising what `pdserve serve` asks Ray for."""
+    """Check for one worker group per role, with the Ray resources that `pdserve serve` needs."""
     groups = one(docs, "RayCluster")["spec"]["workerGroupSpecs"]
     problems = []
     if [group["groupName"] for group in groups] != list(ROLES):
@@ -62,7 +62,7 @@ def role_problems(docs: list[Doc], config: ServeConfig) -> list[str]:
 
 
 def reference_problems(docs: list[Doc], config: ServeConfig) -> list[str]:
-    """Names by which one object means another."""
+    """Check the names by which one object refers to another."""
     cluster = one(docs, "RayCluster")
     name = cluster["metadata"]["name"]
     spec = one(docs, "Deployment")["spec"]["template"]["spec"]
@@ -88,7 +88,7 @@ def reference_problems(docs: list[Doc], config: ServeConfig) -> list[str]:
 
 
 def access_problems(docs: list[Doc], config: ServeConfig) -> list[str]:
-    """A router that others reach reads who may call from a Secret of its pod."""
+    """Check that a router which others can reach reads its access file from a Secret."""
     file = config.security.access_file
     if file is None:
         return [f"grpc_host {config.grpc_host} without security.access_file"]
@@ -100,7 +100,7 @@ def access_problems(docs: list[Doc], config: ServeConfig) -> list[str]:
 
 
 def pod_problems(docs: list[Doc]) -> list[str]:
-    """What Kubernetes checks only when it runs a pod, and what every pod of ours must have."""
+    """Check what Kubernetes checks only when it runs a pod, and what our pods must have."""
     problems = []
     account = one(docs, "ServiceAccount")["metadata"]["name"]
     for doc in docs:
@@ -123,7 +123,7 @@ def pod_problems(docs: list[Doc]) -> list[str]:
 
 
 def time_problems(docs: list[Doc], config: ServeConfig) -> list[str]:
-    """Kubernetes must wait for as long as pdserve may take."""
+    """Check that Kubernetes waits for as long as pdserve may take."""
     spec = one(docs, "Deployment")["spec"]["template"]["spec"]
     router = spec["containers"][0]
     problems = []
@@ -137,7 +137,7 @@ def time_problems(docs: list[Doc], config: ServeConfig) -> list[str]:
 
 
 def budget_problems(docs: list[Doc]) -> list[str]:
-    """A budget whose selector matches nothing protects nothing."""
+    """Check that each disruption budget's selector matches a pod; otherwise it protects nothing."""
     cluster = one(docs, "RayCluster")
     known = [one(docs, "Deployment")["spec"]["template"]["metadata"]["labels"]]
     for group in ("headgroup", *(g["groupName"] for g in cluster["spec"]["workerGroupSpecs"])):
@@ -156,7 +156,7 @@ def budget_problems(docs: list[Doc]) -> list[str]:
 
 
 def _config_path(docs: list[Doc], spec: Doc) -> str | None:
-    """Where the router finds the ConfigMap's file."""
+    """Return the path at which the router finds the ConfigMap's file."""
     config_map = one(docs, "ConfigMap")
     (key,) = config_map["data"]
     name = config_map["metadata"]["name"]

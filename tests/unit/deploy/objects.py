@@ -1,4 +1,4 @@
-"""Is each object one that its controller would take? Unknown fields are problems."""
+"""Checks of single objects against their schemas; unknown fields are problems."""
 
 import json
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ import kubernetes_validate
 
 from tests.unit.deploy.rendering import Doc, pod_templates
 
-KUBERNETES = "1.30"  # what deploy/k8s/README.md asks for
+KUBERNETES = "1.30"  # the version that deploy/k8s/README.md requires
 _RAY_CLUSTER = json.loads((Path(__file__).parent / "raycluster.schema.json").read_text())
 
 
 def object_problems(docs: list[Doc]) -> list[str]:
-    """What is wrong with each object taken by itself."""
+    """Return the problems of each object by itself."""
     problems = []
     for doc in docs:
         if doc["kind"] != "RayCluster":
@@ -37,7 +37,7 @@ def object_problems(docs: list[Doc]) -> list[str]:
 
 
 def schema_problems(value: object, schema: Mapping[str, object]) -> list[str]:
-    """Where `value` breaks a JSON schema."""
+    """Return the places where `value` breaks a JSON schema."""
     validator = jsonschema.validators.validator_for(schema)(schema)
     return [f"{e.json_path}: {e.message}" for e in validator.iter_errors(value)]
 

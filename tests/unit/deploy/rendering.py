@@ -1,4 +1,4 @@
-"""What `kubectl apply -k` would send, as Python objects, with and without kubectl."""
+"""Objects that `kubectl apply -k` would send, as Python objects, with and without kubectl."""
 
 import json
 import shutil
@@ -19,14 +19,14 @@ _KNOWN = {"apiVersion", "kind", "resources", "configMapGenerator", "images", "la
 
 
 def render(base: Path) -> list[Doc]:
-    """The base's objects, by the few features of kustomize that it uses; names get no hash."""
+    """Return the base's objects, with the kustomize features that it uses; names get no hash."""
     plan = yaml.safe_load((base / "kustomization.yaml").read_text())
     if unknown := plan.keys() - _KNOWN:
         raise ValueError(f"this renderer does not know {sorted(unknown)}")
     docs = [_config_map(base, generator) for generator in plan["configMapGenerator"]]
     for name in plan["resources"]:
         parsed = yaml.safe_load_all((base / name).read_text())
-        # through JSON, since objects that anchors share would show one edit in several places
+        # copied through JSON: objects shared by anchors would show one edit in several places
         docs += json.loads(json.dumps(list(parsed)))
     for doc in docs:
         for label in plan["labels"]:
@@ -37,7 +37,7 @@ def render(base: Path) -> list[Doc]:
 
 
 def render_with_kubectl(base: Path) -> list[Doc] | None:
-    """The same by kubectl, with the hash taken off the ConfigMap's name; None where it is missing."""
+    """Render with kubectl, without the hash in the ConfigMap's name; None if it is missing."""
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         return None
@@ -53,13 +53,13 @@ def render_with_kubectl(base: Path) -> list[Doc] | None:
 
 
 def one(docs: list[Doc], kind: str) -> Doc:
-    """The only object of a kind."""
+    """Return the only object of a kind."""
     (found,) = (doc for doc in docs if doc["kind"] == kind)
     return found
 
 
 def pod_templates(doc: Doc) -> Iterator[tuple[str, Doc]]:
-    """An object's pod templates, each with a name for messages."""
+    """Yield an object's pod templates, each with a name for messages."""
     if doc["kind"] == "Deployment":
         yield doc["metadata"]["name"], doc["spec"]["template"]
     if doc["kind"] == "RayCluster":
@@ -69,7 +69,7 @@ def pod_templates(doc: Doc) -> Iterator[tuple[str, Doc]]:
 
 
 def containers(spec: Doc) -> list[Doc]:
-    """A pod's containers, those that run first in front."""
+    """Return a pod's containers, init containers first."""
     return [*spec.get("initContainers", []), *spec["containers"]]
 
 
@@ -81,7 +81,7 @@ def _config_map(base: Path, generator: Doc) -> Doc:
 
 def _add_labels(doc: Doc, label: Doc) -> None:
     doc["metadata"].setdefault("labels", {}).update(label["pairs"])
-    # kustomize knows where the pods of built-in kinds are, not where those of a RayCluster are
+    # kustomize knows the pods of built-in kinds, not those of a RayCluster
     if label["includeTemplates"] and doc["kind"] == "Deployment":
         doc["spec"]["template"]["metadata"]["labels"].update(label["pairs"])
 

@@ -1,4 +1,4 @@
-"""The Dockerfile builds the image that the manifests name."""
+"""Dockerfile: it builds the image that the manifests name."""
 
 import tomllib
 

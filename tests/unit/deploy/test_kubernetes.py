@@ -1,4 +1,4 @@
-"""deploy/k8s/base is what Kubernetes and KubeRay take, and what the code needs."""
+"""deploy/k8s/base: accepted by Kubernetes and KubeRay, and in line with the code."""
 
 import urllib.error
 import urllib.request
@@ -17,7 +17,7 @@ from tests.unit.deploy.rendering import BASE, REPOSITORY, Doc, one, render, rend
 
 @pytest.fixture(scope="module")
 def docs() -> list[Doc]:
-    """The base's objects."""
+    """Return the base's objects."""
     return render(BASE)
 
 
@@ -67,7 +67,7 @@ def test_probes_ask_for_pages_that_the_router_has(docs: list[Doc]) -> None:
         answers = [_status(f"http://127.0.0.1:{server.port}{path}") for path in paths]
     finally:
         server.stop()
-    # a router without workers lives, and takes no requests
+    # a router without workers is alive, and takes no requests
     assert answers == [200, 200, 503]
 
 

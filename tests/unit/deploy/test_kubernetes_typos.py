@@ -1,4 +1,4 @@
-"""Each check of test_kubernetes refuses a copy with one mistake in it."""
+"""Checks of test_kubernetes: each refuses a copy with one mistake in it."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is known of a worker that died, by where it ran; no actor is needed for that."""
+"""Diagnosis of a dead worker, by its location; needs no actor."""
 
 from pathlib import Path
 

@@ -14,10 +14,10 @@ TWO_WORKERS = ServeConfig.model_validate({"transfer": {"max_inflight_mib": 300}}
 @pytest.mark.parametrize(
     ("memory_mib", "shm_mib", "store_mib"),
     [
-        (64_000, 64_000, 2000),  # as much as is wanted
-        (4000, 64_000, 1000),  # a quarter of the container
-        (4000, 500, 450),  # what shared memory has, a tenth left free
-        (200, 64_000, 128),  # the least
+        (64_000, 64_000, 2000),  # all that is wanted
+        (4000, 64_000, 1000),  # a quarter of the container's memory
+        (4000, 500, 450),  # the shared memory, with a tenth left free
+        (200, 64_000, 128),  # the minimum
     ],
 )
 def test_the_object_store_fits_the_container(

@@ -1,4 +1,4 @@
-"""deploy/ray is a cluster that `ray up` takes and on which `pdserve serve` finds what it asks for."""
+"""deploy/ray: a cluster that `ray up` accepts, with the resources for `pdserve serve`."""
 
 import importlib.util
 import json
@@ -19,14 +19,14 @@ FOLDER = REPOSITORY / "deploy" / "ray"
 
 @pytest.fixture
 def cluster() -> dict[str, Any]:
-    """cluster.yaml."""
+    """Return cluster.yaml."""
     loaded: dict[str, Any] = yaml.safe_load((FOLDER / "cluster.yaml").read_text())
     return loaded
 
 
 @pytest.fixture(scope="module")
 def schema() -> dict[str, Any]:
-    """The schema by which the installed Ray checks a cluster's description."""
+    """Return the installed Ray's schema of a cluster's description."""
     spec = importlib.util.find_spec("ray")
     assert spec is not None
     assert spec.origin is not None

@@ -1,4 +1,4 @@
-"""What a process of its own leaves in the file that it was given."""
+"""Output file of a process: all output, and the traceback of a signal."""
 
 import subprocess
 import sys
@@ -52,4 +52,4 @@ def test_an_abort_can_be_read_from_the_file(tmp_path: Path) -> None:
     lines = tail(path, 99).lines
     death = diagnose(lines)
     assert (death.cause, death.last_words) == ("SIGABRT", "LLVM ERROR: cannot select")
-    assert any('File "<string>"' in line for line in lines)  # where it was
+    assert any('File "<string>"' in line for line in lines)  # the place of the failure

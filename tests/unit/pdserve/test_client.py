@@ -27,7 +27,7 @@ from pdserve.statuses import to_error
 from pdserve.v1 import inference_pb2
 from tests.patience import WITHIN_S
 
-ERRORS_MD = Path(__file__).parents[3] / "docs" / "errors.md"
+ERRORS_MD = Path(__file__).parents[3] / "docs" / "use" / "errors.md"
 KINDS: dict[str, type[RequestError]] = {
     "INVALID_ARGUMENT": InvalidRequestError,
     "UNAUTHENTICATED": UnauthenticatedError,
@@ -45,13 +45,13 @@ DOCUMENTED = dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", ERRORS_MD.read_text(), 
 
 
 def received(status: grpc.Status) -> grpc.aio.AioRpcError:
-    """The exception that gRPC raises at the client for a status the router sent."""
+    """Return the exception that gRPC raises at the client for a status of the router's."""
     trailers = grpc.aio.Metadata(*status.trailing_metadata)
     return grpc.aio.AioRpcError(status.code, grpc.aio.Metadata(), trailers, status.details)
 
 
 def bare(code: grpc.StatusCode, details: str = "") -> grpc.aio.AioRpcError:
-    """One that gRPC itself raised: no rich details."""
+    """Return an exception of gRPC's own, without rich details."""
     return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
 
 

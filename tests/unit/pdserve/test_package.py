@@ -17,7 +17,7 @@ HEAVY = {"torch", "ray", "transformers", "numba", "numpy", "tokenizers", "pydant
 
 
 def modules_after(statement: str) -> set[str]:
-    """Top-level modules in a fresh process after the statement."""
+    """Return the top-level modules of a fresh process after the statement."""
     code = f"{statement}; import json, sys; print(json.dumps(list(sys.modules)))"
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=WITHIN_S, check=True

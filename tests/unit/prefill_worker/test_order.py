@@ -1,4 +1,4 @@
-"""Ranks by hand: a token takes 10 ms, so a prompt of 100 takes a second."""
+"""Ranks computed by hand: a token takes 10 ms, so a prompt of 100 takes a second."""
 
 from dataclasses import replace
 
@@ -72,7 +72,7 @@ def test_what_a_prompt_has_waited_on_its_decode_worker_counts() -> None:
 
 
 def test_a_long_prompt_falls_behind_newcomers_no_longer_than_it_would_run() -> None:
-    """3 s of work: whoever comes within 3 s, however short, may pass it; later nobody does."""
+    """A prompt of 3 s of work is passed by short ones that come within 3 s, and by none later."""
     seq = prompt(300)
     for waited_s, is_passed in ((0.0, True), (2.5, True), (3.0, False), (10.0, False)):
         newcomer = make_sequence(1)

@@ -31,7 +31,7 @@ def make(
 
 
 def run(scheduler: PrefillScheduler, sequences: list[Sequence]) -> list[tuple[int, int]]:
-    """One step as the engine takes it; (which prompt, how many tokens) in the batch's order."""
+    """Run one step as the engine does; return (prompt, tokens) in the batch's order."""
     batch: Batch | None = scheduler.schedule(NOW_S)
     if batch is None:
         return []
@@ -105,7 +105,7 @@ def test_no_more_run_at_once_than_allowed() -> None:
 
 
 def test_a_prompt_that_lacks_memory_waits_and_lets_a_smaller_one_pass() -> None:
-    """9 blocks: the first takes 5, the second wants 8, the third fits, the fourth would not."""
+    """There are 9 blocks: the first takes 5, the second wants 8, the third fits, the fourth would not."""
     scheduler, pool, sequences = make(18, 30, 2, 18, num_blocks=9)
     assert run(scheduler, sequences) == [(0, 16)]
     assert run(scheduler, sequences) == [(0, 2), (2, 2)]
@@ -150,7 +150,7 @@ def test_a_prompt_keeps_its_blocks_while_its_last_chunk_is_sampled() -> None:
 
 
 def test_what_a_tapered_chunk_leaves_goes_to_the_next_prompt() -> None:
-    """As above: 62 tokens run as 40, 6 and 16, and the second step has room for 34 more."""
+    """A prompt of 62 tokens runs as 40, 6 and 16; the second step has room for 34 more."""
     profile = WorkerProfile(
         (1, 101), (11.0, 111.0), 0.0, 0.0, 0.0, 1.0, 1.0, kv_bytes_per_token=1, max_batch_tokens=40
     )

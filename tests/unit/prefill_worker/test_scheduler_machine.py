@@ -1,4 +1,4 @@
-"""The scheduler and its pool through any order of prompts, cancels and steps."""
+"""Scheduler and pool through any order of prompts, cancels and steps."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -18,7 +18,7 @@ NUM_BLOCKS, BLOCK_SIZE, BUDGET, MAX_SEQS = 12, 4, 10, 3
 
 
 class PrefillMachine(RuleBasedStateMachine):
-    """`live` holds what was added and is neither cancelled nor done, in order of arrival."""
+    """Machine of one scheduler; `live` holds the prompts neither cancelled nor done, by arrival."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class PrefillMachine(RuleBasedStateMachine):
 
     @rule(first=st.integers(1, 2), num_tokens=st.integers(1, NUM_BLOCKS * BLOCK_SIZE))
     def add(self, first: int, num_tokens: int) -> None:
-        """Prompts of the same first token begin alike and so share blocks."""
+        """Add a prompt; those of the same first token begin alike and share blocks."""
         seq = make_sequence(range(first, first + num_tokens))
         seq.timeline.arrival_s = self.now_s
         self.scheduler.add(seq)
@@ -85,7 +85,7 @@ class PrefillMachine(RuleBasedStateMachine):
         assert sorted(map(id, everywhere)) == sorted(map(id, self.live))
 
     def teardown(self) -> None:
-        """Left alone, all finish: every step runs at least one token."""
+        """Check that all finish when left alone: every step runs at least one token."""
         for _ in range(sum(seq.num_uncomputed_tokens for seq in self.live)):
             self.step()
         assert not self.live

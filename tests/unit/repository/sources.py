@@ -1,4 +1,4 @@
-"""Our source files, for tests that read them."""
+"""Source files of this repository, for tests that read them."""
 
 import ast
 from collections.abc import Iterator
@@ -8,17 +8,17 @@ from cli.shadowing import OURS
 
 ROOT = Path(__file__).parents[3]
 GENERATED = ROOT / "pdserve" / "v1"
-# folders that a checkout may or may not have yet
+# folders that a checkout may not have
 _BESIDE = ("benchmarks", "simulator")
 
 
 def packages() -> list[Path]:
-    """The folders that are shipped."""
+    """Return the folders that are shipped."""
     return [ROOT / name for name in (*OURS, *_BESIDE) if (ROOT / name).is_dir()]
 
 
 def modules(*folders: Path) -> Iterator[tuple[str, ast.Module]]:
-    """Every module below the folders, by its path in the repository; generated ones left out."""
+    """Yield every module below the folders, with its path; generated ones are left out."""
     for folder in folders or packages():
         for file in sorted(folder.rglob("*.py")):
             if GENERATED not in file.parents:

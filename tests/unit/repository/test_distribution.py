@@ -7,18 +7,20 @@ from pathlib import Path
 from tests.patience import WITHIN_S
 from tests.unit.repository.sources import ROOT, packages
 
-FOLDERS = [*packages(), *(ROOT / name for name in ("proto", "docs", "tests"))]
+FOLDERS = [*packages(), *(ROOT / name for name in ("proto", "docs", "scripts", "tests"))]
 NEEDED = {
     "proto/pdserve/v1/worker.proto",
     "proto/baseline.binpb",
     "pdserve/v1/worker_pb2.pyi",
     "pdserve/py.typed",
-    "docs/errors.md",
+    "docs/use/errors.md",
+    "mkdocs.yml",
     "tests/integration/support/small.yaml",
     "tests/unit/repository/test_distribution.py",
     "deploy/ray/cluster.yaml",
     "constraints.txt",
     "buf.yaml",
+    "scripts/make_sync_client.py",
     "Makefile",
     "LICENSE",
     "SECURITY.md",

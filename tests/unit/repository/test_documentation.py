@@ -11,8 +11,8 @@ from common.config import ServeConfig
 from pdserve.errors import Reason
 from tests.unit.repository.sources import ROOT
 
-CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text("utf-8")
-ERRORS = (ROOT / "docs" / "errors.md").read_text("utf-8")
+CONFIGURATION = (ROOT / "docs" / "operate" / "configuration.md").read_text("utf-8")
+ERRORS = (ROOT / "docs" / "use" / "errors.md").read_text("utf-8")
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
     for line in CONFIGURATION.splitlines()

@@ -1,4 +1,4 @@
-"""What no source of ours does: run what it reads, or measure time with a clock that jumps."""
+"""Names that no source may use: code execution from data, and clocks that jump."""
 
 import ast
 from collections.abc import Iterator
@@ -22,7 +22,8 @@ CALLS = {
 }
 
 ALLOWED = {
-    # numba's compiled code has no other form; the files are our own user's, and no peer's bytes get there
+    # numba's compiled code has no other form; the files belong to our user, and no peer's bytes
+    # reach them
     "common/engine/cpu/kernel_cache.py": ["pickle"],
 }
 

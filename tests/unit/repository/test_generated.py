@@ -16,7 +16,7 @@ SCRIPTS = Path(sys.executable).parent
 
 
 def generate(out: Path) -> None:
-    """What `make proto` runs, into another folder."""
+    """Run `make proto` into another folder."""
     plugins = [
         f"--plugin=protoc-gen-{name}={SCRIPTS / f'protoc-gen-{name}'}"
         for name in ("mypy", "mypy_grpc")
@@ -29,7 +29,7 @@ def generate(out: Path) -> None:
         cwd=ROOT,
         check=True,
         timeout=WITHIN_S,
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},  # the generator's own
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},  # a warning of the generator itself
     )
 
 
@@ -55,7 +55,7 @@ def test_a_changed_proto_would_be_seen(tmp_path: Path) -> None:
 
 
 def buf(*args: str, folder: Path = ROOT) -> tuple[int, str]:
-    """Exit code and output of a buf command."""
+    """Return the exit code and output of a buf command."""
     command = [str(SCRIPTS / "buf"), *args]
     ended = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=WITHIN_S, check=False
@@ -64,7 +64,7 @@ def buf(*args: str, folder: Path = ROOT) -> tuple[int, str]:
 
 
 def test_buf_finds_nothing_to_complain_about() -> None:
-    assert buf("lint") == (0, "")  # undocumented messages, fields and rpcs are complaints too
+    assert buf("lint") == (0, "")  # lint also reports undocumented messages, fields and rpcs
 
 
 def test_the_public_api_is_compatible_with_the_last_release_s() -> None:

@@ -12,7 +12,7 @@ ROUTER = [path.removesuffix(".py").replace("/", ".") for path, _ in modules(ROOT
 
 
 def loaded_by(*names: str) -> set[str]:
-    """Top-level modules in a fresh process that imported these."""
+    """Return the top-level modules of a fresh process that imported these."""
     code = f"import {', '.join(names)}, json, sys; print(json.dumps(list(sys.modules)))"
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=WITHIN_S, check=True

@@ -4,14 +4,14 @@ from tests.unit.repository.sources import ROOT, modules, packages
 
 MAX_FILE, MAX_FUNCTION = 250, 40
 FOLDERS = [*packages(), ROOT / "tests"]
-# "path" or "path:function" -> why it may be longer
+# "path" or "path:function" -> the reason for its length
 LONGER: dict[str, str] = {}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def num_lines(function: Function) -> int:
-    """From its `def` to its end; decorators are not counted."""
+    """Count lines from `def` to the end, without decorators."""
     assert function.end_lineno is not None
     return function.end_lineno - function.lineno + 1
 

@@ -2,7 +2,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.attainment import Attainment
 from benchmarks.goodput.search import (
     HIGHEST,
     LOWEST,
@@ -12,6 +11,7 @@ from benchmarks.goodput.search import (
     next_rung,
     rate_of,
 )
+from benchmarks.slo_attainment import Attainment
 
 
 def probe(rung: int, percent: int) -> Attainment:
@@ -23,7 +23,7 @@ def measured(shares: dict[int, int]) -> Probes:
 
 
 def searched(last_passing: int, first: int) -> Probes:
-    """Probes of a system that passes up to a rung, in the order taken."""
+    """Return the probes of a system that passes up to a rung, in the order taken."""
     probes: Probes = {}
     while (rung := next_rung(probes, first)) is not None:
         assert rung not in probes

@@ -1,4 +1,4 @@
-"""A file of prompts is read as a whole before anything is sent: what is wrong is named with its line."""
+"""Files of prompts are read completely before anything is sent; errors name the line."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from pdserve.errors import SetupError
 from pdserve.v1 import inference_pb2
 from tests.unit.cli.conftest import Run
 
-# nobody listens there: what tries to send something ends with code 1, not 2
+# nobody listens there: a command that tries to send ends with code 1, not 2
 NOBODY = ("--address", "127.0.0.1:1")
 Sampling = inference_pb2.SamplingParams
 CHAT = "/v1/chat/completions"

@@ -11,14 +11,14 @@ from common.engine.model_runner import ModelRunner
 
 
 class HeldCopies:
-    """Stands for a GPU's copies to the host: a tensor that is there, and handed over when it is asked for."""
+    """Double of a GPU's copies to the host: a tensor that is there, and handed over on request."""
 
     def __init__(self) -> None:
         self.num_started = 0
         self.num_waited = 0
 
     def start(self, tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
-        """See HostCopies."""
+        """Implement HostCopies.start."""
         self.num_started += 1
 
         def wait() -> torch.Tensor:
@@ -29,7 +29,7 @@ class HeldCopies:
 
 
 def ahead(engine: Engine, copies: HostCopies | None = None) -> Engine:
-    """The same engine, whose samples stay with the device until they are asked for."""
+    """Return the same engine, whose samples stay with the device until they are asked for."""
     runner = engine.runner
     late = ModelRunner(
         runner._model,

@@ -12,7 +12,7 @@ from common.engine.raising import RaisingModel
 
 
 class BreakableModel:
-    """Raises `error` for as long as there is one; counts the steps that it was asked for."""
+    """Model that raises `error` for as long as there is one, and counts the steps asked of it."""
 
     def __init__(self, model: TokenModel) -> None:
         self._model = model
@@ -21,7 +21,7 @@ class BreakableModel:
         self.num_steps = 0
 
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:
-        """See TokenModel."""
+        """Implement TokenModel.logits."""
         self.num_steps += 1
         if self.error is not None:
             raise self.error
@@ -29,7 +29,7 @@ class BreakableModel:
 
 
 def with_model(engine: Engine, change: Callable[[TokenModel], TokenModel]) -> Engine:
-    """The same engine with a changed model."""
+    """Return the same engine with a changed model."""
     runner = engine.runner
     changed = ModelRunner(
         change(runner._model),
@@ -42,5 +42,5 @@ def with_model(engine: Engine, change: Callable[[TokenModel], TokenModel]) -> En
 
 
 def raising_on(token_id: int) -> Callable[[Engine], Engine]:
-    """Makes an engine raise in steps that run this token, as far as the host knows them."""
+    """Return an engine that raises in steps that run this token, as far as the host knows them."""
     return lambda engine: with_model(engine, lambda model: RaisingModel(model, token_id))

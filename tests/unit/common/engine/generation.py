@@ -9,7 +9,7 @@ from tests.unit.common.engine.sequences import NO_EOS, hold, make_sequence
 def continuations(
     engine: Engine, prompts: list[list[int]], new_tokens: int, budget: int
 ) -> list[list[int]]:
-    """Greedy tokens after each prompt, all run together in steps of at most `budget` tokens."""
+    """Return greedy tokens after each prompt, all run together in steps of at most `budget` tokens."""
     sequences = [make_sequence(prompt, max_tokens=new_tokens) for prompt in prompts]
     for seq in sequences:
         hold(engine.pool, seq, seq.num_prompt_tokens + new_tokens)
@@ -20,7 +20,7 @@ def continuations(
 
 
 def generate(engine: Engine, sequences: list[Sequence], budget: int) -> None:
-    """Run all to their ends: decode tokens first, what is left of `budget` to chunks."""
+    """Run all to their ends: decode tokens first, the rest of `budget` to chunks."""
     while unfinished := [seq for seq in sequences if not seq.is_finished]:
         decoding = [BatchEntry(s, 1) for s in unfinished if s.num_uncomputed_tokens == 1]
         filling = [seq for seq in unfinished if seq.num_uncomputed_tokens > 1]

@@ -37,7 +37,7 @@ class Flashed:
     limits: GraphLimits
 
     def graphed(self, capture: Capture, inputs: DeviceInputs) -> Engine:
-        """The same engine, blocks and weights, with its decode steps captured."""
+        """Return the same engine, blocks and weights, with its decode steps captured."""
         return self.running(GraphedDecoder(self.decoder, self.limits, inputs, capture))
 
     def running(self, model: TokenModel) -> Engine:
@@ -58,7 +58,7 @@ def build_flashed(
     device: torch.device = CPU,
     attend: VarlenAttention = varlen,
 ) -> Flashed:
-    """`inputs` are those of steps that are not captured."""
+    """Build the model; `inputs` are those of steps that are not captured."""
     model, spec = load_model(folder, dtype, device)
     cache = KVCache(spec, num_blocks + 1, block_size, device, "pages")
     backend = FlashBackend(cache, attend)

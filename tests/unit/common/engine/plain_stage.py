@@ -8,7 +8,7 @@ CPU = torch.device("cpu")
 
 
 class PlainStage:
-    """Memory of which the CPU makes copies itself, at once; see Stage. `events` tells what was asked."""
+    """Stage whose memory the CPU copies itself, at once. `events` lists the calls."""
 
     def __init__(self, num_bytes: int, events: list[str] | None = None) -> None:
         self.memory = torch.empty(num_bytes, dtype=torch.uint8)
@@ -22,7 +22,7 @@ class PlainStage:
 
 
 def plain_inputs() -> DeviceInputs:
-    """On the CPU."""
+    """Make inputs on the CPU."""
 
     def new_stage(num_bytes: int) -> Stage:
         return PlainStage(num_bytes)

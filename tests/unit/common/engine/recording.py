@@ -1,4 +1,4 @@
-"""A double of CUDA's capture for the CPU: what was recorded is repeated, Python is not run again.
+"""Double of CUDA's capture for the CPU: recorded operations are repeated, Python is not run again.
 
 As on the device, numbers that Python passed to an operation are fixed from then on, each operation reads and
 writes the tensors that it did at first, and asking for a tensor's value on the way is an error.
@@ -28,7 +28,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped he
 
 
 class RecordingCapture:
-    """See Capture. `replayed` counts what was replayed, by the order of the captures."""
+    """Capture that counts replays in `replayed`, in the order of the captures."""
 
     def __init__(self) -> None:
         self.replayed: list[int] = []
@@ -50,7 +50,7 @@ class RecordingCapture:
 
 
 def _write(old: Any, new: Any) -> None:
-    """Put results where they were at first; views and in-place operations have written there already."""
+    """Put results into their first memory; views and in-place operations have written there already."""
     for before, after in zip(tree_leaves(old), tree_leaves(new), strict=True):
         if before.data_ptr() != after.data_ptr():
             before.copy_(after)

@@ -20,7 +20,7 @@ def make_sequence(
     timeout_s: float | None = None,
     priority: int = 0,
 ) -> Sequence:
-    """A sequence of these prompt tokens, or of so many, with `computed` positions done; greedy."""
+    """Make a sequence of these prompt tokens, or of so many, with `computed` positions done; greedy."""
     tokens = range(1, prompt + 1) if isinstance(prompt, int) else prompt
     sampling = sampling or SamplingParams(temperature=0.0, seed=0, max_tokens=max_tokens)
     request = WorkRequest(
@@ -34,7 +34,7 @@ def make_sequence(
 def make_decoding(
     prompt: int, *outputs: int, max_tokens: int = 100, request_id: str = "r", priority: int = 0
 ) -> Sequence:
-    """A sequence whose prompt is computed and that has sampled `outputs` already."""
+    """Make a sequence whose prompt is computed and that has sampled `outputs` already."""
     seq = make_sequence(prompt, max_tokens=max_tokens, request_id=request_id, priority=priority)
     for token_id in outputs:
         seq.append(token_id, NO_EOS)

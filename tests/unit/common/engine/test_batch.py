@@ -4,7 +4,7 @@ from tests.unit.common.engine.sequences import NO_EOS, make_decoding, make_seque
 
 
 def cut(lengths: list[int], budget: int) -> list[int]:
-    """Sizes of the chunks that prompts of these lengths get."""
+    """Return sizes of the chunks that prompts of these lengths get."""
     return [entry.num_tokens for entry in cut_chunks(map(make_sequence, lengths), budget)]
 
 

@@ -128,7 +128,7 @@ def test_a_window_by_mask_alone_is_refused(
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_rounding_hides_no_wrong_positions(tmp_path: Path, dtype: str) -> None:
-    """Bart counts them itself: its decode step is at position 0. The logits hardly show it here."""
+    """Bart counts positions itself: its decode step is at position 0. The logits hardly show it here."""
     folder = save_random(tmp_path, "bart", UNSUPPORTED["bart"][0])
     with pytest.raises(SetupError, match="keys and values of layer 0 differ"):
         make_engine(folder, engine_config(backend="reference", dtype=dtype))

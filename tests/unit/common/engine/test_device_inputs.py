@@ -1,4 +1,4 @@
-"""A step's inputs arrive whole, in one copy, and no host memory is overwritten before it was copied."""
+"""A step's inputs arrive whole, in one copy; host memory is never overwritten before it was copied."""
 
 import random
 
@@ -66,7 +66,7 @@ def test_a_chunk_without_logits_has_no_sample_rows() -> None:
 
 
 def test_equal_shapes_lie_at_equal_addresses_whatever_ran_between() -> None:
-    """Else a captured step would read what nobody writes any more."""
+    """A captured step would otherwise read memory that nobody writes any more."""
     owner = plain_inputs()
     first = owner.put(make_inputs([1] * 8))
     addresses = [getattr(first, name).data_ptr() for name in NAMES]
@@ -87,7 +87,7 @@ def test_larger_inputs_find_room_and_smaller_ones_after_them() -> None:
 
 
 def test_memory_is_written_only_after_its_last_copy_was_waited_for() -> None:
-    """Two in turns: the CPU waits for the copy before the last, never for the last."""
+    """Stages take turns: the CPU waits for the copy before the last, never for the last."""
     events: list[str] = []
     stages: list[PlainStage] = []
 
@@ -103,7 +103,7 @@ def test_memory_is_written_only_after_its_last_copy_was_waited_for() -> None:
 
 
 class LateStage(PlainStage):
-    """Checks that it holds what was copied until it is waited for."""
+    """Stage that checks that its memory is unchanged until it is waited for."""
 
     def __init__(self, num_bytes: int, events: list[str], name: str) -> None:
         super().__init__(num_bytes, events)

@@ -1,4 +1,4 @@
-"""`engine.dtype: auto`: which dtype it gives where, and the reason that it states."""
+"""Choices of `engine.dtype: auto`, and the reason that each states."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def on(monkeypatch: pytest.MonkeyPatch, level: Level) -> None:
 
 
 def folder_of(path: Path, numbers: int, **config: object) -> Path:
-    """A model's folder whose weights are so many numbers, in two files."""
+    """Make a model's folder whose weights are so many numbers, in two files."""
     (path / "config.json").write_text(json.dumps(config))
     half = torch.zeros(numbers // 2, dtype=torch.float16)
     save_file({"a": half, "scalar": torch.zeros(())}, path / "model-1.safetensors")

@@ -1,4 +1,4 @@
-"""In two-byte dtypes logits are as near to the exact ones as those of `transformers` in that dtype.
+"""Logits in two-byte dtypes are as near to the exact ones as those of `transformers`.
 
 Exact is the same model, its weights rounded to the dtype, run in float32. Tokens are teacher-forced, and a
 choice may differ only where rounding could change it.
@@ -52,7 +52,7 @@ def test_teacher_forced_logits(folder: Path, dtype: str, backend: Backend, fusio
 
 
 def error(logits: torch.Tensor, exact: torch.Tensor) -> torch.Tensor:
-    """Relative, of each row."""
+    """Compute the relative error of each row."""
     return (logits - exact).norm(dim=-1) / exact.norm(dim=-1)
 
 
@@ -64,7 +64,7 @@ def own_logits(reference: Any) -> torch.Tensor:
 
 
 def forced_logits(engine: Engine) -> torch.Tensor:
-    """[chunks, vocab]: the row behind each chunk of TEXT."""
+    """Return [chunks, vocab]: the row behind each chunk of TEXT."""
     rows = []
     seq = make_sequence([])
     seq.block_table = engine.pool.allocate(engine.pool.num_blocks_for(len(TEXT)))

@@ -1,4 +1,4 @@
-"""Who is to blame for a step that raises: by experiment, on a real engine."""
+"""Blame for a step that raises, found by experiment, on a real engine."""
 
 from collections.abc import Iterator
 
@@ -24,12 +24,12 @@ SCORED = SamplingParams(0.0, 0, 4, logprobs=2, prompt_logprobs=1)
 
 
 class PanicError(BaseException):
-    """What native code raises is no Exception."""
+    """Error of native code, which is no Exception."""
 
 
 @pytest.fixture(autouse=True)
 def logs() -> Iterator[list[EventDict]]:
-    """What is logged, whose unconfigured form draws every local variable."""
+    """Collect log events; the unconfigured form draws every local variable."""
     with capture_logs() as logs:
         yield logs
 
@@ -60,7 +60,7 @@ def batch_of(held: list[Sequence]) -> Batch:
 
 
 def samples(landed: list[Landed]) -> dict[str, object]:
-    """What was sampled for whom."""
+    """Return the tokens sampled for each sequence."""
     return {
         entry.seq.request_id: sample
         for one in landed
@@ -107,7 +107,7 @@ def test_one_among_eight_takes_seven_steps_to_find(engine: Engine, logs: list[Ev
 
 @pytest.mark.parametrize("error", [RuntimeError("late"), MemoryError(), PanicError("native")])
 def test_what_raises_once_is_nobodys_fault(engine: Engine, error: BaseException) -> None:
-    """Nor is any prompt's log-probability lost or doubled."""
+    """A prompt's log-probabilities are neither lost nor doubled."""
     model = BreakableModel(engine.runner._model)
     isolation = Isolation(with_model(engine, lambda _: model).runner)
     undisturbed = sequences(engine, set())
@@ -133,7 +133,7 @@ def test_an_engine_that_runs_nothing_any_more_blames_nobody(
 
 
 def test_an_engine_that_fails_every_request_in_a_row_is_broken(engine: Engine) -> None:
-    """Though it still runs a harmless token."""
+    """A harmless token still runs."""
     isolation = Isolation(raising_on(POISON)(engine).runner)
     (poisoned,) = held = sequences(engine, {0}, 1)
     for _ in range(MAX_IN_A_ROW - 1):

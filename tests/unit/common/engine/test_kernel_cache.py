@@ -1,4 +1,4 @@
-"""Kernels on disk: right ones come back, whatever else compiles, and damage only costs time."""
+"""Kernels on disk: the right ones come back while others compile, and damage only costs time."""
 
 import os
 import subprocess
@@ -77,14 +77,14 @@ def start(scale: float, folder: Path, order: str) -> subprocess.Popen[str]:
 
 
 class Tally(NamedTuple):
-    """Kernels that a process has come by."""
+    """Kernels that a process has compiled or loaded."""
 
     compiled: int
     loaded: int
 
 
 def run_all(processes: list[subprocess.Popen[str]]) -> list[Tally]:
-    """Let all begin at one time; where each had its kernels from."""
+    """Let all begin at one time; return each one's tally."""
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -111,14 +111,14 @@ def test_processes_that_compile_at_once_keep_each_others_kernels(tmp_path: Path)
 def test_processes_that_need_a_kernel_at_once_compile_it_once(
     tmp_path: Path, orders: tuple[str, str]
 ) -> None:
-    """One takes the kernel's lock; the other waits for it, and loads what it saved."""
+    """The first takes the kernel's lock; the other waits for it, and loads the saved kernel."""
     tallies = run_all([start(2.0, tmp_path, order) for order in orders])
     assert sum(tally.compiled for tally in tallies) == 6
     assert all(tally.compiled + tally.loaded == 6 for tally in tallies)
 
 
 def test_who_dies_while_it_compiles_holds_nobody_up(tmp_path: Path) -> None:
-    """Its lock is the system's, which takes it back; another process then compiles."""
+    """The system takes a dead process's lock back; another process then compiles."""
     doubled(tmp_path)
     (kernel,) = tmp_path.iterdir()
     lock = kernel.with_suffix(".lock")
@@ -137,7 +137,7 @@ def test_who_dies_while_it_compiles_holds_nobody_up(tmp_path: Path) -> None:
 
 
 def run_with_a_part(cache: Path, *runs: str) -> list[str]:
-    """What kernels of these constants give, each run's in a process of its own, at one time."""
+    """Return results of kernels of these constants, each run in a process of its own, at one time."""
     environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
     command = [sys.executable, "-c", WITH_A_PART]
     processes = [

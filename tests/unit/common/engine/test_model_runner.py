@@ -27,7 +27,7 @@ NEW_TOKENS = 6
 
 
 class Model:
-    """A model folder, and what `transformers` makes of it."""
+    """Model folder, and the tokens of `transformers`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -52,7 +52,7 @@ def engine(request: pytest.FixtureRequest, model: Model) -> Engine:
 
 
 def test_the_reference_is_lively(model: Model) -> None:
-    """Else equal tokens would prove little."""
+    """Equal tokens of a dull model would prove little."""
     assert len(set(model.expected)) >= 3
 
 
@@ -65,7 +65,7 @@ def test_every_way_to_cut_the_prompt_gives_the_same_tokens(engine: Engine, model
 def test_mixed_batches_give_what_each_prompt_gives_alone(
     engine: Engine, model: Model, budget: int
 ) -> None:
-    """Short and long prompts side by side, so that some decode while others are still cut."""
+    """Short and long prompts run side by side, so that some decode while others are still cut."""
     prompts = [PROMPT[:1], PROMPT[3:], PROMPT * 3, PROMPT[:16]]
     expected = [continue_greedily(model.reference, prompt, NEW_TOKENS) for prompt in prompts]
     assert continuations(engine, prompts, NEW_TOKENS, budget) == expected

@@ -14,7 +14,7 @@ from tests.unit.decode_worker.driven_engine import tiny_engine
 
 @pytest.fixture
 def active(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As in a process that was started with it."""
+    """Activate the failpoint, as in a process that was started with it."""
     monkeypatch.setenv("PDSERVE_FAILPOINTS", "abort_at_start=,step_raises_on_token=77")
     failpoints._active.cache_clear()
     yield

@@ -1,4 +1,4 @@
-"""Nothing passes that a step could fail on; all passes that a router lets through."""
+"""Requests that a step could fail on are refused; all that a router lets through pass."""
 
 import math
 from dataclasses import replace

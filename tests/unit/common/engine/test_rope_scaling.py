@@ -75,7 +75,7 @@ CASES: dict[str, tuple[str, dict[str, object], int]] = {
 
 
 def plain(family: str) -> dict[str, object]:
-    """The same rotary embedding, not scaled."""
+    """Return the same rotary embedding, not scaled."""
     default = THETA | {"rope_type": "default"}
     if family != "gemma3_text":
         return {"rope_parameters": default}
@@ -106,7 +106,7 @@ def test_long_and_short_sequences_side_by_side_give_what_each_gives_alone(
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_scaling_shows(tmp_path: Path, case: str) -> None:
-    """Else the test above would prove little. Dynamic NTK alone waits for a longer context."""
+    """The test above would otherwise prove little. Dynamic NTK alone waits for a longer context."""
     family, changes, limit = CASES[case]
     logits = []
     for name, rope in (("scaled", changes), ("plain", plain(family))):
@@ -124,7 +124,7 @@ def own_logits(reference: Any, prompt: list[int]) -> torch.Tensor:
 
 
 def ragged_logits(engine: Engine, prompts: list[list[int]], budget: int) -> list[torch.Tensor]:
-    """The row behind each prompt, all run together in steps of at most `budget` tokens."""
+    """Return the row behind each prompt, all run together in steps of at most `budget` tokens."""
     sequences = [hold(engine.pool, make_sequence(prompt)) for prompt in prompts]
     rows: dict[int, torch.Tensor] = {}
     while unfinished := [seq for seq in sequences if seq.num_uncomputed_tokens]:

@@ -104,7 +104,7 @@ def test_local_and_global_layers_with_two_rotary_bases(
 def test_a_soft_cap_on_the_logits(
     tmp_path: Path, family: str, changes: dict[str, object], backend: Backend, fusion: str
 ) -> None:
-    """It changes no greedy token, so the logits must show it."""
+    """A soft cap changes no greedy token, so the logits must show it."""
     folder = save_model(tmp_path, family, **changes, final_logit_softcapping=20.0)
     reference = load_reference(folder)
     with torch.inference_mode():

@@ -76,12 +76,12 @@ def save_model(folder: Path, family: str, **changes: object) -> Path:
 
 
 def load_reference(folder: Path) -> Any:
-    """The model as `transformers` runs it."""
+    """Load the model as `transformers` runs it."""
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def continue_greedily(reference: Any, prompt: list[int], num_tokens: int) -> list[int]:
-    """What `transformers` generates."""
+    """Return the tokens that `transformers` generates."""
     ids = torch.tensor([prompt])
     output = reference.generate(
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=num_tokens, do_sample=False
@@ -93,7 +93,7 @@ def continue_greedily(reference: Any, prompt: list[int], num_tokens: int) -> lis
 def engine_config(
     *, num_blocks: int = 64, block_size: int = 16, backend: Backend = "auto", **changes: object
 ) -> EngineConfig:
-    """float32 on the CPU, with so many blocks of the llama shape."""
+    """Configure float32 on the CPU, with so many blocks of the llama shape."""
     fields: dict[str, object] = {
         "dtype": "float32",
         "device": "cpu",
@@ -106,12 +106,12 @@ def engine_config(
 
 
 def make_engine(folder: Path, config: EngineConfig) -> Engine:
-    """One thread, so that tests share the cores."""
+    """Build an engine with one thread, so that tests share the cores."""
     return build_engine(folder, config, num_threads=1)
 
 
 def poison(engine: Engine) -> None:
-    """Fill all KV memory with NaN: whoever reads what nobody wrote shows it."""
+    """Fill all KV memory with NaN: a read of unwritten memory then shows."""
     cache: KVCache = engine.cache
     cache.keys.fill_(float("nan"))
     cache.values.fill_(float("nan"))

@@ -43,7 +43,7 @@ def accept(matcher: GrammarMatcher, text: str) -> GrammarMatcher:
 
 
 def allowed(*matchers: GrammarMatcher, vocab_size: int = VOCAB) -> list[set[int]]:
-    """What may come next, for each."""
+    """Return the tokens that may come next, for each matcher."""
     masks = MaskFiller(vocab_size).start(matchers).result(WITHIN_S)
     assert masks.shape == (len(matchers), -(-vocab_size // 32))
     bits = np.unpackbits(masks.view(np.uint8), axis=1, bitorder="little")
@@ -51,7 +51,7 @@ def allowed(*matchers: GrammarMatcher, vocab_size: int = VOCAB) -> list[set[int]
 
 
 def follow(matcher: GrammarMatcher, text: str) -> GrammarMatcher:
-    """As a sequence does: a mask before each token."""
+    """Advance as a sequence does, with a mask before each token."""
     for byte in text.encode():
         allowed(matcher)
         matcher.accept(byte)

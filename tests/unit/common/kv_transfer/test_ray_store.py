@@ -1,4 +1,4 @@
-"""The marks by which a node's workers count each other; here of one process with several descriptors."""
+"""Marks by which a node's workers count each other; here one process has several descriptors."""
 
 import fcntl
 from pathlib import Path

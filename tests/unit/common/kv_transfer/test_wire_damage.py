@@ -44,7 +44,7 @@ def test_a_flipped_byte_in_a_payload_is_refused(position: int, flip: int) -> Non
 @settings(deadline=None, derandomize=True, max_examples=300)
 @given(st.binary(max_size=100), st.booleans())
 def test_garbage_is_refused(data: bytes, is_sealed: bool) -> None:
-    """Also when its checksum fits."""
+    """Garbage is refused also when its checksum fits."""
     seal = xxhash.xxh3_64_digest(data) if is_sealed else b""
     with pytest.raises(WireError):
         decode_header(seal + data)
@@ -81,7 +81,7 @@ def test_an_enormous_header_is_refused_unread() -> None:
 
 
 def forged(header: BaseModel, **changes: object) -> bytes:
-    """What a peer with another idea of the format would send, intact."""
+    """Return the intact item of a peer with another idea of the format."""
     fields = {**header.model_dump(), **changes}
     return encode_header(type(header).model_construct(None, **fields))  # type: ignore[arg-type]
 

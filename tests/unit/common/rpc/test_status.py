@@ -21,7 +21,7 @@ from pdserve.errors import (
     UnavailableError,
 )
 
-ERRORS_MD = Path(__file__).parents[4] / "docs" / "errors.md"
+ERRORS_MD = Path(__file__).parents[4] / "docs" / "use" / "errors.md"
 CODES = {
     InvalidRequestError("m"): grpc.StatusCode.INVALID_ARGUMENT,
     NotFoundError("m"): grpc.StatusCode.NOT_FOUND,
@@ -37,7 +37,7 @@ CODES = {
 
 
 def unpack(status: grpc.Status) -> tuple[status_pb2.Status, dict[str, Message]]:
-    """The rich status in the trailers, and its details by the name of their type."""
+    """Return the rich status in the trailers, and its details by the name of their type."""
     (trailer,) = [
         value for key, value in status.trailing_metadata if key == "grpc-status-details-bin"
     ]
@@ -79,7 +79,7 @@ def test_a_field_is_named_in_message_info_and_violation() -> None:
 
 @pytest.mark.parametrize("quoted", ["x", "é", "\u20ac", "\U0001f9c2", "\x00"])
 def test_a_long_message_is_cut_so_that_the_status_arrives(quoted: str) -> None:
-    """Clients drop one of more than 8 KiB; the message travels percent-encoded and twice in base64."""
+    """Clients drop a status over 8 KiB; its message travels percent-encoded and twice in base64."""
     status = to_status(NotFoundError("no " + quoted * 10**6, field="request_id"))
     rich, details = unpack(status)
     assert set(details) == {"ErrorInfo", "BadRequest"}

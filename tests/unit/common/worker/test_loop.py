@@ -9,7 +9,7 @@ from tests.patience import WITHIN_S
 
 
 class Engine:
-    """What a loop drives: `work` steps are waiting, and every call is noted with its thread."""
+    """An engine with `work` steps waiting, which notes every call and its thread."""
 
     def __init__(self) -> None:
         self.work = 0
@@ -66,7 +66,7 @@ def _ignore(_: bool) -> None:
 
 
 def add_work(engine: Engine, steps: int) -> None:
-    """Runs in the engine's thread, which had nothing to do before."""
+    """Add work, in the engine's thread, which had nothing to do before."""
     engine.idle.clear()
     engine.work += steps
 
@@ -82,7 +82,7 @@ def test_messages_run_in_order_in_the_engines_thread(engine: Engine) -> None:
 
 
 def test_a_message_runs_before_the_next_step(engine: Engine) -> None:
-    """However much work is left."""
+    """Messages do not wait, however much work is left."""
 
     def note() -> None:
         engine.calls.append("message")

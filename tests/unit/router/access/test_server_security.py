@@ -4,7 +4,7 @@ import pytest
 
 from common.config import SecurityConfig
 from pdserve.errors import SetupError
-from router.access.server_security import Door, is_loopback
+from router.access.server_security import ServerSecurity, is_loopback
 from router.access.tls import server_certificates
 from tests.certificates import Authority
 from tests.integration.support.guarded_router import ACME, issue
@@ -13,18 +13,18 @@ from tests.integration.support.guarded_router import ACME, issue
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "[::1]", "localhost"])
 def test_loopback_needs_no_authentication(host: str) -> None:
     assert is_loopback(host)
-    Door(SecurityConfig()).check(host)
+    ServerSecurity(SecurityConfig()).check(host)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "[::]", "10.0.0.7", "router.example", ""])
 def test_beyond_loopback_somebody_must_say_so(host: str, tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="pass --insecure") as caught:
-        Door(SecurityConfig()).check(host)
+        ServerSecurity(SecurityConfig()).check(host)
     assert "\n" not in str(caught.value)
     assert "pdserve token create" in caught.value.remedy
-    Door(SecurityConfig(insecure=True)).check(host)
+    ServerSecurity(SecurityConfig(insecure=True)).check(host)
     issue(tmp_path / "access", ACME)
-    Door(SecurityConfig(access_file=tmp_path / "access")).check(host)
+    ServerSecurity(SecurityConfig(access_file=tmp_path / "access")).check(host)
 
 
 def test_tls_files_must_fit_each_other(tmp_path: Path) -> None:

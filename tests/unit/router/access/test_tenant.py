@@ -4,12 +4,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.messages import SamplingParams
-from router.access.tenant import ANONYMOUS, RequestKey, Tenant, current_tenant, set_current_tenant
+from router.access.tenant import (
+    ANONYMOUS,
+    RequestKey,
+    Tenant,
+    current_tenant,
+    find,
+    set_current_tenant,
+)
 from router.intake.job import Job
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,9}", fullmatch=True)
 salts = st.text("ab/.", max_size=6)
-ids = st.from_regex(r"[A-Za-z0-9._:-]{1,9}", fullmatch=True)
+ids = st.from_regex(r"[!-~]{1,9}", fullmatch=True)
 
 
 def job(salt: str = "") -> Job:
@@ -50,3 +57,11 @@ async def test_a_job_is_its_callers_and_calls_do_not_mix() -> None:
     answers = await asyncio.gather(call("acme"), call("zeta"))
     assert [*answers] == ["acme acme/s acme/r", "zeta zeta/s zeta/r"]
     assert current_tenant() == ANONYMOUS
+
+
+def test_an_admin_s_tenant_and_id_are_not_taken_for_another_tenant_s_id() -> None:
+    keys = dict.fromkeys([RequestKey(Tenant("acme"), "zeta/x"), RequestKey(Tenant("zeta"), "x")])
+    admin = Tenant("ops", is_admin=True)
+    assert str(find(keys, admin, "zeta/x")) == "zeta/x"
+    assert str(find(keys, admin, "acme/zeta/x")) == "acme/zeta/x"
+    assert str(find(keys, admin, "x")) == "zeta/x"

@@ -22,6 +22,7 @@ from pdserve.errors import (
 )
 from router.access.tenant import ANONYMOUS, RequestKey, Tenant
 from router.admission.admission import Admission, Outcome, Ticket
+from tests.unit.router.admission.entering import enter
 
 MAX_QUEUED, MAX_INFLIGHT, MAX_QUEUED_TOKENS = 3, 5, 60
 TENANTS = [Tenant("acme"), Tenant("zeta")]
@@ -35,10 +36,6 @@ def make_admission() -> Admission:
             max_queued_tokens=MAX_QUEUED_TOKENS,
         )
     )
-
-
-def ignore() -> None:
-    pass
 
 
 def key(request_id: str) -> RequestKey:
@@ -76,12 +73,12 @@ class AdmissionMachine(RuleBasedStateMachine):
             expected = OverloadedError
         if expected is not None:
             with pytest.raises(expected):
-                self.admission.enter(key, num_tokens, ignore)
+                enter(self.admission, key, num_tokens)
             self.rejected += 1
             return multiple()
         self.queued[key] = num_tokens
         self.accepted += 1
-        return self.admission.enter(key, num_tokens, lambda: self.cancelled.append(key))
+        return enter(self.admission, key, num_tokens, lambda: self.cancelled.append(key))
 
     def is_above_its_share(self, tenant: Tenant, num_tokens: int) -> bool:
         if (
@@ -143,34 +140,34 @@ TestAdmission = AdmissionMachine.TestCase
 
 def test_a_full_queue_says_when_to_come_back_and_takes_the_next_after_one_left() -> None:
     admission = make_admission()
-    tickets = [admission.enter(key(f"r{i}"), 1, ignore) for i in range(MAX_QUEUED)]
+    tickets = [enter(admission, key(f"r{i}"), 1) for i in range(MAX_QUEUED)]
     with pytest.raises(OverloadedError, match="3 requests are queued") as caught:
-        admission.enter(key("late"), 1, ignore)
+        enter(admission, key("late"), 1)
     assert caught.value.reason is Reason.QUEUE_FULL
     assert caught.value.retry_after_s > 0
     admission.leave(tickets[1])
-    admission.enter(key("late"), 1, ignore)
+    enter(admission, key("late"), 1)
     assert admission.num_queued == MAX_QUEUED
 
 
 def test_a_first_token_frees_a_place_in_the_queue_but_not_in_flight() -> None:
     admission = make_admission()
     for number in range(MAX_INFLIGHT):
-        ticket = admission.enter(key(f"r{number}"), 1, ignore)
+        ticket = enter(admission, key(f"r{number}"), 1)
         admission.note_tokens(ticket, 0)  # an answer may end without one
         assert admission.num_queued == 1
         admission.note_tokens(ticket, 1)
         admission.note_tokens(ticket, 2)  # every later token too
     assert (admission.num_queued, admission.num_in_flight) == (0, MAX_INFLIGHT)
     with pytest.raises(OverloadedError, match="5 requests are in flight"):
-        admission.enter(key("late"), 1, ignore)
+        enter(admission, key("late"), 1)
 
 
 def test_a_duplicate_is_named_and_the_first_one_lives_on() -> None:
     admission = make_admission()
-    admission.enter(key("same"), 1, ignore)
+    enter(admission, key("same"), 1)
     with pytest.raises(DuplicateRequestError) as caught:
-        admission.enter(key("same"), 1, ignore)
+        enter(admission, key("same"), 1)
     assert (caught.value.reason, caught.value.field) == (
         Reason.DUPLICATE_REQUEST_ID,
         "request_id",
@@ -180,11 +177,11 @@ def test_a_duplicate_is_named_and_the_first_one_lives_on() -> None:
 
 def test_draining_refuses_the_new_and_keeps_the_old() -> None:
     admission = make_admission()
-    ticket = admission.enter(key("old"), 1, ignore)
+    ticket = enter(admission, key("old"), 1)
     admission.drain()
     assert admission.is_draining
     with pytest.raises(UnavailableError) as caught:
-        admission.enter(key("new"), 1, ignore)
+        enter(admission, key("new"), 1)
     assert caught.value.reason is Reason.SHUTTING_DOWN
     ticket.outcome = Outcome.COMPLETED
     admission.leave(ticket)
@@ -193,14 +190,14 @@ def test_draining_refuses_the_new_and_keeps_the_old() -> None:
 
 def test_a_request_nobody_vouched_for_counts_as_failed() -> None:
     admission = make_admission()
-    admission.leave(admission.enter(key("r"), 1, ignore))
+    admission.leave(enter(admission, key("r"), 1))
     assert admission.ended[Outcome.FAILED] == 1
 
 
 def test_a_tenant_reaches_its_own_requests_and_an_admin_everybodys() -> None:
     admission, ended = make_admission(), []
     for name in ("acme", "zeta"):
-        admission.enter(RequestKey(Tenant(name), "r"), 1, lambda name=name: ended.append(name))  # type: ignore[misc]
+        enter(admission, RequestKey(Tenant(name), "r"), 1, lambda name=name: ended.append(name))  # type: ignore[misc]
     with pytest.raises(NotFoundError, match="no request r is running"):
         admission.cancel(Tenant("other"), "r")
     with pytest.raises(NotFoundError):
@@ -214,11 +211,11 @@ def test_a_tenant_reaches_its_own_requests_and_an_admin_everybodys() -> None:
 
 def test_a_queue_is_full_of_tokens_too_but_takes_one_prompt_of_any_length() -> None:
     admission = make_admission()
-    long = admission.enter(key("long"), 10 * MAX_QUEUED_TOKENS, ignore)
+    long = enter(admission, key("long"), 10 * MAX_QUEUED_TOKENS)
     with pytest.raises(OverloadedError, match="600 prompt tokens are queued"):
-        admission.enter(key("short"), 1, ignore)
+        enter(admission, key("short"), 1)
     admission.note_tokens(long, 1)
-    admission.enter(key("short"), MAX_QUEUED_TOKENS, ignore)
+    enter(admission, key("short"), MAX_QUEUED_TOKENS)
 
 
 def test_a_tenants_limits_are_its_own_and_a_refused_request_costs_it_nothing() -> None:
@@ -231,13 +228,13 @@ def test_a_tenants_limits_are_its_own_and_a_refused_request_costs_it_nothing() -
         raise OverloadedError("in vain", retry_after_s=1.0, reason=reason)
 
     with pytest.raises(OverloadedError, match="in vain"):
-        admission.enter(acme, 60, ignore, hopeless)
-    ticket = admission.enter(acme, 50, ignore)
+        enter(admission, acme, 60, forecast=hopeless)
+    ticket = enter(admission, acme, 50)
     admission.note_tokens(ticket, 20)
     admission.leave(ticket)
     with pytest.raises(OverloadedError, match="its 60 tokens a minute") as caught:
-        admission.enter(acme, 1, ignore)
+        enter(admission, acme, 1)
     # 10 over, and 1 for this one, at 1 a second; it is the first in line, a second long, half more or less
     assert 11.5 <= caught.value.retry_after_s < 12.5
-    admission.enter(zeta, 1000, ignore)
+    enter(admission, zeta, 1000)
     assert (admission.accepted, admission.rejected) == (2, 2)

@@ -2,39 +2,37 @@ import pytest
 
 from common.config import RouterConfig, TenantLimits
 from pdserve.errors import OverloadedError
-from router.access.tenant import ANONYMOUS, RequestKey, Tenant
+from router.access.tenant import RequestKey, Tenant
 from router.admission.admission import Admission, Ticket
+from tests.unit.router.admission.entering import enter
 
 
-def ignore() -> None:
-    pass
+def enter_as(admission: Admission, tenant: str, number: int) -> Ticket:
+    return enter(admission, RequestKey(Tenant(tenant), f"r{number}"), 10)
 
 
 def test_one_tenant_that_fills_the_queue_keeps_no_other_out() -> None:
-    """Of 4 places, a tenant of weight 3 beside one of weight 1 has 3."""
+    """A tenant of weight 3 beside one of weight 1 has 3 of 4 places."""
     limits = {"big": TenantLimits(weight=3.0)}
     admission = Admission(RouterConfig(max_queued_requests=4, tenants=limits))
 
-    def enter(tenant: str, number: int) -> None:
-        admission.enter(RequestKey(Tenant(tenant), f"r{number}"), 10, ignore)
-
     for number in range(4):
-        enter("small", number)
+        enter_as(admission, "small", number)
     for number in range(3):
         with pytest.raises(OverloadedError, match="requests are queued"):
-            enter("small", 9)
-        enter("big", number)
+            enter_as(admission, "small", 9)
+        enter_as(admission, "big", number)
     with pytest.raises(OverloadedError, match="7 requests are queued"):
-        enter("big", 9)
+        enter_as(admission, "big", 9)
 
 
 def test_one_tenant_that_streams_as_much_as_may_be_keeps_no_other_out() -> None:
-    """Of 4 in flight, a tenant of weight 3 beside one of weight 1 has 3."""
+    """A tenant of weight 3 beside one of weight 1 has 3 of 4 in flight."""
     limits = {"big": TenantLimits(weight=3.0)}
     admission = Admission(RouterConfig(max_inflight_requests=4, tenants=limits))
 
     def stream(tenant: str, number: int) -> Ticket:
-        ticket = admission.enter(RequestKey(Tenant(tenant), f"r{number}"), 10, ignore)
+        ticket = enter_as(admission, tenant, number)
         admission.note_tokens(ticket, 1)
         return ticket
 
@@ -50,12 +48,3 @@ def test_one_tenant_that_streams_as_much_as_may_be_keeps_no_other_out() -> None:
             stream("small", 9)
         admission.leave(ticket)
     stream("small", 9)
-
-
-def test_a_tenant_s_limit_is_asked_before_the_forecast() -> None:
-    admission = Admission(RouterConfig(tenant=TenantLimits(max_requests=1)))
-    admission.enter(RequestKey(ANONYMOUS, "a"), 1, ignore)
-    asked: list[str] = []
-    with pytest.raises(OverloadedError, match="1 requests in flight"):
-        admission.enter(RequestKey(ANONYMOUS, "b"), 1, ignore, lambda: asked.append("b"))
-    assert not asked

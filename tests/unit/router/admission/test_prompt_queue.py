@@ -4,8 +4,8 @@ import pytest
 
 from common.profile import WorkerProfile
 from router.admission.fair_queue import FairQueue
-from router.admission.prompt_queue import Gate, Turn
-from router.journey.dispatch import room_tokens
+from router.admission.prompt_queue import PromptQueue, Turn
+from router.journey.placement import room_tokens
 from tests.patience import WITHIN_S
 
 WINDOW = 1000
@@ -20,7 +20,7 @@ class Waiting:
     def __init__(self, window: int = WINDOW) -> None:
         self.window = window
         self.assigned: dict[str, int] = {}
-        self.gate = Gate(FairQueue[Turn](lambda _: 1.0), self._room)
+        self.queue = PromptQueue(FairQueue[Turn](lambda _: 1.0), self._room)
         self.granted: list[str] = []
         self.turns: dict[str, Turn] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
@@ -30,19 +30,19 @@ class Waiting:
 
     def done(self, name: str) -> None:
         self.assigned.pop(name, None)
-        self.gate.done(self.turns[name])
+        self.queue.finish(self.turns[name])
 
     async def add(self, name: str, num_tokens: int, tenant: str = "t", priority: int = 0) -> None:
         async def enter() -> None:
-            turn = self.turns[name] = self.gate.queue(tenant, num_tokens, priority)
+            turn = self.turns[name] = self.queue.push(tenant, num_tokens, priority)
             try:
                 await turn.granted
             except asyncio.CancelledError:
-                self.gate.done(turn)
+                self.queue.finish(turn)
                 raise
             self.granted.append(name)
             self.assigned[name] = num_tokens
-            self.gate.set_out(turn)
+            self.queue.note_sent(turn)
 
         self.tasks[name] = asyncio.create_task(enter())
         await settle()
@@ -60,7 +60,7 @@ async def test_prompts_go_while_less_than_a_window_is_on_its_way() -> None:
         await waiting.add(name, 400)
     # 800 is still less than 1000, so that c goes too
     assert waiting.granted == ["a", "b", "c"]
-    assert waiting.gate.num_waiting_tokens == 400
+    assert waiting.queue.num_waiting_tokens == 400
     waiting.done("a")
     await settle()
     assert waiting.granted == ["a", "b", "c", "d"]
@@ -100,7 +100,7 @@ async def test_the_urgent_goes_first_within_a_tenant() -> None:
 
 @pytest.mark.parametrize("is_granted", [False, True])
 async def test_who_gives_up_holds_nobody_up(is_granted: bool) -> None:
-    """Also when the turn came in the same moment."""
+    """A prompt may leave in the moment in which its turn came."""
     waiting = Waiting()
     for name in ("a", "b", "c"):
         await waiting.add(name, 1000)
@@ -109,28 +109,28 @@ async def test_who_gives_up_holds_nobody_up(is_granted: bool) -> None:
     waiting.tasks["b"].cancel()
     await settle()
     if not is_granted:
-        assert waiting.gate.num_waiting_tokens == 1000
+        assert waiting.queue.num_waiting_tokens == 1000
         waiting.done("a")
         await settle()
     assert waiting.granted == ["a", "c"]
     waiting.done("c")
-    gate = waiting.gate
-    assert (gate.num_waiting_tokens, gate._num_on_the_way, gate._num_leaving_tokens) == (0, 0, 0)
+    queue = waiting.queue
+    assert (queue.num_waiting_tokens, queue._num_active, queue._num_unsent_tokens) == (0, 0, 0)
 
 
 async def test_what_has_its_turn_counts_before_it_has_set_out() -> None:
-    """None of these sets out before all have asked."""
-    gate = Gate(FairQueue[Turn](lambda _: 1.0), lambda: WINDOW)
-    turns = [gate.queue("t", 400, 0) for _ in range(5)]
+    """All prompts ask before the first one is sent."""
+    queue = PromptQueue(FairQueue[Turn](lambda _: 1.0), lambda: WINDOW)
+    turns = [queue.push("t", 400, 0) for _ in range(5)]
     assert [turn.granted.done() for turn in turns] == [True, True, True, False, False]
-    gate.set_out(turns[0])
-    gate.set_out(turns[0])
-    gate.open()
+    queue.note_sent(turns[0])
+    queue.note_sent(turns[0])
+    queue.grant_turns()
     assert [turn.granted.done() for turn in turns] == [True, True, True, True, False]
 
 
 async def test_room_that_comes_by_itself_is_found() -> None:
-    """A worker came back, or another one joined: nobody calls."""
+    """The queue finds the room of a worker that came back, or joined, without a call."""
     waiting = Waiting()
     for name in "ab":
         await waiting.add(name, 1000)

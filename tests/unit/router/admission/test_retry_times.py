@@ -10,18 +10,15 @@ from common.config import RouterConfig, TenantLimits
 from pdserve.errors import OverloadedError, Reason
 from router.access.tenant import ANONYMOUS, RequestKey, Tenant
 from router.admission.admission import Admission, Outcome, Ticket
-from router.admission.retry_times import MAX_BACKLOG_S, Retries
+from router.admission.retry_times import MAX_BACKLOG_S, RetryTimes
 from router.admission.wait_limit import Forecast, WaitLimit
+from tests.unit.router.admission.entering import enter
 
 SERVICE_S = 0.25
 
 
-def ignore() -> None:
-    pass
-
-
 class Fleet:
-    """Clients at one server that serves one prompt after the other; each comes again until it is let in."""
+    """Clients of a server that runs one prompt at a time; each comes again until it is admitted."""
 
     def __init__(self, *, obedient: bool) -> None:
         self.now_s = 0.0
@@ -54,7 +51,7 @@ class Fleet:
         def ask() -> None:
             self.limit.check(forecast, None, self.now_s, is_over_share=False)
 
-        ticket = self.admission.enter(RequestKey(ANONYMOUS, name), 100, ignore, ask)
+        ticket = enter(self.admission, RequestKey(ANONYMOUS, name), 100, forecast=ask)
         self.busy_until_s = self.now_s + wait_s + SERVICE_S
         self.served_s.append(self.busy_until_s)
         heapq.heappush(self._running, (self.busy_until_s, next(self._numbers), ticket))
@@ -85,8 +82,8 @@ def test_a_storm_is_spread_and_nobody_is_idle_meanwhile() -> None:
 
 
 def test_the_delay_grows_with_those_who_were_refused_and_is_bounded() -> None:
-    retries = Retries()
-    delays = [retries.delay_s("acme", f"r{number}", 2.0, 0.0) for number in range(1000)]
+    retry_times = RetryTimes()
+    delays = [retry_times.delay_s("acme", f"r{number}", 2.0, 0.0) for number in range(1000)]
     assert 2.5 <= delays[0] < 3.5
     assert all(2.0 < delay <= 2.0 + 1.5 * MAX_BACKLOG_S for delay in delays)
     # the line is full after 30, one a second: the others are spread over 30 s
@@ -97,7 +94,7 @@ def test_the_delay_grows_with_those_who_were_refused_and_is_bounded() -> None:
 
 
 def test_the_line_moves_as_fast_as_requests_are_let_in() -> None:
-    slow, fast = Retries(), Retries()
+    slow, fast = RetryTimes(), RetryTimes()
     for number in range(2000):
         fast.note_accepted("acme", number / 100)
     last_s = 20.0
@@ -112,7 +109,7 @@ def test_the_line_moves_as_fast_as_requests_are_let_in() -> None:
 
 
 def test_a_request_is_told_the_same_again_in_the_same_place() -> None:
-    first, second = Retries(), Retries()
+    first, second = RetryTimes(), RetryTimes()
     assert first.delay_s("acme", "r", 1.0, 5.0) == second.delay_s("acme", "r", 1.0, 5.0)
     assert first.delay_s("acme", "q", 1.0, 99.0) != second.delay_s("acme", "r", 1.0, 99.0)
 
@@ -122,15 +119,15 @@ def test_a_tenant_over_its_limit_stands_in_a_line_of_its_own() -> None:
     config = RouterConfig(tenants={"greedy": limits}, max_inflight_requests=2)
     admission = Admission(config, lambda: 0.0)
     greedy, other = Tenant("greedy"), Tenant("other")
-    admission.enter(RequestKey(greedy, "a"), 1, ignore)
+    enter(admission, RequestKey(greedy, "a"), 1)
     for number in range(100):
         with pytest.raises(OverloadedError) as caught:
-            admission.knock(greedy, f"r{number}")
+            admission.refuse_early(greedy, f"r{number}")
         assert caught.value.reason is Reason.TENANT_LIMIT
     assert caught.value.retry_after_s > 10
-    admission.enter(RequestKey(other, "a"), 1, ignore)
+    enter(admission, RequestKey(other, "a"), 1)
     with pytest.raises(OverloadedError, match="in flight") as caught:
-        admission.knock(other, "r")
+        admission.refuse_early(other, "r")
     assert caught.value.reason is Reason.QUEUE_FULL
     assert caught.value.retry_after_s < 2
     assert admission.rejected == 101
@@ -140,7 +137,7 @@ def test_a_full_queue_has_a_line_for_each_tenant() -> None:
     admission = Admission(RouterConfig(max_inflight_requests=2), lambda: 0.0)
     greedy, other = Tenant("greedy"), Tenant("other")
     for tenant, name in ((greedy, "a"), (greedy, "b"), (other, "a")):
-        admission.enter(RequestKey(tenant, name), 1, ignore)
+        enter(admission, RequestKey(tenant, name), 1)
     for number in range(100):
         assert refused_for_s(admission, greedy, f"r{number}") < 50
     assert refused_for_s(admission, greedy, "r") > 10
@@ -155,14 +152,14 @@ def test_who_would_come_too_late_takes_no_place() -> None:
 
     for _ in range(100):
         with pytest.raises(OverloadedError) as caught:
-            admission.enter(RequestKey(ANONYMOUS, "r"), 1, ignore, in_vain)
+            enter(admission, RequestKey(ANONYMOUS, "r"), 1, forecast=in_vain)
         assert 1.0 <= caught.value.retry_after_s < 2.0
-    admission.enter(RequestKey(ANONYMOUS, "r"), 1, ignore)
+    enter(admission, RequestKey(ANONYMOUS, "r"), 1)
     assert refused_for_s(admission, ANONYMOUS, "q") < 2
 
 
 def refused_for_s(admission: Admission, tenant: Tenant, name: str) -> float:
     with pytest.raises(OverloadedError, match="in flight") as caught:
-        admission.knock(tenant, name)
+        admission.refuse_early(tenant, name)
     assert caught.value.reason is Reason.QUEUE_FULL
     return caught.value.retry_after_s

@@ -41,7 +41,7 @@ class Server:
         return refused
 
     def goodput(self, start_s: float, end_s: float) -> float:
-        """Of the capacity, by arrivals that had their first token in time."""
+        """Return the part of the capacity used by arrivals with a first token in time."""
         met = [t for t, ttft_s in self.ttfts_s if start_s <= t < end_s and ttft_s <= TTFT_SLO_S]
         return len(met) * SERVICE_S / (end_s - start_s)
 

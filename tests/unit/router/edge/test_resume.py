@@ -1,4 +1,4 @@
-"""What is kept of resumable requests, and for whom."""
+"""Tests of what the router keeps of resumable requests, by tenant."""
 
 import asyncio
 from contextlib import aclosing

@@ -50,7 +50,7 @@ def test_nothing_else_of_the_file_counts(tmp_path: Path, others: dict[str, objec
 
 
 def test_do_sample_takes_no_temperature_away(tmp_path: Path) -> None:
-    """As in vLLM."""
+    """The file's keys count as in vLLM."""
     found = read_sampling_defaults(write(tmp_path, {"do_sample": False, "temperature": 0.5}))
     assert found == SamplingDefaults(temperature=0.5)
 

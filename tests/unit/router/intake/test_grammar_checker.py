@@ -34,7 +34,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def checker(
     model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[GrammarChecker]:
-    """One that judges by processor time alone, however busy the machine is."""
+    """Return a checker that judges by processor time alone, on any machine."""
     monkeypatch.setattr("router.intake.grammar_checker._MAX_COMPILE_S", WITHIN_S)
     monkeypatch.setattr("router.intake.grammar_checker.MAX_WAIT_S", WITHIN_S)
     checker = GrammarChecker(model_dir, [EOS], VOCAB)
@@ -122,7 +122,7 @@ def _seconds_of_children() -> float:
 async def test_nobody_waits_for_ever(
     checker: GrammarChecker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A crowd of slow ones: the first are refused, those that nobody could look at are told to come back.
+    """Of many slow grammars the first are refused, and the others are told to come back.
 
     Together they take at least six times as long as one of them may wait.
     """
@@ -176,7 +176,7 @@ async def test_a_child_that_was_killed_is_started_again(checker: GrammarChecker)
 async def test_no_grammar_pays_for_the_start_of_the_child(
     checker: GrammarChecker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It takes longer than a grammar may wait here."""
+    """The child takes longer to start than a grammar may wait here."""
     monkeypatch.setattr("router.intake.grammar_checker.MAX_WAIT_S", 0.15)
     await checker.check(GOOD)
 

@@ -114,7 +114,7 @@ BAD = {
     "priority 101": (Request(text="x", priority=101), INVALID, "priority"),
     "priority -101": (Request(text="x", priority=-101), INVALID, "priority"),
     "long salt": (Request(text="x", cache_salt="x" * 257), INVALID, "cache_salt"),
-    "long id": (Request(text="x", request_id="x" * 129), INVALID, "request_id"),
+    "long id": (Request(text="x", request_id="x" * 257), INVALID, "request_id"),
 }
 
 

@@ -63,7 +63,7 @@ def test_it_is_as_good_as_the_longest_token_allows() -> None:
 
 
 def test_no_character_is_composed_of_two_ascii_ones() -> None:
-    """What the bound for NFC rests on; Hangul apart, a character is composed of two, one ASCII at most."""
+    """Unicode fact behind the bound for NFC: of two composed characters at most one is ASCII."""
     for point in range(128, sys.maxunicode + 1):
         parts = unicodedata.normalize("NFD", chr(point))
         assert sum(part.isascii() for part in parts) <= 1

@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -103,3 +105,42 @@ def test_after_a_flush_new_tokens_start_afresh() -> None:
     assert detokenizer.flush() == "\ufffd"
     assert detokenizer.flush() == ""
     assert detokenizer.push(list(b"abc")) == "abc"
+
+
+@pytest.mark.parametrize("byte", [0xFF, 0xE2, 0xF0, 0x80])
+def test_bytes_that_never_become_text_are_sent_at_a_constant_cost(byte: int) -> None:
+    longest = 0
+
+    def decode(tokens: Sequence[int]) -> str:
+        nonlocal longest
+        longest = max(longest, len(tokens))
+        return BYTES.decode(list(tokens))
+
+    detokenizer = IncrementalDetokenizer(decode)
+    sent = [detokenizer.push([byte]) for _ in range(1000)]
+    assert "".join(sent) + detokenizer.flush() == "\ufffd" * 1000
+    assert len("".join(sent)) >= 997
+    assert longest <= 8
+
+
+def test_tokens_without_text_are_not_kept() -> None:
+    longest = 0
+
+    def decode(tokens: Sequence[int]) -> str:
+        nonlocal longest
+        longest = max(longest, len(tokens))
+        return BYTES.decode(list(tokens), skip_special_tokens=True)
+
+    detokenizer = IncrementalDetokenizer(decode)
+    assert "".join(detokenizer.push([IM_END]) for _ in range(100)) == ""
+    assert detokenizer.push(list(b"a")) == "a"
+    assert longest <= 8
+
+
+def test_text_before_an_unfinished_character_is_sent() -> None:
+    pieces = {1: b"ab\xc3", 2: b"\xa9", 3: b"c\xf0"}
+    detokenizer = IncrementalDetokenizer(
+        lambda tokens: b"".join(pieces[token] for token in tokens).decode(errors="replace")
+    )
+    assert [detokenizer.push([token]) for token in (1, 2, 3)] == ["ab", "é", "c"]
+    assert detokenizer.flush() == "\ufffd"

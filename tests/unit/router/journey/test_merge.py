@@ -67,7 +67,7 @@ async def test_who_stops_reading_closes_all(number: int) -> None:
 
 
 async def test_what_is_not_read_stays_in_the_sources() -> None:
-    """So that their limits hold."""
+    """Unread items stay in the sources, so that their limits hold."""
     sources = [Source() for _ in range(2)]
     for source in sources:
         for item in range(1000):

@@ -6,7 +6,7 @@ from router.journey.output_text import OutputText
 def text_of(
     min_tokens: int, stops: tuple[str, ...] = (), **sampling: tuple[int, ...]
 ) -> OutputText:
-    """Of tokens that are the bytes of the text."""
+    """Decode tokens that are the bytes of a text."""
     params = SamplingParams(0.0, 0, 99, min_tokens=min_tokens, **sampling)  # type: ignore[arg-type]
     job = Job("r", (1,), params, stops)
     return OutputText(lambda tokens: bytes(tokens).decode(errors="replace"), job)

@@ -8,8 +8,8 @@ from common.messages import Role, SamplingParams
 from pdserve.errors import UnavailableError
 from router.admission.arrival_rate import ArrivalRate
 from router.intake.job import Job
-from router.journey.decisions import Explanations
-from router.journey.placement import Dispatcher
+from router.journey.decisions import DecisionLog
+from router.journey.placement import Placement
 from router.routing.policy import CostBased, Decision
 from router.routing.prediction import Ask, Candidate
 from router.workers.pool import WorkerPool
@@ -26,7 +26,7 @@ class Recorded:
     def choose(
         self, ask: Ask, prefill: Sequence[Candidate], decode: Sequence[Candidate]
     ) -> Decision | None:
-        """See RoutingPolicy.choose."""
+        """Keep the ask, and choose the only worker."""
         self.asks.append(ask)
         return CostBased().choose(ask, [], [Candidate("d")])
 
@@ -37,25 +37,25 @@ def job(max_tokens: int) -> Job:
 
 def test_answers_are_expected_as_long_as_they_have_been_and_as_max_tokens_allow() -> None:
     policy = Recorded()
-    dispatcher = Dispatcher(WorkerPool([], RouterConfig()), policy, Explanations())
-    dispatcher.choose(job(1000), 0.0)
-    dispatcher.choose(job(20), 0.0)
+    placement = Placement(WorkerPool([], RouterConfig()), policy, DecisionLog())
+    placement.choose(job(1000), 0.0)
+    placement.choose(job(20), 0.0)
     for _ in range(200):
-        dispatcher.note_output(40)
-    dispatcher.choose(job(1000), 0.0)
+        placement.note_output_length(40)
+    placement.choose(job(1000), 0.0)
     for _ in range(200):
-        dispatcher.note_output(0)
-    dispatcher.choose(job(1000), 0.0)
+        placement.note_output_length(0)
+    placement.choose(job(1000), 0.0)
     assert [ask.num_output_tokens for ask in policy.asks] == [256, 20, 40, 1]
     assert {ask.num_prompt_tokens for ask in policy.asks} == {3}
 
 
 def test_without_a_worker_there_is_no_decision_and_nothing_to_explain() -> None:
-    explanations = Explanations()
-    dispatcher = Dispatcher(WorkerPool([], RouterConfig()), CostBased(), explanations)
+    decisions = DecisionLog()
+    placement = Placement(WorkerPool([], RouterConfig()), CostBased(), decisions)
     with pytest.raises(UnavailableError):
-        dispatcher.choose(job(5), 0.0)
-    assert not explanations._entries
+        placement.choose(job(5), 0.0)
+    assert not decisions._entries
 
 
 def test_a_steady_stream_is_counted_at_its_rate_and_forgotten_in_silence() -> None:
@@ -70,16 +70,16 @@ def test_a_steady_stream_is_counted_at_its_rate_and_forgotten_in_silence() -> No
 
 
 def test_choosing_changes_nothing_until_the_choice_is_told() -> None:
-    policy, explanations = Recorded(), Explanations()
-    dispatcher = Dispatcher(WorkerPool([], RouterConfig()), policy, explanations)
+    policy, decisions = Recorded(), DecisionLog()
+    placement = Placement(WorkerPool([], RouterConfig()), policy, decisions)
     for _ in range(3):
-        decision = dispatcher.choose(job(5), 1.0)
-    assert not explanations._entries
-    dispatcher.arrive(1.0)
-    dispatcher.propose(job(5), decision, 1.0)
-    assert list(explanations._entries) == [job(5).key]
-    dispatcher.choose(job(5), 1.0)
-    dispatcher.commit(job(5), decision, 1.0)
-    dispatcher.choose(job(5), 1.0)
+        decision = placement.choose(job(5), 1.0)
+    assert not decisions._entries
+    placement.note_arrival(1.0)
+    placement.propose(job(5), decision, 1.0)
+    assert list(decisions._entries) == [job(5).key]
+    placement.choose(job(5), 1.0)
+    placement.commit(job(5), decision, 1.0)
+    placement.choose(job(5), 1.0)
     assert [ask.turn for ask in policy.asks] == [0, 0, 0, 0, 1]
     assert [ask.arrivals_per_s for ask in policy.asks] == [0, 0, 0, 0.1, 0.1]

@@ -6,7 +6,7 @@ from router.journey.detokenizer import StopStrings
 
 
 def run(stops: list[str], pieces: list[str]) -> tuple[str, bool]:
-    """All that is sent for the pieces, and whether a stop was hit."""
+    """Return all text that is sent for the pieces, and True if a stop was hit."""
     found = StopStrings(stops)
     sent = "".join(found.push(piece) for piece in pieces) + found.flush()
     return sent, found.is_hit

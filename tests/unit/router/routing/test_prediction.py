@@ -1,8 +1,10 @@
-"""Costs of routes by hand. A step of n rows takes 10 + n seconds; KV of a token takes 1 s to copy each way.
+"""Costs of routes by hand.
 
-So a prompt of n tokens takes 10 + n alone and adds n to steps in which others decode; steps hold 100 tokens,
-and a hand-off takes 3 s beside its copies. A prefill worker leaves the last 16 tokens to a step of their own,
-10 more, where the copies of those before take longer.
+A step of n rows takes 10 + n seconds and holds at most 100 tokens. KV of a token takes 1 s to copy
+each way. A hand-off takes 3 s beside its copies.
+
+So a prompt of n tokens takes 10 + n alone, and adds n to steps in which others decode. A prefill
+worker runs the last 16 tokens in a step of their own, 10 s more, if earlier copies take longer.
 """
 
 from dataclasses import replace
@@ -150,7 +152,7 @@ def test_a_prompt_that_overtakes_waits_for_half_of_the_step_that_runs() -> None:
     assert cost(Ask(50, 7), long, DECODE)[True].queue_s == 110 / 2
     ending = replace(PREFILL, overtaken_tokens=40)
     assert cost(Ask(50, 7), ending, DECODE)[True].queue_s == 50 / 2
-    # whoever waits for earlier prompts waits for that step among theirs
+    # a wait for earlier prompts includes that step
     both = replace(long, backlog_tokens=40)
     assert cost(Ask(50, 7), both, DECODE)[True].queue_s == 50
 
@@ -177,7 +179,7 @@ def test_missing_blocks_come_free_in_their_share_of_a_sequences_stay() -> None:
 
 
 def test_a_full_batch_makes_newcomers_wait_for_a_place_and_grows_no_further() -> None:
-    """4 run and 2 wait: the third of those who want a place gets it after 3/4 of a stay."""
+    """4 sequences run and 2 wait: the third to wait gets a place after 3/4 of a stay."""
     full = replace(DECODE, num_sequences=6)
     found = cost(Ask(10, 7), PREFILL, full)[True]
     assert found.queue_s == pytest.approx(3 / 4 * 7 * 14)
@@ -204,8 +206,11 @@ def test_a_decision_says_who_runs_the_prompt_and_how_much_of_it() -> None:
 
 
 def test_a_decode_worker_without_credit_is_a_queue() -> None:
-    """A token's KV is a byte. Of 100 bytes 80 are wanted already: 50 more miss 30, which come free in 3/10
-    of a pull of 60 + 50 seconds."""
+    """A token's KV is a byte.
+
+    Of 100 bytes 80 are wanted already: 50 more miss 30, which come free in 3/10 of a pull of 60 +
+    50 seconds.
+    """
     short = replace(DECODE, credit_bytes=100, credit_wanted_bytes=80)
     found = cost(Ask(50, 7), PREFILL, short)
     assert found[True].queue_s == pytest.approx(30 / 100 * 110)

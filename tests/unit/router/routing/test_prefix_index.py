@@ -1,4 +1,4 @@
-"""What a router believes of a worker's prefixes is what the worker's pool holds. Blocks have 4 positions."""
+"""Tests that a router knows the prefixes in a worker's pool. Blocks have 4 positions."""
 
 import random
 
@@ -23,7 +23,7 @@ def keys_of(tokens: list[int], salt: str = "") -> PromptKeys:
 
 
 def follow(index: PrefixIndex, log: PrefixLog, reached: int | None) -> int | None:
-    """One report of a connection that stands at `reached`; returns where it stands then."""
+    """Report once on a connection that stands at `reached`; return its new position."""
     for update in log.since(reached):
         assert index.apply(update)
         reached = update.end
@@ -172,7 +172,7 @@ class IndexMachine(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 1))
     def miss_a_report(self, which: int) -> None:
-        """It complains with the next one, and the worker begins anew."""
+        """The index complains at the next report, and the worker starts anew."""
         lost = self.pool.prefixes.since(self.reached[which])
         if not lost or lost[0].is_snapshot:
             return

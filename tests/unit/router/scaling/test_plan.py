@@ -85,17 +85,17 @@ def test_every_plan_ends_with_what_was_wanted_in_the_fewest_steps(
     assert after(there, plan) == Counter({P: prefill, D: decode})
     alive = Counter(m.role for m in there if not m.is_gone)
     assert not (plan.starts and plan.stops)
-    # nobody who leaves is counted twice, and each one did something else before
+    # no worker that leaves is counted twice, and each had another role before
     leaving = [*plan.flips, *plan.stops, *plan.gone]
     assert len(set(leaving)) == len(leaving)
     roles = {m.name: m.role for m in there}
     assert all(roles[name] is not plan.flip_to for name in plan.flips)
-    # whoever can flip does not make room for a new process
+    # a worker that can flip does not make room for a new process
     for role in Role:
         other = D if role is P else P
         wanted = {P: prefill, D: decode}
         missing, spare = wanted[role] - alive[role], alive[other] - wanted[other]
         assert plan.starts.count(role) == max(missing - max(spare, 0), 0)
-    # as long as somebody decodes, somebody goes on decoding while others are drained
+    # one worker goes on decoding while others are drained
     staying = [m for m in there if m.name not in leaving and m.role is D]
     assert staying or not alive[D]

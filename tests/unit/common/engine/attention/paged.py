@@ -21,7 +21,7 @@ LAYERS, LAYER = 2, 1  # the layer that is tested is not the first
 
 @dataclass(frozen=True)
 class Shape:
-    """What a backend is built for."""
+    """Sizes that a backend is built for."""
 
     block_size: int
     head_dim: int
@@ -37,7 +37,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Turn:
-    """One sequence's part in a step: `computed` positions in memory, `new` ones run."""
+    """Part of one sequence in a step: `computed` positions in memory, `new` ones run."""
 
     computed: int
     new: int
@@ -61,7 +61,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Step:
-    """How a batch is attended: score scale, sliding window, and whether only rows that sample matter."""
+    """Options of attention: score scale, sliding window, and if only rows that sample matter."""
 
     scale: float = 0.3
     window: int | None = None
@@ -78,7 +78,7 @@ def attend_paged(
     step: Step = Step(),
     stale: float = float("nan"),
 ) -> list[torch.Tensor]:
-    """Each sequence's output, run as one ragged batch in memory that held `stale` everywhere."""
+    """Return each sequence's output, run as one ragged batch in memory that held `stale` everywhere."""
     build = partial(select_backend, backend, num_heads=shape.num_heads)
     return attend_with(build, "packed", shape, turns, step, stale)
 
@@ -91,7 +91,7 @@ def attend_with(
     step: Step,
     stale: float = float("nan"),
 ) -> list[torch.Tensor]:
-    """The same with a backend of one's own and its kind of memory."""
+    """Attend with a backend that `build` makes, and its kind of memory."""
     # two blocks to spare; the tables interleave, since they are dealt from a shuffled deck
     needed = [-(-(turn.computed + turn.new) // shape.block_size) for turn in turns]
     cache = make_cache(shape, sum(needed) + 2, stale, storage)
@@ -107,7 +107,7 @@ def attend_with(
 
 
 def attend_dense(shape: Shape, turn: Turn, step: Step = Step()) -> torch.Tensor:
-    """The same by the formula, in float64, with no blocks."""
+    """Attend by the formula, in float64, with no blocks."""
     group = shape.num_heads // shape.num_kv_heads
     keys, values = turn.keys_values(shape).double().repeat_interleave(group, dim=2)
     scores = torch.einsum("qhd,khd->hqk", turn.query(shape).double(), keys) * step.scale

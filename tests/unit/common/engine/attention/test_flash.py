@@ -1,4 +1,4 @@
-"""What the flash backend asks of torch's kernel."""
+"""Arguments of the flash backend's call of torch's kernel."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""No sequence of a ragged batch can be seen in another's output: bit for bit, not within a tolerance."""
+"""Sequences of a ragged batch never show in another's output: bit for bit, not within a tolerance."""
 
 import itertools
 from dataclasses import replace

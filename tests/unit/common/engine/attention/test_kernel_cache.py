@@ -14,7 +14,7 @@ print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
 
 
 def compile_in_new_process() -> list[int]:
-    """Cache hits and misses of one kernel."""
+    """Count cache hits and misses of one kernel."""
     root = Path(__file__).parents[5]
     result = subprocess.run(
         [sys.executable, "-c", _COMPILE],

@@ -20,7 +20,7 @@ def varlen(
     block_table: torch.Tensor,
     num_splits: int,
 ) -> torch.Tensor:
-    """One operation to whoever records operations, as the kernel is."""
+    """Run as one operation for a recorder of operations, like the kernel."""
     assert num_splits == 1
     assert key_starts.shape == starts.shape, "FlashAttention 2 asks for both or for none"
     numbers = (starts, key_starts, seqused_k, block_table)

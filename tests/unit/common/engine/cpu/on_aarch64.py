@@ -55,12 +55,12 @@ def main(dtypes: list[str]) -> None:
 
 
 def is_defined(name: str) -> bool:
-    """Tell whether a process has it on aarch64: numba's helpers, libm and libc have one name everywhere."""
+    """Return True if a process has the symbol on aarch64: numba's helpers, libm and libc."""
     return llvm.address_of_symbol(name) is not None and not name.startswith(_HELPERS)
 
 
 def record_modules() -> list[str]:
-    """The code of every library that numba finishes from now on; the list grows."""
+    """Record the code of every library that numba finishes from now on; the list grows."""
     modules: list[str] = []
     finish = CPUCodeLibrary._finalize_final_module
 
@@ -73,7 +73,7 @@ def record_modules() -> list[str]:
 
 
 def for_aarch64(code: str, machine: llvm.TargetMachine) -> llvm.ModuleRef:
-    """The same module for another architecture.
+    """Return the same module for another architecture.
 
     A part that was made for this CPU already, as parts of a kernel are, counts its references by an
     instruction of x86; it is put back into LLVM's own words.

@@ -44,7 +44,7 @@ def _narrow_each(numbers, out):  # type: ignore[no-untyped-def]
 
 
 def moving(is_normal: bool) -> Any:
-    """An intrinsic: LANES numbers from an array to another of any storage."""
+    """Make an intrinsic that moves LANES numbers from an array to another of any dtype."""
 
     @intrinsic
     def move(ctx, source, out, at):  # type: ignore[no-untyped-def]
@@ -76,7 +76,7 @@ WAYS = {"scalar": SCALAR, "vector": VECTOR}
 
 
 def run(convert: Compiled, numbers: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The numbers in another dtype, by a kernel that takes whole vectors."""
+    """Convert numbers to another dtype by a kernel that takes whole vectors."""
     padded = torch.zeros(-(-len(numbers) // LANES) * LANES, dtype=numbers.dtype)
     padded[: len(numbers)] = numbers
     out = torch.zeros(len(padded), dtype=dtype)
@@ -91,7 +91,7 @@ def bits(numbers: torch.Tensor) -> Array:
 
 
 def assert_same(ours: torch.Tensor, expected: torch.Tensor) -> None:
-    """The same bits, but for NaN."""
+    """Require the same bits, but for NaN."""
     is_nan = expected.isnan()
     assert torch.equal(ours.isnan(), is_nan)
     wrong = np.flatnonzero((bits(ours) != bits(expected)) & ~is_nan.numpy())

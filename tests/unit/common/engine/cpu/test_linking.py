@@ -23,7 +23,7 @@ DOUBLE = ir.FunctionType(ir.DoubleType(), [ir.DoubleType()])
 
 @intrinsic
 def lost(ctx, x):  # type: ignore[no-untyped-def]
-    """x, by a function that does not exist."""
+    """Return x by a function that does not exist."""
 
     def generate(context: Any, builder: Any, sig: Signature, args: Any) -> Any:
         function = cgutils.get_or_insert_function(builder.module, DOUBLE, MISSING)
@@ -34,7 +34,7 @@ def lost(ctx, x):  # type: ignore[no-untyped-def]
 
 @pytest.fixture(autouse=True)
 def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder for this test's kernels; none of their locks may be left."""
+    """Make a folder for this test's kernels; none of their locks may be left."""
     folder = tmp_path / "kernels"
     monkeypatch.setattr(jit, "kernels_dir", lambda: folder)
     yield folder
@@ -87,7 +87,7 @@ def test_what_is_known_is_linked_and_what_is_not_is_told_each_time() -> None:
 
 
 def refused(run: Any, name: str) -> None:
-    """Calling it names kernel and symbol, each time, and nothing is computed."""
+    """Require that each call names kernel and symbol, and computes nothing."""
     numbers = np.ones(1)
     for _ in range(3):
         with pytest.raises(KernelError, match=f"{name}.* needs {MISSING}, which nothing defines"):
@@ -123,7 +123,7 @@ def test_a_kernel_is_refused_for_a_part_with_an_unknown_symbol() -> None:
 def test_a_kernel_that_contains_a_refused_one_is_refused_and_waits_for_nobody(
     kernels: Path,
 ) -> None:
-    """Its own lock goes with the failure, or its next call would wait for it, as would other processes."""
+    """The outer kernel's lock goes with the failure: else its next call and other processes would wait."""
 
     @kernel(parallel=False)
     def inner(x):  # type: ignore[no-untyped-def]

@@ -1,4 +1,4 @@
-"""What LLVM makes of names of CPUs, checked against what their makers say they have."""
+"""Targets that LLVM derives from CPU names, checked against their makers' data."""
 
 import os
 import platform

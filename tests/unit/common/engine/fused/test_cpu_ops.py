@@ -84,7 +84,7 @@ def test_embed(dtype: torch.dtype, layout: Layout) -> None:
 @pytest.mark.parametrize("token_id", [-65, 61])
 @LAYOUTS
 def test_embed_reads_nothing_outside_the_vocabulary(token_id: int, layout: Layout) -> None:
-    """Nor the rows that fill the last panel."""
+    """Rows that fill the last panel are not read either."""
     embedding = layout(Linear(normal(61, 96), None))
     with pytest.raises(IndexError):
         OURS.embed(torch.tensor([0, token_id]), embedding, torch.empty(2, 96))
@@ -140,7 +140,7 @@ def test_norms(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rotary_dim", [16, 8])
 def test_rotate(dtype: torch.dtype, rotary_dim: int) -> None:
-    """With a rotary dim of 8, the other half of each head passes through."""
+    """A rotary dim of 8 leaves the other half of each head as it is."""
     ours, plain = normal(3, 5, 16, dtype=dtype), normal(3, 5, 16, dtype=dtype)
     angles = normal(3, rotary_dim // 2, seed=1).repeat(1, 2)
     OURS.rotate(ours, 4, angles.cos(), angles.sin())
@@ -157,7 +157,7 @@ def test_rotate(dtype: torch.dtype, rotary_dim: int) -> None:
 def test_gated(
     dtype: torch.dtype, activation: Activation, tokens: int, has_bias: bool, inner: int
 ) -> None:
-    """In panels of rows of the gate and of up in turns, the last of which may be cut, and as they are."""
+    """Gate and up lie in panels, dealt in turns, the last of which may be cut, or as stored."""
     x, weight = normal(tokens, 96, dtype=dtype), normal(2 * inner, 96, dtype=dtype, seed=1) / 10
     bias = normal(2 * inner, dtype=dtype, seed=2) if has_bias else None
     x[0], x[2] = 0, float("nan")

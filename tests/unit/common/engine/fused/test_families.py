@@ -1,4 +1,4 @@
-"""Every family of the fusion pass gives `transformers`' tokens; what it does not know it leaves alone."""
+"""Every family of the fusion pass gives `transformers`' tokens; it leaves unknown models alone."""
 
 import random
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Only a family's own parts are fused: what may compute something else is left to the general path."""
+"""Only a family's own parts are fused: any other part leaves the model to the general path."""
 
 import random
 from collections.abc import Callable
@@ -28,14 +28,14 @@ PROMPTS = [random.Random(n).choices(range(VOCAB), k=n) for n in (20, 3)]
 
 
 class Doubled(nn.Linear):  # type: ignore[misc]
-    """Computes something else than its weight says."""
+    """Layer that computes something else than its weight says."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return 2 * super().forward(x)
 
 
 class Adapted(nn.Module):  # type: ignore[misc]
-    """As LoRA wraps a layer: what there was, and a product of lower rank beside it."""
+    """Layer wrapped as LoRA does: the original, and a product of lower rank beside it."""
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Adapted(nn.Module):  # type: ignore[misc]
 
 
 class Packed(nn.Linear):  # type: ignore[misc]
-    """As bitsandbytes has it: a weight of another shape, and no product with it."""
+    """Layer packed as by bitsandbytes: a weight of another shape, and no product with it."""
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__(base.in_features, base.out_features, bias=False)
@@ -65,7 +65,7 @@ class Packed(nn.Linear):  # type: ignore[misc]
 
 
 class Bare(nn.Module):  # type: ignore[misc]
-    """Has no attributes of a Linear at all."""
+    """Layer without any attribute of a Linear."""
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Bare(nn.Module):  # type: ignore[misc]
 
 
 class QuantizedParameter(nn.Parameter):  # type: ignore[misc]
-    """As torchao's: the module is an ordinary Linear."""
+    """Parameter quantized as by torchao: the module is an ordinary Linear."""
 
 
 class Rounded(nn.Embedding):  # type: ignore[misc]

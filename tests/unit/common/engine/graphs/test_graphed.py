@@ -96,7 +96,7 @@ def test_every_batch_size_gives_the_tokens_of_uncaptured_steps(
 
 @pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3", "phi3", "gemma3_text"])
 def test_every_family_can_be_captured(tmp_path: Path, family: str) -> None:
-    """Nothing on the way asks for a value of the device, and windows are those of any context."""
+    """No operation reads a value of the device, and windows are those of any context."""
     flashed = build_flashed(save_model(tmp_path, family), plain_inputs(), max_num_seqs=4)
     assert can_capture(flashed.decoder, flashed.backend)
     expected = continuations(flashed.engine, PROMPTS[:3], 8, budget=60)
@@ -108,7 +108,7 @@ def test_every_family_can_be_captured(tmp_path: Path, family: str) -> None:
 
 
 def decoding(engine: Engine, num_seqs: int, seed: int = 0) -> list[Sequence]:
-    """Sequences that hold their blocks, prompts computed in a step of their own."""
+    """Make sequences that hold their blocks, prompts computed in a step of their own."""
     prompts = [prompt(length, seed + i) for i, length in enumerate(LENGTHS[:num_seqs])]
     sequences = [hold(engine.pool, make_sequence(tokens)) for tokens in prompts]
     for seq in sequences:
@@ -204,7 +204,7 @@ def test_a_step_with_prompts_is_not_replayed(graphed: Engine, capture: Recording
 
 
 def test_a_context_longer_than_a_graph_holds_is_not_replayed(flashed: Flashed) -> None:
-    """No sequence is that long; if one were, it would be right all the same."""
+    """A sequence is never that long; if one were, its result would still be right."""
     capture = RecordingCapture()
     limits = GraphLimits(2, 1, BLOCK, flashed.limits.scratch_block)
     engine = flashed.running(GraphedDecoder(flashed.decoder, limits, plain_inputs(), capture))

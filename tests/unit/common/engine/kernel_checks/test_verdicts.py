@@ -152,7 +152,7 @@ def test_other_errors_are_not_taken_for_verdicts(monkeypatch: pytest.MonkeyPatch
 
 
 def tokens_of(folder: Path, *, broken: str = "", **environment: str) -> tuple[Any, list[str]]:
-    """What a process generates, and its model's, operations' and attention's classes."""
+    """Return the tokens that a process generates, and the classes of its model, operations and attention."""
     ended = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(folder), broken],
         env=os.environ | environment,
@@ -168,7 +168,7 @@ def tokens_of(folder: Path, *, broken: str = "", **environment: str) -> tuple[An
 
 @pytest.mark.timeout(300)
 def test_an_engine_on_torchs_operations_gives_the_same_tokens(tmp_path: Path) -> None:
-    """In float32: with kernels, with a kernel that is wrong, and on a CPU that has none."""
+    """Three engines in float32: with kernels, with a kernel that is wrong, and on a CPU that has none."""
     folder = save_model(tmp_path, "llama")
     with torch.inference_mode():
         reference = load_reference(folder)

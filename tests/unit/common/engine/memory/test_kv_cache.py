@@ -27,7 +27,7 @@ def make_spec(dtype: str = "float32") -> ModelSpec:
 
 
 def make_cache(block_size: int, dtype: str = "float32", storage: Storage = "packed") -> KVCache:
-    """Every slot is NaN until it is written."""
+    """Make a cache whose slots are NaN until written."""
     cache = KVCache(make_spec(dtype), NUM_BLOCKS, block_size, CPU, storage)
     cache.keys.fill_(float("nan"))
     cache.values.fill_(float("nan"))
@@ -35,13 +35,13 @@ def make_cache(block_size: int, dtype: str = "float32", storage: Storage = "pack
 
 
 def make_payload(num_tokens: int, dtype: str = "float32") -> torch.Tensor:
-    """[layers, 2, tokens, kv_heads, head_dim], no two numbers the same in float32."""
+    """Make KV [layers, 2, tokens, kv_heads, head_dim], no two numbers the same in float32."""
     shape = kv_layout(make_spec(dtype)).shape(num_tokens)
     return torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(DTYPES[dtype])
 
 
 def table_for(num_tokens: int, block_size: int) -> list[int]:
-    """Blocks in an order that is not theirs in memory."""
+    """Return blocks in an order that is not theirs in memory."""
     order = [7, 2, 11, 4, 0, 9, 5, 10, 1, 8, 3, 6]
     return order[: -(-num_tokens // block_size)]
 
@@ -89,7 +89,7 @@ def test_a_write_at_any_alignment_touches_its_positions_only(
 def test_chunks_cross_between_block_sizes_bit_by_bit(
     from_size: int, to_size: int, cuts: set[int], start: int, dtype: str
 ) -> None:
-    """What a prefill worker copies out, chunk by chunk, arrives in a decode worker's blocks."""
+    """Chunks that a prefill worker copies out arrive in a decode worker's blocks."""
     payload = make_payload(12, dtype)
     source, target = make_cache(from_size, dtype), make_cache(to_size, dtype)
     from_table, to_table = table_for(12, from_size), table_for(12, to_size)

@@ -1,4 +1,4 @@
-"""Sharing, naming and eviction of prefixes, by hand. Blocks have 4 positions."""
+"""Sharing, keys and eviction of prefixes, by hand. Blocks have 4 positions."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def make(tokens: range, salt: str = "", group: str = "") -> Sequence:
 
 
 def run(cache: PrefixCache, tokens: range, salt: str = "") -> Sequence:
-    """A sequence whose prompt was computed."""
+    """Make a sequence whose prompt was computed."""
     seq = make(tokens, salt)
     assert cache.reserve(seq, len(tokens))
     seq.num_computed_tokens = len(tokens)

@@ -8,7 +8,7 @@ def at_most(num_tokens: int) -> "Fits":
 
 
 class Fits:
-    """Admits what fits; remembers whom it was asked about."""
+    """Admission of sequences that fit; remembers the ones it was asked about."""
 
     def __init__(self, num_tokens: int) -> None:
         self.num_tokens = num_tokens
@@ -72,7 +72,7 @@ def test_one_that_left_and_came_again_starts_young() -> None:
 
 
 def test_the_tokens_that_wait_are_counted_as_they_come_and_go() -> None:
-    """Whoever enters may find some of its prompt computed."""
+    """A sequence that enters may find some of its prompt computed."""
     queue, (large, small, other) = queue_of(9, 2, 3)
     assert queue.num_tokens == 14
 

@@ -1,4 +1,4 @@
-"""Learning from what is seen, by hand: a step of n rows is predicted to take 10 + n seconds."""
+"""Learning from observed times, by hand: a step of n rows is predicted to take 10 + n seconds."""
 
 import pytest
 
@@ -106,7 +106,7 @@ def test_a_new_measurement_starts_anew() -> None:
 
 
 def num_stale(costs: Costs, *steps: tuple[Batch, float, int]) -> int:
-    """How often it was called stale after so many steps of so many seconds each."""
+    """Count the calls of `on_stale` after so many steps of so many seconds each."""
     calls: list[bool] = []
     costs.begin(PROFILE, lambda: calls.append(True))
     for batch, seconds, count in steps:
@@ -130,7 +130,7 @@ def test_a_profile_within_twice_what_is_seen_is_not_stale() -> None:
 
 
 def test_a_burst_shorter_than_a_minute_makes_nothing_stale() -> None:
-    """Of steps a hundredth as long as those above: 1.29 s each when slow, so 40 of them are 52 s."""
+    """Steps are a hundredth as long as those above: 1.29 s each when slow, so 40 of them are 52 s."""
     small = WorkerProfile(
         row_counts=(1, 101), row_seconds=(0.11, 1.11), sample_s=0.0, position_s=0.01, pair_s=0.005
     )

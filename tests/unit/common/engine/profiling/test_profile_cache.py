@@ -1,4 +1,4 @@
-"""Measurements are kept, and taken again when what was measured turned out wrong."""
+"""Measurements are kept, and taken again when they turned out wrong."""
 
 import json
 from dataclasses import replace
@@ -34,13 +34,13 @@ def file_of(folder: Path) -> Path:
 
 
 def times(folder: Path) -> list[float]:
-    """When each measurement that is kept was taken, in seconds from START."""
+    """Return the times of the kept measurements, in seconds from START."""
     taken = (datetime.fromisoformat(m["at"]) for m in json.loads(file_of(folder).read_text()))
     return [(at - START).total_seconds() for at in taken]
 
 
 def keep(engine: Engine, folder: Path, *measured: tuple[float, dict[str, float]]) -> None:
-    """As if measurements had been taken at these times."""
+    """Write measurements as if taken at these times."""
     kept = [
         {"at": (START + timedelta(seconds=at_s)).isoformat(), "seconds": SECONDS | changes}
         for at_s, changes in measured

@@ -1,4 +1,4 @@
-"""A tiny model measures itself."""
+"""A tiny model is measured."""
 
 from pathlib import Path
 

@@ -101,7 +101,7 @@ def test_a_forbidden_token_is_never_sampled(dtype: torch.dtype, name: str) -> No
 def test_the_last_draw_is_not_the_last_token_but_the_last_allowed(
     draw: Draw, dtype: torch.dtype
 ) -> None:
-    """Where rounding leaves a draw beyond all weights."""
+    """Rounding may leave a draw beyond all weights."""
     logits = random_logits(1, 5000).to(dtype)
     find_masks_of(ready([{1, 2, 4000}], 5000)).apply(logits, {0: 0})
     assert draw(logits, [0], [1.0], [1.0]) == [4000]
@@ -148,17 +148,17 @@ def test_only_sequences_with_a_grammar_get_masks(tmp_path: Path) -> None:
 
 
 def test_the_kernel_is_ready_before_the_first_grammar() -> None:
-    from common.engine.cpu.masking_kernel import mask_logits
+    from common.engine.cpu.masking import mask_rows
 
     assert trusted_sampling() is None
-    known = len(vars(mask_logits)["overloads"])
+    known = len(vars(mask_rows)["overloads"])
     cpu_masking.mask_logits(torch.zeros(5, 70), [2, 3], make_masks([{1}, {2}], 70))
-    assert len(vars(mask_logits)["overloads"]) == known
+    assert len(vars(mask_rows)["overloads"]) == known
 
 
 @DTYPES
 def test_logits_made_in_inference_mode_are_masked_too(dtype: torch.dtype) -> None:
-    """As the general path makes them on a device, where torch's operations do the masking."""
+    """The general path makes such logits on a device, where torch's operations do the masking."""
     with torch.inference_mode():
         logits = random_logits(2, 40).to(dtype)
     grammar_masks.mask_logits(logits, [1], make_masks([{3}], 40))

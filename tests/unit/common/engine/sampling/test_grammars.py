@@ -1,4 +1,4 @@
-"""Compiling beside the engine."""
+"""Compilation of grammars beside the engine."""
 
 import threading
 from pathlib import Path

@@ -35,7 +35,7 @@ def engine(request: pytest.FixtureRequest, folder: Path) -> Engine:
 
 
 def check(entries: list[TokenLogprobs], expected: torch.Tensor, tokens: list[int], k: int) -> None:
-    """Against rows of log-probabilities, one for each token."""
+    """Compare with rows of log-probabilities, one for each token."""
     assert len(entries) == len(tokens) == len(expected)
     for entry, row, token in zip(entries, expected, tokens, strict=True):
         top = row.topk(k)
@@ -45,7 +45,7 @@ def check(entries: list[TokenLogprobs], expected: torch.Tensor, tokens: list[int
 
 
 def expected_logprobs(folder: Path, tokens: list[int]) -> torch.Tensor:
-    """[len(tokens) - 1, vocab]: of each token but the first, given those before it."""
+    """Return [len(tokens) - 1, vocab]: log-probabilities of each token but the first."""
     reference: Any = load_reference(folder)
     with torch.inference_mode():
         logits = reference(torch.tensor([tokens])).logits[0, :-1]
@@ -79,7 +79,7 @@ def test_prompt_and_output_are_scored(engine: Engine, folder: Path, chunk: int) 
 
 
 def test_what_is_known_is_not_scored_again(engine: Engine) -> None:
-    """As when a preempted prompt is computed once more."""
+    """A preempted prompt is computed once more."""
     seq = hold(engine.pool, make_sequence(PROMPT, replace(ASKING, prompt_logprobs=0)))
     for num_tokens in (8, 20):
         engine.runner.run(Batch((BatchEntry(seq, num_tokens),)))

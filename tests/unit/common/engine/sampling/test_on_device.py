@@ -1,4 +1,4 @@
-"""What is sampled on the device is what the host would sample, and the device is never waited for."""
+"""Tokens sampled on the device are those that the host would sample; nothing waits for the device."""
 
 from dataclasses import replace
 
@@ -75,7 +75,7 @@ def test_a_draw_is_seeded_by_the_position_behind_the_token_in_flight() -> None:
 
 
 def test_nothing_waits_for_the_device() -> None:
-    """On the meta device whatever would read a result raises."""
+    """Reading a result on the meta device raises."""
     sequences = [make_decoding(3, 4) for _ in OPTIONS]
     for seq, options in zip(sequences, OPTIONS, strict=True):
         seq.sampling = replace(GREEDY, **options)  # type: ignore[arg-type]

@@ -123,7 +123,7 @@ def test_a_request_gets_the_same_token_in_any_batch(
 
 
 def test_a_draw_depends_on_the_place_in_the_whole_sequence() -> None:
-    """Tokens that were output here are prompt where a request moves to."""
+    """Output tokens here become prompt tokens on the worker to which a request moves."""
     logits = random_logits(1, 5000, scale=0.1)
     here = asking(1.0, seed=5, prompt=3)
     moved = asking(1.0, seed=5, prompt=4)

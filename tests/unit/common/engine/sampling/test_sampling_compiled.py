@@ -1,4 +1,4 @@
-"""No request waits for a kernel to compile, whatever it asks for: a loaded engine has them all."""
+"""Kernels never compile during a request, whatever its options: a loaded engine has them all."""
 
 import subprocess
 import sys
@@ -18,9 +18,9 @@ from common.engine.batch import Batch, BatchEntry
 from common.messages import SamplingParams
 
 engine = make_engine(Path(sys.argv[1]), engine_config(dtype=sys.argv[2], fusion=sys.argv[3]))
-from common.engine.cpu import masking_kernel, sampling_kernel, truncation_kernel
+from common.engine.cpu import masking, sampling_kernel, truncation_kernel
 from numba.core.registry import CPUDispatcher
-kernels = [v for m in (masking_kernel, sampling_kernel, truncation_kernel) for v in vars(m).values()
+kernels = [v for m in (masking, sampling_kernel, truncation_kernel) for v in vars(m).values()
            if isinstance(v, CPUDispatcher)]
 known = [len(kernel.signatures) for kernel in kernels]
 plain = SamplingParams(0.0, 0, 2)

@@ -1,4 +1,4 @@
-"""What is drawn under each option, against what `transformers` makes of the logits, by chi-square tests."""
+"""Tokens drawn under each option against the distribution of `transformers`, by chi-square tests."""
 
 from dataclasses import replace
 
@@ -48,7 +48,7 @@ def asking(sampling: SamplingParams, seed: int) -> Sequence:
 
 
 def draw(sampling: SamplingParams) -> torch.Tensor:
-    """How often each token came, over as many seeds."""
+    """Count how often each token comes, over as many seeds."""
     sequences = [asking(sampling, seed) for seed in range(DRAWS)]
     samples = sample(logits().expand(DRAWS, -1).contiguous(), sequences, EOS)
     return torch.bincount(torch.tensor([one.token_id for one in samples]), minlength=VOCAB)
@@ -126,7 +126,7 @@ def test_a_request_gets_the_same_in_any_batch(order: list[int], batch_size: int)
 
 @pytest.mark.parametrize("sampling", MIXED, ids=str)
 def test_state_that_grew_is_state_made_anew(sampling: SamplingParams) -> None:
-    """As after a preemption, or on another worker."""
+    """State is made anew after a preemption, or on another worker."""
     rows = torch.randn(30, VOCAB, generator=torch.Generator().manual_seed(2))
     grown = asking(sampling, 5)
     for row in rows:

@@ -37,7 +37,7 @@ def random_logits(rows: int, vocab: int, seed: int = 0, scale: float = 3.0) -> t
 def truncation(
     *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
 ) -> Truncation:
-    """Of one row."""
+    """Make the options of one row."""
     return Truncation(
         np.array([temperature]), np.array([top_k]), np.array([top_p]), np.array([min_p])
     )

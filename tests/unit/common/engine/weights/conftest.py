@@ -30,7 +30,7 @@ def tensors() -> Tensors:
 
 @pytest.fixture
 def make_gguf(tmp_path: Path, tensors: Tensors) -> MakeGguf:
-    """Writes `tiny.gguf`, with the fields of GgufOptions as keywords."""
+    """Write `tiny.gguf`, with the fields of GgufOptions as keywords."""
 
     def make(**options: str | int | bool) -> Path:
         path = tmp_path / "tiny.gguf"
@@ -78,7 +78,7 @@ def known(gguf: Path, wheel: Path) -> KnownModel:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with all that a model needs, and one weight of 8 MiB."""
+    """Make a folder with all that a model needs, and one weight of 8 MiB."""
     path = tmp_path / "my-model"
     path.mkdir()
     (path / "config.json").write_text(json.dumps({"model_type": "llama"}))

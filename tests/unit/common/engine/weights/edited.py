@@ -1,4 +1,4 @@
-"""A folder's tensors, changed as a test likes."""
+"""Changes of a folder's tensors."""
 
 import json
 from collections.abc import Callable

@@ -70,7 +70,7 @@ def test_it_differs_for_another_configuration(folder: Path) -> None:
 
 
 def test_it_differs_for_weights_that_are_loaded_under_other_names(folder: Path) -> None:
-    """Of two tensors of one shape, the names decide which is which."""
+    """Names tell two tensors of one shape apart."""
     ones, twos = np.ones(8, np.float32), np.full(8, 2, np.float32)
     save_file({"a": ones, "b": twos}, folder / "model.safetensors")
     before = fingerprint(folder)

@@ -15,7 +15,7 @@ VOCAB = 100
 
 
 def write(folder: Path, **files: object) -> Path:
-    """A folder with these JSON files, named without their suffix."""
+    """Make a folder with these JSON files, named without their suffix."""
     for name, content in files.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
     return folder

@@ -24,7 +24,7 @@ FILES = {
 
 
 class FakeHub(BaseHTTPRequestHandler):
-    """As much of the hub's HTTP interface as one fetch of org/name uses."""
+    """Part of the hub's HTTP interface that one fetch of org/name uses."""
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
@@ -78,7 +78,7 @@ def test_a_fetch_brings_the_safetensors_and_never_a_pickle(hub: str, tmp_path: P
 
 
 class Bars:
-    """Keeps what it is told."""
+    """Progress that keeps the stages and amounts."""
 
     def __init__(self) -> None:
         self.stages: list[tuple[str, int | None]] = []

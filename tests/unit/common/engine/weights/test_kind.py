@@ -33,7 +33,7 @@ def load(folder: Path) -> None:
 def test_a_classifier_made_from_a_causal_lm_is_refused(
     tmp_path: Path, kind: Any, name: str
 ) -> None:
-    """Also with a tied head, where no weight is missing."""
+    """A classifier with a tied head is refused too: there no weight is missing."""
     base = save_model(tmp_path / "base", "llama", tie_word_embeddings=True)
     kind.from_pretrained(base, num_labels=1, dtype=torch.float32).save_pretrained(tmp_path / "made")
     with pytest.raises(SetupError, match=rf"config\.json: {name} is no causal LM") as caught:
@@ -59,7 +59,7 @@ def test_a_folder_that_says_nothing_or_a_causal_lm_is_judged_by_its_weights(
 
 
 def test_an_adapter_that_is_not_merged_is_refused(tmp_path: Path) -> None:
-    """With peft it would be put around the layers, without peft forgotten."""
+    """An adapter would be put around the layers with peft, and forgotten without peft."""
     folder = save_model(tmp_path, "llama")
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     with pytest.raises(SetupError, match=r"adapter_config\.json says that an adapter") as caught:

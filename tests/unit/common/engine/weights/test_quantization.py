@@ -1,4 +1,4 @@
-"""Quantized weights are refused by the file or tensor that shows them, whoever wrote them."""
+"""Quantized weights are refused by the file or tensor that shows them, from every writer."""
 
 import json
 from pathlib import Path

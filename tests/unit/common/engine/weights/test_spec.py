@@ -1,4 +1,4 @@
-"""What a configuration says is read as it stands, or refused by name before any weight is read."""
+"""Configurations are read as they stand, or refused by name before any weight is read."""
 
 import json
 from pathlib import Path

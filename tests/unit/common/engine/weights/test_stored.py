@@ -1,4 +1,4 @@
-"""What is read of a folder is what `transformers` loads."""
+"""Files read of a folder are those that `transformers` loads."""
 
 from pathlib import Path
 

@@ -74,7 +74,7 @@ def test_a_missing_tensor_is_named(tmp_path: Path, family: str, name: str, shard
 
 
 def test_of_many_missing_tensors_the_first_is_named_with_their_number(tmp_path: Path) -> None:
-    """In the order of the layers, not of their digits."""
+    """Tensors are named in the order of the layers, not of their digits."""
     folder = save_model(tmp_path, "llama", num_hidden_layers=11)
     edit(folder, drop(*(f"model.layers.{layer}.mlp.up_proj.weight" for layer in (10, 2))))
     assert "lacks 2 tensors, first model.layers.2.mlp.up_proj.weight" in str(refusal(folder))

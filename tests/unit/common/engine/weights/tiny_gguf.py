@@ -18,7 +18,7 @@ Tensors = dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]
 
 @dataclass(frozen=True)
 class GgufOptions:
-    """What spoils or extends the tiny llama."""
+    """Options that spoil or extend the tiny llama."""
 
     leave_out: str = ""  # a tensor
     rope_scaling: str = ""

@@ -1,0 +1,35 @@
+"""Router in a process of its own, for workers at given addresses.
+
+Usage: python -m benchmarks.router.router_process MODEL_DIR ADDRESS...
+Prints its gRPC and its OpenAI port, then its memory (bytes) for each line of input; ends with its input.
+"""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from common.config import RouterConfig
+from router.app import Router
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+async def main(model_dir: str, addresses: list[str]) -> None:
+    """Serve until the input ends."""
+    config = RouterConfig(
+        policy="least_loaded", max_inflight_requests=4096, max_queued_requests=4096
+    )
+    router = Router("double", Path(model_dir), addresses, config)
+    print(await router.start("127.0.0.1", 0, 0, 30.0), flush=True)
+    print(await router.serve_openai("127.0.0.1", 0), flush=True)
+    while await asyncio.to_thread(sys.stdin.readline):
+        print(_resident_bytes(), flush=True)
+    await router.stop(0.0)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], sys.argv[2:]))

@@ -1,0 +1,65 @@
+"""What the text of an answer turns out to be, piece by piece."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Text for the user."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """Text in which the model thinks."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallStart:
+    """A tool call begins; its arguments follow."""
+
+    number: int  # of this answer's calls, from 0
+    call_id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallArguments:
+    """A piece of a call's arguments, which are JSON text."""
+
+    number: int
+    text: str
+
+
+Event = Content | Reasoning | CallStart | CallArguments
+
+
+class Parser(Protocol):
+    """Takes an answer's text as it comes. All events of all pieces make the whole answer."""
+
+    def push(self, text: str) -> Sequence[Event]:
+        """Take more text; returns what has become certain."""
+        ...
+
+    def finish(self) -> Sequence[Event]:
+        """Return what is left at the end. A call that is not complete is text."""
+        ...
+
+
+def make_call_id() -> str:
+    """Return an id for a call, of the form that OpenAI's have."""
+    return f"call_{secrets.token_hex(12)}"
+
+
+def held_back(text: str, mark: str) -> int:
+    """Return the length of the longest end of a text with which a mark begins."""
+    for length in range(min(len(mark) - 1, len(text)), 0, -1):
+        if mark.startswith(text[-length:]):
+            return length
+    return 0

@@ -1,0 +1,83 @@
+"""The HTTP server of OpenAI's API: uvicorn on the router's event loop."""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from pdserve.errors import SetupError
+
+_POLL_S = 0.01
+_KEEP_ALIVE_S = 75
+_MAX_BACKLOG = 2048
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals to the process that it is part of."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+class OpenAiServer:
+    """Owns the port and the task that serves it."""
+
+    def __init__(
+        self, app: ASGIApp, host: str, port: int, certificate: ssl.SSLContext | None
+    ) -> None:
+        """Bind at once; `port` 0 takes any free one. Raises SetupError when the port is taken."""
+        self._socket = _bind(host, port)
+        self.port: int = self._socket.getsockname()[1]
+        make = None if certificate is None else (lambda config, default: certificate)
+        self._config = uvicorn.Config(
+            app,
+            log_config=None,
+            log_level="critical",  # what is worth a line is logged by the pages
+            proxy_headers=False,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            http="httptools",
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            ssl_context_factory=make,
+        )
+        self._server = _Server(self._config)
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Serve, from now on."""
+        self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+        while not self._server.started:
+            if self._task.done():
+                self._task.result()
+                raise SetupError("the OpenAI API did not start", "look into the log")
+            await asyncio.sleep(_POLL_S)
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no more requests, and cut off those that run still after a while."""
+        self._config.timeout_graceful_shutdown = max(1, round(grace_s))
+        self._server.should_exit = True
+        if self._task is not None:
+            await asyncio.wait([self._task])
+        self._socket.close()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+        bound.listen(_MAX_BACKLOG)
+    except OSError as error:
+        bound.close()
+        message = f"openai_port {port} on {host} is not free: {error.strerror}"
+        raise SetupError(message, "choose another") from error
+    return bound
