@@ -44,6 +44,8 @@ def command(
     presence_penalty: flags.PresencePenalty = None,
     frequency_penalty: flags.FrequencyPenalty = None,
     logit_bias: flags.LogitBias = None,
+    bad_words: flags.BadWords = None,
+    allowed_token_ids: flags.AllowedTokenIds = None,
     logprobs: flags.Logprobs = None,
     prompt_logprobs: flags.PromptLogprobs = None,
     schema: structured.Schema = None,
@@ -59,9 +61,8 @@ def command(
     structured.set_form(sampling, schema, regex, grammar, choice)
     if prompts_file is not None:
         lines = read_lines(prompts_file, sampling, raw=raw)
-        printer = Printer(ordered=ordered)
-        failed = asyncio.run(_run_file(connection, lines, concurrency, printer, as_json=as_json))
-        raise typer.Exit(1 if failed else 0)
+        running = _run_file(connection, lines, concurrency, ordered=ordered, as_json=as_json)
+        raise typer.Exit(1 if asyncio.run(running) else 0)
     asyncio.run(_run_one(connection, prompt or "", sampling, raw=raw, as_json=as_json))
 
 
@@ -99,8 +100,9 @@ async def _run_one(
 
 
 async def _run_file(
-    connection: Connection, lines: list[Line], concurrency: int, printer: Printer, *, as_json: bool
+    connection: Connection, lines: list[Line], concurrency: int, *, ordered: bool, as_json: bool
 ) -> int:
+    printer = Printer(ordered=ordered)
     async with connection.client() as client:
         return await Batch(client, printer, as_json=as_json).run(lines, concurrency)
 

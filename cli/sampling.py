@@ -49,6 +49,11 @@ RepetitionPenalty = Annotated[
 PresencePenalty = Annotated[float | None, _float("Lowers logits of tokens in the output")]
 FrequencyPenalty = Annotated[float | None, _float("The same, for each time that they are")]
 LogitBias = Annotated[list[str] | None, typer.Option(metavar="ID=VALUE", help="Added to a logit")]
+BadWords = Annotated[list[str] | None, typer.Option("--bad-word", help="A text that never comes")]
+AllowedTokenIds = Annotated[
+    list[int] | None,
+    typer.Option("--allowed-token-id", min=0, max=2**32 - 1, help="Only such tokens may come"),
+]
 Logprobs = Annotated[
     int | None, _int("With --json: logprobs, also of so many likeliest tokens", high=20)
 ]
@@ -69,6 +74,8 @@ _FIELDS = (
     "n",
     "logprobs",
     "prompt_logprobs",
+    "bad_words",
+    "allowed_token_ids",
 )
 
 
@@ -80,7 +87,7 @@ def read_sampling(context: typer.Context) -> inference_pb2.SamplingParams:
         options = {name: flags[name] for name in _FIELDS}
         sampling = inference_pb2.SamplingParams(**options, logit_bias=biases)
     except ValueError as error:  # bytes that are not text; typer reports all other errors
-        raise SetupError(f"--stop: {error}") from error
+        raise SetupError(f"--stop or --bad-word: {error}") from error
     say_zeros(sampling, {name for name, value in options.items() if value == 0})
     return sampling
 

@@ -33,10 +33,14 @@ class GrammarKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """Form that the output must have. `texts` has one entry; of a choice, one for each alternative."""
+    """Form that the output must have. `texts` has one entry; of a choice, one for each alternative.
+
+    With `strict_formats` a JSON schema whose `format` cannot be kept is refused.
+    """
 
     kind: GrammarKind
     texts: tuple[str, ...]
+    strict_formats: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,18 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     grammar: Grammar | None = None
+    bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences that the output must not have
+    allowed_token_ids: tuple[int, ...] = ()  # empty: all
+
+    @property
+    def has_bans(self) -> bool:
+        """Tell whether some tokens may be forbidden at some place, apart from the grammar."""
+        return self.min_tokens > 0 or bool(self.bad_words) or bool(self.allowed_token_ids)
+
+    def ending_token_ids(self, eos_token_ids: frozenset[int]) -> frozenset[int]:
+        """Return the tokens that end an output: stop tokens and, unless ignored, end-of-sequence tokens."""
+        stops = frozenset(self.stop_token_ids)
+        return stops if self.ignore_eos else stops | eos_token_ids
 
     @property
     def is_truncated(self) -> bool:
@@ -76,9 +92,8 @@ class SamplingParams:
 
     @property
     def is_plain(self) -> bool:
-        """True if tokens are drawn from softmax(logits / temperature) as it is."""
-        is_adjusted = bool(self.logit_bias) or self.min_tokens > 0 or self.has_penalties
-        return not (is_adjusted or self.is_truncated)
+        """True if tokens that are not forbidden are drawn from softmax(logits / temperature) as it is."""
+        return not (self.logit_bias or self.has_penalties or self.is_truncated)
 
     @property
     def is_memoryless(self) -> bool:
@@ -87,9 +102,7 @@ class SamplingParams:
         Then the choice can run before the host knows the token before it.
         """
         needs_tokens = self.has_penalties or self.grammar is not None
-        return not (
-            needs_tokens or self.logit_bias or self.min_tokens > 0 or self.logprobs is not None
-        )
+        return not (needs_tokens or self.logit_bias or self.has_bans or self.logprobs is not None)
 
     @property
     def needs_all_prompt_logits(self) -> bool:

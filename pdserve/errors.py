@@ -7,7 +7,7 @@ PdserveError
 │   ├── PermissionDeniedError   PERMISSION_DENIED: known, and not allowed to do that
 │   ├── NotFoundError           NOT_FOUND: no such model, request or worker
 │   ├── DuplicateRequestError   ALREADY_EXISTS: the request id is in use
-│   ├── PreconditionError       FAILED_PRECONDITION: the deployment cannot be changed like that now
+│   ├── PreconditionError       FAILED_PRECONDITION: a change is not possible now, or an answer cannot go on
 │   ├── OverloadedError         RESOURCE_EXHAUSTED: try again after `retry_after_s`
 │   ├── RequestCancelledError   CANCELLED: the client, or a Cancel call, ended it
 │   ├── RequestTimeoutError     DEADLINE_EXCEEDED: the client's deadline passed
@@ -51,6 +51,7 @@ class Reason(StrEnum):
     SHUTTING_DOWN = "SHUTTING_DOWN"
     NAN_LOGITS = "NAN_LOGITS"
     GRAMMAR_FAILED = "GRAMMAR_FAILED"
+    NO_TOKEN_LEFT = "NO_TOKEN_LEFT"  # noqa: S105 - not a password
     STEP_FAILED = "STEP_FAILED"
     INTERNAL = "INTERNAL"
 
@@ -109,7 +110,7 @@ class DuplicateRequestError(RequestError):
 
 
 class PreconditionError(RequestError):
-    """The deployment cannot be changed like that now."""
+    """The deployment cannot be changed like that now, or an answer cannot go on."""
 
     default_reason = Reason.SCALE_REFUSED
 

@@ -11,6 +11,7 @@ from pdserve.v1 import inference_pb2
 _FORM = "structured_output"
 _FIELDS = inference_pb2.SamplingParams.DESCRIPTOR.fields_by_name
 SAMPLING_KEYS = frozenset(_FIELDS)
+_TEXTS = {"stop", "bad_words"}  # a single text may stand for a list of one
 # pairs of fields: setting one switches the other off
 _OPPOSITES = {"top_k": "no_top_k", "min_p": "no_min_p"}
 
@@ -108,7 +109,7 @@ def _set(sampling: inference_pb2.SamplingParams, name: str, value: object) -> No
                 raise ValueError(f"'{key}' is no token id")
             sampling.logit_bias[int(key)] = as_number(name, bias)
     elif field.is_repeated:
-        entries = [value] if name == "stop" and isinstance(value, str) else as_list(name, value)
+        entries = [value] if name in _TEXTS and isinstance(value, str) else as_list(name, value)
         check = _checker(field)
         getattr(sampling, name).extend(check(name, entry) for entry in entries)
     else:
@@ -124,13 +125,15 @@ def _checker(field: FieldDescriptor) -> Callable[[str, object], object]:
 
 
 def _read_form(value: object) -> inference_pb2.StructuredOutput:
-    """Read an object with exactly one of these keys:
+    """Read an object with exactly one of these keys, beside which "strict_formats" may stand:
 
     {"json_schema": TEXT or SCHEMA}, {"regex": TEXT}, {"grammar": TEXT}, {"choice": [TEXT, ...]}
     """
     form = inference_pb2.StructuredOutput()
-    said = as_object(_FORM, value)
+    said = dict(as_object(_FORM, value))
     refuse_unknown(said, frozenset(form.DESCRIPTOR.fields_by_name), f"{_FORM}.")
+    if (is_strict := said.pop("strict_formats", None)) is not None:
+        form.strict_formats = as_bool(f"{_FORM}.strict_formats", is_strict)
     if len(said) != 1:
         raise ValueError("needs exactly one of json_schema, regex, grammar and choice")
     ((kind, content),) = said.items()

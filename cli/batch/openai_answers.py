@@ -16,6 +16,7 @@ from pdserve.errors import (
     NotFoundError,
     OverloadedError,
     PermissionDeniedError,
+    PreconditionError,
     RequestError,
     RequestTimeoutError,
     UnauthenticatedError,
@@ -25,6 +26,7 @@ from pdserve.v1 import inference_pb2
 
 _STATUSES: dict[type[RequestError], int] = {
     InvalidRequestError: 400,
+    PreconditionError: 400,
     UnauthenticatedError: 401,
     PermissionDeniedError: 403,
     NotFoundError: 404,

@@ -28,7 +28,7 @@ _SAME = frozenset(
     {
         *("model", "temperature", "top_p", "n", "stop", "presence_penalty", "frequency_penalty"),
         *("logit_bias", "top_k", "min_p", "repetition_penalty", "min_tokens", "stop_token_ids"),
-        *("ignore_eos", "cache_salt", "priority"),
+        *("ignore_eos", "cache_salt", "priority", "bad_words", "allowed_token_ids"),
     }
 )
 _BOTH = _SAME | {"max_tokens", "seed", "response_format", "stream", "user", "logprobs"}

@@ -104,7 +104,7 @@ class ModelRunner:
         Log-probabilities of prompt tokens are added to the sequences that want them.
         """
         samplers = [entry.seq for entry in batch.entries if entry.samples]
-        masks = start_masks(self._mask_filler, samplers)  # filled while the model runs
+        grammars = start_masks(self._mask_filler, samplers)  # filled while the model runs
         inputs = RaggedInputs.from_batch(batch, self._block_size, self._tables)
         if previous is not None and previous.tokens is not None:
             carried = _carried(batch, inputs, previous.tokens, previous.samplers)
@@ -118,7 +118,7 @@ class ModelRunner:
             return _leave_on_device(batch, samplers, logits, self._copies)
         found: list[Sample] = []
         if samplers:
-            found = sample(logits, samplers, self._eos_token_ids, masks)
+            found = sample(logits, samplers, self._eos_token_ids, grammars)
         return Launched(batch, samplers, lambda: found)
 
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:

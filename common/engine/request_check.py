@@ -37,6 +37,9 @@ _BAD_HANDOFF = WorkFailure(Reason.INTERNAL, "the hand-off asks for positions tha
 def _other_tokens(sampling: SamplingParams) -> Iterator[int]:
     yield from sampling.stop_token_ids
     yield from (token_id for token_id, _ in sampling.logit_bias)
+    yield from sampling.allowed_token_ids
+    for word in sampling.bad_words:
+        yield from word
 
 
 def _numbers(sampling: SamplingParams) -> Iterator[tuple[str, bool]]:
@@ -52,6 +55,7 @@ def _numbers(sampling: SamplingParams) -> Iterator[tuple[str, bool]]:
     yield "presence_penalty", isfinite(sampling.presence_penalty)
     yield "frequency_penalty", isfinite(sampling.frequency_penalty)
     yield "logit_bias", all(isfinite(bias) for _, bias in sampling.logit_bias)
+    yield "bad_words", all(sampling.bad_words)
     yield "logprobs", sampling.logprobs is None or sampling.logprobs >= 0
     yield "prompt_logprobs", sampling.prompt_logprobs is None or sampling.prompt_logprobs >= 0
 

@@ -37,6 +37,7 @@ _EVERY_OPTION = replace(
     logit_bias=((0, 1.0),),
     logprobs=1,
 )
+_BANNING = replace(_PLAIN, allowed_token_ids=(0,))
 _FIRST_LAYER = 0.03  # nothing has summed up before it; 0.5 % is measured in bfloat16
 
 
@@ -56,14 +57,17 @@ class SelfCheck:
 
     def run(self, runner: ModelRunner, cache: KVCache, pool: BlockPool) -> None:
         """Run a chunk and a decode step; compiles or loads kernels on the way. Raises SetupError."""
-        seq, other = (self._sequence(sampling) for sampling in (_PLAIN, _EVERY_OPTION))
-        seq.block_table = other.block_table = pool.allocate(pool.num_blocks_for(CHECK_TOKENS))
+        seq, *others = (self._sequence(s) for s in (_PLAIN, _EVERY_OPTION, _BANNING))
+        blocks = pool.allocate(pool.num_blocks_for(CHECK_TOKENS))
+        seq.block_table = blocks
         try:
             runner.run(Batch((BatchEntry(seq, CHECK_TOKENS - 1),)))
-            seq.num_computed_tokens = other.num_computed_tokens = CHECK_TOKENS - 1
+            seq.num_computed_tokens = CHECK_TOKENS - 1
             last = Batch((BatchEntry(seq, 1),))
             runner.run(last)
-            runner.run(Batch((BatchEntry(other, 1),)))
+            for other in others:
+                other.block_table, other.num_computed_tokens = blocks, CHECK_TOKENS - 1
+                runner.run(Batch((BatchEntry(other, 1),)))
             self._check_layers(cache.read(seq.block_table, 0, CHECK_TOKENS))
             self._check_logits(runner.logits(RaggedInputs.from_batch(last, pool.block_size)))
         except UnsupportedAttentionError as error:

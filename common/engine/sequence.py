@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from math import inf
 
+from common.engine.sampling.bans import TokenBans
 from common.engine.sampling.state import SamplerState
 from common.engine.timeline import Timeline
 from common.grammar.matcher import GrammarMatcher
@@ -47,7 +48,9 @@ class Sequence:
     stop_token_ids: tuple[int, ...] = field(init=False)
     is_plain_greedy: bool = field(init=False)  # the likeliest token, and nothing is told of it
     is_memoryless: bool = field(init=False)
+    has_bans: bool = field(init=False)
     sampler_state: SamplerState | None = None  # the sampler's own
+    bans: TokenBans | None = None  # the sampler's own
     matcher: GrammarMatcher | None = None
     # of the prompt's tokens from the 2nd on, as far as they are known; None: not asked for
     prompt_logprobs: list[TokenLogprobs] | None = field(init=False)
@@ -61,7 +64,8 @@ class Sequence:
         self.most_tokens = self.num_prompt_tokens + sampling.max_tokens
         self.stop_token_ids = sampling.stop_token_ids
         is_greedy = sampling.is_plain and sampling.temperature == 0
-        self.is_plain_greedy = is_greedy and sampling.logprobs is None
+        self.has_bans = sampling.has_bans
+        self.is_plain_greedy = is_greedy and not self.has_bans and sampling.logprobs is None
         self.is_memoryless = sampling.is_memoryless
         self.prompt_logprobs = [] if sampling.needs_all_prompt_logits else None
 

@@ -2,7 +2,8 @@
 
 1. The parent starts it with the model's folder, end-of-sequence tokens, vocabulary size and a time limit.
 2. It says "ready" once the tokenizer is built.
-3. A line of JSON comes in, [kind, text, ...]; one goes out: null, or why this grammar is refused.
+3. A line of JSON comes in, [kind, strict_formats, text, ...]; one goes out: null, or why this grammar is
+   refused.
 4. A grammar that takes more processor time than the limit ends the process (SIGPROF), even in native code.
    One that nests too deeply overflows the stack (SIGSEGV); one that wants too much memory aborts. The parent
    sees which, refuses the grammar and starts a new process for the next one.
@@ -40,9 +41,9 @@ def main(model_dir: str, eos_token_ids: str, vocab_size: str, max_cpu_s: str) ->
 
 def _answer_all(compiler: GrammarCompiler, max_cpu_s: float) -> None:
     for line in sys.stdin:
-        kind, *texts = json.loads(line)
+        kind, strict_formats, *texts = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, max_cpu_s)
-        verdict = _try(compiler, Grammar(GrammarKind(kind), tuple(texts)))
+        verdict = _try(compiler, Grammar(GrammarKind(kind), tuple(texts), strict_formats))
         signal.setitimer(signal.ITIMER_PROF, 0)
         _say(verdict)
 

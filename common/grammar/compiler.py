@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
+from common.grammar.formats import drop_other_formats
 from common.grammar.matcher import GrammarMatcher, one_line
 from common.messages import Grammar, GrammarKind
 
@@ -100,7 +101,9 @@ def _make_tokenizer(text: str, eos_token_ids: list[int], min_vocab_size: int) ->
 def _to_llguidance(grammar: Grammar) -> str:
     match grammar.kind:
         case GrammarKind.JSON_SCHEMA:
-            return LLMatcher.grammar_from_json_schema(grammar.texts[0], _JSON_DEFAULTS)
+            schema = grammar.texts[0]
+            schema = schema if grammar.strict_formats else drop_other_formats(schema)
+            return LLMatcher.grammar_from_json_schema(schema, _JSON_DEFAULTS)
         case GrammarKind.REGEX:
             return LLMatcher.grammar_from_regex(grammar.texts[0])
         case GrammarKind.LARK:

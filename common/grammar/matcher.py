@@ -25,7 +25,6 @@ class GrammarMatcher:
         """Start with `state`, made with a tokenizer of `vocab_size` tokens."""
         self.state = state
         self.vocab_size = vocab_size
-        self._has_dead_end = False
 
     def accept(self, token_id: int) -> None:
         """Advance by a token that the mask allowed."""
@@ -39,13 +38,7 @@ class GrammarMatcher:
     @property
     def error(self) -> str | None:
         """Reason why the grammar cannot be followed any further, for good; None if it can."""
-        if self._has_dead_end:
-            return "the model has no token that fits the grammar"
         return one_line(self.state.get_error()) or None
-
-    def note_dead_end(self) -> None:
-        """Note that the mask allows no token that the model has."""
-        self._has_dead_end = True
 
 
 class MaskFiller:
@@ -77,8 +70,6 @@ class MaskFiller:
         masks = np.ascontiguousarray(masks[:, : _num_words(self._vocab_size)])
         if self._vocab_size % _WORD:
             masks[:, -1] &= np.int32((1 << self._vocab_size % _WORD) - 1)
-        for row in np.flatnonzero(np.logical_not(masks.any(axis=1))):
-            matchers[row].note_dead_end()
         failed = [row for row, matcher in enumerate(matchers) if matcher.error]
         masks[failed] = -1
         return masks

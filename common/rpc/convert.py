@@ -62,6 +62,7 @@ def request_to_pb(request: WorkRequest) -> worker_pb2.SubmitRequest:
         priority=request.priority,
         # 0 stands for "no deadline", which a deadline that has just passed must not become
         timeout_us=max(to_us(request.timeout_s), 1) if request.timeout_s is not None else 0,
+        bad_words=[worker_pb2.BadWord(token_ids=word) for word in request.sampling.bad_words],
     )
 
 
@@ -71,7 +72,7 @@ def request_from_pb(message: worker_pb2.SubmitRequest) -> WorkRequest:
         request_id=message.request_id,
         attempt=message.attempt,
         prompt_token_ids=tuple(message.prompt_token_ids),
-        sampling=sampling_from_pb(message.sampling),
+        sampling=sampling_from_pb(message.sampling, message.bad_words),
         prefill_worker=message.prefill_worker or None,
         cache_salt=message.cache_salt,
         group=message.group,

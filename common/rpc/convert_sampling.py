@@ -1,11 +1,13 @@
 """Conversion of sampling options, grammars and log-probabilities, which both our protocols carry."""
 
+from collections.abc import Iterable
+
 from common.messages import Grammar, GrammarKind, SamplingParams, TokenLogprobs
-from pdserve.v1 import inference_pb2
+from pdserve.v1 import inference_pb2, worker_pb2
 
 
 def sampling_to_pb(sampling: SamplingParams) -> inference_pb2.SamplingParams:
-    """Convert validated options to a message with every field set."""
+    """Convert validated options to a message with every field set but bad_words."""
     return inference_pb2.SamplingParams(
         temperature=sampling.temperature,
         seed=sampling.seed,
@@ -23,11 +25,14 @@ def sampling_to_pb(sampling: SamplingParams) -> inference_pb2.SamplingParams:
         logprobs=sampling.logprobs,
         prompt_logprobs=sampling.prompt_logprobs,
         structured_output=grammar_to_pb(sampling.grammar),
+        allowed_token_ids=sampling.allowed_token_ids,
     )
 
 
-def sampling_from_pb(message: inference_pb2.SamplingParams) -> SamplingParams:
-    """Convert a message with every field set to options."""
+def sampling_from_pb(
+    message: inference_pb2.SamplingParams, bad_words: Iterable[worker_pb2.BadWord] = ()
+) -> SamplingParams:
+    """Convert a message with every field set to options; `bad_words` are the tokens of its bad words."""
     return SamplingParams(
         temperature=message.temperature,
         seed=message.seed,
@@ -45,6 +50,8 @@ def sampling_from_pb(message: inference_pb2.SamplingParams) -> SamplingParams:
         logprobs=message.logprobs if message.HasField("logprobs") else None,
         prompt_logprobs=message.prompt_logprobs if message.HasField("prompt_logprobs") else None,
         grammar=grammar_from_pb(message.structured_output),
+        bad_words=tuple(tuple(word.token_ids) for word in bad_words),
+        allowed_token_ids=tuple(message.allowed_token_ids),
     )
 
 
@@ -52,7 +59,7 @@ def grammar_to_pb(grammar: Grammar | None) -> inference_pb2.StructuredOutput | N
     """Convert a grammar to its message; None stays None."""
     if grammar is None:
         return None
-    message = inference_pb2.StructuredOutput()
+    message = inference_pb2.StructuredOutput(strict_formats=grammar.strict_formats)
     if grammar.kind is GrammarKind.CHOICE:
         message.choice.texts.extend(grammar.texts)
     else:
@@ -66,8 +73,8 @@ def grammar_from_pb(message: inference_pb2.StructuredOutput) -> Grammar | None:
     if form is None:
         return None
     if form == "choice":
-        return Grammar(GrammarKind.CHOICE, tuple(message.choice.texts))
-    return Grammar(GrammarKind(form), (getattr(message, form),))
+        return Grammar(GrammarKind.CHOICE, tuple(message.choice.texts), message.strict_formats)
+    return Grammar(GrammarKind(form), (getattr(message, form),), message.strict_formats)
 
 
 def logprobs_to_pb(entry: TokenLogprobs) -> inference_pb2.TokenLogprobs:

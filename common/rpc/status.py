@@ -53,6 +53,7 @@ _BY_REASON: dict[Reason, type[RequestError]] = {
     Reason.TOKEN_OUT_OF_VOCABULARY: InvalidRequestError,
     Reason.CONTEXT_EXCEEDED: InvalidRequestError,
     Reason.INVALID_FIELD: InvalidRequestError,
+    Reason.NO_TOKEN_LEFT: PreconditionError,
 }
 # fields that the client can change, for failures that only a worker can find
 _FIELDS = {

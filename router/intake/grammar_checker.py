@@ -99,7 +99,7 @@ class GrammarChecker:
         """Return the child's verdict: None, or the reason for a refusal."""
         child, answer = await self._ready(), None
         try:
-            _write_line(child, json.dumps([grammar.kind, *grammar.texts]))
+            _write_line(child, json.dumps([grammar.kind, grammar.strict_formats, *grammar.texts]))
             try:
                 async with asyncio.timeout(_MAX_COMPILE_S):
                     answer = await _read_line(child)

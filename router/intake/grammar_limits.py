@@ -25,6 +25,8 @@ def parse_grammar(sampling: inference_pb2.SamplingParams) -> Grammar | None:
     num_bytes = sum(len(text.encode()) for text in grammar.texts)
     if num_bytes > MAX_BYTES:
         raise InvalidRequestError(f"{num_bytes} bytes exceed {MAX_BYTES}", field=field)
+    if grammar.strict_formats and grammar.kind is not GrammarKind.JSON_SCHEMA:
+        raise InvalidRequestError("goes with json_schema only", field=f"{_FIELD}.strict_formats")
     if sampling.ignore_eos:
         raise InvalidRequestError(
             "a structured output ends where its form does", field="sampling.ignore_eos"

@@ -2,13 +2,14 @@
 
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from common.messages import SamplingParams
 from pdserve.errors import InvalidRequestError, NotFoundError, Reason
 from pdserve.v1 import inference_pb2
 from router.access.tenant import ANONYMOUS, RequestKey, Tenant, current_tenant
+from router.intake.bad_words import check_first_token, tokenize_bad_words
 from router.intake.generation_config import NO_DEFAULTS, SamplingDefaults
 from router.intake.sampling import check_prompt_logprobs, parse_sampling
 from router.intake.tokenizer import ChatMessage, Tokenizer
@@ -101,6 +102,7 @@ def parse_request(
     seed = asked.seed if asked.HasField("seed") else secrets.randbits(64)
     max_tokens = _parse_max_tokens(asked, len(prompt), limits)
     sampling = parse_sampling(asked, seed, max_tokens, limits.vocab_size)
+    sampling = _add_bad_words(sampling, asked.bad_words, limits, tokenizer)
     check_prompt_logprobs(sampling, len(prompt))
     return Job(
         request_id,
@@ -163,6 +165,16 @@ def tokenize_prompt(
     if not ids:
         raise InvalidRequestError("the prompt is empty", reason=Reason.EMPTY_PROMPT, field=field)
     return ids, field
+
+
+def _add_bad_words(
+    sampling: SamplingParams, words: Sequence[str], limits: Limits, tokenizer: Tokenizer
+) -> SamplingParams:
+    """Return the sampling with its bad words. Raises InvalidRequestError if it forbids every token."""
+    bad_words = tokenize_bad_words(words, limits.vocab_size, tokenizer)
+    sampling = replace(sampling, bad_words=bad_words) if bad_words else sampling
+    check_first_token(sampling, limits.eos_token_ids, limits.vocab_size)
+    return sampling
 
 
 def _parse_chat(chat: inference_pb2.ChatPrompt) -> list[ChatMessage]:

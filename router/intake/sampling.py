@@ -13,6 +13,9 @@ _MAX_STOPS = 128
 _MAX_STOP_CHARS = 256
 _MAX_STOP_TOKENS = 128
 _MAX_BIASES = 300
+_MAX_BAD_WORDS = 128
+_MAX_BAD_WORD_CHARS = 256
+_MAX_ALLOWED_TOKENS = 1024
 # Keeps a message below gRPC's 4 MiB: a token's entry takes at most 13 bytes and 7 for each likely token.
 _MAX_PROMPT_LOGPROBS = 500_000
 
@@ -32,6 +35,7 @@ def parse_sampling(
             raise _refusal(f"no_{name}", f"does not go with {name}")
     _check_stop(message, vocab_size)
     _check_biases(message, vocab_size)
+    _check_bans(message, vocab_size)
     if not 0 <= message.min_tokens <= max_tokens:
         raise _refusal("min_tokens", f"{message.min_tokens} is not in [0, {max_tokens}]")
     repetition = message.repetition_penalty if message.HasField("repetition_penalty") else 1.0
@@ -83,6 +87,17 @@ def _check_biases(message: inference_pb2.SamplingParams, vocab_size: int) -> Non
     for value in biases.values():
         if value not in BIASES:
             raise _refusal("logit_bias", f"{value:g} is not in {BIASES}")
+
+
+def _check_bans(message: inference_pb2.SamplingParams, vocab_size: int) -> None:
+    if len(message.bad_words) > _MAX_BAD_WORDS:
+        raise _refusal("bad_words", f"more than {_MAX_BAD_WORDS} texts")
+    if any(not 1 <= len(text) <= _MAX_BAD_WORD_CHARS for text in message.bad_words):
+        raise _refusal("bad_words", f"each must have 1 to {_MAX_BAD_WORD_CHARS} characters")
+    if len(message.allowed_token_ids) > _MAX_ALLOWED_TOKENS:
+        raise _refusal("allowed_token_ids", f"more than {_MAX_ALLOWED_TOKENS} tokens")
+    if any(token_id >= vocab_size for token_id in message.allowed_token_ids):
+        raise _unknown_token("allowed_token_ids", vocab_size)
 
 
 def _refusal(name: str, message: str) -> InvalidRequestError:

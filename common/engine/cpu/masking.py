@@ -1,4 +1,4 @@
-"""Grammar masks on logits in host memory: rows in parallel, in their stored dtype."""
+"""Masks on logits in host memory: rows in parallel, in their stored dtype."""
 
 import numba
 import numpy as np
@@ -7,14 +7,15 @@ import torch
 from common.engine.cpu import vector as vec
 from common.engine.cpu.arrays import Array, as_array
 from common.engine.cpu.jit import kernel
+from common.engine.sampling.grammar_masks import FORBIDDEN
 
-_FORBIDDEN = np.float32(-1e30)
 _WORD = 32
 
 
 def mask_logits(logits: torch.Tensor, rows: list[int], masks: Array) -> None:
     """Mask rows `rows` of `logits` [n, vocab] by `masks` [len(rows), words], as grammar_masks does."""
-    mask_rows(as_array(logits), np.array(rows), masks, _FORBIDDEN)
+    forbidden = np.float32(FORBIDDEN[logits.dtype])
+    mask_rows(as_array(logits), np.array(rows), masks, forbidden)
 
 
 @kernel()

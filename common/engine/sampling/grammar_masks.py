@@ -1,4 +1,4 @@
-"""Grammar masks on their way to the logits: filled in the background, applied before sampling."""
+"""Grammar masks, filled in the background, and the kernel that puts masks on logits."""
 
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
@@ -23,13 +23,6 @@ class PendingMasks:
     rows: list[int]
     masks: "Future[Masks]"
 
-    def apply(self, logits: torch.Tensor) -> None:
-        """Wait for the masks; set forbidden tokens of `logits` [n, vocab] to FORBIDDEN, in place.
-
-        NaN and infinities stay.
-        """
-        _kernel(logits.device)(logits, self.rows, self.masks.result())
-
 
 def start_masks(filler: MaskFiller, sequences: SequenceOf[Sequence]) -> PendingMasks | None:
     """Begin to fill the masks of sequences with a grammar; row i of the logits is `sequences[i]`'s."""
@@ -53,7 +46,8 @@ def mask_logits(logits: torch.Tensor, rows: list[int], masks: Masks) -> None:
 Kernel = Callable[[torch.Tensor, list[int], Masks], None]
 
 
-def _kernel(device: torch.device) -> Kernel:
+def mask_kernel(device: torch.device) -> Kernel:
+    """Return what sets forbidden tokens to FORBIDDEN on this device."""
     if device.type != "cpu" or trusted_sampling() is not None:
         return mask_logits
     # numba takes 0.3 s to import; a CUDA worker never needs it

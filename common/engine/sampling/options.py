@@ -45,13 +45,13 @@ class Adjustments:
     frequency: NDArray[np.float32]  # [m]
 
     @staticmethod
-    def of(sequences: SequenceOf[Sequence], eos_token_ids: frozenset[int]) -> "Adjustments":
+    def of(sequences: SequenceOf[Sequence]) -> "Adjustments":
         """Collect the changes that these sequences ask for now."""
-        states = [_state(seq, eos_token_ids) for seq in sequences]
+        states = [_state(seq) for seq in sequences]
         pairs = list(zip(sequences, states, strict=True))
         asked = [seq.sampling for seq in sequences]
         return Adjustments(
-            biases=Ragged.of([state.biases(seq.num_output_tokens) for seq, state in pairs]),
+            biases=Ragged.of([state.biases for state in states]),
             seen=Ragged.of([state.seen(seq.token_ids) for seq, state in pairs]),
             repetition=np.array([one.repetition_penalty for one in asked], np.float32),
             presence=np.array([one.presence_penalty for one in asked], np.float32),
@@ -84,7 +84,7 @@ class Truncation:
         )
 
 
-def _state(seq: Sequence, eos_token_ids: frozenset[int]) -> SamplerState:
+def _state(seq: Sequence) -> SamplerState:
     if seq.sampler_state is None:
-        seq.sampler_state = SamplerState(seq.sampling, seq.num_prompt_tokens, eos_token_ids)
+        seq.sampler_state = SamplerState(seq.sampling, seq.num_prompt_tokens)
     return seq.sampler_state

@@ -1,8 +1,9 @@
 """Sampling of tokens from logits, with counter-based random numbers.
 
 A draw is a function of (seed, position) alone, so a request gets the same tokens in any batch, on any
-worker, before and after preemption. In order: the grammar's mask, logit bias and min_tokens' mask, penalties,
-temperature, top k, top p, min p, draw (the order of `transformers`). Log-probabilities come before all that.
+worker, before and after preemption. In order: logit bias, penalties, the masks of grammar, min_tokens, bad
+words and allowed tokens together, temperature, top k, top p, min p, draw (the order of `transformers`). So a
+forbidden token stays so, whatever a bias adds to it. Log-probabilities come before all that.
 """
 
 from collections.abc import Sequence as SequenceOf
@@ -16,6 +17,7 @@ from common.engine.sampling import torch_kernels
 from common.engine.sampling.grammar_masks import PendingMasks
 from common.engine.sampling.logprobs import score
 from common.engine.sampling.options import Adjustments, Truncation
+from common.engine.sampling.token_masks import TokenMasks, find_masks
 from common.engine.sequence import Sequence
 from common.messages import TokenLogprobs
 
@@ -24,11 +26,16 @@ COLDEST = 1e-6  # greedy in effect; the inverse of a much lower temperature over
 
 
 class Sample(NamedTuple):
-    """Sampled token; `is_finite` is False when the logits held NaN or infinity (token meaningless)."""
+    """Sampled token.
+
+    It is meaningless when `is_finite` is False, as the logits held NaN or infinity, or when `has_choice` is
+    False, as every token was forbidden.
+    """
 
     token_id: int
     is_finite: bool = True
     logprobs: TokenLogprobs | None = None
+    has_choice: bool = True
 
 
 class SamplingKernels(Protocol):
@@ -60,29 +67,36 @@ def sample(
     logits: torch.Tensor,
     sequences: SequenceOf[Sequence],
     eos_token_ids: frozenset[int],
-    masks: PendingMasks | None = None,
+    grammars: PendingMasks | None = None,
 ) -> list[Sample]:
     """Choose one token for each row of `logits` [n, vocab]; row i belongs to `sequences[i]`.
 
-    The position that seeds a draw is the index the new token will have in the whole sequence. `masks` of
-    grammars are applied in place.
+    The position that seeds a draw is the index the new token will have in the whole sequence. `grammars` are
+    the masks of sequences that have one. Masks are applied in place.
     """
+    kernels = _cpu_kernels() if logits.is_cpu else torch_kernels
+    special = [r for r, seq in enumerate(sequences) if not seq.is_plain_greedy]
+    if not special and grammars is None:
+        return list(map(Sample, *kernels.greedy_tokens(logits)))
+    masks = find_masks(grammars, sequences, special, eos_token_ids, logits.shape[-1])
     unmasked = logits
     if masks is not None:
-        if any(seq.sampling.logprobs is not None for seq in sequences):
+        if any(sequences[r].sampling.logprobs is not None for r in special):
             unmasked = logits.clone()
-        masks.apply(logits)
-    kernels = _cpu_kernels() if logits.is_cpu else torch_kernels
+        # rows that are adjusted are masked behind that
+        masks.apply(logits, {r: r for r in masks.rows if sequences[r].sampling.is_plain})
     tokens, finite = kernels.greedy_tokens(logits)
-    rows = [r for r, seq in enumerate(sequences) if not seq.is_plain_greedy and finite[r]]
-    if not rows:
-        return list(map(Sample, tokens, finite))
+    rows = [r for r in special if finite[r]]
     plain = [r for r in rows if sequences[r].sampling.is_plain]
-    _draw_warm(kernels, logits, plain, [sequences[r] for r in plain], plain, tokens)
+    if plain:
+        _draw_warm(kernels, logits, plain, [sequences[r] for r in plain], plain, tokens)
     shaped = [r for r in rows if not sequences[r].sampling.is_plain]
     if shaped:
-        _choose_shaped(kernels, logits, shaped, sequences, eos_token_ids, tokens)
-    return list(map(Sample, tokens, finite, _score(unmasked, rows, sequences, tokens)))
+        _choose_shaped(kernels, logits, shaped, sequences, masks, tokens)
+    samples = list(map(Sample, tokens, finite, _score(unmasked, rows, sequences, tokens)))
+    for row in masks.closed_rows if masks else ():
+        samples[row] = samples[row]._replace(has_choice=False)
+    return samples
 
 
 def _choose_shaped(
@@ -90,12 +104,14 @@ def _choose_shaped(
     logits: torch.Tensor,
     rows: list[int],
     sequences: SequenceOf[Sequence],
-    eos_token_ids: frozenset[int],
+    masks: TokenMasks | None,
     tokens: list[int],
 ) -> None:
     """Set the tokens of rows whose distribution is not the model's own."""
     asking = [sequences[r] for r in rows]
-    shaped = kernels.adjust(logits, rows, Adjustments.of(asking, eos_token_ids))
+    shaped = kernels.adjust(logits, rows, Adjustments.of(asking))
+    if masks is not None:
+        masks.apply(shaped, {row: place for place, row in enumerate(rows)})
     for row, token in zip(rows, kernels.greedy_tokens(shaped)[0], strict=True):
         tokens[row] = token
     if any(seq.sampling.is_truncated for seq in asking):

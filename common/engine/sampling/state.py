@@ -5,7 +5,6 @@ another worker.
 """
 
 from array import array
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -27,26 +26,14 @@ NO_VALUES = TokenValues(np.zeros(0, np.int64), np.zeros(0, np.float32))
 class SamplerState:
     """Biases made ready once, and counts of tokens that grow with the sequence."""
 
-    def __init__(
-        self, sampling: SamplingParams, num_prompt_tokens: int, eos_token_ids: Iterable[int]
-    ) -> None:
+    def __init__(self, sampling: SamplingParams, num_prompt_tokens: int) -> None:
         self._sampling = sampling
         self._num_prompt_tokens = num_prompt_tokens
-        ending = set(sampling.stop_token_ids)
-        if not sampling.ignore_eos:
-            ending.update(eos_token_ids)
-        biases = dict(sampling.logit_bias)
-        self._biases = _to_values(biases)
-        self._early_biases = _to_values(biases | dict.fromkeys(ending, -np.inf))
+        self.biases = _to_values(dict(sampling.logit_bias))  # added to logits
         self._slots: dict[int, int] = {}
         self._seen_ids = array("q")
         self._counts = array("f")
         self._num_counted = 0
-
-    def biases(self, num_output_tokens: int) -> TokenValues:
-        """Return the values to add to logits; -inf for tokens that would end the output before min_tokens."""
-        is_early = num_output_tokens < self._sampling.min_tokens
-        return self._early_biases if is_early else self._biases
 
     def seen(self, token_ids: list[int]) -> TokenValues:
         """Return the tokens of prompt and output and their counts in the output; nothing without penalties.

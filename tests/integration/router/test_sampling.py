@@ -1,5 +1,6 @@
 """Sampling options from a client to real workers and back, over gRPC."""
 
+import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ import pytest
 import torch
 
 from common.rpc.worker_host import WorkerHost
+from pdserve.errors import InvalidRequestError, PreconditionError, Reason
+from pdserve.v1 import inference_pb2
 from tests.integration.support.in_process_workers import CHUNKS_OF_16, Workers
 from tests.integration.support.router_stack import (
     ALWAYS_PREFILL,
@@ -101,6 +104,59 @@ async def test_a_seed_and_its_options_give_the_same_again(stack: Stack) -> None:
         )
         answers.append([token for part in parts for token in part.token_ids])
     assert answers[0] == answers[1] != answers[2]
+
+
+async def test_a_bad_word_never_comes_however_likely_it_is(stack: Stack) -> None:
+    """The first token from the prefill worker, the others from the decode worker."""
+    wish = {ord("x"): 100.0, ord("y"): 90.0, ord(" "): 80.0}
+    for bad_words, text in ((["x"], "yyyyy"), (["xx"], "xyxyx"), (["xy", "xx"], "x x x")):
+        parts = await collect(
+            stack.client, PROMPT, max_tokens=5, logit_bias=wish, bad_words=bad_words
+        )
+        assert text_of(parts) == text
+
+
+async def test_allowed_tokens_alone_come(stack: Stack) -> None:
+    wish = {ord("x"): 100.0}
+    parts = await collect(
+        stack.client, PROMPT, max_tokens=5, logit_bias=wish, allowed_token_ids=[ord("b")]
+    )
+    assert text_of(parts) == "bbbbb"
+
+
+async def test_what_forbids_every_token_is_refused_or_ends_by_name(stack: Stack) -> None:
+    form = inference_pb2.StructuredOutput(regex="[0-9]{4,8}")
+    digits = list(b"0123456789")
+    with pytest.raises(InvalidRequestError, match="structured_output and min_tokens"):
+        await collect(
+            stack.client, PROMPT, structured_output=form, min_tokens=4, stop_token_ids=digits
+        )
+    with pytest.raises(InvalidRequestError) as invalid:
+        await collect(stack.client, PROMPT, allowed_token_ids=[ord("b")], bad_words=["b"])
+    assert invalid.value.field == "sampling.allowed_token_ids"
+    form = inference_pb2.StructuredOutput(regex="abc")
+    with pytest.raises(PreconditionError) as caught:
+        await collect(stack.client, PROMPT, structured_output=form, bad_words=["bc"])
+    assert caught.value.reason is Reason.NO_TOKEN_LEFT
+    assert "structured_output and bad_words" in caught.value.message
+
+
+async def test_a_stop_text_cuts_a_form(stack: Stack) -> None:
+    form = inference_pb2.StructuredOutput(regex="abcdefgh")
+    parts = await collect(stack.client, PROMPT, structured_output=form, stop=["cd"])
+    assert text_of(parts) == "ab"
+    assert parts[-1].finished.reason == inference_pb2.FINISH_REASON_STOP
+
+
+async def test_a_format_that_cannot_be_kept_is_ignored_unless_strict(stack: Stack) -> None:
+    schema = '{"type": "string", "format": "password", "maxLength": 3}'
+    form = inference_pb2.StructuredOutput(json_schema=schema)
+    parts = await collect(stack.client, PROMPT, structured_output=form, max_tokens=30)
+    assert len(json.loads(text_of(parts))) <= 3
+    form.strict_formats = True
+    with pytest.raises(InvalidRequestError, match="password") as caught:
+        await collect(stack.client, PROMPT, structured_output=form)
+    assert caught.value.field == "sampling.structured_output.json_schema"
 
 
 async def test_the_end_waits_for_min_tokens(stack: Stack) -> None:

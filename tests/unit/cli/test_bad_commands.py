@@ -47,6 +47,8 @@ NOBODY = ("--address", "127.0.0.1:1")
         (["generate", "x", "--top-k", "-1"], ["--top-k"]),
         (["generate", "x", "--top-p", "most"], ["--top-p", "number"]),
         (["generate", "x", "--min-tokens", "-1"], ["--min-tokens"]),
+        (["generate", "x", "--bad-word", "\udcff"], ["--bad-word"]),
+        (["generate", "x", "--allowed-token-id", "-1"], ["--allowed-token-id"]),
         (["generate", "x", "--logprobs", "21"], ["--logprobs"]),
         (["generate", "x", "--prompt-logprobs", "21"], ["--prompt-logprobs"]),
         (["generate", "x", "--logit-bias", "5"], ["--logit-bias", "5", "ID=VALUE"]),

@@ -27,6 +27,8 @@ FIELDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "logprobs": (0, {"logprobs": 0}),
     "prompt_logprobs": (2, {"prompt_logprobs": 2}),
     "structured_output": ({"regex": "a+"}, {"structured_output": {"regex": "a+"}}),
+    "bad_words": ("b", {"bad_words": ["b"]}),
+    "allowed_token_ids": ([98, 99], {"allowed_token_ids": [98, 99]}),
     "n": (2, {"n": 2}),
     "no_top_k": (True, {"no_top_k": True}),
     "no_min_p": (True, {"no_min_p": True}),

@@ -41,6 +41,8 @@ BODIES: list[tuple[dict[str, Any], tuple[str, ...], dict[str, Any]]] = [
     ({"top_k": -1, "min_p": 0}, (CHAT,), {"no_top_k": True, "no_min_p": True}),
     ({"top_k": 3, "min_p": 0.5, "ignore_eos": True}, (CHAT,), {"top_k": 3, "min_p": 0.5}),
     ({"repetition_penalty": 1.5, "min_tokens": 1}, (TEXT,), {"repetition_penalty": 1.5}),
+    ({"bad_words": "b"}, (CHAT, TEXT), {"bad_words": ["b"]}),
+    ({"allowed_token_ids": [98]}, (CHAT, TEXT), {"allowed_token_ids": [98]}),
 ]
 
 

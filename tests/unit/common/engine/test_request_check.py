@@ -25,6 +25,9 @@ OPTIONS: list[tuple[dict[str, object], Reason]] = [
     ({"stop_token_ids": (3, 101)}, VOCABULARY),
     ({"logit_bias": ((0, 1.0), (101, 1.0))}, VOCABULARY),
     ({"logit_bias": ((0, math.nan),)}, INVALID),
+    ({"allowed_token_ids": (3, 101)}, VOCABULARY),
+    ({"bad_words": ((1,), (3, 101))}, VOCABULARY),
+    ({"bad_words": ((1,), ())}, INVALID),
     ({"max_tokens": 0}, INVALID),
     ({"min_tokens": -1}, INVALID),
     ({"temperature": -0.1}, INVALID),
@@ -55,6 +58,8 @@ EVERYTHING = SamplingParams(
     frequency_penalty=2.0,
     logit_bias=((0, -100.0), (100, 100.0)),
     min_tokens=508,
+    bad_words=((0, 100), (100,)),
+    allowed_token_ids=(0, 100),
     logprobs=0,
     prompt_logprobs=20,
 )

@@ -44,10 +44,10 @@ token_ids = st.lists(u32, max_size=5).map(tuple)
 # the wire has whole microseconds; up to 30 years, so that a float holds each exactly
 seconds = st.integers(0, 10**15).map(lambda us: us / 1e6)
 names = st.text(max_size=10)
-
 f32 = st.floats(width=32, allow_nan=False)
+biases = st.dictionaries(u32, f32, max_size=4).map(lambda found: tuple(sorted(found.items())))
 single = st.sampled_from([kind for kind in GrammarKind if kind is not GrammarKind.CHOICE])
-grammars = st.builds(Grammar, single, st.tuples(st.text(max_size=10))) | st.builds(
+grammars = st.builds(Grammar, single, st.tuples(st.text(max_size=10)), st.booleans()) | st.builds(
     Grammar, st.just(GrammarKind.CHOICE), st.lists(st.text(max_size=5), max_size=3).map(tuple)
 )
 sampling = st.builds(
@@ -63,13 +63,13 @@ sampling = st.builds(
     repetition_penalty=f32,
     presence_penalty=f32,
     frequency_penalty=f32,
-    logit_bias=st.dictionaries(u32, f32, max_size=4).map(
-        lambda biases: tuple(sorted(biases.items()))
-    ),
+    logit_bias=biases,
     min_tokens=i32,
     logprobs=st.none() | i32,
     prompt_logprobs=st.none() | i32,
     grammar=st.none() | grammars,
+    bad_words=st.lists(token_ids, max_size=3).map(tuple),
+    allowed_token_ids=token_ids,
 )
 logprobs = st.builds(
     TokenLogprobs,

@@ -127,6 +127,7 @@ def test_a_worker_s_reason_is_kept_whatever_it_is(reason: Reason) -> None:
         Reason.INVALID_FIELD,
         Reason.NAN_LOGITS,
         Reason.STEP_FAILED,
+        Reason.NO_TOKEN_LEFT,
         Reason.INTERNAL,
     ],
 )

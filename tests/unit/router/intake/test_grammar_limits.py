@@ -14,12 +14,16 @@ Sampling = inference_pb2.SamplingParams
     ("form", "expected"),
     [
         (Form(json_schema="{}"), Grammar(GrammarKind.JSON_SCHEMA, ("{}",))),
+        (
+            Form(json_schema="{}", strict_formats=True),
+            Grammar(GrammarKind.JSON_SCHEMA, ("{}",), strict_formats=True),
+        ),
         (Form(regex="a+"), Grammar(GrammarKind.REGEX, ("a+",))),
         (Form(grammar='start: "a"'), Grammar(GrammarKind.LARK, ('start: "a"',))),
         (Form(choice=Choice(texts=["a", "b"])), Grammar(GrammarKind.CHOICE, ("a", "b"))),
         (Form(regex="é" * (MAX_BYTES // 2)), Grammar(GrammarKind.REGEX, ("é" * (MAX_BYTES // 2),))),
     ],
-    ids=["schema", "regex", "grammar", "choice", "largest"],
+    ids=["schema", "strict schema", "regex", "grammar", "choice", "largest"],
 )
 def test_a_form_becomes_a_grammar(form: Form, expected: Grammar) -> None:
     assert parse_grammar(Sampling(structured_output=form)) == expected
@@ -33,6 +37,8 @@ def test_without_a_form_there_is_none() -> None:
     ("form", "field"),
     [
         (Form(), ""),
+        (Form(strict_formats=True), ""),
+        (Form(regex="a", strict_formats=True), ".strict_formats"),
         (Form(json_schema=""), ".json_schema"),
         (Form(regex=""), ".regex"),
         (Form(grammar=""), ".grammar"),

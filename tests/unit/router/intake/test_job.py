@@ -156,6 +156,8 @@ _LARGEST = SamplingParams(
     min_tokens=75,
     logprobs=20,
     prompt_logprobs=20,
+    bad_words=((121,) * 256, (32, *(121,) * 256)),
+    allowed_token_ids=(7,) * 1024,
 )
 
 
@@ -178,6 +180,8 @@ def test_the_largest_of_everything_passes(tokenizer: Tokenizer) -> None:
         min_tokens=75,
         logprobs=20,
         prompt_logprobs=20,
+        bad_words=stops,
+        allowed_token_ids=[7] * 1024,
     )
     request.cache_salt, request.priority = "s" * 256, -100
     request.model, request.request_id = "tiny", "Az0._:-" + "x" * 121

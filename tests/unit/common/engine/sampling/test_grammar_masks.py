@@ -13,6 +13,7 @@ from common.engine.kernel_checks.verdicts import trusted_sampling
 from common.engine.sampling import grammar_masks, torch_kernels
 from common.engine.sampling.grammar_masks import FORBIDDEN, Kernel, PendingMasks, start_masks
 from common.engine.sampling.sampler import sample
+from common.engine.sampling.token_masks import TokenMasks, find_masks
 from common.grammar.matcher import MaskFiller, Masks
 from common.messages import SamplingParams
 from tests.unit.common.engine.sequences import NO_EOS, make_sequence
@@ -21,7 +22,7 @@ from tests.unit.router.tiny_tokenizer import write_folder
 
 BOTH = pytest.mark.parametrize("kernel", [grammar_masks.mask_logits, cpu_masking.mask_logits])
 Draw = Callable[[torch.Tensor, list[int], list[float], list[float]], list[int]]
-DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 
 
 def make_masks(rows: list[set[int]], vocab: int) -> Masks:
@@ -57,6 +58,12 @@ def ready(rows: list[set[int]], vocab: int) -> PendingMasks:
     masks: Future[Masks] = Future()
     masks.set_result(make_masks(rows, vocab))
     return PendingMasks(list(range(len(rows))), masks)
+
+
+def find_masks_of(grammars: PendingMasks) -> TokenMasks:
+    masks = find_masks(grammars, [], [], NO_EOS, 0)
+    assert masks is not None
+    return masks
 
 
 OPTIONS: dict[str, dict[str, object]] = {
@@ -96,7 +103,7 @@ def test_the_last_draw_is_not_the_last_token_but_the_last_allowed(
 ) -> None:
     """Rounding may leave a draw beyond all weights."""
     logits = random_logits(1, 5000).to(dtype)
-    ready([{1, 2, 4000}], 5000).apply(logits)
+    find_masks_of(ready([{1, 2, 4000}], 5000)).apply(logits, {0: 0})
     assert draw(logits, [0], [1.0], [1.0]) == [4000]
 
 

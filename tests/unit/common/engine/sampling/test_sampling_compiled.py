@@ -18,15 +18,16 @@ from common.engine.batch import Batch, BatchEntry
 from common.messages import SamplingParams
 
 engine = make_engine(Path(sys.argv[1]), engine_config(dtype=sys.argv[2], fusion=sys.argv[3]))
-from common.engine.cpu import sampling_kernel, truncation_kernel
+from common.engine.cpu import masking, sampling_kernel, truncation_kernel
 from numba.core.registry import CPUDispatcher
-kernels = [v for m in (sampling_kernel, truncation_kernel) for v in vars(m).values()
+kernels = [v for m in (masking, sampling_kernel, truncation_kernel) for v in vars(m).values()
            if isinstance(v, CPUDispatcher)]
 known = [len(kernel.signatures) for kernel in kernels]
 plain = SamplingParams(0.0, 0, 2)
 for sampling in (plain, replace(plain, temperature=0.7), replace(plain, min_tokens=1),
                  replace(plain, temperature=0.7, top_k=2), replace(plain, temperature=0.7, top_p=0.5),
                  replace(plain, temperature=0.7, min_p=0.5), replace(plain, logit_bias=((3, 1.0),)),
+                 replace(plain, bad_words=((3,),)), replace(plain, bad_words=((3,),), logit_bias=((3, 1.0),)),
                  replace(plain, presence_penalty=1.0, prompt_logprobs=2, logprobs=2)):
     seq = hold(engine.pool, make_sequence(5, sampling))
     engine.runner.run(Batch((BatchEntry(seq, 5),)))

@@ -157,3 +157,4 @@ def test_min_tokens_that_forbid_everything_do_no_harm(temperature: float) -> Non
     )
     (found,) = sample(logits()[None], [asking(sampling, 0)], EOS)
     assert 0 <= found.token_id < VOCAB
+    assert (found.is_finite, found.has_choice) == (True, False)

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import (
     LogitsProcessorList,
-    MinNewTokensLengthLogitsProcessor,
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
     SequenceBiasLogitsProcessor,
@@ -147,14 +146,13 @@ def adjusted(
     logits: torch.Tensor,
     prompt: list[int],
     outputs: list[int],
-    eos: frozenset[int] = NO_EOS,
     **options: object,
 ) -> torch.Tensor:
     sampling = SamplingParams(0.0, 0, 99, **options)  # type: ignore[arg-type]
     seq = make_sequence(prompt, sampling)
     for token_id in outputs:
         seq.append(token_id, NO_EOS)
-    out: torch.Tensor = kernels.adjust(logits, [1], Adjustments.of([seq], eos))
+    out: torch.Tensor = kernels.adjust(logits, [1], Adjustments.of([seq]))
     return out[0]
 
 
@@ -197,33 +195,3 @@ def test_bias_comes_before_penalties_as_in_transformers(kernels: ModuleType) -> 
     asked = tuple(biases.items())
     found = adjusted(kernels, logits, [3, 3, 9], [17], logit_bias=asked, repetition_penalty=1.7)
     torch.testing.assert_close(found, expected)
-
-
-@BOTH
-@pytest.mark.parametrize("num_outputs", [0, 1, 2, 3, 4])
-def test_what_ends_the_output_is_forbidden_until_min_tokens(
-    kernels: ModuleType, num_outputs: int
-) -> None:
-    logits, prompt, outputs = random_logits(2, 60), [1, 2], [30] * num_outputs
-    processor = MinNewTokensLengthLogitsProcessor(2, 3, [5, 7])
-    expected = processor(torch.tensor([[*prompt, *outputs]]), logits[1:])[0]
-    found = adjusted(
-        kernels,
-        logits,
-        prompt,
-        outputs,
-        frozenset({5}),
-        min_tokens=3,
-        stop_token_ids=(7,),
-        logit_bias=((7, 4.0),),
-    )
-    if num_outputs >= 3:
-        expected[7] += 4.0
-    torch.testing.assert_close(found, expected)
-
-
-@BOTH
-def test_an_ignored_end_of_sequence_is_not_forbidden(kernels: ModuleType) -> None:
-    logits = random_logits(2, 60)
-    found = adjusted(kernels, logits, [1], [], frozenset({5}), min_tokens=3, ignore_eos=True)
-    assert torch.equal(found, logits[1])
