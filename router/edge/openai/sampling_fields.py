@@ -81,13 +81,13 @@ class SamplingFields(OpenAiModel):
     truncate_prompt_tokens: _Integer | None = None
     include_stop_str_in_output: bool = False
     return_token_ids: bool = False
+    bad_words: list[str] | None = None
+    allowed_token_ids: list[int] | None = None
     cache_salt: str = ""
     priority: _Integer = 0
     request_id: str = ""
     # known, and refused where they ask for something
     skip_special_tokens: object = refused("answers leave special tokens out", True)
-    bad_words: object = refused("use logit_bias", [])
-    allowed_token_ids: object = refused("use structured_outputs or logit_bias")
     use_beam_search: object = refused("there is no beam search", False)
     length_penalty: object = refused("there is no beam search", 1, 1.0)
     guided_json: object = refused("use structured_outputs.json")
@@ -153,6 +153,10 @@ def to_sampling(
         prompt_logprobs=None if asked.prompt_logprobs is None else to_int32(asked.prompt_logprobs),
         seed=None if asked.seed is None else asked.seed % 2**64,
         structured_output=structured_output(asked),
+        bad_words=asked.bad_words,
+        allowed_token_ids=[
+            _token_id(i, "allowed_token_ids") for i in asked.allowed_token_ids or ()
+        ],
     )
     for key, bias in (asked.logit_bias or {}).items():
         if not key.isdecimal():

@@ -115,7 +115,9 @@ async def test_choices_come_under_their_index(api: OpenAiStack, worker: Scripted
             "continue",
         ),
         ({"functions": [{}]}, "functions"),
-        ({"extra_body": {"bad_words": ["x"]}}, "bad_words"),
+        ({"extra_body": {"bad_words": [""]}}, "bad_words"),
+        ({"extra_body": {"allowed_token_ids": [999]}}, "allowed_token_ids"),
+        ({"extra_body": {"use_beam_search": True}}, "use_beam_search"),
     ],
 )
 async def test_what_cannot_be_is_refused_by_name(
@@ -132,6 +134,8 @@ async def test_sampling_reaches_the_worker(api: OpenAiStack, worker: ScriptedWor
         "min_p": 0.25,
         "repetition_penalty": 1.5,
         "min_tokens": 2,
+        "bad_words": ["no"],
+        "allowed_token_ids": [65, 66],
         "cache_salt": "mine",
         "priority": 3,
         "structured_outputs": {"choice": ["yes", "no"]},
@@ -142,6 +146,8 @@ async def test_sampling_reaches_the_worker(api: OpenAiStack, worker: ScriptedWor
     assert (sampling.temperature, sampling.top_p, sampling.max_tokens) == (0.5, 0.5, 9)
     assert (sampling.top_k, sampling.min_p, sampling.repetition_penalty) == (5, 0.25, 1.5)
     assert (sampling.logit_bias, sampling.min_tokens) == (((65, 2.0),), 2)
+    assert (110, 111) in sampling.bad_words
+    assert sampling.allowed_token_ids == (65, 66)
     assert (request.cache_salt, request.priority) == ("mine", 3)
     assert sampling.grammar is not None
     assert sampling.grammar.texts == ("yes", "no")

@@ -57,7 +57,7 @@ options = st.builds(
 
 
 def allowed_by_hand(sampling: SamplingParams, outputs: list[int], grammar: set[int]) -> set[int]:
-    """What may come next, by the words of the documentation."""
+    """Return the tokens that may come next, by the words of the documentation."""
     allowed = {
         t for t in grammar if t in sampling.allowed_token_ids or not sampling.allowed_token_ids
     }
