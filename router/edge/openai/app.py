@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -98,7 +98,7 @@ class OpenAiPages:
                 page = await handler(request)
             except RequestError as error:
                 return _refusal(error)
-            except ClientGoneError:
+            except (ClientGoneError, ClientDisconnect):
                 return Response(status_code=_CLIENT_GONE)
             except Exception as error:
                 _log.exception("openai_request_failed")

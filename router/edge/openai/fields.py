@@ -68,6 +68,18 @@ class OpenAiModel(BaseModel):
         return self
 
 
+class Unread(OpenAiModel):
+    """Fields of every request that the answer does not depend on."""
+
+    user: object = without_effect("tenants come from keys")
+    store: object = without_effect("nothing is stored")
+    metadata: object = without_effect("nothing is stored")
+    service_tier: object = without_effect("there is one tier")
+    safety_identifier: object = without_effect("tenants come from keys")
+    prompt_cache_key: object = without_effect("prefixes are found by their tokens; see cache_salt")
+    prompt_cache_retention: object = without_effect("the newest prefixes stay while memory lasts")
+
+
 _Model = TypeVar("_Model", bound=OpenAiModel)
 
 

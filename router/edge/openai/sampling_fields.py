@@ -7,7 +7,7 @@ from pydantic import Field
 
 from pdserve.errors import InvalidRequestError
 from pdserve.v1 import inference_pb2
-from router.edge.openai.fields import OpenAiModel, refused, without_effect
+from router.edge.openai.fields import OpenAiModel, Unread, refused, without_effect
 from router.intake.generation_config import SamplingDefaults
 
 _MAX_INT32 = 2**31 - 1
@@ -54,7 +54,7 @@ class StructuredOutputs(OpenAiModel):
     structural_tag: object = refused("use tools")
 
 
-class SamplingFields(OpenAiModel):
+class SamplingFields(Unread):
     """Fields that a chat and a completion have in common."""
 
     model: str = ""
@@ -99,13 +99,6 @@ class SamplingFields(OpenAiModel):
     vllm_xargs: object = refused("this server has none", {})
     return_tokens_as_token_ids: object = refused("use return_token_ids", False)
     # known, and without effect
-    user: object = without_effect("tenants come from keys")
-    store: object = without_effect("nothing is stored")
-    metadata: object = without_effect("nothing is stored")
-    service_tier: object = without_effect("there is one tier")
-    safety_identifier: object = without_effect("tenants come from keys")
-    prompt_cache_key: object = without_effect("prefixes are found by their tokens; see cache_salt")
-    prompt_cache_retention: object = without_effect("the newest prefixes stay while memory lasts")
     spaces_between_special_tokens: object = without_effect("answers leave special tokens out")
 
     @property

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from pdserve.errors import InvalidRequestError, Reason
 from router.edge.openai.chat_request import ChatRequest
-from router.edge.openai.fields import OpenAiModel, refused, without_effect
+from router.edge.openai.fields import OpenAiModel, Unread, refused, without_effect
 from router.edge.openai.messages import CalledFunction, Message, TextPart, ToolCall
 from router.edge.openai.sampling_fields import JsonSchema, ResponseFormat
 from router.edge.openai.tools import FunctionSpec, NamedChoice, NamedFunction, Tool, ToolChoice
@@ -84,7 +84,7 @@ class ReasoningOptions(OpenAiModel):
     generate_summary: object = without_effect("reasoning is shown whole")
 
 
-class ResponseRequest(OpenAiModel):
+class ResponseRequest(Unread):
     """OpenAI's fields."""
 
     input: str | list[InputItem]
@@ -108,13 +108,6 @@ class ResponseRequest(OpenAiModel):
     prompt: object = refused("there are no stored prompts")
     stream_options: object = without_effect("usage comes with the last event")
     max_tool_calls: object = without_effect("the client runs all tools")
-    store: object = without_effect("nothing is stored")
-    metadata: object = without_effect("nothing is stored")
-    service_tier: object = without_effect("there is one tier")
-    user: object = without_effect("tenants come from keys")
-    safety_identifier: object = without_effect("tenants come from keys")
-    prompt_cache_key: object = without_effect("prefixes are found by their tokens")
-    prompt_cache_retention: object = without_effect("the newest prefixes stay while memory lasts")
 
     def to_chat(self) -> ChatRequest:
         """Return the chat that means the same. Raises InvalidRequestError."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import openai
 import pytest
+from structlog.testing import capture_logs
 
 from common.config import RouterConfig
 from pdserve.v1 import admin_pb2
@@ -167,3 +168,17 @@ async def test_a_failure_within_a_stream_is_said_in_it(tmp_path: Path) -> None:
         with pytest.raises(openai.APIError, match="the decode worker is gone"):
             async for _ in stream:
                 pass
+
+
+async def test_a_client_that_leaves_before_its_body_is_there_is_forgotten(
+    api: OpenAiStack,
+) -> None:
+    reader, writer = await asyncio.open_connection(HOST, api.http.base_url.port)
+    head = f"POST {TEXT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with capture_logs() as logs:
+        writer.write(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        assert (await api.http.post(TEXT, json=ASKED)).status_code == 200
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == []
