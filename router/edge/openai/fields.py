@@ -31,6 +31,15 @@ class NoEffect:
     why: str
 
 
+def _marked(marker: Unsupported | NoEffect) -> Callable[[dict[str, Any]], None]:
+    def describe(schema: dict[str, Any]) -> None:
+        what = "Refused" if isinstance(marker, Unsupported) else "No effect"
+        schema["description"] = f"{what}: {marker.why}"
+
+    setattr(describe, _KEY, marker)
+    return describe
+
+
 def refused(why: str, *neutral: object) -> Any:
     """Declare a field that is refused by name, except with one of the neutral values."""
     return Field(None, json_schema_extra=_marked(Unsupported(why, neutral)))
@@ -114,12 +123,3 @@ _BRANCHES = {"str", "int", "float", "bool", "dict", "list"}
 
 def _is_neutral(value: object, marker: Unsupported) -> bool:
     return any(type(value) is type(n) and value == n for n in marker.neutral)
-
-
-def _marked(marker: Unsupported | NoEffect) -> Callable[[dict[str, Any]], None]:
-    def describe(schema: dict[str, Any]) -> None:
-        what = "Refused" if isinstance(marker, Unsupported) else "No effect"
-        schema["description"] = f"{what}: {marker.why}"
-
-    setattr(describe, _KEY, marker)
-    return describe

@@ -173,7 +173,7 @@ async def test_a_failure_within_a_stream_is_said_in_it(tmp_path: Path) -> None:
 async def test_a_client_that_leaves_before_its_body_is_there_is_forgotten(
     api: OpenAiStack,
 ) -> None:
-    reader, writer = await asyncio.open_connection(HOST, api.http.base_url.port)
+    _, writer = await asyncio.open_connection(HOST, api.http.base_url.port)
     head = f"POST {TEXT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     with capture_logs() as logs:
         writer.write(f"{head}Content-Length: 100\r\n\r\n{{".encode())
