@@ -25,6 +25,7 @@ EVERY_KIND = {
     ),
     "logprobs": SamplingParams(temperature=0, max_tokens=4, logprobs=3, prompt_logprobs=2),
     "choices": SamplingParams(temperature=1, max_tokens=4, n=3, seed=7),
+    "bans": SamplingParams(temperature=0, max_tokens=4, bad_words=["the", "one, two"]),
     "a form": SamplingParams(
         temperature=0.7, max_tokens=6, structured_output=StructuredOutput(regex="[a-z ]{1,20}")
     ),
