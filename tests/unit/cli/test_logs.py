@@ -10,7 +10,14 @@ import pytest
 
 from tests.unit.cli.conftest import Run
 
-FOLLOW = "import sys; sys.argv[0] = 'pdserve'; from cli.main import main; main()"
+# with Ctrl-C as a terminal has it: a suite that runs in the background has it ignored
+FOLLOW = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv[0] = "pdserve"
+from cli.main import main
+main()
+"""
 
 
 @pytest.fixture
