@@ -18,10 +18,18 @@ from rich.table import Table
 from benchmarks.environment import describe, write_result
 from benchmarks.host_work import host_work
 from benchmarks.pdserve_server import first_token_after_start
-from benchmarks.timed_steps import CHUNK, CONTEXT, decode_ms, prefill_ms, prefilled, release
+from benchmarks.timed_steps import (
+    CHUNK,
+    CONTEXT,
+    build_warm,
+    decode_ms,
+    prefill_ms,
+    prefilled,
+    release,
+)
 from common.cache_dir import default_cache_dir
 from common.config import EngineConfig
-from common.engine.build import Engine, build_engine
+from common.engine.build import Engine
 from common.engine.weights.catalog import DEFAULT_ALIAS
 from common.engine.weights.progress import NoProgress
 from common.engine.weights.resolve import resolve_model
@@ -36,10 +44,10 @@ def main(repeats: Annotated[int, typer.Option(min=3, help="Samples per figure")]
     cores = int(str(describe()["cores"]))
     figures: dict[str, Figures] = {}
     for threads in sorted({1, cores}):
-        engine = build_engine(model_dir, EngineConfig(), threads)
+        engine = build_warm(model_dir, EngineConfig(), threads)
         figures[f"{threads} thread(s)"] = _measure_steps(engine, repeats)
-    figures["host work"] = host_work(build_engine(model_dir, EngineConfig(), cores), model_dir, 64)
-    figures["activation MiB"] = _measure_memory(build_engine(model_dir, EngineConfig(), cores))
+    figures["host work"] = host_work(build_warm(model_dir, EngineConfig(), cores), model_dir, 64)
+    figures["activation MiB"] = _measure_memory(build_warm(model_dir, EngineConfig(), cores))
     figures["server"] = _measure_start(model_dir)
     path = write_result("engine_step", figures)
     _print(console, figures)

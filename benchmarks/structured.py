@@ -16,9 +16,9 @@ from rich.progress import track
 
 from benchmarks.decode_engine import idle_credit
 from benchmarks.environment import describe, write_result
+from benchmarks.timed_steps import build_warm
 from common.cache_dir import default_cache_dir
 from common.config import EngineConfig, TransferConfig
-from common.engine.build import build_engine
 from common.engine.memory.kv_cache import kv_layout
 from common.engine.sampling.grammars import Grammars
 from common.engine.weights.catalog import DEFAULT_ALIAS
@@ -50,7 +50,7 @@ class _Bench:
 
     def __init__(self, model_dir: Path, num_threads: int) -> None:
         config = EngineConfig(max_num_seqs=_SEQUENCES, prefix_cache="off")
-        engine = build_engine(model_dir, config, num_threads)
+        engine = build_warm(model_dir, config, num_threads)
         layout, transport = kv_layout(engine.spec), InProcessTransport({})
         transfer = TransferConfig()
         credit = idle_credit(engine)

@@ -6,9 +6,8 @@ import sys
 from pathlib import Path
 from typing import cast
 
-from benchmarks.timed_steps import CONTEXT, as_prefilled, decode_again_ms, prefill_ms
+from benchmarks.timed_steps import CONTEXT, as_prefilled, build_warm, decode_again_ms, prefill_ms
 from common.config import EngineConfig, StoredDtype
-from common.engine.build import build_engine
 from common.telemetry.logs import configure_logs
 
 _KV_GIB = 0.6  # 32 sequences at CONTEXT, in float32
@@ -21,7 +20,7 @@ def main() -> None:
     configure_logs("warning", process="engine")
     dtype = cast(StoredDtype, sys.argv[2])
     config = EngineConfig(dtype=dtype, kv_cache_gib=_KV_GIB)
-    engine = build_engine(Path(sys.argv[1]), config, len(os.sched_getaffinity(0)))
+    engine = build_warm(Path(sys.argv[1]), config, len(os.sched_getaffinity(0)))
     sequences = [as_prefilled(engine, CONTEXT) for _ in range(_MOST)]
     # run once, so that no sample pays for the first touch of memory
     prefill_ms(engine, 512)

@@ -1,6 +1,7 @@
 """KV memory of one worker, and its exchange with the canonical wire layout."""
 
 from collections.abc import Callable
+from threading import Thread
 from typing import Literal
 
 import torch
@@ -40,10 +41,11 @@ class KVCache:
         self.keys, self.values = self.blocks.keys, self.blocks.values
         self._copies = DeviceCopies() if device.type == "cuda" else None
 
-    def take_memory(self) -> None:
-        """Have host memory taken from the system before it is used; return at once."""
-        if self.keys.device.type == "cpu":
-            take_in_background((self.keys, self.values))
+    def take_memory(self) -> Thread | None:
+        """Have host memory taken from the system before it is used; return the thread that does it."""
+        if self.keys.device.type != "cpu":
+            return None
+        return take_in_background((self.keys, self.values))
 
     @property
     def reads_overlap(self) -> bool:
