@@ -52,14 +52,14 @@ def read_access(path: Path) -> AccessList:
     """Parse an access file. Raises SetupError with the line's number, never with what it holds."""
     tokens: dict[bytes, Tenant] = {}
     names: dict[str, Tenant] = {}
-    read_lines("access file", path, lambda line: _read_line(line, tokens, names))
+    _read_lines(path, lambda line: _read_line(line, tokens, names))
     if not tokens and not names:
         remedy = "make one with `pdserve token create`"
         raise SetupError(f"access file {path} names nobody", remedy)
     return AccessList(tuple(tokens.items()), names)
 
 
-def read_lines(what: str, path: Path, take: Callable[[str], None]) -> None:
+def _read_lines(path: Path, take: Callable[[str], None]) -> None:
     """Give `take` every line that is neither blank nor a comment;
 
     `take` raises ValueError for a bad line.
@@ -69,15 +69,15 @@ def read_lines(what: str, path: Path, take: Callable[[str], None]) -> None:
     try:
         lines = path.read_text("utf-8").splitlines()
     except OSError as error:
-        raise SetupError(f"{what} {path} cannot be read: {error.strerror}") from error
+        raise SetupError(f"access file {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise SetupError(f"{what} {path} is not UTF-8 text") from error
+        raise SetupError(f"access file {path} is not UTF-8 text") from error
     for number, line in enumerate(lines, 1):
         if line.strip() and not line.lstrip().startswith("#"):
             try:
                 take(line)
             except ValueError as error:
-                raise SetupError(f"{what} {path} line {number}: {error}") from None
+                raise SetupError(f"access file {path} line {number}: {error}") from None
 
 
 def _read_line(line: str, tokens: dict[bytes, Tenant], names: dict[str, Tenant]) -> None:

@@ -4,6 +4,7 @@ gRPC buffers a few megabytes for such a client; then writing blocks, and the lim
 """
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any
 
 import grpc
@@ -17,8 +18,13 @@ async def write(
     context: grpc.aio.ServicerContext[Any, Any], message: object, within_s: float
 ) -> None:
     """Send a message of a stream. Raises OverloadedError when it is not taken in time."""
+    await deliver(context.write(message), within_s)
+
+
+async def deliver(sending: Awaitable[None], within_s: float) -> None:
+    """Wait for a client to take what is sent. Raises OverloadedError when it does not in time."""
     try:
         async with asyncio.timeout(within_s):
-            await context.write(message)
+            await sending
     except TimeoutError:
         raise error_from_reason(Reason.SLOW_CONSUMER, SLOW_CLIENT) from None

@@ -35,11 +35,9 @@ class Tokenizer:
         """Read the files. Raises SetupError with the name of a file that cannot be read."""
         self._file = str(model_dir / "tokenizer.json")
         try:
-            self._fast = FastTokenizer.from_file(self._file)
+            self._fast = _read_fast(self._file)
         except Exception as error:  # the Rust library raises bare Exception
             raise SetupError(f"{model_dir}/tokenizer.json cannot be read: {error}") from error
-        self._fast.no_padding()
-        self._fast.no_truncation()
         file = _read_json(model_dir / "tokenizer.json")
         self._bound = find_bound(file)
         self._to_bytes = find_token_bytes(file.get("decoder"))
@@ -74,11 +72,7 @@ class Tokenizer:
         return self.encode_rendered(self.render_chat(messages))
 
     def encode_rendered(self, text: str) -> list[int]:
-        """Return the token ids of a text that `render_chat` made."""
-        return self._encode(text, add_special_tokens=False)
-
-    def encode_plain(self, text: str) -> list[int]:
-        """Token ids of a raw prompt, without the special tokens that the tokenizer adds."""
+        """Return the token ids of a text, without special tokens that the tokenizer would add."""
         return self._encode(text, add_special_tokens=False)
 
     def encode_chat_text(self, text: str) -> list[int]:
@@ -144,9 +138,7 @@ class Tokenizer:
     @cached_property
     def _literal(self) -> FastTokenizer:
         """A tokenizer of its own: the switch is one for all threads that encode."""
-        fast = FastTokenizer.from_file(self._file)
-        fast.no_padding()
-        fast.no_truncation()
+        fast = _read_fast(self._file)
         fast.encode_special_tokens = True
         return fast
 
@@ -155,6 +147,13 @@ class Tokenizer:
         (encoding,) = self._fast.encode_batch([text], add_special_tokens=add_special_tokens)
         ids: list[int] = encoding.ids
         return ids
+
+
+def _read_fast(file: str) -> FastTokenizer:
+    fast = FastTokenizer.from_file(file)
+    fast.no_padding()
+    fast.no_truncation()
+    return fast
 
 
 def _read_json(path: Path) -> dict[str, object]:

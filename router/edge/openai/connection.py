@@ -7,12 +7,11 @@ from typing import Any, TypeVar
 
 from starlette.types import Message, Receive, Scope, Send
 
-from common.rpc.status import error_from_reason
 from common.telemetry.logs import get_logger
 from pdserve.errors import InternalError, Reason, RequestError
 from router.edge.openai.answers import Json
 from router.edge.openai.errors import to_answer
-from router.workers.unread import SLOW_CLIENT
+from router.edge.slow_client import deliver
 
 _LOOK_AGAIN_S = 1.0
 _HEADERS = [
@@ -98,11 +97,7 @@ class EventStream:
 
     async def _write(self, send: Send, body: bytes, *, more: bool = True) -> None:
         message: Message = {"type": "http.response.body", "body": body, "more_body": more}
-        try:
-            async with asyncio.timeout(self._slow_client_s):
-                await send(message)
-        except TimeoutError:
-            raise error_from_reason(Reason.SLOW_CONSUMER, SLOW_CLIENT) from None
+        await deliver(send(message), self._slow_client_s)
 
     async def _fail(self, send: Send, error: Exception) -> None:
         """Say in the stream how it failed; its status is sent already."""

@@ -65,7 +65,7 @@ def text_prompt(
     if not prompt:
         return Prompt("", ())
     _check_length(prompt, tokenizer, limits, keep)
-    encode = tokenizer.encode if add_special_tokens else tokenizer.encode_plain
+    encode = tokenizer.encode if add_special_tokens else tokenizer.encode_rendered
     return _kept(prompt, tuple(encode(prompt)), keep)
 
 
