@@ -82,10 +82,10 @@ def to_status(error: RequestError) -> grpc.Status:
             field=error.field, description=shown
         )
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
-    retry_after_s = _retry_after_s(error)
-    if retry_after_s is not None:
+    delay_s = retry_after_s(error)
+    if delay_s is not None:
         delay = duration_pb2.Duration()
-        delay.FromMilliseconds(round(retry_after_s * 1000))
+        delay.FromMilliseconds(round(delay_s * 1000))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     packed = [any_pb2.Any() for _ in details]
     for target, detail in zip(packed, details, strict=True):
@@ -93,12 +93,12 @@ def to_status(error: RequestError) -> grpc.Status:
     code = _CODES.get(type(error), code_pb2.INTERNAL)
     message = f"{error.field}: {shown}" if error.field else shown
     status = rpc_status.to_status(status_pb2.Status(code=code, message=message, details=packed))
-    return status if retry_after_s is None else _push_back(status, error.reason, retry_after_s)
+    return status if delay_s is None else _push_back(status, error.reason, delay_s)
 
 
-def _push_back(status: grpc.Status, reason: Reason, retry_after_s: float) -> grpc.Status:
-    is_soon = retry_after_s <= _MAX_PUSHBACK_S and reason not in _IN_VAIN
-    pushback = str(round(retry_after_s * 1000)) if is_soon else "-1"
+def _push_back(status: grpc.Status, reason: Reason, delay_s: float) -> grpc.Status:
+    is_soon = delay_s <= _MAX_PUSHBACK_S and reason not in _IN_VAIN
+    pushback = str(round(delay_s * 1000)) if is_soon else "-1"
     return _Refusal(status.code, status.details, (*status.trailing_metadata, (_PUSHBACK, pushback)))
 
 
@@ -108,7 +108,8 @@ def _shorten(message: str) -> str:
     return message if start == message else f"{start}..."
 
 
-def _retry_after_s(error: RequestError) -> float | None:
+def retry_after_s(error: RequestError) -> float | None:
+    """Return the seconds after which a refused client may come again; None where that is no help."""
     if isinstance(error, OverloadedError):
         return error.retry_after_s
     return _UNAVAILABLE_RETRY_S if isinstance(error, UnavailableError) else None

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from common.rpc.status import retry_after_s
 from pdserve.errors import (
     DuplicateRequestError,
     InvalidRequestError,
@@ -20,7 +21,6 @@ from pdserve.errors import (
 from router.edge.openai.answers import Json
 
 _MAX_MESSAGE_CHARS = 1024
-_UNAVAILABLE_RETRY_S = 1.0
 _INVALID = "invalid_request_error"
 # status, type and code of each kind of error; the code may be told more exactly by the reason
 _KINDS: dict[type[RequestError], tuple[int, str, str]] = {
@@ -88,10 +88,7 @@ def param_of(field: str | None) -> str | None:
 
 
 def _headers(error: RequestError) -> dict[str, str]:
-    if isinstance(error, OverloadedError):
-        return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
-    if isinstance(error, UnavailableError):
-        return {"Retry-After": str(math.ceil(_UNAVAILABLE_RETRY_S))}
     if isinstance(error, UnauthenticatedError):
         return {"WWW-Authenticate": "Bearer"}
-    return {}
+    delay_s = retry_after_s(error)
+    return {} if delay_s is None else {"Retry-After": str(max(1, math.ceil(delay_s)))}
