@@ -121,7 +121,7 @@ class DecodeAdmission:
                 return False
             keep_free = self.watermark_blocks if self._pool.num_held else 0
             if self.can_admit(seq, running, arriving) and self._prefix.reserve(
-                seq, seq.num_prompt_tokens + 1, keep_free=keep_free
+                seq, seq.num_given_tokens + 1, keep_free=keep_free
             ):
                 return True
             self._refused.append(seq)
