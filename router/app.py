@@ -99,7 +99,8 @@ class Router:
         self._ledgers = BlockLedgers(self._pool, self._work_ids)
         self._resumables = Resumables(config)
         self._metrics = RouterMetrics(self._admission, self._pool.views)
-        self._health = HealthReport(self._state.can_serve)
+        self._services = [*_SERVICES]
+        self._health = HealthReport(self._state.can_serve, self._services)
         self._server = grpc.aio.server(
             interceptors=self._security.interceptors(), options=SERVER_OPTIONS
         )
@@ -108,7 +109,6 @@ class Router:
         self._watching: list[asyncio.Task[None]] = []
         self._http: HttpServer | None = None
         self._grammars: GrammarChecker | None = None
-        self._services = [*_SERVICES]
 
     async def start(self, host: str, grpc_port: int, http_port: int, timeout_s: float) -> int:
         """Connect to the workers, then serve. Return the gRPC port. Raises SetupError."""
@@ -121,11 +121,11 @@ class Router:
         watches = (
             self._security.watch(),
             self._outage.watch(),
-            self._health.follow(self._services),
+            self._health.follow(),
         )
         self._watching = [asyncio.create_task(watch) for watch in watches]
         self._http.start()
-        await self._health.report(self._services)
+        await self._health.report()
         return port
 
     async def serve_openai(self, host: str, port: int) -> int:
@@ -150,7 +150,7 @@ class Router:
     async def stop(self, drain_timeout_s: float) -> None:
         """Refuse new requests, give running ones `drain_timeout_s` seconds to end, then disconnect."""
         self._admission.drain()
-        await self._health.report(self._services)
+        await self._health.report()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_timeout_s):
                 while self._admission.num_in_flight:

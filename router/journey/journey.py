@@ -92,7 +92,7 @@ class Journeys:
             while True:
                 output = await choice.stream.next()
                 if output.failure:
-                    progress.decision = await self._relocation.move(request, choice, output.failure)
+                    progress.move(await self._relocation.move(request, choice, output.failure))
                     continue
                 delta = progress.advance(output)
                 request.note_output(choice, delta.token_ids)

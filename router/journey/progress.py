@@ -52,6 +52,7 @@ class Progress:
     submitted_s: float
     text: OutputText
     metrics: RouterMetrics
+    has_moved: bool = False
     num_tokens: int = 0
     first_token_s: float = 0.0
     last_token_s: float = 0.0
@@ -91,10 +92,16 @@ class Progress:
             self.metrics.itl.observe(now_s - self.last_token_s)
         self.last_token_s = now_s
 
+    def move(self, decision: Decision) -> None:
+        """Note that the next tokens come from other workers."""
+        self.decision = decision
+        self.has_moved = True
+
     def _note_timings(self, timings: WorkTimings) -> None:
-        # after a move the worker counts the output so far among the tokens that it had to have
-        num_cached = min(timings.num_cached_tokens, len(self.job.prompt_token_ids))
-        self.timings = replace(timings, num_cached_tokens=num_cached)
+        if self.has_moved:  # the worker counts the output so far among the tokens that it needed
+            num_cached = min(timings.num_cached_tokens, len(self.job.prompt_token_ids))
+            timings = replace(timings, num_cached_tokens=num_cached)
+        self.timings = timings
 
     def _summarize(self, reason: FinishReason) -> Summary:
         summary = Summary(
