@@ -22,11 +22,12 @@ def load_report(
     counters.preemptions = preemption.num_swapped + preemption.num_recomputed
     counters.swaps = preemption.num_swapped
     backlog_tokens = scheduler.num_waiting_tokens
+    num_pulled_tokens = admission.num_pulled_tokens + inbox.num_missing_tokens
     return counters.to_load(
         engine,
         len(scheduler.running),
-        admission.num_waiting + len(inbox.pulls),
-        backlog_tokens + admission.to_pull.num_tokens + inbox.num_missing_tokens,
+        len(admission.waiting) + len(inbox.pulls),
+        backlog_tokens + num_pulled_tokens,
         backlog_tokens,
         inbox.credit.total_bytes,
         inbox.credit.demand_bytes,
