@@ -9,7 +9,7 @@ class Relay:
     """Relay that passes bytes on, both ways, while no test breaks it."""
 
     def __init__(self, host: str, port: int) -> None:
-        self._target = (host, port)
+        self.target = (host, port)
         self._writers: list[asyncio.StreamWriter] = []
         self._to_server, self._to_client = asyncio.Event(), asyncio.Event()
         self.num_accepted = 0
@@ -20,6 +20,11 @@ class Relay:
         for writer in self._writers:
             writer.transport.abort()
         self._writers.clear()
+
+    def redirect(self, address: str) -> None:
+        """Serve new connections from another server."""
+        host, _, port = address.rpartition(":")
+        self.target = (host, int(port))
 
     def freeze(self, *, to_server: bool = True, to_client: bool = True) -> None:
         """Pass nothing on in these directions, also on new connections, until `heal`."""
@@ -38,7 +43,7 @@ class Relay:
         self.num_accepted += 1
         self._writers.append(writer)
         try:
-            to_reader, to_writer = await asyncio.open_connection(*self._target)
+            to_reader, to_writer = await asyncio.open_connection(*self.target)
         except OSError:
             writer.transport.abort()
             return
