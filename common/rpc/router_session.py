@@ -41,7 +41,7 @@ class RouterSession:
         self._loop = asyncio.get_running_loop()
         self._kept: dict[str, KeptOutputs] = {}
         self._listener: Listener | None = None
-        self._stream_number = 0
+        self._stream_number = -1  # of the latest stream
         self._lease: asyncio.TimerHandle | None = None
         self._unsubscribe: Callable[[], None] | None = worker.subscribe(self._hear)
 

@@ -110,7 +110,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
             if connection.has_ended:
                 return  # what comes late on a stream that another one has replaced
             if connection.session is None:
-                if not self._attach(message.attach, connection):
+                if not (message.HasField("attach") and self._attach(message.attach, connection)):
                     return
             elif message.HasField("leave"):
                 connection.session.end()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from enum import Enum
 
 import grpc
 
@@ -9,6 +10,7 @@ from common.rpc.channel import CLIENT_OPTIONS
 from pdserve.v1 import worker_pb2, worker_pb2_grpc
 
 _Request = worker_pb2.ConnectRequest
+_NONSENSE = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNKNOWN)
 
 
 class Conversation:
@@ -62,9 +64,21 @@ class Conversation:
             yield message
 
 
-def is_refused(error: Exception) -> bool:
-    """Return True if no process listens at the worker's address."""
-    return isinstance(error, grpc.aio.AioRpcError) and "Connection refused" in str(error.details())
+class Fault(Enum):
+    """What an error says about the worker."""
+
+    BREAK = "the connection broke, or never came about; the worker may live"
+    REFUSED = "no process listens at the worker's address"
+    NONSENSE = "a message cannot be read or is too large, and would be so again"
+
+
+def fault_of(error: Exception) -> Fault:
+    """Return what the end of a conversation says about the worker."""
+    if isinstance(error, TimeoutError):
+        return Fault.BREAK
+    if not isinstance(error, grpc.aio.AioRpcError) or error.code() in _NONSENSE:
+        return Fault.NONSENSE
+    return Fault.REFUSED if "Connection refused" in str(error.details()) else Fault.BREAK
 
 
 def brief(error: Exception) -> str:

@@ -10,7 +10,7 @@
    worker sends what they lack. Open questions get an error.
 6. Every stream gets a WORKER_LOST failure when the worker is given up. It died if its address
    refuses connections, or answers as another incarnation. It is also given up when it was silent
-   for too long (silence.py), connected or not.
+   for too long (silence.py), connected or not, or says what cannot be read.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from pdserve.errors import PdserveError, Reason, UnavailableError
 from pdserve.v1 import ledger_pb2, worker_pb2
 from router.routing.prefix_index import PrefixIndex
 from router.workers import messages
-from router.workers.conversation import Conversation, brief, is_refused
+from router.workers.conversation import Conversation, Fault, brief, fault_of
 from router.workers.open_work import OpenWork
 from router.workers.questions import Questions
 from router.workers.silence import TICK_S, Silence
@@ -147,8 +147,8 @@ class WorkerLink:
                 self._miss("the worker ended the stream")
             except Exception as error:  # also a peer's nonsense: the streams must learn of the loss
                 self._miss(brief(error))
-                if is_refused(error):
-                    self._lose(_DIED)
+                if (fault := fault_of(error)) is not Fault.BREAK:
+                    self._lose(_DIED if fault is Fault.REFUSED else _GIVEN_UP)
             failures = 0 if self.is_connected else failures + 1
             self._disconnect()
             await asyncio.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])

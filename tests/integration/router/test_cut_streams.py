@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,13 @@ from common.rpc.worker_host import WorkerHost
 from common.rpc.worker_service import LEASE_S
 from pdserve.errors import Reason, UnavailableError
 from pdserve.v1 import admin_pb2, inference_pb2
-from tests.integration.support.in_process_workers import CHUNKS_OF_16, Workers, held, until
+from tests.integration.support.in_process_workers import (
+    CHUNKS_OF_16,
+    Worker,
+    Workers,
+    held,
+    until,
+)
 from tests.integration.support.router_stack import ALWAYS_PREFILL, HOST, Stack, routing
 from tests.integration.support.tcp_relay import Relay, relaying
 from tests.patience import WITHIN_S
@@ -60,7 +67,7 @@ class Rig:
     async def none_held(self) -> None:
         """Wait until no worker holds a block."""
         for worker in (self.workers.decode, self.workers.prefill):
-            await asyncio.to_thread(until, lambda worker=worker: not held(worker), "free")
+            await asyncio.to_thread(until, partial(_is_free, worker), "free")
 
 
 @asynccontextmanager
@@ -77,6 +84,10 @@ async def behind_relay(folder: Path, lease_s: float) -> AsyncIterator[Rig]:
             yield Rig(stack, workers, relay)
         for host in (decode, prefill):
             await asyncio.to_thread(host.stop, WITHIN_S)
+
+
+def _is_free(worker: Worker) -> bool:
+    return not held(worker)
 
 
 def seen(parts: Parts) -> tuple[str, list[int], list[object]]:

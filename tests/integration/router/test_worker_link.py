@@ -1,75 +1,28 @@
 """A link to a worker over a network that breaks: cut, frozen, one-way, healed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from structlog.testing import capture_logs
 
-from common.messages import SamplingParams, WorkFailure, WorkRequest
+from common.rpc.channel import MAX_MESSAGE_BYTES
 from common.rpc.worker_host import WorkerHost
 from pdserve.errors import Reason
-from router.workers.link import WorkerLink
 from router.workers.work_stream import WorkStream
+from tests.integration.support.linked_worker import (
+    Rig,
+    direct,
+    failure_of,
+    linked,
+    request,
+    text_of,
+    until,
+)
 from tests.integration.support.router_stack import HOST
 from tests.integration.support.scripted_worker import ScriptedWorker
-from tests.integration.support.tcp_relay import Relay, relaying
 from tests.patience import WITHIN_S
-
-NEVER_S = 3600.0
-
-
-@dataclass(slots=True)
-class Rig:
-    """A worker, a relay in front of it, and a router's link through the relay."""
-
-    worker: ScriptedWorker
-    host: WorkerHost
-    relay: Relay
-    link: WorkerLink
-
-    def submit(self, name: str) -> WorkStream:
-        """Submit a request of this name; return its stream."""
-        stream = WorkStream(name, max_unread_tokens=10**6)
-        self.link.submit(request(name), stream)
-        return stream
-
-    async def arrival(self, number: int = 1) -> None:
-        """Wait until the worker has got so many requests."""
-        await asyncio.to_thread(self.worker.wait_for_request, number)
-
-    async def idle(self) -> None:
-        """Wait until the worker has no request."""
-        await asyncio.to_thread(self.worker.wait, lambda worker: not worker.live)
-
-    async def cut(self) -> None:
-        """Cut the connection; return when the link has noticed."""
-        self.relay.lose()
-        await until(lambda: not self.link.is_connected)
-
-    async def connected(self) -> None:
-        """Wait until the link is connected."""
-        await until(lambda: self.link.is_connected)
-
-
-@asynccontextmanager
-async def linked(lease_s: float = NEVER_S) -> AsyncIterator[Rig]:
-    worker = ScriptedWorker()
-    host = WorkerHost(worker, HOST, lease_s=lease_s)
-    try:
-        async with relaying(host.start()) as (address, relay):
-            link = WorkerLink(address, lambda _: None, "me")
-            link.start()
-            try:
-                await until(lambda: link.is_connected)
-                yield Rig(worker, host, relay, link)
-            finally:
-                relay.heal()
-                await link.close()
-    finally:
-        await asyncio.to_thread(host.stop, WITHIN_S)
 
 
 @pytest.fixture
@@ -77,37 +30,6 @@ async def rig() -> AsyncIterator[Rig]:
     """Yield a rig whose worker keeps requests for ever."""
     async with linked() as rig:
         yield rig
-
-
-def request(name: str) -> WorkRequest:
-    return WorkRequest(name, 1, (1, 2), SamplingParams(0.0, 0, 100))
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(WITHIN_S):
-        while not is_so():
-            await asyncio.sleep(0.002)
-
-
-async def text_of(stream: WorkStream) -> str:
-    """Read a stream to its end; check that each output begins where the last one ended."""
-    text = ""
-    async with asyncio.timeout(WITHIN_S):
-        while True:
-            output = await stream.next()
-            assert output.failure is None, output.failure
-            assert output.index == len(text)
-            text += bytes(output.token_ids).decode()
-            if output.finish_reason:
-                return text
-
-
-async def failure_of(stream: WorkStream) -> WorkFailure:
-    """Return the failure with which a stream ends."""
-    async with asyncio.timeout(WITHIN_S):
-        while (failure := (await stream.next()).failure) is None:
-            pass
-    return failure
 
 
 async def test_a_cut_in_the_middle_of_eight_streams_loses_and_doubles_nothing(rig: Rig) -> None:
@@ -256,12 +178,22 @@ async def test_a_router_that_is_not_heard_gives_the_worker_up_too(rig: Rig) -> N
 
 
 async def test_a_refused_connection_is_a_death_at_once(rig: Rig) -> None:
-    async with _direct(rig) as link:
+    async with direct(rig) as link:
         stream = WorkStream("r", 100)
         link.submit(request("r"), stream)
         await asyncio.to_thread(rig.host.stop, WITHIN_S)
         failure = await failure_of(stream)
         assert (failure.reason, failure.is_death) == (Reason.WORKER_LOST, True)
+
+
+async def test_a_message_that_is_too_large_ends_the_streams_and_comes_once(rig: Rig) -> None:
+    stream = rig.submit("r")
+    await rig.arrival()
+    rig.worker.say(rig.worker.requests[0], "x" * (MAX_MESSAGE_BYTES + 1))
+    failure = await failure_of(stream)
+    assert (failure.reason, failure.is_death) == (Reason.WORKER_LOST, False)
+    await rig.idle()
+    await rig.connected()
 
 
 async def test_another_incarnation_is_a_death_and_gets_none_of_the_old_work(rig: Rig) -> None:
@@ -286,7 +218,7 @@ async def test_another_incarnation_is_a_death_and_gets_none_of_the_old_work(rig:
 async def test_another_router_s_connection_takes_nothing(rig: Rig) -> None:
     stream = rig.submit("r")
     await rig.arrival()
-    async with _direct(rig, "another"):
+    async with direct(rig, "another"):
         rig.relay.freeze()
         await rig.cut()
         rig.worker.say(rig.worker.requests[0], "x", ends=True)
@@ -307,14 +239,3 @@ async def test_a_loss_and_a_return_are_one_line_each_with_the_worker_s_name(rig:
         ("worker_lost", "decode-0"),
         ("worker_back", "decode-0"),
     ]
-
-
-@asynccontextmanager
-async def _direct(rig: Rig, router_id: str = "direct") -> AsyncIterator[WorkerLink]:
-    """Yield a connected link that passes by the relay."""
-    host, port = rig.relay.target
-    link = WorkerLink(f"{host}:{port}", lambda _: None, router_id)
-    link.start()
-    await until(lambda: link.is_connected)
-    yield link
-    await link.close()
