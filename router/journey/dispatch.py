@@ -25,8 +25,8 @@ from router.journey.placement import Placement
 from router.journey.work_ids import WorkIds, attempt_name, choice_names
 from router.journey.work_requests import make_work_request
 from router.routing.policy import Decision
-from router.workers.link import WorkStream
 from router.workers.outage import Outage
+from router.workers.work_stream import WorkStream
 
 
 class Dispatcher:

@@ -8,9 +8,9 @@ from typing import Any, NoReturn
 
 import grpc
 from grpc.aio import Metadata
-from router.workers.conversation import Conversation
 
 from pdserve.v1 import worker_pb2
+from router.workers.conversation import Conversation
 from tests.simulation.sim_worker import SimProcess
 
 LATENCY_S = 0.001

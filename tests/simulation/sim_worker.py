@@ -193,7 +193,7 @@ class SimProcess:
         self.source: PrefillSource | None = None
         spec = WorkerSpec(
             name=name,
-            role=str(role),  # type: ignore[arg-type]
+            role=str(role),
             model_dir=Path("."),
             model_name="hash",
             namespace="simulated",

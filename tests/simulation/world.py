@@ -1,4 +1,4 @@
-"""A simulated deployment: the router's request path, workers and the network between, and a plan of faults."""
+"""A simulated deployment: the router's request path, workers, the network between, a plan of faults."""
 
 import asyncio
 import random
@@ -95,7 +95,7 @@ class World:
         for name in names:
             self._start(name)
         config = RouterConfig(
-            policy=plan.policy,  # type: ignore[arg-type]
+            policy=plan.policy,
             max_outage_s=300.0,
             max_worker_deaths=1000,
         )

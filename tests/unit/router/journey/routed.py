@@ -1,7 +1,6 @@
 """A dispatcher over two links, with all that it holds; the test plays their workers. No sockets."""
 
 import asyncio
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -82,7 +81,7 @@ class Routed:
         """Let a worker connect, or introduce itself anew."""
         link.info = WorkerInfo(link.address, role, 1, link.address, "tiny", 512, 259, profile)
         link.load = WorkerLoad(blocks_total=64, blocks_free=64, block_size=16)
-        link.is_connected, link._last_heard_s = True, math.inf
+        link.is_connected = True
 
     def journeys(self, model_dir: Path) -> Journeys:
         """Make journeys with the folder's tokenizer."""
@@ -136,7 +135,7 @@ class Routed:
 
 def take_messages(link: WorkerLink) -> list[worker_pb2.ConnectRequest]:
     """Take what a worker was sent."""
-    queue, found = link._outgoing, list[worker_pb2.ConnectRequest]()
+    queue, found = link._conversation._outgoing, list[worker_pb2.ConnectRequest]()
     while not queue.empty():
         if (message := queue.get_nowait()) is not None:
             found.append(message)

@@ -47,8 +47,7 @@ def lose(world: World, link: WorkerLink, failure: WorkFailure = DIED) -> None:
     """Let a worker die, as its link would tell."""
     link.is_connected = False
     world.routed.outage.look()
-    for stream in [*link._streams.values()]:
-        link._hand_out(SequenceOutput(stream.request_id, 0, failure=failure))
+    link._work.fail(failure)
 
 
 def text_of(deltas: list[Delta]) -> str:
