@@ -19,9 +19,11 @@ _STATES = {
     admin_pb2.WORKER_STATE_STALLED: "stalled",
     admin_pb2.WORKER_STATE_UNREACHABLE: "unreachable",
     admin_pb2.WORKER_STATE_DRAINING: "draining",
+    admin_pb2.WORKER_STATE_RESTARTING: "restarting",
+    admin_pb2.WORKER_STATE_RETIRED: "retired",
 }
 
-_COLORS = {"ready": "green", "draining": "yellow"}
+_COLORS = {"ready": "green", "draining": "yellow", "restarting": "yellow"}
 
 
 def command(
@@ -72,6 +74,7 @@ def _worker_dict(worker: admin_pb2.WorkerStatus) -> dict[str, object]:
         "address": worker.address,
         "dtype": worker.dtype,
         "dtype_reason": worker.dtype_reason,
+        "note": worker.note,
         "sequences": {"running": load.num_running, "waiting": load.num_waiting},
         "blocks": {
             "total": load.blocks_total,
@@ -131,3 +134,6 @@ def _print_tables(response: admin_pb2.StatusResponse) -> None:
             str(load.output_tokens),
         )
     console.print(table)
+    for worker in response.workers:
+        if worker.note:
+            console.print(f"{worker.name}: {worker.note}", highlight=False, markup=False)

@@ -132,6 +132,9 @@ class RouterConfig(_Frozen):
     stalled_after_s: float = Field(
         10.0, gt=0, description="No step for so long, with work: stalled"
     )
+    watchdog_s: float = Field(
+        20.0, gt=0, description="No answer, or no step with work, for so long: killed and restarted"
+    )
     slow_client_s: float = Field(
         10.0, gt=0, description="The longest that a client may not take a message"
     )

@@ -55,6 +55,8 @@ from router.journey.work_ids import WorkIds
 from router.routing.policy import make_policy
 from router.scaling.fleet import FixedFleet, Fleet
 from router.scaling.scaler import Scaler
+from router.scaling.watchdog import Watchdog
+from router.workers.membership import Membership
 from router.workers.pool import WorkerPool
 
 _POLL_S = 0.02
@@ -87,7 +89,8 @@ class Router:
         self._tokenizer = Tokenizer(model_dir)
         self._defaults = choose_sampling_defaults(model_dir, config.generation_config)
         self._pool = WorkerPool(worker_addresses, config, cluster_token)
-        self._scaler = Scaler(self._pool, fleet or FixedFleet())
+        self._fleet = fleet or FixedFleet()
+        self._scaler = Scaler(self._pool, self._fleet)
         self._admission = Admission(config)
         self._state = RouterState(self._admission, self._pool)
         self._decisions = DecisionLog()
@@ -101,7 +104,7 @@ class Router:
         )
         self._openai_pages: OpenAiPages | None = None
         self._openai: OpenAiServer | None = None
-        self._watching: asyncio.Task[None] | None = None
+        self._watching: list[asyncio.Task[None]] = []
         self._http: HttpServer | None = None
         self._grammars: GrammarChecker | None = None
         self._services = [*_SERVICES]
@@ -114,7 +117,9 @@ class Router:
         await self._pool.wait_ready(timeout_s)
         self._add_services()
         await self._server.start()
-        self._watching = asyncio.create_task(self._security.watch())
+        watchdog = Watchdog(self._pool, self._fleet, self._config.watchdog_s)
+        watches = (self._security.watch(), watchdog.run())
+        self._watching = [asyncio.create_task(watch) for watch in watches]
         self._http.start()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         return port
@@ -138,6 +143,10 @@ class Router:
         """Identity of a decode worker, once started: all workers have its model, dtype and limits."""
         return next(view.info for view in self._pool.views() if view.info.role == Role.DECODE)
 
+    def follow(self, membership: Membership) -> None:
+        """Run WorkerPool.follow; for the owner of the workers."""
+        self._pool.follow(membership)
+
     async def stop(self, drain_timeout_s: float) -> None:
         """Refuse new requests, give running ones `drain_timeout_s` seconds to end, then disconnect."""
         self._admission.drain()
@@ -151,8 +160,8 @@ class Router:
         await self._server.stop(grace=last_words_s)
         if self._openai is not None:
             await self._openai.stop(last_words_s)
-        if self._watching is not None:
-            self._watching.cancel()
+        for watching in self._watching:
+            watching.cancel()
         await self._scaler.close()
         await self._resumables.close()
         await self._pool.close()
