@@ -5,6 +5,7 @@ within milliseconds of the process's death. Code that stops a worker must forget
 """
 
 import threading
+from collections.abc import Callable
 
 import ray
 from ray.exceptions import RayError
@@ -16,9 +17,13 @@ _POLL_S = 0.5
 
 
 class DeathWatch:
-    """Watcher of the serving workers, in a thread of its own."""
+    """Watcher of the serving workers, in a thread of its own.
 
-    def __init__(self) -> None:
+    `on_death` is called in that thread, before the death is examined: that may take seconds.
+    """
+
+    def __init__(self, on_death: Callable[[Launched], None]) -> None:
+        self._on_death = on_death
         self._watched: dict[str, tuple[Launched, ray.ObjectRef[None]]] = {}
         self._is_closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="death-watch", daemon=True)
@@ -41,22 +46,26 @@ class DeathWatch:
             self._thread.join()
 
     def _run(self) -> None:
-        while not self._is_closed.wait(_POLL_S):
+        while not self._is_closed.is_set():
             watched = list(self._watched.values())
-            ended = _ended([call for _, call in watched])
-            for worker, call in watched:
-                if call in ended and self._watched.pop(worker.name, None) is not None:
+            ended = self._wait([call for _, call in watched])
+            for entry in watched:
+                worker, call = entry
+                if call in ended and self._watched.get(worker.name) is entry:
+                    self.forget(worker.name)
+                    self._on_death(worker)
                     _say_how(worker, call)
 
-
-def _ended(calls: "list[ray.ObjectRef[None]]") -> "list[ray.ObjectRef[None]]":
-    if not calls:
+    def _wait(self, calls: "list[ray.ObjectRef[None]]") -> "list[ray.ObjectRef[None]]":
+        """Return the calls that have ended, as soon as one has; an empty list after _POLL_S."""
+        try:
+            if calls:
+                ended: list[ray.ObjectRef[None]] = ray.wait(calls, timeout=_POLL_S)[0]
+                return ended
+        except RayError:  # Ray itself is gone; its end is reported elsewhere
+            pass
+        self._is_closed.wait(_POLL_S)
         return []
-    try:
-        ended: list[ray.ObjectRef[None]] = ray.wait(calls, num_returns=len(calls), timeout=0)[0]
-    except RayError:  # Ray itself is gone; its end is reported elsewhere
-        return []
-    return ended
 
 
 def _say_how(worker: Launched, call: "ray.ObjectRef[None]") -> None:

@@ -11,11 +11,13 @@ from common.config import ServeConfig
 from common.telemetry.logs import configure_logs
 from deploy.deployment import Deployment
 from deploy.fleet import DeploymentFleet
+from deploy.membership_feed import MembershipFeed
 from deploy.starting import StartReport
 from pdserve.errors import SetupError
 from router.access.server_security import ServerSecurity
 from router.app import Router
 from router.edge.http import check_port
+from router.workers.membership import Membership
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +45,20 @@ async def running(
     """Run a deployment with its router; stop everything on exit, even after an error."""
     security = _make_security(config)
     deployment = Deployment(config, model_name, model_dir)
-    router = None
+    router = feed = None
     try:
-        addresses = await _start(deployment, report)
+        membership = await _start(deployment, report)
         report.now("connecting the router")
-        fleet = DeploymentFleet(deployment)
+        fleet = DeploymentFleet(deployment.supervisor)
         token = deployment.cluster_token
         settings = config.router_settings
+        addresses = [member.address for member in membership.members]
         router = Router(model_name, model_dir, addresses, settings, fleet, security, token)
         grpc_port = await router.start(
             config.grpc_host, config.grpc_port, config.http_port, config.start_timeout_s
         )
+        feed = MembershipFeed(deployment.supervisor.await_change, router.follow)
+        feed.start()
         endpoints = _endpoints_of(router, config.grpc_host, grpc_port)
         if config.openai_port is not None:
             openai_port = await router.serve_openai(config.grpc_host, config.openai_port)
@@ -62,7 +67,9 @@ async def running(
     finally:
         if router is not None:
             await router.stop(config.drain_timeout_s)
-        deployment.abort()  # gives up a change of the workers that still runs
+        if feed is not None:
+            await feed.close()
+        deployment.supervisor.abort()  # gives up a change of the workers that still runs
         await asyncio.to_thread(deployment.stop)
 
 
@@ -91,13 +98,13 @@ def _make_security(config: ServeConfig) -> ServerSecurity:
     return security
 
 
-async def _start(deployment: Deployment, report: StartReport) -> list[str]:
+async def _start(deployment: Deployment, report: StartReport) -> Membership:
     """Start in a thread; a cancellation waits until the thread has ended."""
     starting = asyncio.ensure_future(asyncio.to_thread(deployment.start, report))
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
-        deployment.abort()
+        deployment.supervisor.abort()
         with contextlib.suppress(SetupError):
             await starting
         raise
