@@ -10,8 +10,8 @@ from collections.abc import Callable
 import ray
 from ray.exceptions import RayError
 
-from common.telemetry.logs import get_logger
 from deploy.launched import Launched
+from deploy.news import Tell, make_event
 
 _POLL_S = 0.5
 
@@ -22,8 +22,9 @@ class DeathWatch:
     `on_death` is called in that thread, before the death is examined: that may take seconds.
     """
 
-    def __init__(self, on_death: Callable[[Launched], None]) -> None:
+    def __init__(self, on_death: Callable[[Launched], None], tell: Tell) -> None:
         self._on_death = on_death
+        self._tell = tell
         self._watched: dict[str, tuple[Launched, ray.ObjectRef[None]]] = {}
         self._is_closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="death-watch", daemon=True)
@@ -54,7 +55,7 @@ class DeathWatch:
                 if call in ended and self._watched.get(worker.name) is entry:
                     self.forget(worker.name)
                     self._on_death(worker)
-                    _say_how(worker, call)
+                    self._say_how(worker, call)
 
     def _wait(self, calls: "list[ray.ObjectRef[None]]") -> "list[ray.ObjectRef[None]]":
         """Return the calls that have ended, as soon as one has; an empty list after _POLL_S."""
@@ -67,16 +68,11 @@ class DeathWatch:
         self._is_closed.wait(_POLL_S)
         return []
 
-
-def _say_how(worker: Launched, call: "ray.ObjectRef[None]") -> None:
-    try:
-        ray.get(call, timeout=_POLL_S)
-    except RayError as error:
-        death = worker.examine(error)
-        get_logger().error(
-            "worker_died",
-            worker=worker.name,
-            reason=death.told_of(f"worker {worker.name}"),
-            remedy=death.remedy,
-            log=worker.where_to_look(),
-        )
+    def _say_how(self, worker: Launched, call: "ray.ObjectRef[None]") -> None:
+        try:
+            ray.get(call, timeout=_POLL_S)
+        except RayError as error:
+            death = worker.examine(error)
+            reason, look = death.told_of(f"worker {worker.name}"), worker.where_to_look()
+            fields = {"worker": worker.name, "reason": reason, "remedy": death.remedy, "log": look}
+            self._tell(make_event("error", "worker_died", **fields))

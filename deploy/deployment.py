@@ -1,30 +1,51 @@
-"""One deployment: a Ray session, and its workers under a supervisor."""
+"""One deployment, as the process that owns it sees it: a Ray session and the supervisor in it."""
 
 import secrets
+import threading
 import time
 from pathlib import Path
 
 import ray
+from ray.actor import ActorClass
+from ray.exceptions import ActorAlreadyExistsError, RayError
 
 from common.config import ServeConfig
 from common.machine import read_cores
 from common.messages import Role
-from deploy.placement import share_cores
+from deploy.placement import Share, share_cores
 from deploy.ray_session import start_ray, stop_ray
+from deploy.remote_supervisor import RemoteSupervisor, find_supervisor, progress_of, result_of_call
 from deploy.starting import StartReport
-from deploy.supervisor import Supervisor
-from deploy.worker_specs import WorkerSpecs
+from deploy.supervisor_actor import SUPERVISOR, Facts, SupervisorActor
+from pdserve.errors import PreconditionError, SetupError
 from router.workers.membership import Membership
+
+_POLL_S = 0.25
+_STOP_WITHIN_S = 30.0
+_LAST_QUESTION_S = 2.0
 
 
 class Deployment:
-    """Owner of the Ray session. `stop` is safe at any moment and leaves nothing behind."""
+    """Owner of the Ray session and of the deployment: both end with `stop`, which is safe at any moment.
+
+    On a cluster it takes over a deployment of its namespace whose owner was killed.
+    """
 
     def __init__(self, config: ServeConfig, model_name: str, model_dir: Path) -> None:
         self._config = config
-        self.cluster_token = secrets.token_urlsafe(32)  # workers demand it from routers
-        specs = WorkerSpecs(config, model_name, model_dir, self.cluster_token)
-        self.supervisor = Supervisor(config, specs)
+        self._owner = secrets.token_hex(8)
+        token = secrets.token_urlsafe(32)  # workers demand it from routers
+        key = f"{config.namespace}:{self._owner}"
+        self.facts = Facts(config, model_name, model_dir, token, key)
+        self._supervisor: RemoteSupervisor | None = None
+        self._is_aborted = threading.Event()
+
+    @property
+    def supervisor(self) -> RemoteSupervisor:
+        """The supervisor, once started."""
+        if self._supervisor is None:
+            raise RuntimeError("the deployment has not started")
+        return self._supervisor
 
     def start(self, report: StartReport) -> Membership:
         """Start Ray and all workers; return them. Raises SetupError.
@@ -38,13 +59,94 @@ class Deployment:
         begun_s = time.monotonic()
         start_ray(config, sum(share.num_threads for share in shares))
         report.done(f"starting Ray took {time.monotonic() - begun_s:.1f} s")
-        return self.supervisor.start(roles, shares, report)
+        if config.ray_address is not None and (found := find_supervisor(config.namespace)):
+            return self._take_over(RemoteSupervisor(found, config.start_timeout_s, self._owner))
+        if self._is_aborted.is_set():
+            raise SetupError("the start was interrupted")
+        self._create()
+        self._start_workers(roles, shares, report)
+        return self.supervisor.await_serving()
+
+    def abort(self) -> None:
+        """Make a `start` or a change that runs in another thread give up soon."""
+        self._is_aborted.set()
+        if self._supervisor is not None:
+            self._supervisor.handle.abort.remote()
 
     def stop(self) -> None:
-        """Stop workers, then Ray.
+        """Stop workers, then the supervisor, then Ray.
 
-        Never call it during `start`; call `supervisor.abort` first to end a change.
+        Never call it during `start`; call `abort` first to end a change.
         """
-        self.supervisor.stop()
+        if self._supervisor is not None:
+            try:
+                ray.wait([self._supervisor.handle.stop.remote()], timeout=_STOP_WITHIN_S)
+                ray.kill(self._supervisor.handle)
+            except RayError:  # Ray is gone, and with it all of its processes
+                pass
         if ray.is_initialized():
             stop_ray()
+
+    def _create(self) -> None:
+        # ray.remote turned the class into an ActorClass, which type checkers do not see
+        actor_class: ActorClass = SupervisorActor
+        namespace = self._config.namespace
+        try:
+            handle = actor_class.options(
+                name=SUPERVISOR,
+                namespace=namespace,
+                lifetime="detached",
+                max_restarts=-1,
+                num_cpus=0,
+            ).remote(self.facts, self._owner)
+        except (ValueError, ActorAlreadyExistsError) as error:  # the second error comes from ray://
+            raise _taken(namespace) from error
+        self._supervisor = RemoteSupervisor(handle, self._config.start_timeout_s, self._owner)
+
+    def _start_workers(self, roles: list[Role], shares: list[Share], report: StartReport) -> None:
+        """Have the workers started, and pass on what the start reports. Raises SetupError."""
+        handle, num_done = self.supervisor.handle, 0
+        started = handle.start.remote(roles, shares)
+        report.now("starting the supervisor")
+        deadline_s = time.monotonic() + self._config.start_timeout_s + _STOP_WITHIN_S
+        has_ended = False
+        while not has_ended and time.monotonic() < deadline_s:
+            asked = handle.progress.remote()
+            has_ended = bool(ray.wait([started], timeout=_POLL_S)[0])
+            if ray.wait([asked], timeout=_LAST_QUESTION_S if has_ended else 0)[0]:
+                progress = progress_of(asked)
+                for line in progress.done[num_done:]:
+                    report.done(line)
+                num_done = len(progress.done)
+                report.now(progress.now)
+        try:
+            result_of_call(started, _POLL_S)
+        except PreconditionError as error:
+            raise SetupError(error.message) from error
+
+    def _take_over(self, found: RemoteSupervisor) -> Membership:
+        """Become the owner of a deployment whose owner was killed. Raises SetupError."""
+        namespace = self._config.namespace
+        try:
+            facts, is_ours = found.facts(), found.own()
+            if not is_ours:
+                raise _taken(namespace)
+            if (
+                facts.config.engine != self._config.engine
+                or facts.model_dir != self.facts.model_dir
+            ):
+                raise SetupError(
+                    f"namespace '{namespace}' has workers with another model or engine settings",
+                    "choose another namespace, or serve it once with the old settings and end that",
+                )
+            self.facts, self._supervisor = facts, found
+            return found.await_serving()
+        except PreconditionError as error:
+            raise SetupError(error.message, "choose another namespace") from error
+
+
+def _taken(namespace: str) -> SetupError:
+    return SetupError(
+        f"namespace '{namespace}' is served by another `pdserve serve`",
+        "choose another namespace, or join it with `pdserve router`",
+    )

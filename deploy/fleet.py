@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from common.messages import Role
-from deploy.supervisor import Supervisor
+from deploy.remote_supervisor import RemoteSupervisor
 from pdserve.errors import PreconditionError, SetupError
 
 
 class DeploymentFleet:
     """Implementation of router.scaling.fleet.Fleet."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, supervisor: RemoteSupervisor) -> None:
         self._supervisor = supervisor
 
     async def start(self, roles: Sequence[Role]) -> Mapping[str, str]:

@@ -19,6 +19,7 @@ from deploy.starting import Ready, StartReport, await_starts
 from pdserve.errors import PreconditionError, SetupError
 
 _POLL_S = 0.5
+_STOP_TIMEOUT_S = 10.0
 _NAME_FREE_WITHIN_S, _NAME_POLL_S = 10.0, 0.1
 
 
@@ -37,7 +38,11 @@ class Launcher:
         options = self._resources(Role(spec.role))
         try:
             handle: ActorHandle = actor_class.options(
-                name=spec.name, namespace=spec.namespace, max_restarts=0, **options
+                name=spec.name,
+                namespace=spec.namespace,
+                lifetime="detached",
+                max_restarts=0,
+                **options,
             ).remote(spec)
         except (ValueError, ActorAlreadyExistsError) as error:  # the second error comes from ray://
             raise SetupError(
@@ -107,4 +112,13 @@ def kill(workers: Sequence[Launched]) -> None:
     """Kill the workers that still run; a process that does not react is ended after 5 s."""
     for worker in workers:
         with contextlib.suppress(RayError):
-            ray.kill(worker.handle)
+            if worker.handle is not None:  # None: it was never found
+                ray.kill(worker.handle)
+
+
+def end(workers: Sequence[Launched]) -> None:
+    """Ask the workers to stop, wait a little, then kill those that still run."""
+    with contextlib.suppress(RayError):
+        stops = [worker.handle.stop.remote() for worker in workers if worker.handle is not None]
+        ray.wait(stops, num_returns=len(stops), timeout=_STOP_TIMEOUT_S) if stops else None
+    kill(workers)

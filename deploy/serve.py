@@ -12,12 +12,17 @@ from common.telemetry.logs import configure_logs
 from deploy.deployment import Deployment
 from deploy.fleet import DeploymentFleet
 from deploy.membership_feed import MembershipFeed
+from deploy.ray_session import start_ray, stop_ray
+from deploy.remote_supervisor import RemoteSupervisor, find_supervisor
 from deploy.starting import StartReport
-from pdserve.errors import SetupError
+from deploy.supervisor_actor import Facts
+from pdserve.errors import PreconditionError, SetupError
 from router.access.server_security import ServerSecurity
 from router.app import Router
 from router.edge.http import check_port
 from router.workers.membership import Membership
+
+FindModel = Callable[[str], Path]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,7 @@ class Endpoints:
     grpc_port: int
     http_port: int
     openai_port: int | None = None  # None: no OpenAI API
+    model: str = ""
     dtype: str = ""  # of weights and KV
     dtype_reason: str = ""
 
@@ -38,6 +44,16 @@ class Endpoints:
         return f"{host}:{self.grpc_port}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """All that a router of a deployment needs; the settings are this process's own."""
+
+    config: ServeConfig
+    facts: Facts
+    supervisor: RemoteSupervisor
+    model_dir: Path
+
+
 @contextlib.asynccontextmanager
 async def running(
     config: ServeConfig, model_name: str, model_dir: Path, report: StartReport
@@ -45,40 +61,85 @@ async def running(
     """Run a deployment with its router; stop everything on exit, even after an error."""
     security = _make_security(config)
     deployment = Deployment(config, model_name, model_dir)
-    router = feed = None
     try:
         membership = await _start(deployment, report)
         report.now("connecting the router")
-        fleet = DeploymentFleet(deployment.supervisor)
-        token = deployment.cluster_token
-        settings = config.router_settings
-        addresses = [member.address for member in membership.members]
-        router = Router(model_name, model_dir, addresses, settings, fleet, security, token)
+        site = _Site(config, deployment.facts, deployment.supervisor, model_dir)
+        async with _routing(site, membership, security) as endpoints:
+            yield endpoints
+    finally:
+        deployment.abort()  # gives up a change of the workers that still runs
+        await asyncio.to_thread(deployment.stop)
+
+
+@contextlib.asynccontextmanager
+async def joined(config: ServeConfig, find_model: FindModel) -> AsyncIterator[Endpoints]:
+    """Run one more router of a running deployment, which goes on after it. Raises SetupError."""
+    security = _make_security(config)
+    try:
+        supervisor, facts, membership = await asyncio.to_thread(_join, config)
+        model_dir = await asyncio.to_thread(find_model, facts.config.model)
+        site = _Site(config, facts, supervisor, model_dir)
+        async with _routing(site, membership, security) as endpoints:
+            yield endpoints
+    finally:
+        await asyncio.to_thread(stop_ray)
+
+
+def _join(config: ServeConfig) -> tuple[RemoteSupervisor, Facts, Membership]:
+    start_ray(config, 0)
+    handle = find_supervisor(config.namespace)
+    if handle is None:
+        raise SetupError(
+            f"no deployment runs in namespace '{config.namespace}'",
+            "start one with `pdserve serve`, or give its --namespace",
+        )
+    supervisor = RemoteSupervisor(handle, config.start_timeout_s)
+    try:
+        return supervisor, supervisor.facts(), supervisor.await_serving()
+    except PreconditionError as error:
+        raise SetupError(error.message) from error
+
+
+@contextlib.asynccontextmanager
+async def _routing(
+    site: _Site, membership: Membership, security: ServerSecurity
+) -> AsyncIterator[Endpoints]:
+    """Run a router that follows the supervisor."""
+    config, facts, feed = site.config, site.facts, None
+    router = Router(
+        facts.model_name,
+        site.model_dir,
+        [member.address for member in membership.members if member.address],
+        config.router_settings,
+        DeploymentFleet(site.supervisor),
+        security,
+        facts.cluster_token,
+    )
+    try:
         grpc_port = await router.start(
             config.grpc_host, config.grpc_port, config.http_port, config.start_timeout_s
         )
-        feed = MembershipFeed(deployment.supervisor.await_change, router.follow)
+        feed = MembershipFeed(site.supervisor.await_news, router.follow)
         feed.start()
-        endpoints = _endpoints_of(router, config.grpc_host, grpc_port)
+        endpoints = _endpoints_of(router, config.grpc_host, grpc_port, facts.model_name)
         if config.openai_port is not None:
             openai_port = await router.serve_openai(config.grpc_host, config.openai_port)
             endpoints = replace(endpoints, openai_port=openai_port)
         yield endpoints
     finally:
-        if router is not None:
-            await router.stop(config.drain_timeout_s)
+        await router.stop(config.drain_timeout_s)
         if feed is not None:
             await feed.close()
-        deployment.supervisor.abort()  # gives up a change of the workers that still runs
-        await asyncio.to_thread(deployment.stop)
 
 
-def _endpoints_of(router: Router, host: str, grpc_port: int) -> Endpoints:
+def _endpoints_of(router: Router, host: str, grpc_port: int, model: str) -> Endpoints:
     served = router.model_info
     return Endpoints(
         host,
         grpc_port,
         router.http_port,
+        model=model,
         dtype=served.dtype,
         dtype_reason=served.dtype_reason,
     )
@@ -104,7 +165,7 @@ async def _start(deployment: Deployment, report: StartReport) -> Membership:
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
-        deployment.supervisor.abort()
+        deployment.abort()
         with contextlib.suppress(SetupError):
             await starting
         raise
@@ -118,13 +179,30 @@ async def serve(
     on_ready: Callable[[Endpoints], None],
 ) -> None:
     """Serve until SIGINT or SIGTERM, which also end a start-up. Raises SetupError."""
+    await _until_a_signal(running(config, model_name, model_dir, report), on_ready)
+
+
+async def join(
+    config: ServeConfig, find_model: FindModel, on_ready: Callable[[Endpoints], None]
+) -> None:
+    """Serve a running deployment until SIGINT or SIGTERM. Raises SetupError.
+
+    `find_model(name)` returns the folder of the deployment's model on this machine.
+    """
+    await _until_a_signal(joined(config, find_model), on_ready)
+
+
+async def _until_a_signal(
+    serving: contextlib.AbstractAsyncContextManager[Endpoints],
+    on_ready: Callable[[Endpoints], None],
+) -> None:
     configure_logs(process="router")
     main = asyncio.current_task()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, lambda: main and main.cancel())
     try:
-        async with running(config, model_name, model_dir, report) as endpoints:
+        async with serving as endpoints:
             for number in (signal.SIGINT, signal.SIGTERM):  # replaces ray.init's handlers
                 loop.add_signal_handler(number, lambda: main and main.cancel())
             on_ready(endpoints)

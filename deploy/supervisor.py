@@ -1,64 +1,76 @@
 """Supervisor: the owner of the wanted workers, who starts them, and starts them again.
 
 1. `start` and `add` make wanted workers, `remove` ends them. All of them serve, or none is added.
-2. The watch reports a death. `WantedWorkers` says when the next process starts. A thread of its own
+2. The watch reports a death. The roster says when the next process starts. A thread of its own
    starts it (Restarts), under the same name, with the same role and share of the machine.
-3. Each change makes a new membership; `await_change` gives it to those who follow.
+3. Each change makes a new membership; the roster gives it to those who wait for news.
+4. What is wanted is stored after each change. `recover` finds the workers of an earlier supervisor.
 """
 
-import contextlib
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-import ray
-from ray.exceptions import RayError
-
 from common.config import ServeConfig
 from common.machine import read_cores, read_memory
 from common.messages import Role
-from common.telemetry.logs import get_logger
 from deploy.death_watch import DeathWatch
 from deploy.launched import Launched
-from deploy.launcher import Launcher, kill
+from deploy.launcher import Launcher, end, kill
+from deploy.news import make_event
 from deploy.placement import Share, share_free_cores
+from deploy.recovery import look_for
 from deploy.restarts import Restarts
-from deploy.starting import LoggedReport, NotReadyInTimeError, Ready, StartReport, UnreportedStart
-from deploy.wanted import WantedWorkers
+from deploy.roster import Roster
+from deploy.starting import LoggedReport, NotReadyInTimeError, StartReport, UnreportedStart
+from deploy.wanted_store import SavedState, WantedStore
 from deploy.worker_specs import WorkerSpecs
-from pdserve.errors import PreconditionError
-from router.workers.membership import Membership
 
-_STOP_TIMEOUT_S = 10.0
 _FLIP_TIMEOUT_S = 40.0  # longer than the worker's own timeout
-_log = get_logger()
+_NUMBERS = 2**32  # versions and events of one process; those of the next are greater
+_REMEDY = "`pdserve scale` starts another in its place"
 
 
 class Supervisor:
     """Starts, restarts and stops workers. Methods may be called from any thread."""
 
-    def __init__(self, config: ServeConfig, specs: WorkerSpecs) -> None:
+    def __init__(self, config: ServeConfig, specs: WorkerSpecs, store: WantedStore) -> None:
         self._specs = specs
+        self._store = store
         self._is_private = config.ray_address is None
         self._is_aborted = threading.Event()
         self._launcher = Launcher(config, self._is_private, self._is_aborted)
-        self._shares: Sequence[Share] = ()  # of the first workers
-        self._workers: dict[str, Launched] = {}  # the latest process of each wanted worker
-        self._wanted = WantedWorkers()
-        self._watch = DeathWatch(self._on_death)
+        self._saved = store.load()  # None, unless this process replaces one that died
+        self._num_starts = self._saved.num_starts + 1 if self._saved else 0
+        self.roster = Roster(self._num_starts * _NUMBERS)
+        self._watch = DeathWatch(self._on_death, self.roster.tell)
         self._changing = threading.Lock()  # one change by hand at a time
-        self._state = threading.Condition()  # guards _workers and _wanted; notified of each change
-        self._restarts = Restarts(self._take_due, self._restart)
+        self._storing = threading.Lock()
+        self._restarts = Restarts(self.roster.take_due, self._restart)
 
-    def start(
-        self, roles: Sequence[Role], shares: Sequence[Share], report: StartReport
-    ) -> Membership:
+    def recover(self) -> None:
+        """Take the workers of an earlier process of the supervisor over, if there was one."""
+        saved = self._saved
+        if saved is None:
+            return
+        self._specs.num_names.update(saved.num_names)
+        for worker in saved.workers:
+            spec = self._specs.named(worker.name, worker.role, worker.share, worker.memory_bytes)
+            found = look_for(spec, worker.share)
+            if found.address:
+                self.roster.add(found)
+                self._watch.add(found.worker)
+            else:
+                self.roster.add_dead(found.worker, worker.retired)
+        self._restarts.start()
+        self._save()
+        self.roster.tell(make_event("warning", "supervisor_back", workers=len(saved.workers)))
+
+    def start(self, roles: Sequence[Role], shares: Sequence[Share], report: StartReport) -> None:
         """Start the first workers. Raises SetupError."""
-        self._shares = shares
         self._launch(roles, shares, report)
         self._restarts.start()
-        return self.membership()
 
     def add(self, roles: Sequence[Role]) -> dict[str, str]:
         """Start more workers, all or none; return their addresses by name.
@@ -69,53 +81,42 @@ class Supervisor:
             if not self._is_private:
                 self._launcher.check_cluster(roles)
                 return self._launch(roles, [Share(0, ())] * len(roles), LoggedReport())
-            used = {core for worker in self._workers.values() for core in worker.share.cores}
+            there = [worker.share for worker in self.roster.processes()]
+            used = {core for share in there for core in share.cores}
             free = [core for core in read_cores().mask if core not in used]
-            shares = share_free_cores(len(roles), free, self._shares[0])
-            return self._launch(roles, shares, LoggedReport())
+            like = max(there, key=lambda share: share.num_threads)
+            return self._launch(roles, share_free_cores(len(roles), free, like), LoggedReport())
 
     def flip(self, name: str, role: Role) -> None:
         """Give a worker another role. Raises PreconditionError, SetupError."""
         with self._changing:
-            worker = self._serving(name)
+            worker = self.roster.serving(name)
             self._launcher.flip(worker, role, _FLIP_TIMEOUT_S)
-            with self._state:
-                spec = worker.spec.model_copy(update={"role": str(role)})
-                self._workers[name] = replace(worker, spec=spec)
+            spec = worker.spec.model_copy(update={"role": str(role)})
+            self.roster.change(replace(worker, spec=spec))
+            self._save()
 
     def remove(self, name: str) -> None:
         """Stop one worker, if it belongs to this deployment; it is not started again."""
         with self._changing:
-            with self._state:
-                worker, serves = self._workers.pop(name, None), bool(self._wanted.address(name))
-                self._wanted.remove(name)
-                self._state.notify_all()
+            self._watch.forget(name)
+            worker, serves = self.roster.remove(name)
+            self._save()
             if worker is not None:
-                self._watch.forget(name)
-                _end([worker]) if serves else kill([worker])
+                end([worker]) if serves else kill([worker])
 
     def restart(self, name: str, address: str, reason: str) -> None:
         """Kill the process at `address` and start it again; nothing if it is gone already."""
-        with self._state:
-            worker = self._workers.get(name)
-            if worker is None or self._wanted.address(name) != address:
-                return
-            self._watch.forget(name)
-            self._on_death(worker)
-        kill([worker])
-        told = f"worker {name} was killed: it {reason}"
-        _log.error("worker_died", worker=name, reason=told, log=worker.where_to_look())
-
-    def membership(self) -> Membership:
-        """Return the workers as of now."""
-        with self._state:
-            return self._wanted.membership()
-
-    def await_change(self, version: int, timeout_s: float) -> Membership:
-        """Return the membership as soon as it is newer than `version`, at the latest after `timeout_s`."""
-        with self._state:
-            self._state.wait_for(lambda: self._wanted.version > version, timeout_s)
-            return self._wanted.membership()
+        worker = self.roster.at(name, address)
+        if worker is None:
+            return
+        self._watch.forget(name)
+        if self.roster.died(worker):
+            kill([worker])
+            self._restarts.wake()
+            told = f"worker {name} was killed: it {reason}"
+            look = worker.where_to_look()
+            self.roster.tell(make_event("error", "worker_died", worker=name, reason=told, log=look))
 
     def abort(self) -> None:
         """Make starts and changes that run in other threads give up soon."""
@@ -127,9 +128,8 @@ class Supervisor:
             self._is_aborted.set()
             self._restarts.close()
             self._watch.close()
-            if ray.is_initialized():
-                _end(list(self._workers.values()))
-            self._workers.clear()
+            end(self.roster.processes())
+            self._store.delete()
 
     def _launch(
         self, roles: Sequence[Role], shares: Sequence[Share], report: StartReport
@@ -145,88 +145,58 @@ class Supervisor:
         except BaseException:
             kill(launched)  # nobody uses them yet; one that is loading would not react to `stop`
             raise
-        with self._state:
-            for one in ready:
-                self._workers[one.worker.name] = one.worker
-                self._take_on(one)
+        for one in ready:
+            self.roster.add(one)
+            self._watch.add(one.worker)
+        self._save()
         return {one.worker.name: one.address for one in ready}
 
-    def _take_on(self, ready: Ready) -> bool:
-        """Make a worker that has started one that serves; return False if it is not wanted any more."""
-        name = ready.worker.name
-        with self._state:
-            known = self._workers.get(name)
-            if known is None or known.handle is not ready.worker.handle:
-                return False
-            self._workers[name] = ready.worker  # its location is known now
-            self._wanted.serves(name, ready.address, time.monotonic())
-            self._watch.add(ready.worker)
-            self._state.notify_all()
-        return True
-
-    def _serving(self, name: str) -> Launched:
-        with self._state:
-            if name not in self._wanted:
-                raise PreconditionError(f"{name} is no worker of this deployment")
-            if not self._wanted.address(name):
-                raise PreconditionError(f"{name} is being restarted")
-            return self._workers[name]
-
     def _on_death(self, worker: Launched) -> None:
-        with self._state:
-            known = self._workers.get(worker.name)
-            if known is not None and known.handle is worker.handle:
-                self._wanted.died(worker.name, time.monotonic())
-                self._state.notify_all()
-                self._restarts.wake()
-
-    def _take_due(self, now_s: float) -> tuple[list[str], float | None]:
-        with self._state:
-            return self._wanted.take_due(now_s), self._wanted.next_due_s()
+        if self.roster.died(worker):
+            self._restarts.wake()
 
     def _restart(self, name: str) -> None:
         """Start a worker's next process. Runs in a thread of its own, and raises nothing."""
-        begun_s, launched = time.monotonic(), None
-        with self._state:
-            before = self._workers.get(name)
+        begun_s, process = time.monotonic(), None
+        before = self.roster.find(name)
         if before is None:  # removed meanwhile
             return
         try:
-            launched = self._launcher.create_again(before, self._specs.again(before.spec))
-            with self._state:
-                if name not in self._wanted:
-                    raise NotReadyInTimeError(f"{name} was removed")
-                self._workers[name] = launched
-            [ready] = self._launcher.await_starts([launched], UnreportedStart())
+            process = self._launcher.create_again(before, self._specs.again(before.spec))
+            if not self.roster.begins(process):
+                raise NotReadyInTimeError(f"{name} was removed")
+            [ready] = self._launcher.await_starts([process], UnreportedStart())
         except Exception as error:
-            kill([launched] if launched else [])
+            kill([process] if process else [])
             self._note_failure(name, error)
         else:
-            if self._take_on(ready):
-                seconds = round(time.monotonic() - begun_s, 1)
-                _log.info("worker_back", worker=name, address=ready.address, start_s=seconds)
+            if self.roster.serves(ready):
+                self._watch.add(ready.worker)
+                start_s = round(time.monotonic() - begun_s, 1)
+                address = ready.address
+                self.roster.tell(
+                    make_event("info", "worker_back", worker=name, address=address, start_s=start_s)
+                )
 
     def _note_failure(self, name: str, error: Exception) -> None:
-        with self._state:
-            if self._is_aborted.is_set() or name not in self._wanted:
-                return
-            again_in_s: float | None
-            if isinstance(error, NotReadyInTimeError):
-                again_in_s = self._wanted.was_late(name, time.monotonic())
-            else:
-                again_in_s = self._wanted.failed_start(name, time.monotonic(), str(error))
-            self._state.notify_all()
-        self._restarts.wake()
+        if self._is_aborted.is_set() or self.roster.find(name) is None:
+            return
+        again_in_s, why = self.roster.failed_start(name, error), str(error)
         if again_in_s is None:
-            remedy = "`pdserve scale` starts another in its place"
-            _log.error("worker_retired", worker=name, reason=str(error), remedy=remedy)
+            event = make_event("error", "worker_retired", worker=name, reason=why, remedy=_REMEDY)
+            self._save()
         else:
-            _log.error("restart_failed", worker=name, error=str(error), again_in_s=again_in_s)
+            event = make_event(
+                "error", "restart_failed", worker=name, error=why, again_in_s=again_in_s
+            )
+        self.roster.tell(event)
+        self._restarts.wake()
 
-
-def _end(workers: Sequence[Launched]) -> None:
-    """Ask the workers to stop, wait a little, then kill those that still run."""
-    with contextlib.suppress(RayError):
-        stops = [worker.handle.stop.remote() for worker in workers]
-        ray.wait(stops, num_returns=len(stops), timeout=_STOP_TIMEOUT_S) if stops else None
-    kill(workers)
+    def _save(self) -> None:
+        with self._storing:
+            state = SavedState(
+                workers=self.roster.saved(),
+                num_names=self._specs.num_names,
+                num_starts=self._num_starts,
+            )
+            self._store.save(state)

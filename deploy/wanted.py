@@ -36,9 +36,9 @@ class _Worker:
 class WantedWorkers:
     """Wanted workers by name. Not thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, version: int = 0) -> None:
         self._workers: dict[str, _Worker] = {}
-        self._version = 0
+        self._version = version
 
     def __contains__(self, name: str) -> bool:
         return name in self._workers
@@ -80,9 +80,14 @@ class WantedWorkers:
         worker.num_failed_starts += 1
         if worker.num_failed_starts < MAX_FAILED_STARTS:
             return worker.put_off(now_s)
+        self.retire(name, reason)
+        return None
+
+    def retire(self, name: str, reason: str) -> None:
+        """Start a worker no more."""
+        worker = self._workers[name]
         worker.retired, worker.due_s = reason, None
         self._version += 1
-        return None
 
     def was_late(self, name: str, now_s: float) -> float:
         """Note a start that was given up, by no fault of the worker; return the seconds until the next."""

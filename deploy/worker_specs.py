@@ -1,6 +1,5 @@
 """Specifications of a deployment's workers."""
 
-from itertools import count
 from pathlib import Path
 
 from common.config import ServeConfig, WorkerSpec
@@ -20,11 +19,17 @@ class WorkerSpecs:
         self._model_dir = model_dir
         self._cluster_token = cluster_token
         self._is_private = config.ray_address is None
-        self._numbers = {role: count() for role in Role}
+        self.num_names: dict[str, int] = dict.fromkeys(Role, 0)  # given out so far
 
     def new(self, role: Role, share: Share, memory_bytes: int | None) -> WorkerSpec:
         """Return the specification of a new worker."""
-        config, name = self._config, f"{role}-{next(self._numbers[role])}"
+        name = f"{role}-{self.num_names[role]}"
+        self.num_names[role] += 1
+        return self.named(name, role, share, memory_bytes)
+
+    def named(self, name: str, role: str, share: Share, memory_bytes: int | None) -> WorkerSpec:
+        """Return the specification of a worker that has a name."""
+        config = self._config
         return WorkerSpec.model_validate(
             {
                 "name": name,
