@@ -16,12 +16,13 @@ from deploy.placement import Share, share_cores
 from deploy.ray_session import start_ray, stop_ray
 from deploy.remote_supervisor import RemoteSupervisor, find_supervisor, progress_of, result_of_call
 from deploy.starting import StartReport
-from deploy.supervisor_actor import SUPERVISOR, Facts, SupervisorActor
+from deploy.supervisor_actor import OWNER_GONE_AFTER_S, SUPERVISOR, Facts, SupervisorActor
 from pdserve.errors import PreconditionError, SetupError
 from router.workers.membership import Membership
 
 _POLL_S = 0.25
 _STOP_WITHIN_S = 30.0
+_OWNER_GONE_WITHIN_S = OWNER_GONE_AFTER_S + 5.0  # for one that was killed a moment ago
 _LAST_QUESTION_S = 2.0
 
 
@@ -128,9 +129,10 @@ class Deployment:
         """Become the owner of a deployment whose owner was killed. Raises SetupError."""
         namespace = self._config.namespace
         try:
-            facts, is_ours = found.facts(), found.own()
-            if not is_ours:
-                raise _taken(namespace)
+            facts, deadline_s = found.facts(), time.monotonic() + _OWNER_GONE_WITHIN_S
+            while not found.own():
+                if time.monotonic() > deadline_s or self._is_aborted.wait(_POLL_S):
+                    raise _taken(namespace)
             if (
                 facts.config.engine != self._config.engine
                 or facts.model_dir != self.facts.model_dir

@@ -25,7 +25,7 @@ from deploy.worker_specs import WorkerSpecs
 
 F = TypeVar("F", bound=Callable[..., object])
 SUPERVISOR = "supervisor"  # name of the actor in the deployment's namespace
-_OWNER_GONE_AFTER_S = 10.0
+OWNER_GONE_AFTER_S = 10.0
 
 
 def _control(method: F) -> F:
@@ -139,7 +139,7 @@ class SupervisorActor:
         """Make a process the owner if the present one asks for news no more; return True if it is."""
         with self._owning:
             now_s = time.monotonic()
-            if self._owner == owner or now_s - self._owner_heard_s > _OWNER_GONE_AFTER_S:
+            if self._owner == owner or now_s - self._owner_heard_s > OWNER_GONE_AFTER_S:
                 self._owner, self._owner_heard_s = owner, now_s
             return self._owner == owner
 

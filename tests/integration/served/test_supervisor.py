@@ -57,11 +57,17 @@ async def until_back(client: AsyncClient, before: admin_pb2.WorkerStatus) -> Non
             await asyncio.sleep(0.05)
 
 
-async def test_workers_outlive_their_routers_and_the_supervisor(
+def free_of(now: dict[str, admin_pb2.WorkerStatus]) -> bool:
+    """Return True once none of these workers' processes is left."""
+    left = [psutil.Process(worker.pid) for worker in now.values() if psutil.pid_exists(worker.pid)]
+    return psutil.wait_procs(left, timeout=STOP_TIMEOUT_S)[1] == []
+
+
+async def test_workers_outlive_the_process_that_started_them(
     model: ModelSource, ray_address: str
 ) -> None:
     place = ("--ray-address", ray_address, "--namespace", "outliving", *SMALL)
-    first = spawn_command("serve", model.name, *place)
+    first, router = spawn_command("serve", model.name, *place), None
     with ended(first):
         served = await_ready(first)
         async with AsyncClient(served.grpc) as client:
@@ -74,31 +80,35 @@ async def test_workers_outlive_their_routers_and_the_supervisor(
                 assert await answer(client) == expected
                 first.kill()
                 first.wait(STOP_TIMEOUT_S)
-                assert await answer(client) == expected
                 os.kill(before["decode-0"].pid, signal.SIGKILL)
                 await until_back(client, before["decode-0"])
                 assert await answer(client) == expected
-            again = spawn_command("serve", model.name, *place)
-            with ended(again):
-                served = await_ready(again)
-                async with AsyncClient(served.grpc) as client:
-                    assert await answer(client) == expected
-                    now = await workers(client)
-                    assert now["prefill-0"].pid == before["prefill-0"].pid  # not started anew
-                    refused = await asyncio.to_thread(
-                        run_cli, "serve", model.name, *place, timeout_s=START_TIMEOUT_S
-                    )
-                    assert refused.returncode == 2
-                    assert "is served by another `pdserve serve`" in refused.stderr
-                again.terminate()
-                assert again.wait(STOP_TIMEOUT_S) == 0
-            left = [psutil.Process(w.pid) for w in now.values() if psutil.pid_exists(w.pid)]
-            assert psutil.wait_procs(left, timeout=STOP_TIMEOUT_S)[1] == []
+                await taken_over(model, place, expected, before["prefill-0"].pid)
             async with AsyncClient(joined.grpc, retries=False) as client:
                 with pytest.raises(UnavailableError):
                     await answer(client)
             router.terminate()
             assert router.wait(STOP_TIMEOUT_S) == 0
+
+
+async def taken_over(
+    model: ModelSource, place: tuple[str, ...], expected: list[int], prefill_pid: int
+) -> None:
+    """Serve a deployment whose owner was killed, and end it."""
+    again = spawn_command("serve", model.name, *place)
+    with ended(again):
+        served = await_ready(again)
+        async with AsyncClient(served.grpc) as client:
+            assert await answer(client) == expected
+            now = await workers(client)
+        assert now["prefill-0"].pid == prefill_pid  # not started anew
+        command = ("serve", model.name, *place)
+        refused = await asyncio.to_thread(run_cli, *command, timeout_s=START_TIMEOUT_S)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert "is served by another `pdserve serve`" in refused.stderr
+        again.terminate()
+        assert again.wait(STOP_TIMEOUT_S) == 0
+    assert free_of(now)
 
 
 def test_a_ray_that_nobody_serves_is_one_line_within_its_deadline(model: ModelSource) -> None:

@@ -1,5 +1,7 @@
 """One-node Ray cluster of a test's own, which deployments join."""
 
+import contextlib
+import os
 import secrets
 import socket
 import subprocess
@@ -20,7 +22,7 @@ _STORE_BYTES = 200 * 2**20
 
 @contextmanager
 def ray_head(temp_dir: Path) -> Iterator[str]:
-    """Yield the address of a Ray without tasks; in the end its processes must end.
+    """Yield the address of a Ray without tasks; all its processes end with it.
 
     The environment gets the token that clients of this Ray need.
     """
@@ -40,6 +42,8 @@ def ray_head(temp_dir: Path) -> Iterator[str]:
         command += [f"{name}={value}" for name, value in options.items()]
         with (temp_dir / "head.log").open("w") as log:
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        # a cluster's worker takes a thread for each core that it may use; here two share the machine
+        psutil.Process(process.pid).cpu_affinity([min(os.sched_getaffinity(0))])
         try:
             _await_listening(process, port)
             yield f"{HOST}:{port}"
@@ -65,9 +69,11 @@ def _await_listening(process: subprocess.Popen[bytes], port: int) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
+    """End Ray's processes one by one: its own answer to SIGTERM is to drain for 30 s."""
     family = psutil.Process(process.pid).children(recursive=True)
-    process.terminate()
+    process.kill()
     process.wait(WITHIN_S)
-    _, alive = psutil.wait_procs(family, timeout=5)
-    for left in alive:
-        left.kill()
+    for left in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            left.kill()
+    psutil.wait_procs(family, timeout=WITHIN_S)
