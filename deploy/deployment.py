@@ -1,5 +1,6 @@
 """One deployment, as the process that owns it sees it: a Ray session and the supervisor in it."""
 
+import contextlib
 import secrets
 import threading
 import time
@@ -80,11 +81,10 @@ class Deployment:
         Never call it during `start`; call `abort` first to end a change.
         """
         if self._supervisor is not None:
-            try:
-                ray.wait([self._supervisor.handle.stop.remote()], timeout=_STOP_WITHIN_S)
+            with contextlib.suppress(RayError, PreconditionError):  # Ray is gone, and all with it
+                self._supervisor.stop(_STOP_WITHIN_S)
+            with contextlib.suppress(RayError):
                 ray.kill(self._supervisor.handle)
-            except RayError:  # Ray is gone, and with it all of its processes
-                pass
         if ray.is_initialized():
             stop_ray()
 

@@ -5,7 +5,7 @@ and the workers stay as they are.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -19,7 +19,12 @@ from pdserve.errors import PdserveError, PreconditionError
 from router.workers.membership import Membership
 
 _ANSWER_WITHIN_S = 15.0
+_AGAIN_S = 0.5
 _CHANGE_WITHIN_S = 60.0  # beyond what the change itself may take
+
+
+class SupervisorAwayError(PreconditionError):
+    """The supervisor did not answer; a call that it did not answer may still take effect."""
 
 
 class RemoteSupervisor:
@@ -42,11 +47,15 @@ class RemoteSupervisor:
 
     def remove(self, name: str) -> None:
         """Run Supervisor.remove. Raises PreconditionError."""
-        result_of_call(self.handle.remove.remote(name), _CHANGE_WITHIN_S)
+        _insist(lambda: self.handle.remove.remote(name), _CHANGE_WITHIN_S)
 
     def restart(self, name: str, address: str, reason: str) -> None:
         """Run Supervisor.restart. Raises PreconditionError."""
         result_of_call(self.handle.restart.remote(name, address, reason), _ANSWER_WITHIN_S)
+
+    def stop(self, within_s: float) -> None:
+        """Run Supervisor.stop. Raises PreconditionError."""
+        _insist(self.handle.stop.remote, within_s)
 
     def facts(self) -> Facts:
         """Return the deployment's settings. Raises PreconditionError."""
@@ -84,11 +93,24 @@ def result_of_call(asked: "ray.ObjectRef[Any]", within_s: float) -> Any:  # Ray 
             raise error.cause from None
         raise
     except GetTimeoutError as error:
-        raise PreconditionError(f"the supervisor did not answer in {within_s:g} s") from error
+        raise SupervisorAwayError(f"the supervisor did not answer in {within_s:g} s") from error
     except RayError as error:
         has_begun = not getattr(error, "actor_init_failed", False)
         why = type(error).__name__ if has_begun else str(error).strip().splitlines()[-1]
-        raise PreconditionError(f"the supervisor is gone: {why}") from error
+        raise SupervisorAwayError(f"the supervisor is gone: {why}") from error
+
+
+def _insist(call: Callable[[], "ray.ObjectRef[Any]"], within_s: float) -> None:
+    """Make a call that may be repeated, again while the supervisor is being started again."""
+    deadline_s = time.monotonic() + within_s
+    while True:
+        try:
+            result_of_call(call(), max(deadline_s - time.monotonic(), _AGAIN_S))
+            return
+        except SupervisorAwayError:
+            if time.monotonic() > deadline_s:
+                raise
+        time.sleep(_AGAIN_S)
 
 
 def progress_of(asked: "ray.ObjectRef[Progress]") -> Progress:

@@ -2,7 +2,8 @@
 
 A dead process shows at once: its connection ends, and its deployment sees it. One that hangs shows by
 silence, or by a step that does not end. A busy machine is slow: a step is no hang while it takes less than
-`_SLOW_FOLD` times what the worker's profile predicts of the longest. The fleet is asked once a process.
+`_SLOW_FOLD` times what the worker's profile predicts of the longest. The fleet is asked again if it
+could not help.
 """
 
 import asyncio
@@ -37,8 +38,8 @@ class Watchdog:
         self._fleet = fleet
         self._after_s = after_s
         self._clock = clock
-        self._unreachable_since_s: dict[str, float] = {}  # by address, like the other
-        self._asked: set[str] = set()
+        self._unreachable_since_s: dict[str, float] = {}  # by address, both of them
+        self._asked_s: dict[str, float] = {}
 
     async def run(self) -> None:
         """Look for ever, until cancelled."""
@@ -52,8 +53,9 @@ class Watchdog:
         self._forget_all_but({view.address for view in views})
         for view in views:
             reason = self._reason(view)
-            if reason and view.address not in self._asked:
-                self._asked.add(view.address)
+            asked_s, now_s = self._asked_s.get(view.address), self._clock()
+            if reason and (asked_s is None or now_s - asked_s >= self._after_s):
+                self._asked_s[view.address] = now_s
                 await self._restart(view, reason)
 
     def _reason(self, view: WorkerView) -> str:
@@ -74,9 +76,9 @@ class Watchdog:
             _log.error("restart_refused", worker=view.info.name, error=error.message)
 
     def _forget_all_but(self, addresses: set[str]) -> None:
-        self._asked &= addresses
-        for address in self._unreachable_since_s.keys() - addresses:
-            del self._unreachable_since_s[address]
+        for times in (self._asked_s, self._unreachable_since_s):
+            for address in times.keys() - addresses:
+                del times[address]
 
 
 def _longest_step_s(view: WorkerView) -> float:

@@ -102,17 +102,19 @@ async def test_a_plan_counts_a_worker_that_starts_again_and_not_one_that_is_reti
         assert first.name not in [member.name for member in await members(stack)]
 
 
-async def test_a_worker_that_does_not_answer_is_restarted_once(model_dir: Path) -> None:
+async def test_a_worker_that_does_not_answer_is_restarted(model_dir: Path) -> None:
     now_s = 0.0
     async with scaling(model_dir, *pair()) as (stack, fleet):
         watchdog = Watchdog(stack.router._pool, fleet, 20.0, lambda: now_s)
         await watchdog.look()
         await stack.lose(0)
         await state_of(stack, "decode-0", UNREACHABLE)
-        for now_s, num_asked in ((100.0, 0), (119.9, 0), (120.0, 1), (200.0, 1)):  # noqa: B007
+        # asked again, in case that the deployment's owner was away
+        looks = ((100.0, 0), (119.9, 0), (120.0, 1), (139.9, 1), (140.0, 2))
+        for now_s, num_asked in looks:  # noqa: B007
             await watchdog.look()
             assert len(fleet.restarted) == num_asked
-        assert fleet.restarted == [("decode-0", "does not answer for 20 s")]
+        assert set(fleet.restarted) == {("decode-0", "does not answer for 20 s")}
 
 
 async def test_a_worker_that_ends_no_step_is_restarted_unless_its_steps_are_that_long(

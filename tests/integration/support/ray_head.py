@@ -45,7 +45,7 @@ def ray_head(temp_dir: Path) -> Iterator[str]:
         # a cluster's worker takes a thread for each core that it may use; here two share the machine
         psutil.Process(process.pid).cpu_affinity([min(os.sched_getaffinity(0))])
         try:
-            _await_listening(process, port)
+            _await_started(process, temp_dir / "head.log")
             yield f"{HOST}:{port}"
         finally:
             _end(process)
@@ -58,14 +58,13 @@ def _free_port() -> int:
         return port
 
 
-def _await_listening(process: subprocess.Popen[bytes], port: int) -> None:
+def _await_started(process: subprocess.Popen[bytes], log: Path) -> None:
     deadline_s = time.monotonic() + WITHIN_S
     while process.poll() is None and time.monotonic() < deadline_s:
-        with socket.socket() as probe:
-            if probe.connect_ex((HOST, port)) == 0:
-                return
+        if "will now block" in log.read_text():  # all of Ray's processes run
+            return
         time.sleep(0.1)
-    raise AssertionError("Ray did not start")
+    raise AssertionError(f"Ray did not start: {log.read_text()}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
