@@ -14,6 +14,7 @@ from cli import (
     generate,
     logs,
     model,
+    router,
     scale,
     serve,
     status,
@@ -31,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("serve")(serve.command)
+app.command("router")(router.command)
 app.command("generate")(reaches_router(generate.command))
 app.command("chat")(reaches_router(chat.command))
 app.command("status")(reaches_router(status.command))

@@ -19,9 +19,11 @@ _STATES = {
     admin_pb2.WORKER_STATE_STALLED: "stalled",
     admin_pb2.WORKER_STATE_UNREACHABLE: "unreachable",
     admin_pb2.WORKER_STATE_DRAINING: "draining",
+    admin_pb2.WORKER_STATE_RESTARTING: "restarting",
+    admin_pb2.WORKER_STATE_RETIRED: "retired",
 }
 
-_COLORS = {"ready": "green", "draining": "yellow"}
+_COLORS = {"ready": "green", "draining": "yellow", "restarting": "yellow"}
 
 
 def command(
@@ -72,6 +74,7 @@ def _worker_dict(worker: admin_pb2.WorkerStatus) -> dict[str, object]:
         "address": worker.address,
         "dtype": worker.dtype,
         "dtype_reason": worker.dtype_reason,
+        "note": worker.note,
         "sequences": _sequences(worker.load) if has_load else None,
         "blocks": _blocks(worker.load) if has_load else None,
         "counters": _counters(worker.load) if has_load else None,
@@ -139,6 +142,9 @@ def _print_tables(response: admin_pb2.StatusResponse) -> None:
             *_load_cells(worker),
         )
     console.print(table)
+    for worker in response.workers:
+        if worker.note:
+            console.print(f"{worker.name}: {worker.note}", highlight=False, markup=False)
 
 
 def _load_cells(worker: admin_pb2.WorkerStatus) -> list[str]:

@@ -138,6 +138,9 @@ class RouterConfig(_Frozen):
     max_worker_deaths: int = Field(
         2, ge=0, description="Deaths of workers that a request survives; the next one is POISON"
     )
+    watchdog_s: float = Field(
+        20.0, gt=0, description="No answer, or no step with work, for so long: killed and restarted"
+    )
     slow_client_s: float = Field(
         10.0, gt=0, description="The longest that a client may not take a message"
     )

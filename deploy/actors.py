@@ -58,6 +58,11 @@ class WorkerActor:
         return self._process.home
 
     @_control
+    def address(self) -> str:
+        """Return the gRPC address; "" until the worker has started."""
+        return self._process.address
+
+    @_control
     def stages(self) -> Stages:
         """Return WorkerProcess.stages."""
         return self._process.stages()

@@ -1,168 +1,154 @@
-"""One deployment: workers as named Ray actors, started, changed while they run, and stopped."""
+"""One deployment, as the process that owns it sees it: a Ray session and the supervisor in it."""
 
 import contextlib
 import secrets
 import threading
 import time
-from collections.abc import Sequence
-from itertools import count
 from pathlib import Path
 
 import ray
-from ray.exceptions import RayError
+from ray.actor import ActorClass
+from ray.exceptions import ActorAlreadyExistsError, RayError
 
-from common.config import ServeConfig, WorkerSpec
-from common.machine import read_cores, read_memory
+from common.config import ServeConfig
+from common.machine import read_cores
 from common.messages import Role
-from common.telemetry.log_files import default_log_dir, new_log_name
-from deploy.death_watch import DeathWatch
-from deploy.launched import Launched
-from deploy.launcher import Launcher
-from deploy.placement import Share, share_cores, share_free_cores
+from deploy.placement import Share, share_cores
 from deploy.ray_session import start_ray, stop_ray
-from deploy.starting import LoggedReport, StartReport
-from pdserve.errors import PreconditionError
+from deploy.remote_supervisor import RemoteSupervisor, find_supervisor, progress_of, result_of_call
+from deploy.starting import StartReport
+from deploy.supervisor_actor import OWNER_GONE_AFTER_S, SUPERVISOR, Facts, SupervisorActor
+from pdserve.errors import PreconditionError, SetupError
+from router.workers.membership import Membership
 
-_STOP_TIMEOUT_S = 10.0
-_FLIP_TIMEOUT_S = 40.0  # longer than the worker's own timeout
+_POLL_S = 0.25
+_STOP_WITHIN_S = 30.0
+_OWNER_GONE_WITHIN_S = OWNER_GONE_AFTER_S + 5.0  # for one that was killed a moment ago
+_LAST_QUESTION_S = 2.0
 
 
 class Deployment:
-    """Owner of the Ray session and the worker actors.
+    """Owner of the Ray session and of the deployment: both end with `stop`, which is safe at any moment.
 
-    `stop` is safe at any moment and leaves nothing behind. A worker's name is its first role and a
-    unique number; it does not change when the worker flips.
+    On a cluster it takes over a deployment of its namespace whose owner was killed.
     """
 
     def __init__(self, config: ServeConfig, model_name: str, model_dir: Path) -> None:
         self._config = config
-        self._model_name = model_name
-        self._model_dir = model_dir
-        self._workers: dict[str, Launched] = {}
-        self._watch = DeathWatch()
-        self._numbers = {role: count() for role in Role}
-        self._shares: list[Share] = []
-        self.cluster_token = secrets.token_urlsafe(32)  # workers demand it from routers
-        self._is_private = True
+        self._owner = secrets.token_hex(8)
+        token = secrets.token_urlsafe(32)  # workers demand it from routers
+        key = f"{config.namespace}:{self._owner}"
+        self.facts = Facts(config, model_name, model_dir, token, key)
+        self._supervisor: RemoteSupervisor | None = None
         self._is_aborted = threading.Event()
-        self._changing = threading.Lock()
 
-    def start(self, report: StartReport) -> list[str]:
-        """Start Ray and all workers; return their gRPC addresses. Raises SetupError.
+    @property
+    def supervisor(self) -> RemoteSupervisor:
+        """The supervisor, once started."""
+        if self._supervisor is None:
+            raise RuntimeError("the deployment has not started")
+        return self._supervisor
+
+    def start(self, report: StartReport) -> Membership:
+        """Start Ray and all workers; return them. Raises SetupError.
 
         `report` is told what the start is waiting for, and how long each stage took.
         """
         config = self._config
         roles = [Role.PREFILL] * config.prefill + [Role.DECODE] * config.decode
-        self._shares = share_cores(len(roles), read_cores(), config.pin)
+        shares = share_cores(len(roles), read_cores(), config.pin)
         report.now("starting Ray")
         begun_s = time.monotonic()
-        self._is_private = start_ray(config, sum(share.num_threads for share in self._shares))
+        start_ray(config, sum(share.num_threads for share in shares))
         report.done(f"starting Ray took {time.monotonic() - begun_s:.1f} s")
-        return list(self._launch(roles, self._shares, self._launcher(), report).values())
-
-    def add(self, roles: Sequence[Role]) -> dict[str, str]:
-        """Start more workers, all or none; return their addresses by name.
-
-        Raises PreconditionError if there is no room for them, SetupError if one does not start.
-        """
-        with self._changing:
-            launcher = self._launcher()
-            if not self._is_private:
-                launcher.check_cluster(roles)
-                return self._launch(roles, [Share(0, ())] * len(roles), launcher, LoggedReport())
-            used = {core for worker in self._workers.values() for core in worker.share.cores}
-            free = [core for core in read_cores().mask if core not in used]
-            shares = share_free_cores(len(roles), free, self._shares[0])
-            return self._launch(roles, shares, launcher, LoggedReport())
-
-    def flip(self, name: str, role: Role) -> None:
-        """Give a worker another role. Raises PreconditionError, SetupError."""
-        with self._changing:
-            if name not in self._workers:
-                raise PreconditionError(f"{name} is no worker of this deployment")
-            self._launcher().flip(self._workers[name], role, _FLIP_TIMEOUT_S)
-
-    def remove(self, name: str) -> None:
-        """Stop one worker, if it belongs to this deployment."""
-        with self._changing:
-            worker = self._workers.pop(name, None)
-            if worker is not None:
-                self._watch.forget(name)
-                _end([worker])
+        if config.ray_address is not None and (found := find_supervisor(config.namespace)):
+            return self._take_over(RemoteSupervisor(found, config.start_timeout_s, self._owner))
+        if self._is_aborted.is_set():
+            raise SetupError("the start was interrupted")
+        self._create()
+        self._start_workers(roles, shares, report)
+        return self.supervisor.await_serving()
 
     def abort(self) -> None:
         """Make a `start` or a change that runs in another thread give up soon."""
         self._is_aborted.set()
+        if self._supervisor is not None:
+            self._supervisor.handle.abort.remote()
 
     def stop(self) -> None:
-        """Stop workers, then Ray.
+        """Stop workers, then the supervisor, then Ray.
 
         Never call it during `start`; call `abort` first to end a change.
         """
-        with self._changing:
-            self._watch.close()
-            if ray.is_initialized():
-                _end(list(self._workers.values()))
-            self._workers.clear()
+        if self._supervisor is not None:
+            with contextlib.suppress(RayError, PreconditionError):  # Ray is gone, and all with it
+                self._supervisor.stop(_STOP_WITHIN_S)
+            with contextlib.suppress(RayError):
+                ray.kill(self._supervisor.handle)
+        if ray.is_initialized():
             stop_ray()
 
-    def _launcher(self) -> Launcher:
-        return Launcher(self._config, self._is_private, self._is_aborted)
-
-    def _launch(
-        self,
-        roles: Sequence[Role],
-        shares: Sequence[Share],
-        launcher: Launcher,
-        report: StartReport,
-    ) -> dict[str, str]:
-        launched: list[Launched] = []
-        # divided before the start: workers that start together would all count the same free memory
-        memory_bytes = read_memory().usable_bytes // len(roles) if self._is_private else None
+    def _create(self) -> None:
+        # ray.remote turned the class into an ActorClass, which type checkers do not see
+        actor_class: ActorClass = SupervisorActor
+        namespace = self._config.namespace
         try:
-            for role, share in zip(roles, shares, strict=True):
-                launched.append(launcher.create(self._spec(role, share, memory_bytes), share))
-            ready = launcher.await_starts(launched, report)
-        except BaseException:
-            _kill(launched)  # nobody uses them yet; one that is loading would not react to `stop`
-            raise
-        for one in ready:
-            self._workers[one.worker.name] = one.worker
-            self._watch.add(one.worker)
-        return {one.worker.name: one.address for one in ready}
+            handle = actor_class.options(
+                name=SUPERVISOR,
+                namespace=namespace,
+                lifetime="detached",
+                max_restarts=-1,
+                num_cpus=0,
+            ).remote(self.facts, self._owner)
+        except (ValueError, ActorAlreadyExistsError) as error:  # the second error comes from ray://
+            raise _taken(namespace) from error
+        self._supervisor = RemoteSupervisor(handle, self._config.start_timeout_s, self._owner)
 
-    def _spec(self, role: Role, share: Share, memory_bytes: int | None) -> WorkerSpec:
-        config, name = self._config, f"{role}-{next(self._numbers[role])}"
-        log_file = default_log_dir() / config.namespace / name / new_log_name()
-        return WorkerSpec.model_validate(
-            {
-                "name": name,
-                "role": str(role),
-                "model_dir": self._model_dir,
-                "model_name": self._model_name,
-                "namespace": config.namespace,
-                "bind_host": "127.0.0.1" if self._is_private else None,
-                "num_threads": share.num_threads if self._is_private else 0,
-                "cores": share.cores if self._is_private else (),
-                "log_file": log_file if self._is_private else None,
-                "memory_bytes": memory_bytes,
-                "cluster_token": self.cluster_token,
-                "engine": config.engine,
-                "transfer": config.transfer,
-            }
-        )
+    def _start_workers(self, roles: list[Role], shares: list[Share], report: StartReport) -> None:
+        """Have the workers started, and pass on what the start reports. Raises SetupError."""
+        handle, num_done = self.supervisor.handle, 0
+        started = handle.start.remote(roles, shares)
+        report.now("starting the supervisor")
+        deadline_s = time.monotonic() + self._config.start_timeout_s + _STOP_WITHIN_S
+        has_ended = False
+        while not has_ended and time.monotonic() < deadline_s:
+            asked = handle.progress.remote()
+            has_ended = bool(ray.wait([started], timeout=_POLL_S)[0])
+            if ray.wait([asked], timeout=_LAST_QUESTION_S if has_ended else 0)[0]:
+                progress = progress_of(asked)
+                for line in progress.done[num_done:]:
+                    report.done(line)
+                num_done = len(progress.done)
+                report.now(progress.now)
+        try:
+            result_of_call(started, _POLL_S)
+        except PreconditionError as error:
+            raise SetupError(error.message) from error
+
+    def _take_over(self, found: RemoteSupervisor) -> Membership:
+        """Become the owner of a deployment whose owner was killed. Raises SetupError."""
+        namespace = self._config.namespace
+        try:
+            facts, deadline_s = found.facts(), time.monotonic() + _OWNER_GONE_WITHIN_S
+            while not found.own():
+                if time.monotonic() > deadline_s or self._is_aborted.wait(_POLL_S):
+                    raise _taken(namespace)
+            if (
+                facts.config.engine != self._config.engine
+                or facts.model_dir != self.facts.model_dir
+            ):
+                raise SetupError(
+                    f"namespace '{namespace}' has workers with another model or engine settings",
+                    "choose another namespace, or serve it once with the old settings and end that",
+                )
+            self.facts, self._supervisor = facts, found
+            return found.await_serving()
+        except PreconditionError as error:
+            raise SetupError(error.message, "choose another namespace") from error
 
 
-def _end(workers: Sequence[Launched]) -> None:
-    """Ask the workers to stop, wait a little, then kill those that still run."""
-    with contextlib.suppress(RayError):
-        stops = [worker.handle.stop.remote() for worker in workers]
-        ray.wait(stops, num_returns=len(stops), timeout=_STOP_TIMEOUT_S) if stops else None
-    _kill(workers)
-
-
-def _kill(workers: Sequence[Launched]) -> None:
-    for worker in workers:
-        with contextlib.suppress(RayError):
-            ray.kill(worker.handle)
+def _taken(namespace: str) -> SetupError:
+    return SetupError(
+        f"namespace '{namespace}' is served by another `pdserve serve`",
+        "choose another namespace, or join it with `pdserve router`",
+    )

@@ -1,5 +1,6 @@
 """Launcher of workers: from a worker's description to a Ray actor that serves."""
 
+import contextlib
 import threading
 import time
 from collections import Counter
@@ -7,7 +8,7 @@ from collections.abc import Sequence
 
 import ray
 from ray.actor import ActorClass, ActorHandle
-from ray.exceptions import ActorAlreadyExistsError
+from ray.exceptions import ActorAlreadyExistsError, RayError
 
 from common.config import ServeConfig, WorkerSpec
 from common.messages import Role
@@ -18,6 +19,8 @@ from deploy.starting import Ready, StartReport, await_starts
 from pdserve.errors import PreconditionError, SetupError
 
 _POLL_S = 0.5
+_STOP_TIMEOUT_S = 10.0
+_NAME_FREE_WITHIN_S, _NAME_POLL_S = 10.0, 0.1
 
 
 class Launcher:
@@ -35,7 +38,11 @@ class Launcher:
         options = self._resources(Role(spec.role))
         try:
             handle: ActorHandle = actor_class.options(
-                name=spec.name, namespace=spec.namespace, max_restarts=0, **options
+                name=spec.name,
+                namespace=spec.namespace,
+                lifetime="detached",
+                max_restarts=0,
+                **options,
             ).remote(spec)
         except (ValueError, ActorAlreadyExistsError) as error:  # the second error comes from ray://
             raise SetupError(
@@ -43,6 +50,17 @@ class Launcher:
                 "choose another namespace",
             ) from error
         return Launched(spec, handle, share)
+
+    def create_again(self, before: Launched, spec: WorkerSpec) -> Launched:
+        """Return an actor in place of one that died; `spec` has its name. Raises SetupError."""
+        kill([before])  # else Ray keeps the name for it
+        deadline_s = time.monotonic() + _NAME_FREE_WITHIN_S
+        while True:
+            try:
+                return self.create(spec, before.share)
+            except SetupError:
+                if time.monotonic() > deadline_s or self._is_aborted.wait(_NAME_POLL_S):
+                    raise
 
     def await_starts(self, workers: Sequence[Launched], report: StartReport) -> list[Ready]:
         """Start the workers and wait until all serve; errors as in starting.await_starts."""
@@ -88,3 +106,19 @@ class Launcher:
         if self._config.engine.device == "cuda":
             needs["GPU"] = 1
         return needs
+
+
+def kill(workers: Sequence[Launched]) -> None:
+    """Kill the workers that still run; a process that does not react is ended after 5 s."""
+    for worker in workers:
+        with contextlib.suppress(RayError):
+            if worker.handle is not None:  # None: it was never found
+                ray.kill(worker.handle)
+
+
+def end(workers: Sequence[Launched]) -> None:
+    """Ask the workers to stop, wait a little, then kill those that still run."""
+    with contextlib.suppress(RayError):
+        stops = [worker.handle.stop.remote() for worker in workers if worker.handle is not None]
+        ray.wait(stops, num_returns=len(stops), timeout=_STOP_TIMEOUT_S) if stops else None
+    kill(workers)

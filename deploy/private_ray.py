@@ -9,6 +9,7 @@ that this was tried with are treated like that; any other starts as it always do
 """
 
 import contextlib
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from ray._private import services as ray_services
 
 _TRIED = ("2.60.",)  # versions of Ray
 _LATER = ["nice", "-n", "19"]
+_END_WITH_PARENT = ["setpriv", "--pdeathsig", "KILL"]  # of util-linux
 _AGENT_COMMAND = "_build_python_executable_command_memory_profileable"
 _WORKER_SETUP = Path(__file__).with_name("ray_worker_setup.py")
 _raylet: Any = ray._raylet  # its type stubs are incomplete
@@ -71,7 +73,9 @@ class _QuickNode(ray_node.Node):  # type: ignore[misc]  # Ray has no types
 
 
 def _at_low_priority(build: Callable[..., list[str]]) -> Callable[..., list[str]]:
-    return lambda *arguments, **options: [*_LATER, *build(*arguments, **options)]
+    # agents of a raylet that was killed would wait for its return, for a minute
+    mortal = _END_WITH_PARENT if shutil.which(_END_WITH_PARENT[0]) else []
+    return lambda *arguments, **options: [*mortal, *_LATER, *build(*arguments, **options)]
 
 
 def _free_port() -> int:

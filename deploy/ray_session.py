@@ -4,6 +4,7 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 from pathlib import Path
 
 import ray
@@ -16,6 +17,7 @@ from pdserve.errors import SetupError
 
 _MIB = 2**20
 _SHM = Path("/dev/shm")  # noqa: S108 - looked at only
+_LISTENING_WITHIN_S = 5.0
 _MIN_STORE_BYTES = 128 * _MIB
 
 
@@ -44,6 +46,7 @@ def start_ray(config: ServeConfig, num_cpus: int) -> bool:
                 _system_config={"worker_niceness": 0},
             )
         return True
+    _check_listening(config.ray_address)
     _init(address=config.ray_address, namespace=config.namespace)
     return False
 
@@ -72,6 +75,24 @@ def _silence_ray() -> None:
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
 
 
+def _check_listening(address: str) -> None:
+    """Raise SetupError if nobody listens there: Ray itself would try for a minute and more."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return  # a word of Ray's own, such as auto
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _LISTENING_WITHIN_S).close()
+    except OSError as error:
+        raise _no_answer(address, str(error)) from error
+
+
+def _no_answer(address: object, reason: str) -> SetupError:
+    return SetupError(
+        f"Ray at '{address}' does not answer: {reason}",
+        "check ray_address, or leave it out for a private Ray",
+    )
+
+
 def _init(**options: object) -> None:
     try:
         ray.init(
@@ -82,7 +103,4 @@ def _init(**options: object) -> None:
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
-        raise SetupError(
-            f"Ray at '{options['address']}' does not answer: {first_line}",
-            "check ray_address, or leave it out for a private Ray",
-        ) from error
+        raise _no_answer(options["address"], first_line) from error

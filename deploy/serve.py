@@ -11,11 +11,18 @@ from common.config import ServeConfig
 from common.telemetry.logs import configure_logs
 from deploy.deployment import Deployment
 from deploy.fleet import DeploymentFleet
+from deploy.membership_feed import MembershipFeed
+from deploy.ray_session import start_ray, stop_ray
+from deploy.remote_supervisor import RemoteSupervisor, find_supervisor
 from deploy.starting import StartReport
-from pdserve.errors import SetupError
+from deploy.supervisor_actor import Facts
+from pdserve.errors import PreconditionError, SetupError
 from router.access.server_security import ServerSecurity
 from router.app import Router
 from router.edge.http import check_port
+from router.workers.membership import Membership
+
+FindModel = Callable[[str], Path]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +33,7 @@ class Endpoints:
     grpc_port: int
     http_port: int
     openai_port: int | None = None  # None: no OpenAI API
+    model: str = ""
     dtype: str = ""  # of weights and KV
     dtype_reason: str = ""
 
@@ -36,6 +44,16 @@ class Endpoints:
         return f"{host}:{self.grpc_port}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """All that a router of a deployment needs; the settings are this process's own."""
+
+    config: ServeConfig
+    facts: Facts
+    supervisor: RemoteSupervisor
+    model_dir: Path
+
+
 @contextlib.asynccontextmanager
 async def running(
     config: ServeConfig, model_name: str, model_dir: Path, report: StartReport
@@ -43,35 +61,85 @@ async def running(
     """Run a deployment with its router; stop everything on exit, even after an error."""
     security = _make_security(config)
     deployment = Deployment(config, model_name, model_dir)
-    router = None
     try:
-        addresses = await _start(deployment, report)
+        membership = await _start(deployment, report)
         report.now("connecting the router")
-        fleet = DeploymentFleet(deployment)
-        token = deployment.cluster_token
-        settings = config.router_settings
-        router = Router(model_name, model_dir, addresses, settings, fleet, security, token)
+        site = _Site(config, deployment.facts, deployment.supervisor, model_dir)
+        async with _routing(site, membership, security) as endpoints:
+            yield endpoints
+    finally:
+        deployment.abort()  # gives up a change of the workers that still runs
+        await asyncio.to_thread(deployment.stop)
+
+
+@contextlib.asynccontextmanager
+async def joined(config: ServeConfig, find_model: FindModel) -> AsyncIterator[Endpoints]:
+    """Run one more router of a running deployment, which goes on after it. Raises SetupError."""
+    security = _make_security(config)
+    try:
+        supervisor, facts, membership = await asyncio.to_thread(_join, config)
+        model_dir = await asyncio.to_thread(find_model, facts.config.model)
+        site = _Site(config, facts, supervisor, model_dir)
+        async with _routing(site, membership, security) as endpoints:
+            yield endpoints
+    finally:
+        await asyncio.to_thread(stop_ray)
+
+
+def _join(config: ServeConfig) -> tuple[RemoteSupervisor, Facts, Membership]:
+    start_ray(config, 0)
+    handle = find_supervisor(config.namespace)
+    if handle is None:
+        raise SetupError(
+            f"no deployment runs in namespace '{config.namespace}'",
+            "start one with `pdserve serve`, or give its --namespace",
+        )
+    supervisor = RemoteSupervisor(handle, config.start_timeout_s)
+    try:
+        return supervisor, supervisor.facts(), supervisor.await_serving()
+    except PreconditionError as error:
+        raise SetupError(error.message) from error
+
+
+@contextlib.asynccontextmanager
+async def _routing(
+    site: _Site, membership: Membership, security: ServerSecurity
+) -> AsyncIterator[Endpoints]:
+    """Run a router that follows the supervisor."""
+    config, facts, feed = site.config, site.facts, None
+    router = Router(
+        facts.model_name,
+        site.model_dir,
+        [member.address for member in membership.members if member.address],
+        config.router_settings,
+        DeploymentFleet(site.supervisor),
+        security,
+        facts.cluster_token,
+    )
+    try:
         grpc_port = await router.start(
             config.grpc_host, config.grpc_port, config.http_port, config.start_timeout_s
         )
-        endpoints = _endpoints_of(router, config.grpc_host, grpc_port)
+        feed = MembershipFeed(site.supervisor.await_news, router.follow)
+        feed.start()
+        endpoints = _endpoints_of(router, config.grpc_host, grpc_port, facts.model_name)
         if config.openai_port is not None:
             openai_port = await router.serve_openai(config.grpc_host, config.openai_port)
             endpoints = replace(endpoints, openai_port=openai_port)
         yield endpoints
     finally:
-        if router is not None:
-            await router.stop(config.drain_timeout_s)
-        deployment.abort()  # gives up a change of the workers that still runs
-        await asyncio.to_thread(deployment.stop)
+        await router.stop(config.drain_timeout_s)
+        if feed is not None:
+            await feed.close()
 
 
-def _endpoints_of(router: Router, host: str, grpc_port: int) -> Endpoints:
+def _endpoints_of(router: Router, host: str, grpc_port: int, model: str) -> Endpoints:
     served = router.model_info
     return Endpoints(
         host,
         grpc_port,
         router.http_port,
+        model=model,
         dtype=served.dtype,
         dtype_reason=served.dtype_reason,
     )
@@ -91,7 +159,7 @@ def _make_security(config: ServeConfig) -> ServerSecurity:
     return security
 
 
-async def _start(deployment: Deployment, report: StartReport) -> list[str]:
+async def _start(deployment: Deployment, report: StartReport) -> Membership:
     """Start in a thread; a cancellation waits until the thread has ended."""
     starting = asyncio.ensure_future(asyncio.to_thread(deployment.start, report))
     try:
@@ -111,13 +179,30 @@ async def serve(
     on_ready: Callable[[Endpoints], None],
 ) -> None:
     """Serve until SIGINT or SIGTERM, which also end a start-up. Raises SetupError."""
+    await _until_a_signal(running(config, model_name, model_dir, report), on_ready)
+
+
+async def join(
+    config: ServeConfig, find_model: FindModel, on_ready: Callable[[Endpoints], None]
+) -> None:
+    """Serve a running deployment until SIGINT or SIGTERM. Raises SetupError.
+
+    `find_model(name)` returns the folder of the deployment's model on this machine.
+    """
+    await _until_a_signal(joined(config, find_model), on_ready)
+
+
+async def _until_a_signal(
+    serving: contextlib.AbstractAsyncContextManager[Endpoints],
+    on_ready: Callable[[Endpoints], None],
+) -> None:
     configure_logs(process="router")
     main = asyncio.current_task()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, lambda: main and main.cancel())
     try:
-        async with running(config, model_name, model_dir, report) as endpoints:
+        async with serving as endpoints:
             for number in (signal.SIGINT, signal.SIGTERM):  # replaces ray.init's handlers
                 loop.add_signal_handler(number, lambda: main and main.cancel())
             on_ready(endpoints)

@@ -47,6 +47,20 @@ class LoggedReport:
         get_logger().info("start_stage", text=text)
 
 
+class UnreportedStart:
+    """Report of a start that nobody watches; the worker's own log has its stages."""
+
+    def now(self, text: str) -> None:
+        """Ignore the text."""
+
+    def done(self, text: str) -> None:
+        """Ignore the text."""
+
+
+class NotReadyInTimeError(SetupError):
+    """A worker's start was given up; that says nothing about the worker."""
+
+
 class Starting:
     """One starting worker: first its process, then the worker in the process."""
 
@@ -141,9 +155,9 @@ def _check_time(
     late: Starting, timeout_s: float, deadline_s: float, is_aborted: threading.Event
 ) -> None:
     if is_aborted.is_set():
-        raise SetupError(f"worker {late.worker.name} was not ready: interrupted")
+        raise NotReadyInTimeError(f"worker {late.worker.name} was not ready: interrupted")
     if time.monotonic() > deadline_s:
-        raise SetupError(
+        raise NotReadyInTimeError(
             f"worker {late.worker.name} was not ready in {timeout_s} s, still {late.doing()}",
             "raise start_timeout_s",
         )

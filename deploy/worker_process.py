@@ -44,6 +44,7 @@ class WorkerProcess:
         self._builders = builders
         self._host: WorkerHost | None = None
         self._worker: RoleSwitch | None = None
+        self.address = ""  # of the gRPC server, once it serves
         self._clock = StageClock()
         self._is_stopped = threading.Event()
         self.home = Home(spec.bind_host or "127.0.0.1", os.getpid(), self._redirect())
@@ -89,6 +90,7 @@ class WorkerProcess:
         get_logger().info(
             "worker_ready", address=address, threads=spec.num_threads, stage_seconds=seconds
         )
+        self.address = address
         return address
 
     def stages(self) -> Stages:

@@ -57,6 +57,8 @@ from router.journey.work_ids import WorkIds
 from router.routing.policy import make_policy
 from router.scaling.fleet import FixedFleet, Fleet
 from router.scaling.scaler import Scaler
+from router.scaling.watchdog import Watchdog
+from router.workers.membership import Membership
 from router.workers.outage import Outage
 from router.workers.pool import WorkerPool
 
@@ -90,7 +92,8 @@ class Router:
         self._tokenizer = Tokenizer(model_dir)
         self._defaults = choose_sampling_defaults(model_dir, config.generation_config)
         self._pool = WorkerPool(worker_addresses, config, cluster_token)
-        self._scaler = Scaler(self._pool, fleet or FixedFleet())
+        self._fleet = fleet or FixedFleet()
+        self._scaler = Scaler(self._pool, self._fleet)
         self._admission = Admission(config)
         self._state = RouterState(self._admission, self._pool)
         self._outage = Outage(self._pool.is_ready, config.max_outage_s)
@@ -118,10 +121,12 @@ class Router:
         await self._pool.wait_ready(timeout_s)
         self._add_services()
         await self._server.start()
+        watchdog = Watchdog(self._pool, self._fleet, self._config.watchdog_s)
         watches = (
             self._security.watch(),
             self._outage.watch(),
             self._health.follow(),
+            watchdog.run(),
         )
         self._watching = [asyncio.create_task(watch) for watch in watches]
         self._http.start()
@@ -146,6 +151,10 @@ class Router:
     def model_info(self) -> WorkerInfo:
         """Identity of a decode worker, once started: all workers have its model, dtype and limits."""
         return next(view.info for view in self._pool.views() if view.info.role == Role.DECODE)
+
+    def follow(self, membership: Membership) -> None:
+        """Run WorkerPool.follow; for the owner of the workers."""
+        self._pool.follow(membership)
 
     async def stop(self, drain_timeout_s: float) -> None:
         """Refuse new requests, give running ones `drain_timeout_s` seconds to end, then disconnect."""

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import threading
+import time
 from pathlib import Path
 from typing import TextIO
 
@@ -20,15 +21,20 @@ from ray._private import worker as ray_worker
 from ray.core.generated.node_manager_pb2 import GetNodeStatsReply
 
 from common.telemetry.logs import get_logger
+from pdserve.errors import SetupError
 
 _REFRESH_S = 2.0
+_ANSWER_WITHIN_S, _AGAIN_S = 60.0, 0.5  # a question alone may take Ray 30 s
 
 
 class RayNodeStore:
     """Object store of the node that this process runs on."""
 
     def __init__(self, worker: str, namespace: str, share: float) -> None:
-        """Take part as `worker`, unique in `namespace`; KV may take `share` of the store."""
+        """Take part as `worker`, unique in `namespace`; KV may take `share` of the store.
+
+        Raises SetupError when the raylet does not answer within `_ANSWER_WITHIN_S`.
+        """
         self._share = share
         node_id = ray.get_runtime_context().get_node_id()
         node = next(n for n in ray.nodes() if n["NodeID"] == node_id)
@@ -37,7 +43,7 @@ class RayNodeStore:
         self._marks.mkdir(exist_ok=True)
         self._mark = _lock(self._marks / f"{namespace}.{worker}")
         self._share_bytes = self._spilled_bytes = 0
-        self._refresh()
+        self._refresh_at_last()
         threading.Thread(target=self._run, name="node-store", daemon=True).start()
 
     def share_bytes(self) -> int:
@@ -62,6 +68,20 @@ class RayNodeStore:
                 if is_known:
                     get_logger().warning("node_store_unknown", error=repr(error))
                 is_known = False
+
+    def _refresh_at_last(self) -> None:
+        """Look for the first time. A raylet that starts many processes may take long to answer."""
+        deadline_s = time.monotonic() + _ANSWER_WITHIN_S
+        while True:
+            try:
+                return self._refresh()
+            except Exception as error:
+                if time.monotonic() > deadline_s:
+                    message = f"Ray's raylet on this node does not answer: {_brief(error)}"
+                    raise SetupError(
+                        message, "start again, or look into the node's load"
+                    ) from error
+            time.sleep(_AGAIN_S)
 
     def _refresh(self) -> None:
         reply: GetNodeStatsReply = internal_api.node_stats(*self._raylet, include_memory_info=False)
@@ -111,3 +131,8 @@ def _is_at(path: Path, file: TextIO) -> bool:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:
         return False
+
+
+def _brief(error: Exception) -> str:
+    """Return an error as one line: one of gRPC has several."""
+    return " ".join(str(error).split()) or repr(error)

@@ -7,11 +7,11 @@ timeout, because after a node's death Ray alone would hang for 30 s.
 
 import contextlib
 import time
-from collections.abc import Callable
+from typing import NamedTuple
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import GetTimeoutError, RayError
 
 from common.kv_transfer.node_store import AHEAD
 from common.kv_transfer.transport import TransferError
@@ -21,36 +21,43 @@ from common.messages import WorkRequest
 _CLOSED_WITHIN_S = 1.0
 
 
+class _Found(NamedTuple):
+    handle: ActorHandle
+    end: "ray.ObjectRef[None]"  # ready once the process has ended
+
+
 class RayKVTransport:
     """Opens streams to prefill workers, which are named actors of one namespace.
 
-    Their class must have the methods `stream_kv(WorkRequest)`, a generator, and
-    `cancel_kv(request_id, attempt)`.
+    Their class must have the methods `stream_kv(WorkRequest)`, a generator, `cancel_kv(request_id,
+    attempt)`, and `wait_stopped()`, which ends with the process.
     """
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
-        self._handles: dict[str, ActorHandle] = {}
+        self._workers: dict[str, _Found] = {}
 
     def open(self, worker: str, request: WorkRequest) -> "RayKVStream":
         """Start the actor's generator for the prompt (KVTransport.open). Raises TransferError."""
         try:
-            handle = self._handles.get(worker) or ray.get_actor(worker, self._namespace)
-            self._handles[worker] = handle
+            handle = self._find(worker)
             # Ray pauses the generator while that many of its objects are unread. When the stream is dropped
             # half-read, Ray deletes them and lets the generator run on without a reader.
             refs = handle.stream_kv.options(
                 num_returns="streaming", _generator_backpressure_num_objects=AHEAD
             ).remote(request)
         except (RayError, ValueError) as error:
-            self._handles.pop(worker, None)
+            self._workers.pop(worker, None)
             raise TransferError(f"prefill worker {worker} is not reachable: {error}") from error
-        return RayKVStream(handle, refs, request, lambda: self._forget(worker, handle))
+        return RayKVStream(handle, refs, request)
 
-    def _forget(self, worker: str, handle: ActorHandle) -> None:
-        """Forget a worker that died, so that its successor of the same name is found."""
-        if self._handles.get(worker) is handle:
-            del self._handles[worker]
+    def _find(self, worker: str) -> ActorHandle:
+        """Return the handle of the process that has this name now: one that died has a successor."""
+        found = self._workers.get(worker)
+        if found is None or ray.wait([found.end], timeout=0)[0]:
+            handle = ray.get_actor(worker, self._namespace)
+            found = self._workers[worker] = _Found(handle, handle.wait_stopped.remote())
+        return found.handle
 
 
 class RayKVStream:
@@ -61,12 +68,10 @@ class RayKVStream:
         handle: ActorHandle,
         refs: "ray.ObjectRefGenerator",
         request: WorkRequest,
-        on_death: Callable[[], None],
     ) -> None:
         self._handle = handle
         self._refs = refs
         self._request = request
-        self._on_death = on_death
         self._closed = False
 
     def next(self, timeout_s: float) -> WireItem | None:
@@ -84,8 +89,6 @@ class RayKVStream:
         except GetTimeoutError as error:
             raise TransferError(f"a KV object could not be read in {timeout_s} s") from error
         except RayError as error:
-            if isinstance(error, RayActorError):
-                self._on_death()
             raise TransferError(f"prefill worker failed: {type(error).__name__}") from error
 
     def close(self) -> None:

@@ -60,6 +60,10 @@ class _WorkerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerSta
     """No connection."""
     WORKER_STATE_DRAINING: _WorkerState.ValueType  # 4
     """Connected and given no new work; when what it has is done it leaves, or takes another role."""
+    WORKER_STATE_RESTARTING: _WorkerState.ValueType  # 5
+    """Its process is gone; the deployment starts it again under its name."""
+    WORKER_STATE_RETIRED: _WorkerState.ValueType  # 6
+    """Its process is gone, and it failed to start several times in a row: it is not started again. `note` says why."""
 
 class WorkerState(_WorkerState, metaclass=_WorkerStateEnumTypeWrapper):
     """What a router makes of a worker."""
@@ -74,6 +78,10 @@ WORKER_STATE_UNREACHABLE: WorkerState.ValueType  # 3
 """No connection."""
 WORKER_STATE_DRAINING: WorkerState.ValueType  # 4
 """Connected and given no new work; when what it has is done it leaves, or takes another role."""
+WORKER_STATE_RESTARTING: WorkerState.ValueType  # 5
+"""Its process is gone; the deployment starts it again under its name."""
+WORKER_STATE_RETIRED: WorkerState.ValueType  # 6
+"""Its process is gone, and it failed to start several times in a row: it is not started again. `note` says why."""
 Global___WorkerState: _TypeAlias = WorkerState  # noqa: Y015
 
 class _ScaleAction:
@@ -289,6 +297,7 @@ class WorkerStatus(_message.Message):
     LOAD_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
     DTYPE_REASON_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique in the deployment, for example "prefill-0": the role it was started for, and a number. It stays when the
     role changes.
@@ -307,6 +316,8 @@ class WorkerStatus(_message.Message):
     """Type of its weights, activations and KV: float32, bfloat16 or float16."""
     dtype_reason: _builtins.str
     """Why the dtype is the one, for people to read: "engine.dtype" where it was asked for, else what decided."""
+    note: _builtins.str
+    """Why it is retired, for people to read; empty in other states."""
     @_builtins.property
     def load(self) -> Global___WorkerLoad:
         """The worker's last report; absent while the router has no connection to it."""
@@ -323,10 +334,11 @@ class WorkerStatus(_message.Message):
         load: Global___WorkerLoad | None = ...,
         dtype: _builtins.str = ...,
         dtype_reason: _builtins.str = ...,
+        note: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "dtype", b"dtype", "dtype_reason", b"dtype_reason", "incarnation", b"incarnation", "load", b"load", "name", b"name", "pid", b"pid", "role", b"role", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "dtype", b"dtype", "dtype_reason", b"dtype_reason", "incarnation", b"incarnation", "load", b"load", "name", b"name", "note", b"note", "pid", b"pid", "role", b"role", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -15,7 +15,7 @@ from router.admission.admission import Outcome
 from router.edge.block_ledgers import BlockLedgers
 from router.edge.router_state import RouterState
 from router.scaling.scaler import ScaleAction, Scaler
-from router.workers.pool import WorkerState, WorkerView
+from router.workers.view import WorkerState, WorkerView
 
 _DRAIN_TIMEOUT_S = 300.0
 _STATES = {
@@ -23,6 +23,8 @@ _STATES = {
     WorkerState.STALLED: admin_pb2.WORKER_STATE_STALLED,
     WorkerState.UNREACHABLE: admin_pb2.WORKER_STATE_UNREACHABLE,
     WorkerState.DRAINING: admin_pb2.WORKER_STATE_DRAINING,
+    WorkerState.RESTARTING: admin_pb2.WORKER_STATE_RESTARTING,
+    WorkerState.RETIRED: admin_pb2.WORKER_STATE_RETIRED,
 }
 _ACTIONS = {
     ScaleAction.STARTING: admin_pb2.SCALE_ACTION_STARTING,
@@ -138,4 +140,5 @@ def _worker_status(view: WorkerView) -> admin_pb2.WorkerStatus:
         load=load_to_pb(view.load) if view.is_connected else None,
         dtype=view.info.dtype,
         dtype_reason=view.info.dtype_reason,
+        note=view.note,
     )

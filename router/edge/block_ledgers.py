@@ -5,9 +5,12 @@ import asyncio
 from pdserve.errors import UnavailableError
 from pdserve.v1 import ledger_pb2
 from router.journey.work_ids import WorkIds
-from router.workers.pool import WorkerPool, WorkerState, WorkerView
+from router.workers.pool import WorkerPool
+from router.workers.view import WorkerState, WorkerView
 
 _WITHIN_S = 2.0  # a worker answers between two steps
+
+_NO_ANSWER = (WorkerState.UNREACHABLE, WorkerState.RESTARTING, WorkerState.RETIRED)
 
 
 class BlockLedgers:
@@ -34,8 +37,8 @@ class BlockLedgers:
 
     async def _ask_one(self, view: WorkerView, work_id: str) -> ledger_pb2.WorkerBlocks:
         name = view.info.name
-        if view.state is WorkerState.UNREACHABLE:
-            return ledger_pb2.WorkerBlocks(worker=name, problem="unreachable")
+        if view.state in _NO_ANSWER:
+            return ledger_pb2.WorkerBlocks(worker=name, problem=str(view.state))
         try:
             async with asyncio.timeout(self._within_s):
                 ledger = await self._pool.link(name).ask_blocks(work_id)

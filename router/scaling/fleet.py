@@ -22,6 +22,12 @@ class Fleet(Protocol):
     async def stop(self, worker: str) -> None:
         """End a worker's process, if it still runs and is ours."""
 
+    async def restart(self, worker: str, address: str, reason: str) -> None:
+        """Kill a worker's process, and start it again as after a death; `reason` goes to the log.
+
+        Does nothing if the process at `address` is gone already.
+        """
+
 
 class FixedFleet:
     """Fleet of a router that did not start its workers: it can only let them go."""
@@ -35,4 +41,7 @@ class FixedFleet:
         raise PreconditionError(f"this router cannot flip {worker}: it did not start it")
 
     async def stop(self, worker: str) -> None:
+        """Do nothing: the process is not ours."""
+
+    async def restart(self, worker: str, address: str, reason: str) -> None:
         """Do nothing: the process is not ours."""

@@ -20,7 +20,7 @@ _LIMITS = {Role.PREFILL: (0, MAX_PREFILL_WORKERS), Role.DECODE: (1, MAX_DECODE_W
 class Member:
     """A worker as a plan sees it. A worker whose process is gone does not count, and is removed.
 
-    A worker that drains for another router may leave soon.
+    It counts while its deployment starts it again. A worker that drains for another router may leave soon.
     """
 
     name: str

@@ -28,7 +28,8 @@ from pdserve.errors import (
 )
 from router.scaling.fleet import Fleet
 from router.scaling.plan import Member, ScalePlan, make_plan
-from router.workers.pool import WorkerPool, WorkerState
+from router.workers.pool import WorkerPool
+from router.workers.view import WorkerState
 
 _CONNECT_WITHIN_S = 30.0  # for a worker that is ready, or has flipped
 _log = get_logger()
@@ -165,7 +166,7 @@ class Scaler:
                 view.info.name,
                 view.info.role,
                 view.load.num_running + view.load.num_waiting,
-                is_gone=not view.is_connected,
+                is_gone=not view.is_connected and not view.is_coming_back,
                 is_draining=view.state is WorkerState.DRAINING,
             )
             for view in self._pool.views()

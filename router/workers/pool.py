@@ -5,8 +5,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 
 from common.config import RouterConfig
 from common.messages import Role, WorkerInfo, WorkerLoad
@@ -16,31 +15,14 @@ from router.routing.prediction import Ask, Candidate
 from router.routing.prefix_index import PromptKeys
 from router.workers.compatibility import check_compatibility
 from router.workers.link import WorkerLink
+from router.workers.members import Members
+from router.workers.membership import Member, Membership
 from router.workers.sent_prompts import SentPrompts
+from router.workers.view import WorkerState, WorkerView
 from router.workers.worker_use import WorkerUse
 
 _POLL_S = 0.02
 _SETTLE_S = 0.1  # for requests that another router sends before it knows that a worker drains
-
-
-class WorkerState(StrEnum):
-    """State of a worker, as the router sees it."""
-
-    READY = "ready"
-    STALLED = "stalled"
-    UNREACHABLE = "unreachable"
-    DRAINING = "draining"
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerView:
-    """A worker for status and metrics."""
-
-    info: WorkerInfo
-    load: WorkerLoad
-    state: WorkerState
-    address: str
-    is_connected: bool
 
 
 class WorkerPool:
@@ -52,42 +34,52 @@ class WorkerPool:
         self._config = config
         self._cluster_token = cluster_token
         self._router_id = secrets.token_hex(8)  # the workers know the router's connections by it
-        self._links = [self._link_to(address) for address in addresses]
+        self._members = Members(self._link_to, addresses)
+        self._links = self._members.links
         self._draining: set[str] = set()
         self.sent_prompts = SentPrompts()
         self.worker_use = WorkerUse()
 
     def start(self) -> None:
         """Connect to every worker, in the background."""
-        for link in self._links:
-            link.start()
+        self._members.start()
 
     async def close(self) -> None:
         """Disconnect from all."""
-        await asyncio.gather(*(link.close() for link in self._links))
+        await self._members.close()
+
+    def follow(self, membership: Membership) -> None:
+        """Take a newer membership over: a worker that started again is found at its new address."""
+        for link in self._members.follow(membership):
+            if link.info is not None and link.info.name in self._draining:
+                link.set_draining(True)
+
+    def member(self, name: str) -> Member | None:
+        """Return a worker as its deployment tells of it; None if it tells of none of that name."""
+        return self._members.find(name)
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Wait until all are connected. Raises SetupError (refused), UnavailableError (timeout)."""
         await _wait_connected(self._links, timeout_s)
 
     async def add(self, addresses: Sequence[str], timeout_s: float) -> None:
-        """Add workers once all of them are connected. Raises errors as `wait_ready` does."""
-        links = [self._link_to(address) for address in addresses]
+        """Add workers, and return when all are connected. Raises errors as `wait_ready` does.
+
+        After an error none of them is left.
+        """
+        links = self._members.add(addresses)
         try:
-            for link in links:
-                link.start()
             await _wait_connected(links, timeout_s)
         except BaseException:
-            await asyncio.gather(*(link.close() for link in links))
+            for link in links:
+                await self._members.remove(link)
             raise
-        self._links += links
 
     async def remove(self, name: str) -> None:
         """Forget a worker. Requests that it still has end with WORKER_LOST."""
         link = self.link(name)
-        self._links.remove(link)
-        self.undrain(name)
-        await link.close()
+        self._draining.discard(name)
+        await self._members.remove(link)
 
     def drain(self, name: str) -> None:
         """Send a worker nothing new, from this router and all others."""
@@ -127,11 +119,7 @@ class WorkerPool:
 
     def views(self) -> list[WorkerView]:
         """Return all workers that ever introduced themselves, by role (prefill first) and name."""
-        views = [
-            WorkerView(link.info, link.load, self._state(link), link.address, link.is_connected)
-            for link in self._links
-            if link.info is not None
-        ]
+        views = [self._view(link, link.info) for link in self._links if link.info is not None]
         return sorted(views, key=lambda v: (v.info.role != Role.PREFILL, v.info.name))
 
     @property
@@ -208,7 +196,18 @@ class WorkerPool:
             profile=replace(info.profile, correction=load.correction),
         )
 
+    def _view(self, link: WorkerLink, info: WorkerInfo) -> WorkerView:
+        state, member = self._state(link), self.member(info.name)
+        note = member.retired if member is not None else ""
+        # a process that is gone holds nothing of what its last report says
+        is_gone = state in (WorkerState.RESTARTING, WorkerState.RETIRED)
+        load = WorkerLoad() if is_gone else link.load
+        return WorkerView(info, load, state, link.address, link.is_connected, note)
+
     def _state(self, link: WorkerLink) -> WorkerState:
+        member = self.member(link.info.name) if link.info is not None else None
+        if not link.is_connected and member is not None and not member.address:
+            return WorkerState.RETIRED if member.retired else WorkerState.RESTARTING
         if not link.is_connected or link.is_silent:
             return WorkerState.UNREACHABLE
         is_drained_here = link.info is not None and link.info.name in self._draining

@@ -14,7 +14,7 @@ from smg_grpc_proto.generated import common_pb2
 
 from common.messages import Role
 from router.intake.job import Limits
-from router.workers.pool import WorkerView
+from router.workers.view import WorkerView
 
 SERVER_TYPE = "pdserve"
 _CHUNK_BYTES = 2**20

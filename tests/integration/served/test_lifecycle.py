@@ -12,10 +12,18 @@ import psutil
 import pytest
 
 from common.engine.weights.resolve import ModelSource
-from tests.integration.support.processes import STOP_TIMEOUT_S, Served, spawn
+from tests.integration.support.processes import (
+    STOP_TIMEOUT_S,
+    Served,
+    await_ready,
+    ended,
+    spawn,
+)
 from tests.patience import WITHIN_S
 
 pytestmark = pytest.mark.deployment
+
+KILLED_WITHIN_S = 30.0  # Ray's agents alone would stay for a minute
 
 
 def _get(served: Served, path: str) -> str:
@@ -46,6 +54,15 @@ def test_a_signal_during_start_up_stops_everything(model: ModelSource) -> None:
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+def test_a_kill_leaves_nothing_behind(model: ModelSource) -> None:
+    process = spawn(model.name, "--config", "tests/integration/support/small.yaml")
+    with ended(process):
+        family = await_ready(process).family()
+        process.kill()
+        _, alive = psutil.wait_procs(family, timeout=KILLED_WITHIN_S)
+        assert not alive, f"left behind: {alive}"
 
 
 def _await_raylet(root: psutil.Process) -> list[psutil.Process]:

@@ -38,7 +38,12 @@ class Served:
 
 def spawn(*args: str) -> subprocess.Popen[str]:
     """Start `pdserve serve ARGS` on free ports, with captured output."""
-    command = [str(PDSERVE), "serve", *args, "--grpc-port", "0", "--http-port", "0"]
+    return spawn_command("serve", *args)
+
+
+def spawn_command(*args: str) -> subprocess.Popen[str]:
+    """Start `pdserve ARGS` (serve or router) on free ports, with captured output."""
+    command = [str(PDSERVE), *args, "--grpc-port", "0", "--http-port", "0"]
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     environment.setdefault("PDSERVE_START_TIMEOUT_S", str(START_TIMEOUT_S))
     return subprocess.Popen(
@@ -50,11 +55,18 @@ def spawn(*args: str) -> subprocess.Popen[str]:
 def serving(*args: str, ended_by: signal.Signals = signal.SIGTERM) -> Iterator[Served]:
     """Yield a ready deployment; then the signal must end it cleanly, with all processes."""
     process = spawn(*args)
-    try:
-        served = _await_ready(process)
+    with ended(process):
+        served = await_ready(process)
         yield served
         if process.poll() is None:
             _stop(served, ended_by)
+
+
+@contextmanager
+def ended(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Kill the process in the end if it still runs, and close its pipes."""
+    try:
+        yield
     finally:
         if process.poll() is None:
             process.kill()
@@ -75,7 +87,8 @@ def _stop(served: Served, number: signal.Signals) -> None:
     assert not alive, f"left behind: {alive}"
 
 
-def _await_ready(process: subprocess.Popen[str]) -> Served:
+def await_ready(process: subprocess.Popen[str]) -> Served:
+    """Return the addresses of a deployment, or a router, as soon as it is ready."""
     watchdog = threading.Timer(START_TIMEOUT_S, process.kill)
     watchdog.start()
     try:

@@ -20,6 +20,7 @@ class ScriptedFleet:
         self.workers = {worker.info.name: worker for worker in workers}
         self.started: list[ScriptedWorker] = []
         self.stopped: list[str] = []
+        self.restarted: list[tuple[str, str]] = []
         self.fingerprint = "tiny"  # of workers started later
         self.may_flip = asyncio.Event()
         self.may_flip.set()
@@ -53,6 +54,10 @@ class ScriptedFleet:
     async def stop(self, worker: str) -> None:
         """Stop a worker's server."""
         self.stopped.append(worker)
+
+    async def restart(self, worker: str, address: str, reason: str) -> None:
+        """Note that a restart was asked for."""
+        self.restarted.append((worker, reason))
 
     def close(self) -> None:
         """End the servers that the fleet started."""

@@ -1,11 +1,13 @@
 import shutil
+import socket
 from types import SimpleNamespace
 
 import pytest
 
 from common.config import ServeConfig
 from common.machine import Memory
-from deploy.ray_session import _store_bytes
+from deploy.ray_session import _store_bytes, start_ray
+from pdserve.errors import SetupError
 
 MIB = 2**20
 TWO_WORKERS = ServeConfig.model_validate({"transfer": {"max_inflight_mib": 300}})  # 2 x 300 / 0.3
@@ -26,3 +28,14 @@ def test_the_object_store_fits_the_container(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=shm_mib * MIB))
     memory = Memory(memory_mib * MIB, memory_mib * MIB)
     assert _store_bytes(TWO_WORKERS, memory) == store_mib * MIB
+
+
+def test_a_ray_that_nobody_serves_is_one_line() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound, and not listening
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        for spelled in (address, f"ray://{address}"):
+            config = ServeConfig(ray_address=spelled)
+            with pytest.raises(SetupError, match=f"^Ray at '{spelled}' does not answer") as caught:
+                start_ray(config, 0)
+            assert "\n" not in str(caught.value)

@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 
 from common.kv_transfer import ray_store
 from common.kv_transfer.ray_store import RayNodeStore, _is_locked, _lock
+from pdserve.errors import SetupError
 
 
 def test_a_mark_that_nobody_has_is_removed_and_one_that_somebody_has_stays(tmp_path: Path) -> None:
@@ -68,3 +69,30 @@ def test_no_error_ends_the_refreshing_and_it_is_told_once(
         store._run()
     assert store.num_asked == 3
     assert [line["event"] for line in logs] == ["node_store_unknown"]
+
+
+class _SlowAtFirst(RayNodeStore):
+    def __init__(self, num_failures: int) -> None:
+        self.num_asked, self._num_failures = 0, num_failures
+
+    def _refresh(self) -> None:
+        self.num_asked += 1
+        if self.num_asked <= self._num_failures:
+            raise ValueError("deadline\nexceeded")
+
+
+def test_a_raylet_that_is_slow_at_the_start_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_store, "_AGAIN_S", 0.0)
+    store = _SlowAtFirst(num_failures=2)
+    store._refresh_at_last()
+    assert store.num_asked == 3
+
+
+def test_a_raylet_that_never_answers_is_given_up_with_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ray_store, "_AGAIN_S", 0.0)
+    monkeypatch.setattr(ray_store, "_ANSWER_WITHIN_S", 0.01)
+    with pytest.raises(SetupError, match=r"raylet .* does not answer: deadline exceeded") as caught:
+        _SlowAtFirst(num_failures=10**9)._refresh_at_last()
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,127 @@
+"""Deployments on a Ray cluster: the supervisor and the workers outlive any router."""
+
+import asyncio
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from common.engine.weights.resolve import ModelSource
+from pdserve.client import AsyncClient
+from pdserve.errors import UnavailableError
+from pdserve.v1 import admin_pb2, inference_pb2
+from tests.integration.support.processes import (
+    START_TIMEOUT_S,
+    STOP_TIMEOUT_S,
+    await_ready,
+    ended,
+    run_cli,
+    spawn_command,
+)
+from tests.integration.support.ray_head import HOST, ray_head
+
+pytestmark = pytest.mark.deployment
+
+READY, D = admin_pb2.WORKER_STATE_READY, admin_pb2.WORKER_ROLE_DECODE
+PROMPT = "It was a long day and everyone had something to say about it. " * 5
+SAMPLING = inference_pb2.SamplingParams(max_tokens=16, ignore_eos=True)
+SMALL = ("--config", "tests/integration/support/small.yaml")
+
+
+@pytest.fixture(scope="module")
+def ray_address() -> Iterator[str]:
+    """Yield the address of this module's Ray; its sockets need a short path."""
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder, ray_head(Path(folder)) as address:
+        yield address
+
+
+async def answer(client: AsyncClient) -> list[int]:
+    return [token async for part in client.stream(PROMPT, SAMPLING) for token in part.token_ids]
+
+
+async def workers(client: AsyncClient) -> dict[str, admin_pb2.WorkerStatus]:
+    return {worker.name: worker for worker in (await client.status()).workers}
+
+
+async def until_back(client: AsyncClient, before: admin_pb2.WorkerStatus) -> None:
+    async with asyncio.timeout(START_TIMEOUT_S):
+        while True:
+            after = (await workers(client))[before.name]
+            if after.state == READY and after.incarnation != before.incarnation:
+                return
+            await asyncio.sleep(0.05)
+
+
+def free_of(now: dict[str, admin_pb2.WorkerStatus]) -> bool:
+    """Return True once none of these workers' processes is left."""
+    left = [psutil.Process(worker.pid) for worker in now.values() if psutil.pid_exists(worker.pid)]
+    return psutil.wait_procs(left, timeout=STOP_TIMEOUT_S)[1] == []
+
+
+async def test_workers_outlive_the_process_that_started_them(
+    model: ModelSource, ray_address: str
+) -> None:
+    place = ("--ray-address", ray_address, "--namespace", "outliving", *SMALL)
+    first, router = spawn_command("serve", model.name, *place), None
+    with ended(first):
+        served = await_ready(first)
+        async with AsyncClient(served.grpc) as client:
+            expected = await answer(client)
+            before = await workers(client)
+        router = spawn_command("router", *place)
+        with ended(router):
+            joined = await_ready(router)
+            async with AsyncClient(joined.grpc) as client:
+                assert await answer(client) == expected
+                first.kill()
+                first.wait(STOP_TIMEOUT_S)
+                os.kill(before["decode-0"].pid, signal.SIGKILL)
+                await until_back(client, before["decode-0"])
+                assert await answer(client) == expected
+                await taken_over(model, place, expected, before["prefill-0"].pid)
+            async with AsyncClient(joined.grpc, retries=False) as client:
+                with pytest.raises(UnavailableError):
+                    await answer(client)
+            router.terminate()
+            assert router.wait(STOP_TIMEOUT_S) == 0
+
+
+async def taken_over(
+    model: ModelSource, place: tuple[str, ...], expected: list[int], prefill_pid: int
+) -> None:
+    """Serve a deployment whose owner was killed, and end it."""
+    again = spawn_command("serve", model.name, *place)
+    with ended(again):
+        served = await_ready(again)
+        async with AsyncClient(served.grpc) as client:
+            assert await answer(client) == expected
+            now = await workers(client)
+        assert now["prefill-0"].pid == prefill_pid  # not started anew
+        command = ("serve", model.name, *place)
+        refused = await asyncio.to_thread(run_cli, *command, timeout_s=START_TIMEOUT_S)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert "is served by another `pdserve serve`" in refused.stderr
+        again.terminate()
+        assert again.wait(STOP_TIMEOUT_S) == 0
+    assert free_of(now)
+
+
+def test_a_ray_that_nobody_serves_is_one_line_within_its_deadline(model: ModelSource) -> None:
+    for command in (("serve", model.name), ("router",)):
+        begun_s = time.monotonic()
+        done = run_cli(*command, "--ray-address", f"{HOST}:9")
+        assert (done.returncode, done.stdout) == (2, "")
+        [line] = [line for line in done.stderr.splitlines() if "starting" not in line]
+        assert line.startswith(f"pdserve: Ray at '{HOST}:9' does not answer: ")
+        assert time.monotonic() - begun_s < STOP_TIMEOUT_S
+
+
+def test_a_router_without_a_deployment_says_so(ray_address: str) -> None:
+    done = run_cli("router", "--ray-address", ray_address, "--namespace", "nobody")
+    assert done.returncode == 2
+    assert done.stderr.startswith("pdserve: no deployment runs in namespace 'nobody'")
