@@ -26,7 +26,8 @@ class KeptOutputs:
             if not self._token_ids:
                 self._first_index, self._prompt_logprobs = output.index, output.prompt_logprobs
             self._token_ids.extend(output.token_ids)
-            self._logprobs.extend(output.logprobs)
+            if output.logprobs:
+                self._logprobs.extend(output.logprobs)
         if output.timings or output.finish_reason or output.failure:
             self._last = output
 

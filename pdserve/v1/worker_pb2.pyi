@@ -103,7 +103,7 @@ class Attach(_message.Message):
     router_id: _builtins.str
     """Unique to the router's process."""
     stream_number: _builtins.int
-    """Counts this router's streams to this worker, ascending. A stream ends when a later one has attached."""
+    """Higher for each stream of this router. A stream ends when a later one of the router has attached."""
     @_builtins.property
     def wanted(self) -> _containers.RepeatedCompositeFieldContainer[Global___WantedWork]:
         """In the order in which they were submitted."""

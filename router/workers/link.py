@@ -15,6 +15,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 
 from common.messages import SequenceOutput, WorkerInfo, WorkerLoad, WorkFailure, WorkRequest
@@ -164,8 +165,8 @@ class WorkerLink:
     def _begin(self) -> Conversation:
         self.num_streams += 1
         conversation = Conversation()
-        attach = messages.attach(self._router_id, self.num_streams, self._work.present())
-        conversation.say(attach)
+        number = time.monotonic_ns()  # later ones are higher, also of a new link to the same worker
+        conversation.say(messages.attach(self._router_id, number, self._work.present()))
         return conversation
 
     def _take(self, message: worker_pb2.ConnectResponse) -> None:
