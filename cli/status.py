@@ -62,7 +62,7 @@ def to_dict(response: admin_pb2.StatusResponse) -> dict[str, object]:
 
 
 def _worker_dict(worker: admin_pb2.WorkerStatus) -> dict[str, object]:
-    load = worker.load
+    has_load = worker.HasField("load")
     return {
         "role": ROLES.get(worker.role, "unknown"),
         "name": worker.name,
@@ -72,22 +72,34 @@ def _worker_dict(worker: admin_pb2.WorkerStatus) -> dict[str, object]:
         "address": worker.address,
         "dtype": worker.dtype,
         "dtype_reason": worker.dtype_reason,
-        "sequences": {"running": load.num_running, "waiting": load.num_waiting},
-        "blocks": {
-            "total": load.blocks_total,
-            "free": load.blocks_free,
-            "cached": load.blocks_cached,
-            "size_tokens": load.block_size,
-        },
-        "counters": {
-            "steps": load.steps,
-            "prefill_tokens": load.prefill_tokens,
-            "output_tokens": load.output_tokens,
-            "preemptions": load.preemptions,
-            "kv_bytes": load.kv_bytes,
-            "kv_rejected": load.kv_rejected,
-            "prefill_fallbacks": load.prefill_fallbacks,
-        },
+        "sequences": _sequences(worker.load) if has_load else None,
+        "blocks": _blocks(worker.load) if has_load else None,
+        "counters": _counters(worker.load) if has_load else None,
+    }
+
+
+def _sequences(load: admin_pb2.WorkerLoad) -> dict[str, int]:
+    return {"running": load.num_running, "waiting": load.num_waiting}
+
+
+def _blocks(load: admin_pb2.WorkerLoad) -> dict[str, int]:
+    return {
+        "total": load.blocks_total,
+        "free": load.blocks_free,
+        "cached": load.blocks_cached,
+        "size_tokens": load.block_size,
+    }
+
+
+def _counters(load: admin_pb2.WorkerLoad) -> dict[str, int]:
+    return {
+        "steps": load.steps,
+        "prefill_tokens": load.prefill_tokens,
+        "output_tokens": load.output_tokens,
+        "preemptions": load.preemptions,
+        "kv_bytes": load.kv_bytes,
+        "kv_rejected": load.kv_rejected,
+        "prefill_fallbacks": load.prefill_fallbacks,
     }
 
 
@@ -117,17 +129,27 @@ def _print_tables(response: admin_pb2.StatusResponse) -> None:
     for column in ("running", "waiting", "blocks free/total", "prefill tokens", "output tokens"):
         table.add_column(column, justify="right")
     for worker in response.workers:
-        load, state = worker.load, _STATES.get(worker.state, "unknown")
+        state = _STATES.get(worker.state, "unknown")
         color = _COLORS.get(state, "red")
         table.add_row(
             worker.name,
             ROLES.get(worker.role, "unknown"),
             str(worker.pid),
             f"[{color}]{state}[/{color}]",
-            str(load.num_running),
-            str(load.num_waiting),
-            f"{load.blocks_free}/{load.blocks_total}",
-            str(load.prefill_tokens),
-            str(load.output_tokens),
+            *_load_cells(worker),
         )
     console.print(table)
+
+
+def _load_cells(worker: admin_pb2.WorkerStatus) -> list[str]:
+    """Return the cells of the load: dashes while the router has no connection to the worker."""
+    if not worker.HasField("load"):
+        return ["-"] * 5
+    load = worker.load
+    return [
+        str(load.num_running),
+        str(load.num_waiting),
+        f"{load.blocks_free}/{load.blocks_total}",
+        str(load.prefill_tokens),
+        str(load.output_tokens),
+    ]

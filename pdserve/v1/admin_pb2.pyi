@@ -309,7 +309,7 @@ class WorkerStatus(_message.Message):
     """Why the dtype is the one, for people to read: "engine.dtype" where it was asked for, else what decided."""
     @_builtins.property
     def load(self) -> Global___WorkerLoad:
-        """The worker's last report."""
+        """The worker's last report; absent while the router has no connection to it."""
 
     def __init__(
         self,

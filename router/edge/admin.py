@@ -135,7 +135,7 @@ def _worker_status(view: WorkerView) -> admin_pb2.WorkerStatus:
         incarnation=view.info.incarnation,
         state=_STATES[view.state],
         address=view.address,
-        load=load_to_pb(view.load),
+        load=load_to_pb(view.load) if view.is_connected else None,
         dtype=view.info.dtype,
         dtype_reason=view.info.dtype_reason,
     )
