@@ -34,6 +34,9 @@ _OPTIONS: list[tuple[str, str | int]] = [
     ("grpc.max_receive_message_length", MAX_RESPONSE_BYTES),
     ("grpc.keepalive_time_ms", 30_000),  # routers let clients ping every 10 s
     ("grpc.keepalive_timeout_ms", 10_000),
+    # without this gRPC waits a minute for a ping's answer, whatever the line above says
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),  # 0: any number; the default stops after two
 ]
 
 # PEM: private key, certificate chain
