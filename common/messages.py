@@ -143,10 +143,11 @@ class WorkRequest:
 
 @dataclass(frozen=True, slots=True)
 class WorkFailure:
-    """Reason why a sequence ended badly."""
+    """Reason why a sequence ended badly; `is_death` if its worker's process died with it."""
 
     reason: Reason
     message: str
+    is_death: bool = False
 
 
 @dataclass(slots=True)  # not frozen, which halves the time to make one: there is one for each token

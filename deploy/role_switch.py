@@ -21,7 +21,7 @@ from common.kv_transfer.wire import WireItem
 from common.ledger import BlockLedger
 from common.messages import Role, StepOutput, WorkerInfo, WorkerLoad, WorkRequest
 from common.prefix_log import PrefixLog
-from common.rpc.worker_service import WorkerPort
+from common.rpc.worker_port import WorkerPort
 from common.telemetry.logs import get_logger
 
 if TYPE_CHECKING:

@@ -6,9 +6,10 @@ from concurrent.futures import Future
 
 import grpc
 
-from common.rpc.channel import SERVER_OPTIONS
+from common.rpc.channel import WORKER_SERVER_OPTIONS
 from common.rpc.guard import GuardInterceptor, one_token
-from common.rpc.worker_service import WorkerPort, WorkerService
+from common.rpc.worker_port import WorkerPort
+from common.rpc.worker_service import LEASE_S, WorkerService
 from pdserve.v1 import worker_pb2_grpc
 
 _START_TIMEOUT_S = 10.0
@@ -17,9 +18,15 @@ _START_TIMEOUT_S = 10.0
 class WorkerHost:
     """Serves one worker on `host`, at a port that the system picks."""
 
-    def __init__(self, worker: WorkerPort, host: str, cluster_token: str = "") -> None:
-        """Serve routers that show `cluster_token`; serve every caller where it is empty."""
+    def __init__(
+        self, worker: WorkerPort, host: str, cluster_token: str = "", lease_s: float = LEASE_S
+    ) -> None:
+        """Serve routers that show `cluster_token`; serve every caller where it is empty.
+
+        For `lease_s` the worker keeps the requests of a router whose connection broke.
+        """
         self._worker = worker
+        self._lease_s = lease_s
         self._guards = [GuardInterceptor(one_token(cluster_token))] if cluster_token else []
         self._host = host
         self._started: Future[int] = Future()
@@ -49,10 +56,12 @@ class WorkerHost:
             self._started.set_exception(error)  # start() raises it
 
     async def _serve(self) -> None:
-        server = grpc.aio.server(interceptors=self._guards, options=SERVER_OPTIONS)
-        worker_pb2_grpc.add_WorkerServicer_to_server(WorkerService(self._worker), server)
+        service = WorkerService(self._worker, self._lease_s)
+        server = grpc.aio.server(interceptors=self._guards, options=WORKER_SERVER_OPTIONS)
+        worker_pb2_grpc.add_WorkerServicer_to_server(service, server)
         port = server.add_insecure_port(f"{self._host}:0")
         await server.start()
         self._started.set_result(port)
         await self._stop.wait()
         await server.stop(grace=0.5)
+        service.close()

@@ -2,59 +2,31 @@
 
 1. A router connects (`Connect`); the worker introduces itself (WorkerInfo), then reports its load and
    prefixes. It does so again when it has taken another role.
-2. Submits, cancels and questions come down (`_read`); a connection owns the requests submitted on it. A
-   router that drains the worker says so, and all others learn it with the next report, sent at once.
-3. The engine's thread publishes one StepOutput per step; each connection takes its own requests' share.
-4. When the stream ends, for whatever reason, all requests that it still owns are cancelled.
+2. The router's first message names it: a RouterSession owns its requests, and keeps their outputs when
+   the connection breaks.
+3. Submits, cancels and questions come down (`_read`). A router that drains the worker says so, and all
+   others learn it with the next report, sent at once.
+4. The engine's thread publishes one StepOutput per step; each session takes its own requests' share.
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import grpc
 
 from common.ledger import BlockLedger
-from common.messages import StepOutput, WorkerInfo, WorkerLoad, WorkRequest
-from common.prefix_log import PrefixLog
+from common.messages import StepOutput
 from common.rpc.convert import info_to_pb, load_to_pb, request_from_pb, step_to_pb
 from common.rpc.convert_ledger import answer_to_pb
 from common.rpc.convert_routing import prefixes_to_pb
+from common.rpc.router_session import RouterSession
+from common.rpc.worker_port import WorkerPort
 from pdserve.v1 import worker_pb2, worker_pb2_grpc
 
+LEASE_S = 10.0  # twice as long as a router looks for a worker that it has lost
 _REPORT_EVERY_S = 1.0
-
-
-class WorkerPort(Protocol):
-    """A worker as the service sees it. All methods may be called from any thread."""
-
-    @property
-    def info(self) -> WorkerInfo:
-        """Identity of the worker: the same object until its role changes."""
-
-    @property
-    def prefixes(self) -> PrefixLog:
-        """Log of the prefixes that the worker's blocks hold."""
-
-    def submit(self, request: WorkRequest) -> None:
-        """Start a request."""
-
-    def cancel(self, request_id: str) -> None:
-        """Stop a request; ignore unknown ids."""
-
-    def load(self) -> WorkerLoad:
-        """Return the load now."""
-
-    def ask_blocks(self, request_id: str, answer: Callable[[BlockLedger], None]) -> None:
-        """Call `answer` with the ledger before the next step, in the engine's thread.
-
-        The ledger is of all requests, or of one request or group if `request_id` is not empty.
-        """
-
-    def subscribe(self, sink: Callable[[StepOutput], None]) -> Callable[[], None]:
-        """Call `sink` after every step, in the engine's thread; return the function that ends it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,28 +40,37 @@ _News = asyncio.Queue[StepOutput | _Answer]
 
 @dataclass(eq=False, slots=True)
 class _Connection:
-    """One router's connection: the requests that it owns, its queue of news, the prefixes it knows.
+    """One router's connection: its session, its queue of news, the prefixes that its router knows."""
 
-    It lives on the event loop; only `tell` is called from the engine's thread.
-    """
-
-    loop: asyncio.AbstractEventLoop
-    owned: set[str] = field(default_factory=set)
     news: _News = field(default_factory=asyncio.Queue)
+    has_ended: bool = False
+    session: RouterSession | None = None  # once it has attached
     prefixes_reached: int | None = None
     drains: bool = False  # its router wants the worker to get no new requests
 
-    def tell(self, item: StepOutput | _Answer) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody listens
-            self.loop.call_soon_threadsafe(self.news.put_nowait, item)
+    def put(self, step: StepOutput) -> None:
+        """Send a step's outputs (Listener)."""
+        self.news.put_nowait(step)
+
+    def close(self) -> None:
+        """End the connection (Listener)."""
+        self.has_ended = True
+        self.news.put_nowait(StepOutput())  # wakes the writer
 
 
 class WorkerService(worker_pb2_grpc.WorkerServicer):
     """Serves routers: translates messages and calls the worker, decides nothing."""
 
-    def __init__(self, worker: WorkerPort) -> None:
+    def __init__(self, worker: WorkerPort, lease_s: float = LEASE_S) -> None:
         self._worker = worker
+        self._lease_s = lease_s
+        self._sessions: dict[str, RouterSession] = {}
         self._connections: set[_Connection] = set()
+
+    def close(self) -> None:
+        """End all sessions: the worker stops."""
+        for session in [*self._sessions.values()]:
+            session.end()
 
     async def Connect(
         self,
@@ -97,18 +78,18 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         context: grpc.aio.ServicerContext[worker_pb2.ConnectRequest, worker_pb2.ConnectResponse],
     ) -> AsyncIterator[worker_pb2.ConnectResponse]:
         """Serve one router until its stream ends (worker.proto)."""
-        connection = _Connection(asyncio.get_running_loop())
+        connection = _Connection()
         self._connections.add(connection)
-        unsubscribe = self._worker.subscribe(connection.tell)
         reader = asyncio.create_task(self._read(request_iterator, connection))
+        reader.add_done_callback(lambda _: connection.close())
         try:
             introduced = self._worker.info
             yield worker_pb2.ConnectResponse(info=info_to_pb(introduced))
             for report in self._reports(connection):
                 yield report
-            while not reader.done():
-                item = await _next(connection.news, reader)
-                for message in _to_messages(item, connection.owned) if item else ():
+            while not connection.has_ended:
+                item = await _next(connection.news)
+                for message in _to_messages(item) if item else ():
                     yield message
                 if self._worker.info is not introduced:
                     introduced = self._worker.info
@@ -116,10 +97,9 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
                 for report in self._reports(connection):
                     yield report
         finally:
-            unsubscribe()
             reader.cancel()
-            for request_id in connection.owned:
-                self._worker.cancel(request_id)
+            if connection.session is not None:
+                connection.session.detach(connection)
             self._connections.discard(connection)
             self._report_to_all()
 
@@ -127,27 +107,65 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         self, messages: AsyncIterator[worker_pb2.ConnectRequest], connection: _Connection
     ) -> None:
         async for message in messages:
-            if message.HasField("submit"):
-                connection.owned.add(message.submit.request_id)
-                self._worker.submit(request_from_pb(message.submit))
-            elif message.HasField("cancel"):
-                connection.owned.discard(message.cancel.request_id)
-                self._worker.cancel(message.cancel.request_id)
-            elif message.HasField("resync"):
-                connection.prefixes_reached = None
-            elif message.HasField("query"):
-                self._ask(message.query, connection)
-            elif message.HasField("set_draining"):
-                connection.drains = message.set_draining.is_draining
-                self._report_to_all()
+            if connection.has_ended:
+                return  # what comes late on a stream that another one has replaced
+            if connection.session is None:
+                if not (message.HasField("attach") and self._attach(message.attach, connection)):
+                    return
+            elif message.HasField("leave"):
+                connection.session.end()
+                return
+            else:
+                self._obey(message, connection, connection.session)
+
+    def _attach(self, message: worker_pb2.Attach, connection: _Connection) -> bool:
+        router_id = message.router_id
+        session = self._sessions.get(router_id)
+        if session is None:
+            session = RouterSession(
+                self._worker, self._lease_s, lambda: self._forget_session(router_id)
+            )
+            self._sessions[router_id] = session
+        has_attached = session.attach(message, connection)
+        if has_attached:
+            connection.session = session
+        return has_attached
+
+    def _obey(
+        self,
+        message: worker_pb2.ConnectRequest,
+        connection: _Connection,
+        session: RouterSession,
+    ) -> None:
+        if message.HasField("submit"):
+            session.submit(request_from_pb(message.submit))
+        elif message.HasField("cancel"):
+            session.cancel(message.cancel.request_id)
+        elif message.HasField("received_ends"):
+            session.forget(message.received_ends.request_ids)
+        elif message.HasField("resync"):
+            connection.prefixes_reached = None
+        elif message.HasField("query"):
+            self._ask(message.query, connection)
+        elif message.HasField("set_draining"):
+            connection.drains = message.set_draining.is_draining
+            self._report_to_all()
+
+    def _forget_session(self, router_id: str) -> None:
+        del self._sessions[router_id]
+        self._report_to_all()
 
     def _report_to_all(self) -> None:
         for connection in self._connections:
             connection.news.put_nowait(StepOutput())
 
     def _ask(self, query: worker_pb2.QueryBlocks, connection: _Connection) -> None:
-        def answer(ledger: BlockLedger) -> None:
-            connection.tell(_Answer(query.query_id, ledger))
+        loop = asyncio.get_running_loop()
+
+        def answer(ledger: BlockLedger) -> None:  # in the engine's thread
+            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody listens
+                item = _Answer(query.query_id, ledger)
+                loop.call_soon_threadsafe(connection.news.put_nowait, item)
 
         self._worker.ask_blocks(query.request_id, answer)
 
@@ -155,7 +173,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         """Return the load and the changes of the prefixes since the last report."""
         load = replace(
             self._worker.load(),
-            num_submitted=sum(len(each.owned) for each in self._connections),
+            num_submitted=sum(each.num_live for each in self._sessions.values()),
             is_draining=any(each.drains for each in self._connections),
         )
         reports = [worker_pb2.ConnectResponse(load=load_to_pb(load))]
@@ -165,36 +183,21 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         return reports
 
 
-async def _next(news: _News, reader: "asyncio.Task[None]") -> StepOutput | _Answer | None:
-    """Return the next news; None after `_REPORT_EVERY_S` without any, or when the router has gone."""
-    getter = asyncio.ensure_future(news.get())
+async def _next(news: _News) -> StepOutput | _Answer | None:
+    """Return the next news; None after `_REPORT_EVERY_S` without any."""
     try:
-        await asyncio.wait(
-            {getter, reader}, timeout=_REPORT_EVERY_S, return_when=asyncio.FIRST_COMPLETED
-        )
-    finally:
-        getter.cancel()  # also when the stream ends meanwhile; a getter that is done stays done
-    with contextlib.suppress(asyncio.CancelledError):
-        return await getter
-    return None
+        async with asyncio.timeout(_REPORT_EVERY_S):
+            return await news.get()
+    except TimeoutError:
+        return None
 
 
-def _to_messages(
-    item: StepOutput | _Answer, owned: set[str]
-) -> Iterator[worker_pb2.ConnectResponse]:
+def _to_messages(item: StepOutput | _Answer) -> Iterator[worker_pb2.ConnectResponse]:
     if isinstance(item, _Answer):
         yield worker_pb2.ConnectResponse(blocks=answer_to_pb(item.query_id, item.ledger))
-    elif (share := _share(item, owned)) is not None:
-        for part in _parts(share):
-            yield worker_pb2.ConnectResponse(step=step_to_pb(part))
-
-
-def _share(step: StepOutput, owned: set[str]) -> StepOutput | None:
-    mine = tuple(output for output in step.sequences if output.request_id in owned)
-    for output in mine:
-        if output.finish_reason or output.failure:
-            owned.discard(output.request_id)
-    return StepOutput(mine) if mine else None
+        return
+    for part in _parts(item):
+        yield worker_pb2.ConnectResponse(step=step_to_pb(part))
 
 
 def _parts(step: StepOutput) -> list[StepOutput]:

@@ -32,6 +32,9 @@ class ConnectRequest(_message.Message):
     RESYNC_FIELD_NUMBER: _builtins.int
     QUERY_FIELD_NUMBER: _builtins.int
     SET_DRAINING_FIELD_NUMBER: _builtins.int
+    ATTACH_FIELD_NUMBER: _builtins.int
+    LEAVE_FIELD_NUMBER: _builtins.int
+    RECEIVED_ENDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def submit(self) -> Global___SubmitRequest:
         """Starts a request (decode workers only)."""
@@ -52,6 +55,18 @@ class ConnectRequest(_message.Message):
     def set_draining(self) -> Global___SetDraining:
         """Asks the worker to say to all routers that it wants nothing new."""
 
+    @_builtins.property
+    def attach(self) -> Global___Attach:
+        """First message of every stream."""
+
+    @_builtins.property
+    def leave(self) -> Global___Leave:
+        """Last message of a stream whose router goes for good."""
+
+    @_builtins.property
+    def received_ends(self) -> Global___ReceivedEnds:
+        """Says which ends the router has heard of."""
+
     def __init__(
         self,
         *,
@@ -60,16 +75,124 @@ class ConnectRequest(_message.Message):
         resync: Global___ResyncPrefixes | None = ...,
         query: Global___QueryBlocks | None = ...,
         set_draining: Global___SetDraining | None = ...,
+        attach: Global___Attach | None = ...,
+        leave: Global___Leave | None = ...,
+        received_ends: Global___ReceivedEnds | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "message", b"message", "query", b"query", "resync", b"resync", "set_draining", b"set_draining", "submit", b"submit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attach", b"attach", "cancel", b"cancel", "leave", b"leave", "message", b"message", "query", b"query", "received_ends", b"received_ends", "resync", b"resync", "set_draining", b"set_draining", "submit", b"submit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "message", b"message", "query", b"query", "resync", b"resync", "set_draining", b"set_draining", "submit", b"submit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attach", b"attach", "cancel", b"cancel", "leave", b"leave", "message", b"message", "query", b"query", "received_ends", b"received_ends", "resync", b"resync", "set_draining", b"set_draining", "submit", b"submit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["submit", "cancel", "resync", "query", "set_draining"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["submit", "cancel", "resync", "query", "set_draining", "attach", "leave", "received_ends"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___ConnectRequest: _TypeAlias = ConnectRequest  # noqa: Y015
+
+@_typing.final
+class Attach(_message.Message):
+    """Says which router it is, and what it still wants of what it submitted on earlier streams. Requests of this router
+    that are not wanted are cancelled. Requests of other routers stay with them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTER_ID_FIELD_NUMBER: _builtins.int
+    STREAM_NUMBER_FIELD_NUMBER: _builtins.int
+    WANTED_FIELD_NUMBER: _builtins.int
+    router_id: _builtins.str
+    """Unique to the router's process."""
+    stream_number: _builtins.int
+    """Higher for each stream of this router. A stream ends when a later one of the router has attached."""
+    @_builtins.property
+    def wanted(self) -> _containers.RepeatedCompositeFieldContainer[Global___WantedWork]:
+        """In the order in which they were submitted."""
+
+    def __init__(
+        self,
+        *,
+        router_id: _builtins.str = ...,
+        stream_number: _builtins.int = ...,
+        wanted: _abc.Iterable[Global___WantedWork] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["router_id", b"router_id", "stream_number", b"stream_number", "wanted", b"wanted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Attach: _TypeAlias = Attach  # noqa: Y015
+
+@_typing.final
+class WantedWork(_message.Message):
+    """A request whose outputs the router waits for. One that the worker does not know any more fails with WORKER_LOST."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NEXT_INDEX_FIELD_NUMBER: _builtins.int
+    IS_RESUBMITTED_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The request."""
+    next_index: _builtins.int
+    """Index of the first token that the router lacks."""
+    is_resubmitted: _builtins.bool
+    """The router has heard nothing of it, and submits it again: the worker may never have got it."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        next_index: _builtins.int = ...,
+        is_resubmitted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_resubmitted", b"is_resubmitted", "next_index", b"next_index", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WantedWork: _TypeAlias = WantedWork  # noqa: Y015
+
+@_typing.final
+class Leave(_message.Message):
+    """Cancels all that the router has at the worker, at once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Leave: _TypeAlias = Leave  # noqa: Y015
+
+@_typing.final
+class ReceivedEnds(_message.Message):
+    """The worker need not keep the outputs of these requests any more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Requests whose finish or error the router has got."""
+
+    def __init__(
+        self,
+        *,
+        request_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_ids", b"request_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReceivedEnds: _TypeAlias = ReceivedEnds  # noqa: Y015
 
 @_typing.final
 class SetDraining(_message.Message):

@@ -47,8 +47,8 @@ class WorkerServicer(object):
     """
 
     def Connect(self, request_iterator, context):
-        """Work goes down; one StepOutput per engine step and load reports come up. When the stream ends, the worker
-        cancels whatever was submitted on it.
+        """Work goes down; one StepOutput per engine step and load reports come up. When the stream breaks, the worker
+        goes on, and keeps what it produces, for a lease: the router attaches again and gets the rest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,8 +34,8 @@ class WorkerStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> WorkerAsyncStub: ...
     Connect: _grpc.StreamStreamMultiCallable[_worker_pb2.ConnectRequest, _worker_pb2.ConnectResponse]
-    """Work goes down; one StepOutput per engine step and load reports come up. When the stream ends, the worker
-    cancels whatever was submitted on it.
+    """Work goes down; one StepOutput per engine step and load reports come up. When the stream breaks, the worker
+    goes on, and keeps what it produces, for a lease: the router attaches again and gets the rest.
     """
 
 @_typing.type_check_only
@@ -44,8 +44,8 @@ class WorkerAsyncStub(WorkerStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Connect: _aio.StreamStreamMultiCallable[_worker_pb2.ConnectRequest, _worker_pb2.ConnectResponse]  # type: ignore[assignment]
-    """Work goes down; one StepOutput per engine step and load reports come up. When the stream ends, the worker
-    cancels whatever was submitted on it.
+    """Work goes down; one StepOutput per engine step and load reports come up. When the stream breaks, the worker
+    goes on, and keeps what it produces, for a lease: the router attaches again and gets the rest.
     """
 
 class WorkerServicer(metaclass=_abc_1.ABCMeta):
@@ -57,8 +57,8 @@ class WorkerServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_worker_pb2.ConnectRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_pb2.ConnectResponse], _abc.AsyncIterator[_worker_pb2.ConnectResponse]]:
-        """Work goes down; one StepOutput per engine step and load reports come up. When the stream ends, the worker
-        cancels whatever was submitted on it.
+        """Work goes down; one StepOutput per engine step and load reports come up. When the stream breaks, the worker
+        goes on, and keeps what it produces, for a lease: the router attaches again and gets the rest.
         """
 
 def add_WorkerServicer_to_server(servicer: WorkerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,7 +22,7 @@ from router.journey.placement import Placement
 from router.journey.work_ids import WorkIds, choice_names
 from router.journey.work_requests import make_work_requests
 from router.routing.policy import Decision
-from router.workers.link import WorkStream
+from router.workers.work_stream import WorkStream
 
 
 class Dispatcher:

@@ -17,9 +17,9 @@ from router.admission.admission import Admission, Outcome, Ticket
 from router.admission.prompt_queue import PromptQueue, Turn
 from router.intake.job import Job
 from router.routing.policy import Decision
-from router.workers.link import WorkStream
 from router.workers.pool import WorkerPool
 from router.workers.sent_prompts import SentPrompt
+from router.workers.work_stream import WorkStream
 from router.workers.worker_use import HeldWorkers
 
 _CANCELLED = "cancelled by Cancel"

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -50,6 +51,7 @@ class WorkerPool:
     ) -> None:
         self._config = config
         self._cluster_token = cluster_token
+        self._router_id = secrets.token_hex(8)  # the workers know the router's connections by it
         self._links = [self._link_to(address) for address in addresses]
         self._draining: set[str] = set()
         self.sent_prompts = SentPrompts()
@@ -222,7 +224,7 @@ class WorkerPool:
         raise UnavailableError(f"no worker named {name}")
 
     def _link_to(self, address: str) -> WorkerLink:
-        return WorkerLink(address, self._check_compatibility, self._cluster_token)
+        return WorkerLink(address, self._check_compatibility, self._router_id, self._cluster_token)
 
     def _check_compatibility(self, info: WorkerInfo) -> None:
         for link in self._links:

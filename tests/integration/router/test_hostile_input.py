@@ -121,7 +121,7 @@ async def stack(model_dir: Path) -> AsyncIterator[Stack]:
         assert not worker.requests
         assert (await stack.until_idle()).accepted == 0
         assert text_of(await collect(stack.client, "fine")) == "fine"
-        assert worker.num_subscriptions == 1
+        assert stack.router._pool._links[0].num_streams == 1
 
 
 async def ends(

@@ -1,7 +1,6 @@
 """A dispatcher over two links, with all that it holds; the test plays their workers. No sockets."""
 
 import asyncio
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -76,7 +75,7 @@ class Routed:
         """Let a worker connect, or introduce itself anew."""
         link.info = WorkerInfo(link.address, role, 1, link.address, "tiny", 512, 259, profile)
         link.load = WorkerLoad(blocks_total=64, blocks_free=64, block_size=16)
-        link.is_connected, link._last_heard_s = True, math.inf
+        link.is_connected = True
 
     def journeys(self, model_dir: Path) -> Journeys:
         """Make journeys with the folder's tokenizer."""
@@ -85,7 +84,7 @@ class Routed:
 
     def sent(self) -> list[tuple[str, str]]:
         """Take what the decode worker was sent: submits and cancels with their requests' ids."""
-        queue = self.decode._outgoing
+        queue = self.decode._conversation._outgoing
         found: list[tuple[str, str]] = []
         while not queue.empty():
             message = queue.get_nowait()

@@ -1,10 +1,11 @@
 from common.messages import SamplingParams, SequenceOutput, WorkRequest
 from pdserve.errors import Reason
-from router.workers.link import WorkerLink, WorkStream
+from router.workers.link import WorkerLink
+from router.workers.work_stream import WorkStream
 
 
 async def test_a_cancel_reaches_the_worker_before_what_is_unread_is_read() -> None:
-    link = WorkerLink("nowhere", lambda _: None)
+    link = WorkerLink("nowhere", lambda _: None, "me")
     link.is_connected = True
     stream = WorkStream("me/0/r", max_unread_tokens=100)
     work = WorkRequest("me/0/r", 1, (1,), SamplingParams(0.0, 0, 5), None)
@@ -12,7 +13,8 @@ async def test_a_cancel_reaches_the_worker_before_what_is_unread_is_read() -> No
     stream.put(SequenceOutput("me/0/r", 0, (7,)))
     stream.cancel("cancelled")
     link.release(stream)  # as at the end of every request
-    sent = [link._outgoing.get_nowait() for _ in range(link._outgoing.qsize())]
+    outgoing = link._conversation._outgoing
+    sent = [outgoing.get_nowait() for _ in range(outgoing.qsize())]
     assert [message.WhichOneof("message") for message in sent if message] == ["submit", "cancel"]
     assert link.num_live == 0
     assert (await stream.next()).token_ids == (7,)

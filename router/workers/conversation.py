@@ -1,0 +1,88 @@
+"""One connection to a worker: a channel of its own, from the first message to the end."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from enum import Enum
+
+import grpc
+
+from common.rpc.channel import CLIENT_OPTIONS
+from pdserve.v1 import worker_pb2, worker_pb2_grpc
+
+_Request = worker_pb2.ConnectRequest
+_NONSENSE = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNKNOWN)
+
+
+class Conversation:
+    """Messages of one stream between router and worker."""
+
+    def __init__(self) -> None:
+        self._outgoing: asyncio.Queue[_Request | None] = asyncio.Queue()
+        self._patience: asyncio.Timeout | None = None  # while it runs
+
+    def say(self, message: _Request) -> None:
+        """Send a message, behind those before."""
+        self._outgoing.put_nowait(message)
+
+    async def run(
+        self,
+        address: str,
+        metadata: Sequence[tuple[str, str]],
+        take: Callable[[worker_pb2.ConnectResponse], None],
+        within_s: float,
+    ) -> None:
+        """Connect, and call `take` with every message until the stream ends.
+
+        Raises AioRpcError; TimeoutError when `is_answered` was not called for `within_s`, or after
+        `hang_up`; and what `take` raises.
+        """
+        async with grpc.aio.insecure_channel(address, options=CLIENT_OPTIONS) as channel:
+            stub = worker_pb2_grpc.WorkerStub(channel)
+            call = stub.Connect(self._take_all(), metadata=metadata)
+            try:
+                async with asyncio.timeout(within_s) as self._patience:
+                    async for message in call:
+                        take(message)
+            finally:
+                self._patience = None
+                call.cancel()
+                self._outgoing.put_nowait(None)  # ends the writer, which gRPC leaves waiting
+
+    def is_answered(self) -> None:
+        """Wait for messages without a limit from now on."""
+        if self._patience is not None:
+            self._patience.reschedule(None)
+
+    def hang_up(self) -> None:
+        """End the stream; `run` raises TimeoutError, and takes no message any more."""
+        if self._patience is not None:
+            self._patience.reschedule(asyncio.get_running_loop().time())
+
+    async def _take_all(self) -> AsyncIterator[_Request]:
+        """Yield the messages to send, up to the first None."""
+        while (message := await self._outgoing.get()) is not None:
+            yield message
+
+
+class Fault(Enum):
+    """What an error says about the worker."""
+
+    BREAK = "the connection broke, or never came about; the worker may live"
+    REFUSED = "no process listens at the worker's address"
+    NONSENSE = "a message cannot be read or is too large, and would be so again"
+
+
+def fault_of(error: Exception) -> Fault:
+    """Return what the end of a conversation says about the worker."""
+    if isinstance(error, TimeoutError):
+        return Fault.BREAK
+    if not isinstance(error, grpc.aio.AioRpcError) or error.code() in _NONSENSE:
+        return Fault.NONSENSE
+    return Fault.REFUSED if "Connection refused" in str(error.details()) else Fault.BREAK
+
+
+def brief(error: Exception) -> str:
+    """Return the reason why a conversation ended, for the log."""
+    if isinstance(error, TimeoutError):
+        return "it does not answer"
+    return str(error.details()) if isinstance(error, grpc.aio.AioRpcError) else repr(error)

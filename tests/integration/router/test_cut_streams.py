@@ -1,0 +1,147 @@
+"""Real engines behind a network that breaks: the text of an undisturbed run, and no block held."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from common.rpc.worker_host import WorkerHost
+from common.rpc.worker_service import LEASE_S
+from pdserve.errors import Reason, UnavailableError
+from pdserve.v1 import admin_pb2, inference_pb2
+from tests.integration.support.in_process_workers import (
+    CHUNKS_OF_16,
+    Worker,
+    Workers,
+    held,
+    until,
+)
+from tests.integration.support.router_stack import ALWAYS_PREFILL, HOST, Stack, routing
+from tests.integration.support.tcp_relay import Relay, relaying
+from tests.patience import WITHIN_S
+from tests.unit.common.engine.tiny_models import VOCAB, engine_config, save_model
+from tests.unit.router.tiny_tokenizer import write_folder
+
+NUM_STREAMS, NUM_TOKENS = 8, 150
+Parts = list[inference_pb2.GenerateResponse]
+
+
+@dataclass(slots=True)
+class Rig:
+    """A router, a prefill worker, and a decode worker behind a relay."""
+
+    stack: Stack
+    workers: Workers
+    relay: Relay
+
+    async def run(self, number: int, parts: Parts) -> Parts:
+        """Run a request, and put its messages into `parts` as they come."""
+        prompt = [(7 * place + number) % VOCAB for place in range(40)]
+        sampling = inference_pb2.SamplingParams(
+            seed=number, temperature=0.8, max_tokens=NUM_TOKENS, ignore_eos=True, logprobs=2
+        )
+        async for part in self.stack.client.stream(prompt, sampling):
+            parts.append(part)
+        return parts
+
+    async def submitted(self, number: int) -> None:
+        """Wait until the decode worker has so many requests."""
+        link = self.stack.router._pool._links[0]
+        async with asyncio.timeout(WITHIN_S):
+            while link.num_live < number:
+                await asyncio.sleep(0)
+
+    async def cut(self) -> None:
+        """Cut the connection between router and decode worker; return when it is there again."""
+        link = self.stack.router._pool._links[0]
+        num_streams = link.num_streams
+        self.relay.lose()
+        async with asyncio.timeout(WITHIN_S):
+            while not (link.is_connected and link.num_streams > num_streams):
+                await asyncio.sleep(0.002)
+
+    async def none_held(self) -> None:
+        """Wait until no worker holds a block."""
+        for worker in (self.workers.decode, self.workers.prefill):
+            await asyncio.to_thread(until, partial(_is_free, worker), "free")
+
+
+@asynccontextmanager
+async def behind_relay(folder: Path, lease_s: float) -> AsyncIterator[Rig]:
+    model_dir = write_folder(save_model(folder, "llama", max_position_embeddings=8192))
+    decode_config = engine_config(num_blocks=600, max_num_seqs=NUM_STREAMS)
+    with Workers(model_dir, prefill_config=CHUNKS_OF_16, decode_config=decode_config) as workers:
+        decode = WorkerHost(workers.decode, HOST, lease_s=lease_s)
+        prefill = WorkerHost(workers.prefill, HOST)
+        async with (
+            relaying(decode.start()) as (address, relay),
+            routing(model_dir, [address, prefill.start()], ALWAYS_PREFILL) as stack,
+        ):
+            yield Rig(stack, workers, relay)
+        for host in (decode, prefill):
+            await asyncio.to_thread(host.stop, WITHIN_S)
+
+
+def _is_free(worker: Worker) -> bool:
+    return not held(worker)
+
+
+def seen(parts: Parts) -> tuple[str, list[int], list[object]]:
+    """Return what a client has got: text, tokens, log-probabilities. Checks the tokens' indices."""
+    tokens: list[int] = []
+    scores: list[object] = []
+    for part in parts:
+        assert part.index == len(tokens)
+        tokens += part.token_ids
+        scores += [score.SerializeToString() for score in part.logprobs]
+    return "".join(part.text for part in parts), tokens, scores
+
+
+async def test_cuts_under_eight_streams_change_nothing_for_their_clients(tmp_path: Path) -> None:
+    async with behind_relay(tmp_path, LEASE_S) as rig:
+        undisturbed = [await rig.run(number, []) for number in range(NUM_STREAMS)]
+        parts: list[Parts] = [[] for _ in range(NUM_STREAMS)]
+        runs = [
+            asyncio.create_task(rig.run(number, parts[number])) for number in range(NUM_STREAMS)
+        ]
+        await rig.submitted(NUM_STREAMS)
+        await rig.cut()  # for most before token 0
+        for num_parts in (1, 20, 60):
+            async with asyncio.timeout(WITHIN_S):
+                while min(map(len, parts)) < num_parts:
+                    await asyncio.sleep(0.002)
+            await rig.cut()
+        await asyncio.gather(*runs)
+        assert [len(seen(found)[1]) for found in parts] == [NUM_TOKENS] * NUM_STREAMS
+        assert [*map(seen, parts)] == [*map(seen, undisturbed)]
+        await rig.none_held()
+        totals = await rig.stack.until_idle()
+        assert totals.accepted == totals.completed == 2 * NUM_STREAMS
+
+
+async def test_the_blocks_of_a_router_that_stays_away_are_free_after_the_lease(
+    tmp_path: Path,
+) -> None:
+    async with behind_relay(tmp_path, lease_s=0.2) as rig:
+        parts: Parts = []
+        run = asyncio.create_task(rig.run(0, parts))
+        async with asyncio.timeout(WITHIN_S):
+            while not parts:
+                await asyncio.sleep(0.002)
+        rig.relay.freeze()
+        rig.relay.lose()
+        await rig.none_held()
+        status = await rig.stack.until(
+            lambda status: (
+                {worker.state for worker in status.workers}
+                == {admin_pb2.WORKER_STATE_READY, admin_pb2.WORKER_STATE_UNREACHABLE}
+            )
+        )
+        assert [worker.HasField("load") for worker in status.workers] == [True, False]
+        with pytest.raises(UnavailableError) as caught:
+            await run
+        assert caught.value.reason is Reason.WORKER_LOST
