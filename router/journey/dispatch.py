@@ -16,7 +16,7 @@ from router.access.tenant import Tenant
 from router.admission.recent_use import RecentUse
 from router.admission.wait_limit import WaitLimit, check_deadline
 from router.intake.job import Job
-from router.journey.forecaster import Forecaster
+from router.journey.forecaster import Forecaster, queue_rank
 from router.journey.live_request import Arrival, LiveChoice, LiveRequest, Resources
 from router.journey.placement import Placement
 from router.journey.work_ids import WorkIds, choice_names
@@ -76,7 +76,8 @@ class Dispatcher:
         decision = request.proposed or self._placement.choose(job, arrival.at_s)
         self._placement.note_arrival(arrival.at_s)
         num_tokens = max(decision.num_new_tokens, 1)
-        turn = self._resources.queue.push(job.tenant.name, num_tokens, job.priority)
+        rank = queue_rank(job, decision, arrival.at_s)
+        turn = self._resources.queue.push(job.tenant.name, num_tokens, rank, decision.entrant)
         request.turn = turn
         if not turn.granted.done():
             self._placement.propose(job, decision, arrival.at_s)
@@ -106,8 +107,8 @@ class Dispatcher:
             link.submit(work, choice.stream)
             # the first choice computes the prompt for all
             num_tokens = 0 if choice.number else decision.num_new_tokens
-            worker, priority = decision.prompt_worker, work.priority
-            choice.prompt = pool.sent_prompts.add(worker, num_tokens, priority)
+            rank = decision.worker_rank(request.submitted_s)
+            choice.prompt = pool.sent_prompts.add(decision.prompt_worker, num_tokens, rank)
         if request.turn is not None:
             self._resources.queue.note_sent(request.turn)
 
@@ -122,7 +123,7 @@ class Dispatcher:
             return None  # `wait_for_turn` tries again and raises
 
     def _check_wait(self, job: Job, decision: Decision, arrival: Arrival) -> None:
-        forecast = self._forecaster.on_arrival(job, decision)
+        forecast = self._forecaster.on_arrival(job, decision, arrival.at_s)
         is_over_share = self._recent_use.is_over(job.tenant.name, arrival.at_s)
         self._wait_limit.check(
             forecast, arrival.timeout_s, arrival.at_s, is_over_share=is_over_share
