@@ -75,16 +75,17 @@ class FairQueue(Generic[T]):
             self._forget(tenant, line, num_tokens)
 
     def ahead(self, tenant: str, rank: Rank) -> PromptTotals:
-        """Return about what goes before a new item of a tenant, with all weights equal.
+        """Return about what goes before a new item of a tenant.
 
         That is all of its own items of lower ranks. Each other tenant takes turns with them.
         """
         own = self._lines.get(tenant)
         num_items, num_tokens = own.items.ahead(rank) if own else PromptTotals(0, 0)
-        turn = max(num_tokens, _QUANTUM_TOKENS)
-        for line in self._lines.values():
+        # tokens that a tenant of weight 1 gets meanwhile, in one round at least
+        turn = max(num_tokens / self._weight(tenant), _QUANTUM_TOKENS)
+        for name, line in self._lines.items():
             if line is not own:
-                part = min(turn / line.items.num_tokens, 1.0)
+                part = min(turn * self._weight(name) / line.items.num_tokens, 1.0)
                 num_items += math.ceil(part * len(line.items))
                 num_tokens += round(part * line.items.num_tokens)
         return PromptTotals(num_items, num_tokens)

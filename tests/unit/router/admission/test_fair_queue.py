@@ -95,6 +95,31 @@ def test_within_a_tenant_only_lower_ranks_go_before() -> None:
     assert [item for item in drain(queue) if item != "u"] == ["1", "2", "0"]
 
 
+@pytest.mark.parametrize(("weight", "num_tokens"), [(1.0, 1000), (4.0, 4000), (0.5, 500)])
+def test_others_take_their_turns_by_weight(weight: float, num_tokens: int) -> None:
+    queue = FairQueue[str](lambda tenant: weight if tenant == "other" else 1.0)
+    for number in range(50):
+        queue.push("other", f"o{number}", 100, FIRST)
+    queue.push("own", "a", 1000, FIRST)
+    assert queue.ahead("own", FIRST) == (1 + num_tokens // 100, 1000 + num_tokens)
+
+
+def test_a_long_item_is_overtaken_for_no_longer_than_it_takes_itself() -> None:
+    """Short ones of 0.1 s come two a second, and one goes."""
+    queue = FairQueue[str](equal)
+    queue.push("t", "long", 2600, Rank(0, 6.0))
+    order = []
+    for now_s in range(20):
+        for number in range(2):
+            queue.push("t", f"{now_s}.{number}", 30, Rank(0, now_s + 0.1))
+        popped = queue.pop()
+        assert popped is not None
+        order.append(popped[0])
+    # before it those go that came in its 6 s, two each second
+    assert order.index("long") == 12
+    assert order[11:14] == ["5.1", "long", "6.0"]
+
+
 def test_who_may_not_go_yet_lets_others_pass_and_is_next_when_it_may() -> None:
     queue = FairQueue[str](equal)
     queue.push("long", "l", 5000, FIRST)
