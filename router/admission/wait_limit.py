@@ -5,7 +5,8 @@ short one, only later. `max_wait_s` is for operators to whom late answers are of
 
 1. Waits up to `max_wait_s` are allowed, until a request is refused that a short queue would have
    served.
-2. From then on the limit is SHORT_WAIT_S, until no request has met a longer queue for _CALM_S.
+2. From then on the limit is SHORT_WAIT_S for requests of its kind, until none of them has met a
+   longer queue for _CALM_S. Other kinds may still run at once.
 
 The standing queue is CoDel's (Nichols and Jacobson 2012). Two limits, by whether a queue stands,
 are from Maurer, Fail at Scale (2015). Without `max_wait_s` only a request's own deadline refuses
@@ -13,7 +14,8 @@ it.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from common.telemetry.logs import get_logger
 from pdserve.errors import OverloadedError, Reason
@@ -28,6 +30,18 @@ _OVER_SHARE = 0.5
 _log = get_logger()
 
 
+class Kind(NamedTuple):
+    """Requests that wait alike: by priority, and by length within a factor of two."""
+
+    priority: int = 0
+    num_bits: int = 0  # of the number of prompt tokens to compute
+
+    @classmethod
+    def of(cls, priority: int, num_tokens: int) -> "Kind":
+        """Return the kind of a prompt with so many tokens to compute."""
+        return cls(priority, num_tokens.bit_length())
+
+
 @dataclass(frozen=True, slots=True)
 class Forecast:
     """Predicted times of a request, in seconds."""
@@ -36,6 +50,7 @@ class Forecast:
     prefill_s: float
     answer_s: float  # at least, from token 1 to the last one
     num_ahead: int  # prompts that run before
+    kind: Kind = field(default_factory=Kind)
 
     @property
     def first_token_s(self) -> float:
@@ -44,12 +59,12 @@ class Forecast:
 
 
 class WaitLimit:
-    """Checks waiting times, and keeps the short limit while the router is overloaded."""
+    """Checks waiting times, and keeps the short limit for the kinds that are overloaded."""
 
     def __init__(self, max_wait_s: float | None) -> None:
         """Take router.max_wait_s; with None or 0 only deadlines count."""
         self._max_wait_s = max_wait_s or math.inf
-        self._short_until_s = float("-inf")
+        self._short_until_s: dict[Kind, float] = {}  # priorities and lengths are few
 
     def check(
         self, forecast: Forecast, timeout_s: float | None, now_s: float, *, is_over_share: bool
@@ -64,30 +79,32 @@ class WaitLimit:
                 check_deadline(forecast, timeout_s)
             except OverloadedError as error:
                 if forecast.wait_s - error.retry_after_s >= SHORT_WAIT_S:
-                    self._shorten(now_s)
+                    self._shorten(forecast.kind, now_s)
                 raise
         if forecast.num_ahead <= 1:
             return
         wait_s = forecast.wait_s
-        limit_s = self._limit_s(now_s) * (_OVER_SHARE if is_over_share else 1.0)
+        limit_s = self._limit_s(forecast.kind, now_s) * (_OVER_SHARE if is_over_share else 1.0)
         if wait_s > limit_s:
             if wait_s > SHORT_WAIT_S and not is_over_share:
-                self._shorten(now_s)
+                self._shorten(forecast.kind, now_s)
             message = f"prompts wait {wait_s:.2f} s before they run, more than {limit_s:.2f} s"
             raise _refusal(message, wait_s - limit_s, Reason.QUEUE_FULL)
 
-    def _limit_s(self, now_s: float) -> float:
-        is_short = now_s < self._short_until_s
+    def _limit_s(self, kind: Kind, now_s: float) -> float:
+        is_short = now_s < self._short_until_s.get(kind, -math.inf)
         return min(self._max_wait_s, SHORT_WAIT_S) if is_short else self._max_wait_s
 
-    def _shorten(self, now_s: float) -> None:
-        """Keep the limit short for a while, after a refusal that a short queue would have avoided."""
+    def _shorten(self, kind: Kind, now_s: float) -> None:
+        """Keep a limit short for a while, after a refusal that a short queue would have avoided."""
         if math.isinf(self._max_wait_s):
             return  # without a limit, clients would rather wait
         calm_s = min(self._max_wait_s, _CALM_S)
-        if now_s >= self._short_until_s and self._max_wait_s > SHORT_WAIT_S:
-            _log.warning("overloaded", max_wait_s=SHORT_WAIT_S, for_s=calm_s)
-        self._short_until_s = now_s + calm_s
+        is_new = now_s >= self._short_until_s.get(kind, -math.inf)
+        if is_new and self._max_wait_s > SHORT_WAIT_S:
+            prompts = {"tokens_below": 2**kind.num_bits, "priority": kind.priority}
+            _log.warning("overloaded", max_wait_s=SHORT_WAIT_S, for_s=calm_s, **prompts)
+        self._short_until_s[kind] = now_s + calm_s
 
 
 def check_deadline(forecast: Forecast, timeout_s: float) -> None:

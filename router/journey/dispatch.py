@@ -19,7 +19,7 @@ from router.access.tenant import Tenant
 from router.admission.recent_use import RecentUse
 from router.admission.wait_limit import WaitLimit, check_deadline
 from router.intake.job import Job
-from router.journey.forecaster import Forecaster
+from router.journey.forecaster import Forecaster, queue_rank
 from router.journey.live_request import Arrival, LiveChoice, LiveRequest, Resources
 from router.journey.placement import Placement
 from router.journey.work_ids import WorkIds, attempt_name, choice_names
@@ -82,7 +82,8 @@ class Dispatcher:
         decision = request.proposed or await self.place(request)
         self._placement.note_arrival(arrival.at_s)
         num_tokens = max(decision.num_new_tokens, 1)
-        turn = self._resources.queue.push(job.tenant.name, num_tokens, job.priority)
+        rank = queue_rank(job, decision, arrival.at_s)
+        turn = self._resources.queue.push(job.tenant.name, num_tokens, rank, decision.entrant)
         request.turn = turn
         if not turn.granted.done():
             self._placement.propose(job, decision, arrival.at_s)
@@ -157,8 +158,8 @@ class Dispatcher:
         remaining_s = request.arrival.remaining_s
         work = make_work_request(job, request.work_id, choice, decision.route, remaining_s)
         pool.link(decision.route.decode).submit(work, choice.stream)
-        worker, priority = decision.prompt_worker, work.priority
-        choice.prompt = pool.sent_prompts.add(worker, num_tokens, priority)
+        rank = decision.worker_rank(time.monotonic())
+        choice.prompt = pool.sent_prompts.add(decision.prompt_worker, num_tokens, rank)
 
     async def _wait_for_worker(self, request: LiveRequest, timeout_s: float) -> None:
         """Return when a worker is ready, or none was for so long: the caller looks again."""
@@ -180,7 +181,7 @@ class Dispatcher:
             return None  # `wait_for_turn` tries again and raises
 
     def _check_wait(self, job: Job, decision: Decision, arrival: Arrival) -> None:
-        forecast = self._forecaster.on_arrival(job, decision)
+        forecast = self._forecaster.on_arrival(job, decision, arrival.at_s)
         is_over_share = self._recent_use.is_over(job.tenant.name, arrival.at_s)
         self._wait_limit.check(
             forecast, arrival.timeout_s, arrival.at_s, is_over_share=is_over_share

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 from common.profile import WorkerProfile, count_pairs
 from router.admission.prompt_queue import PromptQueue
-from router.admission.wait_limit import Forecast
+from router.admission.wait_limit import Forecast, Kind
 from router.intake.job import Job
 from router.journey.placement import Placement
 from router.routing.policy import Decision
+from router.routing.prompt_order import Rank
 
 
 class Forecaster:
@@ -17,22 +18,20 @@ class Forecaster:
         self._placement = placement
         self._queue = queue
 
-    def on_arrival(self, job: Job, decision: Decision) -> Forecast:
-        """Return what a request meets that arrives now.
+    def on_arrival(self, job: Job, decision: Decision, arrival_s: float) -> Forecast:
+        """Return what a request meets that arrives now: the prompts that run before it, and its own.
 
-        A short prompt overtakes longer ones at a prefill worker, but is counted here as if it did
-        not. Otherwise short prompts would be admitted without end, and the longer ones, admitted
-        earlier, would wait too long.
+        Prompts that come later and overtake it are not counted. Ageing bounds them.
         """
-        workers = [*self._placement.prompt_workers().values()]
-        here_s = seconds_for(self._queue.tokens_before(job.tenant.name), workers)
-        there = self._placement.sent_prompts(decision.prompt_worker)
-        there_s = max(decision.chosen.queue_s, seconds_for(there.num_tokens, workers[:1]))
+        here = self._queue.ahead(job.tenant.name, queue_rank(job, decision, arrival_s))
+        here_s = seconds_for(here.num_tokens, [*self._placement.prompt_workers().values()])
+        chosen = decision.chosen
         return Forecast(
-            wait_s=here_s + there_s,
-            prefill_s=decision.chosen.prefill_s,
+            wait_s=here_s + chosen.queue_s,
+            prefill_s=chosen.prefill_s,
             answer_s=self._placement.answer_s(job, decision),
-            num_ahead=self._queue.num_waiting + there.num_prompts,
+            num_ahead=here.num_prompts + chosen.num_ahead,
+            kind=Kind.of(job.priority, decision.num_new_tokens),
         )
 
     def at_turn(self, job: Job, decision: Decision) -> Forecast:
@@ -40,6 +39,11 @@ class Forecaster:
         chosen = decision.chosen
         answer_s = self._placement.answer_s(job, decision)
         return Forecast(chosen.queue_s, chosen.prefill_s, answer_s, num_ahead=1)
+
+
+def queue_rank(job: Job, decision: Decision, arrival_s: float) -> Rank:
+    """Return a job's rank among its tenant's in the queue, where it ages from its arrival on."""
+    return Rank(job.priority, arrival_s + decision.chosen.run_s)
 
 
 def seconds_for(num_tokens: int, workers: Sequence[WorkerProfile]) -> float:

@@ -1,5 +1,6 @@
 """Placement of jobs: the pool offers workers that are ready, and the policy chooses among them."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from common.messages import Role
@@ -14,8 +15,8 @@ from router.journey.progress import Summary
 from router.routing.policy import Decision, RoutingPolicy
 from router.routing.prediction import Ask
 from router.routing.prefix_index import PromptKeys
+from router.routing.prompt_order import Entrant
 from router.workers.pool import WorkerPool
-from router.workers.sent_prompts import SentTotals
 
 # steps of prompt tokens sent to each worker: enough to keep it busy and to choose among
 WINDOW_STEPS = 4
@@ -86,17 +87,24 @@ class Placement:
         found = {name: p for role in roles for name, p in self._pool.profiles(role).items()}
         return found or self._pool.profiles(Role.DECODE)
 
-    def room_tokens(self) -> int:
-        """Return the number of prompt tokens that the workers want besides those sent to them."""
-        return room_tokens(self.prompt_workers(), self._pool.sent_prompts.num_tokens)
+    def room_tokens(self, entrant: Entrant) -> int:
+        """Return the tokens in prompts like `entrant` that workers want besides those sent to them.
+
+        A prompt that it would overtake counts one step at most: the next step may be another's.
+        """
+        workers, sent = self.prompt_workers(), self._pool.sent_prompts
+        rank = entrant.rank(time.monotonic())
+
+        def num_counted(name: str) -> int:
+            step = workers[name].max_batch_tokens
+            overtaken = sent.tokens_overtaken(name, rank)
+            return sent.ahead(name, rank).num_tokens + sum(min(n, step) for n in overtaken)
+
+        return room_tokens(workers, num_counted)
 
     def answer_s(self, job: Job, decision: Decision) -> float:
         """Return the least number of seconds from token 1 to the last one."""
         return (self._lengths.least(job) - 1) * decision.chosen.step_s
-
-    def sent_prompts(self, worker: str) -> SentTotals:
-        """Return the prompts that this router has sent to a worker and that have not run."""
-        return self._pool.sent_prompts.totals(worker)
 
 
 def room_tokens(workers: Mapping[str, WorkerProfile], num_sent: Callable[[str], int]) -> int:

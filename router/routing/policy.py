@@ -12,6 +12,7 @@ from typing import Protocol
 from common.config import PolicyName
 from common.messages import Role
 from router.routing.prediction import Ask, Candidate, Route, RouteCost, predict
+from router.routing.prompt_order import FIRST_COME, Entrant, Rank
 
 _NUM_KEPT = 32
 
@@ -40,6 +41,17 @@ class Decision:
     def num_new_tokens(self) -> int:
         """Number of prompt tokens that the prompt worker will run."""
         return self.ask.num_prompt_tokens - self.chosen.num_cached_tokens
+
+    @property
+    def entrant(self) -> Entrant:
+        """The prompt as it enters its worker's order."""
+        return Entrant(self.ask.priority, self.chosen.run_s)
+
+    def worker_rank(self, sent_s: float) -> Rank:
+        """Return the prompt's rank at its worker if it is sent at `sent_s`."""
+        if self.route.prefill is None:
+            return Rank(self.ask.priority, FIRST_COME)
+        return self.entrant.rank(sent_s)
 
 
 class RoutingPolicy(Protocol):

@@ -44,6 +44,7 @@ class Candidate:
     block_size: int = 1
     num_cached_tokens: int = 0  # of this prompt; never all of it
     overtaken_tokens: int = 0  # in prompts there that this one overtakes
+    num_ahead: int = 0  # prompts of this router that run there before this one
     credit_bytes: int = 0  # limit of the KV on its way to the worker
     credit_wanted_bytes: int = 0  # by earlier prompts; beyond credit_bytes they wait
     profile: WorkerProfile = field(default_factory=WorkerProfile)
@@ -69,7 +70,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class RouteCost:
-    """Cost of a route, in seconds. inference.proto explains each part but `step_s`."""
+    """Cost of a route, in seconds. inference.proto explains its parts."""
 
     route: Route
     queue_s: float
@@ -80,6 +81,8 @@ class RouteCost:
     step_s: float  # one decode step of the request
     num_cached_tokens: int
     num_shipped_tokens: int
+    run_s: float  # the prompt alone, without hand-off and decode steps: the worker orders by it
+    num_ahead: int  # prompts of this router that run before it on the same worker
 
     @property
     def total_s(self) -> float:
@@ -100,6 +103,12 @@ def predict(
             yield target.behind(source)
 
 
+def prompt_s(profile: WorkerProfile, num_prompt_tokens: int, num_cached_tokens: int) -> float:
+    """Return the seconds that a prompt takes alone, without the tokens that the worker knows."""
+    num_new = num_prompt_tokens - num_cached_tokens
+    return profile.prompt_s(num_new, count_pairs(num_new, num_cached_tokens))
+
+
 class _Source:
     """A prefill worker, with the costs that do not depend on the decode worker."""
 
@@ -112,7 +121,7 @@ class _Source:
             # a step of overtaken prompts runs already; half is left on average
             num_running = min(worker.overtaken_tokens, profile.max_batch_tokens)
             self.queue_s += profile.prompt_s(num_running, count_pairs(num_running)) / 2
-        self.prefill_s = profile.prompt_s(num_new, count_pairs(num_new, cached))
+        self.prefill_s = prompt_s(profile, ask.num_prompt_tokens, cached)
         self._last = profile.last_chunk(num_new, 0)
         self._is_one_step = profile.num_steps(num_new, 0) == 1
 
@@ -170,6 +179,8 @@ class _Target:
             step_s=self._larger_s,
             num_cached_tokens=cached,
             num_shipped_tokens=0,
+            run_s=prompt_s(profile, self._ask.num_prompt_tokens, cached),
+            num_ahead=worker.num_ahead,
         )
 
     def behind(self, source: _Source) -> RouteCost:
@@ -189,6 +200,8 @@ class _Target:
             step_s=self._larger_s,
             num_cached_tokens=source.worker.num_cached_tokens,
             num_shipped_tokens=num_shipped,
+            run_s=source.prefill_s,
+            num_ahead=source.worker.num_ahead,
         )
 
 

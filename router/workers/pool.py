@@ -11,8 +11,9 @@ from common.config import RouterConfig
 from common.messages import Role, WorkerInfo, WorkerLoad
 from common.profile import WorkerProfile
 from pdserve.errors import RequestTimeoutError, UnavailableError
-from router.routing.prediction import Ask, Candidate
+from router.routing.prediction import Ask, Candidate, prompt_s
 from router.routing.prefix_index import PromptKeys
+from router.routing.prompt_order import Entrant
 from router.workers.compatibility import check_compatibility
 from router.workers.link import WorkerLink
 from router.workers.members import Members
@@ -177,23 +178,25 @@ class WorkerPool:
         self, link: WorkerLink, info: WorkerInfo, keys: PromptKeys, ask: Ask
     ) -> Candidate:
         load, sent = link.load, self.sent_prompts
+        profile = replace(info.profile, correction=load.correction)
         num_cached = link.prefixes.num_tokens(keys, load.block_size)
-        num_new, num_sent = ask.num_prompt_tokens - num_cached, sent.num_tokens(info.name)
-        num_overtaken = 0  # decode workers run their own prompts first come first served
-        if info.role == Role.PREFILL:
-            num_overtaken = sent.num_overtaken_tokens(info.name, num_new, ask.priority)
+        entrant = Entrant(ask.priority, prompt_s(profile, ask.num_prompt_tokens, num_cached))
+        ahead = sent.ahead(info.name, entrant.rank(time.monotonic()))
+        num_sent = sent.num_tokens(info.name)
+        num_overtaken = num_sent - ahead.num_tokens
         return Candidate(
             name=info.name,
             num_sequences=max(load.num_running + load.num_waiting, link.num_live),
             backlog_tokens=max(load.backlog_tokens, num_sent) - num_overtaken,
             overtaken_tokens=num_overtaken,
+            num_ahead=ahead.num_prompts,
             blocks_free=load.blocks_free,
             blocks_total=load.blocks_total,
             block_size=load.block_size,
             credit_bytes=load.credit_bytes,
             credit_wanted_bytes=load.credit_wanted_bytes,
             num_cached_tokens=num_cached,
-            profile=replace(info.profile, correction=load.correction),
+            profile=profile,
         )
 
     def _view(self, link: WorkerLink, info: WorkerInfo) -> WorkerView:

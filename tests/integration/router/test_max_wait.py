@@ -35,11 +35,13 @@ def slow_worker(name: str = "decode-0", role: Role = Role.DECODE) -> ScriptedWor
     return worker
 
 
-@pytest.mark.parametrize("sources", [[], [("prefill-0", Role.PREFILL)]])
-async def test_who_would_wait_too_long_is_refused_also_if_it_would_overtake(
-    model_dir: Path, sources: list[tuple[str, Role]]
+@pytest.mark.parametrize(
+    ("sources", "prompt"), [([], "y"), ([("prefill-0", Role.PREFILL)], "y" * 15)]
+)
+async def test_who_would_wait_too_long_is_refused(
+    model_dir: Path, sources: list[tuple[str, Role]], prompt: str
 ) -> None:
-    """Two requests take 3 s; the third would wait for them, or overtake them on prefill."""
+    """Two requests take 3 s; the third would wait for them, on prefill because it is as long."""
     worker, config = slow_worker(), RouterConfig(max_wait_s=1.0, policy="least_loaded")
     workers = [worker, *(slow_worker(*source) for source in sources)]
     async with serving(model_dir, *workers, config=config) as stack:
@@ -50,7 +52,7 @@ async def test_who_would_wait_too_long_is_refused_also_if_it_would_overtake(
         request = await asyncio.to_thread(worker.wait_for_request, 2)
         assert (request.prefill_worker is None) == (not sources)
         with pytest.raises(OverloadedError, match=r"more than 1\.00 s") as caught:
-            await collect(stack.client, "y")
+            await collect(stack.client, prompt)
         assert caught.value.reason is Reason.QUEUE_FULL
         assert caught.value.retry_after_s > 1.0
         for request in worker.requests:

@@ -6,6 +6,7 @@ from common.profile import WorkerProfile
 from router.admission.fair_queue import FairQueue
 from router.admission.prompt_queue import PromptQueue, Turn
 from router.journey.placement import room_tokens
+from router.routing.prompt_order import Entrant, Rank
 from tests.patience import WITHIN_S
 
 WINDOW = 1000
@@ -25,7 +26,7 @@ class Waiting:
         self.turns: dict[str, Turn] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
-    def _room(self) -> int:
+    def _room(self, _entrant: Entrant) -> int:
         return max(self.window - sum(self.assigned.values()), 0)
 
     def done(self, name: str) -> None:
@@ -33,8 +34,12 @@ class Waiting:
         self.queue.finish(self.turns[name])
 
     async def add(self, name: str, num_tokens: int, tenant: str = "t", priority: int = 0) -> None:
+        rank = Rank(priority)
+
         async def enter() -> None:
-            turn = self.turns[name] = self.queue.push(tenant, num_tokens, priority)
+            turn = self.turns[name] = self.queue.push(
+                tenant, num_tokens, rank, Entrant(priority, 0.0)
+            )
             try:
                 await turn.granted
             except asyncio.CancelledError:
@@ -120,13 +125,31 @@ async def test_who_gives_up_holds_nobody_up(is_granted: bool) -> None:
 
 async def test_what_has_its_turn_counts_before_it_has_set_out() -> None:
     """All prompts ask before the first one is sent."""
-    queue = PromptQueue(FairQueue[Turn](lambda _: 1.0), lambda: WINDOW)
-    turns = [queue.push("t", 400, 0) for _ in range(5)]
+    queue = PromptQueue(FairQueue[Turn](lambda _: 1.0), lambda _: WINDOW)
+    turns = [queue.push("t", 400, Rank(0), Entrant(0, 0.0)) for _ in range(5)]
     assert [turn.granted.done() for turn in turns] == [True, True, True, False, False]
     queue.note_sent(turns[0])
     queue.note_sent(turns[0])
     queue.grant_turns()
     assert [turn.granted.done() for turn in turns] == [True, True, True, True, False]
+
+
+async def test_a_prompt_that_workers_would_run_first_has_room_when_the_one_before_is_sent() -> None:
+    """All room is taken for prompts of more than a second."""
+    queue = PromptQueue(FairQueue[Turn](lambda _: 1.0), lambda e: WINDOW if e.run_s < 1 else 0)
+    first = queue.push("t", 5000, Rank(0, 9.0), Entrant(0, 9.0))
+    long = queue.push("t", 5000, Rank(0, 10.0), Entrant(0, 9.0))
+    short = queue.push("t", 30, Rank(0, 2.0), Entrant(0, 0.1))
+    assert [turn.granted.done() for turn in (first, long, short)] == [True, False, False]
+    queue.note_sent(first)
+    assert [turn.granted.done() for turn in (first, long, short)] == [True, False, True]
+    assert queue.ahead("t", Rank(0, 11.0)) == (1, 5000)
+    queue.finish(long)
+    queue.finish(long)
+    assert queue.ahead("t", Rank(0, 11.0)) == (0, 0)
+    for turn in (first, short):
+        queue.finish(turn)
+    assert (queue.num_waiting, queue._num_active, queue._num_unsent_tokens) == (0, 0, 0)
 
 
 async def test_room_that_comes_by_itself_is_found() -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pdserve.errors import OverloadedError, Reason
-from router.admission.wait_limit import SHORT_WAIT_S, Forecast, WaitLimit
+from router.admission.wait_limit import SHORT_WAIT_S, Forecast, Kind, WaitLimit
 
 MAX_WAIT_S, SERVICE_S = 10.0, 0.25
 TTFT_SLO_S = 1.5
@@ -117,6 +117,41 @@ def test_who_is_refused_for_its_share_alone_makes_nobody_else_s_queue_short() ->
     with pytest.raises(OverloadedError, match=r"more than 5\.00"):
         limit.check(Forecast(6.0, 6.0, 0.0, 2), None, 0.0, is_over_share=True)
     limit.check(Forecast(9.0, 6.0, 0.0, 2), None, 0.0, is_over_share=False)
+
+
+@pytest.mark.parametrize(
+    ("other", "limit_s"),
+    [
+        pytest.param(Kind.of(0, 30), 10, id="short"),
+        pytest.param(Kind.of(0, 5000), 10, id="longer"),
+        pytest.param(Kind.of(-1, 2600), 10, id="urgent"),
+        pytest.param(Kind.of(1, 2600), 10, id="of less urgency"),
+        pytest.param(Kind.of(0, 2048), 1, id="alike"),
+        pytest.param(Kind.of(0, 4095), 1, id="alike, longer"),
+    ],
+)
+@pytest.mark.parametrize("timeout_s", [None, 12.0])
+def test_a_refusal_makes_the_queue_short_for_its_kind_alone(
+    other: Kind, limit_s: int, timeout_s: float | None
+) -> None:
+    limit, long = WaitLimit(MAX_WAIT_S), Forecast(17.0, 6.0, 0.0, 3, Kind.of(0, 2600))
+    with pytest.raises(OverloadedError):
+        limit.check(long, timeout_s, 0.0, is_over_share=False)
+    forecast = replace(long, wait_s=limit_s - 0.1, kind=other)
+    limit.check(forecast, None, 1.0, is_over_share=False)
+    with pytest.raises(OverloadedError, match=f"more than {limit_s}"):
+        limit.check(replace(forecast, wait_s=limit_s + 0.1), None, 1.0, is_over_share=False)
+
+
+def test_each_kind_s_queue_is_long_again_by_itself() -> None:
+    limit = WaitLimit(MAX_WAIT_S)
+    long, short = (Forecast(17.0, 1.0, 0.0, 9, Kind.of(0, n)) for n in (2600, 30))
+    for now_s, refused in ((0.0, long), (5.0, short)):
+        with pytest.raises(OverloadedError):
+            limit.check(refused, None, now_s, is_over_share=False)
+    limit.check(replace(long, wait_s=9.0), None, 10.1, is_over_share=False)
+    with pytest.raises(OverloadedError, match=r"more than 1\.00"):
+        limit.check(replace(short, wait_s=9.0), None, 10.1, is_over_share=False)
 
 
 def test_a_limit_of_minutes_is_not_short_for_minutes_after_one_refusal() -> None:
