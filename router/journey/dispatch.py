@@ -116,8 +116,9 @@ class Dispatcher:
         A worker that is drained in between would not wait for the request. Raises UnavailableError.
         """
         request.submitted_s = time.monotonic()
-        numbers = range(len(request.choices))
-        workers = self._resources.pool.worker_use.hold(decision.route, numbers)
+        workers = self._resources.pool.worker_use.hold(
+            decision.route, range(len(request.choices)), request.lose_prefill
+        )
         for choice in request.choices:
             choice.workers = workers
         for choice in request.choices:
@@ -137,7 +138,9 @@ class Dispatcher:
 
     def send_choice(self, request: LiveRequest, choice: LiveChoice, decision: Decision) -> None:
         """Submit one choice with its output so far; otherwise as `send`. Raises UnavailableError."""
-        workers = self._resources.pool.worker_use.hold(decision.route, (choice.number,))
+        workers = self._resources.pool.worker_use.hold(
+            decision.route, (choice.number,), request.lose_prefill
+        )
         choice.workers = workers
         try:
             self._submit(request, choice, decision, decision.num_new_tokens)

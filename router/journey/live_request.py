@@ -14,6 +14,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
+from common.messages import WorkFailure
 from pdserve.errors import RequestCancelledError
 from router.admission.admission import Admission, Outcome, Ticket
 from router.admission.prompt_queue import PromptQueue, Turn
@@ -135,6 +136,10 @@ class LiveRequest:
         if choice.workers is not None:
             choice.workers.note_first_token(choice.number)
         self._finish_turn()
+
+    def lose_prefill(self, number: int, failure: WorkFailure) -> None:
+        """Have a choice move whose prefill worker is lost: what came of its KV stays at decode."""
+        self.choices[number].stream.fail(failure)
 
     def end_choice(self, choice: LiveChoice) -> None:
         """Give back all that a choice holds. Safe to repeat."""

@@ -6,8 +6,7 @@
 3. Workers that flip or stop are drained, all at once. No router chooses them for a new request, and
    the requests that they have, of any router, end.
 4. A drained worker is flipped and takes work again, or leaves the pool and is stopped.
-5. A worker that is not drained in time takes work again. The change ends there with an error; its
-   earlier steps stay.
+5. What a worker still has when the time for draining is over goes on at other workers.
 """
 
 import asyncio
@@ -23,6 +22,7 @@ from pdserve.errors import (
     NotFoundError,
     PreconditionError,
     Reason,
+    RequestTimeoutError,
     SetupError,
     UnavailableError,
 )
@@ -70,7 +70,7 @@ class Scaler:
     ) -> AsyncGenerator[ScaleStep]:
         """Change the workers to these numbers (None: as many as now), and yield each step.
 
-        Raises InvalidRequestError, PreconditionError, RequestTimeoutError (not drained in time).
+        Raises InvalidRequestError, PreconditionError.
         """
         self._refuse_a_second()
         plan = make_plan(self._members(), prefill, decode)
@@ -129,7 +129,7 @@ class Scaler:
             report(ScaleStep(ScaleAction.DRAINING, name, self._pool.role(name)))
         try:
             for name in leaving:
-                await self._pool.wait_drained(name, deadline_s - time.monotonic())
+                await self._empty(name, deadline_s)
                 if name in stops:
                     await self._stop(name, report)
                     continue
@@ -140,6 +140,14 @@ class Scaler:
         finally:
             for name in leaving:
                 self._pool.undrain(name)
+
+    async def _empty(self, name: str, deadline_s: float) -> None:
+        """Wait for the end of a worker's work; at the deadline have the rest go on elsewhere."""
+        try:
+            await self._pool.wait_drained(name, deadline_s - time.monotonic())
+        except RequestTimeoutError as error:
+            _log.info("requests_evicted", worker=name, cause=error.message)
+            self._pool.evict(name)
 
     async def _start(self, roles: tuple[Role, ...], report: _Report) -> None:
         for role in roles:

@@ -34,17 +34,11 @@ from router.workers.silence import TICK_S, Silence
 from router.workers.work_stream import WorkStream
 
 _BACKOFF_S = (0.02, 0.1, 0.2, 0.5, 1.0, 2.0)
-_ANSWER_WITHIN_S = (
-    1.0,
-    1.0,
-    2.0,
-    4.0,
-    8.0,
-    16.0,
-)  # a way that heals is tried anew, a slow one longer
+_ANSWER_WITHIN_S = (1.0, 1.0, 2.0, 4.0, 8.0, 16.0)  # a slow way is tried longer each time
 _LEAVE_S = 1.0
 _DIED = WorkFailure(Reason.WORKER_LOST, "the decode worker is gone", is_death=True)
 _GIVEN_UP = WorkFailure(Reason.WORKER_LOST, "the decode worker is gone, or out of reach")
+_LEAVES = WorkFailure(Reason.WORKER_LOST, "the worker leaves")
 _log = get_logger()
 
 
@@ -57,6 +51,7 @@ class WorkerLink:
         on_info: Callable[[WorkerInfo], None],
         router_id: str,
         cluster_token: str = "",
+        on_lost: Callable[[str, WorkFailure], None] = lambda name, failure: None,
     ) -> None:
         self.address = address
         self.info: WorkerInfo | None = None
@@ -66,6 +61,7 @@ class WorkerLink:
         self.refusal: PdserveError | None = None
         self.num_streams = 0  # that were begun
         self._on_info = on_info
+        self._on_lost = on_lost
         self._router_id = router_id
         self._metadata = bearer_metadata(cluster_token)
         self._silence = Silence()
@@ -119,6 +115,11 @@ class WorkerLink:
         """Forget a stream; a worker that still works on it is told to stop. Safe to repeat."""
         if self._work.remove(stream):
             self._say(messages.cancel(stream.request_id))
+
+    def evict(self) -> None:
+        """End all streams with WORKER_LOST, and the work, at a worker that is to leave."""
+        for request_id in self._fail(_LEAVES):
+            self._say(messages.cancel(request_id))
 
     def set_draining(self, is_draining: bool) -> None:
         """Make the worker tell all routers to send it nothing new, or to send again."""
@@ -201,7 +202,7 @@ class WorkerLink:
         if self.is_connected:  # it has taken another role
             return
         if known is not None and known.incarnation != info.incarnation:
-            for request_id in self._work.fail(_DIED):
+            for request_id in self._fail(_DIED):
                 self._say(messages.cancel(request_id))
         for work in self._work.present():
             if work.unheard is not None:
@@ -233,7 +234,12 @@ class WorkerLink:
     def _lose(self, failure: WorkFailure = _GIVEN_UP) -> None:
         """Give the worker up, for now or for good: its streams end with the failure."""
         self._disconnect()
-        self._work.fail(failure)
+        self._fail(failure)
+
+    def _fail(self, failure: WorkFailure) -> list[str]:
+        """End the streams, and tell who waits for this worker; return the requests' ids."""
+        self._on_lost(self._name, failure)
+        return self._work.fail(failure)
 
     @property
     def _name(self) -> str:

@@ -9,8 +9,11 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
+from pdserve.errors import UnavailableError
 from router.workers.link import WorkerLink
 from router.workers.membership import Member, Membership
+
+_POLL_S = 0.02
 
 
 class Members:
@@ -107,3 +110,17 @@ class Members:
             return link.info.name
         members = (m for m in self._membership.members if m.address == link.address)
         return next((member.name for member in members), None)
+
+
+async def wait_connected(links: Sequence[WorkerLink], timeout_s: float) -> None:
+    """Wait until all are connected. Raises SetupError (refused), UnavailableError (timeout)."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            while not all(link.is_connected for link in links):
+                for link in links:
+                    if link.refusal is not None:
+                        raise link.refusal
+                await asyncio.sleep(_POLL_S)
+    except TimeoutError:
+        missing = [link.address for link in links if not link.is_connected]
+        raise UnavailableError(f"workers not reachable in {timeout_s} s: {missing}") from None

@@ -16,7 +16,7 @@ from router.routing.prefix_index import PromptKeys
 from router.routing.prompt_order import Entrant
 from router.workers.compatibility import check_compatibility
 from router.workers.link import WorkerLink
-from router.workers.members import Members
+from router.workers.members import Members, wait_connected
 from router.workers.membership import Member, Membership
 from router.workers.sent_prompts import SentPrompts
 from router.workers.view import WorkerState, WorkerView
@@ -35,11 +35,11 @@ class WorkerPool:
         self._config = config
         self._cluster_token = cluster_token
         self._router_id = secrets.token_hex(8)  # the workers know the router's connections by it
+        self.sent_prompts = SentPrompts()
+        self.worker_use = WorkerUse()
         self._members = Members(self._link_to, addresses)
         self._links = self._members.links
         self._draining: set[str] = set()
-        self.sent_prompts = SentPrompts()
-        self.worker_use = WorkerUse()
 
     def start(self) -> None:
         """Connect to every worker, in the background."""
@@ -61,7 +61,7 @@ class WorkerPool:
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Wait until all are connected. Raises SetupError (refused), UnavailableError (timeout)."""
-        await _wait_connected(self._links, timeout_s)
+        await wait_connected(self._links, timeout_s)
 
     async def add(self, addresses: Sequence[str], timeout_s: float) -> None:
         """Add workers, and return when all are connected. Raises errors as `wait_ready` does.
@@ -70,7 +70,7 @@ class WorkerPool:
         """
         links = self._members.add(addresses)
         try:
-            await _wait_connected(links, timeout_s)
+            await wait_connected(links, timeout_s)
         except BaseException:
             for link in links:
                 await self._members.remove(link)
@@ -86,6 +86,10 @@ class WorkerPool:
         """Send a worker nothing new, from this router and all others."""
         self._draining.add(name)
         self.link(name).set_draining(True)
+
+    def evict(self, name: str) -> None:
+        """Have this router's requests at a worker go on elsewhere."""
+        self.link(name).evict()
 
     def undrain(self, name: str) -> None:
         """Send a worker new requests again."""
@@ -226,25 +230,18 @@ class WorkerPool:
         raise UnavailableError(f"no worker named {name}")
 
     def _link_to(self, address: str) -> WorkerLink:
-        return WorkerLink(address, self._check_compatibility, self._router_id, self._cluster_token)
+        return WorkerLink(
+            address,
+            self._check_compatibility,
+            self._router_id,
+            self._cluster_token,
+            self.worker_use.lose_prefill,
+        )
 
     def _check_compatibility(self, info: WorkerInfo) -> None:
         for link in self._links:
             if link.info is not None:
                 check_compatibility(info, link.info)
-
-
-async def _wait_connected(links: Sequence[WorkerLink], timeout_s: float) -> None:
-    try:
-        async with asyncio.timeout(timeout_s):
-            while not all(link.is_connected for link in links):
-                for link in links:
-                    if link.refusal is not None:
-                        raise link.refusal
-                await asyncio.sleep(_POLL_S)
-    except TimeoutError:
-        missing = [link.address for link in links if not link.is_connected]
-        raise UnavailableError(f"workers not reachable in {timeout_s} s: {missing}") from None
 
 
 def _decodes(info: WorkerInfo) -> bool:

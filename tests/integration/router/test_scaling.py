@@ -14,7 +14,6 @@ from pdserve.errors import (
     PreconditionError,
     Reason,
     RequestError,
-    RequestTimeoutError,
     UnavailableError,
 )
 from pdserve.v1 import admin_pb2
@@ -141,18 +140,34 @@ async def test_what_cannot_be_is_refused_and_nothing_changes(model_dir: Path) ->
         assert fleet.stopped == [fleet.started[0].info.name]
 
 
-async def test_work_that_does_not_end_in_time_keeps_its_worker(model_dir: Path) -> None:
+async def test_work_that_does_not_end_in_time_goes_on_elsewhere(model_dir: Path) -> None:
     workers = [ScriptedWorker(f"decode-{number}") for number in range(2)]
     async with scaling(model_dir, *workers) as (stack, fleet):
         running = [asyncio.create_task(collect(stack.client, "x")) for _ in range(2)]
         requests = [await asyncio.to_thread(worker.wait_for_request) for worker in workers]
-        with pytest.raises(RequestTimeoutError, match="decode-0 still had 1 requests"):
-            await scaled(stack.client, 0, 1, timeout_s=0.1)
-        await stack.until(lambda status: all(w.state == READY for w in status.workers))
-        for worker, request in zip(workers, requests, strict=True):
-            worker.say(request, "end", ends=True)
-        assert [text_of(await task) for task in running] == ["end", "end"]
-    assert fleet.stopped == []
+        workers[0].say(requests[0], "so")
+        await stack.until(lambda status: status.router.requests_queued == 1)
+        await scaled(stack.client, 0, 1, timeout_s=0.1)
+        moved = await asyncio.to_thread(workers[1].wait_for_request, 2)
+        assert (moved.prior_token_ids, workers[0].live) == (tuple(b"so"), set())
+        workers[1].say(moved, " on", 2, ends=True)
+        workers[1].say(requests[1], "end", ends=True)
+        assert sorted([text_of(await task) for task in running]) == ["end", "so on"]
+    assert fleet.stopped == ["decode-0"]
+
+
+async def test_prompts_of_a_prefill_worker_that_leaves_go_on_elsewhere(model_dir: Path) -> None:
+    decode = ScriptedWorker()
+    sources = [ScriptedWorker(f"prefill-{number}", Role.PREFILL) for number in range(2)]
+    async with scaling(model_dir, decode, *sources) as (stack, _):
+        running = asyncio.create_task(collect(stack.client, "x"))
+        first = await asyncio.to_thread(decode.wait_for_request)
+        await stack.client.drain(first.prefill_worker or "", timeout_s=0.1)
+        moved = await asyncio.to_thread(decode.wait_for_request, 2)
+        assert {first.prefill_worker, moved.prefill_worker} == {"prefill-0", "prefill-1"}
+        decode.say(moved, "ok", ends=True)
+        assert text_of(await running) == "ok"
+    assert decode.cancelled == [first.request_id]
 
 
 async def test_one_change_at_a_time_and_it_goes_on_when_its_caller_leaves(model_dir: Path) -> None:
