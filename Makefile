@@ -36,7 +36,7 @@ check: $(STAMP)  ## ruff, mypy --strict, import contracts, the public API, links
 
 test: setup check  ## static checks and the test suite (CI runs this)
 	$(PY) -m pytest -q -m "$(QUICK) and not deployment" -n 2 --dist loadfile
-	$(PY) -m pytest -q -m "$(QUICK) and deployment"
+	$(PY) -m pytest -q -m "$(QUICK) and deployment" tests/integration/served
 
 # tests of kernels and engine, and the CPUs that they run as (LLVM's names); a CPU that this one cannot stand in
 # for fails them, so name others: make test-cpus CPUS=haswell
