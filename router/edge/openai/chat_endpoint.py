@@ -12,10 +12,11 @@ from router.edge.openai.chat_request import ChatRequest
 from router.edge.openai.generation import Generation
 from router.edge.openai.parsing.select import can_call, make_parser
 from router.edge.openai.prompts import chat_prompt
-from router.edge.openai.sampling_fields import to_int32, to_sampling
+from router.edge.openai.sampling_fields import to_sampling
 from router.edge.openai.tools import Tool, forced_schema, offered
 from router.intake.intake import Intake
 from router.intake.job import Job, check_model
+from router.intake.wire_values import to_int32
 
 
 @dataclass(frozen=True, slots=True)
