@@ -3,7 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from router.edge.openai.parsing import deepseek, harmony, hermes, json_calls, reasoning
+from router.edge.openai.parsing import (
+    deepseek,
+    harmony,
+    hermes,
+    json_calls,
+    mistral,
+    reasoning,
+)
 from router.edge.openai.parsing.events import Parser
 from router.edge.openai.parsing.forced import ForcedCalls
 from router.edge.openai.parsing.plain import PlainText
@@ -25,6 +32,11 @@ _FAMILIES = (
         signs=(deepseek.BEGIN,),
         marks=(deepseek.BEGIN, deepseek.END, deepseek.SEPARATOR, *deepseek.AROUND),
         make=deepseek.DeepSeekCalls,
+    ),
+    Family(
+        signs=(mistral.ARGS,),
+        marks=(mistral.BEGIN, mistral.CALL_ID, mistral.ARGS),
+        make=mistral.MistralCalls,
     ),
     Family(signs=(hermes.OPEN,), marks=(hermes.OPEN, hermes.CLOSE), make=hermes.HermesCalls),
     Family(

@@ -16,6 +16,7 @@ from router.edge.openai.parsing.forced import ForcedCalls
 from router.edge.openai.parsing.harmony import HarmonyParser
 from router.edge.openai.parsing.hermes import HermesCalls
 from router.edge.openai.parsing.json_calls import JsonCalls
+from router.edge.openai.parsing.mistral import MistralCalls
 from router.edge.openai.parsing.plain import PlainText
 from router.edge.openai.parsing.reasoning import ReasoningParser
 
@@ -49,6 +50,7 @@ MAKERS: dict[str, Callable[[], Parser]] = {
     "json": JsonCalls,
     "forced": ForcedCalls,
     "deepseek": DeepSeekCalls,
+    "mistral": MistralCalls,
     "harmony": lambda: HarmonyParser(HARMONY_PROMPT, has_tools=True),
     "thinking": lambda: ReasoningParser(HermesCalls(), is_inside=False),
     "inside": lambda: ReasoningParser(HermesCalls(), is_inside=True),

@@ -20,7 +20,8 @@ WRITERS: dict[str, tuple[str, Writer]] = {
         lambda n, a: f'<tool_call>\n{{"name": "{n}", "arguments": {a}}}\n</tool_call>',
     ),
     "llama": ("json", lambda n, a: f'{{"name": "{n}", "parameters": {a}}}'),
-    "mistral": ("json", lambda n, a: f'[TOOL_CALLS] [{{"name": "{n}", "arguments": {a}}}]'),
+    "mistral": ("mistral", lambda n, a: f"[TOOL_CALLS]{n}[CALL_ID]x1[ARGS]{a}"),
+    "mistral-list": ("json", lambda n, a: f'[TOOL_CALLS] [{{"name": "{n}", "arguments": {a}}}]'),
     "forced": ("forced", lambda n, a: f'[{{"name": "{n}", "arguments": {a}}}]'),
     "deepseek-v3": (
         "deepseek",
@@ -44,6 +45,7 @@ WRITERS: dict[str, tuple[str, Writer]] = {
 FRAGMENTS = [
     *("<", "think>", "</think>", "<tool_call>", "</tool_call>", CALL, V3, V31, CALL[:30]),
     *('{"arguments": {}, "name": "a"}', '{"name": "a"}', "[TOOL_CALLS]", "<|python_tag|>"),
+    *("[TOOL_CALLS]a[ARGS]", "[ARGS]", "[CALL_ID]", "[TOOL_CALLS]stop[CALL_ID]x1[ARGS]{}"),
     *(deepseek.BEGIN, deepseek.END, deepseek.SEPARATOR, *deepseek.AROUND, "function", "```json"),
     *(*harmony.MARKS, "analysis", "final", "commentary to=functions.a"),
     *("{", "}", "[", "]", ",", ";", '"', "\\", "é", " ", "\n", "x"),
