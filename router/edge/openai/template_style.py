@@ -1,4 +1,4 @@
-"""How a chat template reads messages, as far as templates differ. Its source tells."""
+"""Ways in which chat templates read messages, as far as they differ. A template's source tells."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from router.intake.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class TemplateStyle:
-    """What a template wants of messages and tools beside what all templates do."""
+    """Wishes of a template for messages and tools, beside what all templates want."""
 
     knows_developer: bool = False  # it names this role
     takes_text_arguments: bool = False  # it appends a call's arguments to a text (DeepSeek)
