@@ -132,9 +132,9 @@ class Tokenizer:
 
     def decoder(self, shown: frozenset[str]) -> Callable[[Sequence[int]], str]:
         """Return a function like `decode` whose text has the special tokens `shown`."""
-        hidden = {i for i, text in self._special_texts.items() if text not in shown}
-        if len(hidden) == len(self._special_texts):
+        if not shown or shown.isdisjoint(self._special_texts.values()):
             return self.decode
+        hidden = {i for i, text in self._special_texts.items() if text not in shown}
         return lambda token_ids: self.decode_all([i for i in token_ids if i not in hidden])
 
     def _encode_literally(self, text: str) -> list[int]:

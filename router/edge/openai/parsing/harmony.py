@@ -40,14 +40,15 @@ class HarmonyParser:
     def __init__(self, prompt: str, *, has_tools: bool) -> None:
         """`prompt` is the rendered chat, which may end within a message's header or its text."""
         at = prompt.rfind(START)
-        self._header = prompt[at:] if at >= 0 else ""  # passed of the next message's
+        is_open = at >= 0 and not any(mark in prompt[at:] for mark in (END, CALL, RETURN))
+        self._header = prompt[at:] if is_open else ""  # passed of the next message's
         self._has_tools = has_tools
         self._kind: Kind | None = None  # of the open message
         self._held = ""
         self._seen: set[Kind] = set()
         self._is_new = False  # nothing of the open message has come
         self._num_calls = 0
-        if MESSAGE in self._header and not any(mark in self._header for mark in (END, RETURN)):
+        if MESSAGE in self._header:
             self._kind = "reasoning" if _ANALYSIS.search(self._header) else "content"
 
     def push(self, text: str) -> Sequence[Event]:

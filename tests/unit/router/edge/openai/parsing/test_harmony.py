@@ -43,6 +43,8 @@ def test_an_answer_goes_on_where_the_prompt_ends() -> None:
     assert read(thoughts, ["hm<|end|>"]) == ("hm", "", [])
     begun = HarmonyParser(f"{header}analysis", has_tools=True)
     assert read(begun, ["<|message|>hm<|end|>"]) == ("hm", "", [])
+    ended = HarmonyParser(f"{header}analysis<|message|>hm<|end|>", has_tools=True)
+    assert read(ended, ["<|start|>assistant<|channel|>final<|message|>Yes"]) == ("", "Yes", [])
 
 
 def test_without_tools_a_call_is_text() -> None:
