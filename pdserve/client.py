@@ -8,10 +8,17 @@ from typing import NoReturn, TypeVar
 import grpc
 
 from pdserve.admin_requests import SCALE_WITHIN_S, make_drain_request, make_scale_request
+from pdserve.building import build, to_seconds
 from pdserve.completion import Completion
-from pdserve.connection import Certificate, bearer, credentials, options
-from pdserve.errors import UnsupportedError
-from pdserve.prompts import Messages, Prompt, make_stream_request, make_tokenize_request
+from pdserve.connection import Certificate, bearer, check_address, credentials, options
+from pdserve.errors import InvalidRequestError, Reason, UnavailableError, UnsupportedError
+from pdserve.prompts import (
+    Messages,
+    Prompt,
+    Sampling,
+    make_stream_request,
+    make_tokenize_request,
+)
 from pdserve.statuses import to_error
 from pdserve.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 
@@ -26,10 +33,10 @@ T = TypeVar("T")
 class AsyncClient:
     """Calls one router. Use it as an async context manager.
 
-    Every call raises a RequestError of `pdserve.errors` when the router refuses or fails it. `timeout` is in
-    seconds. With `retries`, a call that ends as UNAVAILABLE, or is refused for up to 2 s, is sent again up
-    to three times, when the router says. It is not sent again once a part of its answer has come, nor while
-    most calls fail.
+    Every call raises a RequestError of `pdserve.errors` when the router refuses or fails it, and
+    InvalidRequestError for arguments that cannot be sent. `timeout` is in seconds. With `retries`, a call
+    that ends as UNAVAILABLE, or is refused for up to 2 s, is sent again up to three times, when the router
+    says. It is not sent again once a part of its answer has come, nor while most calls fail.
     """
 
     def __init__(
@@ -46,13 +53,15 @@ class AsyncClient:
         `client_certificate` is the private key and the certificate chain, both PEM.
         """
         arguments = options(retries=retries)
+        check_address(address)
+        self._metadata = bearer(token)
         secure = credentials(root_certificates, client_certificate)
         self._channel = (
             grpc.aio.insecure_channel(address, options=arguments)
             if secure is None
             else grpc.aio.secure_channel(address, secure, options=arguments)
         )
-        self._metadata = bearer(token)
+        self._is_closed = False
         self._inference = inference_pb2_grpc.InferenceStub(self._channel)
         self._admin = admin_pb2_grpc.AdminStub(self._channel)
 
@@ -69,19 +78,23 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Disconnect; what still streams is cancelled."""
+        self._is_closed = True
         await self._channel.close()
 
     async def generate(
         self,
         prompt: Prompt,
-        sampling: inference_pb2.SamplingParams | None = None,
+        sampling: Sampling | None = None,
         *,
         request_id: str = "",
         cache_salt: str = "",
         priority: int = 0,
         timeout: float | None = None,
     ) -> Completion:
-        """Return the whole answer to a text, a chat [(role, content), ...] or token ids."""
+        """Return the whole answer to a text, a chat [(role, content), ...] or token ids.
+
+        `sampling` is a SamplingParams, or a mapping with values of its fields.
+        """
         completion = Completion()
         stream = self.stream(
             prompt,
@@ -99,7 +112,7 @@ class AsyncClient:
     async def chat(
         self,
         messages: Messages,
-        sampling: inference_pb2.SamplingParams | None = None,
+        sampling: Sampling | None = None,
         *,
         timeout: float | None = None,
     ) -> Completion:
@@ -109,7 +122,7 @@ class AsyncClient:
     def stream(
         self,
         prompt: Prompt,
-        sampling: inference_pb2.SamplingParams | None = None,
+        sampling: Sampling | None = None,
         *,
         request_id: str = "",
         cache_salt: str = "",
@@ -131,25 +144,28 @@ class AsyncClient:
         self, request_id: str, next_sequence: int, *, timeout: float | None = None
     ) -> AsyncGenerator[inference_pb2.GenerateResponse]:
         """Yield the rest of a resumable request's messages, from number `next_sequence` on."""
-        request = inference_pb2.GenerateRequest(request_id=request_id, resume_from=next_sequence)
+        values = {"request_id": request_id, "resume_from": next_sequence}
+        request = build(inference_pb2.GenerateRequest, values)
         return self.send(request, timeout=timeout)
 
     def send(
         self, request: inference_pb2.GenerateRequest, *, timeout: float | None = None
     ) -> AsyncGenerator[inference_pb2.GenerateResponse]:
         """Send a request message as it is and yield the responses."""
+        if not isinstance(request, inference_pb2.GenerateRequest):
+            raise InvalidRequestError("is no pdserve.v1.GenerateRequest", field="request")
         return self._receive(self._inference.Generate, request, timeout)
 
     async def cancel(self, request_id: str, *, timeout: float = 5.0) -> None:
         """Stop a request."""
-        request = inference_pb2.CancelRequest(request_id=request_id)
+        request = build(inference_pb2.CancelRequest, {"request_id": request_id})
         await self._ask(self._inference.Cancel, request, timeout)
 
     async def explain(
         self, request_id: str, *, timeout: float = 5.0
     ) -> inference_pb2.ExplainResponse:
         """Return the router's decision about a request, and what came of it."""
-        request = inference_pb2.ExplainRequest(request_id=request_id)
+        request = build(inference_pb2.ExplainRequest, {"request_id": request_id})
         return await self._ask(self._inference.Explain, request, timeout)
 
     async def tokenize(
@@ -201,7 +217,7 @@ class AsyncClient:
     async def _receive(
         self, method: "grpc.aio.UnaryStreamMultiCallable[S, T]", request: S, timeout: float | None
     ) -> AsyncGenerator[T]:
-        call = method(request, timeout=timeout, metadata=self._metadata)
+        call = method(request, timeout=self._wait(timeout), metadata=self._metadata)
         try:
             async for response in call:
                 yield response
@@ -213,6 +229,13 @@ class AsyncClient:
     async def _ask(self, method: Callable[..., Awaitable[T]], request: object, timeout: float) -> T:
         """Return a call's answer. Raises the typed error of its status."""
         try:
-            return await method(request, timeout=timeout, metadata=self._metadata)
+            return await method(request, timeout=self._wait(timeout), metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise to_error(error) from error
+
+    def _wait(self, timeout: float | None) -> float | None:
+        """Return the seconds that a call may take. Raises RequestError if it cannot begin."""
+        if self._is_closed:
+            message = "the client is closed"
+            raise UnavailableError(message, reason=Reason.ROUTER_UNREACHABLE)
+        return None if timeout is None else to_seconds("timeout", timeout)

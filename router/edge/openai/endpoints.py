@@ -18,9 +18,10 @@ from router.edge.openai.completions import CompletionChoice, TextPiece
 from router.edge.openai.generation import Generation, Piece
 from router.edge.openai.prompts import Prompt, text_prompt
 from router.edge.openai.responses.endpoint import ResponseEndpoint
-from router.edge.openai.sampling_fields import SamplingFields, to_int32, to_sampling
+from router.edge.openai.sampling_fields import SamplingFields, to_sampling
 from router.intake.intake import Intake
 from router.intake.job import Job, check_model
+from router.intake.wire_values import to_int32
 from router.journey.journey import Journeys
 
 
