@@ -19,6 +19,8 @@ from router.intake.literal_text import LiteralText
 from router.intake.token_bound import find_bound
 from router.intake.token_bytes import find_token_bytes
 
+_MAX_TOKEN_ID = 2**32 - 1  # the Rust library's
+
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
@@ -114,6 +116,8 @@ class Tokenizer:
 
     def text_of(self, token_id: int) -> str | None:
         """Return the token as tokenizer.json writes it; None for an id that it does not have."""
+        if token_id > _MAX_TOKEN_ID:
+            return None
         text: str | None = self._fast.id_to_token(token_id)
         return text
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pdserve.v1 import inference_pb2
 from router.edge.openai.prompts import Prompt
-from router.edge.openai.sampling_fields import SamplingFields
+from router.edge.openai.sampling_fields import SamplingFields, to_int32
 from router.intake.intake import Intake
 from router.intake.job import Job
 from router.journey.journey import Journeys
@@ -46,7 +46,7 @@ class Generation:
                 tokens=inference_pb2.TokenPrompt(token_ids=prompt.token_ids),
                 sampling=sampling,
                 cache_salt=asked.cache_salt,
-                priority=asked.priority,
+                priority=to_int32(asked.priority),
             )
             jobs.append(await self._intake.parse(message))
         return jobs

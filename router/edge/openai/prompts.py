@@ -10,6 +10,7 @@ from router.edge.openai.template_style import TemplateStyle, style_of
 from router.edge.openai.tools import Tool
 from router.intake.job import Limits
 from router.intake.tokenizer import Tokenizer
+from router.intake.vocabulary import check_vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,8 @@ def text_prompt(
     if not isinstance(prompt, str):
         if any(token_id < 0 for token_id in prompt):
             raise InvalidRequestError("a token id is negative", field="prompt")
+        if prompt:
+            check_vocabulary(prompt, "prompt", limits.vocab_size, tokenizer)
         return _kept("", tuple(prompt), keep)
     if not prompt:
         return Prompt("", ())

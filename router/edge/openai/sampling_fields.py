@@ -1,7 +1,7 @@
 """The sampling fields that chats and completions share: OpenAI's, and those that vLLM adds."""
 
 import json
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -55,6 +55,9 @@ class StructuredOutputs(OpenAiModel):
 
 class SamplingFields(Unread):
     """Fields that a chat and a completion have in common."""
+
+    prompt_field: ClassVar[str] = "prompt"
+    logprobs_field: ClassVar[str] = "logprobs"  # the one with the number
 
     model: str = ""
     temperature: float | None = None
