@@ -132,6 +132,12 @@ class RouterConfig(_Frozen):
     stalled_after_s: float = Field(
         10.0, gt=0, description="No step for so long, with work: stalled"
     )
+    max_outage_s: float = Field(
+        30.0, ge=0, description="The longest that requests wait while no decode worker is ready"
+    )
+    max_worker_deaths: int = Field(
+        2, ge=0, description="Deaths of workers that a request survives; the next one is POISON"
+    )
     slow_client_s: float = Field(
         10.0, gt=0, description="The longest that a client may not take a message"
     )

@@ -124,7 +124,8 @@ class WorkRequest:
     """One request as a worker sees it: token ids in, token ids out.
 
     Requests share cached KV only where their `cache_salt` is the same. Requests of one `group` have the same
-    prompt: the first one computes it, the others wait and share it.
+    prompt: the first one computes it, the others wait and share it. A request that moves from another worker
+    has `prior_token_ids`, the output so far; the worker goes on behind them.
     """
 
     request_id: str
@@ -136,9 +137,15 @@ class WorkRequest:
     cache_salt: str = ""
     group: str = ""
     priority: int = 0  # lower goes first
-    num_held_tokens: int = 0  # of the prompt, on the decode worker that asks for the rest
+    prior_token_ids: tuple[int, ...] = ()
+    num_held_tokens: int = 0  # of the given ones, on the decode worker that asks for the rest
     max_item_tokens: int | None = None  # the longest piece of KV that decode takes
     waited_s: float = 0.0  # on the decode worker, before it asked
+
+    @property
+    def num_given_tokens(self) -> int:
+        """Number of tokens that are known when the request comes: prompt and prior output."""
+        return len(self.prompt_token_ids) + len(self.prior_token_ids)
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,6 +166,6 @@ class Inbox:
 
     def _finish_if_ready(self, pull: Pull, found: Collected) -> None:
         seq = pull.seq
-        if pull.is_token_taken and seq.num_computed_tokens == seq.num_prompt_tokens:
+        if pull.is_token_taken and seq.num_computed_tokens == seq.num_given_tokens:
             self.discard(seq)
             found.ready.append(seq)

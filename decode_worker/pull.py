@@ -107,7 +107,7 @@ class Pull:
                 stream.close()
             while self._pass_on(stream, timeout_s, deliver):
                 pass  # holding no chunk itself, which keeps it in the transport's memory
-            if self._next_start < self.seq.num_prompt_tokens or not self._has_first_token:
+            if self._next_start < self.seq.num_given_tokens or not self._has_first_token:
                 raise TransferError("the stream ended early")
         except Exception as error:  # a thread's edge: any fault here means the KV is not coming
             if not self.is_closed:
@@ -144,7 +144,7 @@ class Pull:
             return self._parse_first_token(header, item[1])
         if not isinstance(header, ChunkHeader):
             return header
-        limit = self.seq.num_prompt_tokens
+        limit = self.seq.num_given_tokens
         payload = check_chunk(header, item[1], self._layout, self._next_start, limit)
         self._next_start = header.end
         kv = self._to_tensor(payload, header)

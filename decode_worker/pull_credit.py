@@ -5,6 +5,8 @@ transport takes before they are asked for, and `AT_HAND` that were fetched and n
 small that two pulls always fit, so that a prompt of any length stays under the cap.
 """
 
+from dataclasses import dataclass
+
 from common.config import TransferConfig
 from common.engine.sequence import Sequence
 from common.kv_transfer.layout import KVLayout
@@ -52,10 +54,20 @@ class PullCredit:
         item_bytes = min(self._config.max_item_mib * _MIB, self.total_bytes // (2 * _WINDOW))
         return max(item_bytes // self._layout.num_bytes(1), 1)
 
+    def allowance(self) -> "Allowance":
+        """Return what another pull may cost now."""
+        total_bytes = self.total_bytes
+        max_bytes = self._layout.num_bytes(_WINDOW * self.max_item_tokens)
+        free_bytes = total_bytes - self.taken_bytes if self.taken_bytes else max_bytes
+        return Allowance(self._layout.num_bytes(1), max_bytes, free_bytes)
+
     def cost(self, seq: Sequence) -> int:
         """Return the bytes that a pull of this prompt may have on their way at once."""
-        window = _WINDOW * self.max_item_tokens
-        return self._layout.num_bytes(min(seq.num_uncomputed_tokens, window))
+        return self.allowance().cost(seq)
+
+    def can_pull(self, seq: Sequence) -> bool:
+        """Return True if the cap leaves room to pull `seq` now. With nothing on its way it always may."""
+        return self.allowance().can_pull(seq)
 
     def want(self, seq: Sequence) -> None:
         """Note that a prompt waits; `unwant` must follow."""
@@ -66,6 +78,19 @@ class PullCredit:
         """Note that it waits no longer."""
         self.wanted_bytes -= self._wanted.pop(seq)
 
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """The cost of pulls and the credit for them, at one moment: quick to ask for many prompts."""
+
+    token_bytes: int
+    max_bytes: int  # of one pull, however long its prompt
+    free_bytes: int
+
+    def cost(self, seq: Sequence) -> int:
+        """Return the bytes that a pull of this prompt may have on their way at once."""
+        return min(seq.num_uncomputed_tokens * self.token_bytes, self.max_bytes)
+
     def can_pull(self, seq: Sequence) -> bool:
-        """Return True if the cap leaves room to pull `seq` now. With nothing on its way it always may."""
-        return not self.taken_bytes or self.taken_bytes + self.cost(seq) <= self.total_bytes
+        """Return True if a pull of `seq` stays under the cap, or is the only one."""
+        return self.cost(seq) <= self.free_bytes

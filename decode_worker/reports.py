@@ -22,11 +22,12 @@ def load_report(
     counters.preemptions = preemption.num_swapped + preemption.num_recomputed
     counters.swaps = preemption.num_swapped
     backlog_tokens = scheduler.num_waiting_tokens
+    num_pulled_tokens = admission.num_pulled_tokens + inbox.num_missing_tokens
     return counters.to_load(
         engine,
         len(scheduler.running),
-        admission.num_waiting + len(inbox.pulls),
-        backlog_tokens + admission.to_pull.num_tokens + inbox.num_missing_tokens,
+        len(admission.waiting) + len(inbox.pulls),
+        backlog_tokens + num_pulled_tokens,
         backlog_tokens,
         inbox.credit.total_bytes,
         inbox.credit.demand_bytes,
@@ -36,9 +37,10 @@ def load_report(
 def token_output(seq: Sequence, sample: Sample) -> SequenceOutput:
     """Return the message about the token that was just appended to `seq`."""
     index = seq.num_output_tokens - 1
-    # A stop text that the router finds ends a request without a word from here: so token 2 carries the
-    # timings of the hand-off, and the last token all of them.
-    is_timed = seq.finish_reason is not None or index == 1
+    # A stop text that the router finds ends a request without a word from here: so this worker's token 2
+    # carries the timings of the hand-off, and the last token all of them.
+    num_prior = seq.num_given_tokens - seq.num_prompt_tokens
+    is_timed = seq.finish_reason is not None or index == num_prior + 1
     timings = seq.timeline.summary() if is_timed else None
     token_ids = (sample.token_id,)
     output = SequenceOutput(seq.request_id, index, token_ids, seq.finish_reason, None, timings)
@@ -79,6 +81,6 @@ def _unforeseen_s(seq: Sequence, profile: WorkerProfile, num_others: int) -> flo
     if handoff_s is None:
         return None
     chunks = seq.timeline.prefill_chunks
-    num_tokens = chunks[-1].num_tokens if chunks else seq.num_prompt_tokens
+    num_tokens = chunks[-1].num_tokens if chunks else seq.num_given_tokens
     copies_s = profile.copy_out_s(num_tokens) + profile.insert_s(num_tokens)
     return handoff_s - copies_s - profile.decode_step_s(num_others, 0) / 2

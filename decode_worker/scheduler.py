@@ -34,7 +34,7 @@ class DecodeScheduler:
     def num_waiting_tokens(self) -> int:
         """Number of tokens that this worker still has to run as prefill."""
         numbers = [seq.num_uncomputed_tokens for seq in self.running]
-        return self.admission.local.num_tokens + sum([number for number in numbers if number > 1])
+        return self.admission.num_local_tokens + sum([number for number in numbers if number > 1])
 
     def can_grow(self) -> bool:
         """Return True if every running sequence gets the block of its next token without a preemption."""

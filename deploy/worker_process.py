@@ -76,6 +76,7 @@ class WorkerProcess:
             gc.enable()
 
     def _start(self) -> str:
+        failpoints.check()
         _abort_if_told(self._spec)
         spec = self._spec
         host = self._build_host(spec, _die, self._clock.stage)

@@ -9,6 +9,7 @@ PdserveError
 │   ├── DuplicateRequestError   ALREADY_EXISTS: the request id is in use
 │   ├── PreconditionError       FAILED_PRECONDITION: a change is not possible now, or an answer cannot go on
 │   ├── OverloadedError         RESOURCE_EXHAUSTED: try again after `retry_after_s`
+│   ├── AbortedError            ABORTED: workers died again and again while they ran it
 │   ├── RequestCancelledError   CANCELLED: the client, or a Cancel call, ended it
 │   ├── RequestTimeoutError     DEADLINE_EXCEEDED: the client's deadline passed
 │   ├── UnavailableError        UNAVAILABLE: no router, no worker that can take it now, or its worker is gone
@@ -48,6 +49,7 @@ class Reason(StrEnum):
     ROUTER_UNREACHABLE = "ROUTER_UNREACHABLE"  # of the client library; the others are the router's
     NO_WORKER = "NO_WORKER"
     WORKER_LOST = "WORKER_LOST"
+    POISON = "POISON"
     SHUTTING_DOWN = "SHUTTING_DOWN"
     NAN_LOGITS = "NAN_LOGITS"
     GRAMMAR_FAILED = "GRAMMAR_FAILED"
@@ -123,6 +125,12 @@ class OverloadedError(RequestError):
     def __init__(self, message: str, *, retry_after_s: float, reason: Reason | None = None) -> None:
         super().__init__(message, reason=reason)
         self.retry_after_s = retry_after_s
+
+
+class AbortedError(RequestError):
+    """The request was with several workers that died, and may be why."""
+
+    default_reason = Reason.POISON
 
 
 class RequestCancelledError(RequestError):

@@ -84,7 +84,7 @@ class PrefillEngine:
         if key in self._tombstones:
             del self._tombstones[key]
             self._drop(key)
-        elif not self._scheduler.can_ever_run(seq.num_prompt_tokens):
+        elif not self._scheduler.can_ever_run(seq.num_given_tokens):
             self._fail(seq, Reason.KV_CAPACITY_EXCEEDED, "prompt exceeds KV memory")
         elif request.sampling.grammar is not None:
             self._grammars.prepare(seq, request.sampling.grammar)

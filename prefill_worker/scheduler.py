@@ -77,7 +77,7 @@ class PrefillScheduler:
         num_done = seq.num_computed_tokens
         if num_done == seq.timeline.num_cached_tokens:
             num_done = 0  # a cached prefix leaves with the first chunk
-        num_late = seq.num_prompt_tokens - max(num_done, seq.request.num_held_tokens)
+        num_late = seq.num_given_tokens - max(num_done, seq.request.num_held_tokens)
         tail = self._costs.profile.tail(entry.num_tokens, num_late)
         return BatchEntry(seq, entry.num_tokens - tail) if tail else entry
 
@@ -98,7 +98,7 @@ class PrefillScheduler:
 
         def enters(seq: Sequence) -> bool:
             goes_first = started is None or rank(seq) < rank(started)
-            return goes_first and self._prefix.reserve(seq, seq.num_prompt_tokens)
+            return goes_first and self._prefix.reserve(seq, seq.num_given_tokens)
 
         seq = self.waiting.take(enters, rank)
         if seq is not None:

@@ -45,7 +45,7 @@ class SendCredit:
 
     def cost(self, request: WorkRequest) -> int:
         """Return the bytes that the stream of a request, with `max_item_tokens` set, may hold at once."""
-        num_tokens = len(request.prompt_token_ids) - request.num_held_tokens
+        num_tokens = request.num_given_tokens - request.num_held_tokens
         window = _WINDOW * (request.max_item_tokens or self._max_batch_tokens)
         return self._layout.num_bytes(min(num_tokens, window))
 

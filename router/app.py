@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from common.config import RouterConfig, SecurityConfig
@@ -34,6 +34,7 @@ from router.admission.wait_limit import WaitLimit
 from router.edge.admin import AdminService
 from router.edge.block_ledgers import BlockLedgers
 from router.edge.explain import Explainer
+from router.edge.health import HealthReport
 from router.edge.http import HttpServer
 from router.edge.inference import InferenceService
 from router.edge.openai.app import OpenAiPages
@@ -51,10 +52,12 @@ from router.journey.journey import Journeys
 from router.journey.live_request import Resources
 from router.journey.metrics import RouterMetrics
 from router.journey.placement import Placement
+from router.journey.relocation import Relocation
 from router.journey.work_ids import WorkIds
 from router.routing.policy import make_policy
 from router.scaling.fleet import FixedFleet, Fleet
 from router.scaling.scaler import Scaler
+from router.workers.outage import Outage
 from router.workers.pool import WorkerPool
 
 _POLL_S = 0.02
@@ -90,21 +93,22 @@ class Router:
         self._scaler = Scaler(self._pool, fleet or FixedFleet())
         self._admission = Admission(config)
         self._state = RouterState(self._admission, self._pool)
+        self._outage = Outage(self._pool.is_ready, config.max_outage_s)
         self._decisions = DecisionLog()
         self._work_ids = WorkIds(secrets.token_hex(4))
         self._ledgers = BlockLedgers(self._pool, self._work_ids)
         self._resumables = Resumables(config)
         self._metrics = RouterMetrics(self._admission, self._pool.views)
-        self._health = health.aio.HealthServicer()
+        self._services = [*_SERVICES]
+        self._health = HealthReport(self._state.can_serve, self._services)
         self._server = grpc.aio.server(
             interceptors=self._security.interceptors(), options=SERVER_OPTIONS
         )
         self._openai_pages: OpenAiPages | None = None
         self._openai: OpenAiServer | None = None
-        self._watching: asyncio.Task[None] | None = None
+        self._watching: list[asyncio.Task[None]] = []
         self._http: HttpServer | None = None
         self._grammars: GrammarChecker | None = None
-        self._services = [*_SERVICES]
 
     async def start(self, host: str, grpc_port: int, http_port: int, timeout_s: float) -> int:
         """Connect to the workers, then serve. Return the gRPC port. Raises SetupError."""
@@ -114,9 +118,14 @@ class Router:
         await self._pool.wait_ready(timeout_s)
         self._add_services()
         await self._server.start()
-        self._watching = asyncio.create_task(self._security.watch())
+        watches = (
+            self._security.watch(),
+            self._outage.watch(),
+            self._health.follow(),
+        )
+        self._watching = [asyncio.create_task(watch) for watch in watches]
         self._http.start()
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        await self._health.report()
         return port
 
     async def serve_openai(self, host: str, port: int) -> int:
@@ -141,7 +150,7 @@ class Router:
     async def stop(self, drain_timeout_s: float) -> None:
         """Refuse new requests, give running ones `drain_timeout_s` seconds to end, then disconnect."""
         self._admission.drain()
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._health.report()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_timeout_s):
                 while self._admission.num_in_flight:
@@ -151,8 +160,8 @@ class Router:
         await self._server.stop(grace=last_words_s)
         if self._openai is not None:
             await self._openai.stop(last_words_s)
-        if self._watching is not None:
-            self._watching.cancel()
+        for watching in self._watching:
+            watching.cancel()
         await self._scaler.close()
         await self._resumables.close()
         await self._pool.close()
@@ -194,7 +203,7 @@ class Router:
         )
         if _HAS_VLLM_CONTRACT:
             self._add_vllm_service(intake, journeys)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._server)
         names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
@@ -207,9 +216,11 @@ class Router:
             placement,
             WaitLimit(self._config.max_wait_s),
             self._work_ids,
+            self._outage,
             self._config.max_unread_tokens,
         )
-        return Journeys(dispatcher, placement, self._tokenizer, self._metrics)
+        relocation = Relocation(dispatcher, self._metrics, self._config.max_worker_deaths)
+        return Journeys(dispatcher, placement, relocation, self._tokenizer, self._metrics)
 
     def _add_vllm_service(self, intake: Intake, journeys: Journeys) -> None:
         from smg_grpc_proto import vllm_engine_pb2_grpc
@@ -220,7 +231,3 @@ class Router:
         service = VllmEngineService(self._model_dir, intake, journeys, self._state, slow_client_s)
         vllm_engine_pb2_grpc.add_VllmEngineServicer_to_server(service, self._server)
         self._services.append(SERVICE_NAME)
-
-    async def _set_health(self, status: int) -> None:
-        for name in ("", *self._services):
-            await self._health.set(name, status)

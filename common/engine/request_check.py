@@ -18,20 +18,30 @@ def refusal_of(request: WorkRequest, spec: ModelSpec) -> WorkFailure | None:
     if not prompt:
         return WorkFailure(Reason.EMPTY_PROMPT, "the prompt is empty")
     # each of them alone is one loop in C
-    for token_id in (min(prompt), max(prompt), *_other_tokens(sampling)):
+    given = (*_extremes(prompt), *_extremes(request.prior_token_ids))
+    for token_id in (*given, *_other_tokens(sampling)):
         if not 0 <= token_id < spec.vocab_size:
             message = f"token {token_id} is outside the vocabulary of {spec.vocab_size}"
             return WorkFailure(Reason.TOKEN_OUT_OF_VOCABULARY, message)
-    if len(prompt) > spec.max_context_tokens:
-        message = f"{len(prompt)} tokens exceed the context of {spec.max_context_tokens}"
+    if request.num_given_tokens > spec.max_context_tokens:
+        message = (
+            f"{request.num_given_tokens} tokens exceed the context of {spec.max_context_tokens}"
+        )
         return WorkFailure(Reason.CONTEXT_EXCEEDED, message)
     wrong = next((name for name, is_right in _numbers(sampling) if not is_right), None)
     if wrong is not None:
         return WorkFailure(Reason.INVALID_FIELD, f"{wrong} is out of its range")
+    if request.prior_token_ids and not _is_resumable(request):
+        return _NOTHING_LEFT
     return None if _is_handoff_sound(request) else _BAD_HANDOFF
 
 
+_NOTHING_LEFT = WorkFailure(Reason.INTERNAL, "the output so far leaves nothing to generate")
 _BAD_HANDOFF = WorkFailure(Reason.INTERNAL, "the hand-off asks for positions that do not exist")
+
+
+def _extremes(token_ids: tuple[int, ...]) -> tuple[int, ...]:
+    return (min(token_ids), max(token_ids)) if token_ids else ()
 
 
 def _other_tokens(sampling: SamplingParams) -> Iterator[int]:
@@ -60,7 +70,14 @@ def _numbers(sampling: SamplingParams) -> Iterator[tuple[str, bool]]:
     yield "prompt_logprobs", sampling.prompt_logprobs is None or sampling.prompt_logprobs >= 0
 
 
+def _is_resumable(request: WorkRequest) -> bool:
+    """Return True if tokens are left to generate, and the prompt's log-probabilities were told."""
+    sampling = request.sampling
+    has_rest = len(request.prior_token_ids) < sampling.max_tokens
+    return has_rest and not sampling.needs_all_prompt_logits
+
+
 def _is_handoff_sound(request: WorkRequest) -> bool:
-    """Return True if the KV that decode says it holds fits the prompt, and its pieces have a length."""
-    is_part = 0 <= request.num_held_tokens <= len(request.prompt_token_ids)
+    """Return True if the KV that decode says it holds fits the tokens, and its pieces have a length."""
+    is_part = 0 <= request.num_held_tokens <= request.num_given_tokens
     return is_part and (request.max_item_tokens is None or request.max_item_tokens >= 1)

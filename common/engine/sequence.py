@@ -44,6 +44,7 @@ class Sequence:
     request_id: str = field(init=False)
     sampling: SamplingParams = field(init=False)
     num_prompt_tokens: int = field(init=False)
+    num_given_tokens: int = field(init=False)  # prompt, and output of workers that had it before
     most_tokens: int = field(init=False)  # of prompt and output
     stop_token_ids: tuple[int, ...] = field(init=False)
     is_plain_greedy: bool = field(init=False)  # the likeliest token, and nothing is told of it
@@ -57,10 +58,11 @@ class Sequence:
 
     def __post_init__(self) -> None:
         sampling = self.request.sampling
-        self.token_ids = list(self.request.prompt_token_ids)
+        self.token_ids = [*self.request.prompt_token_ids, *self.request.prior_token_ids]
         self.request_id = self.request.request_id
         self.sampling = sampling
-        self.num_prompt_tokens = len(self.token_ids)
+        self.num_prompt_tokens = len(self.request.prompt_token_ids)
+        self.num_given_tokens = len(self.token_ids)
         self.most_tokens = self.num_prompt_tokens + sampling.max_tokens
         self.stop_token_ids = sampling.stop_token_ids
         is_greedy = sampling.is_plain and sampling.temperature == 0
@@ -71,7 +73,7 @@ class Sequence:
 
     @property
     def num_output_tokens(self) -> int:
-        """Number of tokens sampled so far."""
+        """Number of tokens sampled so far, here and elsewhere."""
         return len(self.token_ids) - self.num_prompt_tokens
 
     @property

@@ -8,6 +8,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from pdserve.errors import (
+    AbortedError,
     DuplicateRequestError,
     InvalidRequestError,
     NotFoundError,
@@ -38,6 +39,7 @@ _CODES: dict[type[RequestError], int] = {
     DuplicateRequestError: code_pb2.ALREADY_EXISTS,
     PreconditionError: code_pb2.FAILED_PRECONDITION,
     OverloadedError: code_pb2.RESOURCE_EXHAUSTED,
+    AbortedError: code_pb2.ABORTED,
     RequestCancelledError: code_pb2.CANCELLED,
     RequestTimeoutError: code_pb2.DEADLINE_EXCEEDED,
     UnavailableError: code_pb2.UNAVAILABLE,
@@ -48,6 +50,7 @@ _BY_REASON: dict[Reason, type[RequestError]] = {
     Reason.NO_WORKER: UnavailableError,
     Reason.WORKER_LOST: UnavailableError,
     Reason.SHUTTING_DOWN: UnavailableError,
+    Reason.POISON: AbortedError,
     Reason.KV_CAPACITY_EXCEEDED: InvalidRequestError,
     Reason.EMPTY_PROMPT: InvalidRequestError,
     Reason.TOKEN_OUT_OF_VOCABULARY: InvalidRequestError,

@@ -15,6 +15,7 @@ from common.ledger import BlockLedger
 from common.messages import StepOutput, WorkerInfo, WorkerLoad, WorkRequest
 from common.worker.host import EngineHost
 from common.worker.identity import at_this_moment, make_info
+from common.worker.step_faults import with_step_faults
 from common.worker.step_feed import StepFeed
 
 
@@ -70,7 +71,8 @@ class WorkerShell(Generic[E]):
 
     def start(self) -> None:
         """Let the engine's thread do this role's work."""
-        self._loop.start(self._step, self._engine.check_integrity)
+        step = with_step_faults(self.info.name, self._step)
+        self._loop.start(step, self._engine.check_integrity)
 
     def retire(self) -> None:
         """End all work with WORKER_LOST and take no more. Runs in the engine's thread."""

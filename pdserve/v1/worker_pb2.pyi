@@ -305,6 +305,7 @@ class SubmitRequest(_message.Message):
     GROUP_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     BAD_WORDS_FIELD_NUMBER: _builtins.int
+    PRIOR_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Unique among the router's live requests."""
     attempt: _builtins.int
@@ -331,6 +332,10 @@ class SubmitRequest(_message.Message):
     def bad_words(self) -> _containers.RepeatedCompositeFieldContainer[Global___BadWord]:
         """Sequences of tokens that the output must not have."""
 
+    @_builtins.property
+    def prior_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Output so far, of a worker that had the request before. The next token has the index behind them."""
+
     def __init__(
         self,
         *,
@@ -344,10 +349,11 @@ class SubmitRequest(_message.Message):
         group: _builtins.str = ...,
         priority: _builtins.int = ...,
         bad_words: _abc.Iterable[Global___BadWord] | None = ...,
+        prior_token_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "bad_words", b"bad_words", "cache_salt", b"cache_salt", "group", b"group", "prefill_worker", b"prefill_worker", "priority", b"priority", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "sampling", b"sampling", "timeout_us", b"timeout_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "bad_words", b"bad_words", "cache_salt", b"cache_salt", "group", b"group", "prefill_worker", b"prefill_worker", "prior_token_ids", b"prior_token_ids", "priority", b"priority", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "sampling", b"sampling", "timeout_us", b"timeout_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,10 +6,13 @@
    After a wait the workers are chosen anew, and a deadline that can no longer be met ends the
    request.
 3. `send` submits every choice to the decode worker.
+4. A choice whose worker is lost moves (relocation.py): `begin_attempt`, `place` and `send_choice`.
+   It enters no queue again, and no limit on waiting holds for it.
 """
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 from pdserve.errors import OverloadedError, RequestTimeoutError, UnavailableError
 from router.access.tenant import Tenant
@@ -19,9 +22,10 @@ from router.intake.job import Job
 from router.journey.forecaster import Forecaster
 from router.journey.live_request import Arrival, LiveChoice, LiveRequest, Resources
 from router.journey.placement import Placement
-from router.journey.work_ids import WorkIds, choice_names
-from router.journey.work_requests import make_work_requests
+from router.journey.work_ids import WorkIds, attempt_name, choice_names
+from router.journey.work_requests import make_work_request
 from router.routing.policy import Decision
+from router.workers.outage import Outage
 from router.workers.work_stream import WorkStream
 
 
@@ -34,6 +38,7 @@ class Dispatcher:
         placement: Placement,
         wait_limit: WaitLimit,
         work_ids: WorkIds,
+        outage: Outage,
         max_unread_tokens: int,
     ) -> None:
         self._resources = resources
@@ -42,6 +47,7 @@ class Dispatcher:
         self._forecaster = Forecaster(placement, resources.queue)
         self._wait_limit = wait_limit
         self._work_ids = work_ids
+        self._outage = outage
         self._max_unread_tokens = max_unread_tokens
         self._recent_use = RecentUse(self._admission.tenants.weight)
 
@@ -61,7 +67,7 @@ class Dispatcher:
         self._recent_use.add(job.tenant.name, num_tokens, arrival.at_s)
         work_id = self._work_ids.begin(str(job.key))  # admitted, so that no other run has the key
         choices = [
-            LiveChoice(number, WorkStream(name, self._max_unread_tokens))
+            LiveChoice(number, name, WorkStream(name, self._max_unread_tokens))
             for number, name in enumerate(choice_names(work_id, job.num_choices))
         ]
         request = LiveRequest(job, arrival, ticket, work_id, choices, self._resources, decision)
@@ -73,7 +79,7 @@ class Dispatcher:
         Raises UnavailableError, RequestCancelledError, RequestTimeoutError, OverloadedError.
         """
         job, arrival = request.job, request.arrival
-        decision = request.proposed or self._placement.choose(job, arrival.at_s)
+        decision = request.proposed or await self.place(request)
         self._placement.note_arrival(arrival.at_s)
         num_tokens = max(decision.num_new_tokens, 1)
         turn = self._resources.queue.push(job.tenant.name, num_tokens, job.priority)
@@ -85,35 +91,87 @@ class Dispatcher:
                     await turn.granted
             except TimeoutError:
                 raise RequestTimeoutError("the deadline passed in the queue") from None
-            decision = self._placement.choose(job, arrival.at_s)
+            decision = await self.place(request)
             self._check_deadline(request, decision)
         self._placement.commit(job, decision, arrival.at_s)
         return decision
+
+    async def place(self, request: LiveRequest, prior_token_ids: Sequence[int] = ()) -> Decision:
+        """Choose workers; with none ready, wait while an outage may last. Changes nothing.
+
+        Raises UnavailableError, RequestCancelledError, RequestTimeoutError.
+        """
+        job, arrival = request.job, request.arrival
+        while True:
+            try:
+                return self._placement.choose(job, arrival.at_s, prior_token_ids)
+            except UnavailableError:
+                self._outage.look()
+                await self._wait_for_worker(request, self._outage.left_s())
 
     def send(self, request: LiveRequest, decision: Decision) -> None:
         """Submit every choice. Nothing may be awaited between the choice of workers and this call.
 
         A worker that is drained in between would not wait for the request. Raises UnavailableError.
         """
-        job, pool = request.job, self._resources.pool
-        works = make_work_requests(
-            job, request.work_id, decision.route, request.arrival.remaining_s
-        )
         request.submitted_s = time.monotonic()
-        request.workers = pool.worker_use.hold(decision.route, job.num_choices)
-        link = pool.link(decision.route.decode)
-        for choice, work in zip(request.choices, works, strict=True):
-            link.submit(work, choice.stream)
+        numbers = range(len(request.choices))
+        workers = self._resources.pool.worker_use.hold(decision.route, numbers)
+        for choice in request.choices:
+            choice.workers = workers
+        for choice in request.choices:
             # the first choice computes the prompt for all
             num_tokens = 0 if choice.number else decision.num_new_tokens
-            worker, priority = decision.prompt_worker, work.priority
-            choice.prompt = pool.sent_prompts.add(worker, num_tokens, priority)
+            self._submit(request, choice, decision, num_tokens)
         if request.turn is not None:
             self._resources.queue.note_sent(request.turn)
+
+    def begin_attempt(self, request: LiveRequest, choice: LiveChoice) -> None:
+        """Give back what a choice holds at its lost worker, and give it a new stream."""
+        name = attempt_name(choice.name, choice.attempt + 1)
+        stream = WorkStream(name, self._max_unread_tokens)
+        choice.begin_attempt(stream, self._resources.pool.sent_prompts)
+        if request.is_cancelled:
+            request.cancel()
+
+    def send_choice(self, request: LiveRequest, choice: LiveChoice, decision: Decision) -> None:
+        """Submit one choice with its output so far; otherwise as `send`. Raises UnavailableError."""
+        workers = self._resources.pool.worker_use.hold(decision.route, (choice.number,))
+        choice.workers = workers
+        try:
+            self._submit(request, choice, decision, decision.num_new_tokens)
+        except UnavailableError:
+            workers.release(choice.number)
+            raise
+        self._placement.commit(request.job, decision, request.arrival.at_s)
 
     def cancel(self, tenant: Tenant, request_id: str) -> None:
         """End a live request that the tenant may see. Raises NotFoundError."""
         self._admission.cancel(tenant, request_id)
+
+    def _submit(
+        self, request: LiveRequest, choice: LiveChoice, decision: Decision, num_tokens: int
+    ) -> None:
+        """Send a choice to its decode worker; `num_tokens` of its prompt are to run."""
+        job, pool = request.job, self._resources.pool
+        remaining_s = request.arrival.remaining_s
+        work = make_work_request(job, request.work_id, choice, decision.route, remaining_s)
+        pool.link(decision.route.decode).submit(work, choice.stream)
+        worker, priority = decision.prompt_worker, work.priority
+        choice.prompt = pool.sent_prompts.add(worker, num_tokens, priority)
+
+    async def _wait_for_worker(self, request: LiveRequest, timeout_s: float) -> None:
+        """Return when a worker is ready, or none was for so long: the caller looks again."""
+        ended, remaining_s = self._outage.end(), request.arrival.remaining_s
+        request.pauses.add(ended)
+        ended.add_done_callback(request.pauses.discard)
+        is_last = remaining_s is not None and remaining_s <= timeout_s
+        try:
+            async with asyncio.timeout(remaining_s if is_last else timeout_s):
+                await ended
+        except TimeoutError:
+            if is_last:
+                raise RequestTimeoutError("the deadline passed while no worker was ready") from None
 
     def _choose_if_ready(self, job: Job, arrival: Arrival) -> Decision | None:
         try:

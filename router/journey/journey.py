@@ -11,14 +11,14 @@
 6. `merge` joins the choices of a request into one stream of deltas.
 7. A finish, a stop text, a failure, Cancel, the deadline, or the client's departure ends the
    request.
-8. `LiveRequest.close` then gives back all that it holds; workers that still compute it are told to
+8. A choice whose worker is lost goes on elsewhere (`Relocation.move`).
+9. `LiveRequest.close` then gives back all that it holds; workers that still compute it are told to
    stop.
 """
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from common.rpc.status import error_from_reason
 from pdserve.errors import RequestCancelledError, RequestTimeoutError
 from router.access.tenant import Tenant
 from router.admission.admission import Outcome
@@ -31,6 +31,7 @@ from router.journey.metrics import RouterMetrics
 from router.journey.output_text import OutputText
 from router.journey.placement import Placement
 from router.journey.progress import Delta, Progress
+from router.journey.relocation import Relocation
 from router.routing.policy import Decision
 
 
@@ -41,10 +42,12 @@ class Journeys:
         self,
         dispatcher: Dispatcher,
         placement: Placement,
+        relocation: Relocation,
         tokenizer: Tokenizer,
         metrics: RouterMetrics,
     ) -> None:
         self._dispatcher = dispatcher
+        self._relocation = relocation
         self._placement = placement
         self._tokenizer = tokenizer
         self._metrics = metrics
@@ -89,9 +92,10 @@ class Journeys:
             while True:
                 output = await choice.stream.next()
                 if output.failure:
-                    raise error_from_reason(output.failure.reason, output.failure.message)
-                request.note_output(choice, len(output.token_ids))
+                    progress.move(await self._relocation.move(request, choice, output.failure))
+                    continue
                 delta = progress.advance(output)
+                request.note_output(choice, delta.token_ids)
                 yield delta
                 if delta.summary is not None:
                     return

@@ -5,12 +5,14 @@
 3. `Dispatcher.send` adds the workers that it needs, and for each choice a prompt sent to a worker.
 4. `first_token` gives back a choice's prompt and the turn, and with the last choice the prefill
    worker.
-5. `end_choice` ends a choice's stream: a worker that still computes it is told to stop.
-6. `close` gives back whatever is still held, at any point. Safe to repeat.
+5. `LiveChoice.begin_attempt` gives back what a choice holds when it moves to other workers.
+6. `end_choice` ends a choice's stream: a worker that still computes it is told to stop.
+7. `close` gives back whatever is still held, at any point. Safe to repeat.
 """
 
+import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pdserve.errors import RequestCancelledError
 from router.admission.admission import Admission, Outcome, Ticket
@@ -18,7 +20,7 @@ from router.admission.prompt_queue import PromptQueue, Turn
 from router.intake.job import Job
 from router.routing.policy import Decision
 from router.workers.pool import WorkerPool
-from router.workers.sent_prompts import SentPrompt
+from router.workers.sent_prompts import SentPrompt, SentPrompts
 from router.workers.work_stream import WorkStream
 from router.workers.worker_use import HeldWorkers
 
@@ -51,12 +53,40 @@ class Arrival:
 
 @dataclass(eq=False, slots=True)
 class LiveChoice:
-    """A choice of a live request. `prompt` is set while the choice's prompt is at its worker."""
+    """A choice of a live request: its output so far, and what its present attempt holds.
+
+    `prompt` is set while the choice's prompt is at its worker, `workers` while it needs them.
+    """
 
     number: int
+    name: str  # of the first attempt
     stream: WorkStream
     prompt: SentPrompt | None = None
-    has_output: bool = False
+    workers: HeldWorkers | None = None
+    has_output: bool = False  # of the present attempt
+    token_ids: list[int] = field(default_factory=list)
+    attempt: int = 1
+    num_deaths: int = 0  # of workers that had it
+
+    def begin_attempt(self, stream: WorkStream, sent_prompts: SentPrompts) -> None:
+        """Give back what the last attempt held, and read another stream from now on."""
+        self.give_back(sent_prompts)
+        self.attempt += 1
+        self.has_output = False
+        self.stream = stream
+
+    def discard_prompt(self, sent_prompts: SentPrompts) -> None:
+        """Note that the prompt has run, or never will. Safe to repeat."""
+        if self.prompt is not None:
+            sent_prompts.discard(self.prompt)
+            self.prompt = None
+
+    def give_back(self, sent_prompts: SentPrompts) -> None:
+        """End the present attempt: its work at the worker, its prompt, its workers. Safe to repeat."""
+        self.discard_prompt(sent_prompts)
+        self.stream.close()
+        if self.workers is not None:
+            self.workers.release(self.number)
 
 
 @dataclass(eq=False, slots=True)
@@ -71,12 +101,17 @@ class LiveRequest:
     resources: Resources
     proposed: Decision | None  # the workers chosen at admission, if there were any
     turn: Turn | None = None
-    workers: HeldWorkers | None = None
+    pauses: set[asyncio.Future[None]] = field(default_factory=set)  # in which it waits for a worker
     submitted_s: float = 0.0  # when `send` submitted it, on the monotonic clock
+    is_cancelled: bool = False
     is_closed: bool = False
 
     def cancel(self) -> None:
-        """End the request with RequestCancelledError, in the queue or at its worker."""
+        """End the request with RequestCancelledError, in the queue, at its worker or without one."""
+        self.is_cancelled = True
+        for pause in [*self.pauses]:
+            if not pause.done():
+                pause.set_exception(RequestCancelledError(_CANCELLED))
         if self.turn is not None and not self.turn.granted.done():
             self.turn.granted.set_exception(RequestCancelledError(_CANCELLED))
         for choice in self.choices:
@@ -86,24 +121,24 @@ class LiveRequest:
         """Set the outcome under which `close` counts the request."""
         self.ticket.outcome = outcome
 
-    def note_output(self, choice: LiveChoice, num_tokens: int) -> None:
-        """Count the tokens of an output. Each token comes by here, so it does little."""
+    def note_output(self, choice: LiveChoice, token_ids: tuple[int, ...]) -> None:
+        """Add new tokens of a choice. Each token comes by here, so it does little."""
         if not choice.has_output:
             self.first_token(choice)
-        self.resources.admission.note_tokens(self.ticket, num_tokens)
+        choice.token_ids += token_ids
+        self.resources.admission.note_tokens(self.ticket, len(token_ids))
 
     def first_token(self, choice: LiveChoice) -> None:
         """Give back what a choice holds until its prompt has run. Safe to repeat."""
         choice.has_output = True
-        self._discard_prompt(choice)
-        if self.workers is not None:
-            self.workers.note_first_token(choice.number)
+        choice.discard_prompt(self.resources.pool.sent_prompts)
+        if choice.workers is not None:
+            choice.workers.note_first_token(choice.number)
         self._finish_turn()
 
     def end_choice(self, choice: LiveChoice) -> None:
         """Give back all that a choice holds. Safe to repeat."""
-        self._discard_prompt(choice)
-        choice.stream.close()
+        choice.give_back(self.resources.pool.sent_prompts)
 
     def close(self) -> None:
         """Give back everything and count the outcome. Safe to repeat."""
@@ -112,15 +147,8 @@ class LiveRequest:
         self.is_closed = True
         for choice in self.choices:
             self.end_choice(choice)
-        if self.workers is not None:
-            self.workers.release()
         self._finish_turn()
         self.resources.admission.leave(self.ticket)
-
-    def _discard_prompt(self, choice: LiveChoice) -> None:
-        if choice.prompt is not None:
-            self.resources.pool.sent_prompts.discard(choice.prompt)
-            choice.prompt = None
 
     def _finish_turn(self) -> None:
         if self.turn is not None:

@@ -47,6 +47,12 @@ class RouterMetrics:
         self.kv_bytes = Counter(
             "pdserve_kv_shipped_bytes", "KV from prefill to decode", registry=registry
         )
+        self.migrations = Counter(
+            "pdserve_request_migrations",
+            "Choices that went on at another worker, by what happened to the one before",
+            ("cause",),
+            registry=registry,
+        )
         registry.register(_AdmissionCollector(admission))
         registry.register(_WorkerCollector(views))
 

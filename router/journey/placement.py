@@ -1,6 +1,6 @@
 """Placement of jobs: the pool offers workers that are ready, and the policy chooses among them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from common.messages import Role
 from common.profile import WorkerProfile
@@ -36,17 +36,20 @@ class Placement:
         self._arrivals = ArrivalRate()
         self._num_committed = 0
 
-    def choose(self, job: Job, arrival_s: float) -> Decision:
-        """Return the workers for a job, as of now.
+    def choose(self, job: Job, arrival_s: float, prior_token_ids: Sequence[int] = ()) -> Decision:
+        """Return the workers for a job, as of now; it may have an output already.
 
         Raises UnavailableError when no decode worker is ready.
         """
         # a request for every prompt token's logits shares none of the prompt
-        shareable = () if job.sampling.needs_all_prompt_logits else job.prompt_token_ids
-        keys = PromptKeys(self._pool.fingerprint, job.salt, shareable)
-        expected = self._lengths.expected(job.sampling.max_tokens)
+        token_ids = job.prompt_token_ids
+        if prior_token_ids:
+            token_ids = (*token_ids, *prior_token_ids)
+        is_shareable = prior_token_ids or not job.sampling.needs_all_prompt_logits
+        keys = PromptKeys(self._pool.fingerprint, job.salt, token_ids if is_shareable else ())
+        expected = self._lengths.expected(job.sampling.max_tokens - len(prior_token_ids))
         rate, turn = self._arrivals.per_s(arrival_s), self._num_committed
-        ask = Ask(len(job.prompt_token_ids), expected, rate, job.worker_priority, turn)
+        ask = Ask(len(token_ids), expected, rate, job.worker_priority, turn)
         prefill, decode = (
             self._pool.candidates(role, keys, ask) for role in (Role.PREFILL, Role.DECODE)
         )

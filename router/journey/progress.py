@@ -1,7 +1,7 @@
 """Progress of one choice: the account of its tokens, and the deltas made of its outputs."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from common.messages import FinishReason, SequenceOutput, TokenLogprobs
 from common.timings import WorkTimings
@@ -52,6 +52,7 @@ class Progress:
     submitted_s: float
     text: OutputText
     metrics: RouterMetrics
+    has_moved: bool = False
     num_tokens: int = 0
     first_token_s: float = 0.0
     last_token_s: float = 0.0
@@ -67,7 +68,8 @@ class Progress:
             raise InternalError(f"token {index} is missing: {output.index} came next")
         new = output.token_ids[index - output.index :]
         self._note_times(new)
-        self.timings = output.timings or self.timings
+        if output.timings is not None:
+            self._note_timings(output.timings)
         self.num_tokens += len(new)
         text = self.text.push(new, output.finish_reason)
         reason = FinishReason.STOP if self.text.is_stopped else output.finish_reason
@@ -89,6 +91,17 @@ class Progress:
         elif new:
             self.metrics.itl.observe(now_s - self.last_token_s)
         self.last_token_s = now_s
+
+    def move(self, decision: Decision) -> None:
+        """Note that the next tokens come from other workers."""
+        self.decision = decision
+        self.has_moved = True
+
+    def _note_timings(self, timings: WorkTimings) -> None:
+        if self.has_moved:  # the worker counts the output so far among the tokens that it needed
+            num_cached = min(timings.num_cached_tokens, len(self.job.prompt_token_ids))
+            timings = replace(timings, num_cached_tokens=num_cached)
+        self.timings = timings
 
     def _summarize(self, reason: FinishReason) -> Summary:
         summary = Summary(

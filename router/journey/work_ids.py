@@ -37,6 +37,11 @@ class WorkIds:
         return rest.partition("/")[2] if router_id == self._router_id else work_id
 
 
+def attempt_name(name: str, attempt: int) -> str:
+    """Return the name of a choice's attempt; late outputs of an earlier one have another name."""
+    return f"{name}~{attempt}" if attempt > 1 else name
+
+
 def choice_names(work_id: str, num_choices: int) -> list[str]:
     """Return the names of a request's choices, in order."""
     return (

@@ -42,10 +42,9 @@ def known_activation(architecture: str, config: Module) -> Activation | None:
     return _ACTIVATIONS.get(name)
 
 
-def fuse(model: nn.Module, layout: Layout) -> DecoderWeights | None:
-    """Merge the model's weights for FusedDecoder; return None for a model we do not know exactly."""
-    activation = activation_of(model)
-    return None if activation is None else _Reader(model, layout, activation).read()
+def fuse(model: nn.Module, activation: Activation, layout: Layout) -> DecoderWeights | None:
+    """Merge the weights of a model with this `activation_of`; return None where a part is unknown."""
+    return _Reader(model, layout, activation).read()
 
 
 class _Reader:

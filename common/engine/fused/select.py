@@ -22,7 +22,7 @@ def select_model(
     if activation is not None:
         dtype = next(model.parameters()).dtype
         layout, ops = _fastest(device, str(dtype).removeprefix("torch."), activation)
-        weights = fuse(model, layout)
+        weights = fuse(model, activation, layout)
         if weights is not None:
             return FusedDecoder(weights, ops, backend, to_device)
     return TransformersModel(model, backend, to_device)

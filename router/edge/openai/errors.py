@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from common.rpc.status import retry_after_s
 from pdserve.errors import (
+    AbortedError,
     DuplicateRequestError,
     InvalidRequestError,
     NotFoundError,
@@ -31,6 +32,8 @@ _KINDS: dict[type[RequestError], tuple[int, str, str]] = {
     DuplicateRequestError: (409, _INVALID, "duplicate_request_id"),
     PreconditionError: (400, _INVALID, "no_token_left"),
     OverloadedError: (429, "rate_limit_error", "rate_limit_exceeded"),
+    # clients try 409, 429 and 5xx again, which this must not be
+    AbortedError: (422, "server_error", "poison"),
     RequestCancelledError: (499, "cancelled", "request_cancelled"),
     RequestTimeoutError: (504, "timeout", "deadline_exceeded"),
     UnavailableError: (503, "server_error", "service_unavailable"),

@@ -21,7 +21,7 @@ from tests.patience import ever_longer
 from tests.unit.router.tiny_tokenizer import write_folder
 
 SOON = RouterConfig(resume_grace_s=0.05)
-LATE = RouterConfig(resume_grace_s=600.0)
+LATE = RouterConfig(resume_grace_s=600.0, max_outage_s=0)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from pdserve.errors import (
 from pdserve.v1 import admin_pb2
 from router.scaling.plan import ScalePlan
 from router.scaling.scaler import ScaleAction, ScaleStep
-from tests.integration.support.router_stack import Stack, collect, serving, text_of
+from tests.integration.support.router_stack import NO_WAIT, Stack, collect, serving, text_of
 from tests.integration.support.scaled_stack import DRAINING, READY, UNREACHABLE, scaling, state_of
 from tests.integration.support.scripted_worker import ScriptedWorker, echo
 from tests.patience import WITHIN_S
@@ -204,7 +204,7 @@ async def test_a_worker_taken_for_gone_that_came_back_ends_its_work_first(model_
 
 async def test_requests_of_a_worker_that_is_removed_end_at_once(model_dir: Path) -> None:
     worker = ScriptedWorker()
-    async with serving(model_dir, worker) as stack:
+    async with serving(model_dir, worker, config=NO_WAIT) as stack:
         running = asyncio.create_task(collect(stack.client, "one"))
         await asyncio.to_thread(worker.wait_for_request)
         await stack.router._pool.remove("decode-0")

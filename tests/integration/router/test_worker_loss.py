@@ -3,9 +3,11 @@
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from common.config import RouterConfig
 from common.messages import Role, WorkRequest
@@ -16,6 +18,7 @@ from pdserve.v1 import admin_pb2, worker_pb2_grpc
 from tests.integration.support.router_stack import (
     ALWAYS_PREFILL,
     HOST,
+    NO_WAIT,
     Stack,
     collect,
     routing,
@@ -27,6 +30,8 @@ from tests.unit.router.tiny_tokenizer import write_folder
 
 READY = admin_pb2.WORKER_STATE_READY
 STALLED = admin_pb2.WORKER_STATE_STALLED
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 UNREACHABLE = admin_pb2.WORKER_STATE_UNREACHABLE
 
 
@@ -39,14 +44,23 @@ async def arrival(worker: ScriptedWorker, number: int = 1) -> WorkRequest:
     return await asyncio.to_thread(worker.wait_for_request, number)
 
 
+async def health_of(stack: Stack) -> int:
+    async with grpc.aio.insecure_channel(stack.address) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        status: int = (await stub.Check(health_pb2.HealthCheckRequest())).status
+        return status
+
+
 async def until_states(stack: Stack, *states: int) -> None:
     """Wait until the workers, prefill first, are in these states."""
     await stack.until(lambda status: [w.state for w in status.workers] == list(states))
 
 
-async def test_a_lost_worker_ends_its_requests_with_worker_lost(model_dir: Path) -> None:
+async def test_a_lost_worker_ends_its_requests_with_worker_lost_if_nobody_is_left(
+    model_dir: Path,
+) -> None:
     worker = ScriptedWorker()
-    async with serving(model_dir, worker) as stack:
+    async with serving(model_dir, worker, config=NO_WAIT) as stack:
         waiting = asyncio.create_task(collect(stack.client, "x"))
         streaming = stack.client.stream("y")
         first = asyncio.ensure_future(anext(streaming))
@@ -62,10 +76,63 @@ async def test_a_lost_worker_ends_its_requests_with_worker_lost(model_dir: Path)
         assert (totals.accepted, totals.failed, totals.cancelled) == (2, 2, 0)
 
 
-async def test_without_a_decode_worker_requests_are_refused_at_once(model_dir: Path) -> None:
-    async with serving(
-        model_dir, ScriptedWorker(), ScriptedWorker("prefill-0", Role.PREFILL)
-    ) as stack:
+async def test_requests_of_a_lost_worker_go_on_at_another(model_dir: Path) -> None:
+    lost, kept = ScriptedWorker("decode-0"), ScriptedWorker("decode-1")
+    async with serving(model_dir, lost, kept) as stack:
+        streams = [asyncio.create_task(collect(stack.client, text)) for text in ("x", "y")]
+        spread = [await arrival(worker) for worker in (lost, kept)]
+        lost.say(spread[0], "so f")
+        await stack.lose(0)
+        moved = await arrival(kept, 2)
+        assert moved.prompt_token_ids == spread[0].prompt_token_ids
+        assert (moved.prior_token_ids, moved.attempt) == (tuple(b"so f"), 2)
+        kept.say(moved, "ar, so good", 4, ends=True)
+        kept.say(spread[1], "undisturbed", ends=True)
+        ends = [await stream for stream in streams]
+        assert sorted(map(text_of, ends)) == ["so far, so good", "undisturbed"]
+        assert {parts[-1].finished.decode_worker for parts in ends} == {"decode-1"}
+        assert (await stack.until_idle()).completed == 2
+
+
+async def test_a_request_waits_for_the_only_worker_to_come_back(model_dir: Path) -> None:
+    worker = ScriptedWorker()
+    port = 0
+
+    async def serve() -> grpc.aio.Server:
+        server = grpc.aio.server(options=SERVER_OPTIONS)
+        worker_pb2_grpc.add_WorkerServicer_to_server(WorkerService(worker), server)
+        nonlocal port
+        port = server.add_insecure_port(f"{HOST}:{port}")
+        await server.start()
+        return server
+
+    server = await serve()
+    async with routing(model_dir, [f"{HOST}:{port}"]) as stack:
+        running = asyncio.create_task(collect(stack.client, "x"))
+        worker.say(await arrival(worker), "on")
+        await stack.until(lambda status: status.router.requests_queued == 0)
+        await server.stop(grace=None)
+        await until_states(stack, UNREACHABLE)
+        late = asyncio.create_task(collect(stack.client, "late"))
+        await stack.until(lambda status: status.router.requests_in_flight == 2)
+        assert await health_of(stack) == NOT_SERVING
+        # a new process has forgotten what the old one had
+        worker.info = replace(worker.info, incarnation="second")
+        server = await serve()
+        later = [await arrival(worker, number) for number in (2, 3)]
+        moved = next(request for request in later if request.prior_token_ids)
+        worker.say(moved, "ward", 2, ends=True)
+        worker.say(next(r for r in later if r is not moved), "ok", ends=True)
+        assert (text_of(await running), text_of(await late)) == ("onward", "ok")
+        assert await health_of(stack) == SERVING
+        await server.stop(grace=None)
+
+
+async def test_without_a_decode_worker_requests_are_refused_at_once_if_they_may_not_wait(
+    model_dir: Path,
+) -> None:
+    prefill = ScriptedWorker("prefill-0", Role.PREFILL)
+    async with serving(model_dir, ScriptedWorker(), prefill, config=NO_WAIT) as stack:
         await stack.lose(0)
         await until_states(stack, READY, UNREACHABLE)
         with pytest.raises(UnavailableError, match="no decode worker") as caught:

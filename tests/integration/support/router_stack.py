@@ -19,6 +19,8 @@ HOST = "127.0.0.1"
 MODEL = "tiny"
 # hands off every prompt, also those that the default policy would run locally
 ALWAYS_PREFILL = RouterConfig(policy="least_loaded")
+# ends requests at once when the last decode worker is gone
+NO_WAIT = RouterConfig(max_outage_s=0)
 
 
 @dataclass(slots=True)

@@ -1,8 +1,7 @@
-"""Order of work: KV beside decode steps, pulls beside local prompts, a worker's parts at its end."""
+"""Order of work: KV beside decode steps, a worker's parts at its end."""
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -10,13 +9,11 @@ from pathlib import Path
 import pytest
 
 from common.config import TransferConfig
-from common.engine.memory.waiting_queue import MAX_PASSES
-from common.engine.sequence import Sequence
 from common.kv_transfer.node_store import FixedStore
 from common.kv_transfer.wire import WireItem
 from common.messages import SamplingParams, StepOutput, WorkRequest
 from tests.integration.support.eight_prompts import PROMPTS, sampling
-from tests.integration.support.in_process_workers import PREFILL, Workers, held, in_engine, until
+from tests.integration.support.in_process_workers import Workers, held, in_engine, until
 from tests.integration.support.kv_faults import Gate, hold_at, meddle
 from tests.patience import WITHIN_S
 from tests.unit.common.engine.tiny_models import engine_config, save_model
@@ -138,45 +135,3 @@ def test_a_worker_stops_its_engine_before_it_ends_what_the_engine_uses(
             monkeypatch.setattr(engine, "close", partial(note, engine.close, thread))
             assert worker.stop(WITHIN_S)
     assert alive[:2] == [False, False]
-
-
-def sequence(workers: Workers, at_s: float, priority: int = 0) -> Sequence:
-    request = WorkRequest("r", 0, (1, 2, 3), sampling(0), PREFILL)
-    return workers.decode._engine._prefix.new_sequence(replace(request, priority=priority), at_s)
-
-
-def refuse(workers: Workers, times: int) -> None:
-    """Run rounds in which no pull finds room, since others hold all blocks."""
-    engine = workers.decode._engine
-    blocks = engine._engine.pool.allocate(engine._engine.pool.num_free)
-    for _ in range(times):
-        assert engine._scheduler.next_pull([]) is None
-    engine._engine.pool.release(blocks)
-
-
-def test_a_pull_that_was_long_refused_goes_before_who_came_later(model: Path) -> None:
-    workers = Workers(model)  # not started: this thread is the engine's
-    admission = workers.decode._engine._scheduler.admission
-    before, pulled, later = (sequence(workers, at_s) for at_s in (1.0, 2.0, 3.0))
-    urgent = sequence(workers, 4.0, priority=-1)
-    admission.add(pulled)
-    refuse(workers, MAX_PASSES - 1)
-    assert not admission.must_yield(later)
-    refuse(workers, 1)
-    assert [admission.must_yield(seq) for seq in (before, later, urgent)] == [False, True, False]
-    admission.add(urgent)
-    refuse(workers, 1)  # the more urgent one is first now, and needs not be refused for long
-    assert [admission.must_yield(seq) for seq in (before, later)] == [True, True]
-    admission.remove(urgent)
-    admission.remove(pulled)
-    refuse(workers, 1)
-    assert not admission.must_yield(later)
-
-
-def test_a_pull_that_lacks_credit_holds_nobody_up(model: Path) -> None:
-    workers = Workers(model)
-    admission = workers.decode._engine._scheduler.admission
-    admission.add(sequence(workers, 2.0, priority=-1))
-    admission._credit.taken_bytes = 2**62
-    refuse(workers, MAX_PASSES)
-    assert not admission.must_yield(sequence(workers, 3.0))

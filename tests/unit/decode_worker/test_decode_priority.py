@@ -37,7 +37,7 @@ def test_the_least_urgent_is_preempted_the_newest_of_several() -> None:
         scheduler.join(hold(pool, seq))
     run(scheduler)
     assert run(scheduler) == [(seqs[2], 1), (seqs[3], 1)]
-    assert list(scheduler.admission.local) == [seqs[0], seqs[1]]
+    assert list(scheduler.admission.waiting) == [seqs[0], seqs[1]]
 
 
 def test_one_that_has_answered_goes_before_the_most_urgent() -> None:
@@ -47,7 +47,7 @@ def test_one_that_has_answered_goes_before_the_most_urgent() -> None:
     run(scheduler)
     scheduler.admission.add(urgent)
     run(scheduler)
-    assert list(scheduler.admission.local) == [newest, urgent]
+    assert list(scheduler.admission.waiting) == [newest, urgent]
     scheduler.remove(oldest)
     pool.release(oldest.block_table)
     assert run(scheduler) == [(newest, 13), (urgent, 2)]
@@ -56,22 +56,25 @@ def test_one_that_has_answered_goes_before_the_most_urgent() -> None:
 def test_a_more_urgent_one_sets_out_before_one_that_waits_here() -> None:
     scheduler, _ = make()
     here, urgent, other = make_sequence(2), make_sequence(2, priority=-1), make_sequence(2)
-    for at_s, seq in enumerate((here, urgent, other)):
-        seq.timeline.arrival_s = float(at_s)
-    scheduler.admission.add(here)
-    assert scheduler.admission.can_admit(urgent, scheduler.running, [])
-    assert not scheduler.admission.can_admit(other, scheduler.running, [])
+    for seq in (here, pulled(urgent), pulled(other)):
+        scheduler.admission.add(seq)
+    assert scheduler.next_pull([]) is urgent
+    assert scheduler.next_pull([urgent]) is None
+    assert list(scheduler.admission.waiting) == [here, other]
 
 
 def test_there_is_no_room_while_an_older_sequence_waits_here() -> None:
     scheduler, _ = make()
-    older, seq, younger = (make_sequence(2) for _ in range(3))
-    older.timeline.arrival_s, seq.timeline.arrival_s, younger.timeline.arrival_s = 1.0, 2.0, 3.0
-    scheduler.admission.add(younger)
-    assert scheduler.admission.can_admit(seq, scheduler.running, [])
+    older, seq, younger = make_sequence(2), pulled(make_sequence(2)), make_sequence(2)
+    for one in (seq, younger):
+        scheduler.admission.add(one)
+    assert scheduler.next_pull([]) is seq
     scheduler.remove(younger)
-    scheduler.admission.add(older)
-    assert not scheduler.admission.can_admit(seq, scheduler.running, [])
+    for one in (older, seq):
+        scheduler.admission.add(one)
+    assert scheduler.next_pull([]) is None
+    assert run(scheduler) == [(older, 2)]
+    assert scheduler.next_pull([]) is seq
 
 
 def test_one_that_waits_for_its_group_keeps_no_pull_from_setting_out() -> None:
@@ -81,10 +84,10 @@ def test_one_that_waits_for_its_group_keeps_no_pull_from_setting_out() -> None:
     for seq in (leader, follower):
         scheduler.admission.add(seq)
     assert [entry.seq for entry in scheduler.schedule().entries] == [leader]  # type: ignore[union-attr]
-    assert list(scheduler.admission.local) == [follower]
-    pulled = make_sequence(2)
-    pulled.timeline.arrival_s = 1.0
-    assert scheduler.admission.can_admit(pulled, scheduler.running, [])
+    assert list(scheduler.admission.waiting) == [follower]
+    elsewhere = pulled(make_sequence(2))
+    scheduler.admission.add(elsewhere)
+    assert scheduler.next_pull([]) is elsewhere
 
 
 def test_who_must_yield_does_not_enter() -> None:
@@ -95,7 +98,7 @@ def test_who_must_yield_does_not_enter() -> None:
     blocks = pool.allocate(10)
     assert scheduler.next_pull([]) is None  # it would take 16 of the 10 that are left
     assert scheduler.schedule() is None
-    assert list(scheduler.admission.local) == [here]
+    assert list(scheduler.admission.waiting) == [here, urgent]
     pool.release(blocks)
     assert scheduler.next_pull([]) is urgent
     assert scheduler.next_pull([urgent]) is None

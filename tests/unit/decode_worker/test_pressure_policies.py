@@ -132,7 +132,7 @@ def test_a_sequence_enters_only_if_the_batch_is_expected_to_fit_to_its_end() -> 
         scheduler.admission.add(seq)
     scheduler.schedule()
     # with one: 20 + 16 tokens, 5 + 5 blocks; a second would want 4 more than there are
-    assert list(scheduler.admission.local) == newcomers[1:]
+    assert list(scheduler.admission.waiting) == newcomers[1:]
 
 
 def test_a_batch_learns_from_its_own_ends() -> None:
@@ -142,10 +142,10 @@ def test_a_batch_learns_from_its_own_ends() -> None:
     scheduler.join(hold(pool, make_decoding(3, 9)))
     scheduler.admission.add(make_sequence(4, max_tokens=100))
     scheduler.schedule()
-    assert len(scheduler.admission.local) == 1
+    assert len(scheduler.admission.waiting) == 1
     for _ in range(20):
         ended = make_decoding(3, 1, 2, max_tokens=100)
         ended.append(0, frozenset({0}))
         scheduler.remove(ended)
     scheduler.schedule()
-    assert len(scheduler.admission.local) == 0
+    assert len(scheduler.admission.waiting) == 0

@@ -154,7 +154,7 @@ def test_the_preempted_one_comes_back_first_and_computes_all_it_had() -> None:
     scheduler.admission.add(late)
     run(scheduler)
     assert run(scheduler) == [(oldest, 1)]
-    assert list(scheduler.admission.local) == [newest, late]
+    assert list(scheduler.admission.waiting) == [newest, late]
     scheduler.remove(oldest)
     pool.release(oldest.block_table)
     # 11 prompt tokens and two of output
@@ -167,11 +167,11 @@ def test_several_preempted_keep_their_order() -> None:
     second, third = join(scheduler, pool, 11), join(scheduler, pool, 11)
     run(scheduler)
     run(scheduler)
-    assert list(scheduler.admission.local) == [third]
+    assert list(scheduler.admission.waiting) == [third]
     oldest.block_table += pool.allocate(pool.num_free)
     for _ in range(4):
         run(scheduler)
-    assert list(scheduler.admission.local) == [second, third]
+    assert list(scheduler.admission.waiting) == [second, third]
 
 
 def test_the_last_one_is_never_preempted_but_waits() -> None:
@@ -191,7 +191,7 @@ def test_a_sequence_may_be_the_one_that_gives_way_to_itself() -> None:
     oldest, newest = join(scheduler, pool, 9), join(scheduler, pool, 7)
     run(scheduler)
     assert run(scheduler) == [(oldest, 1)]
-    assert list(scheduler.admission.local) == [newest]
+    assert list(scheduler.admission.waiting) == [newest]
 
 
 def test_no_more_run_at_once_than_allowed() -> None:
@@ -200,7 +200,7 @@ def test_no_more_run_at_once_than_allowed() -> None:
     for _ in range(2):
         scheduler.admission.add(make_sequence(2))
     assert len(run(scheduler)) == 2
-    assert len(scheduler.admission.local) == 1
+    assert len(scheduler.admission.waiting) == 1
 
 
 def test_slots_of_those_on_their_way_are_not_given_away() -> None:

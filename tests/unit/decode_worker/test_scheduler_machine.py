@@ -144,7 +144,9 @@ class DecodeMachine(RuleBasedStateMachine):
     @invariant()
     def every_held_block_has_one_live_holder(self) -> None:
         self.pool.check_integrity([block for seq in self.live for block in seq.block_table])
-        assert set(self.memory.lengths) <= set(self.scheduler.admission.local)
+        admission = self.scheduler.admission
+        local = {seq for seq in admission.waiting if not admission.is_pulled(seq)}
+        assert set(self.memory.lengths) <= local
 
     @invariant()
     def the_batch_has_a_slot_for_everybody_on_the_way(self) -> None:
@@ -152,15 +154,17 @@ class DecodeMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_live_sequence_stands_in_one_place(self) -> None:
-        waiting = [*self.scheduler.admission.local, *self.scheduler.admission.to_pull]
+        waiting = self.scheduler.admission.waiting
         places = [*self.arriving, *self.scheduler.running, *waiting]
         assert sorted(map(id, places)) == sorted(map(id, self.live))
         assert not any(seq.block_table for seq in waiting)
 
     @invariant()
     def credit_is_wanted_by_those_that_wait_and_taken_by_those_on_the_way(self) -> None:
-        to_pull = self.scheduler.admission.to_pull
+        admission = self.scheduler.admission
+        to_pull = [seq for seq in admission.waiting if admission.is_pulled(seq)]
         assert self.credit.wanted_bytes == sum(map(self.credit.cost, to_pull))
+        assert admission.num_pulled_tokens == sum(seq.num_uncomputed_tokens for seq in to_pull)
         assert self.credit.taken_bytes == sum(self.arriving.values())
 
     def teardown(self) -> None:

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from common.config import RouterConfig
 from pdserve.v1 import admin_pb2
 from tests.integration.support.openai_stack import OpenAiStack, openai_serving
-from tests.integration.support.router_stack import HOST, MODEL
+from tests.integration.support.router_stack import HOST, MODEL, NO_WAIT
 from tests.integration.support.scripted_worker import CONTEXT, ScriptedWorker
 from tests.patience import WITHIN_S
 from tests.unit.router.tiny_tokenizer import write_folder
@@ -158,7 +158,7 @@ async def test_a_stream_that_is_left_midway_frees_its_request(tmp_path: Path) ->
 
 async def test_a_failure_within_a_stream_is_said_in_it(tmp_path: Path) -> None:
     worker = ScriptedWorker()
-    async with openai_serving(write_folder(tmp_path), worker) as api:
+    async with openai_serving(write_folder(tmp_path), worker, config=NO_WAIT) as api:
         asked: Any = {**ASKED, "stream": True}
         opening = asyncio.create_task(api.client.completions.create(**asked))
         request = await asyncio.to_thread(worker.wait_for_request)

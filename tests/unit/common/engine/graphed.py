@@ -10,9 +10,7 @@ from common.engine.attention.flash import FlashBackend, VarlenAttention
 from common.engine.build import Engine
 from common.engine.device_inputs import DeviceInputs
 from common.engine.fused.decoder import FusedDecoder
-from common.engine.fused.families import fuse
 from common.engine.fused.ops import TorchOps
-from common.engine.fused.weights import AsStored
 from common.engine.graphs.graphed import Capture, GraphedDecoder, GraphLimits
 from common.engine.memory.block_pool import BlockPool
 from common.engine.memory.kv_cache import KVCache
@@ -23,6 +21,7 @@ from common.engine.weights.load import load_model
 from common.grammar.matcher import MaskFiller
 from common.profile import WorkerProfile
 from tests.unit.common.engine.attention.varlen_double import varlen
+from tests.unit.common.engine.fused.fusing import fuse_as_stored
 from tests.unit.common.engine.plain_stage import CPU
 from tests.unit.common.engine.tiny_models import engine_config
 
@@ -62,7 +61,7 @@ def build_flashed(
     model, spec = load_model(folder, dtype, device)
     cache = KVCache(spec, num_blocks + 1, block_size, device, "pages")
     backend = FlashBackend(cache, attend)
-    weights = fuse(model, AsStored())
+    weights = fuse_as_stored(model)
     assert weights is not None
     decoder = FusedDecoder(weights, TorchOps(), backend, inputs.put)
     pool = BlockPool(num_blocks, block_size)

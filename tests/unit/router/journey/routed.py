@@ -16,6 +16,7 @@ from common.messages import (
     WorkFailure,
 )
 from common.profile import Correction, WorkerProfile
+from pdserve.v1 import worker_pb2
 from router.access.tenant import ANONYMOUS, Tenant
 from router.admission.admission import Admission, Outcome
 from router.admission.fair_queue import FairQueue
@@ -30,9 +31,11 @@ from router.journey.live_request import Resources
 from router.journey.metrics import RouterMetrics
 from router.journey.placement import Placement
 from router.journey.progress import Delta
+from router.journey.relocation import Relocation
 from router.journey.work_ids import WorkIds
 from router.routing.policy import LeastLoaded
 from router.workers.link import WorkerLink
+from router.workers.outage import Outage
 from router.workers.pool import WorkerPool
 from tests.patience import WITHIN_S
 
@@ -53,7 +56,8 @@ class Routed:
     """A prefill worker "p" and a decode worker "d", both ready."""
 
     def __init__(self, config: RouterConfig | None = None) -> None:
-        config = config or RouterConfig()
+        config = config or RouterConfig(max_outage_s=0)
+        self.config = config
         self.pool = WorkerPool(["d", "p"], config)
         self.decode, self.prefill = self.pool._links
         self.introduce(self.decode, Role.DECODE)
@@ -63,11 +67,13 @@ class Routed:
         self.placement = Placement(self.pool, LeastLoaded(), self.decisions)
         fair_queue = FairQueue[Turn](self.admission.tenants.weight)
         self.queue = PromptQueue(fair_queue, self.placement.room_tokens)
+        self.outage = Outage(self.pool.is_ready, config.max_outage_s)
         self.dispatcher = Dispatcher(
             Resources(self.admission, self.queue, self.pool),
             self.placement,
             WaitLimit(config.max_wait_s),
             WorkIds("me"),
+            self.outage,
             config.max_unread_tokens,
         )
 
@@ -79,16 +85,23 @@ class Routed:
 
     def journeys(self, model_dir: Path) -> Journeys:
         """Make journeys with the folder's tokenizer."""
-        metrics = RouterMetrics(self.admission, self.pool.views)
-        return Journeys(self.dispatcher, self.placement, Tokenizer(model_dir), metrics)
+        self.metrics = RouterMetrics(self.admission, self.pool.views)
+        relocation = Relocation(self.dispatcher, self.metrics, self.config.max_worker_deaths)
+        tokenizer = Tokenizer(model_dir)
+        return Journeys(self.dispatcher, self.placement, relocation, tokenizer, self.metrics)
+
+    def add_decode(self, name: str) -> WorkerLink:
+        """Add a decode worker that is ready."""
+        link = self.pool._link_to(name)
+        self.pool._links.append(link)
+        self.introduce(link, Role.DECODE)
+        return link
 
     def sent(self) -> list[tuple[str, str]]:
         """Take what the decode worker was sent: submits and cancels with their requests' ids."""
-        queue = self.decode._conversation._outgoing
         found: list[tuple[str, str]] = []
-        while not queue.empty():
-            message = queue.get_nowait()
-            if message is not None and (kind := message.WhichOneof("message")):
+        for message in take_messages(self.decode):
+            if kind := message.WhichOneof("message"):
                 found.append((kind, getattr(message, kind).request_id))
         return found
 
@@ -114,10 +127,19 @@ class Routed:
         assert (admission.num_in_flight, admission.num_queued) == (0, 0)
         assert admission.accepted == sum(admission.ended.values())
         assert (queue.num_waiting, queue._num_active, queue._num_unsent_tokens) == (0, 0, 0)
-        for link in (self.decode, self.prefill):
+        for link in pool._links:
             assert pool.sent_prompts.totals(link.address) == (0, 0)
             assert pool.worker_use.num_requests(link.address) == 0
             assert link.num_live == 0
+
+
+def take_messages(link: WorkerLink) -> list[worker_pb2.ConnectRequest]:
+    """Take what a worker was sent."""
+    queue, found = link._conversation._outgoing, list[worker_pb2.ConnectRequest]()
+    while not queue.empty():
+        if (message := queue.get_nowait()) is not None:
+            found.append(message)
+    return found
 
 
 def make_job(

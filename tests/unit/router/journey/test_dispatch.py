@@ -36,7 +36,7 @@ async def send(routed: Routed, request: LiveRequest) -> None:
 
 async def end(request: LiveRequest, outcome: Outcome = Outcome.COMPLETED) -> None:
     for choice in request.choices:
-        request.note_output(choice, 1)
+        request.note_output(choice, (7,))
     request.end_with(outcome)
     request.close()
 
@@ -179,7 +179,7 @@ async def test_close_gives_back_what_is_held_at_any_stage_and_once(
     if stage > 1:
         routed.dispatcher.send(request, decision)
     if stage > 2:
-        request.note_output(request.choices[-1], 1)
+        request.note_output(request.choices[-1], (7,))
     if stage > 3:
         request.end_choice(request.choices[-1])
     assert routed.admission.num_in_flight == 1

@@ -7,8 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from common.engine.fused.families import fuse
-from common.engine.fused.weights import AsStored
+from tests.unit.common.engine.fused.fusing import fuse_as_stored
 from tests.unit.common.engine.generation import continuations
 from tests.unit.common.engine.tiny_models import (
     VOCAB,
@@ -31,7 +30,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def test_the_family_is_fused(folder: Path) -> None:
-    assert fuse(AutoModelForCausalLM.from_pretrained(folder), AsStored()) is not None
+    assert fuse_as_stored(AutoModelForCausalLM.from_pretrained(folder)) is not None
 
 
 @pytest.mark.parametrize("fusion", ["auto", "off"])
@@ -47,14 +46,14 @@ def test_mixed_batches_give_transformers_tokens(folder: Path, fusion: str, budge
 def test_a_parameter_of_no_known_use_leaves_the_model_to_the_general_path(tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(save_model(tmp_path, "llama"))
     model.model.layers[1].self_attn.lora = torch.nn.Linear(64, 64)
-    assert fuse(model, AsStored()) is None
+    assert fuse_as_stored(model) is None
 
 
 def test_another_activation_leaves_the_model_to_the_general_path(tmp_path: Path) -> None:
     folder = save_model(tmp_path, "llama", hidden_act="relu")
-    assert fuse(AutoModelForCausalLM.from_pretrained(folder), AsStored()) is None
+    assert fuse_as_stored(AutoModelForCausalLM.from_pretrained(folder)) is None
 
 
 def test_a_family_that_is_not_known_is_left_to_the_general_path(tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(save_model(tmp_path, "gpt2"))
-    assert fuse(model, AsStored()) is None
+    assert fuse_as_stored(model) is None

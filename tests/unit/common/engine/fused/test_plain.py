@@ -11,10 +11,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from common.engine.build import assemble_engine
-from common.engine.fused.families import fuse
 from common.engine.fused.plain import is_plain
-from common.engine.fused.weights import AsStored
 from common.engine.weights.load import load_model
+from tests.unit.common.engine.fused.fusing import fuse_as_stored
 from tests.unit.common.engine.generation import continuations
 from tests.unit.common.engine.tiny_models import (
     VOCAB,
@@ -152,7 +151,7 @@ def test_what_computes_something_else_runs_on_the_general_path(folder: Path, nam
     for changed in (reference, model):
         torch.manual_seed(0)
         CHANGES[name](changed)
-    assert fuse(model, AsStored()) is None
+    assert fuse_as_stored(model) is None
     engine = assemble_engine(model, spec, engine_config(), torch.device("cpu"))
     expected = [continue_greedily(reference, prompt, 6) for prompt in PROMPTS]
     assert continuations(engine, PROMPTS, 6, budget=16) == expected
@@ -162,7 +161,7 @@ def test_a_parameter_of_a_subclass_is_not_read(folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder)
     down = model.model.layers[1].mlp.down_proj
     down.weight = QuantizedParameter(down.weight.detach())
-    assert fuse(model, AsStored()) is None
+    assert fuse_as_stored(model) is None
 
 
 def test_a_subclass_of_a_family_of_the_same_name_is_not_plain(folder: Path) -> None:
@@ -170,4 +169,4 @@ def test_a_subclass_of_a_family_of_the_same_name_is_not_plain(folder: Path) -> N
     assert is_plain(model)
     model.__class__ = type("LlamaForCausalLM", (type(model),), {"__module__": "elsewhere"})
     assert not is_plain(model)
-    assert fuse(model, AsStored()) is None
+    assert fuse_as_stored(model) is None

@@ -8,9 +8,8 @@ from safetensors.torch import load_file
 from structlog.testing import capture_logs
 from transformers import AutoModelForCausalLM
 
-from common.engine.fused.families import fuse
-from common.engine.fused.weights import AsStored
 from pdserve.errors import SetupError
+from tests.unit.common.engine.fused.fusing import fuse_as_stored
 from tests.unit.common.engine.tiny_models import engine_config, make_engine, save_model
 from tests.unit.common.engine.weights.edited import (
     Tensors,
@@ -48,7 +47,7 @@ def test_a_whole_checkpoint_is_loaded_as_it_is(
     loaded = model.state_dict()
     for name, tensor in stored.items():
         assert torch.equal(loaded[RENAMED.get(name, name)], tensor), name
-    assert (fuse(model, AsStored()) is not None) == (family in FUSED)
+    assert (fuse_as_stored(model) is not None) == (family in FUSED)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +105,7 @@ def test_a_head_that_is_stored_although_it_is_called_tied_is_used_as_it_is(tmp_p
     edit(folder, add("lm_head.weight", head))
     model = load(folder)
     assert torch.equal(model.lm_head.weight, head)
-    weights = fuse(model, AsStored())
+    weights = fuse_as_stored(model)
     assert weights is not None
     assert torch.equal(weights.head.weight, head)
     assert not torch.equal(weights.embedding.weight, head)
