@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from pdserve.v1 import inference_pb2
 from router.edge.openai.prompts import Prompt
-from router.edge.openai.sampling_fields import SamplingFields, to_int32
+from router.edge.openai.sampling_fields import SamplingFields
 from router.intake.intake import Intake
 from router.intake.job import Job
+from router.intake.wire_values import to_int32
 from router.journey.journey import Journeys
 from router.journey.merge import merge
 from router.journey.progress import Delta
