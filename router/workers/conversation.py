@@ -65,7 +65,7 @@ class Conversation:
 
 
 class Fault(Enum):
-    """What an error says about the worker."""
+    """Reading of an error, as to what it says about the worker."""
 
     BREAK = "the connection broke, or never came about; the worker may live"
     REFUSED = "no process listens at the worker's address"
