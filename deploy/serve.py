@@ -34,9 +34,9 @@ class Endpoints:
     grpc_port: int
     http_port: int
     openai_port: int | None = None  # None: no OpenAI API
-    model: str = ""
     dtype: str = ""  # of weights and KV
     dtype_reason: str = ""
+    model: str = ""
 
     @property
     def grpc_address(self) -> str:
