@@ -3,9 +3,7 @@
 import asyncio
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
@@ -31,6 +29,7 @@ from router.workers.membership import Member, Membership
 from router.workers.outage import Outage
 from router.workers.pool import WorkerPool
 from tests.simulation.hash_engine import VOCAB, answer
+from tests.simulation.plan import Fault, Plan, Request, Result
 from tests.simulation.sim_network import Network, conversations
 from tests.simulation.sim_worker import SimProcess, SimTransport
 
@@ -38,48 +37,6 @@ CONFIG = EngineConfig(max_batch_tokens=16, max_num_seqs=4)
 NUM_BLOCKS = 48  # of 4 positions: three or four requests fill a worker, which then preempts
 RESTART_S = 1.5
 AT_REST_S = 60.0
-
-
-@dataclass(frozen=True)
-class Request:
-    """A client's request, and when it leaves, if it does."""
-
-    at_s: float
-    num_prompt_tokens: int
-    max_tokens: int
-    num_choices: int = 1
-    cancel_after_s: float | None = None
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One fault of one worker, by its number."""
-
-    at_s: float
-    kind: str  # kill, cut, silence, hang
-    worker: int
-    for_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that happens in one simulation."""
-
-    seed: int
-    num_prefill: int
-    num_decode: int
-    requests: tuple[Request, ...]
-    faults: tuple[Fault, ...]
-    policy: str = "least_loaded"
-
-
-@dataclass
-class Result:
-    """Outcome of one simulation."""
-
-    num_identical: int = 0
-    outcomes: Counter[str] = field(default_factory=Counter)
-    migrations: float = 0.0
 
 
 class World:

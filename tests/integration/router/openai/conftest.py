@@ -23,19 +23,19 @@ class Shared:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Shared]:
+async def module_router(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Shared]:
     worker = ScriptedWorker(script=echo)
     async with openai_serving(write_folder(tmp_path_factory.mktemp("model")), worker) as api:
         yield Shared(api, worker)
 
 
 @pytest.fixture
-def worker(shared: Shared) -> ScriptedWorker:
-    shared.worker.requests.clear()
-    return shared.worker
+def worker(module_router: Shared) -> ScriptedWorker:
+    module_router.worker.requests.clear()
+    return module_router.worker
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def api(shared: Shared) -> AsyncIterator[OpenAiStack]:
-    yield shared.api
-    await shared.api.stack.until_idle()
+async def api(module_router: Shared) -> AsyncIterator[OpenAiStack]:
+    yield module_router.api
+    await module_router.api.stack.until_idle()

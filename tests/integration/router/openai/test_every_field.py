@@ -30,7 +30,7 @@ OWN = {"id", "created", "created_at"}  # what differs between two equal answers
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Shared]:
+async def module_router(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Shared]:
     folder = write_folder(tmp_path_factory.mktemp("model"), chat_template=HERMES)
     worker = ScriptedWorker(script=nod)
     async with openai_serving(folder, worker) as api:
