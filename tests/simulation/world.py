@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
@@ -233,9 +234,14 @@ class World:
 class _Letters:
     """Tokenizer of one letter a token."""
 
-    def decode(self, token_ids: list[int]) -> str:
-        """Return the text of these tokens."""
-        return "".join(chr(0x4E00 + token_id) for token_id in token_ids)
+    def decoder(self, shown: frozenset[str]) -> Callable[[Sequence[int]], str]:
+        """Return what turns tokens into text."""
+        return letters
+
+
+def letters(token_ids: Sequence[int]) -> str:
+    """Return the text of these tokens."""
+    return "".join(chr(0x4E00 + token_id) for token_id in token_ids)
 
 
 def _prompt(number: int, num_tokens: int) -> tuple[int, ...]:
