@@ -118,6 +118,11 @@ class LiveRequest:
         for choice in self.choices:
             choice.stream.cancel(_CANCELLED)
 
+    def check_not_cancelled(self) -> None:
+        """Raise RequestCancelledError after `cancel`, which ends only waits that have begun."""
+        if self.is_cancelled:
+            raise RequestCancelledError(_CANCELLED)
+
     def end_with(self, outcome: Outcome) -> None:
         """Set the outcome under which `close` counts the request."""
         self.ticket.outcome = outcome
