@@ -63,7 +63,7 @@ class Dispatcher:
             if decision is not None:
                 self._check_wait(job, decision, arrival)
         # `request` is made below, before anything is awaited and Cancel can come
-        ticket = self._admission.admit(job.key, num_tokens, lambda: request.cancel())
+        ticket = self._admission.admit(job.key, num_tokens, lambda error: request.fail(error))
         self._recent_use.add(job.tenant.name, num_tokens, arrival.at_s)
         work_id = self._work_ids.begin(str(job.key))  # admitted, so that no other run has the key
         choices = [
@@ -133,8 +133,8 @@ class Dispatcher:
         name = attempt_name(choice.name, choice.attempt + 1)
         stream = WorkStream(name, self._max_unread_tokens)
         choice.begin_attempt(stream, self._resources.pool.sent_prompts)
-        if request.is_cancelled:
-            request.cancel()
+        if request.failure is not None:
+            request.fail(request.failure)
 
     def send_choice(self, request: LiveRequest, choice: LiveChoice, decision: Decision) -> None:
         """Submit one choice with its output so far; otherwise as `send`. Raises UnavailableError."""
