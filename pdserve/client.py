@@ -165,9 +165,14 @@ class AsyncClient:
         response = await self._ask(self._inference.ListModels, request, timeout)
         return response.models
 
-    async def blocks(self, *, timeout: float = 5.0) -> admin_pb2.BlocksResponse:
-        """Return the ledgers of all workers: which request holds how many KV blocks, and why."""
-        request = admin_pb2.BlocksRequest()
+    async def blocks(
+        self, *, check: bool = False, timeout: float = 5.0
+    ) -> admin_pb2.BlocksResponse:
+        """Return the ledgers of all workers: which request holds how many KV blocks, and why.
+
+        With `check`, each worker checks the invariants of its KV memory too.
+        """
+        request = admin_pb2.BlocksRequest(check=check)
         return await self._ask(self._admin.Blocks, request, timeout)
 
     async def status(self, *, timeout: float = 5.0) -> admin_pb2.StatusResponse:
@@ -181,18 +186,27 @@ class AsyncClient:
         decode: int | None = None,
         *,
         drain_timeout_s: float = 300.0,
+        timeout: float | None = None,
     ) -> AsyncGenerator[admin_pb2.ScaleResponse]:
         """Change the number of workers of each role (None: as many as now); yield each thing done.
 
-        The change goes on when the iterator is left. Other requests are served meanwhile.
+        The change goes on when the iterator is left, and when `timeout` passes: by default 15 minutes
+        beside the time for draining. Other requests are served meanwhile.
         """
         request = make_scale_request(prefill, decode, drain_timeout_s)
-        return self._receive(self._admin.Scale, request, drain_timeout_s + SCALE_WITHIN_S)
+        within_s = drain_timeout_s + SCALE_WITHIN_S if timeout is None else timeout
+        return self._receive(self._admin.Scale, request, within_s)
 
-    async def drain(self, worker: str, *, timeout_s: float = 300.0) -> None:
-        """Let a worker end its work and leave; return when it has left."""
+    async def drain(
+        self, worker: str, *, timeout_s: float = 300.0, timeout: float | None = None
+    ) -> None:
+        """Let a worker end its work, for `timeout_s` seconds, and leave; return when it has left.
+
+        `timeout` is as in `scale`.
+        """
         request = make_drain_request(worker, timeout_s)
-        await self._ask(self._admin.Drain, request, timeout_s + SCALE_WITHIN_S)
+        within_s = timeout_s + SCALE_WITHIN_S if timeout is None else timeout
+        await self._ask(self._admin.Drain, request, within_s)
 
     def embed(self, *args: object, **kwargs: object) -> NoReturn:
         """Raise UnsupportedError: pdserve makes no embeddings."""

@@ -90,6 +90,11 @@ class Admission:
         """Number of accepted requests without a token."""
         return self._queued.num_requests
 
+    @property
+    def adds_up(self) -> bool:
+        """True while the account is right: accepted = completed + cancelled + failed + in flight."""
+        return self.accepted == sum(self.ended.values()) + self.num_in_flight
+
     def refuse_early(self, tenant: Tenant, request_id: str) -> None:
         """Refuse a request before its prompt is parsed, if `check` would refuse it with any prompt.
 

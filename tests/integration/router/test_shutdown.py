@@ -105,7 +105,7 @@ async def test_a_stream_that_is_left_is_told(
 async def test_vllms_contract_says_the_same(stack: Stack, stream: bool) -> None:
     asked = vllm_pb2.GenerateRequest(request_id="r", text="x", stream=stream)
     async with grpc.aio.insecure_channel(stack.address) as channel:
-        call = vllm_pb2_grpc.VllmEngineStub(channel).Generate(asked)  # type: ignore[no-untyped-call]
+        call = vllm_pb2_grpc.VllmEngineStub(channel).Generate(asked)
         reading = asyncio.create_task(read(call))
         await stop(stack)
         assert told(await failure_of(reading)) == TOLD
@@ -148,7 +148,9 @@ async def test_a_request_without_a_worker_is_told_too(stack: Stack) -> None:
 async def test_a_moving_request_is_told_too(model_dir: Path, worker: ScriptedWorker) -> None:
     async with serving(model_dir, worker) as stack:
         running = asyncio.create_task(collect(stack.client, "x"))
-        await stack.until(lambda s: s.router.requests_in_flight and not s.router.requests_queued)
+        await stack.until(
+            lambda s: s.router.requests_in_flight > 0 and not s.router.requests_queued
+        )
         await stack.lose(0)
         await stack.until(lambda status: status.workers[0].state == 3)
         await asyncio.wait_for(stack.router.stop(0.0), WITHIN_S)
