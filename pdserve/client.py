@@ -1,60 +1,51 @@
 """The asyncio client. `pdserve.sync_client` has the same for code without an event loop."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import NoReturn, TypeVar
-
-import grpc
+from typing import NoReturn
 
 from pdserve.admin_requests import SCALE_WITHIN_S, make_drain_request, make_scale_request
+from pdserve.calls import AsyncCalls
 from pdserve.completion import Completion
-from pdserve.connection import Certificate, bearer, credentials, options
+from pdserve.connection import Certificate
 from pdserve.errors import UnsupportedError
 from pdserve.prompts import Messages, Prompt, make_stream_request, make_tokenize_request
-from pdserve.statuses import to_error
-from pdserve.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
+from pdserve.v1 import admin_pb2, inference_pb2
 
 _NO_EMBEDDINGS = (
     "pdserve serves causal language models, which make no embeddings; use a server for those"
 )
 
-S = TypeVar("S")
-T = TypeVar("T")
-
 
 class AsyncClient:
-    """Calls one router. Use it as an async context manager.
+    """Calls a router, one of several. Use it as an async context manager.
 
     Every call raises a RequestError of `pdserve.errors` when the router refuses or fails it. `timeout` is in
     seconds. With `retries`, a call that ends as UNAVAILABLE, or is refused for up to 2 s, is sent again up
     to three times, when the router says. It is not sent again once a part of its answer has come, nor while
-    most calls fail.
+    most calls fail. A resumable stream that breaks is read on by itself. A call goes to the next router
+    when the present one is out of reach, or shuts down, and nothing of the answer has come.
     """
 
     def __init__(
         self,
-        address: str,
+        address: str | Sequence[str],
         *,
         token: str | None = None,
         root_certificates: bytes | None = None,
         client_certificate: Certificate | None = None,
         retries: bool = True,
     ) -> None:
-        """Connect to `address`, host:port; with PEM roots or a client certificate over TLS.
+        """Connect to `address`; with PEM roots or a client certificate over TLS.
+
+        The address is host:port. Several, in a list or with commas, are routers of one deployment.
 
         `client_certificate` is the private key and the certificate chain, both PEM.
         """
-        arguments = options(retries=retries)
-        secure = credentials(root_certificates, client_certificate)
-        self._channel = (
-            grpc.aio.insecure_channel(address, options=arguments)
-            if secure is None
-            else grpc.aio.secure_channel(address, secure, options=arguments)
+        self._calls = AsyncCalls(
+            address, token, root_certificates, client_certificate, retries=retries
         )
-        self._metadata = bearer(token)
-        self._inference = inference_pb2_grpc.InferenceStub(self._channel)
-        self._admin = admin_pb2_grpc.AdminStub(self._channel)
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -69,7 +60,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Disconnect; what still streams is cancelled."""
-        await self._channel.close()
+        await self._calls.close()
 
     async def generate(
         self,
@@ -121,6 +112,7 @@ class AsyncClient:
 
         Requests of different `cache_salt` share no cached KV; those of lower `priority` go first.
         A `resumable` request outlives its stream for the router's grace period; only `cancel` ends it early.
+        When its stream breaks it is read on at the same router, unless `retries` is off.
         """
         request = make_stream_request(
             prompt, sampling, request_id, cache_salt, priority, resumable=resumable
@@ -138,31 +130,33 @@ class AsyncClient:
         self, request: inference_pb2.GenerateRequest, *, timeout: float | None = None
     ) -> AsyncGenerator[inference_pb2.GenerateResponse]:
         """Send a request message as it is and yield the responses."""
-        return self._receive(self._inference.Generate, request, timeout)
+        return self._calls.generate(request, timeout)
 
     async def cancel(self, request_id: str, *, timeout: float = 5.0) -> None:
         """Stop a request."""
         request = inference_pb2.CancelRequest(request_id=request_id)
-        await self._ask(self._inference.Cancel, request, timeout)
+        await self._calls.ask(lambda router: router.inference.Cancel, request, timeout)
 
     async def explain(
         self, request_id: str, *, timeout: float = 5.0
     ) -> inference_pb2.ExplainResponse:
         """Return the router's decision about a request, and what came of it."""
         request = inference_pb2.ExplainRequest(request_id=request_id)
-        return await self._ask(self._inference.Explain, request, timeout)
+        return await self._calls.ask(lambda router: router.inference.Explain, request, timeout)
 
     async def tokenize(
         self, prompt: str | Messages, *, timeout: float = 30.0
     ) -> inference_pb2.TokenizeResponse:
         """Return the prompt's token ids, as `generate` would make them."""
         request = make_tokenize_request(prompt)
-        return await self._ask(self._inference.Tokenize, request, timeout)
+        return await self._calls.ask(lambda router: router.inference.Tokenize, request, timeout)
 
     async def models(self, *, timeout: float = 5.0) -> Sequence[inference_pb2.Model]:
         """Return the models that the router serves, with their limits."""
         request = inference_pb2.ListModelsRequest()
-        response = await self._ask(self._inference.ListModels, request, timeout)
+        response = await self._calls.ask(
+            lambda router: router.inference.ListModels, request, timeout
+        )
         return response.models
 
     async def blocks(
@@ -173,12 +167,12 @@ class AsyncClient:
         With `check`, each worker checks the invariants of its KV memory too.
         """
         request = admin_pb2.BlocksRequest(check=check)
-        return await self._ask(self._admin.Blocks, request, timeout)
+        return await self._calls.ask(lambda router: router.admin.Blocks, request, timeout)
 
     async def status(self, *, timeout: float = 5.0) -> admin_pb2.StatusResponse:
         """Return the state of the router and its workers."""
         request = admin_pb2.StatusRequest()
-        return await self._ask(self._admin.Status, request, timeout)
+        return await self._calls.ask(lambda router: router.admin.Status, request, timeout)
 
     def scale(
         self,
@@ -195,7 +189,7 @@ class AsyncClient:
         """
         request = make_scale_request(prefill, decode, drain_timeout_s)
         within_s = drain_timeout_s + SCALE_WITHIN_S if timeout is None else timeout
-        return self._receive(self._admin.Scale, request, within_s)
+        return self._calls.receive_once(lambda router: router.admin.Scale, request, within_s)
 
     async def drain(
         self, worker: str, *, timeout_s: float = 300.0, timeout: float | None = None
@@ -206,27 +200,8 @@ class AsyncClient:
         """
         request = make_drain_request(worker, timeout_s)
         within_s = timeout_s + SCALE_WITHIN_S if timeout is None else timeout
-        await self._ask(self._admin.Drain, request, within_s)
+        await self._calls.ask_once(lambda router: router.admin.Drain, request, within_s)
 
     def embed(self, *args: object, **kwargs: object) -> NoReturn:
         """Raise UnsupportedError: pdserve makes no embeddings."""
         raise UnsupportedError(_NO_EMBEDDINGS)
-
-    async def _receive(
-        self, method: "grpc.aio.UnaryStreamMultiCallable[S, T]", request: S, timeout: float | None
-    ) -> AsyncGenerator[T]:
-        call = method(request, timeout=timeout, metadata=self._metadata)
-        try:
-            async for response in call:
-                yield response
-        except grpc.aio.AioRpcError as error:
-            raise to_error(error) from error
-        finally:
-            call.cancel()
-
-    async def _ask(self, method: Callable[..., Awaitable[T]], request: object, timeout: float) -> T:
-        """Return a call's answer. Raises the typed error of its status."""
-        try:
-            return await method(request, timeout=timeout, metadata=self._metadata)
-        except grpc.aio.AioRpcError as error:
-            raise to_error(error) from error
