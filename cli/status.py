@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import typer
@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.connection import Connection
-from pdserve.v1 import admin_pb2
+from cli.invariants import memory_dict, problems
+from pdserve.v1 import admin_pb2, ledger_pb2
 
 ROLES = {admin_pb2.WORKER_ROLE_PREFILL: "prefill", admin_pb2.WORKER_ROLE_DECODE: "decode"}
 _STATES = {
@@ -29,23 +30,36 @@ _COLORS = {"ready": "green", "draining": "yellow", "restarting": "yellow"}
 def command(
     connection: Connection,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Check all invariants; exit code 1 if one does not hold")
+    ] = False,
 ) -> None:
     """Show the router's and every worker's state."""
-    response = asyncio.run(_fetch(connection))
+    response, blocks = asyncio.run(_fetch(connection, with_blocks=as_json or check, check=check))
+    wrong = problems(response, blocks) if check else []
     if as_json:
-        print(json.dumps(to_dict(response), indent=2))
+        found = to_dict(response, blocks) | ({"problems": wrong} if check else {})
+        print(json.dumps(found, indent=2))
     else:
         _print_tables(response)
+        _print_check(wrong, len(blocks)) if check else None
+    raise typer.Exit(1 if wrong else 0)
 
 
-async def _fetch(connection: Connection) -> admin_pb2.StatusResponse:
+async def _fetch(
+    connection: Connection, *, with_blocks: bool, check: bool
+) -> tuple[admin_pb2.StatusResponse, Sequence[ledger_pb2.WorkerBlocks]]:
     async with connection.client() as client:
-        return await client.status()
+        blocks = (await client.blocks(check=check)).workers if with_blocks else ()
+        return await client.status(), blocks
 
 
-def to_dict(response: admin_pb2.StatusResponse) -> dict[str, object]:
-    """Return the stable JSON form of a status."""
+def to_dict(
+    response: admin_pb2.StatusResponse, blocks: Sequence[ledger_pb2.WorkerBlocks] = ()
+) -> dict[str, object]:
+    """Return the stable JSON form of a status and of the workers' ledgers."""
     router, totals = response.router, response.router.totals
+    ledgers = {each.worker: each for each in blocks}
     return {
         "router": {
             "model": router.model,
@@ -58,12 +72,15 @@ def to_dict(response: admin_pb2.StatusResponse) -> dict[str, object]:
                 "failed": totals.failed,
                 "rejected": totals.rejected,
             },
+            "adds_up": router.adds_up,
         },
-        "workers": [_worker_dict(worker) for worker in response.workers],
+        "workers": [_worker_dict(worker, ledgers.get(worker.name)) for worker in response.workers],
     }
 
 
-def _worker_dict(worker: admin_pb2.WorkerStatus) -> dict[str, object]:
+def _worker_dict(
+    worker: admin_pb2.WorkerStatus, blocks: ledger_pb2.WorkerBlocks | None
+) -> dict[str, object]:
     has_load = worker.HasField("load")
     return {
         "role": ROLES.get(worker.role, "unknown"),
@@ -78,6 +95,7 @@ def _worker_dict(worker: admin_pb2.WorkerStatus) -> dict[str, object]:
         "sequences": _sequences(worker.load) if has_load else None,
         "blocks": _blocks(worker.load) if has_load else None,
         "counters": _counters(worker.load) if has_load else None,
+        **memory_dict(blocks, worker.load if has_load else None),
     }
 
 
@@ -145,6 +163,14 @@ def _print_tables(response: admin_pb2.StatusResponse) -> None:
     for worker in response.workers:
         if worker.note:
             console.print(f"{worker.name}: {worker.note}", highlight=False, markup=False)
+
+
+def _print_check(wrong: Sequence[str], num_workers: int) -> None:
+    console = Console()
+    for line in wrong:
+        console.print(line, style="red", highlight=False, markup=False, soft_wrap=True)
+    if not wrong:
+        console.print(f"the account adds up, and {num_workers} workers' memory is as it must be")
 
 
 def _load_cells(worker: admin_pb2.WorkerStatus) -> list[str]:

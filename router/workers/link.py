@@ -17,6 +17,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from common.ledger import BlockQuestion
 from common.messages import SequenceOutput, WorkerInfo, WorkerLoad, WorkFailure, WorkRequest
 from common.rpc.convert import info_from_pb, load_from_pb, step_from_pb
 from common.rpc.convert_routing import prefixes_from_pb
@@ -125,16 +126,15 @@ class WorkerLink:
             self._drains = is_draining
             self._say(messages.set_draining(self._drains))
 
-    async def ask_blocks(self, work_id: str) -> ledger_pb2.BlockLedger:
-        """Return the holders of the worker's blocks: all for "", else one request or group.
+    async def ask_blocks(self, question: BlockQuestion) -> ledger_pb2.BlockLedger:
+        """Return the holders of the worker's blocks; the deadline is the caller's.
 
-        The deadline is the caller's. Raises UnavailableError when the worker is not connected or
-        goes away.
+        Raises UnavailableError when the worker is not connected or goes away.
         """
         if not self.is_connected:
             raise UnavailableError("unreachable")
         number, answer = self._questions.ask()
-        self._say(messages.query(number, work_id))
+        self._say(messages.query(number, question))
         return await answer
 
     async def _run(self) -> None:

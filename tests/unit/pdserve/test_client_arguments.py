@@ -106,6 +106,7 @@ CALLS: list[tuple[str, dict[str, Any], str]] = [
     ("chat", {"messages": [("user", "x")], "timeout": "1"}, "timeout"),
     ("chat", {"messages": [("user", "x")], "sampling": {"n": "1"}}, "sampling.n"),
     ("stream", {"prompt": "x", "resumable": object()}, "resumable"),
+    ("blocks", {"check": object()}, "check"),
     *(("resume", {"request_id": bad, "next_sequence": 0}, "request_id") for bad in (5, HALF)),
     *(("resume", {"request_id": "r", "next_sequence": bad}, "resume_from") for bad in (-1, 2**32, "a")),
     *(("send", {"request": bad}, "request") for bad in (5, None, inference_pb2.TokenPrompt())),
