@@ -9,11 +9,12 @@ import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from pdserve.client import AsyncClient
 from pdserve.v1 import inference_pb2
 
-_START_TIMEOUT_S = 120.0
+_START_TIMEOUT_S = 300.0  # on a busy machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +37,19 @@ async def serving(*args: str, **settings: str) -> AsyncGenerator[str]:
 
 
 @contextlib.asynccontextmanager
-async def deployment(*args: str, **settings: str) -> AsyncGenerator[Served]:
+async def deployment(
+    *args: str, log: IO[str] | None = None, **settings: str
+) -> AsyncGenerator[Served]:
     """Start `pdserve serve ARGS` on free ports; stop it afterwards.
 
-    `settings` are environment variables, such as PDSERVE_ENGINE__SWAP_GIB.
+    `settings` are environment variables, such as PDSERVE_ENGINE__SWAP_GIB. stderr goes to `log`, if given.
     """
     pdserve = str(Path(sys.executable).parent / "pdserve")
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | settings
     process = await asyncio.create_subprocess_exec(
         *(pdserve, "serve", *args, "--grpc-port", "0", "--http-port", "0"),
         stdout=asyncio.subprocess.PIPE,
+        stderr=log,
         env=environment,
     )
     try:
