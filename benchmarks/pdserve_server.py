@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -37,15 +37,22 @@ async def serving(*args: str, **settings: str) -> AsyncGenerator[str]:
 
 
 @contextlib.asynccontextmanager
-async def deployment(
-    *args: str, log: IO[str] | None = None, **settings: str
-) -> AsyncGenerator[Served]:
+async def deployment(*args: str, **settings: str) -> AsyncGenerator[Served]:
     """Start `pdserve serve ARGS` on free ports; stop it afterwards.
 
-    `settings` are environment variables, such as PDSERVE_ENGINE__SWAP_GIB. stderr goes to `log`, if given.
+    `settings` are environment variables, such as PDSERVE_ENGINE__SWAP_GIB.
     """
+    async with logged_deployment(None, args, settings) as served:
+        yield served
+
+
+@contextlib.asynccontextmanager
+async def logged_deployment(
+    log: IO[str] | None, args: Sequence[str], settings: Mapping[str, str]
+) -> AsyncGenerator[Served]:
+    """Run as `deployment` does; what the server writes to stderr goes to `log`, if given."""
     pdserve = str(Path(sys.executable).parent / "pdserve")
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | settings
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {**settings}
     process = await asyncio.create_subprocess_exec(
         *(pdserve, "serve", *args, "--grpc-port", "0", "--http-port", "0"),
         stdout=asyncio.subprocess.PIPE,

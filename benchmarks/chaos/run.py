@@ -24,7 +24,7 @@ from benchmarks.chaos.load import Load, ask_undisturbed
 from benchmarks.chaos.questions import Sizes, draw_questions
 from benchmarks.chaos.report import Remains, Report, Run, make_report
 from benchmarks.chaos.store import StoreUse, store_use
-from benchmarks.pdserve_server import deployment
+from benchmarks.pdserve_server import logged_deployment
 from pdserve.client import AsyncClient
 
 _FLAGS = ("--prefill", "1", "--decode", "2", "--dtype", "float32", "--policy", "least_loaded")
@@ -95,7 +95,7 @@ async def run(plan: Plan, log: IO[str], on_start: Callable[[Chaos], None]) -> Re
     token = secrets.token_hex(32)  # of the private Ray
     settings = _SETTINGS | {"RAY_AUTH_TOKEN": token}
     async with (
-        deployment(plan.model, *_FLAGS, log=log, **settings) as served,
+        logged_deployment(log, (plan.model, *_FLAGS), settings) as served,
         AsyncClient(served.address) as client,
     ):
         fleet = Fleet(client, served.address, served.router_pid)
