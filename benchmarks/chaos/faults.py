@@ -56,7 +56,7 @@ def _hanging(role: int) -> Callable[[Fleet, random.Random], Awaitable[Strike]]:
 def _stopping(role: int) -> Callable[[Fleet, random.Random], Awaitable[Strike]]:
     async def strike(fleet: Fleet, draw: random.Random) -> Strike:
         [victim] = draw.sample(await fleet.workers(role), 1)
-        askings = await fleet.askings_at(victim.name)
+        askings = await fleet.until_busy(victim.name)
         at_s = time.monotonic()
         _send(victim, signal.SIGSTOP)
         try:
@@ -72,7 +72,7 @@ async def _signal(
     fleet: Fleet, draw: random.Random, role: int, number: int, what: signal.Signals
 ) -> Strike:
     victims = draw.sample(await fleet.workers(role), number)
-    askings = await fleet.askings_at(*(victim.name for victim in victims))
+    askings = await fleet.until_busy(*(victim.name for victim in victims))
     at_s = time.monotonic()
     for victim in victims:
         _send(victim, what)
@@ -88,7 +88,7 @@ async def _kill_supervisor(fleet: Fleet, draw: random.Random) -> Strike:
 
 async def _cut(fleet: Fleet, draw: random.Random) -> Strike:
     workers = draw.sample(await fleet.workers(DECODE, PREFILL), 1)
-    askings = await fleet.askings_at(*(worker.name for worker in workers))
+    askings = await fleet.until_busy(*(worker.name for worker in workers))
     at_s = time.monotonic()
     await asyncio.to_thread(cut_connections, [worker.address for worker in workers])
     return Strike(at_s, askings)

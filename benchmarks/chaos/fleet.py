@@ -14,6 +14,7 @@ from pdserve.v1 import admin_pb2
 READY = admin_pb2.WORKER_STATE_READY
 PREFILL, DECODE = admin_pb2.WORKER_ROLE_PREFILL, admin_pb2.WORKER_ROLE_DECODE
 _LOOK_S = 0.1
+_LOOKS = 100  # a prefill worker has a question for moments only
 
 
 @dataclass(slots=True)
@@ -58,6 +59,13 @@ class Fleet:
             for holder in worker.ledger.holders
         }
         return [asking for name, asking in list(self.running.items()) if name in held]
+
+    async def until_busy(self, *names: str) -> list[Asking]:
+        """Return the questions that these workers have, as soon as there is one; none in vain."""
+        for _ in range(_LOOKS):
+            if found := await self.askings_at(*names):
+                return found
+        return []
 
     async def until_whole(self, replaced: dict[str, str], timeout_s: float) -> None:
         """Wait until all workers are ready, these in other incarnations. Raises TimeoutError."""

@@ -34,7 +34,7 @@ async def store_use(fleet: Fleet, ray_token: str) -> StoreUse:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         cwd=_FOLDER,
-        env=os.environ | {"RAY_AUTH_TOKEN": ray_token},
+        env=os.environ | {"RAY_AUTH_TOKEN": ray_token, "RAY_AUTH_MODE": "token"},
     )
     async with asyncio.timeout(_WITHIN_S):
         out, err = await process.communicate()

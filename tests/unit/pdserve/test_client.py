@@ -8,6 +8,7 @@ import pytest
 from common.rpc.status import to_status
 from pdserve.client import AsyncClient
 from pdserve.errors import (
+    AbortedError,
     DuplicateRequestError,
     InternalError,
     InvalidRequestError,
@@ -36,6 +37,7 @@ KINDS: dict[str, type[RequestError]] = {
     "FAILED_PRECONDITION": PreconditionError,
     "ALREADY_EXISTS": DuplicateRequestError,
     "RESOURCE_EXHAUSTED": OverloadedError,
+    "ABORTED": AbortedError,
     "CANCELLED": RequestCancelledError,
     "DEADLINE_EXCEEDED": RequestTimeoutError,
     "UNAVAILABLE": UnavailableError,
