@@ -25,7 +25,7 @@ def command(
     ] = "smollm2-135m",
     seed: Annotated[int | None, typer.Option(min=0, help="Unset: a random one")] = None,
     minutes: Annotated[float, typer.Option(min=0.1, max=10_000, help="Length of the run")] = 10.0,
-    users: Annotated[int, typer.Option(min=1, max=256, help="Questions at once")] = 8,
+    users: Annotated[int, typer.Option(min=1, max=256, help="Questions at once")] = 12,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="File for the report, with the machine's facts")
     ] = None,

@@ -37,6 +37,7 @@ _SETTINGS = {
     "PDSERVE_ROUTER__MAX_OUTAGE_S": "600",
     "PDSERVE_START_TIMEOUT_S": "300",
 }
+_SIZES = Sizes(words=(12, 200), tokens=(12, 60))
 _PAUSE_S = (0.5, 3.0)
 _SETTLE_S, _WHOLE_WITHIN_S, _END_WITHIN_S = 30.0, 300.0, 30.0
 
@@ -100,7 +101,7 @@ async def run(plan: Plan, log: IO[str], on_start: Callable[[Chaos], None]) -> Re
     ):
         fleet = Fleet(client, served.address, served.router_pid)
         draw = random.Random(plan.seed)
-        questions = draw_questions(draw, plan.per_kind, Sizes())
+        questions = draw_questions(draw, plan.per_kind, _SIZES)
         load = Load(fleet, await ask_undisturbed(fleet, questions), draw)
         before = await store_use(fleet, token)
         chaos = Chaos(plan, fleet, load)
