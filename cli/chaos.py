@@ -14,6 +14,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from cli.model import progress_bars
+from common.cache_dir import default_cache_dir
+from common.engine.weights.resolve import resolve_model
+from pdserve.errors import InternalError, SetupError
+
 if TYPE_CHECKING:
     from benchmarks.chaos.report import Report
     from benchmarks.chaos.run import Chaos, Plan
@@ -31,15 +36,22 @@ def command(
     ] = None,
 ) -> None:
     """Kill, stop and cut a deployment of its own under load; exit 1 unless every text is right."""
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise SetupError(f"--json {json_file}: no such folder", "make it, or name another file")
     # these load much, and `pdserve --help` needs none of it
     from benchmarks.chaos.run import Plan
     from benchmarks.environment import describe
 
+    with progress_bars() as progress:
+        resolve_model(model, default_cache_dir(), progress)  # fetched before the clock runs
     plan = Plan(model, secrets.randbelow(2**32) if seed is None else seed, minutes, users)
     console = Console()
     with NamedTemporaryFile("w", prefix="pdserve-chaos-", suffix=".log", delete=False) as log:
         console.print(f"seed {plan.seed}; the deployment's log is {log.name}", highlight=False)
-        report = asyncio.run(_run(plan, log, console))
+        try:
+            report = asyncio.run(_run(plan, log, console))
+        except Exception as error:  # a worker that does not come back, most likely
+            raise InternalError(f"the run ended early: {_first(error)!r}") from error
     _print(console, report)
     if json_file is not None:
         figures = asdict(plan) | asdict(report)
@@ -47,6 +59,12 @@ def command(
         json_file.write_text(text + "\n", "utf-8")
     if not report.is_clean:
         raise typer.Exit(1)
+
+
+def _first(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def _run(plan: "Plan", log: IO[str], console: Console) -> "Report":
@@ -77,9 +95,8 @@ class _View:
 
 def _live_table(chaos: "Chaos") -> Table:
     ended = chaos.load.ended
-    right = sum(map(chaos.load.is_right, ended))
     left_s = max(chaos.until_s - time.monotonic(), 0)
-    title = f"{left_s:.0f} s left · {len(ended)} answers, {right} as undisturbed"
+    title = f"{left_s:.0f} s left · {len(ended)} answers, {chaos.load.num_right} as undisturbed"
     table = Table("fault", "runs", "last recovery, s", title=title)
     for name in dict.fromkeys(run.fault for run in chaos.runs):
         recoveries = [run.recovery_s for run in chaos.runs if run.fault == name]

@@ -38,6 +38,7 @@ class Load:
         self, fleet: Fleet, expected: Mapping[Question, tuple[Choice, ...]], draw: random.Random
     ) -> None:
         self.ended: list[Asking] = []
+        self.num_right = 0
         self._fleet = fleet
         self._expected = expected
         self._questions = list(expected)
@@ -60,3 +61,4 @@ class Load:
             await asking.run(self._fleet.client, ANSWER_WITHIN_S)
             del self._fleet.running[asking.request_id]
             self.ended.append(asking)
+            self.num_right += self.is_right(asking)

@@ -1,6 +1,7 @@
 """Router and worker in two network namespaces: `unshare -n python -m tests.faults.partition ...`.
 
-Arguments: a model's folder; "down" (the link) or "drop" (what the worker sends); for how many seconds.
+Arguments: a model's folder; "down" (the link) or "drop" (what the worker sends); "briefly", or until the
+router has given the worker up, "long".
 """
 
 import asyncio
@@ -14,12 +15,16 @@ from pathlib import Path
 from benchmarks.chaos.fleet import Fleet
 from benchmarks.chaos.questions import Sizes, draw_questions
 from common.config import RouterConfig
+from common.telemetry.logs import configure_logs
+from pdserve.v1 import admin_pb2
 from tests.faults.far_worker import FAR_LINK, NEAR, ip
 from tests.faults.texts import Answers, ask_all, check_answers, check_nothing_is_left
 from tests.integration.support.router_stack import routing
 from tests.patience import WITHIN_S
 
+UNREACHABLE = admin_pb2.WORKER_STATE_UNREACHABLE
 NEAR_LINK = "pdnear"
+_BRIEFLY_S = 2.0  # shorter than the silence after which a router gives a worker up
 QUESTIONS = draw_questions(random.Random(9), 2, Sizes(words=(4, 12), tokens=(300, 400)))
 
 
@@ -80,8 +85,9 @@ async def parted(far: Far, way: str) -> AsyncIterator[None]:
         await far.tell("heal")
 
 
-async def main(folder: str, way: str, seconds: float) -> None:
+async def main(folder: str, way: str, length: str) -> None:
     """Part them under load; each answer must be that of an undisturbed run."""
+    configure_logs(process="router")
     config = RouterConfig(max_outage_s=WITHIN_S)
     async with far_worker(folder) as far, routing(Path(folder), [far.address], config) as stack:
         fleet = Fleet(stack.client, stack.address, 0)
@@ -90,11 +96,14 @@ async def main(folder: str, way: str, seconds: float) -> None:
         answers = Answers(fleet, QUESTIONS, "parted")
         await answers.until_messages(200)
         async with parted(far, way):
-            await asyncio.sleep(seconds)  # the fault's own length
+            if length == "long":
+                await stack.until(lambda status: status.workers[0].state == UNREACHABLE)
+            else:
+                await asyncio.sleep(_BRIEFLY_S)  # the fault's own length
         check_answers(await answers.all(), expected)
         await check_nothing_is_left(fleet)
     print(f"all {len(QUESTIONS)} as undisturbed")
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], float(sys.argv[3])))
+    asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3]))
