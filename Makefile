@@ -5,10 +5,10 @@ STAMP  := $(VENV)/.installed
 PYTHON ?= python3
 # the public API as of the last release
 BASELINE := proto/baseline.binpb
-QUICK  := not slow and not gpu and not clients
+QUICK  := not slow and not gpu and not clients and not faults
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-cpus test-slow test-clients test-gpu proto sync-client bench bench-cpus bench-handoff bench-overload bench-gpu docs clean proto-baseline
+.PHONY: help setup demo test check test-cpus test-slow test-faults chaos test-clients test-gpu proto sync-client bench bench-cpus bench-handoff bench-overload bench-gpu docs clean proto-baseline
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,7 +36,7 @@ check: $(STAMP)  ## ruff, mypy --strict, import contracts, the public API, links
 
 test: setup check  ## static checks and the test suite (CI runs this)
 	$(PY) -m pytest -q -m "$(QUICK) and not deployment" -n 2 --dist loadfile
-	$(PY) -m pytest -q -m "$(QUICK) and deployment" tests/integration/served
+	$(PY) -m pytest -q -m "$(QUICK) and deployment" tests/integration/served tests/faults
 
 # tests of kernels and engine, and the CPUs that they run as (LLVM's names); a CPU that this one cannot stand in
 # for fails them, so name others: make test-cpus CPUS=haswell
@@ -50,6 +50,13 @@ test-cpus: setup  ## kernel and engine tests as other CPUs run them, and as this
 
 test-slow: setup  ## tests that take minutes
 	$(PY) -m pytest -q -m slow
+
+test-faults: setup  ## every fault on real processes, and 1,000 simulated plans of faults
+	$(PY) -m pytest -q -m "slow or not slow" tests/simulation
+	$(PY) -m pytest -q -m "faults or not faults" tests/faults
+
+chaos: setup  ## ten minutes of random faults on a deployment, every answer compared
+	$(VENV)/bin/pdserve chaos --minutes 10
 
 # client libraries and load tools, each in an environment of its own
 CLIENTS := $(VENV)/clients

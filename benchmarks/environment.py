@@ -18,7 +18,7 @@ def describe() -> dict[str, object]:
     """Return hardware, versions, date and command line."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "command": " ".join([f"python -m benchmarks.{_command_name()}", *sys.argv[1:]]),
+        "command": " ".join([_command_name(), *sys.argv[1:]]),
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
         "system": platform.platform(),
@@ -42,7 +42,11 @@ def _on_one_line(numbers: re.Match[str]) -> str:
 
 def _command_name() -> str:
     script = Path(sys.argv[0])
-    return script.parent.name if script.stem == "__main__" else script.stem
+    if script.stem == "pdserve":
+        return "pdserve"
+    return (
+        f"python -m benchmarks.{script.parent.name if script.stem == '__main__' else script.stem}"
+    )
 
 
 def _version(library: str) -> str:

@@ -6,14 +6,15 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from pdserve.client import AsyncClient
 from pdserve.v1 import inference_pb2
 
-_START_TIMEOUT_S = 120.0
+_START_TIMEOUT_S = 300.0  # on a busy machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +42,21 @@ async def deployment(*args: str, **settings: str) -> AsyncGenerator[Served]:
 
     `settings` are environment variables, such as PDSERVE_ENGINE__SWAP_GIB.
     """
+    async with logged_deployment(None, args, settings) as served:
+        yield served
+
+
+@contextlib.asynccontextmanager
+async def logged_deployment(
+    log: IO[str] | None, args: Sequence[str], settings: Mapping[str, str]
+) -> AsyncGenerator[Served]:
+    """Run as `deployment` does; what the server writes to stderr goes to `log`, if given."""
     pdserve = str(Path(sys.executable).parent / "pdserve")
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | settings
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {**settings}
     process = await asyncio.create_subprocess_exec(
         *(pdserve, "serve", *args, "--grpc-port", "0", "--http-port", "0"),
         stdout=asyncio.subprocess.PIPE,
+        stderr=log,
         env=environment,
     )
     try:

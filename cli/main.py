@@ -5,6 +5,7 @@ import sys
 import typer
 
 from cli import (
+    chaos,
     chat,
     config,
     demo,
@@ -42,6 +43,7 @@ app.command("explain")(reaches_router(explain.command))
 app.command("logs")(logs.command)
 app.command("doctor")(doctor.command)
 app.command("demo")(demo.command)
+app.command("chaos")(chaos.command)
 app.add_typer(config.app, name="config", help="Show the settings and their schema.")
 app.add_typer(model.app, name="model", help="Fetch and list models.")
 app.add_typer(token.app, name="token", help="Make tokens for clients of a router.")

@@ -13,9 +13,10 @@ VARIABLE = "PDSERVE_FAILPOINTS"
 KNOWN = {
     "abort_at_start": "WORKER or ROLE: the worker aborts before it loads anything",
     "step_raises_on_token": "TOKEN: a step that runs this token raises",
+    "exit_on_token": "TOKEN: the worker is killed in a step that runs this token",
     "exit_at_step": "WORKER:N: the worker is killed before its N-th step with work, counted from 1",
     "hang_at_step": "WORKER:N: the engine's thread stands still for ever before that step",
-    "slow_steps": "WORKER:SECONDS: each step with work takes so much longer",
+    "slow_steps": "WORKER:SECONDS: each step with work takes so much longer; *: of all workers",
 }
 
 
@@ -27,9 +28,12 @@ def value(name: str) -> str | None:
 
 
 def value_for(name: str, worker: str) -> str | None:
-    """Return the value behind "WORKER:" of a failpoint that is active for this worker; else None."""
+    """Return the value behind "WORKER:" of a failpoint that is active for this worker; else None.
+
+    The worker "*" stands for all.
+    """
     chosen, _, text = (value(name) or "").rpartition(":")
-    return text if chosen == worker else None
+    return text if chosen in (worker, "*") else None
 
 
 def check() -> None:

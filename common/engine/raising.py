@@ -1,7 +1,10 @@
-"""Failpoint `step_raises_on_token`: a model that raises on purpose, since none is known that does.
+"""Failpoints of one token: a model that raises, or kills its process, since none is known that does.
 
 The token must be none of those that an engine tries at its start (self_check.py, profiling/profiler.py).
 """
+
+import os
+import signal
 
 import torch
 
@@ -11,7 +14,9 @@ from common.engine.ragged import RaggedInputs
 
 
 def with_failpoint(model: TokenModel) -> TokenModel:
-    """Return the same model, or one that raises on the failpoint's token where the failpoint is active."""
+    """Return the same model, or one that fails on the failpoint's token where a failpoint is active."""
+    if (token_id := failpoints.value("exit_on_token")) is not None:
+        model = KillingModel(model, int(token_id))
     token_id = failpoints.value("step_raises_on_token")
     return model if token_id is None else RaisingModel(model, int(token_id))
 
@@ -28,4 +33,19 @@ class RaisingModel:
         """Implement TokenModel.logits."""
         if (inputs.input_ids == self._token_id).any():
             raise RuntimeError("the failpoint step_raises_on_token")
+        return self._model.logits(inputs)
+
+
+class KillingModel:
+    """TokenModel that kills its process in a step that runs one token, as a bad kernel would."""
+
+    def __init__(self, model: TokenModel, token_id: int) -> None:
+        self._model = model
+        self._token_id = token_id
+        self.name = model.name
+
+    def logits(self, inputs: RaggedInputs) -> torch.Tensor:
+        """Implement TokenModel.logits."""
+        if (inputs.input_ids == self._token_id).any():
+            os.kill(os.getpid(), signal.SIGKILL)
         return self._model.logits(inputs)

@@ -11,6 +11,7 @@ from tests.simulation.world import World
 QUICK = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )
+MANY = settings(QUICK, max_examples=1000)
 
 
 def simulate(plan: Plan) -> Result:
@@ -23,6 +24,14 @@ def simulate(plan: Plan) -> Result:
 @QUICK
 @given(PLANS)
 def test_no_fault_changes_a_text(plan: Plan) -> None:
+    simulate(plan)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@MANY
+@given(PLANS)
+def test_no_fault_of_a_thousand_plans_changes_a_text(plan: Plan) -> None:
     simulate(plan)
 
 

@@ -64,3 +64,10 @@ def test_a_worker_fails_behind_the_step_before_the_named_one(named: None) -> Non
             assert failed == []
             assert faulty(), number
         assert failed == [worker]
+
+
+@pytest.mark.parametrize("named", ["slow_steps=*:0.02"], indirect=True)
+def test_a_star_names_every_worker(named: None) -> None:
+    assert failpoints.value_for("slow_steps", "decode-0") == "0.02"
+    assert failpoints.value_for("slow_steps", "prefill-3") == "0.02"
+    assert failpoints.value_for("exit_at_step", "decode-0") is None

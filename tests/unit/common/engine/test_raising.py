@@ -1,3 +1,5 @@
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -6,7 +8,7 @@ import pytest
 
 from common import failpoints
 from common.engine.batch import Batch, BatchEntry
-from common.engine.raising import RaisingModel, with_failpoint
+from common.engine.raising import KillingModel, RaisingModel, with_failpoint
 from tests.unit.common.engine.breaking import with_model
 from tests.unit.common.engine.sequences import hold, make_sequence
 from tests.unit.decode_worker.driven_engine import tiny_engine
@@ -37,6 +39,17 @@ def test_a_named_one_raises_where_its_token_is_run(active: None) -> None:
                 engine.runner.run(batch)
         else:
             assert len(engine.runner.run(batch)) == 1
+        engine.pool.release(seq.block_table)
+
+
+def test_a_worker_is_killed_where_its_token_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda *args: killed.append(args))
+    engine = with_model(tiny_engine(), lambda model: KillingModel(model, 77))
+    for prompt, kills in (([1, 7, 2], []), ([1, 77, 2], [(os.getpid(), signal.SIGKILL)])):
+        seq = hold(engine.pool, make_sequence(prompt))
+        engine.runner.run(Batch((BatchEntry(seq, 3),)))
+        assert killed == kills
         engine.pool.release(seq.block_table)
 
 

@@ -1,0 +1,60 @@
+"""Object store of a deployment's private Ray, asked from a process of its own.
+
+Whoever starts the deployment gives it the token of its Ray, and so knows it.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks.chaos.fleet import Fleet
+
+_WITHIN_S = 120.0
+_FOLDER = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreUse:
+    """Objects of a node's store."""
+
+    num_objects: int
+    used_bytes: int
+    spilled_bytes: int  # since the start
+
+
+async def store_use(fleet: Fleet, ray_token: str) -> StoreUse:
+    """Return the use of the fleet's store. Raises OSError, TimeoutError."""
+    raylet = next(one for one in fleet.processes() if one.name() == "raylet")
+    given = next(part for part in raylet.cmdline() if part.startswith("--gcs-address="))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "benchmarks.chaos.store", given.partition("=")[2]),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=_FOLDER,
+        env=os.environ | {"RAY_AUTH_TOKEN": ray_token, "RAY_AUTH_MODE": "token"},
+    )
+    async with asyncio.timeout(_WITHIN_S):
+        out, err = await process.communicate()
+    if process.returncode:
+        raise OSError(f"the object store is unknown: {err.decode().strip()[-500:]}")
+    return StoreUse(**json.loads(out))
+
+
+def _main(address: str) -> None:
+    import ray  # private names: no public one asks a raylet without a dashboard
+    from ray._private import internal_api
+
+    ray.init(address, log_to_driver=False, configure_logging=False)
+    node = ray.nodes()[0]
+    stats = internal_api.node_stats(node["NodeManagerAddress"], node["NodeManagerPort"]).store_stats
+    use = StoreUse(
+        stats.num_local_objects, stats.object_store_bytes_used, stats.spilled_bytes_total
+    )
+    print(json.dumps(asdict(use)))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

@@ -1,0 +1,127 @@
+import json
+import random
+
+import pytest
+
+from benchmarks.chaos.asking import Asking, Choice
+from benchmarks.chaos.questions import KINDS, Question, Sizes, draw_questions
+from benchmarks.chaos.report import UNTOUCHED, Remains, Report, Run, make_report, percentile
+from benchmarks.chaos.table import BEGIN, END, FIGURES, PAGE, render, update
+from pdserve.v1 import inference_pb2
+
+CLEAN = Remains(blocks=0, objects=0, requests=0, spilled_bytes=0, adds_up=True)
+KILL, STOP = "decode worker killed", "decode worker stopped for 1 to 7 s"
+QUESTION = Question("greedy", "a river", inference_pb2.SamplingParams())
+WHOLE = (Choice("abc", (1, 2, 3), "length", (-0.5, -1.5, -2.5)),)
+
+
+def asked(text: str, *tokens: int, ends: bool = True, logprob: float = -0.5) -> Asking:
+    """Return a question that was answered with these tokens, all of them in one message."""
+    asking = Asking(QUESTION, "r")
+    logprobs = [
+        inference_pb2.TokenLogprobs(logprob=logprob - place) for place in range(len(tokens))
+    ]
+    reason = inference_pb2.FINISH_REASON_LENGTH
+    asking._add(
+        inference_pb2.GenerateResponse(
+            text=text,
+            token_ids=tokens,
+            logprobs=logprobs,
+            finished=inference_pb2.Finished(reason=reason) if ends else None,
+        )
+    )
+    return asking
+
+
+def test_only_the_same_text_tokens_end_and_logprobs_agree() -> None:
+    assert asked("abc", 1, 2, 3).agrees_with(WHOLE)
+    assert asked("abc", 1, 2, 3, logprob=-0.5004).agrees_with(WHOLE)
+    for other in (
+        asked("abd", 1, 2, 3),
+        asked("abc", 1, 2, 4),
+        asked("abc", 1, 2, 3, ends=False),
+        asked("ab", 1, 2),
+        asked("abc", 1, 2, 3, logprob=-0.6),
+        Asking(QUESTION, "empty"),
+    ):
+        assert not other.agrees_with(WHOLE)
+
+
+def test_of_a_cancelled_answer_the_beginning_counts() -> None:
+    for asking, agrees in (
+        (asked("ab", 1, 2, ends=False), True),
+        (Asking(QUESTION, "empty"), True),
+        (asked("ax", 1, 2, ends=False), False),
+        (asked("ab", 1, 9, ends=False), False),
+    ):
+        asking.is_cancelled = True
+        assert asking.agrees_with(WHOLE) is agrees
+
+
+def test_a_token_that_is_missing_or_doubled_is_an_error() -> None:
+    asking = asked("abc", 1, 2, 3, ends=False)
+    asking._add(inference_pb2.GenerateResponse(text="e", token_ids=[5], index=4))
+    assert asking.error == "token 3 was to come, and 4 came"
+    assert not asking.agrees_with(WHOLE)
+
+
+def report_of(*askings: Asking, remains: Remains = CLEAN, processes_left: int = 0) -> Report:
+    runs = [Run(KILL, 10.0), Run(STOP, 2.0), Run(KILL, 12.0)]
+    right = {id(asking) for asking in askings if asking.agrees_with(WHOLE)}
+    return make_report(runs, askings, lambda one: id(one) in right, remains, processes_left)
+
+
+def test_each_fault_has_what_it_met() -> None:
+    met, twice, untouched = (asked("abc", 1, 2, 3) for _ in range(3))
+    for asking, at_s in ((met, 1.0), (twice, 3.0)):
+        asking.times_s, asking.struck = [0.5, at_s + 0.25], {KILL: at_s}
+    twice.struck[STOP] = 99.0  # nothing came afterwards
+    report = report_of(met, twice, untouched)
+    rows = {row.fault: row for row in report.rows}
+    assert list(rows) == [KILL, STOP, UNTOUCHED]
+    kill, stop = rows[KILL], rows[STOP]
+    assert (kill.runs, kill.requests, kill.identical) == (2, 2, 2)
+    assert (kill.gap_p50_s, kill.recovery_p50_s, kill.recovery_max_s) == (0.25, 11.0, 12.0)
+    assert (stop.requests, stop.gap_p50_s) == (1, None)
+    assert rows[UNTOUCHED].requests == 1
+    assert report.is_clean
+
+
+def test_a_wrong_text_or_anything_left_is_not_clean() -> None:
+    right, wrong = asked("abc", 1, 2, 3), asked("abd", 1, 2, 3)
+    wrong.struck = {KILL: 1.0}
+    report = report_of(right, wrong)
+    assert (report.requests, report.identical, report.is_clean) == (2, 1, False)
+    assert report.errors == [f"r (greedy; met {KILL}): other text"]
+    assert not report_of(right, processes_left=1).is_clean
+    for blocks, objects, requests, adds_up in (
+        (1, 0, 0, True),
+        (0, 1, 0, True),
+        (0, 0, 1, True),
+        (0, 0, 0, False),
+    ):
+        assert not report_of(right, remains=Remains(blocks, objects, requests, 0, adds_up)).is_clean
+
+
+def test_a_percentile_is_a_value_of_the_list() -> None:
+    assert percentile([3.0, 1.0, 2.0], 0.5) == 2.0
+    assert percentile([*map(float, range(200))], 0.99) == 198.0
+    assert percentile([7.0], 0.99) == 7.0
+
+
+def test_a_seed_draws_the_same_questions_of_every_kind() -> None:
+    first, second = (draw_questions(random.Random(3), 2, Sizes()) for _ in range(2))
+    assert [one.prompt for one in first] == [one.prompt for one in second]
+    assert sorted(one.kind for one in first) == sorted([*KINDS, *KINDS])
+    assert {len(one.sampling.structured_output.json_schema) > 0 for one in first} == {True, False}
+
+
+def test_the_page_has_the_table_of_the_committed_figures() -> None:
+    page = PAGE.read_text("utf-8")
+    assert update(page, render(json.loads(FIGURES.read_text("utf-8")))) == page
+
+
+def test_a_page_without_a_place_for_the_table_is_refused() -> None:
+    assert update(f"a\n{BEGIN}old\n{END}b\n", "new\n") == f"a\n{BEGIN}new\n{END}b\n"
+    with pytest.raises(ValueError, match="no <!--"):
+        update("nothing\n", "new\n")
