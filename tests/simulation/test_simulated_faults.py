@@ -39,7 +39,7 @@ def test_no_fault_of_a_thousand_plans_changes_a_text(plan: Plan) -> None:
 @pytest.mark.parametrize("worker", [0, 1, 2])
 def test_each_fault_at_each_moment(kind: str, worker: int) -> None:
     requests = tuple(Request(0.05 * number, 12 + 9 * number, 25) for number in range(4))
-    for moment in range(0, 60, 3):
+    for moment in range(0, 60, 6):
         fault = Fault(moment / 40, kind, worker, for_s=0.7)
         result = simulate(Plan(moment, 1, 2, requests, (fault,)))
         assert result.outcomes == {kind: 1, "completed": 4}
