@@ -36,7 +36,7 @@ check: $(STAMP)  ## ruff, mypy --strict, import contracts, the public API, links
 
 test: setup check  ## static checks and the test suite (CI runs this)
 	$(PY) -m pytest -q -m "$(QUICK) and not deployment" -n 2 --dist loadfile
-	$(PY) -m pytest -q -m "$(QUICK) and deployment"
+	$(PY) -m pytest -q -m "$(QUICK) and deployment" tests/integration/served
 
 # tests of kernels and engine, and the CPUs that they run as (LLVM's names); a CPU that this one cannot stand in
 # for fails them, so name others: make test-cpus CPUS=haswell
@@ -51,14 +51,21 @@ test-cpus: setup  ## kernel and engine tests as other CPUs run them, and as this
 test-slow: setup  ## tests that take minutes
 	$(PY) -m pytest -q -m slow
 
-CLIENTS := $(VENV)/clients/bin/python
-$(CLIENTS): tests/integration/clients/requirements.txt
-	$(PYTHON) -m venv $(VENV)/clients
-	$@ -m pip install -q -r $<
+# client libraries and load tools, each in an environment of its own
+CLIENTS := $(VENV)/clients
+INSTALLED := $(patsubst %,$(CLIENTS)/%/.installed,libraries aiperf guidellm javascript)
+
+$(CLIENTS)/%/.installed: tests/integration/clients/tools/%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install -q -r $<
 	touch $@
 
-test-clients: setup $(CLIENTS)  ## litellm, langchain, instructor, pydantic-ai against a deployment
-	PDSERVE_CLIENTS_PYTHON=$(CLIENTS) $(PY) -m pytest -q -m clients
+$(CLIENTS)/javascript/.installed: tests/integration/clients/javascript/package.json
+	mkdir -p $(@D) && cp $< $(@D)
+	if command -v npm; then npm install --silent --prefix $(@D) && touch $@; fi
+
+test-clients: setup $(INSTALLED)  ## client libraries, load tools and schemathesis, unmodified
+	PDSERVE_CLIENTS=$(abspath $(CLIENTS)) $(PY) -m pytest -q -m clients
 
 test-gpu: setup  ## tests that need a CUDA device
 	$(PY) -m pytest -q -m gpu

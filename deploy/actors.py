@@ -90,6 +90,9 @@ class WorkerActor:
 
 def _build_host(spec: WorkerSpec, on_crash: OnCrash, stage: BeginStage) -> "EngineHost":
     with stage("importing torch"):
+        from common.engine.quick_import import import_transformers
+
+        import_transformers()
         from common.kv_transfer.ray_store import RayNodeStore
         from common.worker.host import build_host
 

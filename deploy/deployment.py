@@ -14,7 +14,7 @@ from common.config import ServeConfig
 from common.machine import read_cores
 from common.messages import Role
 from deploy.placement import Share, share_cores
-from deploy.ray_session import start_ray, stop_ray
+from deploy.ray_session import kill_ray, lost_process, start_ray, stop_ray
 from deploy.remote_supervisor import RemoteSupervisor, find_supervisor, progress_of, result_of_call
 from deploy.starting import StartReport
 from deploy.supervisor_actor import OWNER_GONE_AFTER_S, SUPERVISOR, Facts, SupervisorActor
@@ -82,6 +82,9 @@ class Deployment:
 
         Never call it during `start`; call `abort` first to end a change.
         """
+        if lost_process():
+            kill_ray()
+            return
         # workers that still load react to nothing; those of a private Ray end with it
         must_stop_workers = self._has_started or self._config.ray_address is not None
         if self._supervisor is not None and must_stop_workers:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import ray
 from ray._private import worker as ray_worker
+from ray._private.ray_constants import PROCESS_TYPE_GCS_SERVER, PROCESS_TYPE_RAYLET
 
 from common.config import ServeConfig
 from common.machine import Memory, read_memory
@@ -16,6 +17,7 @@ from deploy.private_ray import quick_start
 from pdserve.errors import SetupError
 
 _MIB = 2**20
+_VITAL = (PROCESS_TYPE_GCS_SERVER, PROCESS_TYPE_RAYLET)
 _SHM = Path("/dev/shm")  # noqa: S108 - looked at only
 _LISTENING_WITHIN_S = 5.0
 _MIN_STORE_BYTES = 128 * _MIB
@@ -54,6 +56,20 @@ def start_ray(config: ServeConfig, num_cpus: int) -> bool:
 def stop_ray() -> None:
     """Disconnect; a private Ray ends with all its processes."""
     ray.shutdown()
+
+
+def lost_process() -> str:
+    """Return the name of a process of a private Ray that has died; "" while Ray can go on."""
+    node = ray_worker._global_node
+    dead = node.dead_processes() if node is not None else []
+    return next((name for name, _ in dead if name in _VITAL), "")
+
+
+def kill_ray() -> None:
+    """Kill a private Ray's processes; for one that lacks a process, which would not stop in time."""
+    node = ray_worker._global_node
+    if node is not None:
+        node.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
 
 
 def _store_bytes(config: ServeConfig, memory: Memory) -> int:

@@ -12,17 +12,18 @@ from common.uninterrupted import uninterrupted
 from deploy.deployment import Deployment
 from deploy.fleet import DeploymentFleet
 from deploy.membership_feed import MembershipFeed
-from deploy.ray_session import start_ray, stop_ray
+from deploy.ray_session import lost_process, start_ray, stop_ray
 from deploy.remote_supervisor import RemoteSupervisor, find_supervisor
 from deploy.signals import EndSignals
 from deploy.starting import StartReport
 from deploy.supervisor_actor import Facts
-from pdserve.errors import PreconditionError, SetupError
+from pdserve.errors import PreconditionError, SetupError, WorkerDiedError
 from router.access.server_security import ServerSecurity
 from router.app import Router
 from router.edge.http import check_port
 from router.workers.membership import Membership
 
+_RAY_POLL_S = 0.5
 FindModel = Callable[[str], Path]
 
 
@@ -34,9 +35,9 @@ class Endpoints:
     grpc_port: int
     http_port: int
     openai_port: int | None = None  # None: no OpenAI API
-    model: str = ""
     dtype: str = ""  # of weights and KV
     dtype_reason: str = ""
+    model: str = ""
 
     @property
     def grpc_address(self) -> str:
@@ -209,8 +210,19 @@ async def _until_a_signal(
         async with serving as endpoints:
             signals.settle()
             on_ready(endpoints)
-            await asyncio.Event().wait()
+            await _until_ray_is_lost()
     except asyncio.CancelledError:
         return
     finally:
         signals.settle()
+
+
+async def _until_ray_is_lost() -> None:
+    """Wait for ever, or raise WorkerDiedError: without Ray nothing can be started again.
+
+    Without its head (GCS) Ray would end this process after a minute, in the midst of requests.
+    """
+    while not (lost := lost_process()):
+        await asyncio.sleep(_RAY_POLL_S)
+    remedy = "look into Ray's session folder, and serve again"
+    raise WorkerDiedError(f"Ray's process {lost} died, and with it this deployment", remedy)

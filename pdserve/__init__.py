@@ -19,7 +19,7 @@ _HOMES = {
     "AsyncClient": "pdserve.client",
     "Client": "pdserve.sync_client",
     "Completion": "pdserve.completion",
-    "SamplingParams": "pdserve.v1.inference_pb2",
+    "SamplingParams": "pdserve.sampling",  # builds the message
 }
 
 

@@ -12,8 +12,9 @@ from typing import TypeVar
 
 import grpc
 
+from pdserve.building import to_seconds
 from pdserve.connection import Certificate, bearer, credentials, options
-from pdserve.errors import RequestError, UnavailableError
+from pdserve.errors import Reason, RequestError, UnavailableError
 from pdserve.failover import Deadline, Resumption, Routers, can_go_elsewhere, split_addresses
 from pdserve.statuses import to_error
 from pdserve.v1 import admin_pb2_grpc, inference_pb2, inference_pb2_grpc
@@ -59,9 +60,11 @@ class AsyncCalls:
         )
         self._metadata = bearer(token)
         self._retries = retries
+        self._is_closed = False
 
     async def close(self) -> None:
         """Disconnect; what still streams is cancelled."""
+        self._is_closed = True
         for router in self._routers.members:
             await router.channel.close()
 
@@ -72,7 +75,7 @@ class AsyncCalls:
         timeout: float,
     ) -> T:
         """Return a call's answer. Raises the typed error of its status."""
-        deadline = Deadline(timeout)
+        deadline = self._begin(timeout)
         failure: RequestError = UnavailableError("there is no router")
         for router in self._routers.in_turn():
             try:
@@ -91,7 +94,7 @@ class AsyncCalls:
         timeout: float,
     ) -> T:
         """Return the answer to a change, which is asked of one router only. Raises as `ask` does."""
-        deadline = Deadline(timeout)
+        deadline = self._begin(timeout)
         call = method(await self._settle(deadline))
         try:
             return await call(request, timeout=deadline.left_s, metadata=self._metadata)
@@ -105,9 +108,9 @@ class AsyncCalls:
         timeout: float,
     ) -> AsyncGenerator[T]:
         """Yield the steps of a change, which is asked of one router only. Raises as `ask` does."""
-        deadline = Deadline(timeout)
+        deadline = self._begin(timeout)
         router = await self._settle(deadline)
-        stream = self._read(method(router), request, deadline.left_s)
+        stream = self._read(method(router), request, deadline)
         async with aclosing(stream):
             async for response in stream:
                 yield response
@@ -116,7 +119,7 @@ class AsyncCalls:
         self, request: inference_pb2.GenerateRequest, timeout: float | None
     ) -> AsyncGenerator[inference_pb2.GenerateResponse]:
         """Yield an answer; one that is resumable is read on when its stream breaks."""
-        deadline, has_begun = Deadline(timeout), False
+        deadline, has_begun = self._begin(timeout), False
         failure: RequestError = UnavailableError("there is no router")
         for router in self._routers.in_turn():
             try:
@@ -130,6 +133,16 @@ class AsyncCalls:
                     raise
                 failure = error
         raise failure
+
+    def _begin(self, timeout: float | None) -> Deadline:
+        """Return the deadline of a call. Raises RequestError if it cannot begin."""
+        self._check_open()
+        return Deadline(None if timeout is None else to_seconds("timeout", timeout))
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            message = "the client is closed"
+            raise UnavailableError(message, reason=Reason.ROUTER_UNREACHABLE)
 
     async def _settle(self, deadline: Deadline) -> AsyncRouter:
         """Return a router that answers, where there are several."""
@@ -147,7 +160,7 @@ class AsyncCalls:
         method = router.inference.Generate
         while True:
             try:
-                stream = self._read(method, resumption.request, deadline.left_s)
+                stream = self._read(method, resumption.request, deadline)
                 async with aclosing(stream):
                     async for response in stream:
                         resumption.note(response)
@@ -156,14 +169,15 @@ class AsyncCalls:
             except RequestError as error:
                 pause_s = resumption.pause_s(error)
             await asyncio.sleep(pause_s)
+            self._check_open()
 
     async def _read(
         self,
         method: "grpc.aio.UnaryStreamMultiCallable[S, T]",
         request: S,
-        timeout: float | None,
+        deadline: Deadline,
     ) -> AsyncGenerator[T]:
-        call = method(request, timeout=timeout, metadata=self._metadata)
+        call = method(request, timeout=deadline.left_s, metadata=self._metadata)
         try:
             async for response in call:
                 yield response

@@ -4,6 +4,9 @@ import json
 
 import grpc
 
+from pdserve.building import check_text
+from pdserve.errors import InvalidRequestError
+
 MAX_RESPONSE_BYTES = 64 * 2**20  # log-probabilities of a long prompt come in one message
 
 # gRPC retries a call, also a stream, only as long as nothing of its answer has come. It obeys a router that
@@ -47,19 +50,42 @@ Certificate = tuple[bytes, bytes]
 def options(*, retries: bool, has_others: bool = False) -> list[tuple[str, str | int]]:
     """Return the channel's arguments; with `has_others` there are more routers to try soon."""
     others = [("grpc.min_reconnect_backoff_ms", _CONNECT_WITHIN_MS)] if has_others else []
-    return [*_OPTIONS, *others, ("grpc.enable_retries", int(retries))]
+    return [*_OPTIONS, *others, ("grpc.enable_retries", int(bool(retries)))]
 
 
 def credentials(
     root_certificates: bytes | None, client_certificate: Certificate | None
 ) -> grpc.ChannelCredentials | None:
-    """Return TLS credentials if either argument is given; the roots default to the system's."""
+    """Return TLS credentials if either argument is given; the roots default to the system's.
+
+    Raises InvalidRequestError for what is no PEM's bytes.
+    """
     if root_certificates is None and client_certificate is None:
         return None
+    if not isinstance(root_certificates, bytes | None):
+        raise InvalidRequestError("must be bytes (PEM)", field="root_certificates")
+    if client_certificate is not None and not _is_certificate(client_certificate):
+        message = "must be a private key and a certificate chain, both bytes (PEM)"
+        raise InvalidRequestError(message, field="client_certificate")
     key, chain = client_certificate or (None, None)
     return grpc.ssl_channel_credentials(root_certificates, key, chain)
 
 
 def bearer(token: str | None) -> tuple[tuple[str, str], ...]:
-    """Return the metadata that carries a token; none for None."""
+    """Return the metadata that carries a token; none for None or an empty one.
+
+    Raises InvalidRequestError for a token that no metadata can carry.
+    """
+    if token is None:
+        return ()
+    check_text("token", token)
+    if not (token.isascii() and token.isprintable()):
+        message = "holds a character that cannot be sent, perhaps a line break"
+        raise InvalidRequestError(message, field="token")
     return (("authorization", f"Bearer {token}"),) if token else ()
+
+
+def _is_certificate(pair: object) -> bool:
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        return False
+    return all(isinstance(part, bytes) for part in pair)

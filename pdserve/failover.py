@@ -4,7 +4,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar
 
-from pdserve.errors import Reason, RequestError, SetupError, UnavailableError
+from pdserve.building import check_text
+from pdserve.errors import InvalidRequestError, Reason, RequestError, UnavailableError
 from pdserve.v1 import inference_pb2
 
 RESUME_WITHIN_S = 10.0  # router.resume_grace_s, unless it was changed
@@ -14,11 +15,14 @@ R = TypeVar("R")
 
 
 def split_addresses(address: str | Sequence[str]) -> list[str]:
-    """Return the addresses of a list, or of a text with commas. Raises SetupError without any."""
-    parts = address.split(",") if isinstance(address, str) else address
-    found = [part.strip() for part in parts]
+    """Return the addresses of a list, or of a text with commas. Raises InvalidRequestError."""
+    parts: Sequence[object] = address if isinstance(address, list | tuple) else [address]
+    for part in parts:
+        check_text("address", part)
+    found = [one.strip() for part in parts for one in str(part).split(",")]
     if not found or not all(found):
-        raise SetupError(f"'{address}' names no router", "give host:port, several with commas")
+        message = f"'{address}' names no router; give host:port, several with commas"
+        raise InvalidRequestError(message, field="address")
     return found
 
 

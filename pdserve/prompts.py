@@ -1,8 +1,10 @@
 """Conversion of prompts, as users write them, to messages."""
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import SupportsIndex
 
+from pdserve.building import build
 from pdserve.errors import InvalidRequestError
 from pdserve.v1 import inference_pb2
 
@@ -10,60 +12,67 @@ from pdserve.v1 import inference_pb2
 Turn = tuple[str, str] | Mapping[str, str]
 Messages = Sequence[Turn]
 Prompt = str | Messages | Sequence[int]
+# a message, or the values of its fields
+Sampling = inference_pb2.SamplingParams | Mapping[str, object]
 
 
 def make_request(
-    prompt: Prompt, sampling: inference_pb2.SamplingParams | None, request_id: str
+    prompt: Prompt, sampling: Sampling | None, request_id: str
 ) -> inference_pb2.GenerateRequest:
     """Return the message for a text, a chat or token ids. Raises InvalidRequestError."""
-    request = inference_pb2.GenerateRequest(sampling=sampling)
-    try:
-        request.request_id = request_id
-        _fill_prompt(request, prompt)
-    except ValueError as error:  # half a character, or a number that is no uint32
-        raise InvalidRequestError(f"the prompt cannot be sent: {error}") from error
-    return request
+    values = {"request_id": request_id, "sampling": sampling, **_prompt_values(prompt)}
+    return build(inference_pb2.GenerateRequest, values)
 
 
 def make_stream_request(
     prompt: Prompt,
-    sampling: inference_pb2.SamplingParams | None,
+    sampling: Sampling | None,
     request_id: str,
     cache_salt: str,
     priority: int,
     *,
     resumable: bool,
 ) -> inference_pb2.GenerateRequest:
-    """Return the message with all options. A resumable request without an id gets one."""
+    """Return the message with all options. A resumable request without an id gets one.
+
+    Raises InvalidRequestError.
+    """
     if resumable and not request_id:
         request_id = secrets.token_hex(8)
     request = make_request(prompt, sampling, request_id)
-    request.cache_salt, request.priority, request.resumable = cache_salt, priority, resumable
+    options = {"cache_salt": cache_salt, "priority": priority, "resumable": resumable}
+    request.MergeFrom(build(inference_pb2.GenerateRequest, options))
     return request
 
 
 def make_tokenize_request(prompt: str | Messages) -> inference_pb2.TokenizeRequest:
     """Return the message that asks for a prompt's tokens. Raises InvalidRequestError."""
-    request = make_request(prompt, None, "")
-    if request.WhichOneof("prompt") == "chat":
-        return inference_pb2.TokenizeRequest(chat=request.chat)
-    return inference_pb2.TokenizeRequest(text=request.text)
+    values = _prompt_values(prompt)
+    if "tokens" in values:
+        raise InvalidRequestError("is tokens already; give a text or a chat", field="prompt")
+    return build(inference_pb2.TokenizeRequest, values)
 
 
-def _fill_prompt(request: inference_pb2.GenerateRequest, prompt: Prompt) -> None:
+def _prompt_values(prompt: object) -> dict[str, object]:
+    """Return the field that holds a prompt, with its value."""
     if isinstance(prompt, str):
-        request.text = prompt
-        return
-    request.tokens.SetInParent()
-    for part in prompt:
-        if isinstance(part, int):
-            request.tokens.token_ids.append(part)
-        else:
-            request.chat.messages.append(_to_message(part))
+        return {"text": prompt}
+    if isinstance(prompt, bytes | Mapping) or not isinstance(prompt, Iterable):
+        message = f"is no text, list of turns or token ids, but {type(prompt).__name__}"
+        raise InvalidRequestError(message, field="prompt")
+    parts = list(prompt)
+    if not parts or isinstance(parts[0], SupportsIndex):
+        tokens = build(inference_pb2.TokenPrompt, {"token_ids": parts}, "tokens.")
+        return {"tokens": tokens}
+    messages = [_to_message(number, part) for number, part in enumerate(parts)]
+    return {"chat": inference_pb2.ChatPrompt(messages=messages)}
 
 
-def _to_message(turn: Turn) -> inference_pb2.ChatMessage:
+def _to_message(number: int, turn: object) -> inference_pb2.ChatMessage:
+    path = f"chat.messages[{number}]"
     if isinstance(turn, Mapping):
-        return inference_pb2.ChatMessage(**turn)
+        return build(inference_pb2.ChatMessage, turn, f"{path}.")
+    if not isinstance(turn, tuple | list) or len(turn) != 2:
+        raise InvalidRequestError("is no (role, content) and no mapping", field=path)
     role, content = turn
-    return inference_pb2.ChatMessage(role=role, content=content)
+    return build(inference_pb2.ChatMessage, {"role": role, "content": content}, f"{path}.")

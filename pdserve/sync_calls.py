@@ -14,8 +14,9 @@ from typing import TypeVar
 
 import grpc
 
+from pdserve.building import to_seconds
 from pdserve.connection import Certificate, bearer, credentials, options
-from pdserve.errors import RequestError, UnavailableError
+from pdserve.errors import Reason, RequestError, UnavailableError
 from pdserve.failover import Deadline, Resumption, Routers, can_go_elsewhere, split_addresses
 from pdserve.statuses import to_error
 from pdserve.v1 import admin_pb2_grpc, inference_pb2, inference_pb2_grpc
@@ -61,9 +62,11 @@ class Calls:
         )
         self._metadata = bearer(token)
         self._retries = retries
+        self._is_closed = False
 
     def close(self) -> None:
         """Disconnect; what still streams is cancelled."""
+        self._is_closed = True
         for router in self._routers.members:
             router.channel.close()
 
@@ -74,7 +77,7 @@ class Calls:
         timeout: float,
     ) -> T:
         """Return a call's answer. Raises the typed error of its status."""
-        deadline = Deadline(timeout)
+        deadline = self._begin(timeout)
         failure: RequestError = UnavailableError("there is no router")
         for router in self._routers.in_turn():
             try:
@@ -93,7 +96,7 @@ class Calls:
         timeout: float,
     ) -> T:
         """Return the answer to a change, which is asked of one router only. Raises as `ask` does."""
-        deadline = Deadline(timeout)
+        deadline = self._begin(timeout)
         call = method(self._settle(deadline))
         try:
             return call(request, timeout=deadline.left_s, metadata=self._metadata)
@@ -107,9 +110,9 @@ class Calls:
         timeout: float,
     ) -> Generator[T]:
         """Yield the steps of a change, which is asked of one router only. Raises as `ask` does."""
-        deadline = Deadline(timeout)
+        deadline = self._begin(timeout)
         router = self._settle(deadline)
-        stream = self._read(method(router), request, deadline.left_s)
+        stream = self._read(method(router), request, deadline)
         with closing(stream):
             yield from stream
 
@@ -117,7 +120,7 @@ class Calls:
         self, request: inference_pb2.GenerateRequest, timeout: float | None
     ) -> Generator[inference_pb2.GenerateResponse]:
         """Yield an answer; one that is resumable is read on when its stream breaks."""
-        deadline, has_begun = Deadline(timeout), False
+        deadline, has_begun = self._begin(timeout), False
         failure: RequestError = UnavailableError("there is no router")
         for router in self._routers.in_turn():
             try:
@@ -131,6 +134,16 @@ class Calls:
                     raise
                 failure = error
         raise failure
+
+    def _begin(self, timeout: float | None) -> Deadline:
+        """Return the deadline of a call. Raises RequestError if it cannot begin."""
+        self._check_open()
+        return Deadline(None if timeout is None else to_seconds("timeout", timeout))
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            message = "the client is closed"
+            raise UnavailableError(message, reason=Reason.ROUTER_UNREACHABLE)
 
     def _settle(self, deadline: Deadline) -> Router:
         """Return a router that answers, where there are several."""
@@ -148,7 +161,7 @@ class Calls:
         method = router.inference.Generate
         while True:
             try:
-                stream = self._read(method, resumption.request, deadline.left_s)
+                stream = self._read(method, resumption.request, deadline)
                 with closing(stream):
                     for response in stream:
                         resumption.note(response)
@@ -157,14 +170,15 @@ class Calls:
             except RequestError as error:
                 pause_s = resumption.pause_s(error)
             time.sleep(pause_s)
+            self._check_open()
 
     def _read(
         self,
         method: "grpc.UnaryStreamMultiCallable[S, T]",
         request: S,
-        timeout: float | None,
+        deadline: Deadline,
     ) -> Generator[T]:
-        call = method(request, timeout=timeout, metadata=self._metadata)
+        call = method(request, timeout=deadline.left_s, metadata=self._metadata)
         try:
             yield from call
         except grpc.RpcError as error:

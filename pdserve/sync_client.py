@@ -9,10 +9,17 @@ from types import TracebackType
 from typing import NoReturn
 
 from pdserve.admin_requests import SCALE_WITHIN_S, make_drain_request, make_scale_request
+from pdserve.building import build
 from pdserve.completion import Completion
 from pdserve.connection import Certificate
-from pdserve.errors import UnsupportedError
-from pdserve.prompts import Messages, Prompt, make_stream_request, make_tokenize_request
+from pdserve.errors import InvalidRequestError, UnsupportedError
+from pdserve.prompts import (
+    Messages,
+    Prompt,
+    Sampling,
+    make_stream_request,
+    make_tokenize_request,
+)
 from pdserve.sync_calls import Calls
 from pdserve.v1 import admin_pb2, inference_pb2
 
@@ -24,11 +31,12 @@ _NO_EMBEDDINGS = (
 class Client:
     """Calls a router, one of several. Use it from any thread, and as a context manager.
 
-    Every call raises a RequestError of `pdserve.errors` when the router refuses or fails it. `timeout` is in
-    seconds. With `retries`, a call that ends as UNAVAILABLE, or is refused for up to 2 s, is sent again up
-    to three times, when the router says. It is not sent again once a part of its answer has come, nor while
-    most calls fail. A resumable stream that breaks is read on by itself. A call goes to the next router
-    when the present one is out of reach, or shuts down, and nothing of the answer has come.
+    Every call raises a RequestError of `pdserve.errors` when the router refuses or fails it, and
+    InvalidRequestError for arguments that cannot be sent. `timeout` is in seconds. With `retries`, a call
+    that ends as UNAVAILABLE, or is refused for up to 2 s, is sent again up to three times, when the router
+    says. It is not sent again once a part of its answer has come, nor while most calls fail. A resumable
+    stream that breaks is read on by itself. A call goes to the next router when the present one is out of
+    reach, or shuts down, and nothing of the answer has come.
     """
 
     def __init__(
@@ -66,14 +74,17 @@ class Client:
     def generate(
         self,
         prompt: Prompt,
-        sampling: inference_pb2.SamplingParams | None = None,
+        sampling: Sampling | None = None,
         *,
         request_id: str = "",
         cache_salt: str = "",
         priority: int = 0,
         timeout: float | None = None,
     ) -> Completion:
-        """Return the whole answer to a text, a chat [(role, content), ...] or token ids."""
+        """Return the whole answer to a text, a chat [(role, content), ...] or token ids.
+
+        `sampling` is a SamplingParams, or a mapping with values of its fields.
+        """
         completion = Completion()
         stream = self.stream(
             prompt,
@@ -91,7 +102,7 @@ class Client:
     def chat(
         self,
         messages: Messages,
-        sampling: inference_pb2.SamplingParams | None = None,
+        sampling: Sampling | None = None,
         *,
         timeout: float | None = None,
     ) -> Completion:
@@ -101,7 +112,7 @@ class Client:
     def stream(
         self,
         prompt: Prompt,
-        sampling: inference_pb2.SamplingParams | None = None,
+        sampling: Sampling | None = None,
         *,
         request_id: str = "",
         cache_salt: str = "",
@@ -124,23 +135,26 @@ class Client:
         self, request_id: str, next_sequence: int, *, timeout: float | None = None
     ) -> Generator[inference_pb2.GenerateResponse]:
         """Yield the rest of a resumable request's messages, from number `next_sequence` on."""
-        request = inference_pb2.GenerateRequest(request_id=request_id, resume_from=next_sequence)
+        values = {"request_id": request_id, "resume_from": next_sequence}
+        request = build(inference_pb2.GenerateRequest, values)
         return self.send(request, timeout=timeout)
 
     def send(
         self, request: inference_pb2.GenerateRequest, *, timeout: float | None = None
     ) -> Generator[inference_pb2.GenerateResponse]:
         """Send a request message as it is and yield the responses."""
+        if not isinstance(request, inference_pb2.GenerateRequest):
+            raise InvalidRequestError("is no pdserve.v1.GenerateRequest", field="request")
         return self._calls.generate(request, timeout)
 
     def cancel(self, request_id: str, *, timeout: float = 5.0) -> None:
         """Stop a request."""
-        request = inference_pb2.CancelRequest(request_id=request_id)
+        request = build(inference_pb2.CancelRequest, {"request_id": request_id})
         self._calls.ask(lambda router: router.inference.Cancel, request, timeout)
 
     def explain(self, request_id: str, *, timeout: float = 5.0) -> inference_pb2.ExplainResponse:
         """Return the router's decision about a request, and what came of it."""
-        request = inference_pb2.ExplainRequest(request_id=request_id)
+        request = build(inference_pb2.ExplainRequest, {"request_id": request_id})
         return self._calls.ask(lambda router: router.inference.Explain, request, timeout)
 
     def tokenize(
@@ -161,7 +175,7 @@ class Client:
 
         With `check`, each worker checks the invariants of its KV memory too.
         """
-        request = admin_pb2.BlocksRequest(check=check)
+        request = build(admin_pb2.BlocksRequest, {"check": check})
         return self._calls.ask(lambda router: router.admin.Blocks, request, timeout)
 
     def status(self, *, timeout: float = 5.0) -> admin_pb2.StatusResponse:

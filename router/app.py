@@ -85,8 +85,7 @@ class Router:
 
         `cluster_token` is the secret that the workers ask for. Raises SetupError.
         """
-        self._model = model
-        self._model_dir = model_dir
+        self._model, self._model_dir = model, model_dir
         self._config = config
         self._security = security or ServerSecurity(SecurityConfig())
         self._tokenizer = Tokenizer(model_dir)

@@ -45,6 +45,7 @@ class Job:
     cache_salt: str = ""
     num_choices: int = 1
     priority: int = 0
+    shown_tokens: frozenset[str] = frozenset()  # special tokens that the answer's text shows
     # filled by itself, so that a job made in a call always has its tenant
     tenant: Tenant = field(default_factory=current_tenant)
 

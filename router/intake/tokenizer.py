@@ -1,7 +1,7 @@
 """Text to token ids, and chats to text, without `transformers`, which would import torch."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -18,6 +18,8 @@ from pdserve.errors import InvalidRequestError, SetupError
 from router.intake.literal_text import LiteralText
 from router.intake.token_bound import find_bound
 from router.intake.token_bytes import find_token_bytes
+
+_MAX_TOKEN_ID = 2**32 - 1  # the Rust library's
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,9 @@ class Tokenizer:
         file = _read_json(model_dir / "tokenizer.json")
         self._bound = find_bound(file)
         self._to_bytes = find_token_bytes(file.get("decoder"))
-        added = self._fast.get_added_tokens_decoder().values()
-        self.literal_text = LiteralText(token.content for token in added if token.special)
+        added = self._fast.get_added_tokens_decoder()
+        self._special_texts = {i: token.content for i, token in added.items() if token.special}
+        self.literal_text = LiteralText(self._special_texts.values())
         config = _read_json(model_dir / "tokenizer_config.json")
         self._specials = {
             name: token["content"] if isinstance(token, dict) else token
@@ -113,6 +116,8 @@ class Tokenizer:
 
     def text_of(self, token_id: int) -> str | None:
         """Return the token as tokenizer.json writes it; None for an id that it does not have."""
+        if token_id > _MAX_TOKEN_ID:
+            return None
         text: str | None = self._fast.id_to_token(token_id)
         return text
 
@@ -128,6 +133,13 @@ class Tokenizer:
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of the tokens, without special ones."""
         return self._fast.decode(list(token_ids), skip_special_tokens=True)
+
+    def decoder(self, shown: frozenset[str]) -> Callable[[Sequence[int]], str]:
+        """Return a function like `decode` whose text has the special tokens `shown`."""
+        if not shown or shown.isdisjoint(self._special_texts.values()):
+            return self.decode
+        hidden = {i for i, text in self._special_texts.items() if text not in shown}
+        return lambda token_ids: self.decode_all([i for i in token_ids if i not in hidden])
 
     def _encode_literally(self, text: str) -> list[int]:
         """Token ids of a text in which special tokens are plain text."""

@@ -166,6 +166,7 @@ class Dispatcher:
 
     async def _wait_for_worker(self, request: LiveRequest, timeout_s: float) -> None:
         """Return when a worker is ready, or none was for so long: the caller looks again."""
+        request.check_not_failed()
         ended, remaining_s = self._outage.end(), request.arrival.remaining_s
         request.pauses.add(ended)
         ended.add_done_callback(request.pauses.discard)

@@ -103,9 +103,10 @@ class Journeys:
             request.end_choice(choice)
 
     def _progress(self, request: LiveRequest, choice: LiveChoice, decision: Decision) -> Progress:
-        text = OutputText(self._tokenizer.decode, request.job)
+        job = request.job
+        text = OutputText(self._tokenizer.decoder(job.shown_tokens), job)
         return Progress(
-            request.job,
+            job,
             choice.number,
             decision,
             request.arrival.at_s,

@@ -116,6 +116,11 @@ class LiveRequest:
         for choice in self.choices:
             choice.stream.end(WorkFailure(error.reason, error.message))
 
+    def check_not_failed(self) -> None:
+        """Raise the error of `fail`, which ends only waits that have begun."""
+        if self.failure is not None:
+            raise self.failure
+
     def end_with(self, outcome: Outcome) -> None:
         """Set the outcome under which `close` counts the request."""
         self.ticket.outcome = outcome

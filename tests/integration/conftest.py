@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,8 @@ from tests.integration.support.processes import Served, serving
 from tests.patience import DEPLOYMENT_S
 
 MODEL = "smollm2-135m"
+# the only folders where the Makefile looks for deployments: to collect all tests takes long
+_DEPLOYMENTS = [Path(__file__).parent / folder for folder in ("served", "clients")]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,7 +27,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "shared" in asks[item]:
             item.add_marker("deployment")
-        if item.get_closest_marker("deployment") and not item.get_closest_marker("timeout"):
+        if not item.get_closest_marker("deployment"):
+            continue
+        if item.path.parent not in _DEPLOYMENTS:
+            raise pytest.UsageError(f"{item.nodeid} starts a deployment: move it to served/")
+        if not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(DEPLOYMENT_S))
 
 

@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from tests.simulation.world import Fault, Plan, Request
+from tests.simulation.plan import Fault, Plan, Request
 
 _TIMES = st.integers(0, 300).map(lambda hundredths: hundredths / 100)
 REQUESTS = st.builds(

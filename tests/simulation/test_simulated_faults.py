@@ -3,9 +3,10 @@
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from tests.simulation.plan import Fault, Plan, Request, Result
 from tests.simulation.plans import PLANS
 from tests.simulation.virtual_loop import run
-from tests.simulation.world import Fault, Plan, Request, Result, World
+from tests.simulation.world import World
 
 QUICK = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True

@@ -3,8 +3,7 @@
 import asyncio
 import random
 import time
-from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any
 from unittest.mock import patch
 
@@ -26,9 +25,11 @@ from router.journey.placement import Placement
 from router.journey.relocation import Relocation
 from router.journey.work_ids import WorkIds
 from router.routing.policy import make_policy
+from router.workers.membership import Member, Membership
 from router.workers.outage import Outage
 from router.workers.pool import WorkerPool
 from tests.simulation.hash_engine import VOCAB, answer
+from tests.simulation.plan import Fault, Plan, Request, Result
 from tests.simulation.sim_network import Network, conversations
 from tests.simulation.sim_worker import SimProcess, SimTransport
 
@@ -36,48 +37,6 @@ CONFIG = EngineConfig(max_batch_tokens=16, max_num_seqs=4)
 NUM_BLOCKS = 48  # of 4 positions: three or four requests fill a worker, which then preempts
 RESTART_S = 1.5
 AT_REST_S = 60.0
-
-
-@dataclass(frozen=True)
-class Request:
-    """A client's request, and when it leaves, if it does."""
-
-    at_s: float
-    num_prompt_tokens: int
-    max_tokens: int
-    num_choices: int = 1
-    cancel_after_s: float | None = None
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One fault of one worker, by its number."""
-
-    at_s: float
-    kind: str  # kill, cut, silence, hang
-    worker: int
-    for_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that happens in one simulation."""
-
-    seed: int
-    num_prefill: int
-    num_decode: int
-    requests: tuple[Request, ...]
-    faults: tuple[Fault, ...]
-    policy: str = "least_loaded"
-
-
-@dataclass
-class Result:
-    """Outcome of one simulation."""
-
-    num_identical: int = 0
-    outcomes: Counter[str] = field(default_factory=Counter)
-    migrations: float = 0.0
 
 
 class World:
@@ -92,6 +51,8 @@ class World:
             *(f"prefill-{number}" for number in range(plan.num_prefill)),
             *(f"decode-{number}" for number in range(plan.num_decode)),
         ]
+        self._addresses = {name: name for name in names}
+        self._version = 0  # of the membership
         for name in names:
             self._start(name)
         config = RouterConfig(
@@ -99,7 +60,7 @@ class World:
             max_outage_s=300.0,
             max_worker_deaths=1000,
         )
-        self._pool = WorkerPool(names, config, "router")
+        self._pool = WorkerPool(names, config)
         self._make_router(config)
         self.result = Result()
 
@@ -128,7 +89,30 @@ class World:
     def _start(self, name: str) -> None:
         role = Role(name.partition("-")[0])
         process = SimProcess(name, role, self._transport, CONFIG, NUM_BLOCKS)
-        self._network.processes[name] = process
+        self._network.processes[self._addresses[name]] = process
+
+    async def _kill_and_restart(self, name: str, process: SimProcess) -> None:
+        """Do as a supervisor: the next process has another address, of which the router is told."""
+        process.kill()
+        self._network.cut(self._addresses[name])
+        tells = self._draw.random() < 0.5  # or the process starts at its old address
+        if tells:
+            await asyncio.sleep(self._draw.uniform(0.0, 0.3))
+            self._tell(name, "")
+        await asyncio.sleep(RESTART_S)
+        if tells:
+            del self._network.processes[self._addresses[name]]
+            self._addresses[name] = f"{name}/{self._version}"
+        self._start(name)
+        if tells:
+            self._tell(name, self._addresses[name])
+
+    def _tell(self, name: str, address: str) -> None:
+        """Send the router the membership, in which the worker has this address."""
+        self._version += 1
+        addresses = {**self._addresses, name: address}
+        members = tuple(Member(each, where) for each, where in addresses.items())
+        self._pool.follow(Membership(self._version, members))
 
     def _make_router(self, config: RouterConfig) -> None:
         self._admission = Admission(config)
@@ -189,21 +173,18 @@ class World:
 
     async def _do(self, fault: Fault) -> None:
         await asyncio.sleep(fault.at_s)
-        names = [*self._network.processes]
-        name = names[fault.worker % len(names)]
-        process = self._network.processes[name]
+        name = [*self._addresses][fault.worker % len(self._addresses)]
+        address = self._addresses[name]
+        process = self._network.processes[address]
         self.result.outcomes[fault.kind] += 1
         if fault.kind == "kill" and process.is_alive:
-            process.kill()
-            self._network.cut(name)
-            await asyncio.sleep(RESTART_S)
-            self._start(name)
+            await self._kill_and_restart(name, process)
         elif fault.kind == "cut":
-            self._network.cut(name)
+            self._network.cut(address)
         elif fault.kind == "silence":
-            self._network.silence(name)
+            self._network.silence(address)
             await asyncio.sleep(fault.for_s)
-            self._network.heal(name)
+            self._network.heal(address)
         elif fault.kind == "hang" and process.is_alive:
             process.loop.is_hung = True
             await asyncio.sleep(fault.for_s)
@@ -225,7 +206,7 @@ class World:
         assert (admission.num_in_flight, admission.num_queued) == (0, 0)
         assert admission.accepted == sum(admission.ended.values())
         assert (queue.num_waiting, queue._num_active, queue._num_unsent_tokens) == (0, 0, 0)
-        for name in self._network.processes:
+        for name in self._addresses:
             assert self._pool.sent_prompts.totals(name) == (0, 0)
             assert self._pool.worker_use.num_requests(name) == 0
 
@@ -233,9 +214,14 @@ class World:
 class _Letters:
     """Tokenizer of one letter a token."""
 
-    def decode(self, token_ids: list[int]) -> str:
-        """Return the text of these tokens."""
-        return "".join(chr(0x4E00 + token_id) for token_id in token_ids)
+    def decoder(self, shown: frozenset[str]) -> Callable[[Sequence[int]], str]:
+        """Return what turns tokens into text."""
+        return letters
+
+
+def letters(token_ids: Sequence[int]) -> str:
+    """Return the text of these tokens."""
+    return "".join(chr(0x4E00 + token_id) for token_id in token_ids)
 
 
 def _prompt(number: int, num_tokens: int) -> tuple[int, ...]:

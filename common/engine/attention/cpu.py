@@ -23,6 +23,7 @@ class CpuBackend:
     def __init__(self, cache: KVCache, num_heads: int) -> None:
         self.kv_shape = (cache.num_kv_heads, cache.head_dim)
         self._keys, self._values = as_array(cache.keys), as_array(cache.values)
+        self._block_size = cache.block_size
         group, storage = num_heads // cache.num_kv_heads, self._keys.dtype.name
         self._kernel = attention_kernel(cache.block_size, cache.head_dim, group, storage)
         self._store = KVStore(cache.keys, cache.values)
@@ -39,7 +40,7 @@ class CpuBackend:
         self._inputs = inputs = step.host
         limit_numba(self._num_threads)  # steps run in another thread than the constructor
         self._items = _work_items(inputs, self._num_threads)
-        self._runs = find_runs(inputs.slot_mapping)
+        self._runs = find_runs(inputs.slot_mapping, self._block_size)
         self._sampled_items = _sampled(self._items, inputs)
         self._out = None
 

@@ -15,7 +15,7 @@ import numba
 import numpy as np
 from numba import types
 
-from common.engine.cpu import softmax
+from common.engine.cpu import scores, softmax
 from common.engine.cpu import vector as vec
 from common.engine.cpu.emit import LANES
 from common.engine.cpu.jit import inlined, kernel
@@ -44,9 +44,11 @@ def attention_kernel(block_size: int, head_dim: int, group: int, storage: str) -
     """
     decode_rows = next(n for n in range(min(group, _MAX_ROWS), 0, -1) if group % n == 0)
     chunk_rows = decode_rows * (_MAX_ROWS // decode_rows)
-    partner = partner_of(storage)
-    decode_one = _item_function(block_size, head_dim, group, decode_rows, partner)
-    run_chunk = _item_function(block_size, head_dim, group, chunk_rows, partner)
+    partner, pack = partner_of(storage), 4 // np.dtype(storage).itemsize
+    # decode steps have few rows to fill the registers with, and chunks follow them
+    parts = scores.num_score_parts(decode_rows, head_dim // pack)
+    decode_one = _item_function(block_size, head_dim, group, decode_rows, parts, partner)
+    run_chunk = _item_function(block_size, head_dim, group, chunk_rows, parts, partner)
     variant = f"{block_size}-{head_dim}-{group}-{storage}"
 
     @kernel(signature=_signature(storage), variant=variant)
@@ -81,12 +83,15 @@ def _signature(storage: str) -> types.Type:
     return types.void(*tensors, *layout, types.float32, types.int64)
 
 
-def _item_function(block_size: int, head_dim: int, group: int, rows: int, partner: str) -> Jitable:
+def _item_function(
+    block_size: int, head_dim: int, group: int, rows: int, parts: int, partner: str
+) -> Jitable:
     """Make the function for a work item: queries at consecutive positions, for one KV head.
 
-    Queries and weights are held as `partner`, what keys and values are multiplied with.
+    Queries and weights are held as `partner`, what keys and values are multiplied with. Scores are summed
+    in `parts`.
     """
-    attend_tile = _tile_function(block_size, head_dim, rows, rows == group)
+    attend_tile = _tile_function(block_size, head_dim, rows, parts, rows == group)
     held = np.dtype(partner)
 
     def run_item(query, keys, values, out, table, position, head, scale, window):  # type: ignore[no-untyped-def]
@@ -115,10 +120,12 @@ def _item_function(block_size: int, head_dim: int, group: int, rows: int, partne
             for d in range(head_dim):
                 row[d] = vec.narrow(row[d], acc[r * head_dim + d] / total)
 
-    return inlined(run_item, f"{block_size}-{head_dim}-{group}-{rows}-{partner}")
+    return inlined(run_item, f"{block_size}-{head_dim}-{group}-{rows}-{parts}-{partner}")
 
 
-def _tile_function(block_size: int, head_dim: int, rows: int, is_decode: bool) -> Jitable:
+def _tile_function(
+    block_size: int, head_dim: int, rows: int, parts: int, is_decode: bool
+) -> Jitable:
     """Make the function for `rows` rows from row r against the TILE positions from `first_key`.
 
     A decode step reads each block once, from memory, so it prefetches those of the next tile: blocks lie
@@ -138,9 +145,10 @@ def _tile_function(block_size: int, head_dim: int, rows: int, is_decode: bool) -
             if is_decode:
                 ahead = min(first + b + TILE // block_size, table.shape[0] - 1)
                 vec.prefetch(keys, (np.int64(table[ahead]) * kv_heads + head) * block, block)
-            vec.score_block(
-                q, r * head_dim, keys, at, scale, s, b * block_size, rows, head_dim, block_size
-            )
+            scores.score_block(
+                q, r * head_dim, keys, at, scale, s, b * block_size,
+                rows, head_dim, block_size, parts,
+            )  # fmt: skip
         softmax.softmax_rows(s, limits, r, first_key, window, p, acc, peak, norm, rows, head_dim)
         for b in range((seen + block_size - 1) // block_size):
             at = (np.int64(table[first + b]) * kv_heads + head) * block
@@ -154,4 +162,4 @@ def _tile_function(block_size: int, head_dim: int, rows: int, is_decode: bool) -
                     acc, (r + i) * head_dim, value_rows, head_dim,
                 )  # fmt: skip
 
-    return inlined(attend_tile, f"{block_size}-{head_dim}-{rows}-{is_decode}")
+    return inlined(attend_tile, f"{block_size}-{head_dim}-{rows}-{parts}-{is_decode}")

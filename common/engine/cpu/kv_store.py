@@ -1,4 +1,4 @@
-"""Kernel that stores a step's keys and values in their blocks, run by run.
+"""Kernel that stores keys and values in their blocks, run by run: of a step's layer, or KV that arrived.
 
 A run is consecutive positions within LANES of one block.
 """
@@ -18,6 +18,7 @@ from common.engine.cpu.jit import inlined, kernel
 from common.engine.cpu.panel import lay_out
 
 Numbers = NDArray[np.int64]
+_ENDS = slice(-1), slice(1, None)  # of find_runs' rows: those that begin a run, those that end one
 
 
 class KVStore:
@@ -26,8 +27,8 @@ class KVStore:
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Take `keys` and `values` as PackedStorage describes them, contiguous."""
         self._number = np.dtype(np.uint32 if keys.shape[-1] == 1 else np.uint16)
-        self._keys, self._values = (as_words(x).reshape(x.shape[:-1]) for x in (keys, values))
-        self._numbers = as_array(values).view(self._number)
+        words = [as_words(x).reshape(x.shape[:-1]) for x in (keys, values)]
+        self._blocks = *words, as_array(values).view(self._number)
         self._store = _store_kernel(keys.shape[-1] == 2)
 
     def store(
@@ -36,13 +37,28 @@ class KVStore:
         """Store `key` and `value` [T, kv_heads, dim], a head's numbers side by side; `runs` of find_runs."""
         words = as_array(key).view(np.uint32)
         numbers = as_array(value).view(self._number)
-        blocks = self._keys[layer], self._values[layer], self._numbers[layer]
-        self._store(words, numbers, *blocks, slots, runs)
+        keys, values, halves = (x[layer] for x in self._blocks)
+        self._store(words, numbers, keys, values, halves, slots, *(runs[part] for part in _ENDS))
+
+    def store_layers(self, wire: torch.Tensor, slots: Numbers) -> None:
+        """Store `wire` [layers, 2, T, kv_heads, dim], contiguous: every layer's keys and values at once."""
+        layers, _, num_tokens, heads, dim = wire.shape
+        size, num_blocks = self._blocks[0].shape[4], self._blocks[0].shape[1]
+        runs = find_runs(slots, size)
+        # all layers' blocks are numbered through; row 2 T layer + t is a key, and T rows behind its value
+        layer = np.arange(layers)[:, None]
+        rows = as_array(wire).reshape(-1, heads, dim)
+        words, numbers = rows.view(np.uint32)[:-num_tokens], rows.view(self._number)[num_tokens:]
+        keys, values, halves = (x.reshape(-1, *x.shape[2:]) for x in self._blocks)
+        all_slots = np.zeros((layers, 2, num_tokens), np.int64)
+        all_slots[:, 0] = slots + layer * num_blocks * size
+        first, end = ((runs[part] + layer * 2 * num_tokens).ravel() for part in _ENDS)
+        self._store(words, numbers, keys, values, halves, all_slots.ravel(), first, end)
 
 
-def find_runs(slots: Numbers) -> Numbers:
-    """Return the rows of `slots` [T] (block * size + offset) that begin a run, and T: [n + 1]."""
-    begins = slots % LANES == 0
+def find_runs(slots: Numbers, block_size: int) -> Numbers:
+    """Return the rows of `slots` [T] (block * block_size + offset) that begin a run, and T: [n + 1]."""
+    begins = slots % block_size % LANES == 0
     begins[1:] |= np.diff(slots) != 1
     begins[:1] = True
     return np.append(np.flatnonzero(begins), len(slots))
@@ -81,15 +97,15 @@ def _store_kernel(is_paired: bool) -> Callable[..., None]:
     put_values = inlined(_put_pairs if is_paired else _put_rows, variant)
 
     @kernel(variant=variant, signature=_signature(types.uint16 if is_paired else types.uint32))
-    def store(key, value, keys, values, numbers, slots, runs):  # type: ignore[no-untyped-def]
+    def store(key, value, keys, values, numbers, slots, begins, ends):  # type: ignore[no-untyped-def]
         # key [T, heads, words], keys [blocks, heads, words, size]; value [T, heads, dim] numbers;
         # values [blocks, heads, size / pack, dim] words, `numbers` the same memory as [..., dim, pack]
         heads, words, size = key.shape[1], key.shape[2], keys.shape[3]
         row_words, head_words = key.strides[0] // 4, key.strides[1] // 4
         flat_keys = keys.reshape(-1)
-        for work in numba.prange((runs.shape[0] - 1) * heads):
+        for work in numba.prange(begins.shape[0] * heads):
             run, head = work // heads, work % heads
-            first, end = runs[run], runs[run + 1]
+            first, end = begins[run], ends[run]
             block, offset = slots[first] // size, slots[first] % size
             if end - first == LANES and words % LANES == 0:
                 for word in range(0, words, LANES):
@@ -110,4 +126,5 @@ def _signature(number: types.Type) -> types.Type:
     array, word = types.Array, types.uint32
     step = array(word, 3, "A"), array(number, 3, "A")
     blocks = array(word, 4, "C"), array(word, 4, "C"), array(number, 5, "C")
-    return types.void(*step, *blocks, array(types.int64, 1, "C"), array(types.int64, 1, "C"))
+    rows = array(types.int64, 1, "C")
+    return types.void(*step, *blocks, rows, rows, rows)

@@ -6,7 +6,7 @@ by a float32 number of the other operand, which is kept in float32. float32 has 
 always.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba.core import cgutils, types
@@ -19,6 +19,14 @@ _PAIRS = ir.VectorType(emit.BFloat(), 2 * LANES)
 _HALVES = ir.VectorType(ir.HalfType(), LANES)
 
 Parts = list[Any]
+
+
+class Source(NamedTuple):
+    """Stored numbers of an array, from an offset on."""
+
+    data: Any
+    base: Any
+    array: types.Array
 
 
 def pack_of(array: types.Array) -> int:

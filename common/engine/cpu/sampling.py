@@ -18,12 +18,12 @@ def greedy_tokens(logits: torch.Tensor) -> tuple[list[int], list[bool]]:
 
 
 def draw_tokens(
-    logits: torch.Tensor, rows: list[int], temperatures: list[float], draws: list[float]
+    logits: torch.Tensor, rows: list[int], temperatures: list[float], keys: list[int]
 ) -> list[int]:
     """Implement SamplingKernels.draw_tokens."""
     tokens, index = np.zeros(len(logits), np.int64), np.array(rows)
     sampling_kernel.draw_tokens(
-        as_array(logits), index, np.array(temperatures), np.array(draws), tokens
+        as_array(logits), index, np.array(temperatures), np.array(keys, np.uint64), tokens
     )
     drawn: list[int] = tokens[index].tolist()
     return drawn

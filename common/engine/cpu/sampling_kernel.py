@@ -6,11 +6,11 @@ import numpy as np
 from common.engine.cpu import vector as vec
 from common.engine.cpu.emit import LANES
 from common.engine.cpu.jit import kernel
+from common.engine.cpu.race import race
 from common.engine.cpu.reduce import STRIDE, peak_and_total, softmax_total
 
 _SPAN = 4096  # numbers that are read several times: they stay in the nearest cache
 _RUN = 16 * LANES  # summed in float32
-_LEAST_EXPONENT = np.float32(-87)  # e to the power of less is 0 in float32
 
 
 @kernel()
@@ -55,47 +55,14 @@ def _index_of(row, number):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def draw_tokens(logits, rows, temperatures, draws, tokens):  # type: ignore[no-untyped-def]
-    """Invert the cumulative softmax(logits / temperature) of the listed rows at `draws`.
+def draw_tokens(logits, rows, temperatures, keys, tokens):  # type: ignore[no-untyped-def]
+    """Draw from softmax(logits / temperature) of the listed rows, with the noise of `keys` (uint64).
 
-    Weights are float32, their sums float64, so that the tail of a large vocabulary is not lost. All of
-    `rows`, `temperatures` and `draws` have one entry for each row drawn.
+    All of `rows`, `temperatures` and `keys` have one entry for each row drawn.
     """
     for k in numba.prange(rows.shape[0]):
         row = logits[rows[k]]
-        slope = np.float32(1 / temperatures[k])
-        tokens[rows[k]] = _draw(row, largest(row), slope, draws[k])
-
-
-@kernel(parallel=False)
-def _draw(row, peak, slope, draw):  # type: ignore[no-untyped-def]
-    weights = np.empty(LANES, np.float32)
-    total = 0.0
-    for start in range(0, row.shape[0], _SPAN):
-        total += mass(row[start : start + _SPAN], peak, slope, weights)
-    target, passed = draw * total, 0.0
-    for start in range(0, row.shape[0], _SPAN):
-        span = row[start : start + _SPAN]
-        part = mass(span, peak, slope, weights)
-        if passed + part <= target:
-            passed += part
-            continue
-        for group in range(0, span.shape[0], LANES):
-            weigh(span, group, peak, slope, weights)
-            for i in range(LANES):
-                passed += weights[i]
-                if passed > target:
-                    return min(start + group + i, row.shape[0] - 1)
-    return _last_possible(row, peak, slope)
-
-
-@kernel(parallel=False)
-def _last_possible(row, peak, slope):  # type: ignore[no-untyped-def]
-    # where rounding leaves the target beyond the last weight that is not 0
-    for i in range(row.shape[0] - 1, 0, -1):
-        if (vec.widen(row[i]) - peak) * slope > _LEAST_EXPONENT:
-            return i
-    return 0
+        tokens[rows[k]] = race(row, largest(row), temperatures[k], keys[k])
 
 
 @kernel(parallel=False)

@@ -8,8 +8,7 @@ float32.
 All offsets count elements from an array's first. Sizes must be compile-time constants.
 """
 
-from functools import reduce
-from typing import Any, NamedTuple
+from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
@@ -18,46 +17,9 @@ from numba.extending import intrinsic
 
 from common.engine.cpu import emit, packed
 from common.engine.cpu.emit import LANES, Builder, Context, Values
-from common.engine.cpu.packed import pack_of
+from common.engine.cpu.packed import Source, pack_of
 from common.engine.cpu.softmax import TILE
 from common.engine.cpu.target import host_target
-
-
-@intrinsic(prefer_literal=True)
-def score_block(ctx, q, q_at, keys, k_at, scale, s, s_at, rows, dim, size):  # type: ignore[no-untyped-def]
-    """s[r, 0:size] = scale * q[r, 0:dim] . keys of one block [dim / pack, size, pack], for `rows` rows."""
-    n, steps, width = emit.literal(rows), emit.literal(dim) // pack_of(keys), emit.literal(size)
-    # few rows make few independent sums: split each, or the adder's latency decides the time
-    most = host_target().attention_rows
-    splits = next(k for k in (8, 4, 2, 1) if k * n <= most and steps % k == 0)
-    sig = types.void(q, types.intp, keys, types.intp, types.float32, s, types.intp, rows, dim, size)
-
-    def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
-        pack = pack_of(sig.args[2])
-        q_data, k_data, s_data = (
-            emit.array_data(context, builder, sig, args, i) for i in (0, 2, 5)
-        )
-        for v in range(0, width, LANES):
-            sums = [emit.variable(builder, emit.constant(0.0)) for _ in range(n * splits)]
-            with cgutils.for_range(builder, emit.index(steps // splits)) as loop:
-                for k in range(splits):
-                    step = emit.multiply_add(builder, loop.index, splits, emit.index(k))
-                    k_row = emit.multiply_add(builder, step, width * pack, args[3])
-                    k_at = builder.add(k_row, emit.index(v * pack))
-                    keys = packed.load(builder, k_data, k_at, sig.args[2])
-                    for r in range(n):
-                        q_row = builder.add(args[1], emit.index(r * steps * pack))
-                        q_at = emit.multiply_add(builder, step, pack, q_row)
-                        partners = packed.broadcast(builder, q_data, q_at, sig.args[0], len(keys))
-                        for partner, key in zip(partners, keys, strict=True):
-                            packed.add_product(builder, sums[r * splits + k], partner, key)
-            for r in range(n):
-                parts = [builder.load(part) for part in sums[r * splits : (r + 1) * splits]]
-                total = builder.fmul(reduce(builder.fadd, parts), emit.splat(builder, args[4]))
-                emit.store(builder, total, s_data, builder.add(args[6], emit.index(r * TILE + v)))
-        return context.get_dummy_value()
-
-    return sig, generate
 
 
 @intrinsic(prefer_literal=True)
@@ -68,7 +30,7 @@ def accumulate_block(ctx, p, p_at, values, v_at, count, acc, acc_at, rows, dim):
 
     def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
         weights, block = (
-            _Source(emit.array_data(context, builder, sig, args, i), args[i + 1], sig.args[i])
+            Source(emit.array_data(context, builder, sig, args, i), args[i + 1], sig.args[i])
             for i in (0, 2)
         )
         acc_data = emit.array_data(context, builder, sig, args, 5)
@@ -86,17 +48,11 @@ def accumulate_block(ctx, p, p_at, values, v_at, count, acc, acc_at, rows, dim):
     return sig, generate
 
 
-class _Source(NamedTuple):
-    data: Any
-    base: Any
-    array: types.Array
-
-
 def _accumulate(
     builder: Builder,
     count: Any,
-    weights: _Source,
-    block: _Source,
+    weights: Source,
+    block: Source,
     dim: int,
     columns: range,
     sums: list[Any],

@@ -7,11 +7,12 @@ from common.engine.cpu import masking as cpu_masking
 from common.engine.cpu import sampling as cpu_sampling
 from common.engine.kernel_checks.close import normal, require_close, require_equal
 from common.engine.sampling import grammar_masks, torch_kernels
+from common.engine.sampling.noise import noise_key
 from common.engine.sampling.options import Adjustments, Ragged, Truncation
 
 # longer than a span that is read several times, and no multiple of a vector
 _ROWS, _VOCAB = 4, 5003
-_DRAWS = [0.02, 0.5, 0.99, 0.3]
+_KEYS = [noise_key(seed, position=0) for seed in range(_ROWS)]
 _TEMPERATURES = [0.7, 1.0, 1.6, 1e-6]
 
 
@@ -45,7 +46,7 @@ def _logits() -> torch.Tensor:
 
 
 def _check_draws(logits: torch.Tensor, name: str) -> None:
-    given = logits, list(range(_ROWS)), _TEMPERATURES, _DRAWS
+    given = logits, list(range(_ROWS)), _TEMPERATURES, _KEYS
     require_equal(name, *(m.draw_tokens(*given) for m in (cpu_sampling, torch_kernels)))
 
 

@@ -32,11 +32,12 @@ def score_prompts(logits: torch.Tensor, batch: Batch) -> None:
 
 def _score(logits: torch.Tensor, token_ids: list[int], num_top: list[int]) -> list[TokenLogprobs]:
     wide = logits.float()
-    norm = torch.logsumexp(wide, dim=-1, keepdim=True)
+    # not logsumexp, which cuts a row that is alone into a part for each thread and so rounds it otherwise
+    scores = torch.log_softmax(wide, dim=-1)
     index = torch.tensor(token_ids, device=wide.device)[:, None]
-    chosen = (wide.gather(-1, index) - norm)[:, 0].tolist()
-    top = wide.topk(min(max(num_top), wide.shape[-1]), dim=-1)
-    rows = zip(chosen, top.indices.tolist(), (top.values - norm).tolist(), num_top, strict=True)
+    chosen = scores.gather(-1, index)[:, 0].tolist()
+    top = wide.topk(min(max(num_top), wide.shape[-1]), dim=-1).indices
+    rows = zip(chosen, top.tolist(), scores.gather(-1, top).tolist(), num_top, strict=True)
     return [
         TokenLogprobs(logprob, tuple(ids[:count]), tuple(values[:count]))
         for logprob, ids, values, count in rows

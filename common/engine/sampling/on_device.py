@@ -11,8 +11,9 @@ import torch
 
 from common.engine.device_copy import to_device
 from common.engine.sampling import torch_kernels
+from common.engine.sampling.noise import noise_key
 from common.engine.sampling.options import Truncation
-from common.engine.sampling.sampler import COLDEST, uniform
+from common.engine.sampling.sampler import COLDEST
 from common.engine.sequence import Sequence
 
 
@@ -37,8 +38,8 @@ def sample_on_device(
 def _draw(logits: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
     """Draw for sequences with a temperature, all of them truncated or none."""
     temperatures = [max(seq.sampling.temperature, COLDEST) for seq in sequences]
-    draws = [uniform(seq.sampling.seed, seq.next_position) for seq in sequences]
+    keys = [noise_key(seq.sampling.seed, seq.next_position) for seq in sequences]
     if sequences[0].sampling.is_truncated:
         logits = logits.float()
         torch_kernels.truncate(logits, Truncation.of(sequences, temperatures))
-    return torch_kernels.draw(logits, np.array(temperatures), np.array(draws))
+    return torch_kernels.draw(logits, np.array(temperatures), keys)

@@ -1,9 +1,10 @@
 """Sampling of tokens from logits, with counter-based random numbers.
 
-A draw is a function of (seed, position) alone, so a request gets the same tokens in any batch, on any
-worker, before and after preemption. In order: logit bias, penalties, the masks of grammar, min_tokens, bad
-words and allowed tokens together, temperature, top k, top p, min p, draw (the order of `transformers`). So a
-forbidden token stays so, whatever a bias adds to it. Log-probabilities come before all that.
+The noise of a draw is a function of (seed, position, token id) alone (noise.py). So a request gets the same
+tokens in any batch, on any worker, before and after preemption. In order: logit bias, penalties, the masks of
+grammar, min_tokens, bad words and allowed tokens together, temperature, top k, top p, min p, draw (the order
+of `transformers`). So a forbidden token stays so, whatever a bias adds to it. Log-probabilities come before
+all that.
 """
 
 from collections.abc import Sequence as SequenceOf
@@ -16,12 +17,12 @@ from common.engine.kernel_checks.verdicts import trusted_sampling
 from common.engine.sampling import torch_kernels
 from common.engine.sampling.grammar_masks import PendingMasks
 from common.engine.sampling.logprobs import score
+from common.engine.sampling.noise import noise_key
 from common.engine.sampling.options import Adjustments, Truncation
 from common.engine.sampling.token_masks import TokenMasks, find_masks
 from common.engine.sequence import Sequence
 from common.messages import TokenLogprobs
 
-_MASK = (1 << 64) - 1
 COLDEST = 1e-6  # greedy in effect; the inverse of a much lower temperature overflows float32
 
 
@@ -45,9 +46,9 @@ class SamplingKernels(Protocol):
         """Return the likeliest token of each row of [n, vocab], first of equals, and if the row is finite."""
 
     def draw_tokens(
-        self, logits: torch.Tensor, rows: list[int], temperatures: list[float], draws: list[float]
+        self, logits: torch.Tensor, rows: list[int], temperatures: list[float], keys: list[int]
     ) -> list[int]:
-        """Invert the cumulative softmax(logits / temperature) of the listed rows at `draws`; never a -inf."""
+        """Draw from softmax(logits / temperature) of the listed rows by the noise of `keys`; never a -inf."""
 
     def adjust(
         self, logits: torch.Tensor, rows: list[int], adjustments: Adjustments
@@ -56,11 +57,6 @@ class SamplingKernels(Protocol):
 
     def truncate(self, logits: torch.Tensor, truncation: Truncation) -> None:
         """Put -inf in [m, vocab], float32, where a token may not be drawn. At least one stays in each row."""
-
-
-def uniform(seed: int, position: int) -> float:
-    """Return a number in [0, 1): SplitMix64 (Steele, Lea, Flood 2014) of the seed, then of the position."""
-    return (_splitmix64(_splitmix64(seed & _MASK) ^ (position & _MASK)) >> 11) * 2.0**-53
 
 
 def sample(
@@ -133,8 +129,8 @@ def _draw_warm(
     if not warm:
         return
     temperatures = [max(sequences[i].sampling.temperature, COLDEST) for i in warm]
-    draws = [uniform(sequences[i].sampling.seed, sequences[i].next_position) for i in warm]
-    drawn = kernels.draw_tokens(logits, [rows[i] for i in warm], temperatures, draws)
+    keys = [noise_key(sequences[i].sampling.seed, sequences[i].next_position) for i in warm]
+    drawn = kernels.draw_tokens(logits, [rows[i] for i in warm], temperatures, keys)
     for i, token in zip(warm, drawn, strict=True):
         tokens[places[i]] = token
 
@@ -161,10 +157,3 @@ def _cpu_kernels() -> SamplingKernels:
     from common.engine.cpu import sampling
 
     return sampling
-
-
-def _splitmix64(state: int) -> int:
-    state = (state + 0x9E3779B97F4A7C15) & _MASK
-    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
-    return state ^ (state >> 31)

@@ -5,6 +5,7 @@ import torch
 from numpy.typing import NDArray
 
 from common.engine.device_copy import to_device
+from common.engine.sampling.noise import gumbel
 from common.engine.sampling.options import Adjustments, Ragged, Truncation
 
 
@@ -15,10 +16,10 @@ def greedy_tokens(logits: torch.Tensor) -> tuple[list[int], list[bool]]:
 
 
 def draw_tokens(
-    logits: torch.Tensor, rows: list[int], temperatures: list[float], draws: list[float]
+    logits: torch.Tensor, rows: list[int], temperatures: list[float], keys: list[int]
 ) -> list[int]:
     """Implement SamplingKernels.draw_tokens."""
-    tokens: list[int] = draw(logits[rows], np.array(temperatures), np.array(draws)).tolist()
+    tokens: list[int] = draw(logits[rows], np.array(temperatures), keys).tolist()
     return tokens
 
 
@@ -28,23 +29,14 @@ def greedy(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return logits.argmax(dim=-1), torch.isfinite(logits.sum(dim=-1, dtype=torch.float32))
 
 
-def draw(
-    logits: torch.Tensor, temperatures: NDArray[np.float64], draws: NDArray[np.float64]
-) -> torch.Tensor:
+def draw(logits: torch.Tensor, temperatures: NDArray[np.float64], keys: list[int]) -> torch.Tensor:
     """Draw as `draw_tokens` does for all rows [n, vocab]; leave int64 [n] on the device. Wait for nothing.
 
-    Sums are float64, so that the tail of a large vocabulary is not lost. A row that is not finite gives some
-    token of the vocabulary.
+    A row that is not finite gives some token of the vocabulary.
     """
-    column = _to(logits.device, temperatures)[:, None]
-    cumulative = torch.softmax(logits.double() / column, dim=-1).cumsum(dim=-1)
-    whole = cumulative[:, -1:].contiguous()
-    targets = _to(logits.device, draws)[:, None] * whole
-    # where rounding leaves the target at the end, the last token with a weight
-    last = torch.searchsorted(cumulative, whole)
-    index = torch.searchsorted(cumulative, targets, right=True).minimum(last)[:, 0]
-    # among NaN a search may end behind the last token, which the next step would look up
-    return index.clamp(max=logits.shape[-1] - 1)
+    scores = logits.double() / _to(logits.device, temperatures)[:, None]
+    scores += gumbel(keys, logits.shape[-1], logits.device)
+    return scores.argmax(dim=-1)
 
 
 def adjust(logits: torch.Tensor, rows: list[int], adjustments: Adjustments) -> torch.Tensor:

@@ -31,6 +31,8 @@ from router.edge.openai.events import (
     to_json,
 )
 from router.edge.openai.fields import OpenAiModel, parse
+from router.edge.openai.openapi import document
+from router.edge.openai.operations import OPERATIONS
 from router.edge.openai.responses.request import ResponseRequest
 from router.edge.router_state import RouterState
 from router.intake.intake import Intake
@@ -70,22 +72,24 @@ class OpenAiPages:
 
     def app(self) -> Starlette:
         """Return the application."""
-        posts: dict[str, Callable[[Request], Awaitable[Page]]] = {
+        pages: dict[str, Callable[[Request], Awaitable[Page]]] = {
             "/v1/chat/completions": self._chat,
             "/v1/completions": self._completions,
             "/v1/responses": self._response,
             "/tokenize": self._tokenize,
             "/detokenize": self._detokenize,
-        }
-        gets: dict[str, Callable[[Request], Awaitable[Page]]] = {
             "/v1/models": self._models,
             "/v1/models/{model:path}": self._model,
             "/metrics": self._metrics,
+            "/health": self._health,
+            "/version": self._version,
+            "/openapi.json": self._openapi,
         }
-        opened: dict[str, Handler] = {"/health": self._health, "/version": self._version}
-        routes = [Route(p, self._guarded(h), methods=["POST"]) for p, h in posts.items()]
-        routes += [Route(p, self._guarded(h), methods=["GET"]) for p, h in gets.items()]
-        routes += [Route(p, h, methods=["GET"]) for p, h in opened.items()]
+        routes = []
+        for asked in OPERATIONS:
+            page = pages[asked.path]
+            handler = page if asked.is_open else self._guarded(page)
+            routes.append(Route(asked.path, handler, methods=[asked.method]))
         handlers = {HTTPException: _no_page}
         return Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]
 
@@ -201,6 +205,10 @@ class OpenAiPages:
 
     async def _version(self, request: Request) -> Response:
         return _json({"version": importlib.metadata.version("pdserve")})
+
+    async def _openapi(self, request: Request) -> Response:
+        version = importlib.metadata.version("pdserve")
+        return _json(await asyncio.to_thread(document, version))
 
 
 def bearer_token(request: Request) -> bytes | None:

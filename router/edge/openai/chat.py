@@ -3,6 +3,7 @@
 A whole answer is put together from the very pieces that a stream shows, so that both say the same.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -17,7 +18,7 @@ from router.edge.openai.parsing.events import (
     Parser,
     Reasoning,
 )
-from router.journey.progress import Delta
+from router.journey.progress import Delta, Summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,8 @@ class ChatChoice:
     shows_token_ids: bool
     shows_stop_text: bool
     has_begun: bool = False
-    has_calls: bool = False
+    num_calls: int = 0
+    last_arguments: list[str] = field(default_factory=list)  # of the newest call
 
     def take(self, delta: Delta) -> Iterator[ChatPiece]:
         """Yield the pieces that a delta makes; the role comes first, the reason last."""
@@ -80,11 +82,16 @@ class ChatChoice:
             yield ChatPiece(self.index, event, logprobs, token_ids)
             logprobs = token_ids = None
         if delta.summary is not None:
-            reason = FINISH_REASONS[delta.summary.reason]
-            if self.has_calls and delta.summary.reason is FinishReason.STOP:
-                reason = "tool_calls"
             stop_text = delta.summary.stop_text or None
+            reason = self._finish_reason(delta.summary)
             yield ChatPiece(self.index, finish_reason=reason, stop_reason=stop_text)
+
+    def _finish_reason(self, summary: Summary) -> str:
+        """Return the reason; it is no call where a stop text of the client's cut the arguments."""
+        if not self.num_calls or summary.reason is not FinishReason.STOP:
+            return FINISH_REASONS[summary.reason]
+        is_cut = summary.stop_text and not _is_json("".join(self.last_arguments))
+        return FINISH_REASONS[summary.reason] if is_cut else "tool_calls"
 
     def _events(self, delta: Delta) -> list[Event]:
         summary, text = delta.summary, delta.text
@@ -93,7 +100,12 @@ class ChatChoice:
         events = [*self.parser.push(text)]
         if summary is not None:
             events += self.parser.finish()
-        self.has_calls = self.has_calls or any(isinstance(event, CallStart) for event in events)
+        for event in events:
+            if isinstance(event, CallStart):
+                self.num_calls += 1
+                self.last_arguments = []
+            elif isinstance(event, CallArguments):
+                self.last_arguments.append(event.text)
         return events
 
 
@@ -168,6 +180,14 @@ def whole_choices(pieces: Iterable[ChatPiece], num_choices: int) -> list[Json]:
     for piece in pieces:
         found[piece.index].add(piece)
     return [whole.to_json(index) for index, whole in enumerate(found)]
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _logprobs(entries: tuple[Json, ...] | None) -> Json | None:

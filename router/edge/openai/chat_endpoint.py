@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from pdserve.errors import InvalidRequestError
@@ -10,12 +10,13 @@ from pdserve.v1 import inference_pb2
 from router.edge.openai.chat import ChatChoice
 from router.edge.openai.chat_request import ChatRequest
 from router.edge.openai.generation import Generation
-from router.edge.openai.parsing.select import can_call, make_parser
+from router.edge.openai.parsing.select import answer_form, can_call
 from router.edge.openai.prompts import chat_prompt
-from router.edge.openai.sampling_fields import to_int32, to_sampling
+from router.edge.openai.sampling_fields import to_sampling
 from router.edge.openai.tools import Tool, forced_schema, offered
 from router.intake.intake import Intake
 from router.intake.job import Job, check_model
+from router.intake.wire_values import to_int32
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +49,18 @@ class ChatEndpoint:
             render = partial(chat_prompt, asked, tools, self._tokenizer, self._limits)
             prompt = await asyncio.to_thread(render)
         (job,) = await self._generation.make_jobs(asked, sampling, [prompt], request_id)
-        make = partial(make_parser, self._tokenizer, prompt.text)
+        form = answer_form(self._tokenizer, has_tools=bool(tools), is_forced=is_forced)
         choices = [
             ChatChoice(
                 index,
-                make(has_tools=bool(tools), is_forced=is_forced),
+                form.make_parser(prompt.text),
                 self._tokenizer.bytes_of,
                 asked.return_token_ids,
                 asked.include_stop_str_in_output,
             )
             for index in range(job.num_choices)
         ]
-        return OpenedChat(job, choices)
+        return OpenedChat(replace(job, shown_tokens=form.marks), choices)
 
     def _force_calls(
         self, asked: ChatRequest, tools: list[Tool], sampling: inference_pb2.SamplingParams

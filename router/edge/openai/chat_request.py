@@ -1,5 +1,7 @@
 """A request of /v1/chat/completions."""
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from pdserve.errors import InvalidRequestError
@@ -11,6 +13,9 @@ from router.edge.openai.tools import Tool, ToolChoice
 
 class ChatRequest(SamplingFields):
     """OpenAI's fields, and those that vLLM adds."""
+
+    prompt_field: ClassVar[str] = "messages"
+    logprobs_field: ClassVar[str] = "top_logprobs"
 
     messages: list[Message]
     max_tokens: int | None = None

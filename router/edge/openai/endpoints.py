@@ -15,12 +15,14 @@ from router.edge.openai.chat_request import ChatRequest
 from router.edge.openai.choices import Choices
 from router.edge.openai.completion_request import CompletionRequest
 from router.edge.openai.completions import CompletionChoice, TextPiece
+from router.edge.openai.field_names import own_names
 from router.edge.openai.generation import Generation, Piece
 from router.edge.openai.prompts import Prompt, text_prompt
 from router.edge.openai.responses.endpoint import ResponseEndpoint
-from router.edge.openai.sampling_fields import SamplingFields, to_int32, to_sampling
+from router.edge.openai.sampling_fields import SamplingFields, to_sampling
 from router.intake.intake import Intake
 from router.intake.job import Job, check_model
+from router.intake.wire_values import to_int32
 from router.journey.journey import Journeys
 
 
@@ -55,7 +57,8 @@ class Endpoints:
 
     async def open_chat(self, asked: ChatRequest, request_id: str) -> Answer:
         """Prepare a chat completion. Raises RequestError."""
-        opened = await self._chats.open(asked, request_id)
+        with own_names(asked):
+            opened = await self._chats.open(asked, request_id)
         kind = "chat.completion.chunk" if asked.stream else "chat.completion"
         head = Head(f"chatcmpl-{request_id}", kind, self._limits.model)
         choices = Choices([choice.take for choice in opened.choices], chat.whole_choices)
@@ -70,7 +73,8 @@ class Endpoints:
             if asked.logprobs is not None:
                 sampling.logprobs = to_int32(asked.logprobs)
             prompts = await asyncio.to_thread(self._prompts, asked)
-        jobs = await self._generation.make_jobs(asked, sampling, prompts, request_id)
+        with own_names(asked):
+            jobs = await self._generation.make_jobs(asked, sampling, prompts, request_id)
         pairs = zip(jobs, prompts, strict=True)
         each = [pair for pair in pairs for _ in range(pair[0].num_choices)]
         found = [

@@ -3,17 +3,28 @@
 `docs/use/openai.md` lists them from these models; a field that no model has is refused by its name.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from pdserve.errors import InvalidRequestError
 
 _MAX_SHOWN_CHARS = 200
 _KEY = "pdserve"  # of json_schema_extra
+_NULL = {"type": "null"}
+_ABOUT = {"description", "default"}  # keywords of a JSON schema that forbid nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +46,8 @@ def _marked(marker: Unsupported | NoEffect) -> Callable[[dict[str, Any]], None]:
     def describe(schema: dict[str, Any]) -> None:
         what = "Refused" if isinstance(marker, Unsupported) else "No effect"
         schema["description"] = f"{what}: {marker.why}"
+        if isinstance(marker, Unsupported):
+            schema["enum"] = _distinct((None, *marker.neutral))
 
     setattr(describe, _KEY, marker)
     return describe
@@ -67,6 +80,19 @@ class OpenAiModel(BaseModel):
         if isinstance(data, dict):
             return {name: value for name, value in data.items() if value is not None}
         return data
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Return the model's JSON Schema, in which what may be absent may be null."""
+        schema = handler(core_schema)
+        shape = handler.resolve_ref_schema(schema)
+        required, properties = shape.get("required", ()), shape["properties"]
+        for name, field in properties.items():
+            if name not in required:
+                properties[name] = _or_null(field)
+        return schema
 
     @model_validator(mode="after")
     def _refuse_unsupported(self) -> "OpenAiModel":
@@ -119,6 +145,26 @@ def _is_branch(part: int | str) -> bool:
 
 
 _BRANCHES = {"str", "int", "float", "bool", "dict", "list"}
+
+
+def _distinct(values: Iterable[object]) -> list[object]:
+    """Return values of which no two are the same in JSON, where 1 and 1.0 are."""
+    found: list[object] = []
+    for value in values:
+        alike = [other for other in found if isinstance(other, bool) is isinstance(value, bool)]
+        if value not in alike:
+            found.append(value)
+    return found
+
+
+def _or_null(schema: JsonSchemaValue) -> JsonSchemaValue:
+    """Return the schema of a field that may be null too."""
+    kinds = {"type", "$ref", "anyOf"} & schema.keys()
+    if not kinds or _NULL in schema.get("anyOf", ()):
+        return schema
+    value = {key: entry for key, entry in schema.items() if key not in _ABOUT}
+    about = {key: entry for key, entry in schema.items() if key in _ABOUT}
+    return about | {"anyOf": [*value.get("anyOf", [value]), _NULL]}
 
 
 def _is_neutral(value: object, marker: Unsupported) -> bool:

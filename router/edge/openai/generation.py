@@ -9,6 +9,7 @@ from router.edge.openai.prompts import Prompt
 from router.edge.openai.sampling_fields import SamplingFields
 from router.intake.intake import Intake
 from router.intake.job import Job
+from router.intake.wire_values import to_int32
 from router.journey.journey import Journeys
 from router.journey.merge import merge
 from router.journey.progress import Delta
@@ -46,7 +47,7 @@ class Generation:
                 tokens=inference_pb2.TokenPrompt(token_ids=prompt.token_ids),
                 sampling=sampling,
                 cache_salt=asked.cache_salt,
-                priority=asked.priority,
+                priority=to_int32(asked.priority),
             )
             jobs.append(await self._intake.parse(message))
         return jobs

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pdserve.errors import InvalidRequestError, Reason
 from router.edge.openai.fields import OpenAiModel, refused, without_effect
+from router.edge.openai.template_style import TemplateStyle
 
 
 class TextPart(OpenAiModel):
@@ -52,7 +53,7 @@ class Message(OpenAiModel):
     audio: object = refused("the model takes text")
 
 
-def to_template(messages: Sequence[Message], *, knows_developer: bool) -> list[dict[str, object]]:
+def to_template(messages: Sequence[Message], style: TemplateStyle) -> list[dict[str, object]]:
     """Return the messages for a chat template. Raises InvalidRequestError.
 
     A template that does not name the role `developer` gets `system` for it.
@@ -60,28 +61,37 @@ def to_template(messages: Sequence[Message], *, knows_developer: bool) -> list[d
     if not messages:
         message = "a chat needs a message"
         raise InvalidRequestError(message, reason=Reason.EMPTY_PROMPT, field="messages")
-    turns = [_turn(m, i, knows_developer) for i, m in enumerate(messages)]
+    turns = [_turn(m, i, style) for i, m in enumerate(messages)]
     if not any(turn["content"] or turn.get("tool_calls") for turn in turns):
         message = "every message is empty"
         raise InvalidRequestError(message, reason=Reason.EMPTY_PROMPT, field="messages")
     return turns
 
 
-def _turn(message: Message, number: int, knows_developer: bool) -> dict[str, object]:
-    is_developer = message.role == "developer" and not knows_developer
+def _turn(message: Message, number: int, style: TemplateStyle) -> dict[str, object]:
+    is_developer = message.role == "developer" and not style.knows_developer
+    content = _text(message, f"messages.{number}.content")
     turn: dict[str, object] = {
         "role": "system" if is_developer else message.role,
-        "content": _text(message, f"messages.{number}.content"),
+        "content": None if style.takes_null and message.tool_calls and not content else content,
     }
     if message.tool_calls:
-        turn["tool_calls"] = [_call(call) for call in message.tool_calls]
+        turn["tool_calls"] = [_call(call, style) for call in message.tool_calls]
     optional: Mapping[str, str | None] = {
         "name": message.name,
         "tool_call_id": message.tool_call_id,
-        "reasoning_content": message.reasoning_content or message.reasoning,
+        **_reasoning(message, style),
     }
     turn.update({key: value for key, value in optional.items() if value is not None})
     return turn
+
+
+def _reasoning(message: Message, style: TemplateStyle) -> dict[str, str | None]:
+    text = message.reasoning_content or message.reasoning
+    if not style.takes_thinking:
+        return {"reasoning_content": text}
+    # such a template takes either thoughts or content before a call
+    return {"thinking": None if message.tool_calls and message.content else text}
 
 
 def _text(message: Message, field: str) -> str:
@@ -100,10 +110,12 @@ def _part_text(part: TextPart, field: str) -> str:
     return text
 
 
-def _call(call: ToolCall) -> dict[str, object]:
-    """Return a call for a template, which wants arguments as an object where they are one."""
+def _call(call: ToolCall, style: TemplateStyle) -> dict[str, object]:
+    """Return a call for a template, most of which want arguments as an object where they are one."""
     arguments: object = call.function.arguments
-    if isinstance(arguments, str):
+    if style.takes_text_arguments:
+        arguments = _as_text(call.function.arguments)
+    elif isinstance(arguments, str):
         try:
             parsed = json.loads(arguments) if arguments else {}
         except ValueError:
@@ -111,3 +123,9 @@ def _call(call: ToolCall) -> dict[str, object]:
         arguments = parsed if isinstance(parsed, dict) else arguments
     function = {"name": call.function.name, "arguments": arguments}
     return {"id": call.id, "type": "function", "function": function}
+
+
+def _as_text(arguments: str | dict[str, object]) -> str:
+    if isinstance(arguments, str):
+        return arguments or "{}"
+    return json.dumps(arguments, ensure_ascii=False)

@@ -22,6 +22,12 @@ class TokenizeRequest(OpenAiModel):
     return_token_strs: bool = False
 
 
+class ChatToTokenize(ChatRequest):
+    """A chat to tokenize (vLLM's /tokenize)."""
+
+    return_token_strs: bool = False
+
+
 class DetokenizeRequest(OpenAiModel):
     """Token ids to turn into text (vLLM's /detokenize)."""
 
@@ -43,11 +49,10 @@ def describe_model(limits: Limits, started_s: int) -> Json:
 
 def tokenize(data: object, limits: Limits, tokenizer: Tokenizer) -> Json:
     """Answer /tokenize. Raises RequestError."""
-    strings = False
     if isinstance(data, dict) and _CHAT_ONLY & set(data):
-        asked = dict(data)
-        strings = asked.pop("return_token_strs", False) is True
-        prompt = _chat(parse(ChatRequest, asked), limits, tokenizer)
+        chat = parse(ChatToTokenize, data)
+        strings = chat.return_token_strs
+        prompt = _chat(chat, limits, tokenizer)
     else:
         text = parse(TokenizeRequest, data)
         strings = text.return_token_strs

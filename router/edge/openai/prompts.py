@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pdserve.errors import InvalidRequestError, Reason
 from router.edge.openai.chat_request import ChatRequest
 from router.edge.openai.messages import to_template
+from router.edge.openai.template_style import TemplateStyle, style_of
 from router.edge.openai.tools import Tool
 from router.intake.job import Limits
 from router.intake.tokenizer import Tokenizer
+from router.intake.vocabulary import check_vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +29,15 @@ def chat_prompt(
     Special tokens in the client's texts are plain text (intake/literal_text.py).
     """
     literal = tokenizer.literal_text
-    knows_developer = tokenizer.template_mentions("developer")
-    turns = to_template(asked.messages, knows_developer=knows_developer)
+    style = style_of(tokenizer)
+    turns = to_template(asked.messages, style)
     variables: dict[str, object] = {
         **asked.chat_template_kwargs,
         "messages": literal.protect_all(turns),
         "add_generation_prompt": asked.add_generation_prompt and not asked.continue_final_message,
     }
     if tools:
-        specs = [tool.model_dump(exclude_unset=True) for tool in tools]
-        variables["tools"] = literal.protect_all(specs)
+        variables["tools"] = literal.protect_all([_spec(tool, style) for tool in tools])
     if asked.documents is not None:
         variables["documents"] = literal.protect_all(asked.documents)
     if asked.reasoning_effort is not None:
@@ -61,12 +62,22 @@ def text_prompt(
     if not isinstance(prompt, str):
         if any(token_id < 0 for token_id in prompt):
             raise InvalidRequestError("a token id is negative", field="prompt")
+        if prompt:
+            check_vocabulary(prompt, "prompt", limits.vocab_size, tokenizer)
         return _kept("", tuple(prompt), keep)
     if not prompt:
         return Prompt("", ())
     _check_length(prompt, tokenizer, limits, keep)
     encode = tokenizer.encode if add_special_tokens else tokenizer.encode_rendered
     return _kept(prompt, tuple(encode(prompt)), keep)
+
+
+def _spec(tool: Tool, style: TemplateStyle) -> dict[str, object]:
+    """Return a tool for the template, with the fields that the client set."""
+    spec = tool.model_dump(exclude_unset=True)
+    if style.needs_descriptions:
+        spec["function"].setdefault("description", "")
+    return spec
 
 
 def _cut_behind(text: str, last: str, tokenizer: Tokenizer) -> str:

@@ -1,7 +1,7 @@
 """The sampling fields that chats and completions share: OpenAI's, and those that vLLM adds."""
 
 import json
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -9,9 +9,8 @@ from pdserve.errors import InvalidRequestError
 from pdserve.v1 import inference_pb2
 from router.edge.openai.fields import OpenAiModel, Unread, refused, without_effect
 from router.intake.generation_config import SamplingDefaults
+from router.intake.wire_values import json_object, to_int32
 
-_MAX_INT32 = 2**31 - 1
-_JSON_OBJECT = json.dumps({"type": "object"})
 _Integer = Annotated[int, Field(strict=True)]
 
 
@@ -56,6 +55,9 @@ class StructuredOutputs(OpenAiModel):
 
 class SamplingFields(Unread):
     """Fields that a chat and a completion have in common."""
+
+    prompt_field: ClassVar[str] = "prompt"
+    logprobs_field: ClassVar[str] = "logprobs"  # the one with the number
 
     model: str = ""
     temperature: float | None = None
@@ -173,7 +175,7 @@ def _of_response_format(asked: ResponseFormat) -> inference_pb2.StructuredOutput
     if asked.type == "text":
         return None
     if asked.type == "json_object":
-        return inference_pb2.StructuredOutput(json_schema=_JSON_OBJECT)
+        return json_object()
     if asked.type != "json_schema":
         message = f"{asked.type!r} is none of text, json_object, json_schema"
         raise InvalidRequestError(message, field="response_format.type")
@@ -195,7 +197,7 @@ def _of_structured_outputs(asked: StructuredOutputs) -> inference_pb2.Structured
     if asked.grammar is not None:
         forms.append(inference_pb2.StructuredOutput(grammar=asked.grammar))
     if asked.json_object:
-        forms.append(inference_pb2.StructuredOutput(json_schema=_JSON_OBJECT))
+        forms.append(json_object())
     if len(forms) != 1:
         message = "needs exactly one of json, regex, choice, grammar, json_object"
         raise InvalidRequestError(message, field="structured_outputs")
@@ -212,8 +214,3 @@ def _token_id(token_id: int, field: str) -> int:
     if not 0 <= token_id < 2**32:
         raise InvalidRequestError(f"{token_id} is no token id", field=field)
     return token_id
-
-
-def to_int32(number: int) -> int:
-    """Bring a number into the range of the wire; what does not fit is out of range in both."""
-    return max(-(2**31), min(number, _MAX_INT32))

@@ -1,7 +1,7 @@
 """Tools of a chat: what the client offers, and the grammar that forces a call."""
 
 import json
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -23,10 +23,13 @@ _MORE = {
 }
 
 
+FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+
+
 class FunctionSpec(OpenAiModel):
     """A function that the model may call."""
 
-    name: str = Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")
+    name: FunctionName
     description: str = ""
     parameters: dict[str, object] | None = None
     strict: object = without_effect("forced calls keep to the schema always, free ones never")

@@ -4,18 +4,15 @@ Every field is honoured or refused by its name, also fields that a later version
 adds.
 """
 
-import json
-
 from google.protobuf.message import Message
 from smg_grpc_proto import vllm_engine_pb2 as vllm_pb2
 
 from pdserve.errors import InvalidRequestError, RequestError
 from pdserve.v1 import inference_pb2
 from router.intake.generation_config import NO_DEFAULTS, SamplingDefaults
+from router.intake.wire_values import json_object, to_int32
 
 _SAMPLING = "sampling_params"
-_MAX_INT32 = 2**31 - 1
-_JSON_OBJECT = json.dumps({"type": "object"})
 REQUEST_FIELDS = {
     "request_id",
     "tokenized",
@@ -110,7 +107,7 @@ def _to_sampling(
         raise _refusal("skip_special_tokens", "stop texts are found in text without them; set it")
     unset = 1.0 if defaults.temperature is None else defaults.temperature
     silent = NO_DEFAULTS if asked.top_p and asked.repetition_penalty else defaults
-    top_k = _int32(asked.top_k) or silent.top_k or 0
+    top_k = to_int32(asked.top_k) or silent.top_k or 0
     min_p = asked.min_p or silent.min_p or 0.0
     sampling = inference_pb2.SamplingParams(
         temperature=asked.temperature if asked.HasField("temperature") else unset,
@@ -122,12 +119,12 @@ def _to_sampling(
         frequency_penalty=asked.frequency_penalty,
         presence_penalty=asked.presence_penalty,
         repetition_penalty=asked.repetition_penalty or defaults.repetition_penalty or 1.0,
-        max_tokens=_int32(asked.max_tokens) if asked.HasField("max_tokens") else None,
-        min_tokens=_int32(asked.min_tokens),
+        max_tokens=to_int32(asked.max_tokens) if asked.HasField("max_tokens") else None,
+        min_tokens=to_int32(asked.min_tokens),
         stop=asked.stop,
         stop_token_ids=asked.stop_token_ids,
         ignore_eos=asked.ignore_eos,
-        n=_int32(asked.n) or 1,
+        n=to_int32(asked.n) or 1,
         logprobs=asked.logprobs if asked.HasField("logprobs") else None,
         prompt_logprobs=asked.prompt_logprobs if asked.HasField("prompt_logprobs") else None,
         seed=asked.seed % 2**64 if asked.HasField("seed") else None,
@@ -147,18 +144,13 @@ def _to_structured(asked: vllm_pb2.SamplingParams) -> inference_pb2.StructuredOu
     if kind == "json_object":
         if not asked.json_object:
             raise _refusal("json_object", "false says nothing; leave it out")
-        return inference_pb2.StructuredOutput(json_schema=_JSON_OBJECT)
+        return json_object()
     if kind == "choice":
         choice = inference_pb2.Choice(texts=asked.choice.choices)
         return inference_pb2.StructuredOutput(choice=choice)
     form = inference_pb2.StructuredOutput()
     setattr(form, kind, getattr(asked, kind))
     return form
-
-
-def _int32(number: int) -> int:
-    """Return an unsigned number for a signed field; a larger one is out of range in both contracts."""
-    return min(number, _MAX_INT32)
 
 
 def _refusal(name: str, message: str) -> InvalidRequestError:

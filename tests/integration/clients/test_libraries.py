@@ -15,18 +15,18 @@ from tests.patience import WITHIN_S
 pytestmark = [pytest.mark.deployment, pytest.mark.clients]
 
 SCRIPTS = Path(__file__).parent / "scripts"
-PYTHON = os.environ.get("PDSERVE_CLIENTS_PYTHON", "")  # has what requirements.txt lists
+VENVS = os.environ.get("PDSERVE_CLIENTS", "")  # `libraries` has what tools/libraries.txt lists
 PARIS = "The capital of France is Paris."
 
 
 def run(script: str, served: Served) -> Any:
     """Return the JSON that a script prints."""
-    assert PYTHON, "run `make test-clients`"
+    assert VENVS, "run `make test-clients`"
     # litellm asks the net for prices otherwise
     environment = os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     environment.pop("PYTHONPATH", None)
     ended = subprocess.run(
-        [PYTHON, str(SCRIPTS / script), served.openai, MODEL],
+        [f"{VENVS}/libraries/bin/python", str(SCRIPTS / script), served.openai, MODEL],
         capture_output=True,
         text=True,
         env=environment,

@@ -131,6 +131,20 @@ async def test_a_long_prompt_is_tokenized_beside_the_streams(stack: Stack) -> No
     assert caught.value.reason is Reason.CONTEXT_EXCEEDED
 
 
+async def test_a_token_too_large_for_metadata_is_refused_for_good(stack: Stack) -> None:
+    async with pdserve.AsyncClient(stack.address, token="x" * 2**16) as client:
+        with pytest.raises(InvalidRequestError, match="metadata size"):
+            await client.models()
+
+
+async def test_sampling_may_be_a_mapping(stack: Stack) -> None:
+    whole = await stack.client.generate("a text", {"max_tokens": 4})
+    assert whole.text == "a te"
+    with pytest.raises(InvalidRequestError) as caught:
+        await stack.client.generate("a text", {"temperature": float("nan")})
+    assert caught.value.field == "sampling.temperature"
+
+
 async def test_models_says_what_is_served(stack: Stack) -> None:
     (model,) = await stack.client.models()
     assert model == inference_pb2.Model(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from common.config import RouterConfig
 from common.rpc.worker_host import WorkerHost
 from common.rpc.worker_service import LEASE_S
 from pdserve.errors import Reason, UnavailableError
@@ -20,13 +21,21 @@ from tests.integration.support.in_process_workers import (
     held,
     until,
 )
-from tests.integration.support.router_stack import ALWAYS_PREFILL, HOST, Stack, routing
+from tests.integration.support.router_stack import (
+    ALWAYS_PREFILL,
+    HOST,
+    Stack,
+    routing,
+    text_of,
+)
+from tests.integration.support.scripted_worker import ScriptedWorker
 from tests.integration.support.tcp_relay import Relay, relaying
 from tests.patience import WITHIN_S
 from tests.unit.common.engine.tiny_models import VOCAB, engine_config, save_model
 from tests.unit.router.tiny_tokenizer import write_folder
 
 NUM_STREAMS, NUM_TOKENS = 8, 150
+NOBODY_WAITS = ALWAYS_PREFILL.model_copy(update={"max_outage_s": 0})
 Parts = list[inference_pb2.GenerateResponse]
 
 
@@ -71,7 +80,9 @@ class Rig:
 
 
 @asynccontextmanager
-async def behind_relay(folder: Path, lease_s: float) -> AsyncIterator[Rig]:
+async def behind_relay(
+    folder: Path, lease_s: float, config: RouterConfig = ALWAYS_PREFILL
+) -> AsyncIterator[Rig]:
     model_dir = write_folder(save_model(folder, "llama", max_position_embeddings=8192))
     decode_config = engine_config(num_blocks=600, max_num_seqs=NUM_STREAMS)
     with Workers(model_dir, prefill_config=CHUNKS_OF_16, decode_config=decode_config) as workers:
@@ -79,7 +90,7 @@ async def behind_relay(folder: Path, lease_s: float) -> AsyncIterator[Rig]:
         prefill = WorkerHost(workers.prefill, HOST)
         async with (
             relaying(decode.start()) as (address, relay),
-            routing(model_dir, [address, prefill.start()], ALWAYS_PREFILL) as stack,
+            routing(model_dir, [address, prefill.start()], config) as stack,
         ):
             yield Rig(stack, workers, relay)
         for host in (decode, prefill):
@@ -126,7 +137,7 @@ async def test_cuts_under_eight_streams_change_nothing_for_their_clients(tmp_pat
 async def test_the_blocks_of_a_router_that_stays_away_are_free_after_the_lease(
     tmp_path: Path,
 ) -> None:
-    async with behind_relay(tmp_path, lease_s=0.2) as rig:
+    async with behind_relay(tmp_path, 0.2, NOBODY_WAITS) as rig:
         parts: Parts = []
         run = asyncio.create_task(rig.run(0, parts))
         async with asyncio.timeout(WITHIN_S):
@@ -145,3 +156,29 @@ async def test_the_blocks_of_a_router_that_stays_away_are_free_after_the_lease(
         with pytest.raises(UnavailableError) as caught:
             await run
         assert caught.value.reason is Reason.WORKER_LOST
+
+
+async def test_requests_of_a_silent_worker_go_on_at_another_one(tmp_path: Path) -> None:
+    silent, other = ScriptedWorker("decode-0"), ScriptedWorker("decode-1")
+    hosts = [WorkerHost(worker, HOST) for worker in (silent, other)]
+    behind, direct = [host.start() for host in hosts]
+    async with (
+        relaying(behind) as (address, relay),
+        routing(write_folder(tmp_path), [address, direct]) as stack,
+    ):
+        stream = stack.client.stream("x")
+        begun = asyncio.ensure_future(anext(stream))
+        first = await asyncio.to_thread(silent.wait_for_request)
+        silent.say(first, "so f")
+        parts = [await begun]
+        relay.freeze(to_server=False)
+        silent.say(first, "ar, too late", 4)
+        moved = await asyncio.to_thread(other.wait_for_request)
+        assert moved.prior_token_ids == tuple(b"so f")
+        relay.heal()
+        other.say(moved, "ar, so good", 4, ends=True)
+        parts += [part async for part in stream]
+        assert text_of(parts) == "so far, so good"
+        await asyncio.to_thread(silent.wait, lambda worker: not worker.live)
+    for host in hosts:
+        await asyncio.to_thread(host.stop, WITHIN_S)

@@ -1,7 +1,6 @@
 """Resumption: a client that lost its stream gets the rest, each message once."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,30 +16,10 @@ from pdserve.errors import (
     UnavailableError,
 )
 from pdserve.v1 import inference_pb2
-from tests.integration.support.resumed_streams import begin, rest
+from tests.integration.support.resumed_streams import LATE, begin, rest
 from tests.integration.support.router_stack import Stack, serving, text_of
 from tests.integration.support.scripted_worker import ScriptedWorker, echo
 from tests.integration.support.tcp_relay import relaying
-from tests.unit.router.tiny_tokenizer import write_folder
-
-LATE = RouterConfig(resume_grace_s=600.0)
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture
-def worker() -> ScriptedWorker:
-    return ScriptedWorker()
-
-
-@pytest.fixture
-async def patient(model_dir: Path, worker: ScriptedWorker) -> AsyncIterator[Stack]:
-    """Yield a router that waits for ever."""
-    async with serving(model_dir, worker, config=LATE) as stack:
-        yield stack
 
 
 async def test_a_connection_that_breaks_costs_no_token_and_doubles_none(

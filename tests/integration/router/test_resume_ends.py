@@ -14,31 +14,12 @@ from pdserve.errors import (
     RequestTimeoutError,
     UnavailableError,
 )
-from tests.integration.support.resumed_streams import begin, rest, until_forgotten
+from tests.integration.support.resumed_streams import LATE, begin, rest, until_forgotten
 from tests.integration.support.router_stack import Stack, serving, text_of
 from tests.integration.support.scripted_worker import ScriptedWorker
 from tests.patience import ever_longer
-from tests.unit.router.tiny_tokenizer import write_folder
 
 SOON = RouterConfig(resume_grace_s=0.05)
-LATE = RouterConfig(resume_grace_s=600.0, max_outage_s=0)
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture
-def worker() -> ScriptedWorker:
-    return ScriptedWorker()
-
-
-@pytest.fixture
-async def patient(model_dir: Path, worker: ScriptedWorker) -> AsyncIterator[Stack]:
-    """Yield a router that waits for ever."""
-    async with serving(model_dir, worker, config=LATE) as stack:
-        yield stack
 
 
 @pytest.fixture

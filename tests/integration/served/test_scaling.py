@@ -4,6 +4,7 @@ Every answer must be the undisturbed one.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -144,3 +145,31 @@ async def test_a_decode_worker_that_hangs_is_killed_and_comes_back(served_float3
         pid = await _struck_and_back(client, D, signal.SIGSTOP)
         assert await _answer(client, _PROMPTS[0]) == expected
         assert not psutil.pid_exists(pid)
+
+
+def _supervisor(served: Served) -> psutil.Process | None:
+    for process in served.family():
+        with contextlib.suppress(psutil.Error):  # it ended meanwhile
+            if "SupervisorActor" in " ".join(process.cmdline()):
+                return process
+    return None
+
+
+async def test_a_supervisor_that_is_killed_comes_back_and_finds_its_workers(
+    served_float32: Served,
+) -> None:
+    first = _supervisor(served_float32)
+    assert first is not None
+    async with AsyncClient(served_float32.grpc) as client:
+        expected = await _answer(client, _PROMPTS[0])
+        before = {worker.name: worker.pid for worker in (await client.status()).workers}
+        first.kill()
+        assert await _answer(client, _PROMPTS[0]) == expected  # requests do not need it
+        killed = await _struck_and_back(client, D, signal.SIGKILL)
+        second = _supervisor(served_float32)
+        assert second is not None
+        assert second.pid != first.pid
+        after = {worker.name: worker.pid for worker in (await client.status()).workers}
+        assert {pid for pid in before.values() if pid != killed} <= set(after.values())
+        assert after.keys() == before.keys()
+        assert await _answer(client, _PROMPTS[0]) == expected

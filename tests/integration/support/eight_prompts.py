@@ -4,7 +4,7 @@ import random
 from pathlib import Path
 
 from common.messages import SamplingParams
-from tests.integration.support.in_process_workers import Workers
+from tests.integration.support.in_process_workers import Answer, Workers, expect_short_answers
 from tests.unit.common.engine.tiny_models import VOCAB, engine_config
 
 _DRAW = random.Random(9)
@@ -28,3 +28,14 @@ def run_undisturbed(model: Path) -> list[list[int]]:
             workers.submit(str(index), prompt, sampling(index), prefill=None)
             texts.append(workers.answers.finished(str(index)).tokens)
     return texts
+
+
+def run_under_pressure(workers: Workers, sources: list[str | None]) -> list[Answer]:
+    """Run all prompts at once, by these prefill workers in turn (None: local); return their answers.
+
+    Answers are expected to be short, so that all enter and too little memory is noticed late.
+    """
+    expect_short_answers(workers)
+    for index, prompt in enumerate(PROMPTS):
+        workers.submit(str(index), prompt, sampling(index), prefill=sources[index % len(sources)])
+    return [workers.answers.finished(str(index)) for index in range(len(PROMPTS))]

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from common.config import RouterConfig
 from common.messages import WorkRequest
 from pdserve.client import AsyncClient
 from pdserve.v1 import inference_pb2
@@ -9,6 +10,7 @@ from tests.integration.support.router_stack import Stack
 from tests.integration.support.scripted_worker import ScriptedWorker
 from tests.patience import WITHIN_S
 
+LATE = RouterConfig(resume_grace_s=600.0, max_outage_s=0)  # waits for ever, but for no worker
 Responses = list[inference_pb2.GenerateResponse]
 
 

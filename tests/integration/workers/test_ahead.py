@@ -7,17 +7,20 @@ import pytest
 
 from common.messages import SamplingParams
 from pdserve.errors import Reason
-from tests.integration.support.eight_prompts import PROMPTS, ROOMY, run_undisturbed, sampling
+from tests.integration.support.eight_prompts import (
+    PROMPTS,
+    ROOMY,
+    run_under_pressure,
+    run_undisturbed,
+)
+from tests.integration.support.fated_requests import TIGHT, Plan
 from tests.integration.support.in_process_workers import (
     CHUNKS_OF_16,
     PREFILL,
     Workers,
     an_hour_later,
-    expect_short_answers,
     load_now,
 )
-from tests.integration.workers.test_soak import Fated, Plan, has_come_to
-from tests.integration.workers.test_soak import run_undisturbed as run_plan
 from tests.unit.common.engine.ahead import HeldCopies, ahead
 from tests.unit.common.engine.tiny_models import engine_config, save_model
 
@@ -42,11 +45,7 @@ def test_the_text_is_that_of_an_engine_in_step(
     """Hand-offs join running batches, prompts run beside them, and twelve blocks cause preemptions."""
     decode = engine_config(num_blocks=num_blocks, max_num_seqs=8, max_batch_tokens=24)
     with AHEAD(model, prefill_config=CHUNKS_OF_16, decode_config=decode) as workers:
-        expect_short_answers(workers)
-        for index, prompt in enumerate(PROMPTS):
-            source = sources[index % len(sources)]
-            workers.submit(str(index), prompt, sampling(index), prefill=source)
-        answers = [workers.answers.finished(str(index)) for index in range(len(PROMPTS))]
+        answers = run_under_pressure(workers, sources)
         assert [answer.tokens for answer in answers] == undisturbed
         workers.check_at_rest()
         load = load_now(workers.decode)
@@ -58,27 +57,9 @@ def test_the_text_is_that_of_an_engine_in_step(
 @pytest.mark.parametrize("seed", range(2))
 def test_many_requests_that_are_cancelled_and_lose_their_transfers(model: Path, seed: int) -> None:
     plan = Plan(seed)
-    expected = run_plan(model, plan)
-    tight = engine_config(num_blocks=14, max_num_seqs=10, max_batch_tokens=24)
-    with AHEAD(
-        model,
-        prefill_config=CHUNKS_OF_16,
-        decode_config=tight,
-        wrap=lambda source: Fated(source, plan.fates),
-    ) as workers:
-        expect_short_answers(workers)
-        for request in plan.requests:
-            workers.decode.submit(request)
-        for name, num_tokens in plan.cancel_after.items():
-            workers.answers.wait(name, partial(has_come_to, num_tokens))
-            workers.decode.cancel(name)
-        for name, text in expected.items():
-            if name not in plan.cancel_after:
-                assert workers.answers.finished(name).tokens == text
-        workers.check_at_rest()
-        for name in plan.cancel_after:
-            seen = workers.answers.seen(name)
-            assert seen == expected[name][: len(seen)]
+    expected = plan.run_undisturbed(model)
+    with AHEAD(model, prefill_config=CHUNKS_OF_16, decode_config=TIGHT, wrap=plan.wrap) as workers:
+        plan.run(workers, expected)
 
 
 def test_a_deadline_while_steps_are_in_flight(model: Path) -> None:

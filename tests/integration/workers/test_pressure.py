@@ -8,7 +8,13 @@ from common.config import TransferConfig
 from common.engine.memory.host_swap import HostSwap
 from common.messages import SamplingParams
 from pdserve.errors import Reason
-from tests.integration.support.eight_prompts import PROMPTS, ROOMY, run_undisturbed, sampling
+from tests.integration.support.eight_prompts import (
+    PROMPTS,
+    ROOMY,
+    run_under_pressure,
+    run_undisturbed,
+    sampling,
+)
 from tests.integration.support.in_process_workers import (
     CHUNKS_OF_16,
     PREFILL,
@@ -44,11 +50,7 @@ def test_preempted_text_is_that_of_an_undisturbed_run(
     """Eight sequences grow to 35 blocks together, and there are 12."""
     tight = engine_config(num_blocks=12, preemption=mode)
     with Workers(model, prefill_config=CHUNKS_OF_16, decode_config=tight) as workers:
-        expect_short_answers(workers)
-        for index, prompt in enumerate(PROMPTS):
-            source = sources[index % len(sources)]
-            workers.submit(str(index), prompt, sampling(index), prefill=source)
-        answers = [workers.answers.finished(str(index)) for index in range(len(PROMPTS))]
+        answers = run_under_pressure(workers, sources)
         assert [answer.tokens for answer in answers] == undisturbed
         workers.check_at_rest()
         load = load_now(workers.decode)
@@ -65,11 +67,8 @@ def test_without_room_in_host_memory_they_are_computed_again(
     """Host memory has room for one sequence of 60 tokens at a time."""
     tight = engine_config(num_blocks=12, preemption="swap", swap_gib=60 * 512 / 2**30)
     with Workers(model, decode_config=tight) as workers:
-        expect_short_answers(workers)
-        for index, prompt in enumerate(PROMPTS):
-            workers.submit(str(index), prompt, sampling(index), prefill=None)
-        for index, expected in enumerate(undisturbed):
-            assert workers.answers.finished(str(index)).tokens == expected
+        answers = run_under_pressure(workers, [None])
+        assert [answer.tokens for answer in answers] == undisturbed
         workers.check_at_rest()
         load = load_now(workers.decode)
         assert 0 < load.swaps < load.preemptions

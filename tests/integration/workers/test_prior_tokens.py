@@ -88,12 +88,6 @@ def run(
     return workers.answers.finished(name)
 
 
-def _check_logprobs(rest: Answer, whole: Answer, num_prior: int) -> None:
-    for ours, theirs in zip(rest.logprobs, whole.logprobs[num_prior:], strict=True):
-        assert ours.logprob == pytest.approx(theirs.logprob, abs=1e-5)
-        assert ours.top_token_ids == theirs.top_token_ids
-
-
 @pytest.mark.parametrize("source", [None, PREFILL], ids=["local", "pulled"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_rest_is_what_an_undisturbed_run_gives(
@@ -107,7 +101,8 @@ def test_the_rest_is_what_an_undisturbed_run_gives(
         rest = run(workers, name, sampling, whole.tokens[:num_prior], source)
         assert rest.tokens == whole.tokens, num_prior
         assert rest.finish_reason == whole.finish_reason
-        _check_logprobs(rest, whole, num_prior)
+        if sampling.logprobs:
+            assert rest.logprobs == whole.logprobs[num_prior:]
 
 
 def test_prefixes_held_here_are_not_computed_again(workers: Workers) -> None:

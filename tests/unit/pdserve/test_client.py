@@ -4,6 +4,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.rpc import status_pb2
 
 from common.rpc.status import to_status
 from pdserve.client import AsyncClient
@@ -96,9 +97,23 @@ def test_a_status_of_grpc_s_own_is_typed_too(
     assert (error.reason, error.message) == (reason, code.name)
 
 
-def test_a_message_too_large_is_no_overload_that_a_retry_would_cure() -> None:
-    text = "Received message larger than max (5000000 vs. 4194304)"
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Received message larger than max (5000000 vs. 4194304)",
+        "received metadata size exceeds hard limit (value length 20007)",
+    ],
+)
+def test_a_message_too_large_is_no_overload_that_a_retry_would_cure(text: str) -> None:
     assert type(to_error(bare(grpc.StatusCode.RESOURCE_EXHAUSTED, text))) is InvalidRequestError
+
+
+@pytest.mark.parametrize("details", [b"\xff", status_pb2.Status(code=5).SerializeToString()])
+def test_broken_details_leave_the_status_its_meaning(details: bytes) -> None:
+    trailers = grpc.aio.Metadata(("grpc-status-details-bin", details))
+    sent = grpc.aio.AioRpcError(grpc.StatusCode.NOT_FOUND, grpc.aio.Metadata(), trailers, "gone")
+    error = to_error(sent)
+    assert (type(error), error.message) == (NotFoundError, "gone")
 
 
 def test_a_prompt_of_each_kind_fills_its_own_field() -> None:

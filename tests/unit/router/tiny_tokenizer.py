@@ -1,6 +1,7 @@
 """Tokenizers small enough to work out by hand: one token a byte, in the two styles that models use."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
@@ -15,12 +16,13 @@ CHAT_TEMPLATE = (
 )
 
 
-def byte_level(*, adds_bos: bool = False) -> Tokenizer:
+def byte_level(*, adds_bos: bool = False, more_specials: Sequence[str] = ()) -> Tokenizer:
     """GPT-2 style without merges: `encode(text).ids == list(text.encode())`."""
     tokenizer = Tokenizer(models.BPE(vocab=_byte_symbols(), merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in SPECIALS])
+    names = [*SPECIALS, *more_specials]
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in names])
     if adds_bos:
         tokenizer.post_processor = processors.TemplateProcessing(
             single="<s> $A", special_tokens=[("<s>", BOS)]
@@ -48,11 +50,16 @@ def byte_fallback() -> Tokenizer:
 
 
 def write_folder(
-    folder: Path, *, chat_template: str | None = CHAT_TEMPLATE, adds_bos: bool = False
+    folder: Path,
+    *,
+    chat_template: str | None = CHAT_TEMPLATE,
+    adds_bos: bool = False,
+    more_specials: Sequence[str] = (),
 ) -> Path:
     """A model folder as far as the router reads one; returns it."""
     folder.mkdir(parents=True, exist_ok=True)
-    byte_level(adds_bos=adds_bos).save(str(folder / "tokenizer.json"))
+    tokenizer = byte_level(adds_bos=adds_bos, more_specials=more_specials)
+    tokenizer.save(str(folder / "tokenizer.json"))
     config: dict[str, object] = {
         "bos_token": {"content": "<s>", "special": True},
         "eos_token": "<|im_end|>",

@@ -48,18 +48,10 @@ class Parser(Protocol):
         ...
 
     def finish(self) -> Sequence[Event]:
-        """Return what is left at the end. A call that is not complete is text."""
+        """Return what is left at the end. A call that has not begun by then is text."""
         ...
 
 
 def make_call_id() -> str:
     """Return an id for a call, of the form that OpenAI's have."""
     return f"call_{secrets.token_hex(12)}"
-
-
-def held_back(text: str, mark: str) -> int:
-    """Return the length of the longest end of a text with which a mark begins."""
-    for length in range(min(len(mark) - 1, len(text)), 0, -1):
-        if mark.startswith(text[-length:]):
-            return length
-    return 0

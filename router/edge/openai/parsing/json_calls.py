@@ -1,67 +1,79 @@
-"""Tool calls that are the whole answer, as JSON: Llama 3 (one object), Mistral (a list of them)."""
+"""Tool calls that are the whole answer, as JSON: Llama 3 (objects), Mistral (a list of them)."""
 
-import json
 from collections.abc import Sequence
 
-from router.edge.openai.parsing.calls import call_events
 from router.edge.openai.parsing.events import Content, Event
+from router.edge.openai.parsing.json_call import JsonCall
 
-_MARKS = ("<|python_tag|>", "[TOOL_CALLS]")
+MARKS = ("<|python_tag|>", "[TOOL_CALLS]")
+_BETWEEN = " \t\r\n,;]"  # Llama puts `;` between calls
 
 
 class JsonCalls:
-    """Holds an answer back that begins like a call, and knows at its end whether it was one."""
+    """Reads calls from an answer that begins with one. What follows them is text."""
 
     def __init__(self) -> None:
         self._held = ""
+        self._before = ""  # passed since the last call
+        self._call: JsonCall | None = None
+        self._num_calls = 0
         self._is_text = False
 
     def push(self, text: str) -> Sequence[Event]:
         """Take more text."""
-        if self._is_text:
-            return [Content(text)] if text else []
         self._held += text
-        start = self._held.lstrip()
-        if not start or start[0] in "{[" or any(mark.startswith(start) for mark in _MARKS):
-            return []
-        if start.startswith(_MARKS):
-            return []
-        return self._as_text()
+        events: list[Event] = []
+        while self._held and (found := self._step()) is not None:
+            events += found
+        return events
 
     def finish(self) -> Sequence[Event]:
-        """Return the calls, or the text that was none."""
-        if self._is_text or not self._held:
-            return []
-        events = self._calls()
-        return self._as_text() if events is None else events
+        """Return what was held back; a call that was cut off before its arguments is text."""
+        call, held = self._call, self._held
+        self._call, self._held = None, ""
+        if call is not None:
+            return [] if call.is_call else [Content(self._before + call.text)]
+        is_empty = not held or (self._num_calls and not held.strip(_BETWEEN))
+        return [] if is_empty else [Content(held)]
 
-    def _as_text(self) -> list[Event]:
-        held, self._held, self._is_text = self._held, "", True
-        return [Content(held)] if held else []
-
-    def _calls(self) -> list[Event] | None:
-        text = self._held.strip()
-        for mark in _MARKS:
-            text = text.removeprefix(mark).lstrip()
-        try:
-            calls = _all_values(text)
-        except ValueError:
+    def _step(self) -> list[Event] | None:
+        if self._is_text:
+            text, self._held = self._held, ""
+            return [Content(text)]
+        if self._call is not None:
+            return self._read(self._call)
+        start = self._place() if not self._num_calls else self._next_place()
+        if start is None:
             return None
-        events: list[Event] = []
-        for number, call in enumerate(calls):
-            found = call_events(call, number)
-            if found is None:
-                return None
-            events += found
-        return events or None
+        if self._held[start : start + 1] != "{":
+            self._is_text = True
+            return []
+        self._before, self._held = self._held[:start], self._held[start:]
+        self._call = JsonCall(self._num_calls, needs_arguments=True)
+        return []
 
+    def _place(self) -> int | None:
+        """Return where the first call or other text begins; None while that may change."""
+        start = self._held.lstrip()
+        if any(mark.startswith(start) for mark in MARKS):
+            return None
+        mark = next((mark for mark in MARKS if start.startswith(mark)), "")
+        start = start.removeprefix(mark).lstrip()
+        start = start.removeprefix("[").lstrip()
+        return len(self._held) - len(start) if start else None
 
-def _all_values(text: str) -> list[object]:
-    """Return the calls of a text: a list, or objects one after the other (Llama puts `;` between)."""
-    decoder, found, at = json.JSONDecoder(), [], 0
-    while at < len(text):
-        value, at = decoder.raw_decode(text, at)
-        found += value if isinstance(value, list) else [value]
-        while at < len(text) and text[at] in " \t\r\n;":
-            at += 1
-    return found
+    def _next_place(self) -> int | None:
+        start = self._held.lstrip(_BETWEEN)
+        return len(self._held) - len(start) if start else None
+
+    def _read(self, call: JsonCall) -> list[Event]:
+        events = call.take(self._held)
+        self._held = call.rest
+        if call.is_open:
+            return events
+        self._call = None
+        if call.is_call:
+            self._num_calls += 1
+            return events
+        self._is_text = True
+        return [Content(self._before + call.text)]

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from router.edge.openai.parsing.events import Event, Parser, Reasoning, held_back
+from router.edge.openai.parsing.events import Event, Parser, Reasoning
+from router.edge.openai.parsing.marks import held_back
 
 OPEN, CLOSE = "<think>", "</think>"
 

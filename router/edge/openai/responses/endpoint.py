@@ -8,6 +8,7 @@ from pdserve.errors import RequestError
 from router.edge.openai.answers import Counts, Json, now_s
 from router.edge.openai.chat_endpoint import ChatEndpoint, OpenedChat
 from router.edge.openai.errors import param_of
+from router.edge.openai.field_names import own_names
 from router.edge.openai.generation import Generation
 from router.edge.openai.responses.output import Output
 from router.edge.openai.responses.request import ResponseRequest
@@ -17,7 +18,6 @@ _ID_PREFIX = "resp_"
 _NAMES = {
     "max_tokens": "max_output_tokens",
     "messages": "input",
-    "prompt": "input",
     "response_format": "text.format",
     "response_format.type": "text.format.type",
     "response_format.json_schema": "text.format.schema",
@@ -75,7 +75,9 @@ class ResponseEndpoint:
     async def open(self, asked: ResponseRequest, request_id: str) -> OpenedResponse:
         """Prepare a response. Raises RequestError, with the field's name in a response."""
         try:
-            chat = await self._chats.open(asked.to_chat(), request_id)
+            meant = asked.to_chat()
+            with own_names(meant):
+                chat = await self._chats.open(meant, request_id)
         except RequestError as error:
             param = param_of(error.field)
             error.field = _NAMES.get(param or "", param)

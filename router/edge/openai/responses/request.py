@@ -9,11 +9,30 @@ from router.edge.openai.chat_request import ChatRequest
 from router.edge.openai.fields import OpenAiModel, Unread, refused, without_effect
 from router.edge.openai.messages import CalledFunction, Message, TextPart, ToolCall
 from router.edge.openai.sampling_fields import JsonSchema, ResponseFormat
-from router.edge.openai.tools import FunctionSpec, NamedChoice, NamedFunction, Tool, ToolChoice
+from router.edge.openai.tools import (
+    FunctionName,
+    FunctionSpec,
+    NamedChoice,
+    NamedFunction,
+    Tool,
+    ToolChoice,
+)
 
 _LOGPROBS = "message.output_text.logprobs"
 _TEXTS = {"input_text", "output_text", "text", "refusal"}
 _KEEPS_NOTHING = "this server keeps no answers; send the whole conversation as input"
+
+# OpenAI's list; the others belong to items that this server never makes
+Included = Literal[
+    "message.output_text.logprobs",
+    "reasoning.encrypted_content",
+    "message.input_image.image_url",
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+]
 
 
 class InputPart(OpenAiModel):
@@ -46,7 +65,7 @@ class ResponseTool(OpenAiModel):
     """A function that the model may call."""
 
     type: Literal["function"]
-    name: str
+    name: FunctionName
     description: str = ""
     parameters: dict[str, object] | None = None
     strict: object = without_effect("forced calls keep to the schema always, free ones never")
@@ -99,7 +118,7 @@ class ResponseRequest(Unread):
     parallel_tool_calls: bool = True
     text: TextOptions = TextOptions()
     reasoning: ReasoningOptions = ReasoningOptions()
-    include: list[str] = Field(default_factory=list)
+    include: list[Included] = Field(default_factory=list)
     stream: bool = False
     previous_response_id: object = refused(_KEEPS_NOTHING)
     conversation: object = refused(_KEEPS_NOTHING)
@@ -116,13 +135,14 @@ class ResponseRequest(Unread):
             messages.append(_message("user", self.input))
         else:
             messages += _to_messages(self.input)
+        has_logprobs = _LOGPROBS in self.include or bool(self.top_logprobs)
         values: dict[str, object] = {
             "model": self.model,
             "max_tokens": self.max_output_tokens,
             "temperature": self.temperature,
             "top_p": self.top_p,
-            "logprobs": True if _LOGPROBS in self.include or self.top_logprobs else None,
-            "top_logprobs": self.top_logprobs,
+            "logprobs": has_logprobs,
+            "top_logprobs": self.top_logprobs if has_logprobs else None,
             "tools": None if self.tools is None else [_tool(tool) for tool in self.tools],
             "tool_choice": _choice(self.tool_choice),
             "parallel_tool_calls": self.parallel_tool_calls,

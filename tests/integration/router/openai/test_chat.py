@@ -9,8 +9,10 @@ import pytest
 
 from tests.integration.support.openai_chats import HELLO, HERMES, WEATHER, chat, prompt_of, saying
 from tests.integration.support.openai_stack import OpenAiStack, openai_serving
-from tests.integration.support.scripted_worker import ScriptedWorker
+from tests.integration.support.scripted_worker import ScriptedWorker, echo
 from tests.unit.router.tiny_tokenizer import IM_END, IM_START, write_folder
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # that of the fixtures
 
 
 async def test_a_chat_is_rendered_answered_and_counted(
@@ -169,9 +171,9 @@ SAID = {"temperature": 0.5, "top_k": 7, "top_p": 0.25, "min_p": 0.125, "repetiti
     ],
 )
 async def test_the_model_s_defaults_count_where_a_request_is_silent(
-    tmp_path: Path, worker: ScriptedWorker, said: dict[str, Any], expected: dict[str, float]
+    tmp_path: Path, said: dict[str, Any], expected: dict[str, float]
 ) -> None:
-    folder = write_folder(tmp_path)
+    folder, worker = write_folder(tmp_path), ScriptedWorker(script=echo)
     (folder / "generation_config.json").write_text(json.dumps(SAID))
     async with openai_serving(folder, worker) as api:
         await chat(api, extra_body=said)

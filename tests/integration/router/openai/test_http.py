@@ -17,6 +17,8 @@ from tests.integration.support.scripted_worker import CONTEXT, ScriptedWorker
 from tests.patience import WITHIN_S
 from tests.unit.router.tiny_tokenizer import write_folder
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # that of the fixtures
+
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 ASKED = {"model": MODEL, "prompt": "abc"}
 
@@ -48,14 +50,18 @@ async def test_tokens_go_both_ways(api: OpenAiStack) -> None:
         assert (await api.http.post("/detokenize", json={"tokens": wrong})).status_code == 400
 
 
-async def test_health_is_what_the_router_says(api: OpenAiStack) -> None:
-    assert (await api.http.get("/health")).status_code == 200
+async def test_the_version_and_the_metrics_are_shown(api: OpenAiStack) -> None:
     assert (await api.http.get("/version")).json()["version"]
     assert "pdserve_" in (await api.http.get("/metrics")).text
-    await api.stack.lose(0)
-    await api.stack.until(lambda s: s.workers[0].state == admin_pb2.WORKER_STATE_UNREACHABLE)
-    assert (await api.http.get("/health")).status_code == 503
-    response = await api.http.post(TEXT, json=ASKED)
+
+
+async def test_health_is_what_the_router_says(tmp_path: Path) -> None:
+    async with openai_serving(write_folder(tmp_path), ScriptedWorker()) as api:
+        assert (await api.http.get("/health")).status_code == 200
+        await api.stack.lose(0)
+        await api.stack.until(lambda s: s.workers[0].state == admin_pb2.WORKER_STATE_UNREACHABLE)
+        assert (await api.http.get("/health")).status_code == 503
+        response = await api.http.post(TEXT, json=ASKED)
     assert (response.status_code, response.json()["error"]["type"]) == (503, "server_error")
     assert int(response.headers["retry-after"]) >= 1
 

@@ -13,6 +13,8 @@ from tests.integration.support.router_stack import MODEL
 from tests.integration.support.scripted_worker import ScriptedWorker
 from tests.unit.router.tiny_tokenizer import write_folder
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # that of the fixtures
+
 WEATHER: Any = {
     "type": "function",
     "name": "weather",

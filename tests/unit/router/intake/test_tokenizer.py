@@ -132,3 +132,11 @@ def test_a_broken_file_stops_the_start_and_is_named(
 def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"tokenizer\.json"):
         Tokenizer(tmp_path)
+
+
+def test_a_decoder_shows_the_special_tokens_that_it_is_told_to(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(write_folder(tmp_path))
+    ids = [IM_START, *b"a", IM_END]
+    assert tokenizer.decode(ids) == tokenizer.decoder(frozenset())(ids) == "a"
+    assert tokenizer.decoder(frozenset({"<|im_end|>", "<nothing>"}))(ids) == "a<|im_end|>"
+    assert tokenizer.decoder(frozenset({"<nothing>"}))(ids) == "a"

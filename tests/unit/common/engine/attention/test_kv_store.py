@@ -1,4 +1,4 @@
-"""A step's keys and values reach the same slots as by PackedStorage.store, plain torch, and no others."""
+"""Keys and values reach the same slots as by PackedStorage.store, which is plain torch, and no others."""
 
 from dataclasses import replace
 
@@ -45,7 +45,24 @@ def test_every_slot_gets_its_own(dtype: str, size: int, dim: int) -> None:
         cache.values.fill_(1)
     plain.blocks.store(1, slots, key, value)
     store = KVStore(ours.keys, ours.values)
-    store.store(1, key, value, slots.numpy(), find_runs(slots.numpy()))
+    store.store(1, key, value, slots.numpy(), find_runs(slots.numpy(), size))
+    assert torch.equal(ours.keys, plain.keys)
+    assert torch.equal(ours.values, plain.values)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("size", [16, 24, 32])
+def test_all_layers_of_kv_that_arrived_reach_the_same_slots(dtype: str, size: int) -> None:
+    spec = make_spec(dtype)
+    plain, ours = (KVCache(spec, NUM_BLOCKS, size, CPU) for _ in range(2))
+    slots = torch.tensor(slots_of_a_step(size))
+    wire = torch.randn(
+        (spec.num_layers, 2, len(slots), spec.num_kv_heads, spec.head_dim),
+        generator=torch.Generator().manual_seed(0),
+    ).to(DTYPES[dtype])
+    for layer, (key, value) in enumerate(wire):
+        plain.blocks.store(layer, slots, key, value)
+    KVStore(ours.keys, ours.values).store_layers(wire, slots.numpy())
     assert torch.equal(ours.keys, plain.keys)
     assert torch.equal(ours.values, plain.values)
 
@@ -53,8 +70,12 @@ def test_every_slot_gets_its_own(dtype: str, size: int, dim: int) -> None:
 def test_a_run_ends_with_its_block_and_where_positions_are_not_consecutive() -> None:
     slots = np.array([40, 41, *range(46, 50), 16, 80, 81])
     # 46 follows 41 with a gap, 48 begins a block, 16 and 80 are elsewhere
-    assert find_runs(slots).tolist() == [0, 2, 4, 6, 7, 9]
+    assert find_runs(slots, 16).tolist() == [0, 2, 4, 6, 7, 9]
 
 
 def test_a_long_block_has_runs_that_fill_a_vector() -> None:
-    assert find_runs(np.arange(64, 96)).tolist() == list(range(0, 33, LANES))
+    assert find_runs(np.arange(64, 96), 32).tolist() == list(range(0, 33, LANES))
+
+
+def test_consecutive_positions_of_two_small_blocks_are_two_runs() -> None:
+    assert find_runs(np.arange(6), 3).tolist() == [0, 3, 6]

@@ -110,3 +110,15 @@ def test_many_rows_are_scored_as_one_is() -> None:
     found = score(logits, tokens, counts)
     for row, (token, count) in enumerate(zip(tokens, counts, strict=True)):
         assert found[row] == score(logits[row : row + 1], [token], [count])[0]
+
+
+def test_a_row_that_is_alone_has_the_same_bits_on_two_threads() -> None:
+    logits = torch.randn(40, 49_152, generator=torch.Generator().manual_seed(1)) * 3
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        together = score(logits, list(range(40)), [2] * 40)
+        alone = [score(logits[row : row + 1], [row], [2])[0] for row in range(40)]
+    finally:
+        torch.set_num_threads(num_threads)
+    assert alone == together

@@ -7,13 +7,17 @@ from hypothesis import strategies as st
 
 from common.engine.cpu import sampling
 from common.engine.sampling import torch_kernels
-from common.engine.sampling.sampler import sample, uniform
+from common.engine.sampling.noise import gumbel, noise_key
+from common.engine.sampling.sampler import sample
 from common.engine.sequence import Sequence
 from common.messages import SamplingParams
 from tests.unit.common.engine.sequences import NO_EOS, make_sequence
 
-Draw = Callable[[torch.Tensor, list[int], list[float], list[float]], list[int]]
+Draw = Callable[[torch.Tensor, list[int], list[float], list[int]], list[int]]
 Greedy = Callable[[torch.Tensor], tuple[list[int], list[bool]]]
+CPU = torch.device("cpu")
+# of tokens 0, 1 and 49,999 with seed 7, at position 30
+NOISE = (-0.4488860817684429, -1.1637220829367925, -0.0960630113524702)
 BOTH_DRAWS = pytest.mark.parametrize("draw", [torch_kernels.draw_tokens, sampling.draw_tokens])
 BOTH_GREEDY = pytest.mark.parametrize(
     "greedy", [torch_kernels.greedy_tokens, sampling.greedy_tokens]
@@ -83,22 +87,35 @@ def test_temperature_gives_the_softmax_distribution(dtype: torch.dtype) -> None:
     vocab=st.integers(1, 300),
     seed=st.integers(0, 1000),
     temperature=st.floats(0.05, 5),
-    draw_at=st.floats(0, 1, exclude_max=True),
+    key=st.integers(0, 2**64 - 1),
 )
-def test_a_draw_is_the_inverse_of_the_cumulative_distribution(
-    draw: Draw, dtype: torch.dtype, vocab: int, seed: int, temperature: float, draw_at: float
+def test_a_draw_is_the_largest_of_logits_and_noise(
+    draw: Draw, dtype: torch.dtype, vocab: int, seed: int, temperature: float, key: int
 ) -> None:
     logits = random_logits(2, vocab, seed).to(dtype)
-    (token,) = draw(logits, [1], [temperature], [draw_at])
-    cumulative = torch.softmax(logits[1].double() / temperature, dim=-1).cumsum(dim=-1)
-    below = float(cumulative[token - 1]) if token else 0.0
-    assert below - 1e-5 <= draw_at <= float(cumulative[token]) + 1e-5
+    scores = logits[1].double() / temperature + gumbel([key], vocab, CPU)[0]
+    assert draw(logits, [1], [temperature], [key]) == [int(scores.argmax())]
 
 
 @BOTH_DRAWS
-def test_the_first_and_the_last_token_can_be_drawn(draw: Draw) -> None:
-    logits = torch.zeros(2, 1000)
-    assert draw(logits, [0, 1], [1.0, 1.0], [0.0, 1 - 2**-53]) == [0, 999]
+@pytest.mark.parametrize("place", [0, 16, 998, 999])
+def test_any_token_can_be_drawn_and_a_forbidden_one_never(draw: Draw, place: int) -> None:
+    logits = torch.full((1, 1000), float("-inf"))
+    logits[0, place] = -7.0
+    assert [draw(logits, [0], [1.0], [key]) for key in range(20)] == [[place]] * 20
+
+
+@pytest.mark.parametrize(("vocab", "num_draws"), [(300, 2000), (20_000, 500)])
+@pytest.mark.parametrize(("relative", "most"), [(1e-3, 0.02), (1e-6, 0.002)])
+def test_draws_hold_where_logits_differ_a_little(
+    vocab: int, num_draws: int, relative: float, most: float
+) -> None:
+    """Another kind of device rounds otherwise, by far less than a thousandth."""
+    logits = random_logits(1, vocab).expand(num_draws, -1)
+    moved = logits * (1 + relative * random_logits(num_draws, vocab, seed=5, scale=1.0))
+    sequences = [asking(1.0, seed) for seed in range(num_draws)]
+    pairs = zip(chosen(logits.contiguous(), sequences), chosen(moved, sequences), strict=True)
+    assert sum(one != other for one, other in pairs) <= most * num_draws
 
 
 @pytest.mark.parametrize("temperature", [1e-4, 1e-9, 1e-39, 5e-324])
@@ -137,19 +154,41 @@ def test_seeds_differ() -> None:
     assert len(set(chosen(logits, [asking(1.0, seed) for seed in range(50)]))) > 45
 
 
-def test_random_numbers_are_splitmix64() -> None:
+def test_keys_are_splitmix64() -> None:
     """SplitMix64's first output for state 0 is published; a change would break replay of old requests."""
-    first = 0xE220A8397B1DCDAF
-    assert uniform(0, first) == (first >> 11) / 2**53
+    assert noise_key(0, 0xE220A8397B1DCDAF) == 0xE220A8397B1DCDAF
+
+
+def test_noise_stays_what_it_is() -> None:
+    """A change would break replay of old requests."""
+    found = gumbel([noise_key(7, 30)], 50_000, CPU)[0, [0, 1, 49_999]]
+    expected = torch.tensor(NOISE, dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
 
 
 @given(st.integers(-(2**70), 2**70), st.integers(0, 2**40))
 @settings(deadline=None, derandomize=True, max_examples=100)
-def test_random_numbers_lie_below_one(seed: int, position: int) -> None:
-    assert 0 <= uniform(seed, position) < 1
+def test_noise_is_finite_for_any_seed(seed: int, position: int) -> None:
+    key = noise_key(seed, position)
+    assert 0 <= key < 2**64
+    assert gumbel([key], 300, CPU).isfinite().all()
 
 
-def test_random_numbers_are_even_over_seeds_and_positions() -> None:
-    numbers = torch.tensor([uniform(seed, at) for seed in range(100) for at in range(100)])
-    counts = torch.histc(numbers, bins=20, min=0, max=1)
-    assert ((counts - 500).abs() < 4.5 * (500 * 0.95) ** 0.5).all()
+def test_noise_is_gumbels_over_seeds_positions_and_tokens() -> None:
+    keys = [noise_key(seed, at) for seed in range(100) for at in range(100)]
+    noise = gumbel(keys, 40, CPU)
+    uniform = (-(-noise).exp()).exp()
+    for numbers in (*uniform.T[:8], uniform[::17].flatten()):
+        counts = torch.histc(numbers, bins=20, min=0, max=1)
+        share = len(numbers) / 20
+        assert ((counts - share).abs() < 4.5 * (share * 0.95) ** 0.5).all()
+
+
+def test_noise_of_one_token_tells_nothing_of_another() -> None:
+    """Neither the next token, nor the same one at the next position or under the next seed."""
+    noise = gumbel([noise_key(seed, at) for seed in range(80) for at in range(80)], 64, CPU)
+    noise = ((noise - noise.mean()) / noise.std()).view(80, 80, 64)
+    pairs = [(noise[:-1], noise[1:]), (noise[:, :-1], noise[:, 1:])]
+    pairs += [(noise[..., :-step], noise[..., step:]) for step in (1, 2, 16, 32)]
+    for one, other in pairs:
+        assert (one * other).mean().abs() < 4.5 / one.numel() ** 0.5

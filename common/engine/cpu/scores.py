@@ -1,0 +1,94 @@
+"""Scores of queries against one block of keys, as a numba intrinsic.
+
+A score has the same bits in any tile: alone in a decode step, or beside eleven others in a chunk. So the
+order of its sum follows from the shape of the model, and never from the rows of the tile.
+"""
+
+from typing import Any
+
+from numba.core import cgutils, types
+from numba.core.typing.templates import Signature
+from numba.extending import intrinsic
+
+from common.engine.cpu import emit, packed
+from common.engine.cpu.emit import LANES, Builder, Context, Values
+from common.engine.cpu.packed import Source, pack_of
+from common.engine.cpu.softmax import TILE
+from common.engine.cpu.target import host_target
+
+
+def num_score_parts(rows: int, steps: int) -> int:
+    """Return how many parts to cut a score's sum of `steps` into, so that `rows` rows fill the registers.
+
+    Few rows make few independent sums, and then the adder's latency decides the time.
+    """
+    most = host_target().attention_rows
+    return next(k for k in (8, 4, 2, 1) if k * rows <= most and steps % k == 0)
+
+
+@intrinsic(prefer_literal=True)
+def score_block(ctx, q, q_at, keys, k_at, scale, s, s_at, rows, dim, size, parts):  # type: ignore[no-untyped-def]
+    """s[r, 0:size] = scale * q[r, 0:dim] . keys of one block [dim / pack, size, pack], for `rows` rows.
+
+    Part k of a sum has the words k, k + parts, ... of `dim`; then the parts are added up in order. So a
+    score depends on `parts` and not on `rows`, whose sums are made as many at a time as registers hold.
+    """
+    n, steps, width = emit.literal(rows), emit.literal(dim) // pack_of(keys), emit.literal(size)
+    splits = emit.literal(parts)
+    beside = min(num_score_parts(n, steps), splits)
+    sig = types.void(
+        q, types.intp, keys, types.intp, types.float32, s, types.intp, rows, dim, size, parts
+    )
+
+    def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
+        q_data, k_data, s_data = (
+            emit.array_data(context, builder, sig, args, i) for i in (0, 2, 5)
+        )
+        left = Source(q_data, args[1], sig.args[0])
+        for v in range(0, width, LANES):
+            block = Source(k_data, builder.add(args[3], emit.index(v * pack_of(keys))), keys)
+            totals: list[Any] = []
+            for first in range(0, splits, beside):
+                sums = [emit.variable(builder, emit.constant(0.0)) for _ in range(n * beside)]
+                _add_scores(builder, left, block, (steps, width), (first, splits), sums, n)
+                totals = _sum_up(builder, totals, sums, n)
+            for r, total in enumerate(totals):
+                scaled = builder.fmul(total, emit.splat(builder, args[4]))
+                emit.store(builder, scaled, s_data, builder.add(args[6], emit.index(r * TILE + v)))
+        return context.get_dummy_value()
+
+    return sig, generate
+
+
+def _add_scores(
+    builder: Builder,
+    q: Source,
+    keys: Source,
+    shape: tuple[int, int],
+    parts: tuple[int, int],
+    sums: list[Any],
+    rows: int,
+) -> None:
+    """Add the products of some parts, the first and so on of all, to sums[part, row]."""
+    (steps, width), (first, splits) = shape, parts
+    pack = pack_of(keys.array)
+    with cgutils.for_range(builder, emit.index(steps // splits)) as loop:
+        for k in range(len(sums) // rows):
+            step = emit.multiply_add(builder, loop.index, splits, emit.index(first + k))
+            k_at = emit.multiply_add(builder, step, width * pack, keys.base)
+            loaded = packed.load(builder, keys.data, k_at, keys.array)
+            for r in range(rows):
+                q_row = builder.add(q.base, emit.index(r * steps * pack))
+                q_at = emit.multiply_add(builder, step, pack, q_row)
+                partners = packed.broadcast(builder, q.data, q_at, q.array, len(loaded))
+                for partner, key in zip(partners, loaded, strict=True):
+                    packed.add_product(builder, sums[k * rows + r], partner, key)
+
+
+def _sum_up(builder: Builder, totals: list[Any], sums: list[Any], rows: int) -> list[Any]:
+    """Return each row's total, to which sums[part, row] are added in the order of parts."""
+    found = [builder.load(part) for part in sums]
+    for k in range(0, len(found), rows):
+        part = found[k : k + rows]
+        totals = list(map(builder.fadd, totals, part)) if totals else part
+    return totals
