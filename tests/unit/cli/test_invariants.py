@@ -1,4 +1,4 @@
-"""What `pdserve status` says of the workers' memory, and of what does not add up."""
+"""Tests of what `pdserve status` says of the workers' memory, and of what does not add up."""
 
 from cli.invariants import memory_dict, problems
 from cli.status import to_dict
