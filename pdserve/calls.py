@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import grpc
 
+from pdserve.building import to_seconds
 from pdserve.connection import Certificate, bearer, credentials, options
 from pdserve.errors import Reason, RequestError, UnavailableError
 from pdserve.failover import Deadline, Resumption, Routers, can_go_elsewhere, split_addresses
@@ -67,13 +68,6 @@ class AsyncCalls:
         for router in self._routers.members:
             await router.channel.close()
 
-    def _begin(self, timeout: float | None) -> Deadline:
-        """Return a new call's deadline. Raises UnavailableError once the client is closed."""
-        if self._is_closed:
-            message = "the client is closed"
-            raise UnavailableError(message, reason=Reason.ROUTER_UNREACHABLE)
-        return Deadline(timeout)
-
     async def ask(
         self,
         method: Callable[[AsyncRouter], Callable[..., Awaitable[T]]],
@@ -116,7 +110,7 @@ class AsyncCalls:
         """Yield the steps of a change, which is asked of one router only. Raises as `ask` does."""
         deadline = self._begin(timeout)
         router = await self._settle(deadline)
-        stream = self._read(method(router), request, deadline.left_s)
+        stream = self._read(method(router), request, deadline)
         async with aclosing(stream):
             async for response in stream:
                 yield response
@@ -140,6 +134,16 @@ class AsyncCalls:
                 failure = error
         raise failure
 
+    def _begin(self, timeout: float | None) -> Deadline:
+        """Return the deadline of a call. Raises RequestError if it cannot begin."""
+        self._check_open()
+        return Deadline(None if timeout is None else to_seconds("timeout", timeout))
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            message = "the client is closed"
+            raise UnavailableError(message, reason=Reason.ROUTER_UNREACHABLE)
+
     async def _settle(self, deadline: Deadline) -> AsyncRouter:
         """Return a router that answers, where there are several."""
         if len(self._routers.members) > 1:
@@ -156,7 +160,7 @@ class AsyncCalls:
         method = router.inference.Generate
         while True:
             try:
-                stream = self._read(method, resumption.request, deadline.left_s)
+                stream = self._read(method, resumption.request, deadline)
                 async with aclosing(stream):
                     async for response in stream:
                         resumption.note(response)
@@ -165,14 +169,15 @@ class AsyncCalls:
             except RequestError as error:
                 pause_s = resumption.pause_s(error)
             await asyncio.sleep(pause_s)
+            self._check_open()
 
     async def _read(
         self,
         method: "grpc.aio.UnaryStreamMultiCallable[S, T]",
         request: S,
-        timeout: float | None,
+        deadline: Deadline,
     ) -> AsyncGenerator[T]:
-        call = method(request, timeout=timeout, metadata=self._metadata)
+        call = method(request, timeout=deadline.left_s, metadata=self._metadata)
         try:
             async for response in call:
                 yield response

@@ -4,8 +4,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar
 
-from pdserve.building import check_text, to_seconds
-from pdserve.errors import Reason, RequestError, SetupError, UnavailableError
+from pdserve.building import check_text
+from pdserve.errors import InvalidRequestError, Reason, RequestError, UnavailableError
 from pdserve.v1 import inference_pb2
 
 RESUME_WITHIN_S = 10.0  # router.resume_grace_s, unless it was changed
@@ -15,17 +15,14 @@ R = TypeVar("R")
 
 
 def split_addresses(address: str | Sequence[str]) -> list[str]:
-    """Return the addresses of a list, or of a text with commas.
-
-    Raises SetupError without any, InvalidRequestError for what is no text.
-    """
-    given: list[str] = []
-    given += address if isinstance(address, list | tuple) else (address,)
-    for text in given:
-        check_text("address", text)
-    found = [part.strip() for text in given for part in text.split(",")]
+    """Return the addresses of a list, or of a text with commas. Raises InvalidRequestError."""
+    parts: Sequence[object] = address if isinstance(address, list | tuple) else [address]
+    for part in parts:
+        check_text("address", part)
+    found = [one.strip() for part in parts for one in str(part).split(",")]
     if not found or not all(found):
-        raise SetupError(f"'{address}' names no router", "give host:port, several with commas")
+        message = f"'{address}' names no router; give host:port, several with commas"
+        raise InvalidRequestError(message, field="address")
     return found
 
 
@@ -61,10 +58,7 @@ class Deadline:
     """End of a call's time; `timeout_s` None stands for no end."""
 
     def __init__(self, timeout_s: float | None) -> None:
-        """Raise InvalidRequestError for what is no number of seconds."""
-        self._at_s = None
-        if timeout_s is not None:
-            self._at_s = time.monotonic() + to_seconds("timeout", timeout_s)
+        self._at_s = None if timeout_s is None else time.monotonic() + timeout_s
 
     @property
     def left_s(self) -> float | None:

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import grpc
 
+from pdserve.building import to_seconds
 from pdserve.connection import Certificate, bearer, credentials, options
 from pdserve.errors import Reason, RequestError, UnavailableError
 from pdserve.failover import Deadline, Resumption, Routers, can_go_elsewhere, split_addresses
@@ -69,13 +70,6 @@ class Calls:
         for router in self._routers.members:
             router.channel.close()
 
-    def _begin(self, timeout: float | None) -> Deadline:
-        """Return a new call's deadline. Raises UnavailableError once the client is closed."""
-        if self._is_closed:
-            message = "the client is closed"
-            raise UnavailableError(message, reason=Reason.ROUTER_UNREACHABLE)
-        return Deadline(timeout)
-
     def ask(
         self,
         method: Callable[[Router], Callable[..., T]],
@@ -118,7 +112,7 @@ class Calls:
         """Yield the steps of a change, which is asked of one router only. Raises as `ask` does."""
         deadline = self._begin(timeout)
         router = self._settle(deadline)
-        stream = self._read(method(router), request, deadline.left_s)
+        stream = self._read(method(router), request, deadline)
         with closing(stream):
             yield from stream
 
@@ -141,6 +135,16 @@ class Calls:
                 failure = error
         raise failure
 
+    def _begin(self, timeout: float | None) -> Deadline:
+        """Return the deadline of a call. Raises RequestError if it cannot begin."""
+        self._check_open()
+        return Deadline(None if timeout is None else to_seconds("timeout", timeout))
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            message = "the client is closed"
+            raise UnavailableError(message, reason=Reason.ROUTER_UNREACHABLE)
+
     def _settle(self, deadline: Deadline) -> Router:
         """Return a router that answers, where there are several."""
         if len(self._routers.members) > 1:
@@ -157,7 +161,7 @@ class Calls:
         method = router.inference.Generate
         while True:
             try:
-                stream = self._read(method, resumption.request, deadline.left_s)
+                stream = self._read(method, resumption.request, deadline)
                 with closing(stream):
                     for response in stream:
                         resumption.note(response)
@@ -166,14 +170,15 @@ class Calls:
             except RequestError as error:
                 pause_s = resumption.pause_s(error)
             time.sleep(pause_s)
+            self._check_open()
 
     def _read(
         self,
         method: "grpc.UnaryStreamMultiCallable[S, T]",
         request: S,
-        timeout: float | None,
+        deadline: Deadline,
     ) -> Generator[T]:
-        call = method(request, timeout=timeout, metadata=self._metadata)
+        call = method(request, timeout=deadline.left_s, metadata=self._metadata)
         try:
             yield from call
         except grpc.RpcError as error:

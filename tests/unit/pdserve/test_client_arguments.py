@@ -106,7 +106,6 @@ CALLS: list[tuple[str, dict[str, Any], str]] = [
     ("chat", {"messages": [("user", "x")], "timeout": "1"}, "timeout"),
     ("chat", {"messages": [("user", "x")], "sampling": {"n": "1"}}, "sampling.n"),
     ("stream", {"prompt": "x", "resumable": object()}, "resumable"),
-    ("blocks", {"check": object()}, "check"),
     *(("resume", {"request_id": bad, "next_sequence": 0}, "request_id") for bad in (5, HALF)),
     *(("resume", {"request_id": "r", "next_sequence": bad}, "resume_from") for bad in (-1, 2**32, "a")),
     *(("send", {"request": bad}, "request") for bad in (5, None, inference_pb2.TokenPrompt())),
@@ -115,6 +114,8 @@ CALLS: list[tuple[str, dict[str, Any], str]] = [
     *(("tokenize", {"prompt": bad}, field) for bad, field in
       ((5, "prompt"), ([1, 2], "prompt"), (HALF, "text"), ([("user", 5)], "chat.messages[0].content"))),
     *((name, {"timeout": "1"}, "timeout") for name in ("models", "blocks", "status")),
+    ("blocks", {"check": object()}, "check"),
+    ("scale", {"timeout": "1"}, "timeout"), ("drain", {"worker": "w", "timeout": "1"}, "timeout"),
     *(("scale", {name: bad}, name) for name in ("prefill", "decode") for bad in (-1, 2**32, "1", 1.5)),
     *(("scale", {"drain_timeout_s": bad}, "drain_timeout_s") for bad in ("1", float("nan"))),
     *(("drain", {"worker": bad}, "worker") for bad in (5, HALF)),

@@ -4,11 +4,11 @@ import pytest
 
 from pdserve import failover
 from pdserve.errors import (
+    InvalidRequestError,
     NotFoundError,
     OverloadedError,
     Reason,
     RequestError,
-    SetupError,
     UnavailableError,
 )
 from pdserve.failover import Deadline, Resumption, Routers, can_go_elsewhere, split_addresses
@@ -25,7 +25,7 @@ def test_addresses_come_as_a_text_or_a_list() -> None:
 
 @pytest.mark.parametrize("nothing", ["", [], "a:1,", ["a:1", ""]])
 def test_an_address_that_is_missing_is_named(nothing: str | list[str]) -> None:
-    with pytest.raises(SetupError, match="names no router"):
+    with pytest.raises(InvalidRequestError, match="names no router"):
         split_addresses(nothing)
 
 
