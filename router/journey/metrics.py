@@ -52,6 +52,8 @@ class RouterMetrics:
             "Choices that went on at another worker, by what happened to the one before",
             "cause",
         )
+        for cause in ("death", "loss"):
+            self.migrations.labels(cause)
         registry.register(AdmissionCollector(admission))
         registry.register(WorkerCollector(views))
         registry.register(InfoCollector(model, views))

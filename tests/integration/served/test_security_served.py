@@ -1,5 +1,6 @@
 """Deployment with TLS and an access file: its callers, its open ports and its logs."""
 
+import json
 import os
 import socket
 import ssl
@@ -12,7 +13,7 @@ import grpc
 import psutil
 import pytest
 import yaml
-from openai import AuthenticationError, DefaultHttpxClient, OpenAI
+from openai import AuthenticationError, BadRequestError, DefaultHttpxClient, OpenAI
 
 from common.engine.weights.resolve import ModelSource
 from pdserve.client import AsyncClient
@@ -203,10 +204,16 @@ async def test_no_text_salt_or_token_is_written_down(guarded: Guarded) -> None:
                 pass
     with guarded.api() as acme:
         acme.completions.create(model="smollm2-135m", prompt=text, stop=[MARKER], max_tokens=4)
+        with pytest.raises(BadRequestError):
+            acme.completions.create(
+                model="smollm2-135m", prompt=text, user=MARKER, extra_body={MARKER: MARKER}
+            )
     with guarded.api(key=f"sk-{MARKER}") as nobody, pytest.raises(AuthenticationError):
         nobody.completions.create(model="smollm2-135m", prompt=text)
     written = _everything_logged(guarded)
     assert "worker_ready" in written  # so the right files were read
+    ends = [json.loads(line) for line in written.splitlines() if '"request_ended"' in line]
+    assert {"completed", "rejected"} <= {line["outcome"] for line in ends}
     for secret in (MARKER, *guarded.tokens.values()):
         assert secret not in written
 
