@@ -13,7 +13,7 @@
    request.
 8. A choice whose worker is lost goes on elsewhere (`Relocation.move`).
 9. `LiveRequest.close` then gives back all that it holds; workers that still compute it are told to
-   stop.
+   stop. `RequestEnds.note` counts its end and logs one line.
 """
 
 from collections.abc import AsyncGenerator

@@ -15,6 +15,7 @@ from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
 )
 from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
 
 import pdserve
 from common.messages import Role
@@ -99,6 +100,19 @@ async def test_refusals_and_ends_are_counted_by_reason(model_dir: Path) -> None:
     assert {key: found.get(key) for key in expected} == expected
 
 
+async def test_each_request_leaves_one_line_a_refused_one_too(model_dir: Path) -> None:
+    async with used(model_dir) as stack:
+        with capture_logs() as lines:
+            await collect(stack.client, "text", request_id="good")
+            with pytest.raises(InvalidRequestError):
+                await collect(stack.client, "text", request_id="bad", top_p=7)
+    ends = [line for line in lines if line["event"] == "request_ended"]
+    assert [(line["request_id"], line["outcome"], line["reason"]) for line in ends] == [
+        ("good", "completed", "stop"),
+        ("bad", "rejected", "INVALID_FIELD"),
+    ]
+
+
 async def test_a_scrape_says_what_runs(model_dir: Path) -> None:
     async with used(model_dir) as stack:
         families = {f.name: f for f in text_string_to_metric_families(await scrape(stack))}
@@ -128,7 +142,8 @@ async def test_the_scrape_is_valid_openmetrics(model_dir: Path) -> None:
     async with used(model_dir) as stack:
         body = await scrape(stack, "application/openmetrics-text; version=1.0.0")
     assert body.endswith("# EOF\n")
-    assert "pdserve_requests" in {family.name for family in parse_openmetrics(body)}
+    families = parse_openmetrics(body)  # type: ignore[no-untyped-call]  # it has no annotations
+    assert "pdserve_requests" in {family.name for family in families}
 
 
 @pytest.mark.skipif(PROMTOOL is None, reason="promtool is not on PATH (Debian: prometheus)")
