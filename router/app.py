@@ -100,7 +100,7 @@ class Router:
         self._work_ids = WorkIds(secrets.token_hex(4))
         self._ledgers = BlockLedgers(self._pool, self._work_ids)
         self._resumables = Resumables(config)
-        self._metrics = RouterMetrics(self._admission, self._pool.views)
+        self._metrics = RouterMetrics(model, self._admission, self._pool.views)
         self._services = [*_SERVICES]
         self._health = HealthReport(self._state.can_serve, self._services)
         self._server = grpc.aio.server(

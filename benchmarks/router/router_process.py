@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from common.config import RouterConfig
+from common.telemetry.logs import configure_logs
 from router.app import Router
 
 
@@ -20,6 +21,7 @@ def _resident_bytes() -> int:
 
 async def main(model_dir: str, addresses: list[str]) -> None:
     """Serve until the input ends."""
+    configure_logs(process="router")  # stdout is for the ports
     config = RouterConfig(
         policy="least_loaded", max_inflight_requests=4096, max_queued_requests=4096
     )

@@ -17,6 +17,7 @@ from pdserve.errors import (
     UnavailableError,
 )
 from router.access.tenant import RequestKey, Tenant, find
+from router.admission.refusals import Refusals
 from router.admission.retry_times import RetryTimes
 from router.admission.tenant_accounts import TenantAccounts
 
@@ -76,8 +77,8 @@ class Admission:
         self._queued_of: dict[str, _Queued] = {}  # by tenant, likewise
         self._retry_times = RetryTimes()
         self.is_draining = False
+        self.refusals = Refusals()
         self.accepted = 0
-        self.rejected = 0
         self.ended = dict.fromkeys(Outcome, 0)
 
     @property
@@ -94,6 +95,11 @@ class Admission:
     def adds_up(self) -> bool:
         """True while the account is right: accepted = completed + cancelled + failed + in flight."""
         return self.accepted == sum(self.ended.values()) + self.num_in_flight
+
+    @property
+    def rejected(self) -> int:
+        """Number of requests that were refused."""
+        return self.refusals.total
 
     def refuse_early(self, tenant: Tenant, request_id: str) -> None:
         """Refuse a request before its prompt is parsed, if `check` would refuse it with any prompt.
@@ -112,7 +118,7 @@ class Admission:
         try:
             yield
         except RequestError as error:
-            self.count_refusal()
+            self.count_refusal(key, error)
             self.set_retry_after(key, error)
             raise
 
@@ -151,9 +157,9 @@ class Admission:
             least_s, now_s = error.retry_after_s, self._clock()
             error.retry_after_s = delay_s(key.tenant.name, name, least_s, now_s)
 
-    def count_refusal(self) -> None:
-        """Count a request that was refused."""
-        self.rejected += 1
+    def count_refusal(self, key: RequestKey, error: RequestError) -> None:
+        """Count and log a request that was refused; its id may be empty or invalid."""
+        self.refusals.note(key, error)
 
     def note_tokens(self, ticket: Ticket, number: int) -> None:
         """Count output tokens of a request. With its first one it leaves the queue."""

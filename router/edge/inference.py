@@ -129,7 +129,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         responses = self._respond(job, timeout_s)
         if not request.resumable:
             return responses
-        with self._intake.counting_refusals():
+        with self._intake.counting_refusals(job.request_id):
             return self._resumables.start(job.key, request, responses, timeout_s)
 
     async def _respond(self, job: Job, timeout_s: float | None) -> Responses:

@@ -7,7 +7,7 @@ from functools import partial
 
 from pdserve.errors import RequestError
 from pdserve.v1 import inference_pb2
-from router.access.tenant import current_tenant
+from router.access.tenant import RequestKey, current_tenant
 from router.admission.admission import Admission
 from router.intake.grammar_checker import GrammarChecker
 from router.intake.job import Job, Limits, parse_request
@@ -40,7 +40,7 @@ class Intake:
         """
         if not is_repeat:
             self._admission.refuse_early(current_tenant(), request.request_id)
-        with self.counting_refusals():
+        with self.counting_refusals(request.request_id):
             parse = partial(parse_request, request, self.limits, self.tokenizer)
             is_large = request.ByteSize() > _LARGE_BYTES
             job = await asyncio.to_thread(parse) if is_large else parse()
@@ -49,10 +49,10 @@ class Intake:
             return job
 
     @contextmanager
-    def counting_refusals(self) -> Iterator[None]:
-        """Count a RequestError raised inside as a refused request."""
+    def counting_refusals(self, request_id: str = "") -> Iterator[None]:
+        """Count a RequestError raised inside as a refused request of the current tenant."""
         try:
             yield
-        except RequestError:
-            self._admission.count_refusal()
+        except RequestError as error:
+            self._admission.count_refusal(RequestKey(current_tenant(), request_id), error)
             raise

@@ -158,6 +158,7 @@ class Dispatcher:
     ) -> None:
         """Send a choice to its decode worker; `num_tokens` of its prompt are to run."""
         job, pool = request.job, self._resources.pool
+        request.route = decision.route
         remaining_s = request.arrival.remaining_s
         work = make_work_request(job, request.work_id, choice, decision.route, remaining_s)
         pool.link(decision.route.decode).submit(work, choice.stream)

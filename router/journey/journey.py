@@ -13,13 +13,14 @@
    request.
 8. A choice whose worker is lost goes on elsewhere (`Relocation.move`).
 9. `LiveRequest.close` then gives back all that it holds; workers that still compute it are told to
-   stop.
+   stop. `RequestEnds.note` counts its end and logs one line.
 """
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from pdserve.errors import RequestCancelledError, RequestTimeoutError
+from common.messages import FinishReason
+from pdserve.errors import Reason, RequestCancelledError, RequestError, RequestTimeoutError
 from router.access.tenant import Tenant
 from router.admission.admission import Outcome
 from router.intake.job import Job
@@ -32,6 +33,7 @@ from router.journey.output_text import OutputText
 from router.journey.placement import Placement
 from router.journey.progress import Delta, Progress
 from router.journey.relocation import Relocation
+from router.journey.request_ends import RequestEnds
 from router.routing.policy import Decision
 
 
@@ -51,6 +53,7 @@ class Journeys:
         self._placement = placement
         self._tokenizer = tokenizer
         self._metrics = metrics
+        self._ends = RequestEnds(metrics)
 
     async def run(self, job: Job, timeout_s: float | None) -> AsyncGenerator[Delta]:
         """Yield the request's deltas.
@@ -58,27 +61,31 @@ class Journeys:
         Raises RequestError; closing the iterator cancels the request.
         """
         request = self._dispatcher.admit(job, timeout_s)
-        request.end_with(Outcome.CANCELLED)  # unless it is seen to end in another way
+        # unless it is seen to end in another way
+        request.end_with(Outcome.CANCELLED, Reason.CANCELLED)
         try:
             decision = await self._dispatcher.wait_for_turn(request)
             self._dispatcher.send(request, decision)
             runs = [self._run_choice(request, choice, decision) for choice in request.choices]
-            num_open = len(runs)
+            reasons = list[FinishReason]()  # of the choices that have ended
             async with aclosing(merge(runs)) as deltas:
                 async for delta in deltas:
                     if delta.summary is not None:
                         self._placement.note_finished(job.key, delta.choice, delta.summary)
-                        num_open -= 1
-                    if not num_open:
-                        request.end_with(Outcome.COMPLETED)
+                        reasons.append(delta.summary.reason)
+                        if len(reasons) == len(runs):
+                            request.end_with(Outcome.COMPLETED, _reason_of(reasons))
                     yield delta
-        except (RequestCancelledError, RequestTimeoutError):
+        except (RequestCancelledError, RequestTimeoutError) as error:
+            request.end_with(Outcome.CANCELLED, error.reason)
             raise
-        except Exception:
-            request.end_with(Outcome.FAILED)
+        except Exception as error:
+            reason = error.reason if isinstance(error, RequestError) else Reason.INTERNAL
+            request.end_with(Outcome.FAILED, reason)
             raise
         finally:
             request.close()
+            self._ends.note(request)
 
     def cancel(self, tenant: Tenant, request_id: str) -> None:
         """End a request that runs and that the tenant may see. Raises NotFoundError."""
@@ -114,3 +121,8 @@ class Journeys:
             text,
             self._metrics,
         )
+
+
+def _reason_of(reasons: list[FinishReason]) -> FinishReason:
+    """Return why a request ended: LENGTH if one of its choices was cut."""
+    return FinishReason.LENGTH if FinishReason.LENGTH in reasons else FinishReason.STOP

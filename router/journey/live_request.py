@@ -14,12 +14,13 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from common.messages import WorkFailure
-from pdserve.errors import RequestError
+from common.messages import FinishReason, WorkFailure
+from pdserve.errors import Reason, RequestError
 from router.admission.admission import Admission, Outcome, Ticket
 from router.admission.prompt_queue import PromptQueue, Turn
 from router.intake.job import Job
 from router.routing.policy import Decision
+from router.routing.prediction import Route
 from router.workers.pool import WorkerPool
 from router.workers.sent_prompts import SentPrompt, SentPrompts
 from router.workers.work_stream import WorkStream
@@ -103,6 +104,9 @@ class LiveRequest:
     pauses: set[asyncio.Future[None]] = field(default_factory=set)  # in which it waits for a worker
     submitted_s: float = 0.0  # when `send` submitted it, on the monotonic clock
     failure: RequestError | None = None  # that ends it from outside
+    first_token_s: float | None = None  # when a choice had its first token, on the same clock
+    route: Route | None = None  # of the choice that was submitted last
+    reason: FinishReason | Reason = Reason.CANCELLED  # why it ended
     is_closed: bool = False
 
     def fail(self, error: RequestError) -> None:
@@ -121,9 +125,10 @@ class LiveRequest:
         if self.failure is not None:
             raise self.failure
 
-    def end_with(self, outcome: Outcome) -> None:
-        """Set the outcome under which `close` counts the request."""
+    def end_with(self, outcome: Outcome, reason: FinishReason | Reason) -> None:
+        """Set the outcome under which `close` counts the request, and its reason."""
         self.ticket.outcome = outcome
+        self.reason = reason
 
     def note_output(self, choice: LiveChoice, token_ids: tuple[int, ...]) -> None:
         """Add new tokens of a choice. Each token comes by here, so it does little."""
@@ -135,6 +140,8 @@ class LiveRequest:
     def first_token(self, choice: LiveChoice) -> None:
         """Give back what a choice holds until its prompt has run. Safe to repeat."""
         choice.has_output = True
+        if self.first_token_s is None:
+            self.first_token_s = time.monotonic()
         choice.discard_prompt(self.resources.pool.sent_prompts)
         if choice.workers is not None:
             choice.workers.note_first_token(choice.number)

@@ -130,9 +130,10 @@ class Progress:
         metrics.e2e.observe(summary.total_s)
         if not self.choice:  # other choices have the same prompt
             metrics.prompt_tokens.inc(len(self.job.prompt_token_ids))
+            metrics.prompt_lengths.observe(len(self.job.prompt_token_ids))
             metrics.cached_tokens.inc(timings.num_cached_tokens)
-        metrics.output_tokens.inc(self.num_tokens)
-        metrics.kv_bytes.inc(timings.kv_bytes)
-        metrics.queue_time.observe(summary.submitted_s + timings.queue_s)
-        if timings.handoff_s:
-            metrics.handoff.observe(timings.handoff_s)
+        metrics.output_lengths.observe(self.num_tokens)
+        if self.num_tokens > 1:
+            decode_s = self.last_token_s - self.first_token_s
+            metrics.tpot.observe(decode_s / (self.num_tokens - 1))
+        metrics.stages.note(summary.submitted_s, timings)

@@ -38,7 +38,7 @@ class ChatEndpoint:
 
     async def open(self, asked: ChatRequest, request_id: str) -> OpenedChat:
         """Check, render and tokenize a chat. Raises RequestError."""
-        with self._intake.counting_refusals():
+        with self._intake.counting_refusals(request_id):
             asked.check()
             check_model(asked.model, self._limits)
             tools = offered(asked.tools, asked.tool_choice)

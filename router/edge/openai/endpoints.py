@@ -66,7 +66,7 @@ class Endpoints:
 
     async def open_completion(self, asked: CompletionRequest, request_id: str) -> Answer:
         """Prepare a text completion. Raises RequestError."""
-        with self._intake.counting_refusals():
+        with self._intake.counting_refusals(request_id):
             asked.check()
             check_model(asked.model, self._limits)
             sampling = to_sampling(asked, self._limits.defaults, asked.max_tokens)

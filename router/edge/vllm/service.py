@@ -137,7 +137,7 @@ class VllmEngineService(vllm_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]
         await _refuse(context, "SubscribeKvEvents: this router places requests by its prefix index")
 
     async def _generate(self, request: vllm_pb2.GenerateRequest, context: Context) -> None:
-        with self._intake.counting_refusals():
+        with self._intake.counting_refusals(request.request_id):
             translated = to_pdserve(request, self._intake.limits.defaults)
         job = await self._intake.parse(translated)
         answers = Answers(job, stream=request.stream)

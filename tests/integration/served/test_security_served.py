@@ -1,5 +1,6 @@
 """Deployment with TLS and an access file: its callers, its open ports and its logs."""
 
+import json
 import os
 import socket
 import ssl
@@ -12,7 +13,7 @@ import grpc
 import psutil
 import pytest
 import yaml
-from openai import AuthenticationError, DefaultHttpxClient, OpenAI
+from openai import AuthenticationError, BadRequestError, DefaultHttpxClient, OpenAI
 
 from common.engine.weights.resolve import ModelSource
 from pdserve.client import AsyncClient
@@ -201,14 +202,25 @@ async def test_no_text_salt_or_token_is_written_down(guarded: Guarded) -> None:
         with pytest.raises(RequestError):
             async for _ in stranger.send(ran):
                 pass
-    with guarded.api() as acme:
-        acme.completions.create(model="smollm2-135m", prompt=text, stop=[MARKER], max_tokens=4)
-    with guarded.api(key=f"sk-{MARKER}") as nobody, pytest.raises(AuthenticationError):
-        nobody.completions.create(model="smollm2-135m", prompt=text)
+    _ask_openai(guarded, text)
     written = _everything_logged(guarded)
     assert "worker_ready" in written  # so the right files were read
+    ends = [json.loads(line) for line in written.splitlines() if '"request_ended"' in line]
+    assert {"completed", "rejected"} <= {line["outcome"] for line in ends}
     for secret in (MARKER, *guarded.tokens.values()):
         assert secret not in written
+
+
+def _ask_openai(guarded: Guarded, text: str) -> None:
+    """Send the marker in an answer's request, in one that is refused, and in a key."""
+    with guarded.api() as acme:
+        acme.completions.create(model="smollm2-135m", prompt=text, stop=[MARKER], max_tokens=4)
+        with pytest.raises(BadRequestError):
+            acme.completions.create(
+                model="smollm2-135m", prompt=text, user=MARKER, extra_body={MARKER: MARKER}
+            )
+    with guarded.api(key=f"sk-{MARKER}") as nobody, pytest.raises(AuthenticationError):
+        nobody.completions.create(model="smollm2-135m", prompt=text)
 
 
 def _everything_logged(guarded: Guarded) -> str:

@@ -37,7 +37,7 @@ async def send(routed: Routed, request: LiveRequest) -> None:
 async def end(request: LiveRequest, outcome: Outcome = Outcome.COMPLETED) -> None:
     for choice in request.choices:
         request.note_output(choice, (7,))
-    request.end_with(outcome)
+    request.end_with(outcome, Reason.CANCELLED)
     request.close()
 
 

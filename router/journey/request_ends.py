@@ -1,0 +1,41 @@
+"""Ends of accepted requests: their number by reason, and a log line each."""
+
+import time
+
+from common.telemetry.request_log import RequestLog
+from router.journey.live_request import LiveRequest
+from router.journey.metrics import RouterMetrics
+
+
+class RequestEnds:
+    """Counts and logs every accepted request once, when it has ended."""
+
+    def __init__(self, metrics: RouterMetrics) -> None:
+        self._metrics = metrics
+        self._log = RequestLog()
+
+    def note(self, request: LiveRequest) -> None:
+        """Count and log a request that was closed. Its line has no text, token, salt or message."""
+        ticket, job, arrival = request.ticket, request.job, request.arrival
+        self._metrics.finished.labels(request.reason).inc()
+        self._metrics.output_tokens.inc(ticket.num_output_tokens)
+        self._log.write(
+            "request_ended",
+            request_id=job.request_id,
+            tenant=job.tenant.name,
+            outcome=ticket.outcome,
+            reason=request.reason,
+            prefill=request.route.prefill if request.route else None,
+            decode=request.route.decode if request.route else None,
+            num_choices=job.num_choices,
+            num_prompt_tokens=len(job.prompt_token_ids),
+            num_output_tokens=ticket.num_output_tokens,
+            num_moves=sum(choice.attempt - 1 for choice in request.choices),
+            queue_s=_since(arrival.at_s, request.submitted_s or None),
+            ttft_s=_since(arrival.at_s, request.first_token_s),
+            total_s=_since(arrival.at_s, time.monotonic()),
+        )
+
+
+def _since(start_s: float, at_s: float | None) -> float | None:
+    return None if at_s is None else round(at_s - start_s, 6)
