@@ -56,7 +56,7 @@ class Grid:
             yield from _records(self)
             return
         yield _table(self, kept)
-        if left_out := [c.heading for i, c in enumerate(self.columns) if i not in kept]:
+        if left_out := [c.heading or "bars" for i, c in enumerate(self.columns) if i not in kept]:
             yield Text(f"not shown at this width: {', '.join(left_out)}", style="dim")
 
 

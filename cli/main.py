@@ -21,6 +21,7 @@ from cli import (
     serve,
     status,
     token,
+    top,
 )
 from cli.connection import reaches_router
 from cli.exit_codes import ExitCode, describe_exit_codes
@@ -37,6 +38,7 @@ app.command("router")(router.command)
 app.command("generate")(reaches_router(generate.command))
 app.command("chat")(reaches_router(chat.command))
 app.command("status")(reaches_router(status.command))
+app.command("top")(reaches_router(top.command))
 app.command("scale")(reaches_router(scale.command))
 app.command("drain")(reaches_router(drain.command))
 app.command("explain")(reaches_router(explain.command))
