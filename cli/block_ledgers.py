@@ -1,10 +1,11 @@
 """Block ledgers of workers (which request holds which KV blocks), as a table and as JSON."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich import box
-from rich.table import Table
+from rich.text import Text
 
+from cli.grid import Column, Grid, Row
 from pdserve.v1 import ledger_pb2
 
 _STATES = {
@@ -13,24 +14,33 @@ _STATES = {
 }
 
 
-def ledger_table(workers: Sequence[ledger_pb2.WorkerBlocks], title: str) -> Table:
+_COLUMNS = (
+    Column("worker"),
+    Column("request"),
+    Column("state", wraps=True),
+    Column("blocks", rank=1, is_number=True),
+    Column("shared", rank=4, is_number=True),
+    Column("KV here / tokens", rank=3, is_number=True),
+    Column("host MiB", rank=5, is_number=True),
+    Column("age s", rank=2, is_number=True),
+)
+
+
+def ledger_table(workers: Sequence[ledger_pb2.WorkerBlocks], title: str) -> Grid:
     """Return one row per request on a worker, largest holder first, then one for its pool."""
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="")
-    for name in ("worker", "request", "state"):
-        table.add_column(name, no_wrap=True, overflow="ellipsis")
-    for name in ("blocks", "shared", "KV here / tokens", "host MiB", "age s"):
-        table.add_column(name, justify="right", no_wrap=True)
+    rows: list[Row] = []
     for blocks in workers:
         if blocks.problem:
-            table.add_row(blocks.worker, "", f"[red]{blocks.problem}[/red]", end_section=True)
+            problem = Text(blocks.problem, style="red")
+            rows.append(Row((blocks.worker, "", problem, *[""] * 5), ends_section=True))
         else:
-            _add_rows(table, blocks.worker, blocks.ledger)
-    return table
+            rows += _rows(blocks.worker, blocks.ledger)
+    return Grid(_COLUMNS, rows, title=title, box=box.SIMPLE_HEAD)
 
 
-def _add_rows(table: Table, worker: str, ledger: ledger_pb2.BlockLedger) -> None:
+def _rows(worker: str, ledger: ledger_pb2.BlockLedger) -> Iterator[Row]:
     for holder in ledger.holders:
-        table.add_row(
+        cells = (
             worker,
             holder.request_id,
             _STATES.get(holder.state, "unknown"),
@@ -40,13 +50,17 @@ def _add_rows(table: Table, worker: str, ledger: ledger_pb2.BlockLedger) -> None
             f"{holder.host_bytes / 2**20:.1f}" if holder.host_bytes else "",
             f"{holder.age_us / 1e6:.1f}",
         )
+        yield Row(cells)
     if omitted := ledger.num_holders - len(ledger.holders):
-        table.add_row(worker, f"{omitted} more")
+        yield Row((worker, "", f"{omitted} more", *[""] * 5))
     held = ledger.blocks_total - ledger.blocks_free
-    pool = f"{ledger.blocks_total} in all, {ledger.blocks_free} free, {ledger.blocks_cached} cached"
-    leaked = ledger.blocks_unaccounted
-    problem = f"[red]{leaked} leaked[/red]" if leaked else ""
-    table.add_row(worker, f"[dim]{pool}[/dim]", problem, str(held), end_section=True)
+    pool = Text(
+        f"{ledger.blocks_total} in all, {ledger.blocks_free} free, {ledger.blocks_cached} cached",
+        style="dim",
+    )
+    if leaked := ledger.blocks_unaccounted:
+        pool.append(f", {leaked} leaked", style="red")
+    yield Row((worker, "", pool, str(held), *[""] * 4), ends_section=True)
 
 
 def ledger_dict(blocks: ledger_pb2.WorkerBlocks) -> dict[str, object]:

@@ -6,10 +6,18 @@ from typing import Annotated
 
 import typer
 import typer.main
-from rich.console import Console
-from rich.table import Table
 
 from cli import serve
+from cli.grid import Column, Grid, Row
+from cli.output import (
+    AsJson,
+    AsPlain,
+    check_forms,
+    print_grid,
+    print_json,
+    print_plain,
+    stdout_console,
+)
 from cli.settings import Values, find_origins, get_setting, load_config
 from common.config import ServeConfig
 
@@ -17,7 +25,6 @@ app = typer.Typer(no_args_is_help=True)
 
 _SECRET_WORDS = {"token", "secret", "password", "key"}
 _MASK = "********"
-_MIN_WIDTH = 200  # used for output that is piped: a value that is cut off is useless
 
 
 @app.command(
@@ -30,9 +37,11 @@ def show(
     effective: Annotated[
         bool, typer.Option("--effective", help="Also what nobody set, with its default")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object")] = False,
+    as_plain: AsPlain = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the settings of `pdserve serve` with the same arguments, and the origin of each."""
+    check_forms(as_json=as_json, as_plain=as_plain)
     file, flags, from_env = _parse_as_serve(context.args)
     config = load_config(file, flags)
     origins = find_origins(file, flags) | dict.fromkeys(from_env, "env")
@@ -41,17 +50,17 @@ def show(
         for key, origin in origins.items()
         if effective or origin != "default"
     }
+    cells = [
+        Row((key, "unset" if row["value"] is None else str(row["value"]), str(row["from"])))
+        for key, row in rows.items()
+    ]
+    grid = Grid((Column("setting"), Column("value"), Column("from", rank=1)), cells)
     if as_json:
-        print(json.dumps(rows, indent=2))
-        return
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("setting", "value", "from"):
-        table.add_column(name, no_wrap=True)
-    for key, row in rows.items():
-        value = row["value"]
-        table.add_row(key, "unset" if value is None else str(value), str(row["from"]))
-    console = Console()
-    Console(width=None if console.is_terminal else _MIN_WIDTH).print(table, highlight=False)
+        print_json(rows)
+    elif as_plain:
+        print_plain(grid)
+    else:
+        print_grid(stdout_console(), grid)
 
 
 @app.command("schema")

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TypeVar
 
-from rich.table import Table
 from rich.text import Text
 
+from cli.grid import Column, Grid, Row
 from cli.phases import first_step_us, prefill_end_us
 from pdserve.v1 import inference_pb2
 
@@ -35,28 +35,32 @@ class _Row:
     detail: str = ""
 
 
-def gantt_table(done: inference_pb2.Finished, console_width: int) -> Table:
+def gantt_table(done: inference_pb2.Finished, console_width: int) -> Grid:
     """Return a table of chunks, transfers and the first decode step, in ms from the arrival."""
     width = _WIDE if console_width >= _WIDE + _TABLE_WITHOUT_BARS else _NARROW
     rows, timings = list(_rows(done)), done.timings
     axis_us = max(row.parts[-1][2] for row in rows if row.name != "decode")
     axis_us = max(min(axis_us + axis_us // 16, timings.total_us), 1)
-    title = Text("up to the first decode step   ").append_text(_legend())
-    table = Table(title=title, title_justify="left", title_style="", box=None, padding=(0, 1, 0, 0))
-    table.add_column("", no_wrap=True)
-    table.add_column(f"0 to {axis_us / 1000:.1f} ms", width=width, no_wrap=True)
-    for name in ("start", "ms"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("KV: copy-out + wire + wait + insert")
-    for row in rows:
-        start, end = row.parts[0][1], row.parts[-1][2]
-        times = (f"{start / 1000:.1f}", f"{(end - start) / 1000:.1f}")
-        table.add_row(row.name, _bar(row, axis_us, width), *times, row.detail)
-    if timings.clock_error_us:
-        error_ms = timings.clock_error_us / 1000
-        table.caption = f"prefill's clock is known to within {error_ms:.1f} ms"
-        table.caption_justify = "left"
-    return table
+    columns = (
+        Column(""),
+        Column(f"0 to {axis_us / 1000:.1f} ms", rank=2),
+        Column("start", rank=3, is_number=True),
+        Column("ms", rank=1, is_number=True),
+        Column("KV: copy-out + wire + wait + insert", wraps=True),
+    )
+    error_ms = timings.clock_error_us / 1000
+    return Grid(
+        columns,
+        [_cells(row, axis_us, width) for row in rows],
+        title=Text("up to the first decode step   ").append_text(_legend()),
+        caption=f"prefill's clock is known to within {error_ms:.1f} ms" if error_ms else "",
+    )
+
+
+def _cells(row: _Row, axis_us: int, width: int) -> Row:
+    start, end = row.parts[0][1], row.parts[-1][2]
+    times = (f"{start / 1000:.1f}", f"{(end - start) / 1000:.1f}")
+    return Row((row.name, _bar(row, axis_us, width), *times, row.detail))
 
 
 def _rows(done: inference_pb2.Finished) -> Iterator[_Row]:

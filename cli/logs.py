@@ -1,6 +1,5 @@
 """The command `pdserve logs`: prints the output of this machine's workers."""
 
-import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -9,14 +8,23 @@ from typing import Annotated
 
 import typer
 from rich import box
-from rich.console import Console
-from rich.table import Table
 
+from cli.grid import Column, Grid, Row
+from cli.output import (
+    AsJson,
+    AsPlain,
+    check_forms,
+    print_grid,
+    print_json,
+    print_plain,
+    stdout_console,
+)
 from common.config import ServeConfig
 from common.telemetry.log_files import LogFile, default_log_dir, log_files, newest_of, tail
 from pdserve.errors import SetupError
 
 _POLL_S = 0.25
+_KEYS = ("worker", "state", "written", "file")
 _NAMESPACE = ServeConfig.model_fields["namespace"].default
 
 
@@ -33,14 +41,19 @@ def command(
     namespace: Annotated[
         str, typer.Option(envvar="PDSERVE_NAMESPACE", help="The deployment's name")
     ] = _NAMESPACE,
+    as_plain: AsPlain = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what a worker wrote: its latest start's output, or that of the one that ended last."""
     folder = default_log_dir() / namespace
+    check_forms(as_json=as_json, as_plain=as_plain)
     if worker is None:
         if follow:
             raise SetupError("--follow needs a worker", f"there are: {_names(folder)}")
-        _list(folder)
+        _list(folder, as_json=as_json, as_plain=as_plain)
         return
+    if as_json or as_plain:
+        raise SetupError("--json and --plain go with the list of workers", "give no WORKER")
     log = newest_of(folder, worker)
     if log is None:
         raise SetupError(
@@ -72,21 +85,30 @@ def _news(folder: Path, log: LogFile, position: int) -> Iterator[str]:
             time.sleep(_POLL_S)
 
 
-def _list(folder: Path) -> None:
-    table = Table("worker", "state", "written", box=box.SIMPLE)
-    table.add_column("file", overflow="fold")
-    logs = log_files(folder)
-    latest = {log.worker: log for log in reversed(logs)}
-    for _, log in sorted(latest.items()):
-        written = datetime.fromtimestamp(log.path.stat().st_mtime, UTC)
-        state = "runs" if log.is_written else "ended"
-        table.add_row(log.worker, state, f"{written:%Y-%m-%d %H:%M:%S} UTC", str(log.path))
-    if not logs:
+def _list(folder: Path, *, as_json: bool, as_plain: bool) -> None:
+    grid = _grid(folder)
+    if not grid.rows:
         raise SetupError(
             f"no logs in {folder}", "`pdserve serve` writes them where it runs workers of its own"
         )
-    # wide output for programs, so that no path is cut in two
-    Console(width=None if sys.stdout.isatty() else 250).print(table)
+    if as_json:
+        print_json([dict(zip(_KEYS, map(str, row.cells), strict=True)) for row in grid.rows])
+    elif as_plain:
+        print_plain(grid)
+    else:
+        print_grid(stdout_console(), grid)
+
+
+def _grid(folder: Path) -> Grid:
+    """Return one row per worker, with its newest file."""
+    latest = {log.worker: log for log in reversed(log_files(folder))}
+    rows = []
+    for _, log in sorted(latest.items()):
+        written = datetime.fromtimestamp(log.path.stat().st_mtime, UTC)
+        state = "runs" if log.is_written else "ended"
+        rows.append(Row((log.worker, state, f"{written:%Y-%m-%d %H:%M:%S} UTC", str(log.path))))
+    columns = (Column(_KEYS[0]), Column(_KEYS[1], rank=1), Column(_KEYS[2], rank=2))
+    return Grid((*columns, Column(_KEYS[3])), rows, box=box.SIMPLE)
 
 
 def _names(folder: Path) -> str:

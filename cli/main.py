@@ -1,6 +1,8 @@
 """The `pdserve` program. One small module per command; errors end in one line on stderr."""
 
+import importlib.metadata
 import sys
+from typing import Annotated
 
 import typer
 
@@ -20,15 +22,15 @@ from cli import (
     serve,
     status,
     token,
+    top,
 )
 from cli.connection import reaches_router
+from cli.exit_codes import ExitCode, describe_exit_codes
 from pdserve.errors import PdserveError, RequestError, WorkerDiedError
-
-EXIT_FAILED = 1  # a request failed, or a worker died
-EXIT_USAGE = 2  # the command could not start
 
 app = typer.Typer(
     help="Disaggregated prefill/decode serving for language models.",
+    epilog=describe_exit_codes(),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -37,6 +39,7 @@ app.command("router")(router.command)
 app.command("generate")(reaches_router(generate.command))
 app.command("chat")(reaches_router(chat.command))
 app.command("status")(reaches_router(status.command))
+app.command("top")(reaches_router(top.command))
 app.command("scale")(reaches_router(scale.command))
 app.command("drain")(reaches_router(drain.command))
 app.command("explain")(reaches_router(explain.command))
@@ -49,6 +52,22 @@ app.add_typer(model.app, name="model", help="Fetch and list models.")
 app.add_typer(token.app, name="token", help="Make tokens for clients of a router.")
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"pdserve {importlib.metadata.version('pdserve')}")
+        raise typer.Exit
+
+
+@app.callback()
+def group(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit"),
+    ] = False,
+) -> None:
+    """Hold the options that need no command."""
+
+
 def main() -> None:
     """Entry point of the console script."""
     try:
@@ -56,14 +75,14 @@ def main() -> None:
     except PdserveError as error:
         print(f"pdserve: {error}", file=sys.stderr)
         has_begun = isinstance(error, RequestError | WorkerDiedError)
-        sys.exit(EXIT_FAILED if has_begun else EXIT_USAGE)
+        sys.exit(ExitCode.FAILED if has_begun else ExitCode.USAGE)
     except typer.TyperException as error:
         message = " ".join(_usage_message(error).split()).removesuffix(".")
         if message:  # the message is empty when help was printed instead
             print(f"pdserve: {message}. Try --help", file=sys.stderr)
-        sys.exit(EXIT_USAGE)
+        sys.exit(ExitCode.USAGE)
     except (KeyboardInterrupt, typer.Abort):
-        sys.exit(130)
+        sys.exit(ExitCode.INTERRUPTED)
 
 
 def _usage_message(error: typer.TyperException) -> str:

@@ -1,6 +1,5 @@
 """The commands `pdserve model pull` and `pdserve model list`."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -17,15 +16,32 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.table import Table
 
+from cli.grid import Column, Grid, Row
 from cli.kernels import compile_kernels
+from cli.output import (
+    AsJson,
+    AsPlain,
+    check_forms,
+    print_grid,
+    print_json,
+    print_plain,
+    stdout_console,
+)
 from common.cache_dir import default_cache_dir
 from common.engine.weights.cache import entry_name, find
 from common.engine.weights.catalog import CATALOG, DEFAULT_ALIAS
 from common.engine.weights.pull import pull
 
 app = typer.Typer(help="Fetch models and list them.", no_args_is_help=True)
+
+_COLUMNS = (
+    Column("alias"),
+    Column("license", rank=2),
+    Column("size", rank=1, is_number=True),
+    Column("state"),
+    Column("path", rank=3),
+)
 
 
 class StageBars:
@@ -89,15 +105,22 @@ def pull_command(
 
 
 @app.command("list")
-def list_command() -> None:
+def list_command(as_plain: AsPlain = False, as_json: AsJson = False) -> None:
     """List the models pdserve knows by name."""
+    check_forms(as_json=as_json, as_plain=as_plain)
     cache_dir = default_cache_dir()
-    table = Table("alias", "license", "size", "state", box=box.SIMPLE)
-    table.add_column("path", overflow="fold")
+    rows = []
     for known in CATALOG.values():
         path = find(cache_dir, entry_name(known.sha256))
         state = "pulled" if path else "not pulled"
         size = f"{known.wheel_bytes / 1e6:.0f} MB"
-        table.add_row(known.alias, known.license, size, state, str(path or "-"))
-    # wide output for programs, so that no path is cut in two
-    Console(width=None if sys.stdout.isatty() else 250).print(table)
+        rows.append(Row((known.alias, known.license, size, state, str(path or "-"))))
+    grid = Grid(_COLUMNS, rows, box=box.SIMPLE)
+    if as_json:
+        keys = [column.heading for column in _COLUMNS]
+        cells = ([None if cell == "-" else str(cell) for cell in row.cells] for row in rows)
+        print_json([dict(zip(keys, found, strict=True)) for found in cells])
+    elif as_plain:
+        print_plain(grid)
+    else:
+        print_grid(stdout_console(), grid)

@@ -2,10 +2,11 @@
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from cli import setting_flags as flags
 from cli.model import progress_bars
 from cli.serve import read_flags, ready_lines
 from cli.settings import load_config
@@ -21,28 +22,16 @@ if TYPE_CHECKING:
 
 def command(
     context: typer.Context,
-    ray_address: Annotated[
-        str | None, typer.Option(envvar="RAY_ADDRESS", help="The deployment's Ray")
-    ] = None,
-    namespace: Annotated[str | None, typer.Option(help="The deployment's name in its Ray")] = None,
-    grpc_host: Annotated[str | None, typer.Option(help="Interface to listen on")] = None,
-    grpc_port: Annotated[int | None, typer.Option(help="gRPC port; 0: any free one")] = None,
-    http_port: Annotated[
-        int | None, typer.Option(help="Port of /healthz, /readyz, /metrics; 0: any free one")
-    ] = None,
-    openai_port: Annotated[
-        int | None, typer.Option(help="Port of the OpenAI API; unset: off; 0: any free one")
-    ] = None,
-    policy: Annotated[
-        str | None, typer.Option(help="Choice of workers: cost, least_loaded, round_robin, local")
-    ] = None,
-    access_file: Annotated[
-        Path | None, typer.Option(help="Who may call; see `pdserve token create`")
-    ] = None,
-    insecure: Annotated[
-        bool | None, typer.Option("--insecure", help="Let anybody call, also beyond loopback")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file with any setting")] = None,
+    ray_address: flags.DeploymentRay = None,
+    namespace: flags.Namespace = None,
+    grpc_host: flags.GrpcHost = None,
+    grpc_port: flags.GrpcPort = None,
+    http_port: flags.HttpPort = None,
+    openai_port: flags.OpenaiPort = None,
+    policy: flags.Policy = None,
+    access_file: flags.AccessFile = None,
+    insecure: flags.Insecure = None,
+    config: flags.ConfigFile = None,
 ) -> None:
     """Join a deployment that runs on a Ray cluster with one more router, until interrupted."""
     _join(load_config(config, read_flags(context.params)))

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from cli.connection import Connection
 from cli.drain import ChangeTimeout, DrainTimeout, telling_of_timeouts
-from cli.status import ROLES
+from cli.workers import ROLES
 from pdserve.errors import SetupError
 from pdserve.v1 import admin_pb2
 
@@ -62,7 +62,7 @@ async def _scale(
                     if step.action in _BEGUN:
                         status.update(describe(step))
                     elif step.action in _DONE:
-                        console.print(describe(step), highlight=False)
+                        console.print(describe(step), highlight=False, markup=False, soft_wrap=True)
                         done[_DONE[step.action]] += 1
     return done
 

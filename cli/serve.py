@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli import setting_flags as flags
 from cli.model import progress_bars
 from cli.settings import Values, load_config
 from cli.start_lines import start_lines
@@ -27,50 +27,32 @@ _KEYS = {
     "access_file": "security.access_file",
     "insecure": "security.insecure",
 }
-_Unused = Annotated[
-    bool | None,
-    typer.Option("--allow-unused-weights", help="Serve a folder with tensors that nothing uses"),
-]
-
-
-_Insecure = Annotated[
-    bool | None, typer.Option("--insecure", help="Let anybody call, also beyond loopback")
-]
 
 
 def command(
     context: typer.Context,
     model: Annotated[
-        str | None, typer.Argument(help="Alias, local folder, GGUF file or hub id")
+        str | None,
+        typer.Argument(
+            show_default=flags.default_of("model"), help="Alias, local folder, GGUF file or hub id"
+        ),
     ] = None,
-    prefill: Annotated[int | None, typer.Option(help="Prefill workers; 0: decode does it")] = None,
-    decode: Annotated[int | None, typer.Option(help="Decode workers")] = None,
-    grpc_host: Annotated[str | None, typer.Option(help="Interface to listen on")] = None,
-    grpc_port: Annotated[int | None, typer.Option(help="gRPC port; 0: any free one")] = None,
-    http_port: Annotated[
-        int | None, typer.Option(help="Port of /healthz, /readyz, /metrics; 0: any free one")
-    ] = None,
-    openai_port: Annotated[
-        int | None, typer.Option(help="Port of the OpenAI API; unset: off; 0: any free one")
-    ] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16")] = None,
-    allow_unused_weights: _Unused = None,
-    policy: Annotated[
-        str | None, typer.Option(help="Choice of workers: cost, least_loaded, round_robin, local")
-    ] = None,
-    generation_config: Annotated[
-        str | None, typer.Option(help="auto: sample as the model's makers want by default; off")
-    ] = None,
-    pin: Annotated[str | None, typer.Option(help="auto: each worker its own cores; off")] = None,
-    ray_address: Annotated[
-        str | None, typer.Option(envvar="RAY_ADDRESS", help="Join this Ray; unset: a private one")
-    ] = None,
-    namespace: Annotated[str | None, typer.Option(help="Deployment's name in its Ray")] = None,
-    access_file: Annotated[
-        Path | None, typer.Option(help="Who may call; see `pdserve token create`")
-    ] = None,
-    insecure: _Insecure = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file with any setting")] = None,
+    prefill: flags.Prefill = None,
+    decode: flags.Decode = None,
+    grpc_host: flags.GrpcHost = None,
+    grpc_port: flags.GrpcPort = None,
+    http_port: flags.HttpPort = None,
+    openai_port: flags.OpenaiPort = None,
+    dtype: flags.Dtype = None,
+    allow_unused_weights: flags.AllowUnusedWeights = None,
+    policy: flags.Policy = None,
+    generation_config: flags.GenerationConfig = None,
+    pin: flags.Pin = None,
+    ray_address: flags.RayAddress = None,
+    namespace: flags.Namespace = None,
+    access_file: flags.AccessFile = None,
+    insecure: flags.Insecure = None,
+    config: flags.ConfigFile = None,
 ) -> None:
     """Serve a model until interrupted."""
     _serve(load_config(config, read_flags(context.params)))

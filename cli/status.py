@@ -1,45 +1,41 @@
 """The command `pdserve status`."""
 
 import asyncio
-import json
 from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from cli.connection import Connection
 from cli.invariants import memory_dict, problems
+from cli.output import (
+    AsJson,
+    AsPlain,
+    check_forms,
+    print_grid,
+    print_json,
+    print_plain,
+    stdout_console,
+)
+from cli.workers import ROLES, STATES, worker_grid
 from pdserve.v1 import admin_pb2, ledger_pb2
 
-ROLES = {admin_pb2.WORKER_ROLE_PREFILL: "prefill", admin_pb2.WORKER_ROLE_DECODE: "decode"}
-_STATES = {
-    admin_pb2.WORKER_STATE_READY: "ready",
-    admin_pb2.WORKER_STATE_STALLED: "stalled",
-    admin_pb2.WORKER_STATE_UNREACHABLE: "unreachable",
-    admin_pb2.WORKER_STATE_DRAINING: "draining",
-    admin_pb2.WORKER_STATE_RESTARTING: "restarting",
-    admin_pb2.WORKER_STATE_RETIRED: "retired",
-}
-
-_COLORS = {"ready": "green", "draining": "yellow", "restarting": "yellow"}
+Check = Annotated[
+    bool, typer.Option("--check", help="Check all invariants; exit code 1 if one does not hold")
+]
 
 
 def command(
-    connection: Connection,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable")] = False,
-    check: Annotated[
-        bool, typer.Option("--check", help="Check all invariants; exit code 1 if one does not hold")
-    ] = False,
+    connection: Connection, as_plain: AsPlain = False, as_json: AsJson = False, check: Check = False
 ) -> None:
     """Show the router's and every worker's state."""
+    check_forms(as_json=as_json, as_plain=as_plain)
     response, blocks = asyncio.run(_fetch(connection, with_blocks=as_json or check, check=check))
     wrong = problems(response, blocks) if check else []
     if as_json:
-        found = to_dict(response, blocks) | ({"problems": wrong} if check else {})
-        print(json.dumps(found, indent=2))
+        print_json(to_dict(response, blocks) | ({"problems": wrong} if check else {}))
+    elif as_plain:
+        print_plain(worker_grid(response.workers))
     else:
         _print_tables(response)
         _print_check(wrong, len(blocks)) if check else None
@@ -87,7 +83,7 @@ def _worker_dict(
         "name": worker.name,
         "pid": worker.pid,
         "incarnation": worker.incarnation,
-        "state": _STATES.get(worker.state, "unknown"),
+        "state": STATES.get(worker.state, "unknown"),
         "address": worker.address,
         "dtype": worker.dtype,
         "dtype_reason": worker.dtype_reason,
@@ -137,51 +133,26 @@ def dtype_lines(workers: Iterable[admin_pb2.WorkerStatus]) -> list[str]:
 
 
 def _print_tables(response: admin_pb2.StatusResponse) -> None:
-    console, router = Console(), response.router
+    console, router = stdout_console(), response.router
     totals = router.totals
     console.print(
         f"[bold]{router.model}[/bold]  in flight {router.requests_in_flight} "
         f"(queued {router.requests_queued})  completed {totals.completed}  "
-        f"cancelled {totals.cancelled}  failed {totals.failed}  rejected {totals.rejected}"
+        f"cancelled {totals.cancelled}  failed {totals.failed}  rejected {totals.rejected}",
+        soft_wrap=True,
     )
     for line in dtype_lines(response.workers):
-        console.print(line, style="dim", highlight=False)
-    table = Table("worker", "role", "pid", "state", box=box.SIMPLE)
-    for column in ("running", "waiting", "blocks free/total", "prefill tokens", "output tokens"):
-        table.add_column(column, justify="right")
-    for worker in response.workers:
-        state = _STATES.get(worker.state, "unknown")
-        color = _COLORS.get(state, "red")
-        table.add_row(
-            worker.name,
-            ROLES.get(worker.role, "unknown"),
-            str(worker.pid),
-            f"[{color}]{state}[/{color}]",
-            *_load_cells(worker),
-        )
-    console.print(table)
+        console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
+    print_grid(console, worker_grid(response.workers))
     for worker in response.workers:
         if worker.note:
-            console.print(f"{worker.name}: {worker.note}", highlight=False, markup=False)
+            note = f"{worker.name}: {worker.note}"
+            console.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_check(wrong: Sequence[str], num_workers: int) -> None:
-    console = Console()
+    console = stdout_console()
     for line in wrong:
         console.print(line, style="red", highlight=False, markup=False, soft_wrap=True)
     if not wrong:
         console.print(f"the account adds up, and {num_workers} workers' memory is as it must be")
-
-
-def _load_cells(worker: admin_pb2.WorkerStatus) -> list[str]:
-    """Return the cells of the load: dashes while the router has no connection to the worker."""
-    if not worker.HasField("load"):
-        return ["-"] * 5
-    load = worker.load
-    return [
-        str(load.num_running),
-        str(load.num_waiting),
-        f"{load.blocks_free}/{load.blocks_total}",
-        str(load.prefill_tokens),
-        str(load.output_tokens),
-    ]

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from rich.table import Table
 from rich.text import Text
 
+from cli.grid import Column, Grid, Row
 from cli.phases import HANDOFF_PHASES, phases
 from pdserve.v1 import inference_pb2
 
@@ -13,28 +13,38 @@ _TABLE_WITHOUT_BARS = 60
 _STYLES = {"queue": "grey42", "prefill": "yellow", "hand-off": "magenta", "decode": "green"}
 
 
-def waterfall_table(
-    rows: Sequence[tuple[str, inference_pb2.Finished]], console_width: int
-) -> Table:
+_COLUMNS = (
+    Column("request"),
+    Column("", rank=1),
+    *(
+        Column(name, rank=rank, is_number=True, style=_STYLES.get(name, ""))
+        for name, rank in (
+            ("queue", 7),
+            ("chunks", 8),
+            ("prefill", 4),
+            ("first", 6),
+            ("hand-off", 5),
+            ("decode", 3),
+            ("total", 2),
+        )
+    ),
+)
+
+
+def waterfall_table(rows: Sequence[tuple[str, inference_pb2.Finished]], console_width: int) -> Grid:
     """Return one row per request: title, bar and milliseconds; all bars share one scale."""
     longest_us = max((done.timings.total_us for _, done in rows), default=1)
     width = _WIDE if console_width >= _WIDE + _TABLE_WITHOUT_BARS else _NARROW
     heading = Text("where the time went, in ms   ").append_text(legend())
-    table = Table(
-        title=heading, title_justify="left", title_style="", box=None, padding=(0, 1, 0, 0)
-    )
-    table.add_column("request", no_wrap=True)
-    table.add_column("", width=width, no_wrap=True)
-    for name in ("queue", "chunks", "prefill", "first", "hand-off", "decode", "total"):
-        table.add_column(name, justify="right", style=_STYLES.get(name, ""), no_wrap=True)
+    found = []
     for title, done in rows:
         t = done.timings
         prefill_us = sum(chunk.duration_us for chunk in t.prefill_chunks)
         chunks = str(len(t.prefill_chunks))
         numbers = (t.queue_us, prefill_us, t.first_token_us, t.handoff_us, t.decode_us, t.total_us)
         queue, *others = [f"{us / 1000:.0f}" for us in numbers]
-        table.add_row(title, bar(t, longest_us, width), queue, chunks, *others)
-    return table
+        found.append(Row((title, bar(t, longest_us, width), queue, chunks, *others)))
+    return Grid(_COLUMNS, found, title=heading)
 
 
 def legend() -> Text:

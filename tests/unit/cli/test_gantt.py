@@ -1,15 +1,15 @@
 import io
 
 from rich.console import Console
-from rich.table import Table
 
 from cli.block_ledgers import ledger_dict, ledger_table
 from cli.gantt import gantt_table
+from cli.grid import Grid
 from pdserve.v1 import inference_pb2, ledger_pb2
 from tests.unit.cli.timed import finished
 
 
-def shown(table: Table, width: int) -> list[str]:
+def shown(table: Grid, width: int) -> list[str]:
     out = io.StringIO()
     Console(width=width, file=out).print(table)
     return out.getvalue().splitlines()
