@@ -1,4 +1,4 @@
-"""Plans of simulations: requests, and the faults that befall their workers."""
+"""Plans of simulations: what happens, and what came of it. Plain data."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Request:
-    """A client's request, and when it leaves, if it does."""
+    """A client's request, and when and how the client gives it up, if it does."""
 
     at_s: float
     num_prompt_tokens: int
     max_tokens: int
     num_choices: int = 1
-    cancel_after_s: float | None = None
+    leaves_after_s: float | None = None
+    leaves_by: str = "cancel"  # cancel (Cancel), departure (the stream is closed), deadline
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Fault:
     """One fault of one worker, by its number."""
 
     at_s: float
-    kind: str  # kill, cut, silence, hang
+    kind: str  # kill, cut, silence, hang, evict
     worker: int
     for_s: float = 0.0
 
@@ -35,6 +36,15 @@ class Plan:
     requests: tuple[Request, ...]
     faults: tuple[Fault, ...]
     policy: str = "least_loaded"
+    is_supervised: bool = (
+        False  # then processes start again at other addresses, and routers are told
+    )
+    max_worker_deaths: int | None = None  # None: as many as there are kills
+
+    @property
+    def num_kills(self) -> int:
+        """Number of processes that die, at most."""
+        return sum(fault.kind == "kill" for fault in self.faults)
 
 
 @dataclass

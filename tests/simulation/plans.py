@@ -11,12 +11,13 @@ REQUESTS = st.builds(
     num_prompt_tokens=st.integers(1, 60),
     max_tokens=st.integers(1, 40),
     num_choices=st.sampled_from((1, 1, 1, 2, 3)),
-    cancel_after_s=st.none() | st.none() | st.none() | _TIMES,
+    leaves_after_s=st.none() | st.none() | st.none() | _TIMES,
+    leaves_by=st.sampled_from(("cancel", "departure", "deadline")),
 )
 FAULTS = st.builds(
     Fault,
     at_s=_TIMES,
-    kind=st.sampled_from(("kill", "kill", "cut", "cut", "silence", "hang")),
+    kind=st.sampled_from(("kill", "kill", "cut", "cut", "silence", "hang", "evict")),
     worker=st.integers(0, 3),
     for_s=st.sampled_from((0.05, 0.5, 3.0, 12.0)),
 )
@@ -28,4 +29,5 @@ PLANS = st.builds(
     requests=st.lists(REQUESTS, min_size=1, max_size=8).map(tuple),
     faults=st.lists(FAULTS, max_size=5).map(tuple),
     policy=st.sampled_from(("least_loaded", "cost", "round_robin")),
+    is_supervised=st.booleans(),
 )

@@ -232,6 +232,8 @@ class SimProcess:
         assert load.blocks_free == load.blocks_total, f"{self.name} holds blocks"
         assert (load.num_running, load.num_waiting) == (0, 0)
         self.shell._engine.check_integrity()
+        for session in self.service._sessions.values():
+            assert (session.num_live, [*session._kept]) == (0, []), f"{self.name} keeps outputs"
 
 
 class _NoGrammars:

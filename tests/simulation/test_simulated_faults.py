@@ -35,7 +35,7 @@ def test_no_fault_of_a_thousand_plans_changes_a_text(plan: Plan) -> None:
     simulate(plan)
 
 
-@pytest.mark.parametrize("kind", ["kill", "cut", "silence", "hang"])
+@pytest.mark.parametrize("kind", ["kill", "cut", "silence", "hang", "evict"])
 @pytest.mark.parametrize("worker", [0, 1, 2])
 def test_each_fault_at_each_moment(kind: str, worker: int) -> None:
     requests = tuple(Request(0.05 * number, 12 + 9 * number, 25) for number in range(4))
@@ -44,3 +44,15 @@ def test_each_fault_at_each_moment(kind: str, worker: int) -> None:
         result = simulate(Plan(moment, 1, 2, requests, (fault,)))
         assert result.outcomes == {kind: 1, "completed": 4}
         assert result.num_identical == 4
+
+
+@pytest.mark.parametrize("is_supervised", [False, True])
+@pytest.mark.parametrize("num_prefill", [0, 1])
+def test_every_death_of_a_request_s_workers_is_counted_once(
+    num_prefill: int, is_supervised: bool
+) -> None:
+    requests = (Request(0.0, 21, 160), Request(0.0, 20, 5))
+    kills = tuple(Fault(0.5 + 2.2 * number, "kill", num_prefill) for number in range(3))
+    for seed in range(10):
+        plan = Plan(seed, num_prefill, 1, requests, kills, "least_loaded", is_supervised, 2)
+        assert simulate(plan).outcomes == {"kill": 3, "completed": 1, "poison": 1}
