@@ -2,8 +2,7 @@
 
 1. `start` connects, and again after every loss, with back-off, until `close`.
 2. The worker introduces itself. `on_info` may refuse it (another model); then the link stays down.
-   With its first load report it is connected. Then it reports the prefixes that it holds, and
-   their changes.
+   With its first load report it is connected. Then it reports its prefixes, and their changes.
 3. `submit` opens a WorkStream and sends the job. Step outputs are handed out to the streams.
 4. `ask_blocks` sends a question. The answer comes between the step outputs.
 5. When the connection breaks, the worker goes on. The next one attaches the streams again: the
