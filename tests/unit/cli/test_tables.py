@@ -41,7 +41,9 @@ STATUS = admin_pb2.StatusResponse(
             state=admin_pb2.WORKER_STATE_UNREACHABLE,
             load=LOAD,
         )
-        for role, name in enumerate(NAMES, 1)
+        for role, name in zip(
+            (admin_pb2.WORKER_ROLE_PREFILL, admin_pb2.WORKER_ROLE_DECODE), NAMES, strict=True
+        )
     ]
 )
 LEDGERS = [

@@ -20,7 +20,7 @@ from cli.top import frames
 from cli.top_view import blocks_bar, view
 from pdserve.client import AsyncClient
 from pdserve.errors import UnavailableError
-from pdserve.v1 import admin_pb2, admin_pb2_grpc
+from pdserve.v1 import admin_pb2
 from tests.patience import WITHIN_S
 from tests.unit.cli.conftest import Run
 
@@ -72,7 +72,7 @@ def status(number: int, incarnation: str = "a") -> admin_pb2.StatusResponse:
 FRAME = Frame(Poll(12.0, status(3)), before=Poll(10.0, status(1)))
 
 
-class Router(admin_pb2_grpc.AdminServicer):
+class Router:
     """Stand-in for a router; answers the n-th poll with `status(n)`."""
 
     def __init__(self) -> None:
@@ -80,8 +80,8 @@ class Router(admin_pb2_grpc.AdminServicer):
         self.is_away = False
         self.was_polled_twice = threading.Event()
 
-    def Status(
-        self, request: admin_pb2.StatusRequest, context: grpc.ServicerContext
+    def status(
+        self, _: admin_pb2.StatusRequest, context: grpc.ServicerContext
     ) -> admin_pb2.StatusResponse:
         self.num_polls += 1
         if self.num_polls > 1:
@@ -96,7 +96,13 @@ def router() -> Iterator[tuple[Router, str]]:
     """Yield a router and its address."""
     service = Router()
     server = grpc.server(ThreadPoolExecutor(2))
-    admin_pb2_grpc.add_AdminServicer_to_server(service, server)  # type: ignore[no-untyped-call]
+    handler = grpc.unary_unary_rpc_method_handler(
+        service.status,
+        request_deserializer=admin_pb2.StatusRequest.FromString,
+        response_serializer=admin_pb2.StatusResponse.SerializeToString,
+    )
+    admin = grpc.method_handlers_generic_handler("pdserve.v1.Admin", {"Status": handler})
+    server.add_generic_rpc_handlers((admin,))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield service, f"127.0.0.1:{port}"
