@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
+from structlog.testing import capture_logs
 
 from cli.main import main
 from common.messages import WorkRequest
@@ -85,6 +86,7 @@ class CommandLine:
 def benching(model_dir: Path, worker: ScriptedWorker, command_line: CommandLine) -> Iterator[Bench]:
     """Yield a started bench; its file of prompts is beside the model's folder."""
     with (
+        capture_logs(),  # the router's lines are no output of the command
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(serving(model_dir, worker)) as stack,
     ):
