@@ -88,7 +88,7 @@ class World:
             self._outage,
             config.max_unread_tokens,
         )
-        self._metrics = RouterMetrics(self._admission, self._pool.views)
+        self._metrics = RouterMetrics("hash", self._admission, self._pool.views)
         relocation = Relocation(dispatcher, self._metrics, config.max_worker_deaths)
         tokenizer: Any = _Letters()
         self._journeys = Journeys(dispatcher, placement, relocation, tokenizer, self._metrics)
