@@ -35,7 +35,9 @@ class Connection:
 
 
 def _options(
-    address: Annotated[str, typer.Option(help="The router's gRPC address")] = DEFAULT_ADDRESS,
+    address: Annotated[
+        str, typer.Option(help="The router's gRPC address; several with commas")
+    ] = DEFAULT_ADDRESS,
     token: Annotated[
         str | None, typer.Option(envvar="PDSERVE_TOKEN", help="Names us; better in the variable")
     ] = None,

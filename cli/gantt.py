@@ -69,7 +69,8 @@ def _rows(done: inference_pb2.Finished) -> Iterator[_Row]:
     yield _Row("queue", (("queue", 0, asked_us),), f"on {done.decode_worker}")
     if timings.pull_us:
         waits = (("queue", asked_us, max(timings.queue_us, asked_us)),)
-        yield _Row("queue", waits, f"on {done.prefill_worker}")
+        where = f"on {done.prefill_worker}" if done.prefill_worker else "for KV that never came"
+        yield _Row("queue", waits, where)
     for number, chunk in _ends(timings.prefill_chunks):
         end_us = chunk.start_us + chunk.duration_us
         yield _Row(

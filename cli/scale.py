@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from cli.connection import Connection
-from cli.drain import DrainTimeout
+from cli.drain import ChangeTimeout, DrainTimeout, telling_of_timeouts
 from cli.workers import ROLES
 from pdserve.errors import SetupError
 from pdserve.v1 import admin_pb2
@@ -34,22 +34,28 @@ def command(
         int | None, typer.Option(min=0, max=256, help="Decode workers, at least 1; unset: as now")
     ] = None,
     drain_timeout: DrainTimeout = 300.0,
+    timeout: ChangeTimeout = None,
 ) -> None:
     """Change how many workers there are, while they serve. Flips roles where it can."""
     if prefill is None and decode is None:
         raise SetupError("neither --prefill nor --decode is given", "give one or both")
-    done = asyncio.run(_scale(connection, prefill, decode, drain_timeout))
+    with telling_of_timeouts():
+        done = asyncio.run(_scale(connection, prefill, decode, drain_timeout, timeout))
     parts = [f"{done[word]} {word}" for word in _DONE.values() if done[word]]
     print(", ".join(parts) or "nothing to do")
 
 
 async def _scale(
-    connection: Connection, prefill: int | None, decode: int | None, drain_timeout_s: float
+    connection: Connection,
+    prefill: int | None,
+    decode: int | None,
+    drain_timeout_s: float,
+    timeout_s: float | None,
 ) -> Counter[str]:
     """Report progress on stderr; return how often each action was taken."""
     console, done = Console(stderr=True), Counter[str]()
     async with connection.client() as client:
-        steps = client.scale(prefill, decode, drain_timeout_s=drain_timeout_s)
+        steps = client.scale(prefill, decode, drain_timeout_s=drain_timeout_s, timeout=timeout_s)
         with console.status("asking the router") as status:
             async with aclosing(steps):
                 async for step in steps:

@@ -1,9 +1,14 @@
 """The command `pdserve status`."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Annotated
+
+import typer
+from rich.console import Console
 
 from cli.connection import Connection
+from cli.invariants import memory_dict, problems
 from cli.output import (
     AsJson,
     AsPlain,
@@ -14,29 +19,46 @@ from cli.output import (
     stdout_console,
 )
 from cli.workers import ROLES, STATES, worker_grid
-from pdserve.v1 import admin_pb2
+from pdserve.v1 import admin_pb2, ledger_pb2
 
 
-def command(connection: Connection, as_plain: AsPlain = False, as_json: AsJson = False) -> None:
+def command(
+    connection: Connection,
+    as_plain: AsPlain = False,
+    as_json: AsJson = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Check all invariants; exit code 1 if one does not hold")
+    ] = False,
+) -> None:
     """Show the router's and every worker's state."""
     check_forms(as_json=as_json, as_plain=as_plain)
-    response = asyncio.run(_fetch(connection))
+    response, blocks = asyncio.run(_fetch(connection, with_blocks=as_json or check, check=check))
+    wrong = problems(response, blocks) if check else []
     if as_json:
-        print_json(to_dict(response))
+        print_json(to_dict(response, blocks) | ({"problems": wrong} if check else {}))
     elif as_plain:
         print_plain(worker_grid(response.workers))
     else:
         _print_tables(response)
+    if check and not as_json:  # beside plain rows on stderr
+        _print_check(Console(stderr=as_plain), wrong, len(blocks))
+    raise typer.Exit(1 if wrong else 0)
 
 
-async def _fetch(connection: Connection) -> admin_pb2.StatusResponse:
+async def _fetch(
+    connection: Connection, *, with_blocks: bool, check: bool
+) -> tuple[admin_pb2.StatusResponse, Sequence[ledger_pb2.WorkerBlocks]]:
     async with connection.client() as client:
-        return await client.status()
+        blocks = (await client.blocks(check=check)).workers if with_blocks else ()
+        return await client.status(), blocks
 
 
-def to_dict(response: admin_pb2.StatusResponse) -> dict[str, object]:
-    """Return the stable JSON form of a status."""
+def to_dict(
+    response: admin_pb2.StatusResponse, blocks: Sequence[ledger_pb2.WorkerBlocks] = ()
+) -> dict[str, object]:
+    """Return the stable JSON form of a status and of the workers' ledgers."""
     router, totals = response.router, response.router.totals
+    ledgers = {each.worker: each for each in blocks}
     return {
         "router": {
             "model": router.model,
@@ -49,12 +71,15 @@ def to_dict(response: admin_pb2.StatusResponse) -> dict[str, object]:
                 "failed": totals.failed,
                 "rejected": totals.rejected,
             },
+            "adds_up": router.adds_up,
         },
-        "workers": [_worker_dict(worker) for worker in response.workers],
+        "workers": [_worker_dict(worker, ledgers.get(worker.name)) for worker in response.workers],
     }
 
 
-def _worker_dict(worker: admin_pb2.WorkerStatus) -> dict[str, object]:
+def _worker_dict(
+    worker: admin_pb2.WorkerStatus, blocks: ledger_pb2.WorkerBlocks | None
+) -> dict[str, object]:
     has_load = worker.HasField("load")
     return {
         "role": ROLES.get(worker.role, "unknown"),
@@ -69,6 +94,7 @@ def _worker_dict(worker: admin_pb2.WorkerStatus) -> dict[str, object]:
         "sequences": _sequences(worker.load) if has_load else None,
         "blocks": _blocks(worker.load) if has_load else None,
         "counters": _counters(worker.load) if has_load else None,
+        **memory_dict(blocks, worker.load if has_load else None),
     }
 
 
@@ -125,3 +151,10 @@ def _print_tables(response: admin_pb2.StatusResponse) -> None:
         if worker.note:
             note = f"{worker.name}: {worker.note}"
             console.print(note, highlight=False, markup=False, soft_wrap=True)
+
+
+def _print_check(console: Console, wrong: Sequence[str], num_workers: int) -> None:
+    for line in wrong:
+        console.print(line, style="red", highlight=False, markup=False, soft_wrap=True)
+    if not wrong:
+        console.print(f"the account adds up, and {num_workers} workers' memory is as it must be")

@@ -26,6 +26,7 @@ from common.engine.sequence import Sequence
 from common.kv_transfer.layout import KVLayout
 from common.kv_transfer.transport import KVTransport
 from common.kv_transfer.wire import FailureHeader, FirstTokenHeader, WireError
+from common.ledger import StreamUse
 from common.telemetry.logs import get_logger
 from decode_worker.pull import Chunk, FirstToken, News, Pull, PullFailed
 from decode_worker.pull_credit import PullCredit
@@ -81,6 +82,10 @@ class Inbox:
     def has_news(self) -> bool:
         """True if something arrived that `collect` has not handed over."""
         return not self._arrivals.empty()
+
+    def stream_use(self) -> StreamUse:
+        """Return the pulls under way, and what they are charged."""
+        return StreamUse(len(self.pulls), self.credit.taken_bytes)
 
     def start(self, seq: Sequence) -> None:
         """Open the pull of a sequence that holds its blocks, and charge it."""

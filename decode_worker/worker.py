@@ -44,4 +44,4 @@ def make_decode_worker(
         engine, make_scheduler(engine, credit), inbox, grammars, Counters(), feed.publish
     )
     intake = DecodeIntake(engine.spec, engine.prefix, host.loop, decode, feed)
-    return WorkerShell(spec, host, decode, intake, feed)
+    return WorkerShell(spec, host, decode, intake, feed, inbox.stream_use)

@@ -41,6 +41,7 @@ class Deployment:
         self.facts = Facts(config, model_name, model_dir, token, key)
         self._supervisor: RemoteSupervisor | None = None
         self._is_aborted = threading.Event()
+        self._has_started = False
 
     @property
     def supervisor(self) -> RemoteSupervisor:
@@ -67,6 +68,7 @@ class Deployment:
             raise SetupError("the start was interrupted")
         self._create()
         self._start_workers(roles, shares, report)
+        self._has_started = True
         return self.supervisor.await_serving()
 
     def abort(self) -> None:
@@ -83,7 +85,9 @@ class Deployment:
         if lost_process():
             kill_ray()
             return
-        if self._supervisor is not None:
+        # workers that still load react to nothing; those of a private Ray end with it
+        must_stop_workers = self._has_started or self._config.ray_address is not None
+        if self._supervisor is not None and must_stop_workers:
             with contextlib.suppress(RayError, PreconditionError):  # Ray is gone, and all with it
                 self._supervisor.stop(_STOP_WITHIN_S)
             with contextlib.suppress(RayError):
@@ -123,10 +127,18 @@ class Deployment:
                     report.done(line)
                 num_done = len(progress.done)
                 report.now(progress.now)
+            if self._is_aborted.is_set():
+                self._interrupt()
         try:
             result_of_call(started, _POLL_S)
         except PreconditionError as error:
             raise SetupError(error.message) from error
+
+    def _interrupt(self) -> None:
+        """Give up a start. Raises SetupError where nothing must be waited for."""
+        if self._config.ray_address is None:
+            raise SetupError("the start was interrupted")
+        self.supervisor.handle.abort.remote()  # it may not have been there for the first one
 
     def _take_over(self, found: RemoteSupervisor) -> Membership:
         """Become the owner of a deployment whose owner was killed. Raises SetupError."""

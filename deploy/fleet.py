@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from common.messages import Role
-from deploy.remote_supervisor import RemoteSupervisor
+from deploy.remote_supervisor import CHANGE_WITHIN_S, RemoteSupervisor
 from pdserve.errors import PreconditionError, SetupError
+from router.scaling.fleet import FleetLimits
 
 
 class DeploymentFleet:
@@ -13,6 +14,7 @@ class DeploymentFleet:
 
     def __init__(self, supervisor: RemoteSupervisor) -> None:
         self._supervisor = supervisor
+        self.limits = FleetLimits(supervisor.start_within_s, CHANGE_WITHIN_S)
 
     async def start(self, roles: Sequence[Role]) -> Mapping[str, str]:
         """Start workers; return their addresses by name."""

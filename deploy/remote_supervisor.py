@@ -20,7 +20,7 @@ from router.workers.membership import Membership
 
 _ANSWER_WITHIN_S = 15.0
 _AGAIN_S = 0.5
-_CHANGE_WITHIN_S = 60.0  # beyond what the change itself may take
+CHANGE_WITHIN_S = 60.0  # beyond what the change itself may take
 
 
 class SupervisorAwayError(PreconditionError):
@@ -35,19 +35,23 @@ class RemoteSupervisor:
         self._owner = owner
         self._start_timeout_s = start_timeout_s
 
+    @property
+    def start_within_s(self) -> float:
+        """Longest time that `add` may take, in seconds."""
+        return self._start_timeout_s + CHANGE_WITHIN_S
+
     def add(self, roles: Sequence[Role]) -> dict[str, str]:
         """Run Supervisor.add. Raises PreconditionError, SetupError."""
-        within_s = self._start_timeout_s + _CHANGE_WITHIN_S
-        added: dict[str, str] = result_of_call(self.handle.add.remote(roles), within_s)
+        added: dict[str, str] = result_of_call(self.handle.add.remote(roles), self.start_within_s)
         return added
 
     def flip(self, name: str, role: Role) -> None:
         """Run Supervisor.flip. Raises PreconditionError, SetupError."""
-        result_of_call(self.handle.flip.remote(name, role), _CHANGE_WITHIN_S)
+        result_of_call(self.handle.flip.remote(name, role), CHANGE_WITHIN_S)
 
     def remove(self, name: str) -> None:
         """Run Supervisor.remove. Raises PreconditionError."""
-        _insist(lambda: self.handle.remove.remote(name), _CHANGE_WITHIN_S)
+        _insist(lambda: self.handle.remove.remote(name), CHANGE_WITHIN_S)
 
     def restart(self, name: str, address: str, reason: str) -> None:
         """Run Supervisor.restart. Raises PreconditionError."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 from common.config import WorkerSpec
 from common.kv_transfer.transport import KVSource, TransferError
 from common.kv_transfer.wire import WireItem
-from common.ledger import BlockLedger
+from common.ledger import BlockLedger, BlockQuestion
 from common.messages import Role, StepOutput, WorkerInfo, WorkerLoad, WorkRequest
 from common.prefix_log import PrefixLog
 from common.rpc.worker_port import WorkerPort
@@ -133,9 +133,9 @@ class RoleSwitch:
         """Return WorkerPort.load of the current role."""
         return self._built.worker.load()
 
-    def ask_blocks(self, request_id: str, answer: Callable[[BlockLedger], None]) -> None:
+    def ask_blocks(self, question: BlockQuestion, answer: Callable[[BlockLedger], None]) -> None:
         """Run WorkerPort.ask_blocks on the current role."""
-        self._built.worker.ask_blocks(request_id, answer)
+        self._built.worker.ask_blocks(question, answer)
 
     def subscribe(self, sink: Callable[[StepOutput], None]) -> Callable[[], None]:
         """Add a sink for the steps of all later roles too; return a function that removes it."""

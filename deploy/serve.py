@@ -2,18 +2,19 @@
 
 import asyncio
 import contextlib
-import signal
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.config import ServeConfig
 from common.telemetry.logs import configure_logs
+from common.uninterrupted import uninterrupted
 from deploy.deployment import Deployment
 from deploy.fleet import DeploymentFleet
 from deploy.membership_feed import MembershipFeed
 from deploy.ray_session import lost_process, start_ray, stop_ray
 from deploy.remote_supervisor import RemoteSupervisor, find_supervisor
+from deploy.signals import EndSignals
 from deploy.starting import StartReport
 from deploy.supervisor_actor import Facts
 from pdserve.errors import PreconditionError, SetupError, WorkerDiedError
@@ -70,7 +71,7 @@ async def running(
             yield endpoints
     finally:
         deployment.abort()  # gives up a change of the workers that still runs
-        await asyncio.to_thread(deployment.stop)
+        await uninterrupted(asyncio.to_thread(deployment.stop))
 
 
 @contextlib.asynccontextmanager
@@ -84,7 +85,7 @@ async def joined(config: ServeConfig, find_model: FindModel) -> AsyncIterator[En
         async with _routing(site, membership, security) as endpoints:
             yield endpoints
     finally:
-        await asyncio.to_thread(stop_ray)
+        await uninterrupted(asyncio.to_thread(stop_ray))
 
 
 def _join(config: ServeConfig) -> tuple[RemoteSupervisor, Facts, Membership]:
@@ -129,9 +130,11 @@ async def _routing(
             endpoints = replace(endpoints, openai_port=openai_port)
         yield endpoints
     finally:
-        await router.stop(config.drain_timeout_s)
-        if feed is not None:
-            await feed.close()
+        try:
+            await router.stop(config.drain_timeout_s)
+        finally:
+            if feed is not None:
+                await feed.close()
 
 
 def _endpoints_of(router: Router, host: str, grpc_port: int, model: str) -> Endpoints:
@@ -168,7 +171,7 @@ async def _start(deployment: Deployment, report: StartReport) -> Membership:
     except asyncio.CancelledError:
         deployment.abort()
         with contextlib.suppress(SetupError):
-            await starting
+            await uninterrupted(starting)
         raise
 
 
@@ -199,17 +202,19 @@ async def _until_a_signal(
 ) -> None:
     configure_logs(process="router")
     main = asyncio.current_task()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, lambda: main and main.cancel())
+    if main is None:
+        raise RuntimeError("serving needs a task that signals can end")
+    signals = EndSignals(main)
+    signals.install()
     try:
         async with serving as endpoints:
-            for number in (signal.SIGINT, signal.SIGTERM):  # replaces ray.init's handlers
-                loop.add_signal_handler(number, lambda: main and main.cancel())
+            signals.settle()
             on_ready(endpoints)
             await _until_ray_is_lost()
     except asyncio.CancelledError:
         return
+    finally:
+        signals.settle()
 
 
 async def _until_ray_is_lost() -> None:

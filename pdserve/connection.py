@@ -42,19 +42,15 @@ _OPTIONS: list[tuple[str, str | int]] = [
     ("grpc.http2.max_pings_without_data", 0),  # 0: any number; the default stops after two
 ]
 
+_CONNECT_WITHIN_MS = 2_000  # gRPC itself waits 20 s for an address that says nothing
 # PEM: private key, certificate chain
 Certificate = tuple[bytes, bytes]
 
 
-def options(*, retries: bool) -> list[tuple[str, str | int]]:
-    """Return the channel's arguments."""
-    return [*_OPTIONS, ("grpc.enable_retries", int(bool(retries)))]
-
-
-def check_address(address: str) -> str:
-    """Return a router's address. Raises InvalidRequestError for what is no text."""
-    check_text("address", address)
-    return address
+def options(*, retries: bool, has_others: bool = False) -> list[tuple[str, str | int]]:
+    """Return the channel's arguments; with `has_others` there are more routers to try soon."""
+    others = [("grpc.min_reconnect_backoff_ms", _CONNECT_WITHIN_MS)] if has_others else []
+    return [*_OPTIONS, *others, ("grpc.enable_retries", int(bool(retries)))]
 
 
 def credentials(

@@ -6,6 +6,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from pdserve.errors import (
+    AbortedError,
     DuplicateRequestError,
     InternalError,
     InvalidRequestError,
@@ -31,6 +32,7 @@ _ERRORS: dict[grpc.StatusCode, type[RequestError]] = {
     grpc.StatusCode.NOT_FOUND: NotFoundError,
     grpc.StatusCode.ALREADY_EXISTS: DuplicateRequestError,
     grpc.StatusCode.FAILED_PRECONDITION: PreconditionError,
+    grpc.StatusCode.ABORTED: AbortedError,
     grpc.StatusCode.CANCELLED: RequestCancelledError,
     grpc.StatusCode.DEADLINE_EXCEEDED: RequestTimeoutError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,

@@ -3,18 +3,16 @@
 Generated from pdserve/client.py by `make sync-client`; edit that file, not this one.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from types import TracebackType
-from typing import NoReturn, TypeVar
-
-import grpc
+from typing import NoReturn
 
 from pdserve.admin_requests import SCALE_WITHIN_S, make_drain_request, make_scale_request
-from pdserve.building import build, to_seconds
+from pdserve.building import build
 from pdserve.completion import Completion
-from pdserve.connection import Certificate, bearer, check_address, credentials, options
-from pdserve.errors import InvalidRequestError, Reason, UnavailableError, UnsupportedError
+from pdserve.connection import Certificate
+from pdserve.errors import InvalidRequestError, UnsupportedError
 from pdserve.prompts import (
     Messages,
     Prompt,
@@ -22,51 +20,41 @@ from pdserve.prompts import (
     make_stream_request,
     make_tokenize_request,
 )
-from pdserve.statuses import to_error
-from pdserve.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
+from pdserve.sync_calls import Calls
+from pdserve.v1 import admin_pb2, inference_pb2
 
 _NO_EMBEDDINGS = (
     "pdserve serves causal language models, which make no embeddings; use a server for those"
 )
 
-S = TypeVar("S")
-T = TypeVar("T")
-
 
 class Client:
-    """Calls one router, from any thread. Use it as a context manager.
+    """Calls a router, one of several. Use it from any thread, and as a context manager.
 
     Every call raises a RequestError of `pdserve.errors` when the router refuses or fails it, and
     InvalidRequestError for arguments that cannot be sent. `timeout` is in seconds. With `retries`, a call
     that ends as UNAVAILABLE, or is refused for up to 2 s, is sent again up to three times, when the router
-    says. It is not sent again once a part of its answer has come, nor while most calls fail.
+    says. It is not sent again once a part of its answer has come, nor while most calls fail. A resumable
+    stream that breaks is read on by itself. A call goes to the next router when the present one is out of
+    reach, or shuts down, and nothing of the answer has come.
     """
 
     def __init__(
         self,
-        address: str,
+        address: str | Sequence[str],
         *,
         token: str | None = None,
         root_certificates: bytes | None = None,
         client_certificate: Certificate | None = None,
         retries: bool = True,
     ) -> None:
-        """Connect to `address`, host:port; with PEM roots or a client certificate over TLS.
+        """Connect to `address`; with PEM roots or a client certificate over TLS.
+
+        The address is host:port. Several, in a list or with commas, are routers of one deployment.
 
         `client_certificate` is the private key and the certificate chain, both PEM.
         """
-        arguments = options(retries=retries)
-        check_address(address)
-        self._metadata = bearer(token)
-        secure = credentials(root_certificates, client_certificate)
-        self._channel = (
-            grpc.insecure_channel(address, options=arguments)
-            if secure is None
-            else grpc.secure_channel(address, secure, options=arguments)
-        )
-        self._is_closed = False
-        self._inference = inference_pb2_grpc.InferenceStub(self._channel)
-        self._admin = admin_pb2_grpc.AdminStub(self._channel)
+        self._calls = Calls(address, token, root_certificates, client_certificate, retries=retries)
 
     def __enter__(self) -> "Client":
         return self
@@ -81,8 +69,7 @@ class Client:
 
     def close(self) -> None:
         """Disconnect; what still streams is cancelled."""
-        self._is_closed = True
-        self._channel.close()
+        self._calls.close()
 
     def generate(
         self,
@@ -137,6 +124,7 @@ class Client:
 
         Requests of different `cache_salt` share no cached KV; those of lower `priority` go first.
         A `resumable` request outlives its stream for the router's grace period; only `cancel` ends it early.
+        When its stream breaks it is read on at the same router, unless `retries` is off.
         """
         request = make_stream_request(
             prompt, sampling, request_id, cache_salt, priority, resumable=resumable
@@ -157,40 +145,43 @@ class Client:
         """Send a request message as it is and yield the responses."""
         if not isinstance(request, inference_pb2.GenerateRequest):
             raise InvalidRequestError("is no pdserve.v1.GenerateRequest", field="request")
-        return self._receive(self._inference.Generate, request, timeout)
+        return self._calls.generate(request, timeout)
 
     def cancel(self, request_id: str, *, timeout: float = 5.0) -> None:
         """Stop a request."""
         request = build(inference_pb2.CancelRequest, {"request_id": request_id})
-        self._ask(self._inference.Cancel, request, timeout)
+        self._calls.ask(lambda router: router.inference.Cancel, request, timeout)
 
     def explain(self, request_id: str, *, timeout: float = 5.0) -> inference_pb2.ExplainResponse:
         """Return the router's decision about a request, and what came of it."""
         request = build(inference_pb2.ExplainRequest, {"request_id": request_id})
-        return self._ask(self._inference.Explain, request, timeout)
+        return self._calls.ask(lambda router: router.inference.Explain, request, timeout)
 
     def tokenize(
         self, prompt: str | Messages, *, timeout: float = 30.0
     ) -> inference_pb2.TokenizeResponse:
         """Return the prompt's token ids, as `generate` would make them."""
         request = make_tokenize_request(prompt)
-        return self._ask(self._inference.Tokenize, request, timeout)
+        return self._calls.ask(lambda router: router.inference.Tokenize, request, timeout)
 
     def models(self, *, timeout: float = 5.0) -> Sequence[inference_pb2.Model]:
         """Return the models that the router serves, with their limits."""
         request = inference_pb2.ListModelsRequest()
-        response = self._ask(self._inference.ListModels, request, timeout)
+        response = self._calls.ask(lambda router: router.inference.ListModels, request, timeout)
         return response.models
 
-    def blocks(self, *, timeout: float = 5.0) -> admin_pb2.BlocksResponse:
-        """Return the ledgers of all workers: which request holds how many KV blocks, and why."""
-        request = admin_pb2.BlocksRequest()
-        return self._ask(self._admin.Blocks, request, timeout)
+    def blocks(self, *, check: bool = False, timeout: float = 5.0) -> admin_pb2.BlocksResponse:
+        """Return the ledgers of all workers: which request holds how many KV blocks, and why.
+
+        With `check`, each worker checks the invariants of its KV memory too.
+        """
+        request = build(admin_pb2.BlocksRequest, {"check": check})
+        return self._calls.ask(lambda router: router.admin.Blocks, request, timeout)
 
     def status(self, *, timeout: float = 5.0) -> admin_pb2.StatusResponse:
         """Return the state of the router and its workers."""
         request = admin_pb2.StatusRequest()
-        return self._ask(self._admin.Status, request, timeout)
+        return self._calls.ask(lambda router: router.admin.Status, request, timeout)
 
     def scale(
         self,
@@ -198,44 +189,26 @@ class Client:
         decode: int | None = None,
         *,
         drain_timeout_s: float = 300.0,
+        timeout: float | None = None,
     ) -> Generator[admin_pb2.ScaleResponse]:
         """Change the number of workers of each role (None: as many as now); yield each thing done.
 
-        The change goes on when the iterator is left. Other requests are served meanwhile.
+        The change goes on when the iterator is left, and when `timeout` passes: by default 15 minutes
+        beside the time for draining. Other requests are served meanwhile.
         """
         request = make_scale_request(prefill, decode, drain_timeout_s)
-        return self._receive(self._admin.Scale, request, drain_timeout_s + SCALE_WITHIN_S)
+        within_s = drain_timeout_s + SCALE_WITHIN_S if timeout is None else timeout
+        return self._calls.receive_once(lambda router: router.admin.Scale, request, within_s)
 
-    def drain(self, worker: str, *, timeout_s: float = 300.0) -> None:
-        """Let a worker end its work and leave; return when it has left."""
+    def drain(self, worker: str, *, timeout_s: float = 300.0, timeout: float | None = None) -> None:
+        """Let a worker end its work, for `timeout_s` seconds, and leave; return when it has left.
+
+        `timeout` is as in `scale`.
+        """
         request = make_drain_request(worker, timeout_s)
-        self._ask(self._admin.Drain, request, timeout_s + SCALE_WITHIN_S)
+        within_s = timeout_s + SCALE_WITHIN_S if timeout is None else timeout
+        self._calls.ask_once(lambda router: router.admin.Drain, request, within_s)
 
     def embed(self, *args: object, **kwargs: object) -> NoReturn:
         """Raise UnsupportedError: pdserve makes no embeddings."""
         raise UnsupportedError(_NO_EMBEDDINGS)
-
-    def _receive(
-        self, method: "grpc.UnaryStreamMultiCallable[S, T]", request: S, timeout: float | None
-    ) -> Generator[T]:
-        call = method(request, timeout=self._wait(timeout), metadata=self._metadata)
-        try:
-            yield from call
-        except grpc.RpcError as error:
-            raise to_error(error) from error
-        finally:
-            call.cancel()
-
-    def _ask(self, method: Callable[..., T], request: object, timeout: float) -> T:
-        """Return a call's answer. Raises the typed error of its status."""
-        try:
-            return method(request, timeout=self._wait(timeout), metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise to_error(error) from error
-
-    def _wait(self, timeout: float | None) -> float | None:
-        """Return the seconds that a call may take. Raises RequestError if it cannot begin."""
-        if self._is_closed:
-            message = "the client is closed"
-            raise UnavailableError(message, reason=Reason.ROUTER_UNREACHABLE)
-        return None if timeout is None else to_seconds("timeout", timeout)

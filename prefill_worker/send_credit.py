@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from common.kv_transfer.layout import KVLayout
 from common.kv_transfer.node_store import AHEAD, NodeStore
 from common.kv_transfer.wire import WireItem
+from common.ledger import StreamUse
 from common.messages import WorkRequest
 from prefill_worker.outbox import KVOutbox
 
@@ -33,6 +34,7 @@ class SendCredit:
         self._max_batch_tokens = max_batch_tokens
         self._changed = threading.Condition()
         self.taken_bytes = 0
+        self._num_streams = 0
 
     def max_item_tokens(self, request: WorkRequest) -> int:
         """Return the longest piece of KV for a stream that starts now, in tokens.
@@ -55,6 +57,7 @@ class SendCredit:
         Ends early when the outbox is discarded. Raises TimeoutError when no room comes free.
         """
         taken = 0
+        self._count(1)
         try:
             for item in outbox.items():
                 if item[1] is not None and not taken:
@@ -64,6 +67,12 @@ class SendCredit:
                 yield item
         finally:
             self._give(taken)
+            self._count(-1)
+
+    def stream_use(self) -> StreamUse:
+        """Return the streams that are open, and what they took. For any thread."""
+        with self._changed:
+            return StreamUse(self._num_streams, self.taken_bytes)
 
     def look_again(self) -> None:
         """Wake the streams that wait, since an outbox may have been discarded."""
@@ -85,6 +94,10 @@ class SendCredit:
                 return False
             self.taken_bytes += num_bytes
             return True
+
+    def _count(self, change: int) -> None:
+        with self._changed:
+            self._num_streams += change
 
     def _give(self, num_bytes: int) -> None:
         with self._changed:

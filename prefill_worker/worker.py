@@ -52,4 +52,5 @@ def make_prefill_worker(spec: WorkerSpec, host: EngineHost) -> PrefillWorker:
     prefill = PrefillEngine(engine, scheduler, grammars, Counters(), feed.publish)
     credit = SendCredit(host.store, kv_layout(engine.spec), engine.config.max_batch_tokens)
     source = PrefillSource(engine.spec, engine.prefix, loop, prefill, credit)
-    return PrefillWorker(WorkerShell(spec, host, prefill, NoIntake(feed), feed), source)
+    shell = WorkerShell(spec, host, prefill, NoIntake(feed), feed, credit.stream_use)
+    return PrefillWorker(shell, source)

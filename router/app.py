@@ -6,11 +6,10 @@
    router/journey/journey.py numbers these steps.
 4. `to_response` makes a message of each delta; `write` sends it to the client.
 5. `AdminService` and `Scaler` change the workers meanwhile.
-6. `Router.stop` refuses new requests, lets running ones end, and disconnects.
+6. `Router.stop` refuses new requests, lets running ones end, ends the rest, and disconnects.
 """
 
 import asyncio
-import contextlib
 import importlib.util
 import secrets
 from collections.abc import Sequence
@@ -24,10 +23,12 @@ from common.config import RouterConfig, SecurityConfig
 from common.engine.weights.folder import read_eos_token_ids
 from common.messages import Role, WorkerInfo
 from common.rpc.channel import SERVER_OPTIONS
+from common.uninterrupted import uninterrupted
 from pdserve.errors import SetupError
 from pdserve.v1 import admin_pb2_grpc, inference_pb2_grpc
 from router.access.server_security import ServerSecurity
 from router.admission.admission import Admission
+from router.admission.drain import await_ends, end_rest
 from router.admission.fair_queue import FairQueue
 from router.admission.prompt_queue import PromptQueue, Turn
 from router.admission.wait_limit import WaitLimit
@@ -62,7 +63,6 @@ from router.workers.membership import Membership
 from router.workers.outage import Outage
 from router.workers.pool import WorkerPool
 
-_POLL_S = 0.02
 _LAST_WORDS_S = 0.5  # for statuses that are not sent yet
 _SERVICES = ("pdserve.v1.Inference", "pdserve.v1.Admin")
 _HAS_VLLM_CONTRACT = importlib.util.find_spec("smg_grpc_proto") is not None  # pdserve[vllm-grpc]
@@ -156,21 +156,26 @@ class Router:
         self._pool.follow(membership)
 
     async def stop(self, drain_timeout_s: float) -> None:
-        """Refuse new requests, give running ones `drain_timeout_s` seconds to end, then disconnect."""
+        """Refuse new requests, give running ones `drain_timeout_s` seconds to end, then disconnect.
+
+        A cancellation ends these seconds at once, and is raised when all is closed.
+        """
         self._admission.drain()
-        await self._health.report()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(drain_timeout_s):
-                while self._admission.num_in_flight:
-                    await asyncio.sleep(_POLL_S)
+        try:
+            await self._health.report()
+            await await_ends(self._admission, drain_timeout_s)
+        finally:
+            await uninterrupted(self._close())
+
+    async def _close(self) -> None:
+        await self._scaler.close()
+        await end_rest(self._admission)
         # not earlier: a server that stops answers new calls with a bare CANCELLED
-        last_words_s = min(drain_timeout_s, _LAST_WORDS_S)
-        await self._server.stop(grace=last_words_s)
+        await self._server.stop(grace=_LAST_WORDS_S)
         if self._openai is not None:
-            await self._openai.stop(last_words_s)
+            await self._openai.stop(_LAST_WORDS_S)
         for watching in self._watching:
             watching.cancel()
-        await self._scaler.close()
         await self._resumables.close()
         await self._pool.close()
         if self._grammars is not None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.ledger import BlockLedger
+from common.ledger import BlockLedger, BlockQuestion
 from common.messages import (
     FinishReason,
     Role,
@@ -67,7 +67,7 @@ class WorkerDouble:
         """Return the load of this double."""
         return _LOAD
 
-    def ask_blocks(self, request_id: str, answer: Callable[[BlockLedger], None]) -> None:
+    def ask_blocks(self, question: BlockQuestion, answer: Callable[[BlockLedger], None]) -> None:
         """Answer with an empty ledger."""
         answer(BlockLedger(2**20, 2**20, 0, 0, 16, 0, ()))
 

@@ -1,6 +1,6 @@
 """Conversion of block ledgers to messages."""
 
-from common.ledger import BlockHolder, BlockLedger, HolderState
+from common.ledger import BlockHolder, BlockLedger, BlockQuestion, HeldBlocks, HolderState
 from common.rpc.convert_timings import to_us
 from pdserve.v1 import ledger_pb2, worker_pb2
 
@@ -14,6 +14,11 @@ def answer_to_pb(query_id: int, ledger: BlockLedger) -> worker_pb2.BlocksAnswer:
     return worker_pb2.BlocksAnswer(query_id=query_id, ledger=ledger_to_pb(ledger))
 
 
+def question_from_pb(query: worker_pb2.QueryBlocks) -> BlockQuestion:
+    """Convert a router's question."""
+    return BlockQuestion(query.request_id, query.check)
+
+
 def ledger_to_pb(ledger: BlockLedger) -> ledger_pb2.BlockLedger:
     """Convert a ledger to its message."""
     return ledger_pb2.BlockLedger(
@@ -24,6 +29,19 @@ def ledger_to_pb(ledger: BlockLedger) -> ledger_pb2.BlockLedger:
         block_size=ledger.block_size,
         num_holders=ledger.num_holders,
         holders=map(_holder_to_pb, ledger.holders),
+        held=map(_held_to_pb, ledger.held),
+        num_streams=ledger.streams.num_streams,
+        stream_bytes=ledger.streams.num_bytes,
+        is_checked=ledger.integrity.is_checked,
+        integrity_problem=ledger.integrity.problem,
+    )
+
+
+def _held_to_pb(held: HeldBlocks) -> ledger_pb2.HeldBlocks:
+    return ledger_pb2.HeldBlocks(
+        state=_STATE_TO_PB[held.state],
+        num_requests=held.num_requests,
+        num_blocks=held.num_blocks,
     )
 
 

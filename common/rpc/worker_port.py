@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from common.ledger import BlockLedger
+from common.ledger import BlockLedger, BlockQuestion
 from common.messages import StepOutput, WorkerInfo, WorkerLoad, WorkRequest
 from common.prefix_log import PrefixLog
 
@@ -28,10 +28,10 @@ class WorkerPort(Protocol):
     def load(self) -> WorkerLoad:
         """Return the load now."""
 
-    def ask_blocks(self, request_id: str, answer: Callable[[BlockLedger], None]) -> None:
+    def ask_blocks(self, question: BlockQuestion, answer: Callable[[BlockLedger], None]) -> None:
         """Call `answer` with the ledger before the next step, in the engine's thread.
 
-        The ledger is of all requests, or of one request or group if `request_id` is not empty.
+        The ledger is of all requests, or of one request or group, as the question says.
         """
 
     def subscribe(self, sink: Callable[[StepOutput], None]) -> Callable[[], None]:

@@ -19,7 +19,7 @@ import grpc
 from common.ledger import BlockLedger
 from common.messages import StepOutput
 from common.rpc.convert import info_to_pb, load_to_pb, request_from_pb, step_to_pb
-from common.rpc.convert_ledger import answer_to_pb
+from common.rpc.convert_ledger import answer_to_pb, question_from_pb
 from common.rpc.convert_routing import prefixes_to_pb
 from common.rpc.router_session import RouterSession
 from common.rpc.worker_port import WorkerPort
@@ -167,7 +167,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
                 item = _Answer(query.query_id, ledger)
                 loop.call_soon_threadsafe(connection.news.put_nowait, item)
 
-        self._worker.ask_blocks(query.request_id, answer)
+        self._worker.ask_blocks(question_from_pb(query), answer)
 
     def _reports(self, connection: _Connection) -> list[worker_pb2.ConnectResponse]:
         """Return the load and the changes of the prefixes since the last report."""

@@ -1,11 +1,12 @@
 """Ledger of a block pool: which sequences hold how many blocks."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 
 from common.engine.memory.block_pool import BlockPool
 from common.engine.sequence import Sequence
-from common.ledger import MAX_HOLDERS, BlockHolder, BlockLedger, HolderState
+from common.ledger import MAX_HOLDERS, BlockHolder, BlockLedger, HeldBlocks, HolderState
 
 
 def make_ledger(
@@ -23,12 +24,13 @@ def make_ledger(
         seq for seq in live if not request_id or request_id in (seq.request_id, seq.request.group)
     ]
     most_first = sorted(asked, key=lambda seq: -len(seq.block_table))
-    known = {block_id for seq in live for block_id in seq.block_table} if not request_id else None
+    held = _held_by_state(asked, state_of)
+    num_known = sum(each.num_blocks for each in held)
     return BlockLedger(
         blocks_total=pool.num_blocks,
         blocks_free=pool.num_free,
         blocks_cached=pool.num_cached,
-        blocks_unaccounted=pool.num_held - len(known) if known is not None else 0,
+        blocks_unaccounted=0 if request_id else pool.num_held - num_known,
         block_size=pool.block_size,
         num_holders=len(asked),
         holders=tuple(
@@ -44,4 +46,22 @@ def make_ledger(
             )
             for seq in most_first[:MAX_HOLDERS]
         ),
+        held=held,
+    )
+
+
+def _held_by_state(
+    sequences: Collection[Sequence], state_of: Callable[[Sequence], HolderState]
+) -> tuple[HeldBlocks, ...]:
+    seen: set[int] = set()
+    num_requests, num_blocks = Counter[HolderState](), Counter[HolderState]()
+    for seq in sequences:
+        state, before = state_of(seq), len(seen)
+        seen.update(seq.block_table)
+        num_requests[state] += 1
+        num_blocks[state] += len(seen) - before
+    return tuple(
+        HeldBlocks(state, num_requests[state], num_blocks[state])
+        for state in HolderState
+        if num_requests[state]
     )

@@ -8,10 +8,11 @@
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
 from common.config import WorkerSpec
-from common.ledger import BlockLedger
+from common.ledger import BlockLedger, BlockQuestion, Integrity, StreamUse
 from common.messages import StepOutput, WorkerInfo, WorkerLoad, WorkRequest
 from common.worker.host import EngineHost
 from common.worker.identity import at_this_moment, make_info
@@ -58,8 +59,15 @@ class WorkerShell(Generic[E]):
     """A WorkerPort for routers: identity, loop, feed and load around one role's engine."""
 
     def __init__(
-        self, spec: WorkerSpec, host: EngineHost, engine: E, intake: RoleIntake, feed: StepFeed
+        self,
+        spec: WorkerSpec,
+        host: EngineHost,
+        engine: E,
+        intake: RoleIntake,
+        feed: StepFeed,
+        stream_use: Callable[[], StreamUse],
     ) -> None:
+        """`stream_use` tells the use of KV streams; the engine's thread calls it."""
         self.info: WorkerInfo = make_info(spec, host.engine.spec, host.engine.costs.profile)
         self.prefixes = host.engine.pool.prefixes
         self._loop = host.loop
@@ -68,6 +76,7 @@ class WorkerShell(Generic[E]):
         self._intake = intake
         self._feed = feed
         self._feed.load = engine.load()
+        self._stream_use = stream_use
 
     def start(self) -> None:
         """Let the engine's thread do this role's work."""
@@ -97,13 +106,25 @@ class WorkerShell(Generic[E]):
         """Return the latest step's load, with what changes between steps brought up to date."""
         return at_this_moment(self._feed.load, self._loop.progress_age_s, self._store)
 
-    def ask_blocks(self, request_id: str, answer: Callable[[BlockLedger], None]) -> None:
+    def ask_blocks(self, question: BlockQuestion, answer: Callable[[BlockLedger], None]) -> None:
         """Call `answer` with the ledger before the next step, in the engine's thread (WorkerPort)."""
-        self._loop.post(lambda: answer(self._engine.ledger(request_id)))
+        self._loop.post(lambda: answer(self._answer(question)))
 
     def subscribe(self, sink: Callable[[StepOutput], None]) -> Callable[[], None]:
         """Call `sink` after every step, in the engine's thread (WorkerPort)."""
         return self._feed.subscribe(sink)
+
+    def _answer(self, question: BlockQuestion) -> BlockLedger:
+        ledger = self._engine.ledger(question.request_id)
+        integrity = self._integrity() if question.is_check else Integrity()
+        return replace(ledger, streams=self._stream_use(), integrity=integrity)
+
+    def _integrity(self) -> Integrity:
+        try:
+            self._engine.check_integrity()
+        except AssertionError as error:  # told to whom asked; the check when idle ends the worker
+            return Integrity(is_checked=True, problem=str(error))
+        return Integrity(is_checked=True)
 
     def _step(self) -> bool:
         worked = self._engine.step()

@@ -25,45 +25,45 @@ _sym_db = _symbol_database.Default()
 from pdserve.v1 import ledger_pb2 as pdserve_dot_v1_dot_ledger__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16pdserve/v1/admin.proto\x12\npdserve.v1\x1a\x17pdserve/v1/ledger.proto\"\x0f\n\rBlocksRequest\";\n\x0e\x42locksResponse\x12)\n\x07workers\x18\x01 \x03(\x0b\x32\x18.pdserve.v1.WorkerBlocks\"\x0f\n\rStatusRequest\"e\n\x0eStatusResponse\x12(\n\x06router\x18\x01 \x01(\x0b\x32\x18.pdserve.v1.RouterStatus\x12)\n\x07workers\x18\x02 \x03(\x0b\x32\x18.pdserve.v1.WorkerStatus\"x\n\x0cRouterStatus\x12\r\n\x05model\x18\x01 \x01(\t\x12\x1a\n\x12requests_in_flight\x18\x02 \x01(\r\x12\x17\n\x0frequests_queued\x18\x03 \x01(\r\x12$\n\x06totals\x18\x04 \x01(\x0b\x32\x14.pdserve.v1.Outcomes\"d\n\x08Outcomes\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x04\x12\x11\n\tcompleted\x18\x02 \x01(\x04\x12\x11\n\tcancelled\x18\x03 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x04\x12\x10\n\x08rejected\x18\x05 \x01(\x04\"\xf6\x01\n\x0cWorkerStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x04role\x18\x02 \x01(\x0e\x32\x16.pdserve.v1.WorkerRole\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x13\n\x0bincarnation\x18\x04 \x01(\t\x12&\n\x05state\x18\x05 \x01(\x0e\x32\x17.pdserve.v1.WorkerState\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12$\n\x04load\x18\x07 \x01(\x0b\x32\x16.pdserve.v1.WorkerLoad\x12\r\n\x05\x64type\x18\x08 \x01(\t\x12\x14\n\x0c\x64type_reason\x18\t \x01(\t\x12\x0c\n\x04note\x18\n \x01(\t\"\xdb\x04\n\nWorkerLoad\x12\x13\n\x0bnum_running\x18\x01 \x01(\r\x12\x13\n\x0bnum_waiting\x18\x02 \x01(\r\x12\x1a\n\x12num_waiting_tokens\x18\x03 \x01(\r\x12\x14\n\x0c\x62locks_total\x18\x04 \x01(\r\x12\x13\n\x0b\x62locks_free\x18\x05 \x01(\r\x12\x15\n\rblocks_cached\x18\x06 \x01(\r\x12\x12\n\nblock_size\x18\x07 \x01(\r\x12\r\n\x05steps\x18\x08 \x01(\x04\x12\x16\n\x0eprefill_tokens\x18\t \x01(\x04\x12\x15\n\routput_tokens\x18\n \x01(\x04\x12\x13\n\x0bpreemptions\x18\x0b \x01(\x04\x12\x10\n\x08kv_bytes\x18\x0c \x01(\x04\x12\x13\n\x0bkv_rejected\x18\r \x01(\x04\x12\x19\n\x11prefill_fallbacks\x18\x0e \x01(\x04\x12\x17\n\x0fprogress_age_us\x18\x0f \x01(\x03\x12\x1b\n\x13prefix_query_tokens\x18\x10 \x01(\x04\x12\x19\n\x11prefix_hit_tokens\x18\x11 \x01(\x04\x12\r\n\x05swaps\x18\x12 \x01(\x04\x12\x16\n\x0e\x62\x61\x63klog_tokens\x18\x13 \x01(\r\x12.\n\ncorrection\x18\x14 \x01(\x0b\x32\x1a.pdserve.v1.CostCorrection\x12\x14\n\x0c\x63redit_bytes\x18\x15 \x01(\x04\x12\x1b\n\x13\x63redit_wanted_bytes\x18\x16 \x01(\x04\x12\x15\n\rspilled_bytes\x18\x17 \x01(\x04\x12\x15\n\rnum_submitted\x18\x18 \x01(\r\x12\x13\n\x0bis_draining\x18\x19 \x01(\x08\"f\n\x0e\x43ostCorrection\x12\x0f\n\x07prefill\x18\x01 \x01(\x01\x12\x0e\n\x06\x64\x65\x63ode\x18\x02 \x01(\x01\x12\x10\n\x08\x63opy_out\x18\x03 \x01(\x01\x12\x0e\n\x06insert\x18\x04 \x01(\x01\x12\x11\n\thandoff_s\x18\x05 \x01(\x01\"j\n\x0cScaleRequest\x12\x14\n\x07prefill\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x06\x64\x65\x63ode\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x18\n\x10\x64rain_timeout_us\x18\x03 \x01(\x03\x42\n\n\x08_prefillB\t\n\x07_decode\"n\n\rScaleResponse\x12\'\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32\x17.pdserve.v1.ScaleAction\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12$\n\x04role\x18\x03 \x01(\x0e\x32\x16.pdserve.v1.WorkerRole\"2\n\x0c\x44rainRequest\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x12\n\ntimeout_us\x18\x02 \x01(\x03\"\x0f\n\rDrainResponse*Z\n\nWorkerRole\x12\x1b\n\x17WORKER_ROLE_UNSPECIFIED\x10\x00\x12\x17\n\x13WORKER_ROLE_PREFILL\x10\x01\x12\x16\n\x12WORKER_ROLE_DECODE\x10\x02*\xcd\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12WORKER_STATE_READY\x10\x01\x12\x18\n\x14WORKER_STATE_STALLED\x10\x02\x12\x1c\n\x18WORKER_STATE_UNREACHABLE\x10\x03\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x04\x12\x1b\n\x17WORKER_STATE_RESTARTING\x10\x05\x12\x18\n\x14WORKER_STATE_RETIRED\x10\x06*\xaf\x01\n\x0bScaleAction\x12\x1c\n\x18SCALE_ACTION_UNSPECIFIED\x10\x00\x12\x19\n\x15SCALE_ACTION_STARTING\x10\x01\x12\x18\n\x14SCALE_ACTION_STARTED\x10\x02\x12\x19\n\x15SCALE_ACTION_DRAINING\x10\x03\x12\x18\n\x14SCALE_ACTION_FLIPPED\x10\x04\x12\x18\n\x14SCALE_ACTION_STOPPED\x10\x05\x32\x87\x02\n\x05\x41\x64min\x12?\n\x06Status\x12\x19.pdserve.v1.StatusRequest\x1a\x1a.pdserve.v1.StatusResponse\x12?\n\x06\x42locks\x12\x19.pdserve.v1.BlocksRequest\x1a\x1a.pdserve.v1.BlocksResponse\x12>\n\x05Scale\x12\x18.pdserve.v1.ScaleRequest\x1a\x19.pdserve.v1.ScaleResponse0\x01\x12<\n\x05\x44rain\x12\x18.pdserve.v1.DrainRequest\x1a\x19.pdserve.v1.DrainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16pdserve/v1/admin.proto\x12\npdserve.v1\x1a\x17pdserve/v1/ledger.proto\"\x1e\n\rBlocksRequest\x12\r\n\x05\x63heck\x18\x01 \x01(\x08\";\n\x0e\x42locksResponse\x12)\n\x07workers\x18\x01 \x03(\x0b\x32\x18.pdserve.v1.WorkerBlocks\"\x0f\n\rStatusRequest\"e\n\x0eStatusResponse\x12(\n\x06router\x18\x01 \x01(\x0b\x32\x18.pdserve.v1.RouterStatus\x12)\n\x07workers\x18\x02 \x03(\x0b\x32\x18.pdserve.v1.WorkerStatus\"\x89\x01\n\x0cRouterStatus\x12\r\n\x05model\x18\x01 \x01(\t\x12\x1a\n\x12requests_in_flight\x18\x02 \x01(\r\x12\x17\n\x0frequests_queued\x18\x03 \x01(\r\x12$\n\x06totals\x18\x04 \x01(\x0b\x32\x14.pdserve.v1.Outcomes\x12\x0f\n\x07\x61\x64\x64s_up\x18\x05 \x01(\x08\"d\n\x08Outcomes\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x04\x12\x11\n\tcompleted\x18\x02 \x01(\x04\x12\x11\n\tcancelled\x18\x03 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x04\x12\x10\n\x08rejected\x18\x05 \x01(\x04\"\xf6\x01\n\x0cWorkerStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x04role\x18\x02 \x01(\x0e\x32\x16.pdserve.v1.WorkerRole\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x13\n\x0bincarnation\x18\x04 \x01(\t\x12&\n\x05state\x18\x05 \x01(\x0e\x32\x17.pdserve.v1.WorkerState\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12$\n\x04load\x18\x07 \x01(\x0b\x32\x16.pdserve.v1.WorkerLoad\x12\r\n\x05\x64type\x18\x08 \x01(\t\x12\x14\n\x0c\x64type_reason\x18\t \x01(\t\x12\x0c\n\x04note\x18\n \x01(\t\"\xdb\x04\n\nWorkerLoad\x12\x13\n\x0bnum_running\x18\x01 \x01(\r\x12\x13\n\x0bnum_waiting\x18\x02 \x01(\r\x12\x1a\n\x12num_waiting_tokens\x18\x03 \x01(\r\x12\x14\n\x0c\x62locks_total\x18\x04 \x01(\r\x12\x13\n\x0b\x62locks_free\x18\x05 \x01(\r\x12\x15\n\rblocks_cached\x18\x06 \x01(\r\x12\x12\n\nblock_size\x18\x07 \x01(\r\x12\r\n\x05steps\x18\x08 \x01(\x04\x12\x16\n\x0eprefill_tokens\x18\t \x01(\x04\x12\x15\n\routput_tokens\x18\n \x01(\x04\x12\x13\n\x0bpreemptions\x18\x0b \x01(\x04\x12\x10\n\x08kv_bytes\x18\x0c \x01(\x04\x12\x13\n\x0bkv_rejected\x18\r \x01(\x04\x12\x19\n\x11prefill_fallbacks\x18\x0e \x01(\x04\x12\x17\n\x0fprogress_age_us\x18\x0f \x01(\x03\x12\x1b\n\x13prefix_query_tokens\x18\x10 \x01(\x04\x12\x19\n\x11prefix_hit_tokens\x18\x11 \x01(\x04\x12\r\n\x05swaps\x18\x12 \x01(\x04\x12\x16\n\x0e\x62\x61\x63klog_tokens\x18\x13 \x01(\r\x12.\n\ncorrection\x18\x14 \x01(\x0b\x32\x1a.pdserve.v1.CostCorrection\x12\x14\n\x0c\x63redit_bytes\x18\x15 \x01(\x04\x12\x1b\n\x13\x63redit_wanted_bytes\x18\x16 \x01(\x04\x12\x15\n\rspilled_bytes\x18\x17 \x01(\x04\x12\x15\n\rnum_submitted\x18\x18 \x01(\r\x12\x13\n\x0bis_draining\x18\x19 \x01(\x08\"f\n\x0e\x43ostCorrection\x12\x0f\n\x07prefill\x18\x01 \x01(\x01\x12\x0e\n\x06\x64\x65\x63ode\x18\x02 \x01(\x01\x12\x10\n\x08\x63opy_out\x18\x03 \x01(\x01\x12\x0e\n\x06insert\x18\x04 \x01(\x01\x12\x11\n\thandoff_s\x18\x05 \x01(\x01\"j\n\x0cScaleRequest\x12\x14\n\x07prefill\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x06\x64\x65\x63ode\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x18\n\x10\x64rain_timeout_us\x18\x03 \x01(\x03\x42\n\n\x08_prefillB\t\n\x07_decode\"n\n\rScaleResponse\x12\'\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32\x17.pdserve.v1.ScaleAction\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12$\n\x04role\x18\x03 \x01(\x0e\x32\x16.pdserve.v1.WorkerRole\"2\n\x0c\x44rainRequest\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x12\n\ntimeout_us\x18\x02 \x01(\x03\"\x0f\n\rDrainResponse*Z\n\nWorkerRole\x12\x1b\n\x17WORKER_ROLE_UNSPECIFIED\x10\x00\x12\x17\n\x13WORKER_ROLE_PREFILL\x10\x01\x12\x16\n\x12WORKER_ROLE_DECODE\x10\x02*\xcd\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12WORKER_STATE_READY\x10\x01\x12\x18\n\x14WORKER_STATE_STALLED\x10\x02\x12\x1c\n\x18WORKER_STATE_UNREACHABLE\x10\x03\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x04\x12\x1b\n\x17WORKER_STATE_RESTARTING\x10\x05\x12\x18\n\x14WORKER_STATE_RETIRED\x10\x06*\xaf\x01\n\x0bScaleAction\x12\x1c\n\x18SCALE_ACTION_UNSPECIFIED\x10\x00\x12\x19\n\x15SCALE_ACTION_STARTING\x10\x01\x12\x18\n\x14SCALE_ACTION_STARTED\x10\x02\x12\x19\n\x15SCALE_ACTION_DRAINING\x10\x03\x12\x18\n\x14SCALE_ACTION_FLIPPED\x10\x04\x12\x18\n\x14SCALE_ACTION_STOPPED\x10\x05\x32\x87\x02\n\x05\x41\x64min\x12?\n\x06Status\x12\x19.pdserve.v1.StatusRequest\x1a\x1a.pdserve.v1.StatusResponse\x12?\n\x06\x42locks\x12\x19.pdserve.v1.BlocksRequest\x1a\x1a.pdserve.v1.BlocksResponse\x12>\n\x05Scale\x12\x18.pdserve.v1.ScaleRequest\x1a\x19.pdserve.v1.ScaleResponse0\x01\x12<\n\x05\x44rain\x12\x18.pdserve.v1.DrainRequest\x1a\x19.pdserve.v1.DrainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pdserve.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WORKERROLE']._serialized_start=1733
-  _globals['_WORKERROLE']._serialized_end=1823
-  _globals['_WORKERSTATE']._serialized_start=1826
-  _globals['_WORKERSTATE']._serialized_end=2031
-  _globals['_SCALEACTION']._serialized_start=2034
-  _globals['_SCALEACTION']._serialized_end=2209
+  _globals['_WORKERROLE']._serialized_start=1766
+  _globals['_WORKERROLE']._serialized_end=1856
+  _globals['_WORKERSTATE']._serialized_start=1859
+  _globals['_WORKERSTATE']._serialized_end=2064
+  _globals['_SCALEACTION']._serialized_start=2067
+  _globals['_SCALEACTION']._serialized_end=2242
   _globals['_BLOCKSREQUEST']._serialized_start=63
-  _globals['_BLOCKSREQUEST']._serialized_end=78
-  _globals['_BLOCKSRESPONSE']._serialized_start=80
-  _globals['_BLOCKSRESPONSE']._serialized_end=139
-  _globals['_STATUSREQUEST']._serialized_start=141
-  _globals['_STATUSREQUEST']._serialized_end=156
-  _globals['_STATUSRESPONSE']._serialized_start=158
-  _globals['_STATUSRESPONSE']._serialized_end=259
-  _globals['_ROUTERSTATUS']._serialized_start=261
-  _globals['_ROUTERSTATUS']._serialized_end=381
-  _globals['_OUTCOMES']._serialized_start=383
-  _globals['_OUTCOMES']._serialized_end=483
-  _globals['_WORKERSTATUS']._serialized_start=486
-  _globals['_WORKERSTATUS']._serialized_end=732
-  _globals['_WORKERLOAD']._serialized_start=735
-  _globals['_WORKERLOAD']._serialized_end=1338
-  _globals['_COSTCORRECTION']._serialized_start=1340
-  _globals['_COSTCORRECTION']._serialized_end=1442
-  _globals['_SCALEREQUEST']._serialized_start=1444
-  _globals['_SCALEREQUEST']._serialized_end=1550
-  _globals['_SCALERESPONSE']._serialized_start=1552
-  _globals['_SCALERESPONSE']._serialized_end=1662
-  _globals['_DRAINREQUEST']._serialized_start=1664
-  _globals['_DRAINREQUEST']._serialized_end=1714
-  _globals['_DRAINRESPONSE']._serialized_start=1716
-  _globals['_DRAINRESPONSE']._serialized_end=1731
-  _globals['_ADMIN']._serialized_start=2212
-  _globals['_ADMIN']._serialized_end=2475
+  _globals['_BLOCKSREQUEST']._serialized_end=93
+  _globals['_BLOCKSRESPONSE']._serialized_start=95
+  _globals['_BLOCKSRESPONSE']._serialized_end=154
+  _globals['_STATUSREQUEST']._serialized_start=156
+  _globals['_STATUSREQUEST']._serialized_end=171
+  _globals['_STATUSRESPONSE']._serialized_start=173
+  _globals['_STATUSRESPONSE']._serialized_end=274
+  _globals['_ROUTERSTATUS']._serialized_start=277
+  _globals['_ROUTERSTATUS']._serialized_end=414
+  _globals['_OUTCOMES']._serialized_start=416
+  _globals['_OUTCOMES']._serialized_end=516
+  _globals['_WORKERSTATUS']._serialized_start=519
+  _globals['_WORKERSTATUS']._serialized_end=765
+  _globals['_WORKERLOAD']._serialized_start=768
+  _globals['_WORKERLOAD']._serialized_end=1371
+  _globals['_COSTCORRECTION']._serialized_start=1373
+  _globals['_COSTCORRECTION']._serialized_end=1475
+  _globals['_SCALEREQUEST']._serialized_start=1477
+  _globals['_SCALEREQUEST']._serialized_end=1583
+  _globals['_SCALERESPONSE']._serialized_start=1585
+  _globals['_SCALERESPONSE']._serialized_end=1695
+  _globals['_DRAINREQUEST']._serialized_start=1697
+  _globals['_DRAINREQUEST']._serialized_end=1747
+  _globals['_DRAINRESPONSE']._serialized_start=1749
+  _globals['_DRAINRESPONSE']._serialized_end=1764
+  _globals['_ADMIN']._serialized_start=2245
+  _globals['_ADMIN']._serialized_end=2508
 # @@protoc_insertion_point(module_scope)

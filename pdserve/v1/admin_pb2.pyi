@@ -126,12 +126,17 @@ class BlocksRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    CHECK_FIELD_NUMBER: _builtins.int
+    check: _builtins.bool
+    """Have each worker check the invariants of its KV memory too. That takes about a microsecond a block, between two steps."""
     def __init__(
         self,
+        *,
+        check: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check", b"check"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -218,12 +223,15 @@ class RouterStatus(_message.Message):
     REQUESTS_IN_FLIGHT_FIELD_NUMBER: _builtins.int
     REQUESTS_QUEUED_FIELD_NUMBER: _builtins.int
     TOTALS_FIELD_NUMBER: _builtins.int
+    ADDS_UP_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the served model."""
     requests_in_flight: _builtins.int
     """Requests accepted and not yet ended."""
     requests_queued: _builtins.int
     """Of these, requests that have no token yet."""
+    adds_up: _builtins.bool
+    """accepted = completed + cancelled + failed + in flight."""
     @_builtins.property
     def totals(self) -> Global___Outcomes:
         """Requests ended so far, by outcome."""
@@ -235,10 +243,11 @@ class RouterStatus(_message.Message):
         requests_in_flight: _builtins.int = ...,
         requests_queued: _builtins.int = ...,
         totals: Global___Outcomes | None = ...,
+        adds_up: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["totals", b"totals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "requests_in_flight", b"requests_in_flight", "requests_queued", b"requests_queued", "totals", b"totals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adds_up", b"adds_up", "model", b"model", "requests_in_flight", b"requests_in_flight", "requests_queued", b"requests_queued", "totals", b"totals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -570,9 +570,9 @@ class Finished(_message.Message):
     seed: _builtins.int
     """The seed that was used."""
     prefill_worker: _builtins.str
-    """Name of the prefill worker that ran the prompt; empty when the decode worker did."""
+    """Name of the prefill worker that ran the prompt, or a part of it. Empty when the decode worker did, or had its KV."""
     decode_worker: _builtins.str
-    """Name of the decode worker."""
+    """Name of the decode worker; of the last one, if the request moved."""
     @_builtins.property
     def usage(self) -> Global___Usage:
         """Token counts."""

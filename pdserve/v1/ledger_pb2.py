@@ -24,19 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17pdserve/v1/ledger.proto\x12\npdserve.v1\"X\n\x0cWorkerBlocks\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\'\n\x06ledger\x18\x02 \x01(\x0b\x32\x17.pdserve.v1.BlockLedger\x12\x0f\n\x07problem\x18\x03 \x01(\t\"\xbe\x01\n\x0b\x42lockLedger\x12\x14\n\x0c\x62locks_total\x18\x01 \x01(\r\x12\x13\n\x0b\x62locks_free\x18\x02 \x01(\r\x12\x15\n\rblocks_cached\x18\x03 \x01(\r\x12\x1a\n\x12\x62locks_unaccounted\x18\x04 \x01(\r\x12\x12\n\nblock_size\x18\x05 \x01(\r\x12\x13\n\x0bnum_holders\x18\x06 \x01(\r\x12(\n\x07holders\x18\x07 \x03(\x0b\x32\x17.pdserve.v1.BlockHolder\"\xcd\x01\n\x0b\x42lockHolder\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.pdserve.v1.HolderState\x12\x12\n\nnum_blocks\x18\x03 \x01(\r\x12\x19\n\x11num_shared_blocks\x18\x04 \x01(\r\x12\x12\n\nnum_tokens\x18\x05 \x01(\r\x12\x1b\n\x13num_computed_tokens\x18\x06 \x01(\r\x12\x12\n\nhost_bytes\x18\x07 \x01(\x04\x12\x0e\n\x06\x61ge_us\x18\x08 \x01(\x03*\xe6\x01\n\x0bHolderState\x12\x1c\n\x18HOLDER_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13HOLDER_STATE_QUEUED\x10\x01\x12\x18\n\x14HOLDER_STATE_PULLING\x10\x02\x12\x1b\n\x17HOLDER_STATE_PREFILLING\x10\x03\x12\x18\n\x14HOLDER_STATE_SENDING\x10\x04\x12\x19\n\x15HOLDER_STATE_DECODING\x10\x05\x12\x18\n\x14HOLDER_STATE_SWAPPED\x10\x06\x12\x1a\n\x16HOLDER_STATE_PREEMPTED\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17pdserve/v1/ledger.proto\x12\npdserve.v1\"X\n\x0cWorkerBlocks\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\'\n\x06ledger\x18\x02 \x01(\x0b\x32\x17.pdserve.v1.BlockLedger\x12\x0f\n\x07problem\x18\x03 \x01(\t\"\xbe\x02\n\x0b\x42lockLedger\x12\x14\n\x0c\x62locks_total\x18\x01 \x01(\r\x12\x13\n\x0b\x62locks_free\x18\x02 \x01(\r\x12\x15\n\rblocks_cached\x18\x03 \x01(\r\x12\x1a\n\x12\x62locks_unaccounted\x18\x04 \x01(\r\x12\x12\n\nblock_size\x18\x05 \x01(\r\x12\x13\n\x0bnum_holders\x18\x06 \x01(\r\x12(\n\x07holders\x18\x07 \x03(\x0b\x32\x17.pdserve.v1.BlockHolder\x12$\n\x04held\x18\x08 \x03(\x0b\x32\x16.pdserve.v1.HeldBlocks\x12\x13\n\x0bnum_streams\x18\t \x01(\r\x12\x14\n\x0cstream_bytes\x18\n \x01(\x04\x12\x12\n\nis_checked\x18\x0b \x01(\x08\x12\x19\n\x11integrity_problem\x18\x0c \x01(\t\"^\n\nHeldBlocks\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.pdserve.v1.HolderState\x12\x14\n\x0cnum_requests\x18\x02 \x01(\r\x12\x12\n\nnum_blocks\x18\x03 \x01(\r\"\xcd\x01\n\x0b\x42lockHolder\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.pdserve.v1.HolderState\x12\x12\n\nnum_blocks\x18\x03 \x01(\r\x12\x19\n\x11num_shared_blocks\x18\x04 \x01(\r\x12\x12\n\nnum_tokens\x18\x05 \x01(\r\x12\x1b\n\x13num_computed_tokens\x18\x06 \x01(\r\x12\x12\n\nhost_bytes\x18\x07 \x01(\x04\x12\x0e\n\x06\x61ge_us\x18\x08 \x01(\x03*\xe6\x01\n\x0bHolderState\x12\x1c\n\x18HOLDER_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13HOLDER_STATE_QUEUED\x10\x01\x12\x18\n\x14HOLDER_STATE_PULLING\x10\x02\x12\x1b\n\x17HOLDER_STATE_PREFILLING\x10\x03\x12\x18\n\x14HOLDER_STATE_SENDING\x10\x04\x12\x19\n\x15HOLDER_STATE_DECODING\x10\x05\x12\x18\n\x14HOLDER_STATE_SWAPPED\x10\x06\x12\x1a\n\x16HOLDER_STATE_PREEMPTED\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pdserve.v1.ledger_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_HOLDERSTATE']._serialized_start=531
-  _globals['_HOLDERSTATE']._serialized_end=761
+  _globals['_HOLDERSTATE']._serialized_start=755
+  _globals['_HOLDERSTATE']._serialized_end=985
   _globals['_WORKERBLOCKS']._serialized_start=39
   _globals['_WORKERBLOCKS']._serialized_end=127
   _globals['_BLOCKLEDGER']._serialized_start=130
-  _globals['_BLOCKLEDGER']._serialized_end=320
-  _globals['_BLOCKHOLDER']._serialized_start=323
-  _globals['_BLOCKHOLDER']._serialized_end=528
+  _globals['_BLOCKLEDGER']._serialized_end=448
+  _globals['_HELDBLOCKS']._serialized_start=450
+  _globals['_HELDBLOCKS']._serialized_end=544
+  _globals['_BLOCKHOLDER']._serialized_start=547
+  _globals['_BLOCKHOLDER']._serialized_end=752
 # @@protoc_insertion_point(module_scope)

@@ -108,6 +108,11 @@ class BlockLedger(_message.Message):
     BLOCK_SIZE_FIELD_NUMBER: _builtins.int
     NUM_HOLDERS_FIELD_NUMBER: _builtins.int
     HOLDERS_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    NUM_STREAMS_FIELD_NUMBER: _builtins.int
+    STREAM_BYTES_FIELD_NUMBER: _builtins.int
+    IS_CHECKED_FIELD_NUMBER: _builtins.int
+    INTEGRITY_PROBLEM_FIELD_NUMBER: _builtins.int
     blocks_total: _builtins.int
     """KV blocks in all: held + free."""
     blocks_free: _builtins.int
@@ -120,9 +125,23 @@ class BlockLedger(_message.Message):
     """Token positions in a block."""
     num_holders: _builtins.int
     """Requests that were asked about and that the worker has; `holders` lists the first 1,024 of them."""
+    num_streams: _builtins.int
+    """Streams of KV that are open: prompts on their way to this decode worker, or out of this prefill worker."""
+    stream_bytes: _builtins.int
+    """Bytes of the node's object store that they are charged for."""
+    is_checked: _builtins.bool
+    """The invariants of the KV memory were checked."""
+    integrity_problem: _builtins.str
+    """The first one that does not hold, for people to read; empty: all hold, or nothing was checked."""
     @_builtins.property
     def holders(self) -> _containers.RepeatedCompositeFieldContainer[Global___BlockHolder]:
         """Those that hold most come first."""
+
+    @_builtins.property
+    def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldBlocks]:
+        """All requests that were asked about, by state. A block that several of them hold counts once, for one of them.
+        Without a filter: total = these + unaccounted + free.
+        """
 
     def __init__(
         self,
@@ -134,14 +153,49 @@ class BlockLedger(_message.Message):
         block_size: _builtins.int = ...,
         num_holders: _builtins.int = ...,
         holders: _abc.Iterable[Global___BlockHolder] | None = ...,
+        held: _abc.Iterable[Global___HeldBlocks] | None = ...,
+        num_streams: _builtins.int = ...,
+        stream_bytes: _builtins.int = ...,
+        is_checked: _builtins.bool = ...,
+        integrity_problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "blocks_cached", b"blocks_cached", "blocks_free", b"blocks_free", "blocks_total", b"blocks_total", "blocks_unaccounted", b"blocks_unaccounted", "holders", b"holders", "num_holders", b"num_holders"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "blocks_cached", b"blocks_cached", "blocks_free", b"blocks_free", "blocks_total", b"blocks_total", "blocks_unaccounted", b"blocks_unaccounted", "held", b"held", "holders", b"holders", "integrity_problem", b"integrity_problem", "is_checked", b"is_checked", "num_holders", b"num_holders", "num_streams", b"num_streams", "stream_bytes", b"stream_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BlockLedger: _TypeAlias = BlockLedger  # noqa: Y015
+
+@_typing.final
+class HeldBlocks(_message.Message):
+    """Requests of one state."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    NUM_REQUESTS_FIELD_NUMBER: _builtins.int
+    NUM_BLOCKS_FIELD_NUMBER: _builtins.int
+    state: Global___HolderState.ValueType
+    """The state."""
+    num_requests: _builtins.int
+    """Number of requests."""
+    num_blocks: _builtins.int
+    """Blocks that they hold."""
+    def __init__(
+        self,
+        *,
+        state: Global___HolderState.ValueType = ...,
+        num_requests: _builtins.int = ...,
+        num_blocks: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_blocks", b"num_blocks", "num_requests", b"num_requests", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldBlocks: _TypeAlias = HeldBlocks  # noqa: Y015
 
 @_typing.final
 class BlockHolder(_message.Message):

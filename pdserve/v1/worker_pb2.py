@@ -27,7 +27,7 @@ from pdserve.v1 import inference_pb2 as pdserve_dot_v1_dot_inference__pb2
 from pdserve.v1 import ledger_pb2 as pdserve_dot_v1_dot_ledger__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17pdserve/v1/worker.proto\x12\npdserve.v1\x1a\x16pdserve/v1/admin.proto\x1a\x1apdserve/v1/inference.proto\x1a\x17pdserve/v1/ledger.proto\"\xf8\x02\n\x0e\x43onnectRequest\x12+\n\x06submit\x18\x01 \x01(\x0b\x32\x19.pdserve.v1.SubmitRequestH\x00\x12(\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32\x16.pdserve.v1.CancelWorkH\x00\x12,\n\x06resync\x18\x03 \x01(\x0b\x32\x1a.pdserve.v1.ResyncPrefixesH\x00\x12(\n\x05query\x18\x04 \x01(\x0b\x32\x17.pdserve.v1.QueryBlocksH\x00\x12/\n\x0cset_draining\x18\x05 \x01(\x0b\x32\x17.pdserve.v1.SetDrainingH\x00\x12$\n\x06\x61ttach\x18\x06 \x01(\x0b\x32\x12.pdserve.v1.AttachH\x00\x12\"\n\x05leave\x18\x07 \x01(\x0b\x32\x11.pdserve.v1.LeaveH\x00\x12\x31\n\rreceived_ends\x18\x08 \x01(\x0b\x32\x18.pdserve.v1.ReceivedEndsH\x00\x42\t\n\x07message\"Z\n\x06\x41ttach\x12\x11\n\trouter_id\x18\x01 \x01(\t\x12\x15\n\rstream_number\x18\x02 \x01(\x04\x12&\n\x06wanted\x18\x03 \x03(\x0b\x32\x16.pdserve.v1.WantedWork\"L\n\nWantedWork\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nnext_index\x18\x02 \x01(\r\x12\x16\n\x0eis_resubmitted\x18\x03 \x01(\x08\"\x07\n\x05Leave\"#\n\x0cReceivedEnds\x12\x13\n\x0brequest_ids\x18\x01 \x03(\t\"\"\n\x0bSetDraining\x12\x13\n\x0bis_draining\x18\x01 \x01(\x08\"3\n\x0bQueryBlocks\x12\x10\n\x08query_id\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"I\n\x0c\x42locksAnswer\x12\x10\n\x08query_id\x18\x01 \x01(\x04\x12\'\n\x06ledger\x18\x02 \x01(\x0b\x32\x17.pdserve.v1.BlockLedger\"\x10\n\x0eResyncPrefixes\"\x9e\x02\n\rSubmitRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x18\n\x10prompt_token_ids\x18\x03 \x03(\r\x12,\n\x08sampling\x18\x04 \x01(\x0b\x32\x1a.pdserve.v1.SamplingParams\x12\x16\n\x0eprefill_worker\x18\x05 \x01(\t\x12\x12\n\ntimeout_us\x18\x06 \x01(\x03\x12\x12\n\ncache_salt\x18\x07 \x01(\t\x12\r\n\x05group\x18\x08 \x01(\t\x12\x10\n\x08priority\x18\t \x01(\x11\x12&\n\tbad_words\x18\n \x03(\x0b\x32\x13.pdserve.v1.BadWord\x12\x17\n\x0fprior_token_ids\x18\x0b \x03(\r\"\x1c\n\x07\x42\x61\x64Word\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\" \n\nCancelWork\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xee\x01\n\x0f\x43onnectResponse\x12&\n\x04info\x18\x01 \x01(\x0b\x32\x16.pdserve.v1.WorkerInfoH\x00\x12&\n\x04step\x18\x02 \x01(\x0b\x32\x16.pdserve.v1.StepOutputH\x00\x12&\n\x04load\x18\x03 \x01(\x0b\x32\x16.pdserve.v1.WorkerLoadH\x00\x12,\n\x08prefixes\x18\x04 \x01(\x0b\x32\x18.pdserve.v1.PrefixUpdateH\x00\x12*\n\x06\x62locks\x18\x05 \x01(\x0b\x32\x18.pdserve.v1.BlocksAnswerH\x00\x42\t\n\x07message\"_\n\x0cPrefixUpdate\x12\r\n\x05start\x18\x01 \x01(\x04\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x04\x12\x13\n\x0bis_snapshot\x18\x03 \x01(\x08\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x04 \x01(\x0c\x12\x0f\n\x07removed\x18\x05 \x01(\x0c\"\x80\x02\n\rWorkerProfile\x12\x12\n\nrow_counts\x18\x01 \x03(\r\x12\x13\n\x0brow_seconds\x18\x02 \x03(\x01\x12\x10\n\x08sample_s\x18\x03 \x01(\x01\x12\x12\n\nposition_s\x18\x04 \x01(\x01\x12\x0e\n\x06pair_s\x18\x05 \x01(\x01\x12\x17\n\x0f\x63opy_out_byte_s\x18\x06 \x01(\x01\x12\x15\n\rinsert_byte_s\x18\x07 \x01(\x01\x12\x1a\n\x12kv_bytes_per_token\x18\x08 \x01(\r\x12\x18\n\x10max_batch_tokens\x18\t \x01(\r\x12\x14\n\x0cmax_num_seqs\x18\n \x01(\r\x12\x14\n\x0citl_target_s\x18\x0b \x01(\x01\"\x94\x02\n\nWorkerInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x04role\x18\x02 \x01(\x0e\x32\x16.pdserve.v1.WorkerRole\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x13\n\x0bincarnation\x18\x04 \x01(\t\x12\x19\n\x11model_fingerprint\x18\x05 \x01(\t\x12\x1a\n\x12max_context_tokens\x18\x06 \x01(\r\x12\x12\n\nvocab_size\x18\x07 \x01(\r\x12*\n\x07profile\x18\x08 \x01(\x0b\x32\x19.pdserve.v1.WorkerProfile\x12\r\n\x05\x64type\x18\t \x01(\t\x12\x14\n\x0cwire_version\x18\n \x01(\r\x12\x14\n\x0c\x64type_reason\x18\x0b \x01(\t\";\n\nStepOutput\x12-\n\tsequences\x18\x01 \x03(\x0b\x32\x1a.pdserve.v1.SequenceOutput\"\xa4\x02\n\x0eSequenceOutput\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12/\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x18.pdserve.v1.FinishReason\x12$\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x15.pdserve.v1.WorkError\x12$\n\x07timings\x18\x06 \x01(\x0b\x32\x13.pdserve.v1.Timings\x12+\n\x08logprobs\x18\x07 \x03(\x0b\x32\x19.pdserve.v1.TokenLogprobs\x12\x32\n\x0fprompt_logprobs\x18\x08 \x03(\x0b\x32\x19.pdserve.v1.TokenLogprobs\",\n\tWorkError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t2P\n\x06Worker\x12\x46\n\x07\x43onnect\x12\x1a.pdserve.v1.ConnectRequest\x1a\x1b.pdserve.v1.ConnectResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17pdserve/v1/worker.proto\x12\npdserve.v1\x1a\x16pdserve/v1/admin.proto\x1a\x1apdserve/v1/inference.proto\x1a\x17pdserve/v1/ledger.proto\"\xf8\x02\n\x0e\x43onnectRequest\x12+\n\x06submit\x18\x01 \x01(\x0b\x32\x19.pdserve.v1.SubmitRequestH\x00\x12(\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32\x16.pdserve.v1.CancelWorkH\x00\x12,\n\x06resync\x18\x03 \x01(\x0b\x32\x1a.pdserve.v1.ResyncPrefixesH\x00\x12(\n\x05query\x18\x04 \x01(\x0b\x32\x17.pdserve.v1.QueryBlocksH\x00\x12/\n\x0cset_draining\x18\x05 \x01(\x0b\x32\x17.pdserve.v1.SetDrainingH\x00\x12$\n\x06\x61ttach\x18\x06 \x01(\x0b\x32\x12.pdserve.v1.AttachH\x00\x12\"\n\x05leave\x18\x07 \x01(\x0b\x32\x11.pdserve.v1.LeaveH\x00\x12\x31\n\rreceived_ends\x18\x08 \x01(\x0b\x32\x18.pdserve.v1.ReceivedEndsH\x00\x42\t\n\x07message\"Z\n\x06\x41ttach\x12\x11\n\trouter_id\x18\x01 \x01(\t\x12\x15\n\rstream_number\x18\x02 \x01(\x04\x12&\n\x06wanted\x18\x03 \x03(\x0b\x32\x16.pdserve.v1.WantedWork\"L\n\nWantedWork\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nnext_index\x18\x02 \x01(\r\x12\x16\n\x0eis_resubmitted\x18\x03 \x01(\x08\"\x07\n\x05Leave\"#\n\x0cReceivedEnds\x12\x13\n\x0brequest_ids\x18\x01 \x03(\t\"\"\n\x0bSetDraining\x12\x13\n\x0bis_draining\x18\x01 \x01(\x08\"B\n\x0bQueryBlocks\x12\x10\n\x08query_id\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\r\n\x05\x63heck\x18\x03 \x01(\x08\"I\n\x0c\x42locksAnswer\x12\x10\n\x08query_id\x18\x01 \x01(\x04\x12\'\n\x06ledger\x18\x02 \x01(\x0b\x32\x17.pdserve.v1.BlockLedger\"\x10\n\x0eResyncPrefixes\"\x9e\x02\n\rSubmitRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x18\n\x10prompt_token_ids\x18\x03 \x03(\r\x12,\n\x08sampling\x18\x04 \x01(\x0b\x32\x1a.pdserve.v1.SamplingParams\x12\x16\n\x0eprefill_worker\x18\x05 \x01(\t\x12\x12\n\ntimeout_us\x18\x06 \x01(\x03\x12\x12\n\ncache_salt\x18\x07 \x01(\t\x12\r\n\x05group\x18\x08 \x01(\t\x12\x10\n\x08priority\x18\t \x01(\x11\x12&\n\tbad_words\x18\n \x03(\x0b\x32\x13.pdserve.v1.BadWord\x12\x17\n\x0fprior_token_ids\x18\x0b \x03(\r\"\x1c\n\x07\x42\x61\x64Word\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\" \n\nCancelWork\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xee\x01\n\x0f\x43onnectResponse\x12&\n\x04info\x18\x01 \x01(\x0b\x32\x16.pdserve.v1.WorkerInfoH\x00\x12&\n\x04step\x18\x02 \x01(\x0b\x32\x16.pdserve.v1.StepOutputH\x00\x12&\n\x04load\x18\x03 \x01(\x0b\x32\x16.pdserve.v1.WorkerLoadH\x00\x12,\n\x08prefixes\x18\x04 \x01(\x0b\x32\x18.pdserve.v1.PrefixUpdateH\x00\x12*\n\x06\x62locks\x18\x05 \x01(\x0b\x32\x18.pdserve.v1.BlocksAnswerH\x00\x42\t\n\x07message\"_\n\x0cPrefixUpdate\x12\r\n\x05start\x18\x01 \x01(\x04\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x04\x12\x13\n\x0bis_snapshot\x18\x03 \x01(\x08\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x04 \x01(\x0c\x12\x0f\n\x07removed\x18\x05 \x01(\x0c\"\x80\x02\n\rWorkerProfile\x12\x12\n\nrow_counts\x18\x01 \x03(\r\x12\x13\n\x0brow_seconds\x18\x02 \x03(\x01\x12\x10\n\x08sample_s\x18\x03 \x01(\x01\x12\x12\n\nposition_s\x18\x04 \x01(\x01\x12\x0e\n\x06pair_s\x18\x05 \x01(\x01\x12\x17\n\x0f\x63opy_out_byte_s\x18\x06 \x01(\x01\x12\x15\n\rinsert_byte_s\x18\x07 \x01(\x01\x12\x1a\n\x12kv_bytes_per_token\x18\x08 \x01(\r\x12\x18\n\x10max_batch_tokens\x18\t \x01(\r\x12\x14\n\x0cmax_num_seqs\x18\n \x01(\r\x12\x14\n\x0citl_target_s\x18\x0b \x01(\x01\"\x94\x02\n\nWorkerInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x04role\x18\x02 \x01(\x0e\x32\x16.pdserve.v1.WorkerRole\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x13\n\x0bincarnation\x18\x04 \x01(\t\x12\x19\n\x11model_fingerprint\x18\x05 \x01(\t\x12\x1a\n\x12max_context_tokens\x18\x06 \x01(\r\x12\x12\n\nvocab_size\x18\x07 \x01(\r\x12*\n\x07profile\x18\x08 \x01(\x0b\x32\x19.pdserve.v1.WorkerProfile\x12\r\n\x05\x64type\x18\t \x01(\t\x12\x14\n\x0cwire_version\x18\n \x01(\r\x12\x14\n\x0c\x64type_reason\x18\x0b \x01(\t\";\n\nStepOutput\x12-\n\tsequences\x18\x01 \x03(\x0b\x32\x1a.pdserve.v1.SequenceOutput\"\xa4\x02\n\x0eSequenceOutput\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12/\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x18.pdserve.v1.FinishReason\x12$\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x15.pdserve.v1.WorkError\x12$\n\x07timings\x18\x06 \x01(\x0b\x32\x13.pdserve.v1.Timings\x12+\n\x08logprobs\x18\x07 \x03(\x0b\x32\x19.pdserve.v1.TokenLogprobs\x12\x32\n\x0fprompt_logprobs\x18\x08 \x03(\x0b\x32\x19.pdserve.v1.TokenLogprobs\",\n\tWorkError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t2P\n\x06Worker\x12\x46\n\x07\x43onnect\x12\x1a.pdserve.v1.ConnectRequest\x1a\x1b.pdserve.v1.ConnectResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,31 +47,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SETDRAINING']._serialized_start=711
   _globals['_SETDRAINING']._serialized_end=745
   _globals['_QUERYBLOCKS']._serialized_start=747
-  _globals['_QUERYBLOCKS']._serialized_end=798
-  _globals['_BLOCKSANSWER']._serialized_start=800
-  _globals['_BLOCKSANSWER']._serialized_end=873
-  _globals['_RESYNCPREFIXES']._serialized_start=875
-  _globals['_RESYNCPREFIXES']._serialized_end=891
-  _globals['_SUBMITREQUEST']._serialized_start=894
-  _globals['_SUBMITREQUEST']._serialized_end=1180
-  _globals['_BADWORD']._serialized_start=1182
-  _globals['_BADWORD']._serialized_end=1210
-  _globals['_CANCELWORK']._serialized_start=1212
-  _globals['_CANCELWORK']._serialized_end=1244
-  _globals['_CONNECTRESPONSE']._serialized_start=1247
-  _globals['_CONNECTRESPONSE']._serialized_end=1485
-  _globals['_PREFIXUPDATE']._serialized_start=1487
-  _globals['_PREFIXUPDATE']._serialized_end=1582
-  _globals['_WORKERPROFILE']._serialized_start=1585
-  _globals['_WORKERPROFILE']._serialized_end=1841
-  _globals['_WORKERINFO']._serialized_start=1844
-  _globals['_WORKERINFO']._serialized_end=2120
-  _globals['_STEPOUTPUT']._serialized_start=2122
-  _globals['_STEPOUTPUT']._serialized_end=2181
-  _globals['_SEQUENCEOUTPUT']._serialized_start=2184
-  _globals['_SEQUENCEOUTPUT']._serialized_end=2476
-  _globals['_WORKERROR']._serialized_start=2478
-  _globals['_WORKERROR']._serialized_end=2522
-  _globals['_WORKER']._serialized_start=2524
-  _globals['_WORKER']._serialized_end=2604
+  _globals['_QUERYBLOCKS']._serialized_end=813
+  _globals['_BLOCKSANSWER']._serialized_start=815
+  _globals['_BLOCKSANSWER']._serialized_end=888
+  _globals['_RESYNCPREFIXES']._serialized_start=890
+  _globals['_RESYNCPREFIXES']._serialized_end=906
+  _globals['_SUBMITREQUEST']._serialized_start=909
+  _globals['_SUBMITREQUEST']._serialized_end=1195
+  _globals['_BADWORD']._serialized_start=1197
+  _globals['_BADWORD']._serialized_end=1225
+  _globals['_CANCELWORK']._serialized_start=1227
+  _globals['_CANCELWORK']._serialized_end=1259
+  _globals['_CONNECTRESPONSE']._serialized_start=1262
+  _globals['_CONNECTRESPONSE']._serialized_end=1500
+  _globals['_PREFIXUPDATE']._serialized_start=1502
+  _globals['_PREFIXUPDATE']._serialized_end=1597
+  _globals['_WORKERPROFILE']._serialized_start=1600
+  _globals['_WORKERPROFILE']._serialized_end=1856
+  _globals['_WORKERINFO']._serialized_start=1859
+  _globals['_WORKERINFO']._serialized_end=2135
+  _globals['_STEPOUTPUT']._serialized_start=2137
+  _globals['_STEPOUTPUT']._serialized_end=2196
+  _globals['_SEQUENCEOUTPUT']._serialized_start=2199
+  _globals['_SEQUENCEOUTPUT']._serialized_end=2491
+  _globals['_WORKERROR']._serialized_start=2493
+  _globals['_WORKERROR']._serialized_end=2537
+  _globals['_WORKER']._serialized_start=2539
+  _globals['_WORKER']._serialized_end=2619
 # @@protoc_insertion_point(module_scope)

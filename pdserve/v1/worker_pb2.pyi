@@ -226,19 +226,23 @@ class QueryBlocks(_message.Message):
 
     QUERY_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CHECK_FIELD_NUMBER: _builtins.int
     query_id: _builtins.int
     """Names the question in its answer."""
     request_id: _builtins.str
     """Only of this request, or of the requests of this group; empty: of all."""
+    check: _builtins.bool
+    """Check the invariants of the KV memory too."""
     def __init__(
         self,
         *,
         query_id: _builtins.int = ...,
         request_id: _builtins.str = ...,
+        check: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["query_id", b"query_id", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check", b"check", "query_id", b"query_id", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

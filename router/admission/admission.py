@@ -12,6 +12,7 @@ from pdserve.errors import (
     NotFoundError,
     OverloadedError,
     Reason,
+    RequestCancelledError,
     RequestError,
     UnavailableError,
 )
@@ -36,7 +37,7 @@ class Ticket:
 
     key: RequestKey
     num_prompt_tokens: int
-    cancel: Callable[[], None]
+    end: Callable[[RequestError], None]
     num_output_tokens: int = 0
     outcome: Outcome = Outcome.FAILED
 
@@ -89,6 +90,11 @@ class Admission:
         """Number of accepted requests without a token."""
         return self._queued.num_requests
 
+    @property
+    def adds_up(self) -> bool:
+        """True while the account is right: accepted = completed + cancelled + failed + in flight."""
+        return self.accepted == sum(self.ended.values()) + self.num_in_flight
+
     def refuse_early(self, tenant: Tenant, request_id: str) -> None:
         """Refuse a request before its prompt is parsed, if `check` would refuse it with any prompt.
 
@@ -118,15 +124,17 @@ class Admission:
         self._check_router(key, num_prompt_tokens)
         self.tenants.check(key.tenant.name, num_prompt_tokens, self._clock())
 
-    def admit(self, key: RequestKey, num_prompt_tokens: int, cancel: Callable[[], None]) -> Ticket:
+    def admit(
+        self, key: RequestKey, num_prompt_tokens: int, end: Callable[[RequestError], None]
+    ) -> Ticket:
         """Let in a request that passed `check`; `leave` must follow.
 
-        `Admission.cancel` calls `cancel`.
+        `Admission.cancel` and `end_all` call `end` with the error that the request ends with.
         """
         name, now_s = key.tenant.name, self._clock()
         self.tenants.enter(name, num_prompt_tokens, now_s)
         self._retry_times.note_accepted(name, now_s)
-        ticket = self._live[key] = Ticket(key, num_prompt_tokens, cancel)
+        ticket = self._live[key] = Ticket(key, num_prompt_tokens, end)
         self._live_of[name] = self._live_of.get(name, 0) + 1
         self._queued.add(1, ticket)
         self._queued_of.setdefault(name, _Queued()).add(1, ticket)
@@ -170,11 +178,16 @@ class Admission:
         key = find(self._live, tenant, request_id)
         if key is None:
             raise NotFoundError(f"no request {request_id} is running", field="request_id")
-        self._live[key].cancel()
+        self._live[key].end(RequestCancelledError("cancelled by Cancel"))
 
     def drain(self) -> None:
         """Refuse all new requests from now on."""
         self.is_draining = True
+
+    def end_all(self) -> None:
+        """End all live requests with SHUTTING_DOWN. Each leaves in its own task, soon after."""
+        for ticket in tuple(self._live.values()):
+            ticket.end(_shutting_down("the router shut down before the end"))
 
     def _leave_queue(self, ticket: Ticket) -> None:
         name = ticket.key.tenant.name
@@ -186,7 +199,7 @@ class Admission:
     def _check_router(self, key: RequestKey, num_prompt_tokens: int) -> None:
         config, queued = self._config, self._queued
         if self.is_draining:
-            raise UnavailableError("the router is shutting down", reason=Reason.SHUTTING_DOWN)
+            raise _shutting_down("the router is shutting down")
         if key in self._live:
             message = f"request {key.request_id} is running"
             raise DuplicateRequestError(message, field="request_id")
@@ -222,3 +235,7 @@ class Admission:
         num_mine = self._live_of.get(name, 0)
         share = self.tenants.part(name, self._live_of)
         return not num_mine or num_mine + 1 <= share * self._config.max_inflight_requests
+
+
+def _shutting_down(message: str) -> UnavailableError:
+    return UnavailableError(message, reason=Reason.SHUTTING_DOWN)

@@ -53,7 +53,9 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         context: grpc.aio.ServicerContext[admin_pb2.BlocksRequest, admin_pb2.BlocksResponse],
     ) -> admin_pb2.BlocksResponse:
         """Return the KV block ledgers of all workers."""
-        return admin_pb2.BlocksResponse(workers=await self._ledgers.read_all())
+        return admin_pb2.BlocksResponse(
+            workers=await self._ledgers.read_all(is_check=request.check)
+        )
 
     async def Status(
         self,
@@ -73,6 +75,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
                 failed=admission.ended[Outcome.FAILED],
                 rejected=admission.rejected,
             ),
+            adds_up=admission.adds_up,
         )
         workers = [_worker_status(view) for view in self._state.pool.views()]
         return admin_pb2.StatusResponse(router=router, workers=workers)

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from common.ledger import BlockQuestion
 from pdserve.errors import UnavailableError
 from pdserve.v1 import ledger_pb2
 from router.journey.work_ids import WorkIds
@@ -21,27 +22,30 @@ class BlockLedgers:
         self._work_ids = work_ids
         self._within_s = within_s
 
-    async def read_all(self) -> list[ledger_pb2.WorkerBlocks]:
-        """Return the ledger of every known worker, by role and name. Raises nothing."""
-        return await self._ask("")
+    async def read_all(self, *, is_check: bool = False) -> list[ledger_pb2.WorkerBlocks]:
+        """Return the ledger of every known worker, by role and name. Raises nothing.
+
+        `is_check` has the workers check the invariants of their KV memory too.
+        """
+        return await self._ask(BlockQuestion(is_check=is_check))
 
     async def read_request(self, request_id: str) -> list[ledger_pb2.WorkerBlocks]:
         """Return one request's part of the ledgers: workers that have it, or that did not answer."""
         work_id = self._work_ids.find(request_id)
-        answers = await self._ask(work_id) if work_id is not None else []
+        answers = await self._ask(BlockQuestion(work_id)) if work_id is not None else []
         return [answer for answer in answers if answer.problem or answer.ledger.num_holders]
 
-    async def _ask(self, work_id: str) -> list[ledger_pb2.WorkerBlocks]:
+    async def _ask(self, question: BlockQuestion) -> list[ledger_pb2.WorkerBlocks]:
         views = self._pool.views()
-        return await asyncio.gather(*(self._ask_one(view, work_id) for view in views))
+        return await asyncio.gather(*(self._ask_one(view, question) for view in views))
 
-    async def _ask_one(self, view: WorkerView, work_id: str) -> ledger_pb2.WorkerBlocks:
+    async def _ask_one(self, view: WorkerView, question: BlockQuestion) -> ledger_pb2.WorkerBlocks:
         name = view.info.name
         if view.state in _NO_ANSWER:
             return ledger_pb2.WorkerBlocks(worker=name, problem=str(view.state))
         try:
             async with asyncio.timeout(self._within_s):
-                ledger = await self._pool.link(name).ask_blocks(work_id)
+                ledger = await self._pool.link(name).ask_blocks(question)
         except TimeoutError:
             problem = f"no answer in {self._within_s:g} s"
             return ledger_pb2.WorkerBlocks(worker=name, problem=problem)

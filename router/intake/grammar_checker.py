@@ -14,6 +14,7 @@
 """
 
 import asyncio
+import contextlib
 import json
 import signal
 import sys
@@ -31,6 +32,7 @@ _MAX_START_S = 120.0  # it takes a second or two on an idle machine
 _MAX_COMPILE_S = 10.0  # by the clock, on a busy machine
 _MAX_COMPILE_CPU_S = 0.5
 _MAX_REMEMBERED = 256
+_ENDED_WITHIN_S = 5.0
 _RETRY_AFTER_S = 1.0
 _TOO_SLOW = f"it takes more than {_MAX_COMPILE_CPU_S} s to compile"
 _TOO_MANY = "too many grammars wait to be compiled"
@@ -154,7 +156,9 @@ def _retrieve(task: "asyncio.Task[Process]") -> None:
 async def _end(child: Process) -> None:
     if child.returncode is None:
         child.kill()
-    await child.wait()
+    with contextlib.suppress(TimeoutError):  # the system is slow to end it; nobody waits for that
+        async with asyncio.timeout(_ENDED_WITHIN_S):
+            await child.wait()
 
 
 def _overloaded(message: str) -> OverloadedError:

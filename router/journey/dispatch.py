@@ -63,7 +63,7 @@ class Dispatcher:
             if decision is not None:
                 self._check_wait(job, decision, arrival)
         # `request` is made below, before anything is awaited and Cancel can come
-        ticket = self._admission.admit(job.key, num_tokens, lambda: request.cancel())
+        ticket = self._admission.admit(job.key, num_tokens, lambda error: request.fail(error))
         self._recent_use.add(job.tenant.name, num_tokens, arrival.at_s)
         work_id = self._work_ids.begin(str(job.key))  # admitted, so that no other run has the key
         choices = [
@@ -133,8 +133,8 @@ class Dispatcher:
         name = attempt_name(choice.name, choice.attempt + 1)
         stream = WorkStream(name, self._max_unread_tokens)
         choice.begin_attempt(stream, self._resources.pool.sent_prompts)
-        if request.is_cancelled:
-            request.cancel()
+        if request.failure is not None:
+            request.fail(request.failure)
 
     def send_choice(self, request: LiveRequest, choice: LiveChoice, decision: Decision) -> None:
         """Submit one choice with its output so far; otherwise as `send`. Raises UnavailableError."""
@@ -166,6 +166,7 @@ class Dispatcher:
 
     async def _wait_for_worker(self, request: LiveRequest, timeout_s: float) -> None:
         """Return when a worker is ready, or none was for so long: the caller looks again."""
+        request.check_not_failed()
         ended, remaining_s = self._outage.end(), request.arrival.remaining_s
         request.pauses.add(ended)
         ended.add_done_callback(request.pauses.discard)

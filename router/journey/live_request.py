@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, field
 
 from common.messages import WorkFailure
-from pdserve.errors import RequestCancelledError
+from pdserve.errors import RequestError
 from router.admission.admission import Admission, Outcome, Ticket
 from router.admission.prompt_queue import PromptQueue, Turn
 from router.intake.job import Job
@@ -24,8 +24,6 @@ from router.workers.pool import WorkerPool
 from router.workers.sent_prompts import SentPrompt, SentPrompts
 from router.workers.work_stream import WorkStream
 from router.workers.worker_use import HeldWorkers
-
-_CANCELLED = "cancelled by Cancel"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,19 +102,24 @@ class LiveRequest:
     turn: Turn | None = None
     pauses: set[asyncio.Future[None]] = field(default_factory=set)  # in which it waits for a worker
     submitted_s: float = 0.0  # when `send` submitted it, on the monotonic clock
-    is_cancelled: bool = False
+    failure: RequestError | None = None  # that ends it from outside
     is_closed: bool = False
 
-    def cancel(self) -> None:
-        """End the request with RequestCancelledError, in the queue, at its worker or without one."""
-        self.is_cancelled = True
+    def fail(self, error: RequestError) -> None:
+        """End the request with an error, in the queue, at its worker or without one."""
+        self.failure = error
         for pause in [*self.pauses]:
             if not pause.done():
-                pause.set_exception(RequestCancelledError(_CANCELLED))
+                pause.set_exception(error)
         if self.turn is not None and not self.turn.granted.done():
-            self.turn.granted.set_exception(RequestCancelledError(_CANCELLED))
+            self.turn.granted.set_exception(error)
         for choice in self.choices:
-            choice.stream.cancel(_CANCELLED)
+            choice.stream.end(WorkFailure(error.reason, error.message))
+
+    def check_not_failed(self) -> None:
+        """Raise the error of `fail`, which ends only waits that have begun."""
+        if self.failure is not None:
+            raise self.failure
 
     def end_with(self, outcome: Outcome) -> None:
         """Set the outcome under which `close` counts the request."""

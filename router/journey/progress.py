@@ -106,7 +106,7 @@ class Progress:
     def _summarize(self, reason: FinishReason) -> Summary:
         summary = Summary(
             reason=reason,
-            route=self.decision.route,
+            route=self._travelled(),
             seed=self.job.sampling_of(self.choice).seed,
             num_output_tokens=self.num_tokens,
             submitted_s=self.submitted_s - self.arrival_s,
@@ -117,6 +117,13 @@ class Progress:
         )
         self._count(summary)
         return summary
+
+    def _travelled(self) -> Route:
+        """Return the last route, without a prefill worker of which nothing came."""
+        route, timings = self.decision.route, self.timings
+        came = bool(timings.transfers) or any(c.is_remote for c in timings.prefill_chunks)
+        has_run_here = any(not c.is_remote for c in timings.prefill_chunks)
+        return replace(route, prefill=None) if has_run_here and not came else route
 
     def _count(self, summary: Summary) -> None:
         metrics, timings = self.metrics, summary.timings

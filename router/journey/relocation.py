@@ -58,6 +58,8 @@ class Relocation:
         try:
             return await self._dispatcher.place(request, choice.token_ids)
         except UnavailableError as error:
+            if error.reason is not Reason.NO_WORKER:  # the router shuts down
+                raise
             message = f"{failure.message}, and {error.message}"
             raise UnavailableError(message, reason=Reason.WORKER_LOST) from error
 

@@ -1,14 +1,27 @@
 """Interface to the owner of the workers' processes; a deployment implements it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from common.messages import Role
 from pdserve.errors import PreconditionError
 
 
+@dataclass(frozen=True, slots=True)
+class FleetLimits:
+    """Longest times, in seconds: of a start, and of the flip or stop of one worker."""
+
+    start_s: float = 60.0
+    step_s: float = 60.0
+
+
 class Fleet(Protocol):
     """Starts, flips and stops worker processes. The router drains a worker before a flip or stop."""
+
+    @property
+    def limits(self) -> FleetLimits:
+        """Longest times that the calls below may take; a change that takes longer is given up."""
 
     async def start(self, roles: Sequence[Role]) -> Mapping[str, str]:
         """Start workers of these roles, all or none; return their gRPC addresses by name.
@@ -31,6 +44,8 @@ class Fleet(Protocol):
 
 class FixedFleet:
     """Fleet of a router that did not start its workers: it can only let them go."""
+
+    limits = FleetLimits()
 
     async def start(self, roles: Sequence[Role]) -> Mapping[str, str]:
         """Raise PreconditionError."""

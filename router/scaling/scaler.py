@@ -7,6 +7,7 @@
    the requests that they have, of any router, end.
 4. A drained worker is flipped and takes work again, or leaves the pool and is stopped.
 5. What a worker still has when the time for draining is over goes on at other workers.
+6. A change that takes longer than its parts may take together is given up (`_within_s`).
 """
 
 import asyncio
@@ -60,9 +61,12 @@ _Report = Callable[[ScaleStep], None]
 class Scaler:
     """Runs one change at a time."""
 
-    def __init__(self, pool: WorkerPool, fleet: Fleet) -> None:
+    def __init__(
+        self, pool: WorkerPool, fleet: Fleet, connect_within_s: float = _CONNECT_WITHIN_S
+    ) -> None:
         self._pool = pool
         self._fleet = fleet
+        self._connect_within_s = connect_within_s
         self._task: asyncio.Task[None] | None = None
 
     async def scale(
@@ -75,11 +79,11 @@ class Scaler:
         self._refuse_a_second()
         plan = make_plan(self._members(), prefill, decode)
         steps: asyncio.Queue[ScaleStep | None] = asyncio.Queue()
-        task = self._begin(self._carry_out(plan, drain_timeout_s, steps.put_nowait))
+        task = self._begin(plan, drain_timeout_s, steps.put_nowait)
         task.add_done_callback(lambda _: steps.put_nowait(None))
         while (step := await steps.get()) is not None:
             yield step
-        await task
+        await _outcome(task)
 
     async def drain(self, worker: str, timeout_s: float) -> None:
         """Let a worker end its work and leave. Raises NotFoundError, and errors as `scale` does."""
@@ -93,7 +97,7 @@ class Scaler:
         if all(m.is_gone or m.is_draining for m in others):
             raise PreconditionError(f"without {worker} no decode worker would remain")
         plan = ScalePlan(gone=(worker,)) if member.is_gone else ScalePlan(stops=(worker,))
-        await asyncio.shield(self._begin(self._carry_out(plan, timeout_s, _ignore)))
+        await _outcome(self._begin(plan, timeout_s, _ignore))
 
     async def close(self) -> None:
         """Cancel the change that runs."""
@@ -108,10 +112,20 @@ class Scaler:
                 "the workers are being changed", reason=Reason.SCALE_IN_PROGRESS
             )
 
-    def _begin(self, change: Coroutine[None, None, None]) -> "asyncio.Task[None]":
-        self._task = asyncio.create_task(change)
+    def _begin(
+        self, plan: ScalePlan, drain_timeout_s: float, report: _Report
+    ) -> "asyncio.Task[None]":
+        change = self._carry_out(plan, drain_timeout_s, report)
+        within_s = self._within_s(plan, drain_timeout_s)
+        self._task = asyncio.create_task(_limit(change, within_s))
         self._task.add_done_callback(_log_failure)  # the caller may be gone
         return self._task
+
+    def _within_s(self, plan: ScalePlan, drain_timeout_s: float) -> float:
+        """Return the longest time that a change may take, in seconds."""
+        limits, num_steps = self._fleet.limits, len(plan.flips) + len(plan.stops) + len(plan.gone)
+        start_s = limits.start_s + self._connect_within_s if plan.starts else 0.0
+        return drain_timeout_s + start_s + num_steps * (limits.step_s + self._connect_within_s)
 
     async def _carry_out(self, plan: ScalePlan, timeout_s: float, report: _Report) -> None:
         stops = [*plan.stops]
@@ -134,7 +148,7 @@ class Scaler:
                     await self._stop(name, report)
                     continue
                 await self._fleet.flip(name, plan.flip_to)
-                await self._pool.wait_role(name, plan.flip_to, _CONNECT_WITHIN_S)
+                await self._pool.wait_role(name, plan.flip_to, self._connect_within_s)
                 self._pool.undrain(name)
                 report(ScaleStep(ScaleAction.FLIPPED, name, plan.flip_to))
         finally:
@@ -154,7 +168,7 @@ class Scaler:
             report(ScaleStep(ScaleAction.STARTING, "", role))
         addresses = await self._fleet.start(roles)
         try:
-            await self._pool.add(list(addresses.values()), _CONNECT_WITHIN_S)
+            await self._pool.add(list(addresses.values()), self._connect_within_s)
         except (SetupError, UnavailableError) as error:
             for name in addresses:
                 await self._fleet.stop(name)
@@ -179,6 +193,26 @@ class Scaler:
             )
             for view in self._pool.views()
         ]
+
+
+async def _outcome(change: "asyncio.Task[None]") -> None:
+    """Wait for a change, which goes on when the caller leaves. Raises what it raises.
+
+    Raises UnavailableError when the router shuts down meanwhile.
+    """
+    await asyncio.wait([change])
+    if change.cancelled():
+        message = "the router shut down; what has begun may go on"
+        raise UnavailableError(message, reason=Reason.SHUTTING_DOWN)
+    change.result()
+
+
+async def _limit(change: Coroutine[None, None, None], within_s: float) -> None:
+    try:
+        async with asyncio.timeout(within_s):
+            await change
+    except TimeoutError:
+        raise RequestTimeoutError(f"the change was not done in {within_s:g} s") from None
 
 
 def _log_failure(task: "asyncio.Task[None]") -> None:

@@ -54,8 +54,8 @@ class Conversation:
             self._patience.reschedule(None)
 
     def hang_up(self) -> None:
-        """End the stream; `run` raises TimeoutError, and takes no message any more."""
-        if self._patience is not None:
+        """End the stream; `run` raises TimeoutError, and takes no message any more. Safe to repeat."""
+        if self._patience is not None and not self._patience.expired():
             self._patience.reschedule(asyncio.get_running_loop().time())
 
     async def _take_all(self) -> AsyncIterator[_Request]:

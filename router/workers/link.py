@@ -14,10 +14,10 @@
 """
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 
+from common.ledger import BlockQuestion
 from common.messages import SequenceOutput, WorkerInfo, WorkerLoad, WorkFailure, WorkRequest
 from common.rpc.convert import info_from_pb, load_from_pb, step_from_pb
 from common.rpc.convert_routing import prefixes_from_pb
@@ -69,7 +69,7 @@ class WorkerLink:
         self._questions = Questions()
         self._drains = False
         self._is_missed = False  # a loss was logged, and no return since
-        self._is_closing = False
+        self.is_closing = False
         self._conversation = Conversation()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -87,18 +87,17 @@ class WorkerLink:
         """Start connecting in the background."""
         self._tasks = [asyncio.create_task(self._run()), asyncio.create_task(self._watch())]
 
-    async def close(self) -> None:
-        """Disconnect for good; open streams and questions fail as after a loss."""
-        self._is_closing = True
-        if self._tasks and self.is_connected:  # the worker ends the stream when it has heard it
+    async def close(self, *, has_died: bool = False) -> None:
+        """Disconnect for good; open streams and questions fail as after a loss, or a death."""
+        was_connected = self.is_connected
+        self._lose(_DIED if has_died else _GIVEN_UP)
+        self.is_closing = True
+        if self._tasks and was_connected:  # the worker ends the stream when it has heard it
             self._say(messages.leave())
-            self._work.fail(_GIVEN_UP)
             await asyncio.wait(self._tasks[:1], timeout=_LEAVE_S)
         for task in self._tasks:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-        self._lose(_GIVEN_UP)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def submit(self, request: WorkRequest, stream: WorkStream) -> None:
         """Send a job whose outputs go to `stream`; `release` must follow.
@@ -127,21 +126,20 @@ class WorkerLink:
             self._drains = is_draining
             self._say(messages.set_draining(self._drains))
 
-    async def ask_blocks(self, work_id: str) -> ledger_pb2.BlockLedger:
-        """Return the holders of the worker's blocks: all for "", else one request or group.
+    async def ask_blocks(self, question: BlockQuestion) -> ledger_pb2.BlockLedger:
+        """Return the holders of the worker's blocks; the deadline is the caller's.
 
-        The deadline is the caller's. Raises UnavailableError when the worker is not connected or
-        goes away.
+        Raises UnavailableError when the worker is not connected or goes away.
         """
         if not self.is_connected:
             raise UnavailableError("unreachable")
         number, answer = self._questions.ask()
-        self._say(messages.query(number, work_id))
+        self._say(messages.query(number, question))
         return await answer
 
     async def _run(self) -> None:
         failures = 0
-        while self.refusal is None and not self._is_closing:
+        while self.refusal is None and not self.is_closing:
             within_s = _ANSWER_WITHIN_S[min(failures, len(_ANSWER_WITHIN_S) - 1)]
             self._conversation = self._begin()
             try:
@@ -151,7 +149,7 @@ class WorkerLink:
                 self._miss(brief(error))
                 if (fault := fault_of(error)) is not Fault.BREAK:
                     self._lose(_DIED if fault is Fault.REFUSED else _GIVEN_UP)
-            failures = 0 if self.is_connected else failures + 1
+            failures = 0 if self.is_connected or self.is_closing else failures + 1
             self._disconnect()
             await asyncio.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
         self._lose(_GIVEN_UP)
@@ -177,7 +175,7 @@ class WorkerLink:
                 self._hand_out(output)
         elif message.HasField("load"):
             self.load = load_from_pb(message.load)
-            if not self.is_connected:  # not earlier: its KV memory is part of the report
+            if not (self.is_connected or self.is_closing):  # not earlier: it tells KV memory
                 self._arrive()
             if ended := self._work.take_ended():
                 self._say(messages.received_ends(ended))
@@ -222,7 +220,7 @@ class WorkerLink:
             self.release(stopped)
 
     def _miss(self, error: str) -> None:
-        if not (self._is_missed or self._is_closing or self.refusal):
+        if not (self._is_missed or self.is_closing or self.refusal):
             self._is_missed = True
             _log.warning("worker_lost", worker=self._name, address=self.address, error=error)
 
@@ -238,7 +236,8 @@ class WorkerLink:
 
     def _fail(self, failure: WorkFailure) -> list[str]:
         """End the streams, and tell who waits for this worker; return the requests' ids."""
-        self._on_lost(self._name, failure)
+        if not self.is_closing:  # then another link may have the name
+            self._on_lost(self._name, failure)
         return self._work.fail(failure)
 
     @property

@@ -62,7 +62,7 @@ class Members:
         for member in membership.members:
             was = before.find(member.name)
             if not member.address and was and was.address and (link := self._named(was)):
-                self._close(link)  # the process is gone: nobody there needs to be tried again
+                self._bury(link)
         missing = [member for member in membership.members if self._is_missing(member)]
         return [self._replace(member, before.find(member.name)) for member in missing]
 
@@ -75,7 +75,8 @@ class Members:
         new = self._connect(member.address)
         if old is not None:
             new.info = old.info  # until it introduces itself, so that the name stays known
-            self._leave(old)
+            self.links.remove(old)
+            self._close(old, has_died=True)
         return new
 
     def _connect(self, address: str) -> WorkerLink:
@@ -84,17 +85,25 @@ class Members:
         link.start()
         return link
 
+    def _bury(self, link: WorkerLink) -> None:
+        """Close the link to a process that is gone; it stays for its name, if that is known."""
+        if link.info is None:
+            self.links.remove(link)
+        self._close(link, has_died=True)
+
     def _leave(self, link: WorkerLink) -> None:
         self.links.remove(link)
-        self._close(link)
+        self._close(link, has_died=False)
 
-    def _close(self, link: WorkerLink) -> None:
-        closing = asyncio.create_task(link.close())
+    def _close(self, link: WorkerLink, *, has_died: bool) -> None:
+        closing = asyncio.create_task(link.close(has_died=has_died))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
 
     def _at(self, address: str) -> WorkerLink | None:
-        return next((link for link in self.links if link.address == address), None)
+        """Return the link to an address; a new process may have that of one that is gone."""
+        links = (link for link in self.links if link.address == address and not link.is_closing)
+        return next(links, None)
 
     def _named(self, member: Member) -> WorkerLink | None:
         """Return the link of a member, by its name or, before it introduced itself, its address."""

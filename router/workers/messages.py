@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from common.ledger import BlockQuestion
 from common.messages import WorkRequest
 from common.rpc.convert import request_to_pb
 from pdserve.v1 import worker_pb2
@@ -49,9 +50,13 @@ def resync() -> Message:
     return Message(resync=worker_pb2.ResyncPrefixes())
 
 
-def query(number: int, work_id: str) -> Message:
+def query(number: int, question: BlockQuestion) -> Message:
     """Return the question who holds the worker's blocks."""
-    return Message(query=worker_pb2.QueryBlocks(query_id=number, request_id=work_id))
+    return Message(
+        query=worker_pb2.QueryBlocks(
+            query_id=number, request_id=question.request_id, check=question.is_check
+        )
+    )
 
 
 def set_draining(is_draining: bool) -> Message:

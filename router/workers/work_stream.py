@@ -3,7 +3,6 @@
 from typing import Protocol
 
 from common.messages import SequenceOutput, WorkFailure
-from pdserve.errors import Reason
 from router.workers.unread import Unread
 
 
@@ -39,9 +38,9 @@ class WorkStream:
         """Note the link on which the stream's job was sent."""
         self._sender = sender
 
-    def cancel(self, message: str) -> None:
+    def end(self, failure: WorkFailure) -> None:
         """End the stream with a failure, and its work at once, even before unread outputs are read."""
-        self.fail(WorkFailure(Reason.CANCELLED, message))
+        self.fail(failure)
         self.close()
 
     def close(self) -> None:

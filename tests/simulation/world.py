@@ -214,9 +214,14 @@ class World:
 class _Letters:
     """Tokenizer of one letter a token."""
 
-    def decoder(self, shown: object) -> Callable[[Sequence[int]], str]:
-        """Return the function from tokens to their text."""
-        return lambda token_ids: "".join(chr(0x4E00 + token_id) for token_id in token_ids)
+    def decoder(self, shown: frozenset[str]) -> Callable[[Sequence[int]], str]:
+        """Return what turns tokens into text."""
+        return letters
+
+
+def letters(token_ids: Sequence[int]) -> str:
+    """Return the text of these tokens."""
+    return "".join(chr(0x4E00 + token_id) for token_id in token_ids)
 
 
 def _prompt(number: int, num_tokens: int) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from pdserve.errors import SetupError
 _POLL_S = 0.01
 _KEEP_ALIVE_S = 75
 _MAX_BACKLOG = 2048
+_ENDED_WITHIN_S = 5.0
 
 
 class _Server(uvicorn.Server):
@@ -65,7 +66,8 @@ class OpenAiServer:
         self._config.timeout_graceful_shutdown = max(1, round(grace_s))
         self._server.should_exit = True
         if self._task is not None:
-            await asyncio.wait([self._task])
+            await asyncio.wait([self._task], timeout=grace_s + _ENDED_WITHIN_S)
+            self._task.cancel()
         self._socket.close()
 
 

@@ -1,19 +1,28 @@
 """Reports of a router on its workers' blocks and a request's time line, over scripted workers."""
 
 import asyncio
+import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from common.ledger import BlockHolder, BlockLedger, HolderState
+from common.ledger import BlockHolder, BlockLedger, HolderState, Integrity
 from common.messages import Role, SequenceOutput, WorkRequest
 from common.rpc.worker_host import WorkerHost
 from common.timings import DecodeStepTiming, WorkTimings
 from pdserve.v1 import ledger_pb2
 from router.edge.block_ledgers import BlockLedgers
+from tests.integration.support.processes import run_cli
 from tests.integration.support.router_stack import HOST, collect, routing, serving, text_of
-from tests.integration.support.scripted_worker import BLOCK_SIZE, BLOCKS, ScriptedWorker, echo
+from tests.integration.support.scripted_worker import (
+    BLOCK_SIZE,
+    BLOCKS,
+    NO_HOLDERS,
+    ScriptedWorker,
+    echo,
+)
 from tests.patience import WITHIN_S, ever_longer
 from tests.unit.router.tiny_tokenizer import write_folder
 
@@ -115,6 +124,27 @@ async def test_who_does_not_answer_in_time_is_named_and_holds_nobody_up(model_di
         assert not router._pool.link("decode-0")._questions._open
         mute.ledger = lambda _: BlockLedger(1, 1, 0, 0, 1, 0, ())
         assert not (await stack.client.blocks()).workers[0].problem, "a late answer confuses nobody"
+
+
+async def test_status_check_fails_where_an_invariant_does_not_hold(model_dir: Path) -> None:
+    good, bad = ScriptedWorker("decode-0", script=echo), ScriptedWorker("decode-1")
+    problem = "a block is on the free list twice"
+    async with serving(model_dir, good, bad) as stack:
+        asked = ("status", "--check", "--json", "--address", stack.address)
+        done = await asyncio.to_thread(run_cli, *asked)
+        assert (done.returncode, json.loads(done.stdout)["problems"]) == (0, [])
+        bad.ledger = lambda _: replace(
+            NO_HOLDERS, integrity=Integrity(is_checked=True, problem=problem)
+        )
+        done = await asyncio.to_thread(run_cli, *asked)
+        assert (done.returncode, json.loads(done.stdout)["problems"]) == (
+            1,
+            [f"decode-1: {problem}"],
+        )
+        assert json.loads(done.stdout)["router"]["adds_up"] is True
+        shown = await asyncio.to_thread(run_cli, "status", "--check", "--address", stack.address)
+        assert (shown.returncode, f"decode-1: {problem}" in shown.stdout) == (1, True)
+    assert all(question.is_check for question in good.questions + bad.questions)
 
 
 async def test_a_worker_that_dies_while_it_is_asked_shows_at_once(model_dir: Path) -> None:

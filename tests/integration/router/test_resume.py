@@ -27,7 +27,7 @@ async def test_a_connection_that_breaks_costs_no_token_and_doubles_none(
 ) -> None:
     async with (
         relaying(patient.address) as (address, relay),
-        AsyncClient(address) as client,
+        AsyncClient(address, retries=False) as client,
     ):
         stream = client.stream("x", request_id="r", resumable=True)
         first = asyncio.ensure_future(anext(stream))

@@ -4,15 +4,24 @@ Each `serving` proves that a signal stops a whole deployment: SIGINT in one of t
 SIGTERM in all others.
 """
 
+import asyncio
 import signal
+import subprocess
+import threading
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psutil
 import pytest
 
 from common.engine.weights.resolve import ModelSource
+from pdserve.client import AsyncClient
+from pdserve.errors import Reason, UnavailableError
+from pdserve.v1.inference_pb2 import SamplingParams
 from tests.integration.support.processes import (
+    START_TIMEOUT_S,
     STOP_TIMEOUT_S,
     Served,
     await_ready,
@@ -41,19 +50,59 @@ def test_http_port_serves_health_readiness_and_metrics(served: Served) -> None:
     assert 'pdserve_worker_kv_blocks{role="decode",state="free",worker="decode-0"}' in metrics
 
 
-def test_a_signal_during_start_up_stops_everything(model: ModelSource) -> None:
+@pytest.mark.parametrize("stage", ["raylet", "starting its process took"])
+def test_a_signal_during_start_up_stops_everything(model: ModelSource, stage: str) -> None:
+    """The second stage is the one in which workers load."""
     process = spawn(model.name)
     root = psutil.Process(process.pid)
     try:
         family = _await_raylet(root)
+        if stage != "raylet":
+            _await_line(process, stage)
+            family = [root, *root.children(recursive=True)]
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=STOP_TIMEOUT_S)
+        _, errors = process.communicate(timeout=STOP_TIMEOUT_S)
+        assert (process.returncode, "SIGTERM" in errors, "Traceback" in errors) == (0, False, False)
         _, alive = psutil.wait_procs(family, timeout=STOP_TIMEOUT_S)
         assert not alive, f"left behind: {alive}"
     finally:
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+async def test_a_second_signal_ends_the_grace_and_streams_are_told(
+    model: ModelSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PDSERVE_DRAIN_TIMEOUT_S", "600")
+    endless = SamplingParams(max_tokens=1800, ignore_eos=True)
+    process = spawn(model.name, "--config", "tests/integration/support/small.yaml")
+    with ended(process):
+        served = await asyncio.to_thread(await_ready, process)
+        family = served.family()
+        async with AsyncClient(served.grpc, retries=False) as client:
+            stream = client.stream("Once upon a time", endless)
+            assert (await anext(stream)).index == 0
+            process.send_signal(signal.SIGTERM)
+            assert (await _refusal(client)).reason is Reason.SHUTTING_DOWN
+            await anext(stream)  # goes on within the grace
+            process.send_signal(signal.SIGTERM)
+            with pytest.raises(UnavailableError) as caught:
+                async for _ in stream:
+                    pass
+            assert caught.value.reason is Reason.SHUTTING_DOWN
+        assert await asyncio.to_thread(process.wait, STOP_TIMEOUT_S) == 0
+        _, alive = psutil.wait_procs(family, timeout=STOP_TIMEOUT_S)
+        assert not alive, f"left behind: {alive}"
+
+
+async def _refusal(client: AsyncClient) -> UnavailableError:
+    """Ask until a signal that is on its way has come, and the router refuses."""
+    while True:
+        try:
+            await client.generate("late", SamplingParams(max_tokens=1))
+        except UnavailableError as error:
+            return error
 
 
 def test_a_kill_leaves_nothing_behind(model: ModelSource) -> None:
@@ -63,6 +112,23 @@ def test_a_kill_leaves_nothing_behind(model: ModelSource) -> None:
         process.kill()
         _, alive = psutil.wait_procs(family, timeout=KILLED_WITHIN_S)
         assert not alive, f"left behind: {alive}"
+
+
+def _await_line(process: subprocess.Popen[str], text: str) -> None:
+    """Return when the process has printed this on stderr."""
+    assert process.stderr is not None
+    with _killed_after(process, START_TIMEOUT_S):
+        assert any(text in line for line in process.stderr), f"'{text}' was not printed"
+
+
+@contextmanager
+def _killed_after(process: subprocess.Popen[str], within_s: float) -> Iterator[None]:
+    watchdog = threading.Timer(within_s, process.kill)
+    watchdog.start()
+    try:
+        yield
+    finally:
+        watchdog.cancel()
 
 
 def _await_raylet(root: psutil.Process) -> list[psutil.Process]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from common.messages import Role
 from common.rpc.worker_host import WorkerHost
 from pdserve.errors import PreconditionError
+from router.scaling.fleet import FleetLimits
 from tests.integration.support.scripted_worker import ScriptedWorker, echo
 from tests.patience import WITHIN_S
 
@@ -24,6 +25,7 @@ class ScriptedFleet:
         self.fingerprint = "tiny"  # of workers started later
         self.may_flip = asyncio.Event()
         self.may_flip.set()
+        self.limits = FleetLimits()
         self._max_workers = max_workers
         self._hosts: list[WorkerHost] = []
 

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 
-from common.ledger import BlockLedger
+from common.ledger import BlockLedger, BlockQuestion
 from common.messages import (
     FinishReason,
     Role,
@@ -44,6 +44,7 @@ class ScriptedWorker:
         )
         # makes the answer to a question; None: questions are not answered
         self.ledger: Callable[[str], BlockLedger] | None = lambda _: NO_HOLDERS
+        self.questions: list[BlockQuestion] = []
         self._script = script
         self._sinks: list[Callable[[StepOutput], None]] = []
         self._changed = threading.Condition(threading.RLock())
@@ -69,10 +70,11 @@ class ScriptedWorker:
         """Return the scripted load."""
         return self.reported
 
-    def ask_blocks(self, request_id: str, answer: Callable[[BlockLedger], None]) -> None:
+    def ask_blocks(self, question: BlockQuestion, answer: Callable[[BlockLedger], None]) -> None:
         """Answer a question about blocks with `ledger`."""
+        self.questions.append(question)
         if self.ledger is not None:
-            answer(self.ledger(request_id))
+            answer(self.ledger(question.request_id))
 
     def subscribe(self, sink: Callable[[StepOutput], None]) -> Callable[[], None]:
         """Add a sink for the steps; return a function that removes it."""

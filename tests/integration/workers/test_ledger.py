@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from common.ledger import BlockHolder, BlockLedger, HolderState
+from common.ledger import (
+    BlockHolder,
+    BlockLedger,
+    BlockQuestion,
+    HeldBlocks,
+    HolderState,
+    Integrity,
+    StreamUse,
+)
 from common.messages import SamplingParams, WorkRequest
 from prefill_worker.outbox import KVOutbox
 from tests.integration.support.eight_prompts import PROMPTS, ROOMY, sampling
@@ -33,9 +41,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ledger_of(worker: Worker, request_id: str = "") -> BlockLedger:
     future: Future[BlockLedger] = Future()
-    worker.ask_blocks(request_id, future.set_result)
+    worker.ask_blocks(BlockQuestion(request_id, is_check=True), future.set_result)
     ledger = future.result(WITHIN_S)
     assert ledger.blocks_unaccounted == 0
+    assert ledger.integrity == Integrity(is_checked=True)
+    held = sum(each.num_blocks for each in ledger.held)
+    assert request_id or held + ledger.blocks_free == ledger.blocks_total
     return ledger
 
 
@@ -73,9 +84,15 @@ def test_blocks_are_the_sequence_s_from_the_pull_to_the_end(model: Path) -> None
         pulling = one(until_seen(workers.decode, lambda o: one(o).num_computed_tokens == 32, "in"))
         assert (pulling.state, pulling.num_blocks) == (HolderState.PULLING, 3)
         assert pulling.num_tokens == 41
+        assert ledger_of(workers.decode).held == (HeldBlocks(HolderState.PULLING, 1, 3),)
+        use = ledger_of(workers.decode).streams
+        assert (use.num_streams, use.num_bytes > 0) == (1, True)
         assert ledger_of(workers.prefill).holders == (), "prefill waits for nobody"
+        assert ledger_of(workers.prefill).streams.num_streams == 1
         gate.open()
         workers.answers.wait("r", lambda answer: len(answer.tokens) > 1)
+        assert ledger_of(workers.decode).streams == StreamUse()
+        until(lambda: ledger_of(workers.prefill).streams == StreamUse(), "the stream has ended")
         decoding = one(ledger_of(workers.decode))
         assert decoding.state is HolderState.DECODING
         assert decoding.num_computed_tokens == decoding.num_tokens - 1 > 40
@@ -98,6 +115,8 @@ def test_a_prefix_in_common_is_counted_with_each_and_held_once(model: Path) -> N
         )
         asked = ledger_of(workers.decode, "b")
         assert (one(asked).request_id, asked.num_holders) == ("b", 1)
+        (each,) = ledger_of(workers.decode).held
+        assert (each.num_requests, each.num_blocks) == (2, held)
         assert ledger_of(workers.decode, "c").num_holders == 0
         for name in ("a", "b"):
             workers.decode.cancel(name)
@@ -105,6 +124,25 @@ def test_a_prefix_in_common_is_counted_with_each_and_held_once(model: Path) -> N
         rest = ledger_of(workers.decode)
         assert (rest.blocks_free, rest.num_holders) == (rest.blocks_total, 0)
         assert rest.blocks_cached > 0
+
+
+def test_a_check_tells_what_does_not_hold_and_the_worker_goes_on(model: Path) -> None:
+    with Workers(model) as workers:
+        shell, pool = workers.decode, workers.decode._engine._engine.pool
+
+        def steal_and_ask() -> BlockLedger:
+            """Hold a block that is nobody's, within one message: the check when idle sees nothing."""
+            stolen = pool.allocate(1)
+            ledger = shell._answer(BlockQuestion(is_check=True))
+            pool.release(stolen)
+            return ledger
+
+        ledger = in_engine(shell, steal_and_ask)
+        assert ledger.blocks_unaccounted == 1
+        assert ledger.integrity.problem.startswith("reference counts differ from holders")
+        unasked = in_engine(shell, lambda: shell._answer(BlockQuestion()))
+        assert unasked.integrity == Integrity()
+        assert ledger_of(shell).integrity.problem == ""
 
 
 @pytest.mark.parametrize(

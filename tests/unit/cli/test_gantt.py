@@ -117,3 +117,9 @@ def test_the_json_form_of_a_ledger() -> None:
     assert isinstance(holders, list)
     assert [holder["state"] for holder in holders] == ["decoding", "swapped"]
     assert ledger_dict(MUTE) == {"worker": "decode-1", "problem": "no answer in 2 s"}
+
+
+def test_a_prompt_that_waited_for_kv_in_vain_names_no_prefill_worker() -> None:
+    done = finished()
+    done.prefill_worker = ""
+    assert "for KV that never came" in "\n".join(shown(gantt_table(done, 140), 140))

@@ -19,7 +19,7 @@ WHY = "the fastest on baseline"
 def test_the_ready_line_ends_with_the_dtype_and_the_next_says_why(
     openai_port: int | None, openai: str
 ) -> None:
-    endpoints = Endpoints("127.0.0.1", 50051, 8080, openai_port, "float32", WHY)
+    endpoints = Endpoints("127.0.0.1", 50051, 8080, openai_port, dtype="float32", dtype_reason=WHY)
     first, second = ready_lines("a-model", endpoints, "https").splitlines()
     where = "grpc=127.0.0.1:50051 http=127.0.0.1:8080"
     assert first == f"pdserve ready: model=a-model {where}{openai} dtype=float32"

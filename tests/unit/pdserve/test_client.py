@@ -9,6 +9,7 @@ from google.rpc import status_pb2
 from common.rpc.status import to_status
 from pdserve.client import AsyncClient
 from pdserve.errors import (
+    AbortedError,
     DuplicateRequestError,
     InternalError,
     InvalidRequestError,
@@ -37,6 +38,7 @@ KINDS: dict[str, type[RequestError]] = {
     "FAILED_PRECONDITION": PreconditionError,
     "ALREADY_EXISTS": DuplicateRequestError,
     "RESOURCE_EXHAUSTED": OverloadedError,
+    "ABORTED": AbortedError,
     "CANCELLED": RequestCancelledError,
     "DEADLINE_EXCEEDED": RequestTimeoutError,
     "UNAVAILABLE": UnavailableError,

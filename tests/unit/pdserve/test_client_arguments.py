@@ -114,6 +114,8 @@ CALLS: list[tuple[str, dict[str, Any], str]] = [
     *(("tokenize", {"prompt": bad}, field) for bad, field in
       ((5, "prompt"), ([1, 2], "prompt"), (HALF, "text"), ([("user", 5)], "chat.messages[0].content"))),
     *((name, {"timeout": "1"}, "timeout") for name in ("models", "blocks", "status")),
+    ("blocks", {"check": object()}, "check"),
+    ("scale", {"timeout": "1"}, "timeout"), ("drain", {"worker": "w", "timeout": "1"}, "timeout"),
     *(("scale", {name: bad}, name) for name in ("prefill", "decode") for bad in (-1, 2**32, "1", 1.5)),
     *(("scale", {"drain_timeout_s": bad}, "drain_timeout_s") for bad in ("1", float("nan"))),
     *(("drain", {"worker": bad}, "worker") for bad in (5, HALF)),

@@ -78,7 +78,7 @@ class AdmissionMachine(RuleBasedStateMachine):
             return multiple()
         self.queued[key] = num_tokens
         self.accepted += 1
-        return enter(self.admission, key, num_tokens, lambda: self.cancelled.append(key))
+        return enter(self.admission, key, num_tokens, lambda _: self.cancelled.append(key))
 
     def is_above_its_share(self, tenant: Tenant, num_tokens: int) -> bool:
         if (
@@ -197,7 +197,7 @@ def test_a_request_nobody_vouched_for_counts_as_failed() -> None:
 def test_a_tenant_reaches_its_own_requests_and_an_admin_everybodys() -> None:
     admission, ended = make_admission(), []
     for name in ("acme", "zeta"):
-        enter(admission, RequestKey(Tenant(name), "r"), 1, lambda name=name: ended.append(name))  # type: ignore[misc]
+        enter(admission, RequestKey(Tenant(name), "r"), 1, lambda _, name=name: ended.append(name))  # type: ignore[misc]
     with pytest.raises(NotFoundError, match="no request r is running"):
         admission.cancel(Tenant("other"), "r")
     with pytest.raises(NotFoundError):

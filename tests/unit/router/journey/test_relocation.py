@@ -173,6 +173,17 @@ async def test_a_cancel_in_the_moment_of_the_loss_is_not_lost(world: World) -> N
     assert spare.num_live == 0
 
 
+async def test_a_cancel_in_the_moment_of_the_last_worker_s_loss_waits_for_no_other(
+    world: World,
+) -> None:
+    task = await world.start_sent()
+    lose(world, world.routed.decode)
+    world.journeys.cancel(ANONYMOUS, "r")
+    with pytest.raises(RequestCancelledError):
+        await task
+    assert world.routed.counts() == {"accepted": 1, "cancelled": 1}
+
+
 async def test_the_deadline_ends_the_wait_for_a_worker(world: World) -> None:
     task = world.start(timeout_s=0.2)
     await until(lambda: world.routed.decode.num_live == 1)

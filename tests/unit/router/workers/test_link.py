@@ -1,4 +1,4 @@
-from common.messages import SamplingParams, SequenceOutput, WorkRequest
+from common.messages import SamplingParams, SequenceOutput, WorkFailure, WorkRequest
 from pdserve.errors import Reason
 from router.workers.link import WorkerLink
 from router.workers.work_stream import WorkStream
@@ -11,7 +11,7 @@ async def test_a_cancel_reaches_the_worker_before_what_is_unread_is_read() -> No
     work = WorkRequest("me/0/r", 1, (1,), SamplingParams(0.0, 0, 5), None)
     link.submit(work, stream)
     stream.put(SequenceOutput("me/0/r", 0, (7,)))
-    stream.cancel("cancelled")
+    stream.end(WorkFailure(Reason.CANCELLED, "cancelled"))
     link.release(stream)  # as at the end of every request
     outgoing = link._conversation._outgoing
     sent = [outgoing.get_nowait() for _ in range(outgoing.qsize())]

@@ -1,0 +1,187 @@
+"""Calls of the asyncio client. `pdserve.sync_calls` has them without an event loop.
+
+1. A call goes to the present router. When that is out of reach, or shuts down, and nothing of the
+   answer has come, it goes to the next one.
+2. A resumable request whose stream breaks is read on at the same router.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from typing import TypeVar
+
+import grpc
+
+from pdserve.building import to_seconds
+from pdserve.connection import Certificate, bearer, credentials, options
+from pdserve.errors import Reason, RequestError, UnavailableError
+from pdserve.failover import Deadline, Resumption, Routers, can_go_elsewhere, split_addresses
+from pdserve.statuses import to_error
+from pdserve.v1 import admin_pb2_grpc, inference_pb2, inference_pb2_grpc
+
+S = TypeVar("S")
+T = TypeVar("T")
+_ANSWER_WITHIN_S = 30.0
+
+
+class AsyncRouter:
+    """Channel to one router, and its services."""
+
+    def __init__(self, channel: "grpc.aio.Channel") -> None:
+        self.channel = channel
+        self.inference = inference_pb2_grpc.InferenceStub(channel)
+        self.admin = admin_pb2_grpc.AdminStub(channel)
+
+
+class AsyncCalls:
+    """Makes calls to one of several routers, with one caller's credentials."""
+
+    def __init__(
+        self,
+        address: str | Sequence[str],
+        token: str | None,
+        root_certificates: bytes | None,
+        client_certificate: Certificate | None,
+        *,
+        retries: bool,
+    ) -> None:
+        addresses = split_addresses(address)
+        arguments = options(retries=retries, has_others=len(addresses) > 1)
+        secure = credentials(root_certificates, client_certificate)
+        self._routers = Routers(
+            [
+                AsyncRouter(
+                    grpc.aio.insecure_channel(address, options=arguments)
+                    if secure is None
+                    else grpc.aio.secure_channel(address, secure, options=arguments)
+                )
+                for address in addresses
+            ]
+        )
+        self._metadata = bearer(token)
+        self._retries = retries
+        self._is_closed = False
+
+    async def close(self) -> None:
+        """Disconnect; what still streams is cancelled."""
+        self._is_closed = True
+        for router in self._routers.members:
+            await router.channel.close()
+
+    async def ask(
+        self,
+        method: Callable[[AsyncRouter], Callable[..., Awaitable[T]]],
+        request: object,
+        timeout: float,
+    ) -> T:
+        """Return a call's answer. Raises the typed error of its status."""
+        deadline = self._begin(timeout)
+        failure: RequestError = UnavailableError("there is no router")
+        for router in self._routers.in_turn():
+            try:
+                call = method(router)
+                return await call(request, timeout=deadline.left_s, metadata=self._metadata)
+            except grpc.aio.AioRpcError as error:
+                failure, failure.__cause__ = to_error(error), error
+                if not can_go_elsewhere(failure):
+                    break
+        raise failure
+
+    async def ask_once(
+        self,
+        method: Callable[[AsyncRouter], Callable[..., Awaitable[T]]],
+        request: object,
+        timeout: float,
+    ) -> T:
+        """Return the answer to a change, which is asked of one router only. Raises as `ask` does."""
+        deadline = self._begin(timeout)
+        call = method(await self._settle(deadline))
+        try:
+            return await call(request, timeout=deadline.left_s, metadata=self._metadata)
+        except grpc.aio.AioRpcError as error:
+            raise to_error(error) from error
+
+    async def receive_once(
+        self,
+        method: "Callable[[AsyncRouter], grpc.aio.UnaryStreamMultiCallable[S, T]]",
+        request: S,
+        timeout: float,
+    ) -> AsyncGenerator[T]:
+        """Yield the steps of a change, which is asked of one router only. Raises as `ask` does."""
+        deadline = self._begin(timeout)
+        router = await self._settle(deadline)
+        stream = self._read(method(router), request, deadline)
+        async with aclosing(stream):
+            async for response in stream:
+                yield response
+
+    async def generate(
+        self, request: inference_pb2.GenerateRequest, timeout: float | None
+    ) -> AsyncGenerator[inference_pb2.GenerateResponse]:
+        """Yield an answer; one that is resumable is read on when its stream breaks."""
+        deadline, has_begun = self._begin(timeout), False
+        failure: RequestError = UnavailableError("there is no router")
+        for router in self._routers.in_turn():
+            try:
+                async with aclosing(self._follow(router, request, deadline)) as responses:
+                    async for response in responses:
+                        has_begun = True
+                        yield response
+                return
+            except RequestError as error:
+                if has_begun or not can_go_elsewhere(error):
+                    raise
+                failure = error
+        raise failure
+
+    def _begin(self, timeout: float | None) -> Deadline:
+        """Return the deadline of a call. Raises RequestError if it cannot begin."""
+        self._check_open()
+        return Deadline(None if timeout is None else to_seconds("timeout", timeout))
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            message = "the client is closed"
+            raise UnavailableError(message, reason=Reason.ROUTER_UNREACHABLE)
+
+    async def _settle(self, deadline: Deadline) -> AsyncRouter:
+        """Return a router that answers, where there are several."""
+        if len(self._routers.members) > 1:
+            asked = inference_pb2.ListModelsRequest()
+            within_s = min(deadline.left_s or _ANSWER_WITHIN_S, _ANSWER_WITHIN_S)
+            await self.ask(lambda router: router.inference.ListModels, asked, within_s)
+        return self._routers.present
+
+    async def _follow(
+        self, router: AsyncRouter, request: inference_pb2.GenerateRequest, deadline: Deadline
+    ) -> AsyncGenerator[inference_pb2.GenerateResponse]:
+        """Read a request at one router to its end, over breaks if it is resumable."""
+        resumption = Resumption(request, is_on=self._retries)
+        method = router.inference.Generate
+        while True:
+            try:
+                stream = self._read(method, resumption.request, deadline)
+                async with aclosing(stream):
+                    async for response in stream:
+                        resumption.note(response)
+                        yield response
+                return
+            except RequestError as error:
+                pause_s = resumption.pause_s(error)
+            await asyncio.sleep(pause_s)
+            self._check_open()
+
+    async def _read(
+        self,
+        method: "grpc.aio.UnaryStreamMultiCallable[S, T]",
+        request: S,
+        deadline: Deadline,
+    ) -> AsyncGenerator[T]:
+        call = method(request, timeout=deadline.left_s, metadata=self._metadata)
+        try:
+            async for response in call:
+                yield response
+        except grpc.aio.AioRpcError as error:
+            raise to_error(error) from error
+        finally:
+            call.cancel()
