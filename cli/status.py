@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from cli.connection import Connection
 from cli.invariants import memory_dict, problems
@@ -20,13 +21,14 @@ from cli.output import (
 from cli.workers import ROLES, STATES, worker_grid
 from pdserve.v1 import admin_pb2, ledger_pb2
 
-Check = Annotated[
-    bool, typer.Option("--check", help="Check all invariants; exit code 1 if one does not hold")
-]
-
 
 def command(
-    connection: Connection, as_plain: AsPlain = False, as_json: AsJson = False, check: Check = False
+    connection: Connection,
+    as_plain: AsPlain = False,
+    as_json: AsJson = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Check all invariants; exit code 1 if one does not hold")
+    ] = False,
 ) -> None:
     """Show the router's and every worker's state."""
     check_forms(as_json=as_json, as_plain=as_plain)
@@ -38,7 +40,8 @@ def command(
         print_plain(worker_grid(response.workers))
     else:
         _print_tables(response)
-        _print_check(wrong, len(blocks)) if check else None
+    if check and not as_json:  # beside plain rows on stderr
+        _print_check(Console(stderr=as_plain), wrong, len(blocks))
     raise typer.Exit(1 if wrong else 0)
 
 
@@ -150,8 +153,7 @@ def _print_tables(response: admin_pb2.StatusResponse) -> None:
             console.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
-def _print_check(wrong: Sequence[str], num_workers: int) -> None:
-    console = stdout_console()
+def _print_check(console: Console, wrong: Sequence[str], num_workers: int) -> None:
     for line in wrong:
         console.print(line, style="red", highlight=False, markup=False, soft_wrap=True)
     if not wrong:
