@@ -45,10 +45,6 @@ class Load:
         self._draw = draw
         self._number = 0
 
-    def is_right(self, asking: Asking) -> bool:
-        """Return True if an answer is that of the undisturbed run."""
-        return asking.agrees_with(self._expected[asking.question])
-
     async def run(self, users: int, until_s: float) -> None:
         """Ask till then; return when every question has ended."""
         await asyncio.gather(*(self._use(until_s) for _ in range(users)))
@@ -61,4 +57,4 @@ class Load:
             await asking.run(self._fleet.client, ANSWER_WITHIN_S)
             del self._fleet.running[asking.request_id]
             self.ended.append(asking)
-            self.num_right += self.is_right(asking)
+            self.num_right += asking.agrees_with(self._expected[asking.question])

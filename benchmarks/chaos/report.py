@@ -1,13 +1,13 @@
 """Report of a chaos run: what each fault did to the answers, and what was left behind."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
-from benchmarks.chaos.asking import Asking
+from benchmarks.chaos.asking import Asking, Choice
 from benchmarks.chaos.faults import FAULTS
 from benchmarks.chaos.fleet import adds_up, held
+from benchmarks.chaos.questions import Question
 from benchmarks.chaos.store import StoreUse
 from pdserve.v1 import admin_pb2, ledger_pb2
 
@@ -90,12 +90,12 @@ class Report:
 def make_report(
     runs: Sequence[Run],
     askings: Sequence[Asking],
-    is_right: Callable[[Asking], bool],
+    expected: Mapping[Question, tuple[Choice, ...]],
     remains: Remains,
     processes_left: int,
 ) -> Report:
-    """Count everything."""
-    right = {id(asking) for asking in askings if is_right(asking)}
+    """Count everything; `expected` has the undisturbed answer of each question."""
+    right = {id(one) for one in askings if one.agrees_with(expected[one.question])}
     kinds: dict[str, int] = {}
     for asking in askings:
         kinds[asking.question.kind] = kinds.get(asking.question.kind, 0) + 1
@@ -108,7 +108,7 @@ def make_report(
         identical=len(right),
         cancelled=sum(asking.is_cancelled for asking in askings),
         kinds=kinds,
-        errors=sorted({_problem(one) for one in askings if id(one) not in right}),
+        errors=[_problem(one, expected[one.question]) for one in askings if id(one) not in right],
         rows=[row for row in rows if row.runs or row.requests],
         remains=remains,
         processes_left=processes_left,
@@ -144,7 +144,22 @@ def _rounded(seconds: float) -> float:
     return round(seconds, 2)
 
 
-def _problem(asking: Asking) -> str:
-    met = ", ".join(chain(asking.struck)) or "no fault"
-    what = asking.error or ("a cancelled answer differs" if asking.is_cancelled else "other text")
-    return f"{asking.request_id} ({asking.question.kind}; met {met}): {what}"
+def _problem(asking: Asking, expected: tuple[Choice, ...]) -> str:
+    met = ", ".join(asking.struck) or "no fault"
+    return (
+        f"{asking.request_id} ({asking.question.kind}; met {met}): "
+        f"{asking.error or first_difference(asking.answer(), expected)}"
+    )
+
+
+def first_difference(answer: tuple[Choice, ...], expected: tuple[Choice, ...]) -> str:
+    """Return where an answer first differs, in words."""
+    for number, (ours, theirs) in enumerate(zip(answer, expected, strict=False)):
+        pairs = zip(ours.token_ids, theirs.token_ids, strict=False)
+        places = [place for place, (one, other) in enumerate(pairs) if one != other]
+        if places:
+            return f"choice {number} differs from token {places[0]} of {len(theirs.token_ids)} on"
+        if not ours.agrees_with(theirs, is_cut=False):
+            delta = ours.delta_to(theirs)
+            return f"choice {number} has the same tokens, but another end, text or logprob ({delta:.2g})"
+    return "choices are missing"

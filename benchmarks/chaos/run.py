@@ -102,14 +102,15 @@ async def run(plan: Plan, log: IO[str], on_start: Callable[[Chaos], None]) -> Re
         fleet = Fleet(client, served.address, served.router_pid)
         draw = random.Random(plan.seed)
         questions = draw_questions(draw, plan.per_kind, _SIZES)
-        load = Load(fleet, await ask_undisturbed(fleet, questions), draw)
+        expected = await ask_undisturbed(fleet, questions)
+        load = Load(fleet, expected, draw)
         before = await store_use(fleet, token)
         chaos = Chaos(plan, fleet, load)
         on_start(chaos)
         await chaos.run()
         remains = await _look_at_remains(fleet, before, token)
     processes = await asyncio.to_thread(_count_left, fleet)
-    return make_report(chaos.runs, load.ended, load.is_right, remains, processes)
+    return make_report(chaos.runs, load.ended, expected, remains, processes)
 
 
 async def _look_at_remains(fleet: Fleet, before: StoreUse, token: str) -> Remains:

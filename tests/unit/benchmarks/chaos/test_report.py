@@ -5,7 +5,15 @@ import pytest
 
 from benchmarks.chaos.asking import Asking, Choice
 from benchmarks.chaos.questions import KINDS, Question, Sizes, draw_questions
-from benchmarks.chaos.report import UNTOUCHED, Remains, Report, Run, make_report, percentile
+from benchmarks.chaos.report import (
+    UNTOUCHED,
+    Remains,
+    Report,
+    Run,
+    first_difference,
+    make_report,
+    percentile,
+)
 from benchmarks.chaos.table import BEGIN, END, FIGURES, PAGE, render, update
 from pdserve.v1 import inference_pb2
 
@@ -67,8 +75,7 @@ def test_a_token_that_is_missing_or_doubled_is_an_error() -> None:
 
 def report_of(*askings: Asking, remains: Remains = CLEAN, processes_left: int = 0) -> Report:
     runs = [Run(KILL, 10.0), Run(STOP, 2.0), Run(KILL, 12.0)]
-    right = {id(asking) for asking in askings if asking.agrees_with(WHOLE)}
-    return make_report(runs, askings, lambda one: id(one) in right, remains, processes_left)
+    return make_report(runs, askings, {QUESTION: WHOLE}, remains, processes_left)
 
 
 def test_each_fault_has_what_it_met() -> None:
@@ -88,11 +95,11 @@ def test_each_fault_has_what_it_met() -> None:
 
 
 def test_a_wrong_text_or_anything_left_is_not_clean() -> None:
-    right, wrong = asked("abc", 1, 2, 3), asked("abd", 1, 2, 3)
+    right, wrong = asked("abc", 1, 2, 3), asked("abd", 1, 2, 4)
     wrong.struck = {KILL: 1.0}
     report = report_of(right, wrong)
     assert (report.requests, report.identical, report.is_clean) == (2, 1, False)
-    assert report.errors == [f"r (greedy; met {KILL}): other text"]
+    assert report.errors == [f"r (greedy; met {KILL}): choice 0 differs from token 2 of 3 on"]
     assert not report_of(right, processes_left=1).is_clean
     for blocks, objects, requests, adds_up in (
         (1, 0, 0, True),
@@ -101,6 +108,12 @@ def test_a_wrong_text_or_anything_left_is_not_clean() -> None:
         (0, 0, 0, False),
     ):
         assert not report_of(right, remains=Remains(blocks, objects, requests, 0, adds_up)).is_clean
+
+
+def test_a_difference_is_told_by_its_place() -> None:
+    (text,) = asked("abd", 1, 2, 3).answer()
+    assert first_difference((text,), WHOLE).startswith("choice 0 has the same tokens, but another")
+    assert first_difference((*WHOLE, text), WHOLE) == "choices are missing"
 
 
 def test_a_percentile_is_a_value_of_the_list() -> None:
