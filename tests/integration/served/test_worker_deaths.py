@@ -70,7 +70,7 @@ async def test_a_death_later_is_logged_with_its_reason(model: ModelSource, logs:
             "prefill-0",
             [],
         )
-        listed = run_cli("logs").stdout
+        listed = run_cli("logs", "--plain").stdout
         states = dict(line.split()[:2] for line in listed.splitlines() if ".log" in line)
         assert states == {"decode-0": "runs", "prefill-0": "runs"}
         stdout = served.process.stdout

@@ -40,8 +40,8 @@ def test_without_a_name_the_workers_are_listed_with_their_newest_file(
     write(folder, "prefill-0", "1", "old\n")
     newest = write(folder, "prefill-0", "2", "new\n")
     other = write(folder, "decode-0", "1", "x\n")
-    ended = run("logs")
-    rows = [line.split() for line in ended.out.splitlines() if ".log" in line]
+    ended = run("logs", "--plain")
+    rows = [line.split("\t") for line in ended.out.splitlines() if ".log" in line]
     assert [(row[0], row[1], row[-1]) for row in rows] == [
         ("decode-0", "ended", str(other)),
         ("prefill-0", "ended", str(newest)),
