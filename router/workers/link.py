@@ -104,6 +104,10 @@ class WorkerLink:
                 await task
         self._lose(_GIVEN_UP)
 
+    def bury(self) -> None:
+        """Note that the worker's process has died, as its owner says. `close` must follow."""
+        self._lose(_DIED)
+
     def submit(self, request: WorkRequest, stream: WorkStream) -> None:
         """Send a job whose outputs go to `stream`; `release` must follow.
 

@@ -59,7 +59,8 @@ class Members:
         for member in membership.members:
             was = before.find(member.name)
             if not member.address and was and was.address and (link := self._named(was)):
-                self._close(link)  # the process is gone: nobody there needs to be tried again
+                link.bury()
+                self._close(link)  # nobody there needs to be tried again
         missing = [member for member in membership.members if self._is_missing(member)]
         return [self._replace(member, before.find(member.name)) for member in missing]
 
@@ -72,6 +73,7 @@ class Members:
         new = self._connect(member.address)
         if old is not None:
             new.info = old.info  # until it introduces itself, so that the name stays known
+            old.bury()
             self._leave(old)
         return new
 
