@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from common.config import RouterConfig
 from common.messages import Role
 from common.profile import WorkerProfile
+from pdserve.errors import AbortedError, Reason
 from pdserve.v1 import admin_pb2
 from router.scaling.watchdog import Watchdog
 from router.workers.membership import Member, Membership
-from tests.integration.support.router_stack import Stack, collect, text_of
+from tests.integration.support.router_stack import Stack, collect, serving, text_of
 from tests.integration.support.scaled_stack import READY, UNREACHABLE, scaling, state_of
 from tests.integration.support.scripted_fleet import ScriptedFleet
 from tests.integration.support.scripted_worker import ScriptedWorker, echo
@@ -65,6 +67,21 @@ async def test_a_worker_that_starts_again_is_found_at_its_new_address(model_dir:
         # an older membership changes nothing
         stack.router.follow(Membership(2, (Member("decode-0"), other)))
         assert [member.address for member in await members(stack)] == [address, other.address]
+
+
+async def test_a_death_that_the_membership_tells_counts_as_one(model_dir: Path) -> None:
+    worker, other = ScriptedWorker("decode-0"), ScriptedWorker("decode-1", script=echo)
+    config = RouterConfig(max_worker_deaths=0)
+    async with serving(model_dir, worker, other, config=config) as stack:
+        first, second = await members(stack)
+        stack.router.follow(Membership(1, (first, second)))
+        answer = asyncio.create_task(collect(stack.client, "x"))
+        await asyncio.to_thread(worker.wait_for_request)
+        # before the router has tried the address: its connection stands yet
+        stack.router.follow(Membership(2, (Member("decode-0"), second)))
+        with pytest.raises(AbortedError) as caught:
+            await answer
+        assert caught.value.reason is Reason.POISON
 
 
 async def test_a_worker_leaves_with_the_membership_and_does_not_return_with_an_old_one(
