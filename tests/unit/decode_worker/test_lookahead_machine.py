@@ -35,7 +35,7 @@ def asked(kind: int) -> tuple[list[int], SamplingParams]:
     draw = random.Random(kind)
     prompt = _BEGINNING[: draw.choice((0, 16, 20))] + draw.choices(range(VOCAB), k=1 + kind * 2)
     options = _OPTIONS[kind % len(_OPTIONS)]
-    return prompt, replace(_PLAIN, seed=kind, **options)  # type: ignore[arg-type]
+    return prompt, replace(_PLAIN, seed=800 + kind, **options)  # type: ignore[arg-type]
 
 
 NUM_KINDS = 2 * len(_OPTIONS)
