@@ -14,7 +14,10 @@ from tests.patience import DEPLOYMENT_S
 
 MODEL = "smollm2-135m"
 # the only folders where the Makefile looks for deployments: to collect all tests takes long
-_DEPLOYMENTS = [Path(__file__).parent / folder for folder in ("served", "clients")]
+_DEPLOYMENTS = [
+    *(Path(__file__).parent / folder for folder in ("served", "clients")),
+    Path(__file__).parents[1] / "faults",
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not item.get_closest_marker("deployment"):
             continue
         if item.path.parent not in _DEPLOYMENTS:
-            raise pytest.UsageError(f"{item.nodeid} starts a deployment: move it to served/")
+            raise pytest.UsageError(f"{item.nodeid} starts a deployment: move it to served/ or faults/")
         if not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(DEPLOYMENT_S))
 
