@@ -33,7 +33,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not item.get_closest_marker("deployment"):
             continue
         if item.path.parent not in _DEPLOYMENTS:
-            raise pytest.UsageError(f"{item.nodeid} starts a deployment: move it to served/ or faults/")
+            raise pytest.UsageError(
+                f"{item.nodeid} starts a deployment: move it to served/ or faults/"
+            )
         if not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(DEPLOYMENT_S))
 
