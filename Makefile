@@ -54,6 +54,7 @@ test-slow: setup  ## tests that take minutes
 test-faults: setup  ## every fault on real processes, and 1,000 simulated plans of faults
 	$(PY) -m pytest -q -m "slow or not slow" tests/simulation
 	$(PY) -m pytest -q -m "faults or not faults" tests/faults
+	$(PY) -m pytest -q -m faults tests/integration/served
 
 chaos: setup  ## ten minutes of random faults on a deployment, every answer compared
 	$(VENV)/bin/pdserve chaos --minutes 10

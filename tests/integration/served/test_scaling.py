@@ -107,6 +107,7 @@ async def _struck_and_back(client: AsyncClient, role: int, number: signal.Signal
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.faults
 async def test_a_dead_prefill_worker_comes_back_and_the_new_one_is_found(
     served_float32: Served,
 ) -> None:
@@ -139,6 +140,7 @@ async def test_the_only_decode_worker_comes_back_and_answers_as_before(
         assert [w.load.kv_bytes > 0 for w in status.workers] == [True, True]
 
 
+@pytest.mark.faults
 async def test_a_decode_worker_that_hangs_is_killed_and_comes_back(served_float32: Served) -> None:
     async with AsyncClient(served_float32.grpc) as client:
         expected = await _answer(client, _PROMPTS[0])

@@ -63,6 +63,7 @@ def free_of(now: dict[str, admin_pb2.WorkerStatus]) -> bool:
     return psutil.wait_procs(left, timeout=STOP_TIMEOUT_S)[1] == []
 
 
+@pytest.mark.faults
 async def test_workers_outlive_the_process_that_started_them(
     model: ModelSource, ray_address: str
 ) -> None:
