@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pdserve.errors import UnavailableError
 from router.workers.link import WorkerLink
 from router.workers.membership import Member, Membership
+from router.workers.view import WorkerState
 
 _POLL_S = 0.02
 
@@ -38,6 +39,13 @@ class Members:
     def find(self, name: str) -> Member | None:
         """Return the member of that name; None if the membership does not list it."""
         return self._membership.find(name)
+
+    def state_of_lost(self, link: WorkerLink) -> WorkerState:
+        """Return the state of a worker without a connection."""
+        member = self.find(link.info.name) if link.info is not None else None
+        if member is None or member.address:
+            return WorkerState.UNREACHABLE
+        return WorkerState.RETIRED if member.retired else WorkerState.RESTARTING
 
     def add(self, addresses: Sequence[str]) -> list[WorkerLink]:
         """Return links to these addresses: those that exist, and new ones that connect."""

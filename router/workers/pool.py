@@ -135,7 +135,8 @@ class WorkerPool:
 
     def is_ready(self) -> bool:
         """Return True if some decode worker can take work now."""
-        return any(view.state is WorkerState.READY for view in self.views() if _decodes(view.info))
+        decoding = (link for link in self._links if link.info is not None and _decodes(link.info))
+        return any(self._state(link) is WorkerState.READY for link in decoding)
 
     def candidates(self, role: Role, keys: PromptKeys, ask: Ask) -> list[Candidate]:
         """Return the workers of a role that can take work now, priced for a prompt of these keys."""
@@ -212,10 +213,9 @@ class WorkerPool:
         return WorkerView(info, load, state, link.address, link.is_connected, note)
 
     def _state(self, link: WorkerLink) -> WorkerState:
-        member = self.member(link.info.name) if link.info is not None else None
-        if not link.is_connected and member is not None and not member.address:
-            return WorkerState.RETIRED if member.retired else WorkerState.RESTARTING
-        if not link.is_connected or link.is_silent:
+        if not link.is_connected:
+            return self._members.state_of_lost(link)
+        if link.is_silent:
             return WorkerState.UNREACHABLE
         is_drained_here = link.info is not None and link.info.name in self._draining
         if is_drained_here or link.load.is_draining:
