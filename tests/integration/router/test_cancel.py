@@ -14,18 +14,6 @@ from pdserve.errors import NotFoundError, Reason, RequestCancelledError, Request
 from tests.integration.support.router_stack import HOST, Stack, collect, routing, serving, text_of
 from tests.integration.support.scripted_worker import ScriptedWorker
 from tests.patience import WITHIN_S, ever_longer
-from tests.unit.router.tiny_tokenizer import write_folder
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture
-def worker() -> ScriptedWorker:
-    """Return a worker that takes requests and never answers by itself."""
-    return ScriptedWorker()
 
 
 @pytest.fixture

@@ -51,6 +51,15 @@ async def health_of(stack: Stack) -> int:
         return status
 
 
+async def serve(worker: ScriptedWorker, port: int = 0) -> tuple[grpc.aio.Server, int]:
+    """Serve a worker as a new process at a port; 0: a free one."""
+    server = grpc.aio.server(options=SERVER_OPTIONS)
+    worker_pb2_grpc.add_WorkerServicer_to_server(WorkerService(worker), server)
+    port = server.add_insecure_port(f"{HOST}:{port}")
+    await server.start()
+    return server, port
+
+
 async def until_states(stack: Stack, *states: int) -> None:
     """Wait until the workers, prefill first, are in these states."""
     await stack.until(lambda status: [w.state for w in status.workers] == list(states))
@@ -96,17 +105,7 @@ async def test_requests_of_a_lost_worker_go_on_at_another(model_dir: Path) -> No
 
 async def test_a_request_waits_for_the_only_worker_to_come_back(model_dir: Path) -> None:
     worker = ScriptedWorker()
-    port = 0
-
-    async def serve() -> grpc.aio.Server:
-        server = grpc.aio.server(options=SERVER_OPTIONS)
-        worker_pb2_grpc.add_WorkerServicer_to_server(WorkerService(worker), server)
-        nonlocal port
-        port = server.add_insecure_port(f"{HOST}:{port}")
-        await server.start()
-        return server
-
-    server = await serve()
+    server, port = await serve(worker)
     async with routing(model_dir, [f"{HOST}:{port}"]) as stack:
         running = asyncio.create_task(collect(stack.client, "x"))
         worker.say(await arrival(worker), "on")
@@ -118,7 +117,7 @@ async def test_a_request_waits_for_the_only_worker_to_come_back(model_dir: Path)
         assert await health_of(stack) == NOT_SERVING
         # a new process has forgotten what the old one had
         worker.info = replace(worker.info, incarnation="second")
-        server = await serve()
+        server, _ = await serve(worker, port)
         later = [await arrival(worker, number) for number in (2, 3)]
         moved = next(request for request in later if request.prior_token_ids)
         worker.say(moved, "ward", 2, ends=True)
@@ -214,25 +213,15 @@ async def test_a_worker_that_comes_back_is_used_again_and_nothing_piles_up(
     model_dir: Path,
 ) -> None:
     worker = ScriptedWorker(script=echo)
-    port = 0
     num_tasks = []
-
-    async def serve() -> grpc.aio.Server:
-        server = grpc.aio.server(options=SERVER_OPTIONS)
-        worker_pb2_grpc.add_WorkerServicer_to_server(WorkerService(worker), server)
-        nonlocal port
-        port = server.add_insecure_port(f"{HOST}:{port}")
-        await server.start()
-        return server
-
-    server = await serve()
+    server, port = await serve(worker)
     async with routing(model_dir, [f"{HOST}:{port}"]) as stack:
         for _ in range(3):
             assert text_of(await collect(stack.client, "back")) == "back"
             num_tasks.append(_count_writers())
             await server.stop(grace=None)
             await until_states(stack, UNREACHABLE)
-            server = await serve()
+            server, _ = await serve(worker, port)
             await until_states(stack, READY)
         await server.stop(grace=None)
     assert num_tasks == [1, 1, 1]
