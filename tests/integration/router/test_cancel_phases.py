@@ -50,7 +50,8 @@ async def undisturbed(rig: Routed) -> list[int]:
 async def queued_in_the_router(rig: Routed, begin: Begin, leave: Leave) -> Account:
     """Leave behind a prompt that fills the window; no worker ever hears of the request."""
     with held_engine(rig.workers.prefill):
-        other = rig.generate(rig.prompt(WINDOW), 1)
+        # of equal priority, a shorter prompt overtakes it if it comes soon enough after it
+        other = rig.generate(rig.prompt(WINDOW), 1, priority=-1)
         await rig.until(lambda: has_mail(rig.workers.prefill), "asked for")
         call = begin(1)
         await rig.in_flight(2)

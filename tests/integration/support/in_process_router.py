@@ -77,11 +77,13 @@ class Routed:
         name: str = "",
         timeout_s: float = WITHIN_S,
         salt: str = "",
+        priority: int = 0,
     ) -> Any:
         """Start a request; return its call, to be read."""
         request = inference_pb2.GenerateRequest(
             request_id=name,
             cache_salt=salt,
+            priority=priority,
             tokens=inference_pb2.TokenPrompt(token_ids=prompt),
             sampling=inference_pb2.SamplingParams(seed=3, temperature=0.8, max_tokens=max_tokens),
         )
