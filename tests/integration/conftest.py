@@ -1,4 +1,4 @@
-"""Deployments of real processes that tests share: two in the whole suite, one at a time."""
+"""Deployments of real processes that tests share: three in the whole suite, one at a time."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,6 +13,9 @@ from tests.integration.support.processes import Served, serving
 from tests.patience import DEPLOYMENT_S
 
 MODEL = "smollm2-135m"
+POISON = 12345  # of 49152 tokens
+# fixtures that share a deployment, in the order in which their users run
+_SHARED = ("served", "served_float32", "served_by_default")
 # the only folders where the Makefile looks for deployments: to collect all tests takes long
 _DEPLOYMENTS = [
     *(Path(__file__).parent / folder for folder in ("served", "clients")),
@@ -23,10 +26,11 @@ _DEPLOYMENTS = [
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the users of each shared deployment together, after all other tests.
 
-    So it lives no longer than needed. Tests that start a deployment get the time for that.
+    So it lives no longer than needed. The test that ends it is the last of them. Tests that start
+    a deployment get the time for that.
     """
     asks = {item: set(getattr(item, "fixturenames", ())) for item in items}
-    items.sort(key=lambda item: ("shared" in asks[item], "served_float32" in asks[item]))
+    items.sort(key=lambda item: _place(item, asks[item]))
     for item in items:
         if "shared" in asks[item]:
             item.add_marker("deployment")
@@ -38,6 +42,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             )
         if not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(DEPLOYMENT_S))
+
+
+def _place(item: pytest.Item, asks: set[str]) -> tuple[int, bool]:
+    shared = [number for number, name in enumerate(_SHARED) if name in asks]
+    return max(shared, default=-1), item.get_closest_marker("ends_shared") is not None
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -61,20 +70,46 @@ def shared() -> Iterator[ExitStack]:
         yield stack
 
 
+def _started(shared: ExitStack, *args: str, **environment: str) -> Served:
+    """Start the next shared deployment of the default model, with more in its environment."""
+    shared.close()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        return shared.enter_context(serving(MODEL, *args))
+
+
 @pytest.fixture(scope="session")
 def served(model: ModelSource, shared: ExitStack) -> Served:
-    """Return 1 prefill and 1 decode worker: bfloat16, KV memory of 6,000 tokens, OpenAI's API."""
-    shared.close()
+    """Return 1 prefill and 1 decode worker: bfloat16, KV memory of 3,000 tokens, OpenAI's API.
+
+    Its end waits ten minutes for running requests.
+    """
     flags = ("--config", "tests/integration/support/small.yaml", "--openai-port", "0")
-    return shared.enter_context(serving(model.name, *flags))
+    return _started(shared, *flags, PDSERVE_DRAIN_TIMEOUT_S="600")
 
 
 @pytest.fixture(scope="session")
 def served_float32(model: ModelSource, shared: ExitStack) -> Served:
     """Return 1 prefill and 1 decode worker in float32, where text does not depend on the batch.
 
-    Every prompt is handed off. Earlier tests may have flipped roles and replaced workers.
+    Every prompt is handed off. A step that runs POISON raises. Earlier tests may have flipped
+    roles and replaced workers.
     """
-    shared.close()
     flags = ("--dtype", "float32", "--policy", "least_loaded")
-    return shared.enter_context(serving(model.name, *flags))
+    return _started(shared, *flags, PDSERVE_FAILPOINTS=f"step_raises_on_token={POISON}")
+
+
+@pytest.fixture(scope="session")
+def state_by_default(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the XDG_STATE_HOME of `served_by_default`, which keeps only its logs."""
+    return tmp_path_factory.mktemp("state-by-default")
+
+
+@pytest.fixture(scope="session")
+def served_by_default(model: ModelSource, shared: ExitStack, state_by_default: Path) -> Served:
+    """Return 1 prefill and 1 decode worker in bfloat16, under the default policy.
+
+    A test may have replaced a worker.
+    """
+    return _started(shared, "--dtype", "bfloat16", XDG_STATE_HOME=str(state_by_default))

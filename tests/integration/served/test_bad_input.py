@@ -12,6 +12,7 @@ from common.engine.weights.resolve import ModelSource
 from pdserve.client import AsyncClient
 from pdserve.errors import InvalidRequestError, NotFoundError, PdserveError, Reason
 from pdserve.v1 import inference_pb2
+from tests.integration.support.commands import run_here
 from tests.integration.support.processes import PDSERVE, Served, run_cli
 from tests.integration.support.waiting import until_nothing_is_held
 from tests.patience import WITHIN_S
@@ -83,7 +84,7 @@ async def test_an_unknown_model_is_not_found(served: Served) -> None:
 def test_generate_prints_text_and_json(served: Served) -> None:
     text = run_cli("generate", "What is the capital of France?", "--address", served.grpc)
     assert (text.returncode, text.stdout.strip()) == (0, "The capital of France is Paris.")
-    answer = run_cli(
+    answer = run_here(
         "generate", "1, 2, 3,", "--raw", "--json", "--max-tokens", "4", "--address", served.grpc
     )
     found = json.loads(answer.stdout)
@@ -93,7 +94,7 @@ def test_generate_prints_text_and_json(served: Served) -> None:
 
 
 def test_status_json_shows_workers_and_router(served: Served) -> None:
-    status = json.loads(run_cli("status", "--json", "--address", served.grpc).stdout)
+    status = json.loads(run_here("status", "--json", "--address", served.grpc).stdout)
     assert status["router"]["requests_in_flight"] == 0
     for worker, role in zip(status["workers"], ("prefill", "decode"), strict=True):
         assert (worker["role"], worker["name"]) == (role, f"{role}-0")
@@ -128,7 +129,7 @@ def test_serve_refuses_what_it_cannot_start_with_in_one_line(
         ([model.name, "--dtype", "int3"], "engine.dtype"),
     ]
     for args, expected in cases:
-        result = run_cli("serve", *args)
+        result = run_here("serve", *args)
         assert result.returncode == 2, (args, result.stderr)
         assert expected in _one_line(result)
 
@@ -146,7 +147,7 @@ def test_a_port_in_use_is_refused_before_anything_starts(model: ModelSource, fla
 
 
 def test_generate_with_no_router_says_so_in_one_line() -> None:
-    result = run_cli("generate", "hello", "--address", "127.0.0.1:1")
+    result = run_here("generate", "hello", "--address", "127.0.0.1:1")
     assert result.returncode == 1
     assert "127.0.0.1:1" in _one_line(result)
 

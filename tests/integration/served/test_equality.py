@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from common.engine.weights.resolve import ModelSource
 from pdserve.client import AsyncClient
 from pdserve.v1 import admin_pb2, inference_pb2
-from tests.integration.support.processes import Served, serving
+from tests.integration.support.processes import Served
 from tests.integration.support.waiting import until_nothing_is_held
+from tests.patience import WITHIN_S
 from tests.unit.common.engine.tiny_models import continue_greedily
-
-pytestmark = pytest.mark.deployment
 
 P, D = admin_pb2.WORKER_ROLE_PREFILL, admin_pb2.WORKER_ROLE_DECODE
 _CONCURRENCY = 16
@@ -33,7 +33,13 @@ _END = 2  # the end token in SmolLM2's vocabulary
 _FILLER = "It was a long day and everyone had something to say about it. "
 
 
-Answer = tuple[list[int], str]
+@dataclass(frozen=True)
+class Answer:
+    """A prompt's continuation, and what the router says of it."""
+
+    token_ids: list[int]
+    text: str
+    finished: inference_pb2.Finished
 
 
 @dataclass(frozen=True)
@@ -69,17 +75,19 @@ class Reference:
     def check(self, answers: list[Answer]) -> None:
         """Check that each token is the likeliest one, up to the end token or max_tokens."""
         longest: dict[str, list[int]] = {}
-        for (token_ids, text), case in zip(answers, CASES, strict=True):
+        for answer, case in zip(answers, CASES, strict=True):
+            token_ids = answer.token_ids
             assert len(token_ids) == case.max_tokens or token_ids[-1] == _END
             assert _END not in token_ids[:-1]
-            assert text == self._tokenizer.decode(token_ids, skip_special_tokens=True)
+            assert answer.text == self._tokenizer.decode(token_ids, skip_special_tokens=True)
             longest[case.prompt] = max(longest.get(case.prompt, []), token_ids, key=len)
         for prompt, token_ids in longest.items():
             self._check_likeliest(prompt, token_ids)
         shortest = min(longest, key=len)  # `generate` takes a second for each
         assert longest[shortest] == self._generate(shortest, len(longest[shortest]))
-        for (token_ids, _), case in zip(answers, CASES, strict=True):
-            assert token_ids == longest[case.prompt][: len(token_ids)], case.prompt
+        for answer, case in zip(answers, CASES, strict=True):
+            whole = longest[case.prompt]
+            assert answer.token_ids == whole[: len(answer.token_ids)], case.prompt
 
     def _generate(self, prompt: str, num_tokens: int) -> list[int]:
         ids = self._tokenizer(prompt)["input_ids"]
@@ -100,45 +108,42 @@ def reference(model: ModelSource) -> Reference:
     return Reference(model.path)
 
 
-async def _answer_all(
-    address: str,
-) -> tuple[list[Answer], dict[int, admin_pb2.WorkerStatus]]:
-    """Return the answers, and each role's worker.
-
-    The load of a worker covers these answers alone.
-    """
+async def _answer_all(client: AsyncClient, salt: str = "") -> list[Answer]:
+    """Return the answers. With another salt no worker has the prompts in its cache."""
     limit = asyncio.Semaphore(_CONCURRENCY)
-    async with AsyncClient(address) as client:
-        before = await until_nothing_is_held(client)
 
-        async def one(case: Case) -> Answer:
-            sampling = inference_pb2.SamplingParams(max_tokens=case.max_tokens)
-            async with limit:
-                parts = [part async for part in client.stream(case.prompt, sampling)]
-            assert [p.index for p in parts if p.token_ids] == list(range(len(parts)))
-            token_ids = [token_id for part in parts for token_id in part.token_ids]
-            return token_ids, "".join(part.text for part in parts)
+    async def one(case: Case) -> Answer:
+        sampling = inference_pb2.SamplingParams(max_tokens=case.max_tokens)
+        async with limit:
+            stream = client.stream(case.prompt, sampling, cache_salt=salt)
+            parts = [part async for part in stream]
+        assert [p.index for p in parts if p.token_ids] == list(range(len(parts)))
+        token_ids = [token_id for part in parts for token_id in part.token_ids]
+        return Answer(token_ids, "".join(part.text for part in parts), parts[-1].finished)
 
-        answers = await asyncio.gather(*(one(case) for case in CASES))
-        return answers, _count_from(before, await until_nothing_is_held(client))
+    return await asyncio.gather(*(one(case) for case in CASES))
 
 
 def _count_from(
     before: admin_pb2.StatusResponse, after: admin_pb2.StatusResponse
-) -> dict[int, admin_pb2.WorkerStatus]:
+) -> list[admin_pb2.WorkerStatus]:
+    """Return the workers, with loads that cover only what ran between the two."""
     for worker, earlier in zip(after.workers, before.workers, strict=True):
         for name in _COUNTERS:
             setattr(worker.load, name, getattr(worker.load, name) - getattr(earlier.load, name))
-    return {worker.role: worker for worker in after.workers}
+    return list(after.workers)
 
 
-def test_prefill_and_decode_processes_together_equal_transformers(
+async def test_prefill_and_decode_processes_together_equal_transformers(
     served_float32: Served, reference: Reference
 ) -> None:
-    answers, workers = asyncio.run(_answer_all(served_float32.grpc))
+    async with AsyncClient(served_float32.grpc) as client:
+        before = await until_nothing_is_held(client)
+        answers = await _answer_all(client)
+        workers = _count_from(before, await until_nothing_is_held(client))
     reference.check(answers)
-    prefill, decode = workers.pop(P), workers.pop(D)
-    assert not workers
+    prefill, decode = sorted(workers, key=lambda worker: worker.role)
+    assert (prefill.role, decode.role) == (P, D)
     # the KV was really transferred: two processes, and decode never ran a prompt token
     assert prefill.pid != decode.pid
     assert decode.load.prefill_tokens == 0
@@ -153,13 +158,29 @@ def test_prefill_and_decode_processes_together_equal_transformers(
     assert decode.load.kv_bytes == num_sent * bytes_per_token
 
 
-def test_a_colocated_decode_worker_equals_transformers_and_stops_when_interrupted(
-    model: ModelSource, reference: Reference
+async def test_colocated_decode_workers_equal_transformers(
+    served_float32: Served, reference: Reference
 ) -> None:
-    flags = ("--dtype", "float32", "--prefill", "0", "--decode", "1")
-    with serving(model.name, *flags, ended_by=signal.SIGINT) as served:
-        answers, workers = asyncio.run(_answer_all(served.grpc))
+    async with AsyncClient(served_float32.grpc) as client, _without_prefill(client):
+        answers = await _answer_all(client, "colocated")
     reference.check(answers)
-    (decode,) = workers.values()
-    assert decode.load.kv_bytes == 0
-    assert decode.load.prefill_tokens > 2000
+    ends = [answer.finished for answer in answers]
+    assert {(end.prefill_worker, end.timings.kv_bytes) for end in ends} == {("", 0)}
+    assert sum(end.usage.prompt_tokens - end.usage.cached_tokens for end in ends) > 2000
+
+
+@asynccontextmanager
+async def _without_prefill(client: AsyncClient) -> AsyncIterator[None]:
+    """Have two decode workers, and afterwards one of each role again."""
+    await _scale(client, 0, 2)
+    try:
+        assert {worker.role for worker in (await client.status()).workers} == {D}
+        yield
+    finally:
+        await until_nothing_is_held(client)
+        await _scale(client, 1, 1)
+
+
+async def _scale(client: AsyncClient, prefill: int, decode: int) -> None:
+    async for _ in client.scale(prefill, decode, drain_timeout_s=WITHIN_S):
+        pass

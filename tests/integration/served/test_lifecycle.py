@@ -1,7 +1,7 @@
 """Start and stop: an interrupted start leaves nothing behind, and the HTTP port tells the truth.
 
-Each `serving` proves that a signal stops a whole deployment: SIGINT in one of test_equality.py,
-SIGTERM in all others.
+Each `serving` proves that a signal stops a whole deployment: SIGINT in one of
+test_model_sources.py, SIGTERM in all others.
 """
 
 import asyncio
@@ -24,8 +24,6 @@ from tests.integration.support.processes import (
     START_TIMEOUT_S,
     STOP_TIMEOUT_S,
     Served,
-    await_ready,
-    ended,
     spawn,
 )
 from tests.patience import WITHIN_S
@@ -71,29 +69,24 @@ def test_a_signal_during_start_up_stops_everything(model: ModelSource, stage: st
         process.communicate()
 
 
-async def test_a_second_signal_ends_the_grace_and_streams_are_told(
-    model: ModelSource, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PDSERVE_DRAIN_TIMEOUT_S", "600")
+@pytest.mark.ends_shared
+async def test_a_second_signal_ends_the_grace_and_streams_are_told(served: Served) -> None:
     endless = SamplingParams(max_tokens=1800, ignore_eos=True)
-    process = spawn(model.name, "--config", "tests/integration/support/small.yaml")
-    with ended(process):
-        served = await asyncio.to_thread(await_ready, process)
-        family = served.family()
-        async with AsyncClient(served.grpc, retries=False) as client:
-            stream = client.stream("Once upon a time", endless)
-            assert (await anext(stream)).index == 0
-            process.send_signal(signal.SIGTERM)
-            assert (await _refusal(client)).reason is Reason.SHUTTING_DOWN
-            await anext(stream)  # goes on within the grace
-            process.send_signal(signal.SIGTERM)
-            with pytest.raises(UnavailableError) as caught:
-                async for _ in stream:
-                    pass
-            assert caught.value.reason is Reason.SHUTTING_DOWN
-        assert await asyncio.to_thread(process.wait, STOP_TIMEOUT_S) == 0
-        _, alive = psutil.wait_procs(family, timeout=STOP_TIMEOUT_S)
-        assert not alive, f"left behind: {alive}"
+    process, family = served.process, served.family()
+    async with AsyncClient(served.grpc, retries=False) as client:
+        stream = client.stream("Once upon a time", endless)
+        assert (await anext(stream)).index == 0
+        process.send_signal(signal.SIGTERM)
+        assert (await _refusal(client)).reason is Reason.SHUTTING_DOWN
+        await anext(stream)  # goes on within the grace
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(UnavailableError) as caught:
+            async for _ in stream:
+                pass
+        assert caught.value.reason is Reason.SHUTTING_DOWN
+    assert await asyncio.to_thread(process.wait, STOP_TIMEOUT_S) == 0
+    _, alive = psutil.wait_procs(family, timeout=STOP_TIMEOUT_S)
+    assert not alive, f"left behind: {alive}"
 
 
 async def _refusal(client: AsyncClient) -> UnavailableError:
@@ -105,13 +98,12 @@ async def _refusal(client: AsyncClient) -> UnavailableError:
             return error
 
 
-def test_a_kill_leaves_nothing_behind(model: ModelSource) -> None:
-    process = spawn(model.name, "--config", "tests/integration/support/small.yaml")
-    with ended(process):
-        family = await_ready(process).family()
-        process.kill()
-        _, alive = psutil.wait_procs(family, timeout=KILLED_WITHIN_S)
-        assert not alive, f"left behind: {alive}"
+@pytest.mark.ends_shared
+def test_a_kill_leaves_nothing_behind(served_by_default: Served) -> None:
+    family = served_by_default.family()
+    served_by_default.process.kill()
+    _, alive = psutil.wait_procs(family, timeout=KILLED_WITHIN_S)
+    assert not alive, f"left behind: {alive}"
 
 
 def _await_line(process: subprocess.Popen[str], text: str) -> None:

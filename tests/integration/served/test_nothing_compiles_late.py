@@ -47,6 +47,7 @@ def compiled(served: Served) -> list[str]:
 def test_the_first_requests_of_every_kind_compile_nothing(served: Served) -> None:
     with pdserve.Client(served.grpc) as client:
         for name, sampling in EVERY_KIND.items():
-            for prompt in (f"{name}: one, two,", f"{name}: {LONG}", f"{name}: one, two, three"):
+            # all long ones but the first find most of their tokens in the caches
+            for prompt in (f"{name}: one, two,", f"{LONG}{name}", f"{name}: one, two, three"):
                 assert client.generate(prompt, sampling).choices[0].token_ids
     assert compiled(served) == []

@@ -5,15 +5,12 @@ import json
 import random
 from pathlib import Path
 
-import pytest
-
-from common.engine.weights.resolve import ModelSource
 from pdserve.client import AsyncClient
 from pdserve.v1 import admin_pb2, inference_pb2
-from tests.integration.support.processes import Served, run_cli, serving
+from tests.integration.support.commands import run_here
+from tests.integration.support.processes import Served
 from tests.patience import WITHIN_S
 
-pytestmark = pytest.mark.deployment
 DRAW = random.Random(5)
 NUM_DECODING = 8
 
@@ -73,7 +70,7 @@ async def _route_all(served: Served) -> None:
 def _check_pictures(served: Served, trace: Path) -> None:
     """Check the waterfall, trace and ledger of requests that ran just now."""
     address = ("--address", served.grpc)
-    shown = run_cli("explain", "long", "short", "--trace", str(trace), *address)
+    shown = run_here("explain", "long", "short", "--trace", str(trace), *address)
     assert shown.returncode == 0, shown.stderr
     for part in ("prefill-0", "chunk 1", "KV 1", "first step", "ui.perfetto.dev"):
         assert part in shown.stdout
@@ -82,29 +79,28 @@ def _check_pictures(served: Served, trace: Path) -> None:
     assert lanes == {"router", "prefill-0", "KV prefill-0 to decode-0", "decode-0"}
     starts = {e["name"]: e["ts"] for e in events if e["name"] in ("long", "short")}
     assert starts["short"] < starts["long"]
-    held = json.loads(run_cli("explain", "--blocks", "--json", *address).stdout)["workers"]
+    held = json.loads(run_here("explain", "--blocks", "--json", *address).stdout)["workers"]
     assert [worker["worker"] for worker in held] == ["prefill-0", "decode-0"]
     for worker in held:
         assert worker["blocks"]["unaccounted"] == worker["num_holders"] == 0
         assert worker["blocks"]["free"] == worker["blocks"]["total"] > 0
-    refused = run_cli("explain", "long", "--trace", str(trace / "below"), *address)
+    refused = run_here("explain", "long", "--trace", str(trace / "below"), *address)
     assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
     assert "cannot be written" in refused.stderr
 
 
 def test_a_short_prompt_runs_where_it_decodes_and_a_long_one_goes_to_the_prefill_worker(
-    model: ModelSource, tmp_path: Path
+    served_by_default: Served, tmp_path: Path
 ) -> None:
-    with serving(model.name, "--prefill", "1", "--decode", "1") as served:
-        asyncio.run(_route_all(served))
-        for name, prefill_worker in (("short", ""), ("long", "prefill-0")):
-            result = run_cli("explain", name, "--json", "--address", served.grpc)
-            answer = json.loads(result.stdout)
-            totals = [route["total_us"] for route in answer["routes"]]
-            assert len(totals) == 2
-            assert totals[0] == min(totals)
-            assert answer["routes"][0]["prefill_worker"] == prefill_worker
-            assert answer["finished"][0]["prefill_worker"] == prefill_worker
-        _check_pictures(served, tmp_path / "trace.json")
-        unknown = run_cli("explain", "never", "--address", served.grpc)
-        assert (unknown.returncode, "never" in unknown.stderr) == (1, True)
+    asyncio.run(_route_all(served_by_default))
+    for name, prefill_worker in (("short", ""), ("long", "prefill-0")):
+        result = run_here("explain", name, "--json", "--address", served_by_default.grpc)
+        answer = json.loads(result.stdout)
+        totals = [route["total_us"] for route in answer["routes"]]
+        assert len(totals) == 2
+        assert totals[0] == min(totals)
+        assert answer["routes"][0]["prefill_worker"] == prefill_worker
+        assert answer["finished"][0]["prefill_worker"] == prefill_worker
+    _check_pictures(served_by_default, tmp_path / "trace.json")
+    unknown = run_here("explain", "never", "--address", served_by_default.grpc)
+    assert (unknown.returncode, "never" in unknown.stderr) == (1, True)

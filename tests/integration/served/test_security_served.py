@@ -20,6 +20,7 @@ from pdserve.client import AsyncClient
 from pdserve.errors import InvalidRequestError, Reason, RequestError
 from pdserve.v1 import inference_pb2
 from tests.certificates import Authority
+from tests.integration.support.commands import run_here
 from tests.integration.support.guarded_router import ACME, OPS, Metadata, bearer, issue, outcome
 from tests.integration.support.processes import Served, run_cli, serving
 from tests.integration.support.router_stack import HOST
@@ -85,10 +86,10 @@ def test_commands_reach_it_with_a_token_and_fail_in_one_line_without(
     guarded: Guarded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = ["generate", "Hi", "--max-tokens", "2"]
-    ended = run_cli(*asked, *guarded.flags(None))
+    ended = run_here(*asked, *guarded.flags(None))
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
     assert "authorization" in ended.stderr
-    ended = run_cli("status", *guarded.flags("acme"))
+    ended = run_here("status", *guarded.flags("acme"))
     assert (ended.returncode, "for admins" in ended.stderr) == (1, True)
     monkeypatch.setenv("PDSERVE_TOKEN", guarded.tokens["acme"])
     ended = run_cli(*asked, *guarded.flags(None))
@@ -241,7 +242,7 @@ def test_a_router_beyond_loopback_is_refused_before_anything_starts() -> None:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
-    ended = run_cli("serve", "--grpc-host", "0.0.0.0", "--grpc-port", str(port))
+    ended = run_here("serve", "--grpc-host", "0.0.0.0", "--grpc-port", str(port))
     assert (ended.returncode, ended.stdout) == (2, "")
     (line,) = [line for line in ended.stderr.splitlines() if line.strip()]
     assert "--insecure" in line

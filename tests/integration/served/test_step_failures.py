@@ -5,15 +5,13 @@ import random
 
 import pytest
 
-from common.engine.weights.resolve import ModelSource
 from pdserve.client import AsyncClient
 from pdserve.errors import InternalError, Reason
 from pdserve.v1 import inference_pb2
-from tests.integration.support.processes import serving
+from tests.integration.conftest import POISON
+from tests.integration.support.processes import Served
 from tests.integration.support.waiting import until_nothing_is_held
 
-pytestmark = [pytest.mark.deployment, pytest.mark.timeout(300)]
-POISON = 12345  # of 49152 tokens
 DRAW = random.Random(2)
 PROMPTS = [[DRAW.randrange(100, 12_000) for _ in range(20 + 15 * i)] for i in range(4)]
 GREEDY = inference_pb2.SamplingParams(max_tokens=12, ignore_eos=True)
@@ -62,9 +60,5 @@ async def _ask(grpc_address: str) -> None:
     assert processes[0] == processes[1]
 
 
-def test_the_request_ends_and_no_process_does(
-    model: ModelSource, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PDSERVE_FAILPOINTS", f"step_raises_on_token={POISON}")
-    with serving(model.name, "--dtype", "float32", "--policy", "least_loaded") as served:
-        asyncio.run(_ask(served.grpc))
+def test_the_request_ends_and_no_process_does(served_float32: Served) -> None:
+    asyncio.run(_ask(served_float32.grpc))

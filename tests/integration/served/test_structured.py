@@ -11,7 +11,8 @@ import pytest
 from pdserve.client import AsyncClient
 from pdserve.errors import InvalidRequestError, Reason
 from pdserve.v1 import inference_pb2
-from tests.integration.support.processes import Served, run_cli
+from tests.integration.support.commands import run_here
+from tests.integration.support.processes import Served
 from tests.integration.support.waiting import until_nothing_is_held
 
 Form = inference_pb2.StructuredOutput
@@ -162,12 +163,12 @@ def test_generate_prints_what_was_asked_for(served: Served, tmp_path: Path) -> N
     schema.write_text(json.dumps(SCHEMAS["person"]))
     grammar.write_text('start: "a" start | "b"')
     common = ("generate", "Describe a person.", "--address", served.grpc, "--max-tokens", "200")
-    result = run_cli(*common, "--schema", str(schema))
+    result = run_here(*common, "--schema", str(schema))
     assert result.returncode == 0, result.stderr
     jsonschema.validate(json.loads(result.stdout), SCHEMAS["person"])
-    assert re.fullmatch("[0-9]{3}", run_cli(*common, "--regex", "[0-9]{3}").stdout.strip())
-    assert re.fullmatch("a*b", run_cli(*common, "--grammar", str(grammar)).stdout.strip())
-    chosen = run_cli(*common, "--choice", "red", "--choice", "green").stdout.strip()
+    assert re.fullmatch("[0-9]{3}", run_here(*common, "--regex", "[0-9]{3}").stdout.strip())
+    assert re.fullmatch("a*b", run_here(*common, "--grammar", str(grammar)).stdout.strip())
+    chosen = run_here(*common, "--choice", "red", "--choice", "green").stdout.strip()
     assert chosen in ("red", "green")
 
 
@@ -178,7 +179,7 @@ def test_generate_refuses_forms_in_one_line(tmp_path: Path) -> None:
         (("--schema", str(tmp_path / "none.json")), "--schema"),
         (("--grammar", str(tmp_path / "bytes")), "--grammar"),
     ):
-        result = run_cli("generate", "hello", *options)
+        result = run_here("generate", "hello", *options)
         assert result.returncode == 2
         (line,) = result.stderr.strip().splitlines()
         assert expected in line

@@ -12,18 +12,17 @@ import pytest
 from common.engine.weights.resolve import ModelSource
 from common.telemetry.log_files import newest_of, tail
 from pdserve.client import AsyncClient
-from tests.integration.support.processes import START_TIMEOUT_S, Served, run_cli, serving, spawn
+from tests.integration.support.processes import START_TIMEOUT_S, Served, run_cli, spawn
 
-pytestmark = [pytest.mark.deployment, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.deployment
 
 REASON_TIMEOUT_S = 150.0
 
 
-@pytest.fixture
-def logs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Return the log folder of this test's workers."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    return tmp_path / "pdserve" / "logs" / "pdserve"
+def logs_in(state: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the log folder of workers, and have commands look there too."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(state))
+    return state / "pdserve" / "logs" / "pdserve"
 
 
 def written_by(worker: str, logs: Path) -> str:
@@ -32,8 +31,9 @@ def written_by(worker: str, logs: Path) -> str:
 
 
 def test_an_abort_at_the_start_is_one_line_and_code_1(
-    model: ModelSource, logs: Path, monkeypatch: pytest.MonkeyPatch
+    model: ModelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    logs = logs_in(tmp_path, monkeypatch)
     monkeypatch.setenv("PDSERVE_FAILPOINTS", "abort_at_start=decode")
     process = spawn(model.name)
     try:
@@ -52,35 +52,35 @@ def test_an_abort_at_the_start_is_one_line_and_code_1(
     assert "worker_ready" not in written_by("prefill-0", logs)
 
 
-async def test_a_death_later_is_logged_with_its_reason(model: ModelSource, logs: Path) -> None:
-    with serving(model.name, "--config", "tests/integration/support/small.yaml") as served:
-        async with AsyncClient(served.grpc) as client:
-            pids = {worker.name: worker.pid for worker in (await client.status()).workers}
-        assert "worker_ready" in written_by("prefill-0", logs)
-        os.kill(pids["prefill-0"], signal.SIGKILL)
-        before, died = await_event(served, "worker_died")
-        assert (died["worker"], died["log"]) == ("prefill-0", "`pdserve logs prefill-0`")
-        assert died["reason"] == "worker prefill-0 died (SIGKILL)"
-        assert "memory" in died["remedy"]
-        for name in pids:
-            assert [line for line in before if line.startswith(f"{name}: loading weights took ")]
-        # it is started again, once, under its name, and says nothing else here
-        between, back = await_event(served, "worker_back")
-        assert (back["worker"], [line for line in between if '"worker_died"' in line]) == (
-            "prefill-0",
-            [],
-        )
-        listed = run_cli("logs", "--plain").stdout
-        states = dict(line.split()[:2] for line in listed.splitlines() if ".log" in line)
-        assert states == {"decode-0": "runs", "prefill-0": "runs"}
-        stdout = served.process.stdout
-        assert stdout is not None
-        assert stdout.readline().startswith(
-            "bfloat16: "
-        )  # the rest of its output when it was ready
-        os.set_blocking(stdout.fileno(), False)
-        with pytest.raises(BlockingIOError):  # no output
-            os.read(stdout.fileno(), 1)
+async def test_a_death_later_is_logged_with_its_reason(
+    served_by_default: Served, state_by_default: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = logs_in(state_by_default, monkeypatch)
+    async with AsyncClient(served_by_default.grpc) as client:
+        pids = {worker.name: worker.pid for worker in (await client.status()).workers}
+    assert "worker_ready" in written_by("prefill-0", logs)
+    os.kill(pids["prefill-0"], signal.SIGKILL)
+    before, died = await_event(served_by_default, "worker_died")
+    assert (died["worker"], died["log"]) == ("prefill-0", "`pdserve logs prefill-0`")
+    assert died["reason"] == "worker prefill-0 died (SIGKILL)"
+    assert "memory" in died["remedy"]
+    for name in pids:
+        assert [line for line in before if line.startswith(f"{name}: loading weights took ")]
+    # it is started again, once, under its name, and says nothing else here
+    between, back = await_event(served_by_default, "worker_back")
+    assert (back["worker"], [line for line in between if '"worker_died"' in line]) == (
+        "prefill-0",
+        [],
+    )
+    listed = run_cli("logs", "--plain").stdout
+    states = dict(line.split()[:2] for line in listed.splitlines() if ".log" in line)
+    assert states == {"decode-0": "runs", "prefill-0": "runs"}
+    stdout = served_by_default.process.stdout
+    assert stdout is not None
+    assert stdout.readline().startswith("bfloat16: ")  # the rest of its output when it was ready
+    os.set_blocking(stdout.fileno(), False)
+    with pytest.raises(BlockingIOError):  # no output
+        os.read(stdout.fileno(), 1)
 
 
 def await_event(served: Served, event: str) -> tuple[list[str], dict[str, Any]]:
