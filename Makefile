@@ -61,12 +61,17 @@ chaos: setup  ## ten minutes of random faults on a deployment, every answer comp
 
 # client libraries and load tools, each in an environment of its own
 CLIENTS := $(VENV)/clients
-INSTALLED := $(patsubst %,$(CLIENTS)/%/.installed,libraries aiperf guidellm javascript)
+INSTALLED := $(patsubst %,$(CLIENTS)/%/.installed,libraries aiperf guidellm inference-perf javascript)
+PYTHON312 ?= python3.12
 
 $(CLIENTS)/%/.installed: tests/integration/clients/tools/%.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install -q -r $<
 	touch $@
+
+# it runs on no older Python; without one its tests are skipped
+$(CLIENTS)/inference-perf/.installed: tests/integration/clients/tools/inference-perf.txt
+	if $(PYTHON312) --version; then $(PYTHON312) -m venv $(@D) && $(@D)/bin/python -m pip install -q -r $< && touch $@; fi
 
 $(CLIENTS)/javascript/.installed: tests/integration/clients/javascript/package.json
 	mkdir -p $(@D) && cp $< $(@D)

@@ -47,6 +47,14 @@ Policy = Annotated[
     str | None,
     setting("router.policy", "Choice of workers: cost, least_loaded, round_robin, local"),
 ]
+SharePorts = Annotated[
+    bool | None,
+    setting(
+        "router.share_ports",
+        "Let other routers of this machine have the same gRPC and OpenAI ports",
+        "--share-ports",
+    ),
+]
 GenerationConfig = Annotated[
     str | None,
     setting("router.generation_config", "auto: sample as the model's makers want by default; off"),

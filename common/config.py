@@ -141,6 +141,10 @@ class RouterConfig(_Frozen):
     watchdog_s: float = Field(
         20.0, gt=0, description="No answer, or no step with work, for so long: killed and restarted"
     )
+    share_ports: bool = Field(
+        False,
+        description="Let other routers of this machine listen on the same gRPC and OpenAI ports",
+    )
     slow_client_s: float = Field(
         10.0, gt=0, description="The longest that a client may not take a message"
     )

@@ -153,13 +153,10 @@ def _make_security(config: ServeConfig) -> ServerSecurity:
     """Find out what can be refused before anything starts. Raises SetupError."""
     security = ServerSecurity(config.security)
     security.check(config.grpc_host)
-    ports = (
-        ("grpc_port", config.grpc_port),
-        ("http_port", config.http_port),
-        ("openai_port", config.openai_port or 0),
-    )
-    for key, port in ports:
-        check_port(config.grpc_host, key, port)
+    host, is_shared = config.grpc_host, config.router.share_ports
+    check_port(host, "grpc_port", config.grpc_port, is_shared=is_shared)
+    check_port(host, "openai_port", config.openai_port or 0, is_shared=is_shared)
+    check_port(host, "http_port", config.http_port)
     return security
 
 

@@ -22,7 +22,7 @@ from grpc_reflection.v1alpha import reflection
 from common.config import RouterConfig, SecurityConfig
 from common.engine.weights.folder import read_eos_token_ids
 from common.messages import Role, WorkerInfo
-from common.rpc.channel import SERVER_OPTIONS
+from common.rpc.channel import SERVER_OPTIONS, SHARING_SERVER_OPTIONS
 from common.uninterrupted import uninterrupted
 from pdserve.errors import SetupError
 from pdserve.v1 import admin_pb2_grpc, inference_pb2_grpc
@@ -39,7 +39,7 @@ from router.edge.health import HealthReport
 from router.edge.http import HttpServer
 from router.edge.inference import InferenceService
 from router.edge.openai.app import OpenAiPages
-from router.edge.openai.server import OpenAiServer
+from router.edge.openai.server import OpenAiServer, listen
 from router.edge.resume import Resumables
 from router.edge.router_state import RouterState
 from router.intake.generation_config import choose_sampling_defaults
@@ -103,9 +103,8 @@ class Router:
         self._metrics = RouterMetrics(model, self._admission, self._pool.views)
         self._services = [*_SERVICES]
         self._health = HealthReport(self._state.can_serve, self._services)
-        self._server = grpc.aio.server(
-            interceptors=self._security.interceptors(), options=SERVER_OPTIONS
-        )
+        options = SHARING_SERVER_OPTIONS if config.share_ports else SERVER_OPTIONS
+        self._server = grpc.aio.server(interceptors=self._security.interceptors(), options=options)
         self._openai_pages: OpenAiPages | None = None
         self._openai: OpenAiServer | None = None
         self._watching: list[asyncio.Task[None]] = []
@@ -136,8 +135,8 @@ class Router:
         """Serve OpenAI's HTTP API, once the router has started; returns its port. Raises SetupError."""
         if self._openai_pages is None:
             raise SetupError("the router has not started")
-        certificate = self._security.tls_context()
-        self._openai = OpenAiServer(self._openai_pages.app(), host, port, certificate)
+        bound = listen(host, port, is_shared=self._config.share_ports)
+        self._openai = OpenAiServer(self._openai_pages.app(), bound, self._security.tls_context())
         await self._openai.start()
         return self._openai.port
 

@@ -15,12 +15,17 @@ from pdserve.errors import SetupError
 _TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 
 
-def check_port(host: str, key: str, port: int) -> None:
-    """Raise SetupError, naming the setting, when the port cannot be bound now; 0 is always free."""
+def check_port(host: str, key: str, port: int, *, is_shared: bool = False) -> None:
+    """Raise SetupError, naming the setting, when the port cannot be bound now; 0 is always free.
+
+    With `is_shared`, others may have it that share it too.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         # as servers do: a port in TIME_WAIT is free, one with a listener is not
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_shared:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
