@@ -116,7 +116,7 @@ async def _routing(
         config.router_settings,
         DeploymentFleet(site.supervisor),
         security,
-        facts.cluster_token,
+        facts.access.router,
     )
     try:
         grpc_port = await router.start(
