@@ -41,6 +41,11 @@ class WorkerAccess:
     token: str = field(default="", repr=False)  # "": workers serve whoever connects
     certificates: Certificates | None = None
 
+    def check(self) -> None:
+        """Raise SetupError if it names files that are unfit on this machine."""
+        if isinstance(self.certificates, PemFiles):
+            self.certificates.read()
+
 
 OPEN = WorkerAccess()
 

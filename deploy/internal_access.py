@@ -27,14 +27,14 @@ class DeploymentAccess:
 def new_access(config: ServeConfig) -> DeploymentAccess:
     """Return a new token, and certificates where TLS is on. Raises SetupError if given files are unfit."""
     token = secrets.token_urlsafe(32)
-    worker, router = _certificates(config)
-    return DeploymentAccess(WorkerAccess(token, worker), WorkerAccess(token, router))
+    worker, router = (WorkerAccess(token, shown) for shown in _certificates(config))
+    worker.check()  # unfit files are refused before anything starts
+    return DeploymentAccess(worker, router)
 
 
 def _certificates(config: ServeConfig) -> tuple[Certificates | None, Certificates | None]:
     if config.security.internal_tls == "files":
         files = _files(config.security)
-        files.read()  # unfit ones are refused before anything starts
         return files, files
     # workers of a private Ray listen on loopback, where nobody else can listen in
     is_local = config.ray_address is None

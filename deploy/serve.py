@@ -109,6 +109,7 @@ async def _routing(
 ) -> AsyncIterator[Endpoints]:
     """Run a router that follows the supervisor."""
     config, facts, feed = site.config, site.facts, None
+    facts.access.router.check()
     router = Router(
         facts.model_name,
         site.model_dir,
