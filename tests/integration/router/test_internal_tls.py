@@ -12,7 +12,7 @@ from common.certificates import OPEN, PemFiles, Pems, WorkerAccess
 from common.config import RouterConfig, SecurityConfig, WorkerSpec
 from common.rpc.internal_tls import NAME, open_channel
 from common.rpc.worker_host import WorkerHost
-from deploy.internal_access import make_pair
+from deploy.internal_access import make_certificates
 from pdserve.client import AsyncClient
 from pdserve.errors import UnavailableError, UntrustedWorkerError
 from pdserve.v1 import inference_pb2
@@ -41,12 +41,12 @@ class Side:
 
 @pytest.fixture(scope="module")
 def ours() -> Side:
-    return Side(*make_pair())
+    return Side(*make_certificates())
 
 
 @pytest.fixture(scope="module")
 def theirs() -> Side:
-    return Side(*make_pair())
+    return Side(*make_certificates())
 
 
 @pytest.fixture(scope="module")

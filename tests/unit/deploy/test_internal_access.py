@@ -9,7 +9,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from common.certificates import PemFiles, Pems
 from common.config import SecurityConfig, ServeConfig
 from common.rpc.internal_tls import NAME
-from deploy.internal_access import make_pair, new_access
+from deploy.internal_access import make_certificates, new_access
 from pdserve.errors import SetupError
 from tests.certificates import Authority
 
@@ -31,8 +31,8 @@ def test_a_cluster_has_them_and_loopback_does_not() -> None:
 
 
 def test_each_deployment_has_an_authority_of_its_own_and_two_kinds_of_certificates() -> None:
-    worker, router = make_pair()
-    other, _ = make_pair()
+    worker, router = make_certificates()
+    other, _ = make_certificates()
     assert worker.authority == router.authority != other.authority
     usages = []
     for pems in (worker, router):
