@@ -11,7 +11,7 @@ import typer
 from pdserve.errors import SetupError
 
 # of the extra's packages, one from each of its parts; looked for, not imported
-_PACKAGES = ("pydantic_settings", "structlog", "psutil", "starlette", "ray", "torch", "transformers")
+_PACKAGES = ("torch", "ray", "transformers", "pydantic_settings", "structlog", "starlette", "psutil")
 _INSTALL = "pip install 'pdserve[serve]'"
 _NAMES = ("serve", "router", "demo", "chaos", "doctor", "logs", "config", "model")
 _ANY_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
