@@ -41,7 +41,7 @@ def _packages(*roots: str) -> list[str]:
 
 
 setup(
-    packages=[*_packages("pdserve"), HOME, *(f"{HOME}.{name}" for name in _packages(*SERVER))],
+    packages=[*_packages("pdserve"), *(f"{HOME}.{name}" for name in _packages(*SERVER))],
     package_dir={f"{HOME}.{name}": name for name in SERVER},
     cmdclass={"build_py": BuildPy},
 )

@@ -11,7 +11,15 @@ import typer
 from pdserve.errors import SetupError
 
 # of the extra's packages, one from each of its parts; looked for, not imported
-_PACKAGES = ("torch", "ray", "transformers", "pydantic_settings", "structlog", "starlette", "psutil")
+_PACKAGES = (
+    "torch",
+    "ray",
+    "transformers",
+    "pydantic_settings",
+    "structlog",
+    "starlette",
+    "psutil",
+)
 _INSTALL = "pip install 'pdserve[serve]'"
 _NAMES = ("serve", "router", "demo", "chaos", "doctor", "logs", "config", "model")
 _ANY_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -48,6 +56,8 @@ def _add_installed(app: typer.Typer) -> None:
 
 def _refusal(name: str, missing: str) -> Callable[[], None]:
     def refuse() -> None:
-        raise SetupError(f"`pdserve {name}` needs the server, and {missing} is not installed", _INSTALL)
+        raise SetupError(
+            f"`pdserve {name}` needs the server, and {missing} is not installed", _INSTALL
+        )
 
     return refuse

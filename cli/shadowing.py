@@ -37,7 +37,9 @@ def foreign_files(folder: Path) -> list[Path]:
 
     Ray's workers are such processes: they look in the folder in which the server was started.
     """
-    named = (path for name in OURS for path in (folder / name / "__init__.py", folder / f"{name}.py"))
+    named = (
+        path for name in OURS for path in (folder / name / "__init__.py", folder / f"{name}.py")
+    )
     return [path for path in named if path.is_file() and HOME not in path.resolve().parents]
 
 

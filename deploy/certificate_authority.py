@@ -1,5 +1,6 @@
 """An authority that issues the certificates of one deployment, for routers and workers."""
 
+import secrets
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
@@ -22,7 +23,7 @@ class CertificateAuthority:
 
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = _named("pdserve deployment")
+        self._name = _named(f"pdserve deployment {secrets.token_hex(8)}")
         is_authority = x509.BasicConstraints(ca=True, path_length=0)
         self._pem = self._sign(self._name, self._key.public_key(), is_authority)
 

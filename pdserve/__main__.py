@@ -1,7 +1,7 @@
 """Entry point of the script `pdserve`, and of `python -m pdserve`.
 
-The program is the package `cli`, which a wheel has as `pdserve._server.cli`. Both are named in text, since this
-library imports nothing of the server.
+The program is the package `cli`, which a wheel has as `pdserve._server.cli`. Both are named in
+text, since this library imports nothing of the server.
 """
 
 import importlib

@@ -16,7 +16,12 @@ from pdserve.errors import SetupError
 
 NAME = "worker.pdserve.internal"
 # gRPC's words where the other side of a handshake is none of ours, or speaks no TLS
-_UNTRUSTED = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification", "WRONG_VERSION_NUMBER")
+_UNTRUSTED = (
+    "CERTIFICATE_VERIFY_FAILED",
+    "certificate signature failure",  # of another authority that has the same name
+    "Hostname Verification",
+    "WRONG_VERSION_NUMBER",
+)
 _log = get_logger()
 
 

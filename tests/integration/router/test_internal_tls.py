@@ -10,7 +10,7 @@ import pytest
 
 from common.certificates import OPEN, PemFiles, Pems, WorkerAccess
 from common.config import RouterConfig, SecurityConfig, WorkerSpec
-from common.rpc.internal_tls import NAME, open_channel
+from common.rpc.internal_tls import NAME, is_untrusted, open_channel
 from common.rpc.worker_host import WorkerHost
 from deploy.internal_access import make_certificates
 from pdserve.client import AsyncClient
@@ -82,20 +82,30 @@ async def test_tokens_flow_between_a_deployments_own(model_dir: Path, ours: Side
 
 @pytest.mark.parametrize("is_plain", [False, True], ids=["another authority's", "a plain one"])
 async def test_a_router_refuses_a_worker_that_is_not_of_its_deployment(
-    model_dir: Path, address: str, theirs: Side, is_plain: bool
+    model_dir: Path, ours: Side, theirs: Side, is_plain: bool
 ) -> None:
-    plain = WorkerHost(ScriptedWorker(), HOST)
-    asked = plain.start() if is_plain else address
-    access = WorkerAccess(TOKEN, theirs.router)
-    router = Router("tiny", model_dir, [asked], RouterConfig(), access=access)
+    shown = OPEN if is_plain else WorkerAccess(TOKEN, theirs.worker)
+    stranger = WorkerHost(ScriptedWorker(), HOST, shown)
+    address = stranger.start()
+    access = WorkerAccess(TOKEN, ours.router)
+    router = Router("tiny", model_dir, [address], RouterConfig(), access=access)
     with pytest.raises(UntrustedWorkerError) as caught:
         await router.start(HOST, 0, 0, timeout_s=WITHIN_S)
     assert str(caught.value) == (
-        f"the worker at {asked} shows no certificate of this deployment. "
+        f"the worker at {address} shows no certificate of this deployment. "
         "give routers and workers of a deployment the same security.internal_* settings"
     )
     await router.stop(0.0)
-    await asyncio.to_thread(plain.stop, WITHIN_S)
+    await asyncio.to_thread(stranger.stop, WITHIN_S)
+
+
+@pytest.mark.parametrize(
+    "words", ["certificate signature failure: OK", "CERTIFICATE_VERIFY_FAILED"]
+)
+def test_grpcs_words_for_a_foreign_certificate_are_known(words: str) -> None:
+    """Authorities of one name, and of two."""
+    assert is_untrusted(f"last error: Tls handshake failed (TSI_PROTOCOL_FAILURE): {words}")
+    assert not is_untrusted("failed to connect to all addresses; last error: Connection refused")
 
 
 @pytest.mark.parametrize("shown", ["none", "another's", "a worker's", "no TLS"])
@@ -114,7 +124,8 @@ async def test_a_worker_answers_nobody_without_a_routers_certificate(
         "no TLS": lambda: open_channel(address, None),
     }
     async with channels[shown]() as channel:
-        code, reason = await outcome(channel, CONNECT, bearer(TOKEN))
+        # as one message: an aio call that streams may be CancelledError when its connection is closed
+        code, reason = await outcome(channel, (CONNECT[0], False), bearer(TOKEN))
     assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, "")
     async with open_channel(address, ours.router) as channel:  # the worker serves on
         code, _ = await outcome(channel, CONNECT, bearer("another token"))
