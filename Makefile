@@ -1,4 +1,4 @@
-# Everything runs in .venv, which is made on first use and rebuilt only when pyproject.toml or constraints.txt change.
+# Everything runs in .venv, which is made on first use and rebuilt only when pyproject.toml, setup.py or constraints.txt change.
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
@@ -13,7 +13,7 @@ QUICK  := not slow and not gpu and not clients and not faults
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml setup.py constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q -c constraints.txt torch
 	$(PY) -m pip install -q -c constraints.txt -e ".[dev]" --config-settings editable_mode=compat

@@ -13,6 +13,7 @@ from rich.text import Text
 from cli.demo_prompts import PROMPTS, DemoPrompt
 from cli.model import progress_bars
 from cli.requests import Answer, as_chat, ask
+from cli.serve import check_folder
 from cli.start_lines import start_lines
 from cli.waterfall import waterfall_table
 from common.cache_dir import default_cache_dir
@@ -55,6 +56,7 @@ class _Lane:
 
 def command() -> None:
     """Show the whole system at work on this machine: prefill, hand-off, decode, live."""
+    check_folder()
     configure_logs("warning", process="demo")
     with progress_bars() as progress:
         source = resolve_model(DEFAULT_ALIAS, default_cache_dir(), progress)

@@ -13,6 +13,8 @@ from pydantic import (
     model_validator,
 )
 
+from common.certificates import Certificates, WorkerAccess
+
 StoredDtype = Literal["float32", "bfloat16", "float16"]
 Dtype = Literal["auto", StoredDtype]
 Backend = Literal["auto", "cpu", "flash", "reference"]
@@ -169,9 +171,19 @@ class SecurityConfig(_Frozen):
         None, description="Clients need a certificate of this authority, PEM"
     )
     insecure: bool = Field(False, description="Listen beyond loopback without access_file")
+    internal_tls: Literal["auto", "files", "off"] = Field(
+        "auto", description="Between routers and workers; auto: on a cluster, certificates are made"
+    )
+    internal_cert_file: Path | None = Field(None, description="files: certificate chain, PEM")
+    internal_key_file: Path | None = Field(None, description="files: its private key, PEM")
+    internal_ca_file: Path | None = Field(None, description="files: the authority of both, PEM")
 
     @model_validator(mode="after")
     def _check_files_belong_together(self) -> Self:
+        internal = (self.internal_cert_file, self.internal_key_file, self.internal_ca_file)
+        if (self.internal_tls == "files") != any(internal) or any(internal) != all(internal):
+            names = "internal_cert_file, internal_key_file and internal_ca_file"
+            raise ValueError(f"internal_tls: files and {names} need each other")
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
             raise ValueError("tls_cert_file and tls_key_file need each other")
         if self.tls_client_ca_file and not (self.tls_cert_file and self.access_file):
@@ -225,5 +237,11 @@ class WorkerSpec(_Frozen):
     cores: tuple[int, ...] = ()
     log_file: Path | None = Field(None, description="Unset: output stays where the process has it")
     cluster_token: SecretStr = Field(SecretStr(""), description="Empty: whoever connects is served")
+    certificates: Certificates | None = Field(None, exclude=True, repr=False)
     engine: EngineConfig = EngineConfig()
     transfer: TransferConfig = TransferConfig()
+
+    @property
+    def access(self) -> WorkerAccess:
+        """What routers must show this worker, and it shows them."""
+        return WorkerAccess(self.cluster_token.get_secret_value(), self.certificates)

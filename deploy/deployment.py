@@ -13,6 +13,7 @@ from ray.exceptions import ActorAlreadyExistsError, RayError
 from common.config import ServeConfig
 from common.machine import read_cores
 from common.messages import Role
+from deploy.internal_access import new_access
 from deploy.placement import Share, share_cores
 from deploy.ray_session import kill_ray, lost_process, start_ray, stop_ray
 from deploy.remote_supervisor import RemoteSupervisor, find_supervisor, progress_of, result_of_call
@@ -34,11 +35,11 @@ class Deployment:
     """
 
     def __init__(self, config: ServeConfig, model_name: str, model_dir: Path) -> None:
+        """Prepare, and start nothing. Raises SetupError."""
         self._config = config
         self._owner = secrets.token_hex(8)
-        token = secrets.token_urlsafe(32)  # workers demand it from routers
         key = f"{config.namespace}:{self._owner}"
-        self.facts = Facts(config, model_name, model_dir, token, key)
+        self.facts = Facts(config, model_name, model_dir, new_access(config), key)
         self._supervisor: RemoteSupervisor | None = None
         self._is_aborted = threading.Event()
         self._has_started = False

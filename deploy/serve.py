@@ -109,6 +109,7 @@ async def _routing(
 ) -> AsyncIterator[Endpoints]:
     """Run a router that follows the supervisor."""
     config, facts, feed = site.config, site.facts, None
+    facts.access.router.check()
     router = Router(
         facts.model_name,
         site.model_dir,
@@ -116,7 +117,7 @@ async def _routing(
         config.router_settings,
         DeploymentFleet(site.supervisor),
         security,
-        facts.cluster_token,
+        facts.access.router,
     )
     try:
         grpc_port = await router.start(

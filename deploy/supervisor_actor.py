@@ -17,6 +17,7 @@ import ray
 from common.config import ServeConfig
 from common.messages import Role
 from common.telemetry.logs import configure_logs
+from deploy.internal_access import DeploymentAccess
 from deploy.news import News
 from deploy.placement import Share
 from deploy.supervisor import Supervisor
@@ -45,7 +46,7 @@ class Facts:
     config: ServeConfig
     model_name: str
     model_dir: Path
-    cluster_token: str
+    access: DeploymentAccess
     key: str
 
 
@@ -82,7 +83,7 @@ class SupervisorActor:
         configure_logs(process=SUPERVISOR)
         self._facts = facts
         self._report = _Recorded()
-        specs = WorkerSpecs(facts.config, facts.model_name, facts.model_dir, facts.cluster_token)
+        specs = WorkerSpecs(facts.config, facts.model_name, facts.model_dir, facts.access.worker)
         self._supervisor = Supervisor(facts.config, specs, WantedStore(facts.key))
         self._owner = owner  # the `pdserve serve` whose end ends the deployment
         self._owner_heard_s = time.monotonic()

@@ -83,8 +83,7 @@ class WorkerProcess:
         host = self._build_host(spec, _die, self._clock.stage)
         self._worker = RoleSwitch(spec, host, self._builders)
         self._worker.start()
-        token = spec.cluster_token.get_secret_value()
-        self._host = WorkerHost(self._worker, spec.bind_host or "127.0.0.1", token)
+        self._host = WorkerHost(self._worker, spec.bind_host or "127.0.0.1", spec.access)
         address = self._host.start()
         seconds = {stage.name: round(stage.seconds, 3) for stage in self.stages().done}
         get_logger().info(

@@ -19,6 +19,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from common.certificates import OPEN, WorkerAccess
 from common.config import RouterConfig, SecurityConfig
 from common.engine.weights.folder import read_eos_token_ids
 from common.messages import Role, WorkerInfo
@@ -79,18 +80,18 @@ class Router:
         config: RouterConfig,
         fleet: Fleet | None = None,
         security: ServerSecurity | None = None,
-        cluster_token: str = "",
+        access: WorkerAccess = OPEN,
     ) -> None:
         """Put the router together. Without `security` every caller is served.
 
-        `cluster_token` is the secret that the workers ask for. Raises SetupError.
+        `access` is what the workers ask for. Raises SetupError.
         """
         self._model, self._model_dir = model, model_dir
         self._config = config
         self._security = security or ServerSecurity(SecurityConfig())
         self._tokenizer = Tokenizer(model_dir)
         self._defaults = choose_sampling_defaults(model_dir, config.generation_config)
-        self._pool = WorkerPool(worker_addresses, config, cluster_token)
+        self._pool = WorkerPool(worker_addresses, config, access)
         self._fleet = fleet or FixedFleet()
         self._scaler = Scaler(self._pool, self._fleet)
         self._admission = Admission(config)

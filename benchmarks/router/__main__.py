@@ -172,13 +172,13 @@ _VOCAB = 49152
 async def _running(model_dir: Path) -> AsyncGenerator[RouterProcess]:
     first, *others = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, others or [first])
-    doubles = await _start("benchmarks.router.worker_double", str(model_dir))
+    doubles = await _start(f"{__package__}.worker_double", str(model_dir))
     try:
         if doubles.stdout is None:
             raise RuntimeError("no pipe")
         addresses = [(await doubles.stdout.readline()).decode().strip() for _ in range(16)]
         os.sched_setaffinity(0, [first])
-        process = await _start("benchmarks.router.router_process", str(model_dir), *addresses)
+        process = await _start(f"{__package__}.router_process", str(model_dir), *addresses)
         os.sched_setaffinity(0, others or [first])
         router = RouterProcess(process)
         try:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+from common.certificates import OPEN, WorkerAccess
 from common.config import RouterConfig
 from common.messages import Role, WorkerInfo, WorkerLoad
 from common.profile import WorkerProfile
@@ -30,10 +31,10 @@ class WorkerPool:
     """Links to the workers, the prompts sent to them, and the requests that need them."""
 
     def __init__(
-        self, addresses: Sequence[str], config: RouterConfig, cluster_token: str = ""
+        self, addresses: Sequence[str], config: RouterConfig, access: WorkerAccess = OPEN
     ) -> None:
         self._config = config
-        self._cluster_token = cluster_token
+        self._access = access
         self._router_id = secrets.token_hex(8)  # the workers know the router's connections by it
         self.sent_prompts = SentPrompts()
         self.worker_use = WorkerUse()
@@ -234,7 +235,7 @@ class WorkerPool:
             address,
             self._check_compatibility,
             self._router_id,
-            self._cluster_token,
+            self._access,
             self.worker_use.lose_prefill,
         )
 

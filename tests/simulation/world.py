@@ -45,7 +45,7 @@ class World:
         self._deployment = Deployment(plan, draw, Network(draw))
         max_deaths = plan.num_kills if plan.max_worker_deaths is None else plan.max_worker_deaths
         config = RouterConfig(policy=plan.policy, max_outage_s=300.0, max_worker_deaths=max_deaths)
-        self._pool = WorkerPool(self._deployment.addresses, config, "router")
+        self._pool = WorkerPool(self._deployment.addresses, config)
         self._make_router(config)
         self.result = Result()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from common.certificates import WorkerAccess
 from common.config import RouterConfig, SecurityConfig, WorkerSpec
 from common.rpc.worker_host import WorkerHost
 from pdserve.client import AsyncClient
@@ -30,7 +31,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def worker_address() -> AsyncIterator[str]:
-    host = WorkerHost(ScriptedWorker(), HOST, TOKEN)
+    host = WorkerHost(ScriptedWorker(), HOST, WorkerAccess(TOKEN))
     yield host.start()
     await asyncio.to_thread(host.stop, WITHIN_S)
 
@@ -38,7 +39,7 @@ async def worker_address() -> AsyncIterator[str]:
 async def test_a_router_with_the_token_is_served(model_dir: Path) -> None:
     worker = ScriptedWorker(script=echo)
     async with (
-        guarded(model_dir, worker, SecurityConfig(), TOKEN) as router,
+        guarded(model_dir, worker, SecurityConfig(), WorkerAccess(TOKEN)) as router,
         AsyncClient(await start(router)) as client,
     ):
         request = inference_pb2.GenerateRequest(text="hello")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import psutil
 import pytest
 
@@ -15,6 +16,7 @@ from common.engine.weights.resolve import ModelSource
 from pdserve.client import AsyncClient
 from pdserve.errors import UnavailableError
 from pdserve.v1 import admin_pb2, inference_pb2
+from tests.integration.support.guarded_router import outcome
 from tests.integration.support.processes import (
     START_TIMEOUT_S,
     STOP_TIMEOUT_S,
@@ -74,6 +76,9 @@ async def test_workers_outlive_the_process_that_started_them(
         async with AsyncClient(served.grpc) as client:
             expected = await answer(client)
             before = await workers(client)
+        async with grpc.aio.insecure_channel(before["decode-0"].address) as plain:
+            code, _ = await outcome(plain, ("/pdserve.v1.Worker/Connect", True), ())
+        assert code is grpc.StatusCode.UNAVAILABLE  # without TLS it would be UNAUTHENTICATED
         router = spawn_command("router", *place)
         with ended(router):
             joined = await_ready(router)

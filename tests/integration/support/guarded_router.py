@@ -12,6 +12,7 @@ from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
+from common.certificates import OPEN, WorkerAccess
 from common.config import RouterConfig, SecurityConfig
 from common.rpc.worker_host import WorkerHost
 from router.access.access_file import access_line, make_token
@@ -45,11 +46,11 @@ async def guarded(
     model_dir: Path,
     worker: ScriptedWorker,
     security: SecurityConfig,
-    cluster_token: str = "",
+    access: WorkerAccess = OPEN,
     config: RouterConfig | None = None,
 ) -> AsyncIterator[Router]:
     """Yield a router over the worker, not started yet."""
-    host = WorkerHost(worker, HOST, cluster_token)
+    host = WorkerHost(worker, HOST, access)
     router = Router(
         MODEL,
         model_dir,
@@ -57,7 +58,7 @@ async def guarded(
         config or RouterConfig(),
         None,
         ServerSecurity(security),
-        cluster_token,
+        access,
     )
     try:
         yield router

@@ -5,6 +5,7 @@ import tomllib
 import yaml
 
 from tests.unit.deploy.rendering import BASE, REPOSITORY, one, render
+from tests.unit.repository.sources import packages
 
 DOCKERFILE = (REPOSITORY / "deploy" / "Dockerfile").read_text()
 
@@ -15,10 +16,8 @@ def _instructions(name: str) -> list[str]:
 
 
 def test_every_package_of_ours_is_copied() -> None:
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
-    patterns = project["tool"]["setuptools"]["packages"]["find"]["include"]
     copied = {word for line in _instructions("COPY") for word in line.split()[:-1]}
-    assert {pattern.rstrip("*") for pattern in patterns} <= copied
+    assert {package.name for package in packages()} <= copied
 
 
 def test_packages_are_installed_at_the_tested_versions() -> None:
