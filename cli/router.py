@@ -29,6 +29,7 @@ def command(
     http_port: flags.HttpPort = None,
     openai_port: flags.OpenaiPort = None,
     policy: flags.Policy = None,
+    metrics_compat: flags.MetricsCompat = None,
     access_file: flags.AccessFile = None,
     insecure: flags.Insecure = None,
     config: flags.ConfigFile = None,

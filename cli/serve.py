@@ -24,6 +24,7 @@ _KEYS = {
     "allow_unused_weights": "engine.allow_unused_weights",
     "policy": "router.policy",
     "generation_config": "router.generation_config",
+    "metrics_compat": "router.metrics_compat",
     "access_file": "security.access_file",
     "insecure": "security.insecure",
 }
@@ -50,6 +51,7 @@ def command(
     pin: flags.Pin = None,
     ray_address: flags.RayAddress = None,
     namespace: flags.Namespace = None,
+    metrics_compat: flags.MetricsCompat = None,
     access_file: flags.AccessFile = None,
     insecure: flags.Insecure = None,
     config: flags.ConfigFile = None,

@@ -7,12 +7,16 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 
+from common.config import RouterConfig
 from common.messages import FinishReason
 from pdserve.errors import Reason
 from router.admission.admission import Admission
 from router.journey.admission_metrics import AdmissionCollector
 from router.journey.info_metrics import InfoCollector
+from router.journey.log_metrics import LogCollector
+from router.journey.slo_metrics import Slo, SloMetrics
 from router.journey.stage_metrics import LATENCY_BUCKETS, SHORT_BUCKETS, StageMetrics
+from router.journey.tenant_metrics import TenantMetrics
 from router.journey.worker_metrics import WorkerCollector
 from router.workers.view import WorkerView
 
@@ -23,8 +27,13 @@ class RouterMetrics:
     """Metrics of one router, in a registry of their own."""
 
     def __init__(
-        self, model: str, admission: Admission, views: Callable[[], list[WorkerView]]
+        self,
+        model: str,
+        admission: Admission,
+        views: Callable[[], list[WorkerView]],
+        config: RouterConfig | None = None,
     ) -> None:
+        config = config or RouterConfig()
         self.registry = registry = CollectorRegistry()
         self.ttft = self._seconds("time_to_first_token", "Arrival at the router to the first token")
         self.itl = self._seconds(
@@ -35,6 +44,9 @@ class RouterMetrics:
             "request_time_per_output_token", "First to last token, by token", SHORT_BUCKETS
         )
         self.stages = StageMetrics(registry)
+        self.slo = SloMetrics(registry, Slo(config.slo_ttft_s, config.slo_tpot_s))
+        self.tenants = TenantMetrics(config.metrics_tenants)
+        admission.refusals.listeners.append(self.tenants.note_refused)
         self.prompt_lengths = self._tokens("request_prompt_tokens", "Tokens of a prompt")
         self.output_lengths = self._tokens("request_generation_tokens", "Tokens of an answer")
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens")
@@ -57,6 +69,8 @@ class RouterMetrics:
         registry.register(AdmissionCollector(admission))
         registry.register(WorkerCollector(views))
         registry.register(InfoCollector(model, views))
+        registry.register(LogCollector())
+        registry.register(self.tenants)
         ProcessCollector(registry=registry)
 
     def _seconds(
