@@ -46,7 +46,7 @@ def test_a_request_that_comes_with_output_has_run_elsewhere(
 
 
 def test_blocks_are_counted_by_cause_and_not_at_every_step() -> None:
-    seqs = [make_sequence(40, name=str(number)) for number in range(3)]
+    seqs = [make_sequence(40, request_id=str(number)) for number in range(3)]
     for number, seq in enumerate(seqs, 1):
         seq.block_table = list(range(number))
     causes, num_looks = BlockCauses(), 0
