@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import setting_flags as flags
-from cli.model import progress_bars
+from cli.model import known_aliases, progress_bars
 from cli.settings import Values, load_config
 from cli.start_lines import start_lines
 from common.cache_dir import default_cache_dir
@@ -35,7 +35,9 @@ def command(
     model: Annotated[
         str | None,
         typer.Argument(
-            show_default=flags.default_of("model"), help="Alias, local folder, GGUF file or hub id"
+            show_default=flags.default_of("model"),
+            help="Alias, local folder, GGUF file or hub id",
+            autocompletion=known_aliases,
         ),
     ] = None,
     prefill: flags.Prefill = None,
