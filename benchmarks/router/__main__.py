@@ -41,6 +41,7 @@ class RouterProcess:
     process: asyncio.subprocess.Process
     port: int = 0
     openai_port: int = 0
+    http_port: int = 0
 
     async def resident_bytes(self) -> int:
         """Return the process's resident memory now."""
@@ -87,22 +88,23 @@ async def _measure(model_dir: Path) -> dict[str, float]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     figures: dict[str, float] = {}
     async with (
-        _running(model_dir) as router,
+        running(model_dir) as router,
         grpc.aio.insecure_channel(f"127.0.0.1:{router.port}") as channel,
     ):
         stub = inference_pb2_grpc.InferenceStub(channel)
-        figures |= await _throughput("gRPC", partial(_stream, stub), router)
+        figures |= await throughput("gRPC", partial(stream, stub), router)
         figures |= await _idle_memory("gRPC", partial(_open_idle, stub), router)
-    async with _running(model_dir) as router:
+    async with running(model_dir) as router:
         port = router.openai_port
-        figures |= await _throughput("OpenAI", partial(_stream_http, port), router)
+        figures |= await throughput("OpenAI", partial(_stream_http, port), router)
         figures |= await _idle_memory("OpenAI", partial(_open_idle_http, port), router)
     return figures
 
 
-async def _throughput(
+async def throughput(
     api: str, stream: Callable[["Seen"], Awaitable[None]], router: RouterProcess
 ) -> dict[str, float]:
+    """Return tokens a second, by wall and by the router's own time, and latencies."""
     seen, loop = Seen(), asyncio.get_running_loop()
     start_s, cpu_s = loop.time(), router.cpu_s()
     await asyncio.gather(*(stream(seen) for _ in range(_STREAMS)))
@@ -117,7 +119,8 @@ async def _throughput(
     }
 
 
-async def _stream(stub: "inference_pb2_grpc.InferenceAsyncStub", seen: Seen) -> None:
+async def stream(stub: "inference_pb2_grpc.InferenceAsyncStub", seen: Seen) -> None:
+    """Read one stream to its end. Raises RuntimeError if a token is missing."""
     sampling = inference_pb2.SamplingParams(max_tokens=_TOKENS, ignore_eos=True)
     tokens = inference_pb2.TokenPrompt(token_ids=range(1, 17))
     request = inference_pb2.GenerateRequest(tokens=tokens, sampling=sampling)
@@ -169,7 +172,8 @@ _VOCAB = 49152
 
 
 @contextlib.asynccontextmanager
-async def _running(model_dir: Path) -> AsyncGenerator[RouterProcess]:
+async def running(model_dir: Path, *flags: str) -> AsyncGenerator[RouterProcess]:
+    """Yield a router process over worker doubles, started with these flags."""
     first, *others = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, others or [first])
     doubles = await _start("benchmarks.router.worker_double", str(model_dir))
@@ -178,7 +182,7 @@ async def _running(model_dir: Path) -> AsyncGenerator[RouterProcess]:
             raise RuntimeError("no pipe")
         addresses = [(await doubles.stdout.readline()).decode().strip() for _ in range(16)]
         os.sched_setaffinity(0, [first])
-        process = await _start("benchmarks.router.router_process", str(model_dir), *addresses)
+        process = await _start("benchmarks.router.router_process", *flags, str(model_dir), *addresses)
         os.sched_setaffinity(0, others or [first])
         router = RouterProcess(process)
         try:
@@ -186,6 +190,7 @@ async def _running(model_dir: Path) -> AsyncGenerator[RouterProcess]:
                 raise RuntimeError("no pipe")
             router.port = int(await asyncio.wait_for(process.stdout.readline(), 60))
             router.openai_port = int(await asyncio.wait_for(process.stdout.readline(), 60))
+            router.http_port = int(await asyncio.wait_for(process.stdout.readline(), 60))
             yield router
         finally:
             process.terminate()

@@ -1,7 +1,8 @@
 """Router in a process of its own, for workers at given addresses.
 
-Usage: python -m benchmarks.router.router_process MODEL_DIR ADDRESS...
-Prints its gRPC and its OpenAI port, then its memory (bytes) for each line of input; ends with its input.
+Usage: python -m benchmarks.router.router_process [--all-metrics] MODEL_DIR ADDRESS...
+Prints its gRPC, OpenAI and HTTP port, then its memory (bytes) for each line of input; ends with its input.
+With --all-metrics it has an objective, names tenants, and has metrics under vLLM's names too.
 """
 
 import asyncio
@@ -19,19 +20,33 @@ def _resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-async def main(model_dir: str, addresses: list[str]) -> None:
+_ALL_METRICS = "--all-metrics"
+
+
+async def main(model_dir: str, addresses: list[str], *, has_all_metrics: bool) -> None:
     """Serve until the input ends."""
     configure_logs(process="router")  # stdout is for the ports
     config = RouterConfig(
         policy="least_loaded", max_inflight_requests=4096, max_queued_requests=4096
     )
+    if has_all_metrics:
+        config = config.model_copy(
+            update={
+                "slo_ttft_s": 0.5,
+                "slo_tpot_s": 0.05,
+                "metrics_compat": "vllm",
+                "metrics_tenants": 10,
+            }
+        )
     router = Router("double", Path(model_dir), addresses, config)
     print(await router.start("127.0.0.1", 0, 0, 30.0), flush=True)
     print(await router.serve_openai("127.0.0.1", 0), flush=True)
+    print(router.http_port, flush=True)
     while await asyncio.to_thread(sys.stdin.readline):
         print(_resident_bytes(), flush=True)
     await router.stop(0.0)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2:]))
+    folder, *rest = [argument for argument in sys.argv[1:] if argument != _ALL_METRICS]
+    asyncio.run(main(folder, rest, has_all_metrics=_ALL_METRICS in sys.argv))
