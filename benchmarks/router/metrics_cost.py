@@ -1,8 +1,8 @@
 """Cost of the optional metrics: an objective, tenants, and vLLM's names, scraped once a second.
 
-Usage: python -m benchmarks.router.metrics_cost [ROUNDS]. Each round runs both arms, in turn first
-(A/B, B/A), each with a router of its own. "default" has the default settings and is not scraped.
-"scraped" is, and "all" has every set of metrics besides.
+Usage: python -m benchmarks.router.metrics_cost. Each round runs all arms, each with a router of its
+own; every second round in reverse. "default" has the default settings and is not scraped. "scraped" is,
+and "all" has every set of metrics besides.
 """
 
 import asyncio
@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.environment import write_result
-from benchmarks.router.__main__ import running, stream, throughput
+from benchmarks.router.processes import running
+from benchmarks.router.throughput import measure_throughput, stream_grpc
 from common.cache_dir import default_cache_dir
 from common.engine.weights.progress import NoProgress
 from common.engine.weights.resolve import resolve_model
@@ -59,9 +60,9 @@ async def _measure(model_dir: Path, arm: str) -> dict[str, float]:
         grpc.aio.insecure_channel(f"127.0.0.1:{router.port}") as channel,
     ):
         stub = inference_pb2_grpc.InferenceStub(channel)
-        scraping = asyncio.create_task(_scrape(router.http_port)) if is_scraped else None
+        scraping = asyncio.create_task(_scrape(router.openai_port)) if is_scraped else None
         try:
-            return await throughput("gRPC", partial(stream, stub), router)
+            return await measure_throughput("gRPC", partial(stream_grpc, stub), router)
         finally:
             if scraping is not None:
                 scraping.cancel()
