@@ -1,42 +1,20 @@
 """Tests of a log whose stream takes no line for a while: nothing stops, and the loss is told once."""
 
-import errno
-import io
-import json
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import structlog
 
 from common.telemetry.log_sink import LOST, LogSink, num_lost_lines
-from common.telemetry.logs import configure_logs, get_logger
+from common.telemetry.logs import get_logger
 from common.telemetry.request_log import RequestLog
-
-
-class Disk(io.StringIO):
-    """A stream on a disk that a test fills."""
-
-    is_full = False
-
-    def write(self, text: str) -> int:
-        if self.is_full:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return super().write(text)
-
-    def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.getvalue().splitlines()]
+from tests.unit.common.telemetry.disk_log import Disk, logging_to_a_disk
 
 
 @pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
-    """Configure logs onto a disk, and restore what was configured."""
-    found, before = Disk(), structlog.get_config()
-    monkeypatch.setattr("sys.stderr", found)
-    configure_logs(process="p")
-    yield found
-    structlog.configure(**before)
-    structlog.contextvars.clear_contextvars()
+def disk() -> Iterator[Disk]:
+    with logging_to_a_disk() as found:
+        yield found
 
 
 def test_a_full_disk_stops_nobody_and_one_warning_says_what_is_missing(disk: Disk) -> None:
