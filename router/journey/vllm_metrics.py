@@ -1,4 +1,4 @@
-"""Our metrics under vLLM's names and labels, for boards and autoscalers made for vLLM.
+"""Metrics under vLLM's names and labels, for boards and autoscalers made for vLLM.
 
 All of it is computed when scraped, from our own metrics: a token costs nothing more. Names are those
 of vLLM 0.32 (docs/usage/metrics), and `time_per_output_token_seconds`, which it had until 0.12.
