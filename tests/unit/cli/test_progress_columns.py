@@ -33,7 +33,6 @@ def progress_on(clock: Clock) -> Progress:
     ("total", "amount", "rate", "left"),
     [
         (100_000_000, 2_000_000, "2.0 MB/s", "0:47 left"),
-        (3, 1, "1/s", "0:00 left"),
         (20_000, 1, "1/s", "5:33:17 left"),
     ],
 )
@@ -46,9 +45,7 @@ def test_work_with_a_known_size_has_a_rate_and_an_end(
     for _ in range(3):
         progress.advance(task, amount)
         clock.now_s += 1
-    found = shown(progress, task)
-    if total > 3:
-        assert found == (rate, left)
+    assert shown(progress, task) == (rate, left)
     clock.now_s += 100
     progress.update(task, completed=total)
     clock.now_s += 100
