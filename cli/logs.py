@@ -37,7 +37,8 @@ def command(
     worker: Annotated[
         str | None,
         typer.Argument(
-            help="A worker's name, such as decode-0; unset: list them", autocompletion=_known_workers
+            help="A worker's name, such as decode-0; unset: list them",
+            autocompletion=_known_workers,
         ),
     ] = None,
     follow: Annotated[

@@ -9,9 +9,9 @@ import typer
 from rich.console import Console
 
 from cli.connection import Connection
+from cli.drain import ChangeTimeout, DrainTimeout, telling_of_timeouts
 from cli.grid import Column, Grid, Row
 from cli.output import AsJson, AsPlain, check_forms, print_json, print_plain
-from cli.drain import ChangeTimeout, DrainTimeout, telling_of_timeouts
 from cli.workers import ROLES
 from pdserve.errors import SetupError
 from pdserve.v1 import admin_pb2

@@ -139,7 +139,10 @@ class RouterConfig(_Frozen):
         "off", description="vllm: metrics also under the names of vLLM"
     )
     metrics_tenants: int = Field(
-        0, ge=0, le=1000, description="Tenants that metrics name, the rest is `other`; 0: no metrics"
+        0,
+        ge=0,
+        le=1000,
+        description="Tenants that metrics name, the rest is `other`; 0: no metrics",
     )
     stalled_after_s: float = Field(
         10.0, gt=0, description="No step for so long, with work: stalled"

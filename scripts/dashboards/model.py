@@ -148,11 +148,8 @@ def _panel(panel: Panel) -> Json:
         "datasource": _SOURCE,
         "fieldConfig": {"defaults": defaults, "overrides": []},
         "options": _options(panel.kind),
-        "targets": [_target(query, letter) for query, letter in zip(panel.queries, _LETTERS)],
+        "targets": [_target(query, chr(ord("A") + n)) for n, query in enumerate(panel.queries)],
     }
-
-
-_LETTERS = "ABCDEFGH"
 
 
 def _target(query: Query, letter: str) -> Json:

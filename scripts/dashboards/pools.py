@@ -10,10 +10,10 @@ _PREFILL, _DECODE = 'role="prefill"', 'role="decode"'
 
 
 def _batch(role: str) -> Panel:
-    running = of_workers("pdserve_worker_sequences_running", role)
-    capacity = of_workers("pdserve_worker_sequences_capacity", role)
+    running = of_workers("pdserve_worker_sequences_running", f'role="{role}"')
+    capacity = of_workers("pdserve_worker_sequences_capacity", f'role="{role}"')
     return Panel(
-        "Batch occupancy",
+        f"Batch occupancy of {role}",
         "Sequences in the batch, as a share of engine.max_num_seqs",
         [Query(share(running, capacity), "{{worker}}")],
         "percentunit",
@@ -23,9 +23,9 @@ def _batch(role: str) -> Panel:
 
 def _waiting(role: str) -> Panel:
     return Panel(
-        "Sequences that wait",
+        f"Sequences that wait for {role}",
         "Sequences at a worker that are not in its batch yet",
-        [Query(of_workers("pdserve_worker_sequences_waiting", role), "{{worker}}")],
+        [Query(of_workers("pdserve_worker_sequences_waiting", f'role="{role}"'), "{{worker}}")],
         "short",
         is_stacked=True,
     )
@@ -34,8 +34,8 @@ def _waiting(role: str) -> Panel:
 PREFILL = Row(
     "Prefill pool",
     (
-        _batch(_PREFILL),
-        _waiting(_PREFILL),
+        _batch("prefill"),
+        _waiting("prefill"),
         Panel(
             "Prompt tokens computed",
             "Tokens a second that prefill workers run",
@@ -60,8 +60,8 @@ PREFILL = Row(
 DECODE = Row(
     "Decode pool",
     (
-        _batch(_DECODE),
-        _waiting(_DECODE),
+        _batch("decode"),
+        _waiting("decode"),
         Panel(
             "Output tokens",
             "Tokens a second that decode workers generate",

@@ -68,7 +68,12 @@ async def test_every_documented_counter_and_gauge_of_workers_is_on_a_board(
 ) -> None:
     async with used(model_dir) as stack:
         samples = samples_of(await scrape(stack))
-    shown = {s.sample for exprs in promql.expressions().values() for e in exprs for s in promql.selectors(e)}
+    shown = {
+        s.sample
+        for exprs in promql.expressions().values()
+        for e in exprs
+        for s in promql.selectors(e)
+    }
     workers = {n for n in samples if n.startswith("pdserve_worker_") and not n.endswith("_created")}
     assert workers - shown == set()
 

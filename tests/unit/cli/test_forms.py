@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from cli.top_forms import frame_dict, frame_grid
 from cli.grid import plain_lines
+from cli.top_forms import frame_dict, frame_grid
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.test_help import COMMANDS
 from tests.unit.cli.test_top import FRAME, NAMES

@@ -36,9 +36,7 @@ def counted(registry: CollectorRegistry) -> dict[str, float]:
         (1.1, 0.2, "missed_both"),
     ],
 )
-def test_a_choice_is_judged_by_both_times(
-    ttft_s: float, tpot_s: float | None, result: str
-) -> None:
+def test_a_choice_is_judged_by_both_times(ttft_s: float, tpot_s: float | None, result: str) -> None:
     assert Slo(1.0, 0.1).judge(ttft_s, tpot_s) == result
 
 

@@ -64,9 +64,7 @@ def test_ends_have_vllm_s_reasons(reason: FinishReason | Reason, theirs: str) ->
 def test_requests_run_once_they_have_a_token() -> None:
     admission = Admission(VLLM)
     metrics = made(admission)
-    tickets = [
-        admission.admit(RequestKey(ANONYMOUS, name), 10, lambda _: None) for name in "abc"
-    ]
+    tickets = [admission.admit(RequestKey(ANONYMOUS, name), 10, lambda _: None) for name in "abc"]
     admission.note_tokens(tickets[0], 1)
     assert value(metrics, "num_requests_running") == 1
     assert value(metrics, "num_requests_waiting") == 2

@@ -69,9 +69,7 @@ def test_held_blocks_have_their_cause_and_a_batch_its_capacity() -> None:
 
 
 def test_a_worker_that_is_gone_shows_no_load() -> None:
-    view = WorkerView(
-        INFO, LOAD, WorkerState.UNREACHABLE, "a", is_connected=False, num_restarts=2
-    )
+    view = WorkerView(INFO, LOAD, WorkerState.UNREACHABLE, "a", is_connected=False, num_restarts=2)
     samples = [sample for metric in scraped(view).collect() for sample in metric.samples]
     assert [(s.name, s.labels, s.value) for s in samples] == [
         ("pdserve_worker_up", LABELS, 0),
