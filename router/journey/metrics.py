@@ -3,9 +3,10 @@
 docs/operate/metrics.md lists all of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.registry import Collector
 
 from common.config import RouterConfig
 from common.messages import FinishReason
@@ -51,26 +52,23 @@ class RouterMetrics:
         self.output_lengths = self._tokens("request_generation_tokens", "Tokens of an answer")
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens")
         self.cached_tokens = self._counter(
-            "prompt_tokens_cached", "Prompt tokens that a prefix cache held"
+            "prompt_tokens_cached", "Prompt tokens that a cache held"
         )
         self.output_tokens = self._counter("generation_tokens", "Generated tokens")
-        self.finished = self._counter(
-            "requests_finished", "Ends of accepted requests, by reason", "reason"
+        self.finished = self._labelled(
+            "requests_finished",
+            "Ends of accepted requests, by reason",
+            "reason",
+            (*FinishReason, *Reason),
         )
-        for reason in (*FinishReason, *Reason):
-            self.finished.labels(reason)
-        self.migrations = self._counter(
+        self.migrations = self._labelled(
             "request_migrations",
             "Choices that went on at another worker, by what happened to the one before",
             "cause",
+            ("death", "loss"),
         )
-        for cause in ("death", "loss"):
-            self.migrations.labels(cause)
-        registry.register(AdmissionCollector(admission))
-        registry.register(WorkerCollector(views))
-        registry.register(InfoCollector(model, views))
-        registry.register(LogCollector())
-        registry.register(self.tenants)
+        for collector in (*_collectors(model, admission, views), self.tenants):
+            registry.register(collector)
         ProcessCollector(registry=registry)
 
     def _seconds(
@@ -83,3 +81,20 @@ class RouterMetrics:
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"pdserve_{name}", text, labels, registry=self.registry)
+
+    def _labelled(self, name: str, text: str, label: str, values: Iterable[str]) -> Counter:
+        """Return a counter that has every value of its label from the start."""
+        counter = self._counter(name, text, label)
+        for value in values:
+            counter.labels(value)
+        return counter
+
+
+def _collectors(
+    model: str, admission: Admission, views: Callable[[], list[WorkerView]]
+) -> Iterable[Collector]:
+    """Yield the collectors of what others count, which is read when scraped."""
+    yield AdmissionCollector(admission)
+    yield WorkerCollector(views)
+    yield InfoCollector(model, views)
+    yield LogCollector()
