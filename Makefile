@@ -8,7 +8,7 @@ BASELINE := proto/baseline.binpb
 QUICK  := not slow and not gpu and not clients and not faults
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-cpus test-slow test-faults chaos test-clients test-gpu proto sync-client bench bench-cpus bench-handoff bench-overload bench-gpu docs clean proto-baseline
+.PHONY: help setup demo test check test-cpus test-slow test-faults chaos test-clients test-gpu proto sync-client dashboards bench bench-cpus bench-handoff bench-overload bench-gpu docs clean proto-baseline
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,6 +93,9 @@ sync-client: $(STAMP)  ## regenerate pdserve/sync_client.py from pdserve/client.
 
 proto-baseline: $(STAMP)  ## after a release: what later changes of proto/ must not break
 	$(VENV)/bin/buf build --exclude-source-info -o $(BASELINE)
+
+dashboards: $(STAMP)  ## write the Grafana boards of deploy/observability from scripts/dashboards
+	$(PY) -m scripts.dashboards
 
 bench: setup  ## the benchmarks that need no extra install; writes benchmarks/results/
 	$(PY) -m benchmarks.engine_step

@@ -48,7 +48,8 @@ def group(
 def main() -> None:
     """Entry point of the console script."""
     try:
-        sys.exit(app(standalone_mode=False))
+        # by this name shells ask for completions, however the program was started
+        sys.exit(app(prog_name="pdserve", standalone_mode=False))
     except PdserveError as error:
         print(f"pdserve: {error}", file=sys.stderr)
         has_begun = isinstance(error, RequestError | WorkerDiedError)

@@ -30,6 +30,7 @@ def command(
     openai_port: flags.OpenaiPort = None,
     policy: flags.Policy = None,
     share_ports: flags.SharePorts = None,
+    metrics_compat: flags.MetricsCompat = None,
     access_file: flags.AccessFile = None,
     insecure: flags.Insecure = None,
     config: flags.ConfigFile = None,

@@ -10,6 +10,8 @@ from rich.console import Console
 
 from cli.connection import Connection
 from cli.drain import ChangeTimeout, DrainTimeout, telling_of_timeouts
+from cli.grid import Column, Grid, Row
+from cli.output import AsJson, AsPlain, check_forms, print_json, print_plain
 from cli.workers import ROLES
 from pdserve.errors import SetupError
 from pdserve.v1 import admin_pb2
@@ -35,12 +37,23 @@ def command(
     ] = None,
     drain_timeout: DrainTimeout = 300.0,
     timeout: ChangeTimeout = None,
+    as_plain: AsPlain = False,
+    as_json: AsJson = False,
 ) -> None:
     """Change how many workers there are, while they serve. Flips roles where it can."""
     if prefill is None and decode is None:
         raise SetupError("neither --prefill nor --decode is given", "give one or both")
+    check_forms(as_json=as_json, as_plain=as_plain)
     with telling_of_timeouts():
         done = asyncio.run(_scale(connection, prefill, decode, drain_timeout, timeout))
+    counts = {word: done[word] for word in _DONE.values()}
+    if as_json:
+        print_json(counts)
+        return
+    if as_plain:
+        rows = [Row((word, str(count))) for word, count in counts.items()]
+        print_plain(Grid((Column("action"), Column("workers")), rows))
+        return
     parts = [f"{done[word]} {word}" for word in _DONE.values() if done[word]]
     print(", ".join(parts) or "nothing to do")
 

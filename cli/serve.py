@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import setting_flags as flags
-from cli.model import progress_bars
+from cli.model import known_aliases, progress_bars
 from cli.settings import Values, load_config
 from cli.shadowing import ELSEWHERE, foreign_files
 from cli.start_lines import start_lines
@@ -28,6 +28,7 @@ _KEYS = {
     "policy": "router.policy",
     "share_ports": "router.share_ports",
     "generation_config": "router.generation_config",
+    "metrics_compat": "router.metrics_compat",
     "access_file": "security.access_file",
     "insecure": "security.insecure",
 }
@@ -38,7 +39,9 @@ def command(
     model: Annotated[
         str | None,
         typer.Argument(
-            show_default=flags.default_of("model"), help="Alias, local folder, GGUF file or hub id"
+            show_default=flags.default_of("model"),
+            help="Alias, local folder, GGUF file or hub id",
+            autocompletion=known_aliases,
         ),
     ] = None,
     prefill: flags.Prefill = None,
@@ -55,6 +58,7 @@ def command(
     pin: flags.Pin = None,
     ray_address: flags.RayAddress = None,
     namespace: flags.Namespace = None,
+    metrics_compat: flags.MetricsCompat = None,
     access_file: flags.AccessFile = None,
     insecure: flags.Insecure = None,
     config: flags.ConfigFile = None,

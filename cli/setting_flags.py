@@ -59,6 +59,9 @@ GenerationConfig = Annotated[
     str | None,
     setting("router.generation_config", "auto: sample as the model's makers want by default; off"),
 ]
+MetricsCompat = Annotated[
+    str | None, setting("router.metrics_compat", "vllm: metrics also under the names of vLLM; off")
+]
 Pin = Annotated[str | None, setting("pin", "auto: each worker its own cores; off")]
 RayAddress = Annotated[
     str | None,

@@ -131,6 +131,21 @@ class RouterConfig(_Frozen):
     tenants: dict[str, TenantLimits] = Field(
         default_factory=dict, description="Limits of tenants by name, instead of router.tenant"
     )
+    slo_ttft_s: float | None = Field(
+        None, gt=0, description="Goodput: the latest first token; unset: engine.ttft_target_s"
+    )
+    slo_tpot_s: float | None = Field(
+        None, gt=0, description="Goodput: seconds for each later token; unset: engine.itl_target_s"
+    )
+    metrics_compat: Literal["off", "vllm"] = Field(
+        "off", description="vllm: metrics also under the names of vLLM"
+    )
+    metrics_tenants: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="Tenants that metrics name, the rest is `other`; 0: no metrics",
+    )
     stalled_after_s: float = Field(
         10.0, gt=0, description="No step for so long, with work: stalled"
     )
@@ -215,10 +230,11 @@ class ServeConfig(_Frozen):
 
     @property
     def router_settings(self) -> RouterConfig:
-        """The router's settings; where `max_wait_s` is unset, it is the TTFT target, if there is one."""
-        if self.router.max_wait_s is None:
-            return self.router.model_copy(update={"max_wait_s": self.engine.ttft_target_s})
-        return self.router
+        """The router's settings; a limit or an objective that is unset is the engine's target."""
+        ttft_s, itl_s = self.engine.ttft_target_s, self.engine.itl_target_s
+        targets = {"max_wait_s": ttft_s, "slo_ttft_s": ttft_s, "slo_tpot_s": itl_s}
+        unset = {key: s for key, s in targets.items() if getattr(self.router, key) is None}
+        return self.router.model_copy(update=unset)
 
 
 class WorkerSpec(_Frozen):

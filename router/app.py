@@ -52,7 +52,7 @@ from router.journey.decisions import DecisionLog
 from router.journey.dispatch import Dispatcher
 from router.journey.journey import Journeys
 from router.journey.live_request import Resources
-from router.journey.metrics import RouterMetrics
+from router.journey.metric_sets import make_metrics
 from router.journey.placement import Placement
 from router.journey.relocation import Relocation
 from router.journey.work_ids import WorkIds
@@ -101,7 +101,7 @@ class Router:
         self._work_ids = WorkIds(secrets.token_hex(4))
         self._ledgers = BlockLedgers(self._pool, self._work_ids)
         self._resumables = Resumables(config)
-        self._metrics = RouterMetrics(model, self._admission, self._pool.views)
+        self._metrics = make_metrics(model, self._admission, self._pool.views, config)
         self._services = [*_SERVICES]
         self._health = HealthReport(self._state.can_serve, self._services)
         options = SHARING_SERVER_OPTIONS if config.share_ports else SERVER_OPTIONS

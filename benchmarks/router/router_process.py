@@ -1,6 +1,6 @@
 """Router in a process of its own, for workers at given addresses.
 
-Usage: python -m benchmarks.router.router_process MODEL_DIR ADDRESS...
+Usage: python -m benchmarks.router.router_process MODEL_DIR [--all-metrics] ADDRESS...
 Prints its gRPC and its OpenAI port, then its memory (bytes) for each line of input; ends with its input.
 """
 
@@ -12,6 +12,14 @@ from pathlib import Path
 from common.config import RouterConfig
 from common.telemetry.logs import configure_logs
 from router.app import Router
+
+_ALL_METRICS = "--all-metrics"
+_METRICS = {
+    "slo_ttft_s": 0.5,
+    "slo_tpot_s": 0.05,
+    "metrics_compat": "vllm",
+    "metrics_tenants": 10,
+}
 
 
 def _resident_bytes() -> int:
@@ -25,7 +33,10 @@ async def main(model_dir: str, addresses: list[str]) -> None:
     config = RouterConfig(
         policy="least_loaded", max_inflight_requests=4096, max_queued_requests=4096
     )
-    router = Router("double", Path(model_dir), addresses, config)
+    if _ALL_METRICS in addresses:
+        config = config.model_copy(update=_METRICS)
+    workers = [address for address in addresses if address != _ALL_METRICS]
+    router = Router("double", Path(model_dir), workers, config)
     print(await router.start("127.0.0.1", 0, 0, 30.0), flush=True)
     print(await router.serve_openai("127.0.0.1", 0), flush=True)
     while await asyncio.to_thread(sys.stdin.readline):

@@ -31,7 +31,7 @@ from router.journey.merge import merge
 from router.journey.metrics import RouterMetrics
 from router.journey.output_text import OutputText
 from router.journey.placement import Placement
-from router.journey.progress import Delta, Progress
+from router.journey.progress import Delta, Progress, Summary
 from router.journey.relocation import Relocation
 from router.journey.request_ends import RequestEnds
 from router.routing.policy import Decision
@@ -63,18 +63,18 @@ class Journeys:
         request = self._dispatcher.admit(job, timeout_s)
         # unless it is seen to end in another way
         request.end_with(Outcome.CANCELLED, Reason.CANCELLED)
+        ended = list[Summary]()  # choices
         try:
             decision = await self._dispatcher.wait_for_turn(request)
             self._dispatcher.send(request, decision)
             runs = [self._run_choice(request, choice, decision) for choice in request.choices]
-            reasons = list[FinishReason]()  # of the choices that have ended
             async with aclosing(merge(runs)) as deltas:
                 async for delta in deltas:
                     if delta.summary is not None:
                         self._placement.note_finished(job.key, delta.choice, delta.summary)
-                        reasons.append(delta.summary.reason)
-                        if len(reasons) == len(runs):
-                            request.end_with(Outcome.COMPLETED, _reason_of(reasons))
+                        ended.append(delta.summary)
+                        if len(ended) == len(runs):
+                            request.end_with(Outcome.COMPLETED, _reason_of(ended))
                     yield delta
         except (RequestCancelledError, RequestTimeoutError) as error:
             request.end_with(Outcome.CANCELLED, error.reason)
@@ -85,7 +85,7 @@ class Journeys:
             raise
         finally:
             request.close()
-            self._ends.note(request)
+            self._ends.note(request, ended)
 
     def cancel(self, tenant: Tenant, request_id: str) -> None:
         """End a request that runs and that the tenant may see. Raises NotFoundError."""
@@ -123,6 +123,7 @@ class Journeys:
         )
 
 
-def _reason_of(reasons: list[FinishReason]) -> FinishReason:
+def _reason_of(ended: list[Summary]) -> FinishReason:
     """Return why a request ended: LENGTH if one of its choices was cut."""
-    return FinishReason.LENGTH if FinishReason.LENGTH in reasons else FinishReason.STOP
+    is_cut = any(choice.reason is FinishReason.LENGTH for choice in ended)
+    return FinishReason.LENGTH if is_cut else FinishReason.STOP

@@ -3,16 +3,21 @@
 docs/operate/metrics.md lists all of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.registry import Collector
 
+from common.config import RouterConfig
 from common.messages import FinishReason
 from pdserve.errors import Reason
 from router.admission.admission import Admission
 from router.journey.admission_metrics import AdmissionCollector
 from router.journey.info_metrics import InfoCollector
+from router.journey.log_metrics import LogCollector
+from router.journey.slo_metrics import Slo, SloMetrics
 from router.journey.stage_metrics import LATENCY_BUCKETS, SHORT_BUCKETS, StageMetrics
+from router.journey.tenant_metrics import TenantMetrics
 from router.journey.worker_metrics import WorkerCollector
 from router.workers.view import WorkerView
 
@@ -23,8 +28,13 @@ class RouterMetrics:
     """Metrics of one router, in a registry of their own."""
 
     def __init__(
-        self, model: str, admission: Admission, views: Callable[[], list[WorkerView]]
+        self,
+        model: str,
+        admission: Admission,
+        views: Callable[[], list[WorkerView]],
+        config: RouterConfig | None = None,
     ) -> None:
+        config = config or RouterConfig()
         self.registry = registry = CollectorRegistry()
         self.ttft = self._seconds("time_to_first_token", "Arrival at the router to the first token")
         self.itl = self._seconds(
@@ -35,28 +45,30 @@ class RouterMetrics:
             "request_time_per_output_token", "First to last token, by token", SHORT_BUCKETS
         )
         self.stages = StageMetrics(registry)
+        self.slo = SloMetrics(registry, Slo(config.slo_ttft_s, config.slo_tpot_s))
+        self.tenants = TenantMetrics(config.metrics_tenants)
+        admission.refusals.listeners.append(self.tenants.note_refused)
         self.prompt_lengths = self._tokens("request_prompt_tokens", "Tokens of a prompt")
         self.output_lengths = self._tokens("request_generation_tokens", "Tokens of an answer")
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens")
         self.cached_tokens = self._counter(
-            "prompt_tokens_cached", "Prompt tokens that a prefix cache held"
+            "prompt_tokens_cached", "Prompt tokens that a cache held"
         )
         self.output_tokens = self._counter("generation_tokens", "Generated tokens")
-        self.finished = self._counter(
-            "requests_finished", "Ends of accepted requests, by reason", "reason"
+        self.finished = self._labelled(
+            "requests_finished",
+            "Ends of accepted requests, by reason",
+            "reason",
+            (*FinishReason, *Reason),
         )
-        for reason in (*FinishReason, *Reason):
-            self.finished.labels(reason)
-        self.migrations = self._counter(
+        self.migrations = self._labelled(
             "request_migrations",
             "Choices that went on at another worker, by what happened to the one before",
             "cause",
+            ("death", "loss"),
         )
-        for cause in ("death", "loss"):
-            self.migrations.labels(cause)
-        registry.register(AdmissionCollector(admission))
-        registry.register(WorkerCollector(views))
-        registry.register(InfoCollector(model, views))
+        for collector in (*_collectors(model, admission, views), self.tenants):
+            registry.register(collector)
         ProcessCollector(registry=registry)
 
     def _seconds(
@@ -69,3 +81,20 @@ class RouterMetrics:
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"pdserve_{name}", text, labels, registry=self.registry)
+
+    def _labelled(self, name: str, text: str, label: str, values: Iterable[str]) -> Counter:
+        """Return a counter that has every value of its label from the start."""
+        counter = self._counter(name, text, label)
+        for value in values:
+            counter.labels(value)
+        return counter
+
+
+def _collectors(
+    model: str, admission: Admission, views: Callable[[], list[WorkerView]]
+) -> Iterable[Collector]:
+    """Yield the collectors of what others count, which is read when scraped."""
+    yield AdmissionCollector(admission)
+    yield WorkerCollector(views)
+    yield InfoCollector(model, views)
+    yield LogCollector()

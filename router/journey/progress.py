@@ -27,6 +27,12 @@ class Summary:
     timings: WorkTimings
     stop_text: str  # the client's stop text that ended the choice, or empty
 
+    @property
+    def tpot_s(self) -> float | None:
+        """Seconds for each token behind the first one; None if there is none."""
+        num_later = self.num_output_tokens - 1
+        return (self.total_s - self.first_token_s) / num_later if num_later > 0 else None
+
 
 @dataclass(frozen=True, slots=True)
 class Delta:

@@ -1,10 +1,14 @@
 """Ends of accepted requests: their number by reason, and a log line each."""
 
 import time
+from collections.abc import Sequence
 
 from common.telemetry.request_log import RequestLog
+from pdserve.errors import Reason
+from router.admission.admission import Outcome
 from router.journey.live_request import LiveRequest
 from router.journey.metrics import RouterMetrics
+from router.journey.progress import Summary
 
 
 class RequestEnds:
@@ -14,11 +18,16 @@ class RequestEnds:
         self._metrics = metrics
         self._log = RequestLog()
 
-    def note(self, request: LiveRequest) -> None:
-        """Count and log a request that was closed. Its line has no text, token, salt or message."""
+    def note(self, request: LiveRequest, ended: Sequence[Summary]) -> None:
+        """Count and log a request that was closed, with its choices that ended well.
+
+        Its line has no text, token, salt or message.
+        """
         ticket, job, arrival = request.ticket, request.job, request.arrival
         self._metrics.finished.labels(request.reason).inc()
         self._metrics.output_tokens.inc(ticket.num_output_tokens)
+        self._metrics.tenants.note(ticket)
+        self._judge(request, ended)
         self._log.write(
             "request_ended",
             request_id=job.request_id,
@@ -35,6 +44,17 @@ class RequestEnds:
             ttft_s=_since(arrival.at_s, request.first_token_s),
             total_s=_since(arrival.at_s, time.monotonic()),
         )
+
+    def _judge(self, request: LiveRequest, ended: Sequence[Summary]) -> None:
+        """Count the request by its objective. A client that leaves early misses only a late token 1."""
+        slo, outcome = self._metrics.slo, request.ticket.outcome
+        is_late = request.reason is Reason.DEADLINE_EXCEEDED
+        if outcome is Outcome.COMPLETED:
+            slo.note_completed([(c.first_token_s, c.tpot_s) for c in ended])
+        elif is_late or (outcome is Outcome.FAILED and request.reason is not Reason.SLOW_CONSUMER):
+            slo.note_failed()
+        elif request.first_token_s is None:
+            slo.note_left(time.monotonic() - request.arrival.at_s)
 
 
 def _since(start_s: float, at_s: float | None) -> float | None:

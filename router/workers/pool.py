@@ -211,7 +211,8 @@ class WorkerPool:
         # a process that is gone holds nothing of what its last report says
         is_gone = state in (WorkerState.RESTARTING, WorkerState.RETIRED)
         load = WorkerLoad() if is_gone else link.load
-        return WorkerView(info, load, state, link.address, link.is_connected, note)
+        restarts = self._members.num_restarts(info.name)
+        return WorkerView(info, load, state, link.address, link.is_connected, note, restarts)
 
     def _state(self, link: WorkerLink) -> WorkerState:
         if not link.is_connected:

@@ -85,7 +85,7 @@ class Routed:
 
     def journeys(self, model_dir: Path) -> Journeys:
         """Make journeys with the folder's tokenizer."""
-        self.metrics = RouterMetrics("tiny", self.admission, self.pool.views)
+        self.metrics = RouterMetrics("tiny", self.admission, self.pool.views, self.config)
         relocation = Relocation(self.dispatcher, self.metrics, self.config.max_worker_deaths)
         tokenizer = Tokenizer(model_dir)
         return Journeys(self.dispatcher, self.placement, relocation, tokenizer, self.metrics)
