@@ -6,11 +6,9 @@ and clients.
 
 import asyncio
 import contextlib
-import os
 import resource
 import statistics
-import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,6 +21,7 @@ from rich.table import Table
 
 from benchmarks.environment import write_result
 from benchmarks.router.http_stream import opened, token_ids
+from benchmarks.router.processes import RouterProcess, running
 from benchmarks.router.worker_double import TICK_S, clock_id
 from common.cache_dir import default_cache_dir
 from common.engine.weights.progress import NoProgress
@@ -32,27 +31,6 @@ from pdserve.v1 import inference_pb2, inference_pb2_grpc
 _STREAMS, _TOKENS = 256, 400
 _IDLE = 1000
 _SKIPPED = 25  # first tokens of each stream, sent while the others start
-
-
-@dataclass(slots=True)
-class RouterProcess:
-    """A running router process, and its pipes."""
-
-    process: asyncio.subprocess.Process
-    port: int = 0
-    openai_port: int = 0
-
-    async def resident_bytes(self) -> int:
-        """Return the process's resident memory now."""
-        if self.process.stdin is None or self.process.stdout is None:
-            raise RuntimeError("no pipe")
-        self.process.stdin.write(b"\n")
-        return int(await asyncio.wait_for(self.process.stdout.readline(), 30))
-
-    def cpu_s(self) -> float:
-        """Return the processor time used so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(slots=True)
@@ -87,13 +65,13 @@ async def _measure(model_dir: Path) -> dict[str, float]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     figures: dict[str, float] = {}
     async with (
-        _running(model_dir) as router,
+        running(model_dir) as router,
         grpc.aio.insecure_channel(f"127.0.0.1:{router.port}") as channel,
     ):
         stub = inference_pb2_grpc.InferenceStub(channel)
         figures |= await _throughput("gRPC", partial(_stream, stub), router)
         figures |= await _idle_memory("gRPC", partial(_open_idle, stub), router)
-    async with _running(model_dir) as router:
+    async with running(model_dir) as router:
         port = router.openai_port
         figures |= await _throughput("OpenAI", partial(_stream_http, port), router)
         figures |= await _idle_memory("OpenAI", partial(_open_idle_http, port), router)
@@ -166,41 +144,6 @@ async def _open_idle_http(port: int, stack: contextlib.AsyncExitStack) -> None:
 
 
 _VOCAB = 49152
-
-
-@contextlib.asynccontextmanager
-async def _running(model_dir: Path) -> AsyncGenerator[RouterProcess]:
-    first, *others = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, others or [first])
-    doubles = await _start("benchmarks.router.worker_double", str(model_dir))
-    try:
-        if doubles.stdout is None:
-            raise RuntimeError("no pipe")
-        addresses = [(await doubles.stdout.readline()).decode().strip() for _ in range(16)]
-        os.sched_setaffinity(0, [first])
-        process = await _start("benchmarks.router.router_process", str(model_dir), *addresses)
-        os.sched_setaffinity(0, others or [first])
-        router = RouterProcess(process)
-        try:
-            if process.stdout is None:
-                raise RuntimeError("no pipe")
-            router.port = int(await asyncio.wait_for(process.stdout.readline(), 60))
-            router.openai_port = int(await asyncio.wait_for(process.stdout.readline(), 60))
-            yield router
-        finally:
-            process.terminate()
-            await process.wait()
-    finally:
-        doubles.terminate()
-        await doubles.wait()
-        os.sched_setaffinity(0, [first, *others])
-
-
-async def _start(module: str, *args: str) -> asyncio.subprocess.Process:
-    pipe = asyncio.subprocess.PIPE
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, *args, stdin=pipe, stdout=pipe
-    )
 
 
 if __name__ == "__main__":

@@ -478,7 +478,7 @@ class Detail {
       ["prompt", plural(found.prompt_tokens, "token")],
       ["route", route.prefill_worker ? `${route.prefill_worker} → ${route.decode_worker}` : route.decode_worker],
       ["chosen of", `${plural(found.num_routes, "route")}, policy ${found.policy}`],
-      ["predicted to decode", duration((Number(route.queue_us) + Number(route.prefill_us) + Number(route.transfer_us)) / 1e6)],
+      ["predicted until decode", duration((Number(route.queue_us) + Number(route.prefill_us) + Number(route.transfer_us)) / 1e6)],
     ];
     const [first] = found.finished;
     if (first) {
@@ -678,8 +678,10 @@ const connection = new Connection();
 
 $("login").addEventListener("submit", (event) => {
   event.preventDefault();
-  sessionStorage.setItem(TOKEN_KEY, $("token").value.trim());
+  const token = $("token").value.trim();
   $("token").value = "";
+  if (!/^[!-~]+$/.test(token)) return showLogin("no token looks like that");
+  sessionStorage.setItem(TOKEN_KEY, token);
   connection.start();
 });
 // a page that nobody sees takes no stream
