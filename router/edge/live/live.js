@@ -223,7 +223,10 @@ class Worker {
     this.batch = new Line(svg);
     this.axis = make("p", "axis");
     this.axis.setAttribute("aria-hidden", "true");
-    this.axis.append(make("span"), make("span", "", "now"));
+    this.since = make("span");
+    const when = make("span", "when");
+    when.append(this.since, make("span", "", "now"));
+    this.axis.append(when);
     this.element.append(this.axis);
   }
 
@@ -248,7 +251,7 @@ class Worker {
     const oldest = Math.max(0, ...requests.map((request) => request.age_s));
     const window_s = WINDOWS_S.find((seconds) => seconds >= oldest) ?? WINDOWS_S.at(-1);
     this.requests.list.style.setProperty("--ticks", TICKS);
-    write(this.axis.firstElementChild, `${window_s} s ago`);
+    write(this.since, `${window_s} s ago`);
     this.axis.hidden = !requests.length;
     this.requests.show(byBoarding(requests), { ...frame, window_s });
   }
@@ -639,7 +642,7 @@ class Connection {
       for await (const frame of framesOf(answer.body)) {
         clearTimeout(silence);
         silence = setTimeout(() => abort.abort(), SILENCE_MS);
-        say("live", "live");
+        say("live", frame.router.is_draining ? "live, and draining" : "live");
         board.show(frame);
       }
       return this.#isLost("the stream ended");

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from common.config import RouterConfig, SecurityConfig
+from common.ledger import BlockHolder, BlockLedger, HeldBlocks, HolderState
 from common.messages import Role
 from router.app import Router
 from router.edge import http
@@ -137,6 +138,35 @@ async def test_blocks_are_named_by_what_holds_them(model_dir: Path) -> None:
         _, frame = await in_thread(stack, "/live/state")
         (lost,) = frame["workers"]
         assert (lost["state"], lost["load"], lost["blocks"]) == ("unreachable", None, None)
+
+
+async def test_a_worker_s_word_on_a_request_is_shown_beside_the_router_s(model_dir: Path) -> None:
+    def tell(_: str) -> BlockLedger:
+        (request,) = worker.requests
+        holder = BlockHolder(request.request_id, HolderState.PREFILLING, 3, 0, 50, 40, 0, 0.1)
+        held = (HeldBlocks(HolderState.PREFILLING, 1, 3),)
+        return BlockLedger(16, 13, 2, 0, 16, 1, (holder,), held)
+
+    def until_told(port: int) -> dict[str, Any]:
+        with asked(port, "/live/events") as response:
+            for frame in frames_of(response):
+                if frame["requests"][0]["state"]:
+                    return frame
+        raise AssertionError("the worker's word never came")
+
+    worker = ScriptedWorker()
+    async with serving(model_dir, worker) as stack:
+        answer = asyncio.create_task(collect(stack.client, "x" * 50, request_id="r"))
+        request = await asyncio.to_thread(worker.wait_for_request)
+        worker.ledger = tell
+        frame = await asyncio.to_thread(until_told, stack.router.http_port)
+        (found,) = frame["requests"]
+        assert (found["stage"], found["state"]) == ("prefill", "prefilling")
+        assert (found["computed_tokens"], found["prompt_tokens"]) == (40, 50)
+        blocks = {"prefilling": 3, "unaccounted": 0, "cached": 2, "free": 11}
+        assert frame["workers"][0]["blocks"] == blocks
+        worker.say(request, "!", ends=True)
+        await answer
 
 
 async def test_a_request_is_explained_and_an_unknown_one_is_not_found(model_dir: Path) -> None:
