@@ -47,7 +47,9 @@ def main(rounds: int = 5, seconds: float = 8.0, pages: int = 1) -> None:
         "live_page",
         {"rounds": rounds, "seconds": seconds, "pages": pages, "medians": medians, "each": found},
     )
-    table = Table("figure", "median", title=f"{_STREAMS} running sequences, {pages} page(s) or none")
+    table = Table(
+        "figure", "median", title=f"{_STREAMS} running sequences, {pages} page(s) or none"
+    )
     for name, value in medians.items():
         table.add_row(name, f"{value:.4g}")
     Console().print(table)

@@ -34,9 +34,7 @@ class RouterProcess:
 
 
 @contextlib.asynccontextmanager
-async def running(
-    model_dir: Path, num_workers: int = NUM_WORKERS
-) -> AsyncGenerator[RouterProcess]:
+async def running(model_dir: Path, num_workers: int = NUM_WORKERS) -> AsyncGenerator[RouterProcess]:
     """Yield a router over so many of the worker doubles."""
     first, *others = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, others or [first])
@@ -46,7 +44,9 @@ async def running(
             raise RuntimeError("no pipe")
         addresses = [(await doubles.stdout.readline()).decode().strip() for _ in range(NUM_WORKERS)]
         os.sched_setaffinity(0, [first])
-        process = await _start("benchmarks.router.router_process", str(model_dir), *addresses[:num_workers])
+        process = await _start(
+            "benchmarks.router.router_process", str(model_dir), *addresses[:num_workers]
+        )
         os.sched_setaffinity(0, others or [first])
         router = RouterProcess(process)
         try:

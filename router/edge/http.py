@@ -97,9 +97,7 @@ class HttpServer:
         self._is_ready = is_ready
         self._page: Page | None = None
         try:
-            self._server = make_server(
-                host, port, self._answer, _Server, handler_class=_Handler
-            )
+            self._server = make_server(host, port, self._answer, _Server, handler_class=_Handler)
         except OSError as error:
             raise SetupError(
                 f"http_port {port} on {host} is not free: {error.strerror}", "choose another"

@@ -65,8 +65,9 @@ class Line {
     this.#points.push(value ?? 0);
     if (this.#points.length > NUM_POINTS) this.#points.shift();
     const most = Math.max(...this.#points) || 1;
-    const first = NUM_POINTS - this.#points.length;
-    const places = this.#points.map((point, i) => `${first + i},${(98 - 96 * point / most).toFixed(1)}`);
+    const width = NUM_POINTS / Math.max(this.#points.length - 1, 1);
+    const places = this.#points.map(
+      (point, i) => `${(i * width).toFixed(1)},${(98 - 96 * point / most).toFixed(1)}`);
     this.#path.setAttribute("d", `M${places.join("L")}`);
   }
 }
@@ -188,7 +189,7 @@ function drawQueued(row, request, frame) {
 
 function drawEnded(row, request) {
   row.track.remove();
-  write(row.count, `${plural(request.output_tokens, "token")}, ${duration(request.age_s)}`);
+  write(row.count, `${whole.format(request.output_tokens)}+ tokens, ${duration(request.age_s)}`);
 }
 
 // --- workers -------------------------------------------------------------------------------
@@ -296,8 +297,8 @@ class Worker {
 
 // Who stepped on first is at the top; those whose prompt still runs stand at the bottom.
 function byBoarding(requests) {
-  const key = (request) =>
-    request.first_token_s === null ? 1e9 - request.age_s : request.first_token_s - request.age_s;
+  const key = ({ arrival_s, first_token_s }) =>
+    first_token_s === null ? Number.MAX_VALUE : arrival_s + first_token_s;
   return [...requests].sort((one, other) => key(one) - key(other));
 }
 
@@ -342,6 +343,9 @@ class Board {
   #endedRequests = [];
 
   show(frame) {
+    for (const request of frame.requests) {
+      request.age_s = Math.max(frame.at_s - request.arrival_s, 0);
+    }
     $("board").hidden = false;
     write($("model"), frame.model);
     document.title = `pdserve · ${frame.router.in_flight} in flight`;
@@ -432,8 +436,10 @@ class Board {
 
 class Detail {
   #id = null;
-  #opener = null;
+  #openers = []; // the button that opened it, and its list
   #isRunning = false;
+  #hasAskedAfterEnd = false;
+  #numAsked = 0;
 
   constructor() {
     $("detail-close").addEventListener("click", () => $("detail").close());
@@ -442,13 +448,16 @@ class Detail {
     });
     $("detail").addEventListener("close", () => {
       this.#id = null;
-      if (this.#opener?.isConnected) this.#opener.focus();
+      const [opener, list] = this.#openers;
+      const next = list.querySelector('li:not(.leaving) > [tabindex="0"]'); // where the row has left
+      (opener.closest("li:not(.leaving)")?.isConnected ? opener : next)?.focus();
     });
   }
 
   open(id, opener) {
     this.#id = id;
-    this.#opener = opener;
+    this.#openers = [opener, opener.closest("ul")];
+    this.#isRunning = this.#hasAskedAfterEnd = false;
     write($("detail-title"), id);
     for (const part of ["facts", "waterfall-rows"]) $(part).replaceChildren();
     $("waterfall").hidden = true;
@@ -461,16 +470,17 @@ class Detail {
   refresh(running) {
     if (this.#id === null) return;
     const request = running.get(this.#id);
-    if (request) this.#showRunning(request);
-    else if (this.#isRunning) this.#load();
     this.#isRunning = Boolean(request);
+    if (request) this.#showRunning(request);
+    else if (!this.#hasAskedAfterEnd) this.#load();
+    this.#hasAskedAfterEnd = !request;
   }
 
   async #load() {
-    const id = this.#id;
-    const answer = await ask(`live/request?id=${encodeURIComponent(id)}`);
+    const number = ++this.#numAsked;
+    const answer = await ask(`live/request?id=${encodeURIComponent(this.#id)}`);
     const found = await answer.json();
-    if (id !== this.#id) return;
+    if (number !== this.#numAsked || this.#id === null) return; // something newer was asked
     if (answer.ok) this.#show(found);
     else write($("detail-problem"), this.#isRunning ? "" : found.error.message);
   }
@@ -495,8 +505,8 @@ class Detail {
       this.#draw(stagesOf(first), timings.total_us / 1e6,
         timings.clock_error_us > 0 ? `prefill's clock is known to within ${duration(timings.clock_error_us / 1e6)}` : "");
       write($("detail-problem"), "");
-    } else if (!this.#isRunning) {
-      write($("detail-problem"), "It did not end well, or its end is not known yet.");
+    } else if (this.#hasAskedAfterEnd) {
+      write($("detail-problem"), "It did not end well: the router's log has its reason.");
     }
     this.#showFacts(facts);
   }

@@ -139,6 +139,7 @@ class _Stream:
 
     def __iter__(self) -> Iterator[bytes]:
         try:
+            yield b": frames follow\n\n"  # so that the status is sent at once
             while (frame := self._viewer.next(_WITHIN_S)) is not None:
                 self._check()
                 yield b"data: " + frame + b"\n\n"

@@ -9,15 +9,13 @@ from router.journey.live_request import LiveRequest
 MAX_LISTED = 256  # the oldest: those that run
 
 
-def describe_requests(sources: Sources, holders: Holders, now_s: float) -> list[dict[str, object]]:
+def describe_requests(sources: Sources, holders: Holders) -> list[dict[str, object]]:
     """Return the requests under way, oldest first, at most MAX_LISTED of them."""
     listed = islice(sources.requests, MAX_LISTED)
-    return [_describe(request, sources, holders, now_s) for request in listed]
+    return [_describe(request, sources, holders) for request in listed]
 
 
-def _describe(
-    request: LiveRequest, sources: Sources, holders: Holders, now_s: float
-) -> dict[str, object]:
+def _describe(request: LiveRequest, sources: Sources, holders: Holders) -> dict[str, object]:
     job, route = request.job, request.route
     prefill, decode = (route.prefill, route.decode) if route else (None, None)
     name = sources.work_ids.to_public(request.choices[0].stream.request_id)
@@ -35,7 +33,7 @@ def _describe(
         "output_tokens": request.ticket.num_output_tokens,
         "max_tokens": job.sampling.max_tokens * job.num_choices,
         "moves": sum(choice.attempt - 1 for choice in request.choices),
-        "age_s": round(now_s - request.arrival.at_s, 3),
+        "arrival_s": round(request.arrival.at_s, 6),
         "submitted_s": _offset(request, request.submitted_s or None),
         "first_token_s": _offset(request, request.first_token_s),
     }
@@ -57,4 +55,4 @@ def stage_of(request: LiveRequest) -> str:
 
 def _offset(request: LiveRequest, at_s: float | None) -> float | None:
     """Return seconds since the request's arrival."""
-    return None if at_s is None else round(at_s - request.arrival.at_s, 3)
+    return None if at_s is None else round(at_s - request.arrival.at_s, 6)

@@ -37,7 +37,7 @@ class Sampler:
         self._history.note(now_s, views)
         self._ttft.look(now_s)
         self._itl.look(now_s)
-        requests = describe_requests(sources, self._holders, now_s)
+        requests = describe_requests(sources, self._holders)
         frame = {
             "at_s": round(now_s, 3),
             "model": sources.model,

@@ -11,7 +11,9 @@ from tests.patience import WITHIN_S
 
 
 @contextmanager
-def asked(port: int, path: str, token: str = "", host: str = HOST) -> Iterator[http.client.HTTPResponse]:
+def asked(
+    port: int, path: str, token: str = "", host: str = HOST
+) -> Iterator[http.client.HTTPResponse]:
     """Yield the answer to a GET, of which the body is not read yet."""
     connection = http.client.HTTPConnection(HOST, port, timeout=WITHIN_S)
     headers = {"Host": host, **({"Authorization": f"Bearer {token}"} if token else {})}

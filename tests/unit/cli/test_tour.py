@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from rich.console import Console
@@ -13,8 +14,8 @@ from deploy.serve import Endpoints
 from pdserve.errors import UnavailableError
 
 
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+@contextmanager
+def at_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """Make stdin and stdout a terminal; yield the end at which keys are pressed."""
     keys, ours = os.openpty()
     with open(ours, closefd=False) as reading, open(ours, "w", closefd=False) as writing:
@@ -45,25 +46,28 @@ async def test_without_a_terminal_the_demo_ends_by_itself(monkeypatch: pytest.Mo
         await go_on_until_enter(Console(quiet=True), _never)
 
 
-async def test_at_a_terminal_the_prompts_go_on_until_enter(terminal: int) -> None:
+async def test_at_a_terminal_the_prompts_go_on_until_enter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     num_asked = 0
 
     async def ask() -> None:
         nonlocal num_asked
         num_asked += 1
         if num_asked == 3:
-            os.write(terminal, b"\n")
+            os.write(keys, b"\n")
         await asyncio.sleep(0)
 
-    await go_on_until_enter(Console(quiet=True), ask)
+    with at_terminal(monkeypatch) as keys:
+        await go_on_until_enter(Console(quiet=True), ask)
     assert num_asked >= 3
 
 
-async def test_at_a_terminal_a_failure_ends_it(terminal: int) -> None:
+async def test_at_a_terminal_a_failure_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     async def fail() -> None:
         raise UnavailableError("gone")
 
-    with pytest.raises(UnavailableError):
+    with at_terminal(monkeypatch), pytest.raises(UnavailableError):
         await go_on_until_enter(Console(quiet=True), fail)
 
 

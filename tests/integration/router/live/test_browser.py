@@ -50,7 +50,11 @@ class Crowd:
         await self._answers[name]
 
     def _request(self, name: str) -> WorkRequest:
-        return next(r for r in self._worker.requests if r.request_id.partition("/")[2].partition("/")[2] == name)
+        return next(
+            r
+            for r in self._worker.requests
+            if r.request_id.partition("/")[2].partition("/")[2] == name
+        )
 
 
 @asynccontextmanager
@@ -90,40 +94,43 @@ async def test_sequences_step_on_and_off_and_a_key_opens_a_waterfall(
             run_on(loop, crowd.begin("first", "second", HOSTILE))
             page.until(f"document.querySelectorAll('{ROWS}').length === 3")
             assert page.evaluate("document.querySelectorAll('img, [onerror]').length") == 0
-            assert HOSTILE in page.evaluate(f"document.querySelector('#decode').textContent")
-            open_by_keyboard(page)
-            run_on(loop, crowd.end("second"))
+            assert HOSTILE in page.evaluate("document.querySelector('#decode').textContent")
+            name = open_by_keyboard(page)
+            run_on(loop, crowd.end(name))
             # the dialog shows the end of the request that it was opened for, without being asked
             page.until("document.querySelector('#facts').textContent.includes('whole')")
-            assert page.evaluate("document.querySelector('#detail-title').textContent") == "second"
+            assert page.evaluate("document.querySelector('#detail-title').textContent") == name
             assert page.until("document.querySelectorAll('#waterfall-rows tr').length")
             page.press("Escape")
             page.until("!document.querySelector('#detail').open")
-            page.until("document.querySelector('#ended').textContent.includes('second')")
+            page.until("document.querySelectorAll('#ended button').length === 1")
             page.until(f"document.querySelectorAll('{ROWS}').length === 2")
             # the focus is still in the list
-            assert page.evaluate("document.activeElement.dataset.id") in ("first", HOSTILE)
+            assert page.evaluate("document.activeElement.closest('#decode') !== null")
+            for left in {"first", "second", HOSTILE} - {name}:
+                run_on(loop, crowd.end(left))
 
         page = await look(browser, see)
         assert page.errors == []
         assert page.urls
         assert [url for url in page.urls if not url.startswith(f"{stack.http}/")] == []
-        for name in ("first", HOSTILE):
-            await crowd.end(name)
 
 
-def open_by_keyboard(page: Page) -> None:
-    """Go to the second request of the decode pool and open it, without a pointer."""
+def open_by_keyboard(page: Page) -> str:
+    """Open the decode pool's second request without a pointer; return its id."""
+    ids = page.evaluate(f"[...document.querySelectorAll('{ROWS}')].map((row) => row.dataset.id)")
     for _ in range(6):
         page.press("Tab")
         if page.evaluate("document.activeElement.closest('#decode') !== null"):
             break
-    assert page.evaluate("document.activeElement.dataset.id") == "first"
+    assert page.evaluate("document.activeElement.dataset.id") == ids[0]
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     page.press("ArrowDown")
-    assert page.evaluate("document.activeElement.dataset.id") == "second"
+    assert page.evaluate("document.activeElement.dataset.id") == ids[1]
     page.press("Enter")
     page.until("document.querySelector('#detail').open")
+    name: str = ids[1]
+    return name
 
 
 async def test_a_phone_and_the_dark_have_all_of_it_within_the_window(
@@ -215,7 +222,9 @@ async def test_without_an_admin_s_token_there_is_a_form_and_no_data(
             page.until("!document.querySelector('#board').hidden")
             assert page.evaluate("document.querySelector('#login').hidden")
             assert page.evaluate("location.href") == address
-            kept = page.evaluate("Object.values(sessionStorage).concat(Object.values(localStorage))")
+            kept = page.evaluate(
+                "Object.values(sessionStorage).concat(Object.values(localStorage))"
+            )
             assert kept == [tokens["ops"]]
             assert "decode-0" in page.until("document.querySelector('#decode').textContent")
 
@@ -228,7 +237,7 @@ async def test_a_lost_router_is_said_and_the_page_comes_back_by_itself(
     model_dir: Path, browser: Browser
 ) -> None:
     loop = asyncio.get_running_loop()
-    async with crowded(model_dir) as (stack, crowd):
+    async with crowded(model_dir) as (stack, _):
         pages = stack.router._live_pages
         assert pages is not None
 

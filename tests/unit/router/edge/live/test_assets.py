@@ -10,7 +10,9 @@ from router.edge.live.assets import read_assets
 from tests.unit.repository.sources import ROOT
 
 FOLDER = ROOT / "router" / "edge" / "live"
-FILES = [file for file in sorted(FOLDER.iterdir()) if file.suffix in (".html", ".css", ".js", ".svg")]
+FILES = [
+    file for file in sorted(FOLDER.iterdir()) if file.suffix in (".html", ".css", ".js", ".svg")
+]
 
 
 def test_the_wheel_has_every_file_of_the_page() -> None:
