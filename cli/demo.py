@@ -3,6 +3,7 @@
 import asyncio
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console, Group
@@ -15,6 +16,7 @@ from cli.model import progress_bars
 from cli.requests import Answer, as_chat, ask
 from cli.serve import check_folder
 from cli.start_lines import start_lines
+from cli.tour import describe, go_on_until_enter
 from cli.waterfall import waterfall_table
 from common.cache_dir import default_cache_dir
 from common.config import RouterConfig, ServeConfig
@@ -80,8 +82,10 @@ async def _run(source: ModelSource) -> None:
             f"[bold]{source.name}[/bold]: router on {endpoints.grpc_address}, 1 prefill and 1 decode "
             f"worker, ready in {took_s:.1f} s\n"
         )
+        console.print(describe(endpoints.live_page), highlight=False)
         async with AsyncClient(endpoints.grpc_address) as client:
             await _show(console, client)
+            await go_on_until_enter(console, lambda: _ask_all(client))
     finally:
         with console.status("stopping"):
             await context.__aexit__(None, None, None)
@@ -91,12 +95,17 @@ async def _show(console: Console, client: AsyncClient) -> None:
     lanes = [_Lane(prompt) for prompt in PROMPTS]
     started_s = time.monotonic()
     with Live(console=console, get_renderable=lambda: _view(lanes), refresh_per_second=8):
-        await asyncio.gather(*(_ask(client, lane) for lane in lanes))
+        await _ask_all(client, lanes)
     took_s = time.monotonic() - started_s
     rows = [(lane.prompt.title, _finished(lane)) for lane in lanes]
     console.print("", waterfall_table(rows, console.width))
     console.print(_summary(lanes, took_s))
     await _check_blocks(console, client)
+
+
+async def _ask_all(client: AsyncClient, lanes: Sequence[_Lane] = ()) -> None:
+    lanes = lanes or [_Lane(prompt) for prompt in PROMPTS]
+    await asyncio.gather(*(_ask(client, lane) for lane in lanes))
 
 
 async def _ask(client: AsyncClient, lane: _Lane) -> None:

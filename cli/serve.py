@@ -101,7 +101,7 @@ def _serve(settings: ServeConfig) -> None:
 
 
 def ready_lines(model: str, endpoints: "Endpoints", openai_scheme: str) -> str:
-    """Return a deployment's addresses in a line that scripts wait for, and its dtype's reason."""
+    """Return a line of addresses that scripts wait for, the dtype's reason, the live page's address."""
     host = endpoints.host
     line = (
         f"pdserve ready: model={model} grpc={host}:{endpoints.grpc_port} "
@@ -109,4 +109,7 @@ def ready_lines(model: str, endpoints: "Endpoints", openai_scheme: str) -> str:
     )
     if endpoints.openai_port is not None:
         line += f" openai={openai_scheme}://{host}:{endpoints.openai_port}/v1"
-    return f"{line} dtype={endpoints.dtype}\n{endpoints.dtype}: {endpoints.dtype_reason}"
+    lines = [f"{line} dtype={endpoints.dtype}", f"{endpoints.dtype}: {endpoints.dtype_reason}"]
+    if endpoints.live_page:
+        lines.append(f"live page: {endpoints.live_page}")
+    return "\n".join(lines)

@@ -174,6 +174,7 @@ class RouterConfig(_Frozen):
     resume_buffer_messages: int = Field(
         4096, ge=1, description="Latest messages kept of each resumable request"
     )
+    live_page: bool = Field(True, description="Serve the live page at the HTTP port")
 
 
 class SecurityConfig(_Frozen):

@@ -38,12 +38,22 @@ class Endpoints:
     dtype: str = ""  # of weights and KV
     dtype_reason: str = ""
     model: str = ""
+    has_live_page: bool = False
 
     @property
     def grpc_address(self) -> str:
         """The address host:port for gRPC clients on this machine."""
-        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104 - a comparison
-        return f"{host}:{self.grpc_port}"
+        return f"{self._near_host}:{self.grpc_port}"
+
+    @property
+    def live_page(self) -> str:
+        """The live page's address for browsers on this machine; empty if it is switched off."""
+        host = f"[{self._near_host}]" if ":" in self._near_host else self._near_host
+        return f"http://{host}:{self.http_port}/" if self.has_live_page else ""
+
+    @property
+    def _near_host(self) -> str:
+        return "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104 - a comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +135,7 @@ async def _routing(
         )
         feed = MembershipFeed(site.supervisor.await_news, router.follow)
         feed.start()
-        endpoints = _endpoints_of(router, config.grpc_host, grpc_port, facts.model_name)
+        endpoints = _endpoints_of(router, config, grpc_port, facts.model_name)
         if config.openai_port is not None:
             openai_port = await router.serve_openai(config.grpc_host, config.openai_port)
             endpoints = replace(endpoints, openai_port=openai_port)
@@ -138,15 +148,16 @@ async def _routing(
                 await feed.close()
 
 
-def _endpoints_of(router: Router, host: str, grpc_port: int, model: str) -> Endpoints:
+def _endpoints_of(router: Router, config: ServeConfig, grpc_port: int, model: str) -> Endpoints:
     served = router.model_info
     return Endpoints(
-        host,
+        config.grpc_host,
         grpc_port,
         router.http_port,
         model=model,
         dtype=served.dtype,
         dtype_reason=served.dtype_reason,
+        has_live_page=config.router.live_page,
     )
 
 

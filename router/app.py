@@ -10,7 +10,6 @@
 """
 
 import asyncio
-import importlib.util
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,10 +38,14 @@ from router.edge.explain import Explainer
 from router.edge.health import HealthReport
 from router.edge.http import HttpServer
 from router.edge.inference import InferenceService
+from router.edge.live.gate import Gate
+from router.edge.live.pages import LivePages
+from router.edge.live.sources import Sources
 from router.edge.openai.app import OpenAiPages
 from router.edge.openai.server import OpenAiServer, listen
 from router.edge.resume import Resumables
 from router.edge.router_state import RouterState
+from router.edge.vllm.registration import add_vllm_service
 from router.intake.generation_config import choose_sampling_defaults
 from router.intake.grammar_checker import GrammarChecker
 from router.intake.intake import Intake
@@ -66,7 +69,6 @@ from router.workers.pool import WorkerPool
 
 _LAST_WORDS_S = 0.5  # for statuses that are not sent yet
 _SERVICES = ("pdserve.v1.Inference", "pdserve.v1.Admin")
-_HAS_VLLM_CONTRACT = importlib.util.find_spec("smg_grpc_proto") is not None  # pdserve[vllm-grpc]
 
 
 class Router:
@@ -110,6 +112,7 @@ class Router:
         self._openai: OpenAiServer | None = None
         self._watching: list[asyncio.Task[None]] = []
         self._http: HttpServer | None = None
+        self._live_pages: LivePages | None = None
         self._grammars: GrammarChecker | None = None
 
     async def start(self, host: str, grpc_port: int, http_port: int, timeout_s: float) -> int:
@@ -128,7 +131,7 @@ class Router:
             watchdog.run(),
         )
         self._watching = [asyncio.create_task(watch) for watch in watches]
-        self._http.start()
+        self._http.start(self._live_pages.answer if self._live_pages else None)
         await self._health.report()
         return port
 
@@ -180,6 +183,8 @@ class Router:
         await self._pool.close()
         if self._grammars is not None:
             await self._grammars.close()
+        if self._live_pages is not None:
+            await self._live_pages.stop()
         if self._http is not None:
             await asyncio.to_thread(self._http.stop)
 
@@ -197,25 +202,29 @@ class Router:
         intake = Intake(limits, self._tokenizer, self._grammars, self._admission)
         journeys = self._make_journeys()
         explainer = Explainer(self._decisions, self._ledgers)
+        slow_client_s = self._config.slow_client_s
         inference_pb2_grpc.add_InferenceServicer_to_server(
-            InferenceService(
-                intake, journeys, explainer, self._resumables, self._config.slow_client_s
-            ),
+            InferenceService(intake, journeys, explainer, self._resumables, slow_client_s),
             self._server,
         )
         admin_pb2_grpc.add_AdminServicer_to_server(
             AdminService(self._model, self._state, self._scaler, self._ledgers), self._server
         )
+        if self._config.live_page:
+            model, ids = self._model, self._work_ids
+            sources = Sources(model, self._state, journeys.live, self._metrics, self._ledgers, ids)
+            self._live_pages = LivePages(sources, explainer, Gate(self._security))
         self._openai_pages = OpenAiPages(
             intake,
             journeys,
             self._state,
             self._metrics.registry,
             self._security.authorize,
-            self._config.slow_client_s,
+            slow_client_s,
         )
-        if _HAS_VLLM_CONTRACT:
-            self._add_vllm_service(intake, journeys)
+        self._services += add_vllm_service(
+            self._server, self._model_dir, intake, journeys, self._state, slow_client_s
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._server)
         names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
@@ -234,13 +243,3 @@ class Router:
         )
         relocation = Relocation(dispatcher, self._metrics, self._config.max_worker_deaths)
         return Journeys(dispatcher, placement, relocation, self._tokenizer, self._metrics)
-
-    def _add_vllm_service(self, intake: Intake, journeys: Journeys) -> None:
-        from smg_grpc_proto import vllm_engine_pb2_grpc
-
-        from router.edge.vllm.service import SERVICE_NAME, VllmEngineService
-
-        slow_client_s = self._config.slow_client_s
-        service = VllmEngineService(self._model_dir, intake, journeys, self._state, slow_client_s)
-        vllm_engine_pb2_grpc.add_VllmEngineServicer_to_server(service, self._server)
-        self._services.append(SERVICE_NAME)

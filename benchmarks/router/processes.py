@@ -8,6 +8,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.router.worker_double import NUM_WORKERS
+
 
 @dataclass(slots=True)
 class RouterProcess:
@@ -16,6 +18,7 @@ class RouterProcess:
     process: asyncio.subprocess.Process
     port: int = 0
     openai_port: int = 0
+    http_port: int = 0
 
     async def resident_bytes(self) -> int:
         """Return the process's resident memory now."""
@@ -31,17 +34,19 @@ class RouterProcess:
 
 
 @contextlib.asynccontextmanager
-async def running(model_dir: Path, *options: str) -> AsyncGenerator[RouterProcess]:
-    """Run a router over 16 worker doubles; `options` are those of router_process."""
+async def running(
+    model_dir: Path, *options: str, num_workers: int = NUM_WORKERS
+) -> AsyncGenerator[RouterProcess]:
+    """Run a router over so many of the worker doubles; `options` are those of router_process."""
     first, *others = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, others or [first])
     doubles = await _start(f"{__package__}.worker_double", str(model_dir))
     try:
         if doubles.stdout is None:
             raise RuntimeError("no pipe")
-        addresses = [(await doubles.stdout.readline()).decode().strip() for _ in range(16)]
+        addresses = [(await doubles.stdout.readline()).decode().strip() for _ in range(NUM_WORKERS)]
         os.sched_setaffinity(0, [first])
-        args = (str(model_dir), *options, *addresses)
+        args = (str(model_dir), *options, *addresses[:num_workers])
         process = await _start(f"{__package__}.router_process", *args)
         os.sched_setaffinity(0, others or [first])
         router = RouterProcess(process)
@@ -50,6 +55,7 @@ async def running(model_dir: Path, *options: str) -> AsyncGenerator[RouterProces
                 raise RuntimeError("no pipe")
             router.port = int(await asyncio.wait_for(process.stdout.readline(), 60))
             router.openai_port = int(await asyncio.wait_for(process.stdout.readline(), 60))
+            router.http_port = int(await asyncio.wait_for(process.stdout.readline(), 60))
             yield router
         finally:
             process.terminate()

@@ -1,7 +1,7 @@
 """Router in a process of its own, for workers at given addresses.
 
 Usage: python -m benchmarks.router.router_process MODEL_DIR [--all-metrics] ADDRESS...
-Prints its gRPC and its OpenAI port, then its memory (bytes) for each line of input; ends with its input.
+Prints its gRPC, OpenAI and HTTP port, then its memory (bytes) for each line of input; ends with its input.
 """
 
 import asyncio
@@ -39,6 +39,7 @@ async def main(model_dir: str, addresses: list[str]) -> None:
     router = Router("double", Path(model_dir), workers, config)
     print(await router.start("127.0.0.1", 0, 0, 30.0), flush=True)
     print(await router.serve_openai("127.0.0.1", 0), flush=True)
+    print(router.http_port, flush=True)
     while await asyncio.to_thread(sys.stdin.readline):
         print(_resident_bytes(), flush=True)
     await router.stop(0.0)

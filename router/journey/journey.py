@@ -27,6 +27,7 @@ from router.intake.job import Job
 from router.intake.tokenizer import Tokenizer
 from router.journey.dispatch import Dispatcher
 from router.journey.live_request import LiveChoice, LiveRequest
+from router.journey.live_requests import LiveRequests
 from router.journey.merge import merge
 from router.journey.metrics import RouterMetrics
 from router.journey.output_text import OutputText
@@ -38,7 +39,7 @@ from router.routing.policy import Decision
 
 
 class Journeys:
-    """Runs requests to their end. Holds what they share, and no state of any of them."""
+    """Runs requests to their end. Holds what they share, and of their state only who is live."""
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class Journeys:
         self._tokenizer = tokenizer
         self._metrics = metrics
         self._ends = RequestEnds(metrics)
+        self.live = LiveRequests()
 
     async def run(self, job: Job, timeout_s: float | None) -> AsyncGenerator[Delta]:
         """Yield the request's deltas.
@@ -61,6 +63,7 @@ class Journeys:
         Raises RequestError; closing the iterator cancels the request.
         """
         request = self._dispatcher.admit(job, timeout_s)
+        self.live.add(request)
         # unless it is seen to end in another way
         request.end_with(Outcome.CANCELLED, Reason.CANCELLED)
         ended = list[Summary]()  # choices
@@ -85,6 +88,7 @@ class Journeys:
             raise
         finally:
             request.close()
+            self.live.remove(request)
             self._ends.note(request, ended)
 
     def cancel(self, tenant: Tenant, request_id: str) -> None:
