@@ -13,6 +13,7 @@ from cli.start_lines import start_lines
 from common.cache_dir import default_cache_dir
 from common.config import ServeConfig
 from common.engine.weights.resolve import resolve_model
+from common.telemetry.tracing.build import check_tracing
 from router.access.server_security import ServerSecurity
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def read_flags(parameters: Mapping[str, object]) -> Values:
 
 
 def _serve(settings: ServeConfig) -> None:
-    ServerSecurity(settings.security).check(settings.grpc_host)  # checked before a model is fetched
+    check_tracing(settings.telemetry)
+    ServerSecurity(settings.security).check(settings.grpc_host)  # both before a model is fetched
     with progress_bars() as progress:
         source = resolve_model(settings.model, default_cache_dir(), progress)
     # ray takes a second to import, and `pdserve --help` does not need it

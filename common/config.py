@@ -13,6 +13,8 @@ from pydantic import (
     model_validator,
 )
 
+from common.telemetry_config import TelemetryConfig
+
 StoredDtype = Literal["float32", "bfloat16", "float16"]
 Dtype = Literal["auto", StoredDtype]
 Backend = Literal["auto", "cpu", "flash", "reference"]
@@ -196,6 +198,7 @@ class ServeConfig(_Frozen):
     transfer: TransferConfig = TransferConfig()
     router: RouterConfig = RouterConfig()
     security: SecurityConfig = SecurityConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
 
     @property
     def router_settings(self) -> RouterConfig:

@@ -23,6 +23,7 @@ from common.config import RouterConfig, SecurityConfig
 from common.engine.weights.folder import read_eos_token_ids
 from common.messages import Role, WorkerInfo
 from common.rpc.channel import SERVER_OPTIONS
+from common.telemetry.tracing.tracing import NO_TRACING, Tracing
 from common.uninterrupted import uninterrupted
 from pdserve.errors import SetupError
 from pdserve.v1 import admin_pb2_grpc, inference_pb2_grpc
@@ -64,6 +65,7 @@ from router.workers.outage import Outage
 from router.workers.pool import WorkerPool
 
 _LAST_WORDS_S = 0.5  # for statuses that are not sent yet
+_LAST_SPANS_S = 2.0  # for spans
 _SERVICES = ("pdserve.v1.Inference", "pdserve.v1.Admin")
 _HAS_VLLM_CONTRACT = importlib.util.find_spec("smg_grpc_proto") is not None  # pdserve[vllm-grpc]
 
@@ -80,6 +82,7 @@ class Router:
         fleet: Fleet | None = None,
         security: ServerSecurity | None = None,
         cluster_token: str = "",
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         """Put the router together. Without `security` every caller is served.
 
@@ -93,14 +96,15 @@ class Router:
         self._pool = WorkerPool(worker_addresses, config, cluster_token)
         self._fleet = fleet or FixedFleet()
         self._scaler = Scaler(self._pool, self._fleet)
-        self._admission = Admission(config)
+        self._tracing = tracing
+        self._admission = Admission(config, tracing=tracing)
         self._state = RouterState(self._admission, self._pool)
         self._outage = Outage(self._pool.is_ready, config.max_outage_s)
         self._decisions = DecisionLog()
         self._work_ids = WorkIds(secrets.token_hex(4))
         self._ledgers = BlockLedgers(self._pool, self._work_ids)
         self._resumables = Resumables(config)
-        self._metrics = RouterMetrics(model, self._admission, self._pool.views)
+        self._metrics = RouterMetrics(model, self._admission, self._pool.views, tracing.counts)
         self._services = [*_SERVICES]
         self._health = HealthReport(self._state.can_serve, self._services)
         self._server = grpc.aio.server(
@@ -121,13 +125,9 @@ class Router:
         self._add_services()
         await self._server.start()
         watchdog = Watchdog(self._pool, self._fleet, self._config.watchdog_s)
-        watches = (
-            self._security.watch(),
-            self._outage.watch(),
-            self._health.follow(),
-            watchdog.run(),
-        )
-        self._watching = [asyncio.create_task(watch) for watch in watches]
+        forever = (self._security.watch(), self._outage.watch(), self._health.follow())
+        self._watching = [asyncio.create_task(watch) for watch in (*forever, watchdog.run())]
+        self._tracing.start()
         self._http.start()
         await self._health.report()
         return port
@@ -182,6 +182,7 @@ class Router:
             await self._grammars.close()
         if self._http is not None:
             await asyncio.to_thread(self._http.stop)
+        await asyncio.to_thread(self._tracing.stop, _LAST_SPANS_S)
 
     def _add_services(self) -> None:
         info = self.model_info
@@ -233,14 +234,15 @@ class Router:
             self._config.max_unread_tokens,
         )
         relocation = Relocation(dispatcher, self._metrics, self._config.max_worker_deaths)
-        return Journeys(dispatcher, placement, relocation, self._tokenizer, self._metrics)
+        metrics, tracing = self._metrics, self._tracing
+        return Journeys(dispatcher, placement, relocation, self._tokenizer, metrics, tracing)
 
     def _add_vllm_service(self, intake: Intake, journeys: Journeys) -> None:
         from smg_grpc_proto import vllm_engine_pb2_grpc
 
         from router.edge.vllm.service import SERVICE_NAME, VllmEngineService
 
-        slow_client_s = self._config.slow_client_s
-        service = VllmEngineService(self._model_dir, intake, journeys, self._state, slow_client_s)
+        slow_s = self._config.slow_client_s
+        service = VllmEngineService(self._model_dir, intake, journeys, self._state, slow_s)
         vllm_engine_pb2_grpc.add_VllmEngineServicer_to_server(service, self._server)
         self._services.append(SERVICE_NAME)

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 
 from common.messages import FinishReason
+from common.telemetry.tracing.exporter import ExportCounts
 from pdserve.errors import Reason
 from router.admission.admission import Admission
 from router.journey.admission_metrics import AdmissionCollector
 from router.journey.info_metrics import InfoCollector
 from router.journey.stage_metrics import LATENCY_BUCKETS, SHORT_BUCKETS, StageMetrics
+from router.journey.trace_metrics import TraceCollector
 from router.journey.worker_metrics import WorkerCollector
 from router.workers.view import WorkerView
 
@@ -23,7 +25,11 @@ class RouterMetrics:
     """Metrics of one router, in a registry of their own."""
 
     def __init__(
-        self, model: str, admission: Admission, views: Callable[[], list[WorkerView]]
+        self,
+        model: str,
+        admission: Admission,
+        views: Callable[[], list[WorkerView]],
+        spans: ExportCounts | None = None,
     ) -> None:
         self.registry = registry = CollectorRegistry()
         self.ttft = self._seconds("time_to_first_token", "Arrival at the router to the first token")
@@ -57,6 +63,7 @@ class RouterMetrics:
         registry.register(AdmissionCollector(admission))
         registry.register(WorkerCollector(views))
         registry.register(InfoCollector(model, views))
+        registry.register(TraceCollector(spans or ExportCounts()))
         ProcessCollector(registry=registry)
 
     def _seconds(
