@@ -1,6 +1,6 @@
 """Router in a process of its own, for workers at given addresses.
 
-Usage: python -m benchmarks.router.router_process MODEL_DIR ADDRESS...
+Usage: python -m benchmarks.router.router_process MODEL_DIR [--traces=RATIO,ENDPOINT] ADDRESS...
 Prints its gRPC and its OpenAI port, then its memory (bytes) for each line of input; ends with its input.
 """
 
@@ -11,12 +11,23 @@ from pathlib import Path
 
 from common.config import RouterConfig
 from common.telemetry.logs import configure_logs
+from common.telemetry.tracing.build import make_tracing
+from common.telemetry_config import TelemetryConfig
 from router.app import Router
+
+_TRACES = "--traces="
 
 
 def _resident_bytes() -> int:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _telemetry(options: list[str]) -> TelemetryConfig:
+    if not options:
+        return TelemetryConfig()
+    ratio, _, endpoint = options[0].removeprefix(_TRACES).partition(",")
+    return TelemetryConfig(sample_ratio=float(ratio), otlp_endpoint=endpoint)
 
 
 async def main(model_dir: str, addresses: list[str]) -> None:
@@ -25,7 +36,10 @@ async def main(model_dir: str, addresses: list[str]) -> None:
     config = RouterConfig(
         policy="least_loaded", max_inflight_requests=4096, max_queued_requests=4096
     )
-    router = Router("double", Path(model_dir), addresses, config)
+    traces = [address for address in addresses if address.startswith(_TRACES)]
+    workers = [address for address in addresses if not address.startswith(_TRACES)]
+    tracing = make_tracing(_telemetry(traces), "benchmark", "double")
+    router = Router("double", Path(model_dir), workers, config, tracing=tracing)
     print(await router.start("127.0.0.1", 0, 0, 30.0), flush=True)
     print(await router.serve_openai("127.0.0.1", 0), flush=True)
     while await asyncio.to_thread(sys.stdin.readline):

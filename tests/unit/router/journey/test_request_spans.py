@@ -113,7 +113,7 @@ async def test_a_move_is_a_second_attempt_and_the_first_one_says_why(tmp_path: P
         await until(lambda: spare.num_live == 1)
         last = SequenceOutput(f"{FIRST}~2", 2, tuple(b"e"), FinishReason.LENGTH, timings=TIMINGS)
         spare._hand_out(last)
-        await task
+        summary = (await task)[-1].summary
     (ended,) = kept.ended
     first, second = (span for span in ended.root.children if span.name == "attempt")
     assert (first.error, second.error, ended.root.error) == ("WORKER_LOST", "", "")
@@ -124,6 +124,10 @@ async def test_a_move_is_a_second_attempt_and_the_first_one_says_why(tmp_path: P
     assert only(first.children, "prefill").service == ("decode", "d")
     assert only(second.children, "prefill").start_s == second.start_s + 0.5
     assert ended.root.attributes["pdserve.num_moves"] == 1
+    # `explain` counts the new worker's stages from there too
+    assert summary is not None
+    arrival_s = only(ended.root.children, "queue").start_s
+    assert summary.submitted_s >= second.start_s - arrival_s
     (line,) = [line for line in lines if line["event"] == "request_moved"]
     assert line["trace_id"] == ended.trace.name
 
