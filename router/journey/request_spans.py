@@ -6,7 +6,6 @@ request: the caller's arrival to the end
    └─ the worker's stages (common/telemetry/tracing/stages.py)
 """
 
-from common.messages import FinishReason
 from common.telemetry.tracing.request_span import Lifetime, RequestIdentity, request_span
 from common.telemetry.tracing.span import ROUTER, AttributeValue, Service, Span, SpanEvent
 from common.telemetry.tracing.stages import Stage, stages_of
@@ -83,9 +82,7 @@ def _attempts(request: LiveRequest, ended_s: float, error: str) -> list[Span]:
     ]
 
 
-def _attempt(
-    choice: LiveChoice, number: int, attempt: Attempt, ended_s: float, error: str
-) -> Span:
+def _attempt(choice: LiveChoice, number: int, attempt: Attempt, ended_s: float, error: str) -> Span:
     route, timings = attempt.route, attempt.timings
     found: Numbers = {
         "pdserve.choice": choice.number,

@@ -9,7 +9,6 @@ from common.telemetry.tracing.tracing import NO_TRACING, Tracing
 from common.telemetry_config import TelemetryConfig
 from pdserve.errors import SetupError
 
-
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # of a header (RFC 9110)
 _VALUE = re.compile(r"[!-~](?:[ !-~]*[!-~])?")
 

@@ -124,8 +124,8 @@ class OpenAiPages:
         return await self._answer(request, name, opened)
 
     async def _parse(self, model: type[_Model], request: Request) -> _Model:
-        operation = "text_completion" if model is CompletionRequest else "chat"
-        note_caller(operation, request.headers.items())
+        is_chat = model is not CompletionRequest
+        note_caller("chat" if is_chat else "text_completion", request.headers.items())
         with self._intake.counting_refusals():
             return parse(model, await read_json(request))
 

@@ -136,7 +136,9 @@ async def test_openai_s_face_takes_it_from_http_headers(
     assert (root.span.trace_id.hex(), root.span.parent_span_id.hex()) == (TRACE, PARENT)
     assert root.name == f"{operation} tiny"
     # the router has stopped, so that all is sent
-    assert {s.attributes.get("pdserve.request_id", "http") for s in collector.wait(bool)} == {"http"}
+    assert {s.attributes.get("pdserve.request_id", "http") for s in collector.wait(bool)} == {
+        "http"
+    }
 
 
 async def test_refusal_cancel_and_failure_end_the_span_with_their_reason(

@@ -120,7 +120,9 @@ def test_a_stop_waits_no_longer_than_it_may() -> None:
     exporter.put(ended_trace(2))
     with capture_logs() as lines:
         exporter.stop(0.0)
-    assert [(line["event"], line["num_spans_queued"]) for line in lines] == [("trace_export_cut", 3)]
+    assert [(line["event"], line["num_spans_queued"]) for line in lines] == [
+        ("trace_export_cut", 3)
+    ]
     played.gate.set()
     exporter.stop(WITHIN_S)
 

@@ -6,9 +6,9 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 import pdserve
+from common.telemetry.tracing.caller import Caller
 from common.telemetry.tracing.otlp import OtlpEncoder, num_rejected
 from common.telemetry.tracing.request_span import Lifetime, RequestIdentity, request_span
-from common.telemetry.tracing.caller import Caller
 from common.telemetry.tracing.span import EndedTrace, Trace
 from tests.integration.support.trace_collector import read_attributes
 from tests.unit.common.telemetry.tracing.ended import ended_trace
