@@ -78,7 +78,15 @@ def route_grid(response: inference_pb2.ExplainResponse) -> Grid:
     return Grid(_COLUMNS, rows, title="predicted cost in ms; the first route was taken")
 
 
-def print_together(responses: Sequence[inference_pb2.ExplainResponse]) -> None:
+def print_explanations(responses: Sequence[inference_pb2.ExplainResponse]) -> None:
+    """Print each explanation; before those of several requests, one waterfall of all."""
+    if len(responses) > 1:
+        _print_together(responses)
+    for response in responses:
+        print_explanation(response)
+
+
+def _print_together(responses: Sequence[inference_pb2.ExplainResponse]) -> None:
     """Print where the time of several requests went, on one scale; those that ended well."""
     rows = [
         (f"{response.request_id}#{index}" if index else response.request_id, done)

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 
 class TelemetryConfig(BaseModel):
-    """Where traces go, and how many."""
+    """Settings of traces: their collector, and the share of requests."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -88,23 +88,21 @@ class Router:
 
         `cluster_token` is the secret that the workers ask for. Raises SetupError.
         """
-        self._model, self._model_dir = model, model_dir
-        self._config = config
+        self._model, self._model_dir, self._config = model, model_dir, config
         self._security = security or ServerSecurity(SecurityConfig())
         self._tokenizer = Tokenizer(model_dir)
         self._defaults = choose_sampling_defaults(model_dir, config.generation_config)
         self._pool = WorkerPool(worker_addresses, config, cluster_token)
         self._fleet = fleet or FixedFleet()
         self._scaler = Scaler(self._pool, self._fleet)
-        self._tracing = tracing
-        self._admission = Admission(config, tracing=tracing)
+        self._admission, self._tracing = Admission(config, tracing=tracing), tracing
         self._state = RouterState(self._admission, self._pool)
         self._outage = Outage(self._pool.is_ready, config.max_outage_s)
         self._decisions = DecisionLog()
         self._work_ids = WorkIds(secrets.token_hex(4))
         self._ledgers = BlockLedgers(self._pool, self._work_ids)
         self._resumables = Resumables(config)
-        self._metrics = RouterMetrics(model, self._admission, self._pool.views, tracing.counts)
+        self._metrics = RouterMetrics(model, self._admission, self._pool.views, tracing)
         self._services = [*_SERVICES]
         self._health = HealthReport(self._state.can_serve, self._services)
         self._server = grpc.aio.server(

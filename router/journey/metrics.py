@@ -8,7 +8,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 
 from common.messages import FinishReason
-from common.telemetry.tracing.exporter import ExportCounts
+from common.telemetry.tracing.tracing import NO_TRACING, Tracing
 from pdserve.errors import Reason
 from router.admission.admission import Admission
 from router.journey.admission_metrics import AdmissionCollector
@@ -29,7 +29,7 @@ class RouterMetrics:
         model: str,
         admission: Admission,
         views: Callable[[], list[WorkerView]],
-        spans: ExportCounts | None = None,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self.registry = registry = CollectorRegistry()
         self.ttft = self._seconds("time_to_first_token", "Arrival at the router to the first token")
@@ -60,10 +60,9 @@ class RouterMetrics:
         )
         for cause in ("death", "loss"):
             self.migrations.labels(cause)
-        registry.register(AdmissionCollector(admission))
-        registry.register(WorkerCollector(views))
-        registry.register(InfoCollector(model, views))
-        registry.register(TraceCollector(spans or ExportCounts()))
+        collectors = (AdmissionCollector(admission), WorkerCollector(views))
+        for collector in (*collectors, InfoCollector(model, views), TraceCollector(tracing)):
+            registry.register(collector)
         ProcessCollector(registry=registry)
 
     def _seconds(

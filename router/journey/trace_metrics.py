@@ -5,18 +5,18 @@ from collections.abc import Iterable
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from common.telemetry.tracing.exporter import ExportCounts
+from common.telemetry.tracing.tracing import Tracing
 
 
 class TraceCollector(Collector):
     """Metrics of the spans of sampled requests; all 0 while tracing is off."""
 
-    def __init__(self, counts: ExportCounts) -> None:
-        self._counts = counts
+    def __init__(self, tracing: Tracing) -> None:
+        self._tracing = tracing
 
     def collect(self) -> Iterable[Metric]:
         """Yield the metrics of the exporter now."""
-        counts = self._counts
+        counts = self._tracing.counts
         exported = CounterMetricFamily(
             "pdserve_trace_spans_exported", "Spans that the collector of traces took"
         )

@@ -133,7 +133,7 @@ class SpanExporter:
 
     def _pause_s(self) -> float:
         doublings = min(self._num_failures - 1, _MAX_DOUBLINGS)
-        return min(self._gather_s * 2**doublings, self._max_pause_s)
+        return min(self._gather_s * (1 << doublings), self._max_pause_s)
 
     def _note_failure(self, problem: str) -> None:
         if not self._num_failures:

@@ -1,7 +1,7 @@
 """Collector of traces in this process: an HTTP server that reads OTLP's messages."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
@@ -102,9 +102,9 @@ def tracing_to(
     return Tracing(exporter, sample_ratio, "tiny")
 
 
-def read_attributes(pairs: "list[common_pb2.KeyValue] | object") -> dict[str, Scalar]:
+def read_attributes(pairs: Iterable[common_pb2.KeyValue]) -> dict[str, Scalar]:
     """Return attributes as a dictionary."""
-    return {pair.key: _scalar(pair.value) for pair in pairs}  # type: ignore[attr-defined]
+    return {pair.key: _scalar(pair.value) for pair in pairs}
 
 
 def _scalar(value: common_pb2.AnyValue) -> Scalar:

@@ -68,7 +68,13 @@ async def test_a_request_s_span_has_its_names_and_numbers_and_nothing_that_was_s
         say_end(world, "me/0/acme/r")
         await task
     (ended,) = kept.ended
-    root = ended.root
+    check_names_and_numbers(ended.root)
+    (line,) = [line for line in lines if line["event"] == "request_ended"]
+    assert line["trace_id"] == "4bf92f3577b34da6a3ce929d0e0e4736" == ended.trace.name
+    assert MARKER not in str(ended)
+
+
+def check_names_and_numbers(root: Span) -> None:
     assert (root.name, root.start_s, root.error, root.is_server) == ("chat tiny", 0.0, "", True)
     seconds = root.attributes["gen_ai.response.time_to_first_chunk"]
     assert isinstance(seconds, float)
@@ -91,14 +97,19 @@ async def test_a_request_s_span_has_its_names_and_numbers_and_nothing_that_was_s
         "pdserve.num_moves": 0,
     }
     assert [event.name for event in root.events] == ["token 1"]
+
+
+async def test_the_workers_stages_stand_where_the_choice_was_sent(tmp_path: Path) -> None:
+    world, kept = traced_world(tmp_path)
+    task = await world.start_sent()
+    say_end(world)
+    await task
+    root = kept.ended[0].root
     attempt = only(root.children, "attempt")
     assert [stage.name for stage in attempt.children] == ["queue", "prefill", "decode"]
     decode = only(attempt.children, "decode")
     assert (decode.service, decode.end_s - attempt.start_s) == (("decode", "d"), 1.5)
     assert only(root.children, "queue").end_s <= attempt.start_s <= attempt.end_s <= root.end_s
-    (line,) = [line for line in lines if line["event"] == "request_ended"]
-    assert line["trace_id"] == "4bf92f3577b34da6a3ce929d0e0e4736" == ended.trace.name
-    assert MARKER not in str(ended)
 
 
 async def test_a_move_is_a_second_attempt_and_the_first_one_says_why(tmp_path: Path) -> None:

@@ -62,5 +62,5 @@ async def test_each_task_has_its_own_caller() -> None:
         serve([("traceparent", "two"), ("traceparent", "three")]),
         serve([("traceparent-bin", b"four"), ("authorization", "x")]),
     )
-    assert found == [("one", "a=1,b=2"), ("", ""), ("", "")]
+    assert list(found) == [("one", "a=1,b=2"), ("", ""), ("", "")]
     assert current_caller().arrived_s is None
