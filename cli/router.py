@@ -13,6 +13,7 @@ from cli.settings import load_config
 from common.cache_dir import default_cache_dir
 from common.config import ServeConfig
 from common.engine.weights.resolve import resolve_model
+from common.telemetry.tracing.build import check_tracing
 from pdserve.errors import SetupError
 from router.access.server_security import ServerSecurity
 
@@ -44,6 +45,7 @@ def _join(settings: ServeConfig) -> None:
         raise SetupError(
             "ray_address is not set", "give --ray-address, or serve with `pdserve serve`"
         )
+    check_tracing(settings.telemetry)
     ServerSecurity(settings.security).check(settings.grpc_host)
     # ray takes a second to import, and `pdserve --help` does not need it
     from deploy.serve import join

@@ -15,6 +15,7 @@ from cli.start_lines import start_lines
 from common.cache_dir import default_cache_dir
 from common.config import ServeConfig
 from common.engine.weights.resolve import resolve_model
+from common.telemetry.tracing.build import check_tracing
 from pdserve.errors import SetupError
 from router.access.server_security import ServerSecurity
 
@@ -85,7 +86,8 @@ def check_folder() -> None:
 
 def _serve(settings: ServeConfig) -> None:
     check_folder()
-    ServerSecurity(settings.security).check(settings.grpc_host)  # checked before a model is fetched
+    check_tracing(settings.telemetry)
+    ServerSecurity(settings.security).check(settings.grpc_host)  # all before a model is fetched
     with progress_bars() as progress:
         source = resolve_model(settings.model, default_cache_dir(), progress)
     # ray takes a second to import, and `pdserve --help` does not need it

@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from common.certificates import Certificates, WorkerAccess
+from common.telemetry_config import TelemetryConfig
 
 StoredDtype = Literal["float32", "bfloat16", "float16"]
 Dtype = Literal["auto", StoredDtype]
@@ -228,6 +229,7 @@ class ServeConfig(_Frozen):
     transfer: TransferConfig = TransferConfig()
     router: RouterConfig = RouterConfig()
     security: SecurityConfig = SecurityConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
 
     @property
     def router_settings(self) -> RouterConfig:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from common.config import ServeConfig
 from common.telemetry.logs import configure_logs
+from common.telemetry.tracing.build import check_tracing, make_tracing
 from common.uninterrupted import uninterrupted
 from deploy.deployment import Deployment
 from deploy.fleet import DeploymentFleet
@@ -128,6 +129,7 @@ async def _routing(
         DeploymentFleet(site.supervisor),
         security,
         facts.access.router,
+        make_tracing(config.telemetry, config.namespace, facts.model_name),
     )
     try:
         grpc_port = await router.start(
@@ -163,6 +165,7 @@ def _endpoints_of(router: Router, config: ServeConfig, grpc_port: int, model: st
 
 def _make_security(config: ServeConfig) -> ServerSecurity:
     """Find out what can be refused before anything starts. Raises SetupError."""
+    check_tracing(config.telemetry)
     security = ServerSecurity(config.security)
     security.check(config.grpc_host)
     host, is_shared = config.grpc_host, config.router.share_ports

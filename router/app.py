@@ -23,6 +23,7 @@ from common.config import RouterConfig, SecurityConfig
 from common.engine.weights.folder import read_eos_token_ids
 from common.messages import Role, WorkerInfo
 from common.rpc.channel import SERVER_OPTIONS, SHARING_SERVER_OPTIONS
+from common.telemetry.tracing.tracing import NO_TRACING, Tracing
 from common.uninterrupted import uninterrupted
 from pdserve.errors import SetupError
 from pdserve.v1 import admin_pb2_grpc, inference_pb2_grpc
@@ -68,6 +69,7 @@ from router.workers.outage import Outage
 from router.workers.pool import WorkerPool
 
 _LAST_WORDS_S = 0.5  # for statuses that are not sent yet
+_LAST_SPANS_S = 2.0  # for spans
 _SERVICES = ("pdserve.v1.Inference", "pdserve.v1.Admin")
 
 
@@ -83,27 +85,27 @@ class Router:
         fleet: Fleet | None = None,
         security: ServerSecurity | None = None,
         access: WorkerAccess = OPEN,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         """Put the router together. Without `security` every caller is served.
 
         `access` is what the workers ask for. Raises SetupError.
         """
-        self._model, self._model_dir = model, model_dir
-        self._config = config
+        self._model, self._model_dir, self._config = model, model_dir, config
         self._security = security or ServerSecurity(SecurityConfig())
         self._tokenizer = Tokenizer(model_dir)
         self._defaults = choose_sampling_defaults(model_dir, config.generation_config)
         self._pool = WorkerPool(worker_addresses, config, access)
         self._fleet = fleet or FixedFleet()
         self._scaler = Scaler(self._pool, self._fleet)
-        self._admission = Admission(config)
+        self._admission, self._tracing = Admission(config, tracing=tracing), tracing
         self._state = RouterState(self._admission, self._pool)
         self._outage = Outage(self._pool.is_ready, config.max_outage_s)
         self._decisions = DecisionLog()
         self._work_ids = WorkIds(secrets.token_hex(4))
         self._ledgers = BlockLedgers(self._pool, self._work_ids)
         self._resumables = Resumables(config)
-        self._metrics = make_metrics(model, self._admission, self._pool.views, config)
+        self._metrics = make_metrics(model, self._admission, self._pool.views, config, tracing)
         self._services = [*_SERVICES]
         self._health = HealthReport(self._state.can_serve, self._services)
         options = SHARING_SERVER_OPTIONS if config.share_ports else SERVER_OPTIONS
@@ -124,13 +126,9 @@ class Router:
         self._add_services()
         await self._server.start()
         watchdog = Watchdog(self._pool, self._fleet, self._config.watchdog_s)
-        watches = (
-            self._security.watch(),
-            self._outage.watch(),
-            self._health.follow(),
-            watchdog.run(),
-        )
-        self._watching = [asyncio.create_task(watch) for watch in watches]
+        forever = (self._security.watch(), self._outage.watch(), self._health.follow())
+        self._watching = [asyncio.create_task(watch) for watch in (*forever, watchdog.run())]
+        self._tracing.start()
         self._http.start(self._live_pages.answer if self._live_pages else None)
         await self._health.report()
         return port
@@ -187,6 +185,7 @@ class Router:
             await self._live_pages.stop()
         if self._http is not None:
             await asyncio.to_thread(self._http.stop)
+        await asyncio.to_thread(self._tracing.stop, _LAST_SPANS_S)
 
     def _add_services(self) -> None:
         info = self.model_info
@@ -242,4 +241,5 @@ class Router:
             self._config.max_unread_tokens,
         )
         relocation = Relocation(dispatcher, self._metrics, self._config.max_worker_deaths)
-        return Journeys(dispatcher, placement, relocation, self._tokenizer, self._metrics)
+        metrics, tracing = self._metrics, self._tracing
+        return Journeys(dispatcher, placement, relocation, self._tokenizer, metrics, tracing)

@@ -1,6 +1,6 @@
 """Router in a process of its own, for workers at given addresses.
 
-Usage: python -m benchmarks.router.router_process MODEL_DIR [--all-metrics] ADDRESS...
+Usage: python -m benchmarks.router.router_process MODEL_DIR [--all-metrics] [--traces=RATIO,URL] ADDRESS...
 Prints its gRPC, OpenAI and HTTP port, then its memory (bytes) for each line of input; ends with its input.
 """
 
@@ -11,6 +11,8 @@ from pathlib import Path
 
 from common.config import RouterConfig
 from common.telemetry.logs import configure_logs
+from common.telemetry.tracing.build import make_tracing
+from common.telemetry_config import TelemetryConfig
 from router.app import Router
 
 _ALL_METRICS = "--all-metrics"
@@ -20,11 +22,19 @@ _METRICS = {
     "metrics_compat": "vllm",
     "metrics_tenants": 10,
 }
+_TRACES = "--traces="
 
 
 def _resident_bytes() -> int:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _telemetry(options: list[str]) -> TelemetryConfig:
+    if not options:
+        return TelemetryConfig()
+    ratio, _, endpoint = options[0].removeprefix(_TRACES).partition(",")
+    return TelemetryConfig(sample_ratio=float(ratio), otlp_endpoint=endpoint)
 
 
 async def main(model_dir: str, addresses: list[str]) -> None:
@@ -35,8 +45,10 @@ async def main(model_dir: str, addresses: list[str]) -> None:
     )
     if _ALL_METRICS in addresses:
         config = config.model_copy(update=_METRICS)
-    workers = [address for address in addresses if address != _ALL_METRICS]
-    router = Router("double", Path(model_dir), workers, config)
+    traces = [address for address in addresses if address.startswith(_TRACES)]
+    workers = [address for address in addresses if not address.startswith("--")]
+    tracing = make_tracing(_telemetry(traces), "benchmark", "double")
+    router = Router("double", Path(model_dir), workers, config, tracing=tracing)
     print(await router.start("127.0.0.1", 0, 0, 30.0), flush=True)
     print(await router.serve_openai("127.0.0.1", 0), flush=True)
     print(router.http_port, flush=True)

@@ -8,6 +8,7 @@ import grpc
 
 from common.rpc.status import to_status
 from common.telemetry.logs import get_logger
+from common.telemetry.tracing.caller import note_caller
 from pdserve.errors import InternalError, InvalidRequestError, RequestError
 from pdserve.v1 import inference_pb2, inference_pb2_grpc
 from router.access.tenant import RequestKey, current_tenant
@@ -50,6 +51,8 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         self, request: inference_pb2.GenerateRequest, context: GenerateContext
     ) -> None:
         """Stream a request's answer."""
+        is_chat = request.HasField("chat")
+        note_caller("chat" if is_chat else "text_completion", context.invocation_metadata() or ())
         try:
             async with aclosing(await self._open(request, context)) as responses:
                 async for response in responses:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from common.messages import SamplingParams
+from common.telemetry.tracing.caller import Caller, current_caller
 from pdserve.errors import InvalidRequestError, NotFoundError, Reason
 from pdserve.v1 import inference_pb2
 from router.access.tenant import ANONYMOUS, RequestKey, Tenant, current_tenant
@@ -46,8 +47,9 @@ class Job:
     num_choices: int = 1
     priority: int = 0
     shown_tokens: frozenset[str] = frozenset()  # special tokens that the answer's text shows
-    # filled by itself, so that a job made in a call always has its tenant
+    # filled by themselves, so that a job made in a call always has its tenant and its caller
     tenant: Tenant = field(default_factory=current_tenant)
+    caller: Caller = field(default_factory=current_caller, compare=False)
 
     @property
     def key(self) -> RequestKey:

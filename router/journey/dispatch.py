@@ -19,6 +19,7 @@ from router.access.tenant import Tenant
 from router.admission.recent_use import RecentUse
 from router.admission.wait_limit import WaitLimit, check_deadline
 from router.intake.job import Job
+from router.journey.attempt import Attempt
 from router.journey.forecaster import Forecaster, queue_rank
 from router.journey.live_request import Arrival, LiveChoice, LiveRequest, Resources
 from router.journey.placement import Placement
@@ -159,10 +160,12 @@ class Dispatcher:
         """Send a choice to its decode worker; `num_tokens` of its prompt are to run."""
         job, pool = request.job, self._resources.pool
         request.route = decision.route
+        now_s = time.monotonic()
         remaining_s = request.arrival.remaining_s
         work = make_work_request(job, request.work_id, choice, decision.route, remaining_s)
         pool.link(decision.route.decode).submit(work, choice.stream)
-        rank = decision.worker_rank(time.monotonic())
+        choice.attempts.append(Attempt(decision.route, now_s))
+        rank = decision.worker_rank(now_s)
         choice.prompt = pool.sent_prompts.add(decision.prompt_worker, num_tokens, rank)
 
     async def _wait_for_worker(self, request: LiveRequest, timeout_s: float) -> None:

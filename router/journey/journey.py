@@ -13,13 +13,14 @@
    request.
 8. A choice whose worker is lost goes on elsewhere (`Relocation.move`).
 9. `LiveRequest.close` then gives back all that it holds; workers that still compute it are told to
-   stop. `RequestEnds.note` counts its end and logs one line.
+   stop. `RequestEnds.note` counts its end, logs one line, and has a sampled request's spans sent.
 """
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from common.messages import FinishReason
+from common.telemetry.tracing.tracing import NO_TRACING, Tracing
 from pdserve.errors import Reason, RequestCancelledError, RequestError, RequestTimeoutError
 from router.access.tenant import Tenant
 from router.admission.admission import Outcome
@@ -48,13 +49,15 @@ class Journeys:
         relocation: Relocation,
         tokenizer: Tokenizer,
         metrics: RouterMetrics,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self._dispatcher = dispatcher
         self._relocation = relocation
         self._placement = placement
         self._tokenizer = tokenizer
         self._metrics = metrics
-        self._ends = RequestEnds(metrics)
+        self._tracing = tracing
+        self._ends = RequestEnds(metrics, tracing)
         self.live = LiveRequests()
 
     async def run(self, job: Job, timeout_s: float | None) -> AsyncGenerator[Delta]:
@@ -63,6 +66,7 @@ class Journeys:
         Raises RequestError; closing the iterator cancels the request.
         """
         request = self._dispatcher.admit(job, timeout_s)
+        request.trace = self._tracing.begin(job.caller)
         self.live.add(request)
         # unless it is seen to end in another way
         request.end_with(Outcome.CANCELLED, Reason.CANCELLED)
@@ -75,6 +79,7 @@ class Journeys:
                 async for delta in deltas:
                     if delta.summary is not None:
                         self._placement.note_finished(job.key, delta.choice, delta.summary)
+                        request.choices[delta.choice].finish_reason = delta.summary.reason
                         ended.append(delta.summary)
                         if len(ended) == len(runs):
                             request.end_with(Outcome.COMPLETED, _reason_of(ended))
@@ -106,6 +111,8 @@ class Journeys:
                     progress.move(await self._relocation.move(request, choice, output.failure))
                     continue
                 delta = progress.advance(output)
+                if output.timings is not None:
+                    choice.attempts[-1].timings = output.timings
                 request.note_output(choice, delta.token_ids)
                 yield delta
                 if delta.summary is not None:

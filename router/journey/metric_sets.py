@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from common.config import RouterConfig
+from common.telemetry.tracing.tracing import NO_TRACING, Tracing
 from router.admission.admission import Admission
 from router.journey.metrics import RouterMetrics
 from router.journey.vllm_metrics import VllmCollector
@@ -14,9 +15,10 @@ def make_metrics(
     admission: Admission,
     views: Callable[[], list[WorkerView]],
     config: RouterConfig,
+    tracing: Tracing = NO_TRACING,
 ) -> RouterMetrics:
     """Return the metrics, with those under vLLM's names if router.metrics_compat asks for them."""
-    metrics = RouterMetrics(model, admission, views, config)
+    metrics = RouterMetrics(model, admission, views, config, tracing)
     if config.metrics_compat == "vllm":
         metrics.registry.register(VllmCollector(model, metrics, admission, views))
     return metrics

@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from common.config import RouterConfig
 from common.messages import FinishReason
+from common.telemetry.tracing.tracing import NO_TRACING, Tracing
 from pdserve.errors import Reason
 from router.admission.admission import Admission
 from router.journey.admission_metrics import AdmissionCollector
@@ -18,6 +19,7 @@ from router.journey.log_metrics import LogCollector
 from router.journey.slo_metrics import Slo, SloMetrics
 from router.journey.stage_metrics import LATENCY_BUCKETS, SHORT_BUCKETS, StageMetrics
 from router.journey.tenant_metrics import TenantMetrics
+from router.journey.trace_metrics import TraceCollector
 from router.journey.worker_metrics import WorkerCollector
 from router.workers.view import WorkerView
 
@@ -33,6 +35,7 @@ class RouterMetrics:
         admission: Admission,
         views: Callable[[], list[WorkerView]],
         config: RouterConfig | None = None,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         config = config or RouterConfig()
         self.registry = registry = CollectorRegistry()
@@ -67,7 +70,8 @@ class RouterMetrics:
             "cause",
             ("death", "loss"),
         )
-        for collector in (*_collectors(model, admission, views), self.tenants):
+        collectors = _collectors(model, admission, views)
+        for collector in (*collectors, self.tenants, TraceCollector(tracing)):
             registry.register(collector)
         ProcessCollector(registry=registry)
 

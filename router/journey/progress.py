@@ -99,9 +99,10 @@ class Progress:
         self.last_token_s = now_s
 
     def move(self, decision: Decision) -> None:
-        """Note that the next tokens come from other workers."""
+        """Note that the next tokens come from other workers, to which the choice was just sent."""
         self.decision = decision
         self.has_moved = True
+        self.submitted_s = time.monotonic()  # the new workers' spans count from there
 
     def _note_timings(self, timings: WorkTimings) -> None:
         if self.has_moved:  # the worker counts the output so far among the tokens that it needed

@@ -1,21 +1,25 @@
-"""Ends of accepted requests: their number by reason, and a log line each."""
+"""Ends of accepted requests: their number by reason, a log line each, and the spans of some."""
 
 import time
 from collections.abc import Sequence
 
 from common.telemetry.request_log import RequestLog
+from common.telemetry.tracing.span import trace_field
+from common.telemetry.tracing.tracing import NO_TRACING, Tracing
 from pdserve.errors import Reason
 from router.admission.admission import Outcome
 from router.journey.live_request import LiveRequest
 from router.journey.metrics import RouterMetrics
 from router.journey.progress import Summary
+from router.journey.request_spans import spans_of
 
 
 class RequestEnds:
     """Counts and logs every accepted request once, when it has ended."""
 
-    def __init__(self, metrics: RouterMetrics) -> None:
+    def __init__(self, metrics: RouterMetrics, tracing: Tracing = NO_TRACING) -> None:
         self._metrics = metrics
+        self._tracing = tracing
         self._log = RequestLog()
 
     def note(self, request: LiveRequest, ended: Sequence[Summary]) -> None:
@@ -24,6 +28,7 @@ class RequestEnds:
         Its line has no text, token, salt or message.
         """
         ticket, job, arrival = request.ticket, request.job, request.arrival
+        ended_s = time.monotonic()
         self._metrics.finished.labels(request.reason).inc()
         self._metrics.output_tokens.inc(ticket.num_output_tokens)
         self._metrics.tenants.note(ticket)
@@ -42,8 +47,11 @@ class RequestEnds:
             num_moves=sum(choice.attempt - 1 for choice in request.choices),
             queue_s=_since(arrival.at_s, request.submitted_s or None),
             ttft_s=_since(arrival.at_s, request.first_token_s),
-            total_s=_since(arrival.at_s, time.monotonic()),
+            total_s=_since(arrival.at_s, ended_s),
+            **trace_field(request.trace),
         )
+        if request.trace is not None:
+            self._tracing.end(request.trace, spans_of(request, self._tracing.model, ended_s))
 
     def _judge(self, request: LiveRequest, ended: Sequence[Summary]) -> None:
         """Count the request by its objective. A client that leaves early misses only a late token 1."""

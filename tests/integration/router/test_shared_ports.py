@@ -72,12 +72,12 @@ async def test_a_router_that_does_not_share_is_refused_beside_one_that_does(
     model_dir: Path,
 ) -> None:
     async with serving(model_dir, ScriptedWorker(), config=SHARED) as stack:
-        with pytest.raises(SetupError, match="grpc_port .* is not free"):
+        with pytest.raises(SetupError, match=r"grpc_port .* is not free"):
             async with beside(stack, model_dir, RouterConfig()):
                 pass
         port = await stack.router.serve_openai(HOST, 0)
         async with serving(model_dir, ScriptedWorker()) as other:
-            with pytest.raises(SetupError, match="openai_port .* is not free"):
+            with pytest.raises(SetupError, match=r"openai_port .* is not free"):
                 await other.router.serve_openai(HOST, port)
 
 
