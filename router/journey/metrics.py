@@ -40,9 +40,7 @@ class RouterMetrics:
         config = config or RouterConfig()
         self.registry = registry = CollectorRegistry()
         self.ttft = self._seconds("time_to_first_token", "Arrival at the router to the first token")
-        self.itl = self._seconds(
-            "inter_token_latency", "Gap between two consecutive tokens", SHORT_BUCKETS
-        )
+        self.itl = self._seconds("inter_token_latency", "Gap between two tokens", SHORT_BUCKETS)
         self.e2e = self._seconds("e2e_request_latency", "Arrival at the router to the last token")
         self.tpot = self._seconds(
             "request_time_per_output_token", "First to last token, by token", SHORT_BUCKETS
@@ -54,9 +52,7 @@ class RouterMetrics:
         self.prompt_lengths = self._tokens("request_prompt_tokens", "Tokens of a prompt")
         self.output_lengths = self._tokens("request_generation_tokens", "Tokens of an answer")
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens")
-        self.cached_tokens = self._counter(
-            "prompt_tokens_cached", "Prompt tokens that a cache held"
-        )
+        self.cached_tokens = self._counter("prompt_tokens_cached", "Of these, found in a cache")
         self.output_tokens = self._counter("generation_tokens", "Generated tokens")
         self.finished = self._labelled(
             "requests_finished",
