@@ -11,6 +11,7 @@ from pdserve.v1 import inference_pb2
 from router.access.tenant import ANONYMOUS, RequestKey, Tenant, current_tenant
 from router.intake.bad_words import check_first_token, tokenize_bad_words
 from router.intake.generation_config import NO_DEFAULTS, SamplingDefaults
+from router.intake.received import NOTHING, Received, parse_received
 from router.intake.sampling import check_prompt_logprobs, parse_sampling
 from router.intake.tokenizer import ChatMessage, Tokenizer
 from router.intake.vocabulary import check_vocabulary
@@ -46,6 +47,7 @@ class Job:
     num_choices: int = 1
     priority: int = 0
     shown_tokens: frozenset[str] = frozenset()  # special tokens that the answer's text shows
+    received: Received = NOTHING  # output that another router sent
     # filled by itself, so that a job made in a call always has its tenant
     tenant: Tenant = field(default_factory=current_tenant)
 
@@ -53,6 +55,11 @@ class Job:
     def key(self) -> RequestKey:
         """Name of the job among the requests of all tenants."""
         return RequestKey(self.tenant, self.request_id)
+
+    @property
+    def num_given_tokens(self) -> int:
+        """Number of tokens that are to be computed before new ones come."""
+        return len(self.prompt_token_ids) + self.received.num_tokens
 
     @property
     def salt(self) -> str:
@@ -105,14 +112,16 @@ def parse_request(
     sampling = parse_sampling(asked, seed, max_tokens, limits.vocab_size)
     sampling = _add_bad_words(sampling, asked.bad_words, limits, tokenizer)
     check_prompt_logprobs(sampling, len(prompt))
+    num_choices = _parse_num_choices(asked)
     return Job(
         request_id,
         prompt,
         sampling,
         tuple(asked.stop),
         message.cache_salt,
-        _parse_num_choices(asked),
+        num_choices,
         message.priority,
+        received=parse_received(message, num_choices, max_tokens, limits.vocab_size, tokenizer),
     )
 
 

@@ -49,6 +49,24 @@ def parse_sampling(
     )
 
 
+def values_in_use(sampling: SamplingParams) -> inference_pb2.SamplingParams:
+    """Return the options that a router fills in where a client is silent, as they are used.
+
+    Put over the client's own, they leave no router anything to fill in.
+    """
+    return inference_pb2.SamplingParams(
+        temperature=sampling.temperature,
+        seed=sampling.seed,
+        max_tokens=sampling.max_tokens,
+        top_k=sampling.top_k,
+        no_top_k=not sampling.top_k,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        no_min_p=not sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
+    )
+
+
 def check_prompt_logprobs(sampling: SamplingParams, num_prompt_tokens: int) -> None:
     """Raise InvalidRequestError when the prompt's log-probabilities would not fit in a message."""
     if sampling.prompt_logprobs is None:

@@ -49,10 +49,10 @@ class RouterMetrics:
             self.finished.labels(reason)
         self.migrations = self._counter(
             "request_migrations",
-            "Choices that went on at another worker, by what happened to the one before",
+            "Choices that went on at another worker or router, by what happened to the one before",
             "cause",
         )
-        for cause in ("death", "loss"):
+        for cause in ("death", "loss", "router"):
             self.migrations.labels(cause)
         registry.register(AdmissionCollector(admission))
         registry.register(WorkerCollector(views))
