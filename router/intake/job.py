@@ -12,14 +12,13 @@ from router.access.tenant import ANONYMOUS, RequestKey, Tenant, current_tenant
 from router.intake.bad_words import check_first_token, tokenize_bad_words
 from router.intake.generation_config import NO_DEFAULTS, SamplingDefaults
 from router.intake.received import NOTHING, Received, parse_received
-from router.intake.sampling import check_prompt_logprobs, parse_sampling
+from router.intake.sampling import check_prompt_logprobs, parse_num_choices, parse_sampling
 from router.intake.tokenizer import ChatMessage, Tokenizer
 from router.intake.vocabulary import check_vocabulary
 
 _ID = re.compile(r"[!-~]{1,256}")  # visible ASCII
 _ROLES = {"system", "user", "assistant"}
 _MAX_SALT_CHARS = 256
-_MAX_CHOICES = 16
 _MAX_PRIORITY = 100
 
 
@@ -112,16 +111,15 @@ def parse_request(
     sampling = parse_sampling(asked, seed, max_tokens, limits.vocab_size)
     sampling = _add_bad_words(sampling, asked.bad_words, limits, tokenizer)
     check_prompt_logprobs(sampling, len(prompt))
-    num_choices = _parse_num_choices(asked)
     return Job(
         request_id,
         prompt,
         sampling,
         tuple(asked.stop),
         message.cache_salt,
-        num_choices,
+        parse_num_choices(asked),
         message.priority,
-        received=parse_received(message, num_choices, max_tokens, limits.vocab_size, tokenizer),
+        received=parse_received(message, max_tokens, limits.vocab_size, tokenizer),
     )
 
 
@@ -202,13 +200,6 @@ def _parse_chat(chat: inference_pb2.ChatPrompt) -> list[ChatMessage]:
             "every message is empty", reason=Reason.EMPTY_PROMPT, field="chat.messages.content"
         )
     return [ChatMessage(message.role, message.content) for message in chat.messages]
-
-
-def _parse_num_choices(sampling: inference_pb2.SamplingParams) -> int:
-    number = sampling.n if sampling.HasField("n") else 1
-    if not 1 <= number <= _MAX_CHOICES:
-        raise InvalidRequestError(f"{number} is not in [1, {_MAX_CHOICES}]", field="sampling.n")
-    return number
 
 
 def _parse_max_tokens(

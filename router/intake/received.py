@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from pdserve.errors import InvalidRequestError
 from pdserve.v1 import inference_pb2
+from router.intake.sampling import parse_num_choices
 from router.intake.tokenizer import Tokenizer
 from router.intake.vocabulary import check_vocabulary
 
@@ -40,11 +41,7 @@ NOTHING = Received()
 
 
 def parse_received(
-    message: inference_pb2.GenerateRequest,
-    num_choices: int,
-    max_tokens: int,
-    vocab_size: int,
-    tokenizer: Tokenizer,
+    message: inference_pb2.GenerateRequest, max_tokens: int, vocab_size: int, tokenizer: Tokenizer
 ) -> Received:
     """Return what a client says that it has, checked. Raises InvalidRequestError.
 
@@ -57,6 +54,7 @@ def parse_received(
             "goes with `received`: take it from `sampling` of the first response",
             field="sampling.seed",
         )
+    num_choices = parse_num_choices(message.sampling)
     token_ids: list[tuple[int, ...]] = [()] * num_choices
     seen, ended = set[int](), set[int]()
     for part in message.received:

@@ -9,6 +9,7 @@ from pdserve.v1 import inference_pb2
 from router.intake.grammar_limits import parse_grammar
 from router.intake.sampling_ranges import BIASES, RANGES
 
+_MAX_CHOICES = 16
 _MAX_STOPS = 128
 _MAX_STOP_CHARS = 256
 _MAX_STOP_TOKENS = 128
@@ -47,6 +48,14 @@ def parse_sampling(
         repetition_penalty=repetition,
         grammar=parse_grammar(message),
     )
+
+
+def parse_num_choices(message: inference_pb2.SamplingParams) -> int:
+    """Return the number of choices, checked. Raises InvalidRequestError."""
+    number = message.n if message.HasField("n") else 1
+    if not 1 <= number <= _MAX_CHOICES:
+        raise _refusal("n", f"{number} is not in [1, {_MAX_CHOICES}]")
+    return number
 
 
 def values_in_use(sampling: SamplingParams) -> inference_pb2.SamplingParams:

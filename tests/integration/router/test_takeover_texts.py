@@ -18,14 +18,21 @@ from pdserve.completion import Completion
 from pdserve.errors import InternalError, InvalidRequestError, Reason
 from pdserve.received import OutputSoFar
 from pdserve.v1 import inference_pb2
-from tests.integration.support.in_process_workers import CHUNKS_OF_16, Workers
+from tests.integration.support.in_process_workers import (
+    CHUNKS_OF_16,
+    Workers,
+    held,
+    in_engine,
+    until,
+)
 from tests.integration.support.router_stack import ALWAYS_PREFILL, HOST, Stack, routing
 from tests.patience import WITHIN_S
 from tests.unit.common.engine.tiny_models import engine_config, save_model
 from tests.unit.common.grammar.allowed import EOS, VOCAB
 from tests.unit.router.tiny_tokenizer import write_folder
 
-Request, Sampling = inference_pb2.GenerateRequest, inference_pb2.SamplingParams
+Request = inference_pb2.GenerateRequest
+Sampling = inference_pb2.SamplingParams
 Read = list[inference_pb2.GenerateResponse]
 PROMPT = [(11 * place + 5) % 256 for place in range(40)]
 SCHEMA = json.dumps(
@@ -41,7 +48,7 @@ KINDS: dict[str, dict[str, object]] = {
         "frequency_penalty": 0.5,
         "seed": 7,
     },
-    "n = 2": {"temperature": 0.8, "n": 2, "stop_token_ids": [*range(0, 256, 9)]},
+    "n = 2": {"temperature": 0.8, "n": 2, "seed": 3, "stop_token_ids": [*range(0, 256, 20)]},
     "logprobs": {"temperature": 0.7, "logprobs": 3, "prompt_logprobs": 1, "seed": 8},
     "stop texts": {"temperature": 0.9, "seed": 9},
     "bans": {"temperature": 0.9, "min_tokens": 9, "bad_words": ["ab"], "stop_token_ids": [1, 2, 3]},
@@ -81,7 +88,10 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
             runner.run(routed.__aexit__(None, None, None))
         for host in hosts:
             host.stop(WITHIN_S)
-        workers.check_at_rest()
+        until(lambda: held(workers.decode) + held(workers.prefill) == 0, "free of blocks")
+        for worker in (workers.decode, workers.prefill):
+            in_engine(worker, worker._engine.check_integrity)
+        assert not workers.crashes
 
 
 def request_of(kind: str, request_id: str, **more: object) -> Request:
@@ -187,7 +197,7 @@ def test_the_router_may_change_again_and_again(pair: Pair) -> None:
         parts = await go_on(pair.other.client, request, so_far, f"{name}/last") if so_far else whole
         assert answer(so_far + parts) == answer(whole)
 
-    @settings(max_examples=25, derandomize=True, deadline=None, database=None)
+    @settings(max_examples=15, derandomize=True, deadline=None, database=None)
     @given(st.sampled_from([*requests]), st.lists(st.integers(0, 12), max_size=4))
     def check(kind: str, places: list[int]) -> None:
         pair.runner.run(change(kind, places))

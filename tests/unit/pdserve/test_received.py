@@ -6,8 +6,10 @@ from pdserve.errors import InternalError
 from pdserve.received import OutputSoFar
 from pdserve.v1 import inference_pb2
 
-Request, Response = inference_pb2.GenerateRequest, inference_pb2.GenerateResponse
-Sampling, Part = inference_pb2.SamplingParams, inference_pb2.ReceivedOutput
+Request = inference_pb2.GenerateRequest
+Response = inference_pb2.GenerateResponse
+Sampling = inference_pb2.SamplingParams
+Part = inference_pb2.ReceivedOutput
 USED = Sampling(temperature=0.5, seed=0, max_tokens=9, top_p=0.25, no_top_k=True)
 END = inference_pb2.Finished(reason=inference_pb2.FINISH_REASON_STOP)
 

@@ -11,7 +11,8 @@ from router.intake.sampling import values_in_use
 from router.intake.tokenizer import Tokenizer
 from tests.unit.router.tiny_tokenizer import VOCAB_SIZE, write_folder
 
-Request, Part = inference_pb2.GenerateRequest, inference_pb2.ReceivedOutput
+Request = inference_pb2.GenerateRequest
+Part = inference_pb2.ReceivedOutput
 Sampling = inference_pb2.SamplingParams
 LIMITS = Limits("tiny", VOCAB_SIZE, max_context_tokens=100, kv_capacity_tokens=80)
 INVALID, VOCABULARY = Reason.INVALID_FIELD, Reason.TOKEN_OUT_OF_VOCABULARY
