@@ -11,7 +11,8 @@
 6. `merge` joins the choices of a request into one stream of deltas.
 7. A finish, a stop text, a failure, Cancel, the deadline, or the client's departure ends the
    request.
-8. A choice whose worker is lost goes on elsewhere (`Relocation.move`).
+8. A choice whose worker is lost goes on elsewhere (`Relocation.move`). A request that another router
+   ran goes on here (takeover.py).
 9. `LiveRequest.close` then gives back all that it holds; workers that still compute it are told to
    stop. `RequestEnds.note` counts its end, logs one line, and has a sampled request's spans sent.
 """
@@ -36,6 +37,7 @@ from router.journey.placement import Placement
 from router.journey.progress import Delta, Progress, Summary
 from router.journey.relocation import Relocation
 from router.journey.request_ends import RequestEnds
+from router.journey.takeover import note_takeover, rebuild_texts
 from router.routing.policy import Decision
 
 
@@ -72,9 +74,12 @@ class Journeys:
         request.end_with(Outcome.CANCELLED, Reason.CANCELLED)
         ended = list[Summary]()  # choices
         try:
+            texts = await rebuild_texts(request, self._tokenizer.decoder(job.shown_tokens))
+            note_takeover(request, self._metrics)
             decision = await self._dispatcher.wait_for_turn(request)
             self._dispatcher.send(request, decision)
-            runs = [self._run_choice(request, choice, decision) for choice in request.choices]
+            choices = zip(request.choices, texts, strict=True)
+            runs = [self._run_choice(request, one, text, decision) for one, text in choices]
             async with aclosing(merge(runs)) as deltas:
                 async for delta in deltas:
                     if delta.summary is not None:
@@ -101,9 +106,9 @@ class Journeys:
         self._dispatcher.cancel(tenant, request_id)
 
     async def _run_choice(
-        self, request: LiveRequest, choice: LiveChoice, decision: Decision
+        self, request: LiveRequest, choice: LiveChoice, text: OutputText, decision: Decision
     ) -> AsyncGenerator[Delta]:
-        progress = self._progress(request, choice, decision)
+        progress = self._progress(request, choice, text, decision)
         try:
             while True:
                 output = await choice.stream.next()
@@ -120,17 +125,18 @@ class Journeys:
         finally:
             request.end_choice(choice)
 
-    def _progress(self, request: LiveRequest, choice: LiveChoice, decision: Decision) -> Progress:
-        job = request.job
-        text = OutputText(self._tokenizer.decoder(job.shown_tokens), job)
+    def _progress(
+        self, request: LiveRequest, choice: LiveChoice, text: OutputText, decision: Decision
+    ) -> Progress:
         return Progress(
-            job,
+            request.job,
             choice.number,
             decision,
             request.arrival.at_s,
             request.submitted_s,
             text,
             self._metrics,
+            len(choice.token_ids),
         )
 
 

@@ -57,6 +57,8 @@ class Arrival:
 class LiveChoice:
     """A choice of a live request: its output so far, and what its present attempt holds.
 
+    The output may begin with what another router sent.
+
     `prompt` is set while the choice's prompt is at its worker, `workers` while it needs them.
     """
 
@@ -159,7 +161,8 @@ class LiveRequest:
 
     def lose_prefill(self, number: int, failure: WorkFailure) -> None:
         """Have a choice move whose prefill worker is lost: what came of its KV stays at decode."""
-        self.choices[number].stream.fail(failure)
+        choice = next(choice for choice in self.choices if choice.number == number)
+        choice.stream.fail(failure)
 
     def end_choice(self, choice: LiveChoice) -> None:
         """Give back all that a choice holds. Safe to repeat."""

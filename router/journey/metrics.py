@@ -62,9 +62,9 @@ class RouterMetrics:
         )
         self.migrations = self._labelled(
             "request_migrations",
-            "Choices that went on at another worker, by what happened to the one before",
+            "Choices that went on at another worker or router, by what happened to the one before",
             "cause",
-            ("death", "loss"),
+            ("death", "loss", "router"),
         )
         collectors = _collectors(model, admission, views)
         for collector in (*collectors, self.tenants, TraceCollector(tracing)):
