@@ -7,8 +7,11 @@ PYTHON ?= python3
 BASELINE := proto/baseline.binpb
 QUICK  := not slow and not gpu and not clients and not faults
 
+# where it is set, each process compiles our sources anew, and pytest rewrites all tests
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-cpus test-slow test-faults chaos test-clients test-gpu proto sync-client dashboards bench bench-cpus bench-handoff bench-overload bench-gpu docs clean proto-baseline
+.PHONY: help setup demo test static test-units test-deployments check test-cpus test-slow test-faults chaos test-clients test-gpu proto sync-client dashboards bench bench-cpus bench-handoff bench-overload bench-gpu docs clean proto-baseline
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,18 +28,27 @@ setup: $(STAMP)  ## make .venv, install, fetch the default model
 demo: setup  ## one prefill and one decode worker answer four prompts at once
 	@$(VENV)/bin/pdserve demo
 
-check: $(STAMP)  ## ruff, mypy --strict, import contracts, the public API, links of the documents
+check: static  ## ruff, mypy --strict, import contracts, the public API, links of the documents
+	$(PY) -m pytest -q tests/unit/repository/test_links.py
+
+static: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/buf lint
 	$(VENV)/bin/buf breaking --against $(BASELINE)
-	$(PY) -m pytest -q tests/unit/repository/test_links.py
 
-test: setup check  ## static checks and the test suite (CI runs this)
-	$(PY) -m pytest -q -m "$(QUICK) and not deployment" -n 2 --dist loadfile
-	$(PY) -m pytest -q -m "$(QUICK) and deployment" tests/integration/served tests/faults
+test: setup  ## static checks and the test suite (CI runs this)
+	$(MAKE) --no-print-directory -j3 static test-units test-deployments
+
+test-units: $(STAMP)
+	$(PY) -m pytest -q -m "$(QUICK) and not deployment" -n 2 --dist loadfile --no-loadscope-reorder
+
+# mostly waits, so it runs beside the others; its output comes in one piece
+test-deployments: $(STAMP)
+	@output=$$($(PY) -m pytest -q -m "$(QUICK) and deployment" tests/integration/served tests/faults 2>&1); \
+	  code=$$?; echo "$$output"; exit $$code
 
 # tests of kernels and engine, and the CPUs that they run as (LLVM's names); a CPU that this one cannot stand in
 # for fails them, so name others: make test-cpus CPUS=haswell

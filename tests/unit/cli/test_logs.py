@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import WITHIN_S
 from tests.unit.cli.conftest import Run
 
 # with Ctrl-C as a terminal has it: a suite that runs in the background has it ignored
@@ -92,7 +93,7 @@ def following(worker: str, folder: Path) -> "Iterator[subprocess.Popen[str]]":
     try:
         yield process
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        assert process.wait(WITHIN_S) == 130
     finally:
         process.kill()
         process.communicate()

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from deploy.signals import EndSignals
+from tests.patience import WITHIN_S
 
 BOTH = (signal.SIGINT, signal.SIGTERM)
 
@@ -64,7 +65,7 @@ async def test_handlers_that_others_replace_come_back_until_all_is_settled(main:
     signals.install()
     ours = signal.getsignal(signal.SIGTERM)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(WITHIN_S):
         while signal.getsignal(signal.SIGTERM) != ours:
             await asyncio.sleep(0.001)
     signals.settle()

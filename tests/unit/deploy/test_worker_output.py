@@ -6,6 +6,7 @@ from pathlib import Path
 
 from common.telemetry.log_files import LogFile, newest_of, tail
 from deploy.post_mortem import diagnose
+from tests.patience import WITHIN_S
 
 START = """
 import os, sys
@@ -27,7 +28,7 @@ def test_all_that_a_process_and_its_children_print_is_in_the_file(tmp_path: Path
         "print('by python', flush=True); os.system('echo by a child >&2'); os.write(2, b'raw\\n')"
     )
     process = start(path, code)
-    assert process.communicate(timeout=30) == ("", "")
+    assert process.communicate(timeout=WITHIN_S) == ("", "")
     assert tail(path, 9).lines == ["by python", "by a child", "raw"]
     assert path.stat().st_mode & 0o77 == 0
 
@@ -39,7 +40,7 @@ def test_the_file_is_locked_while_the_process_lives(tmp_path: Path) -> None:
         while not (path.exists() and LogFile("decode-0", path).is_written):
             assert process.poll() is None
     finally:
-        process.communicate("\n", timeout=30)
+        process.communicate("\n", timeout=WITHIN_S)
     found = newest_of(tmp_path, "decode-0")
     assert found is not None
     assert not found.is_written
@@ -48,7 +49,7 @@ def test_the_file_is_locked_while_the_process_lives(tmp_path: Path) -> None:
 def test_an_abort_can_be_read_from_the_file(tmp_path: Path) -> None:
     path = tmp_path / "decode-0" / "1.log"
     code = "print('LLVM ERROR: cannot select', file=sys.stderr, flush=True); os.abort()"
-    start(path, code).communicate(timeout=30)
+    start(path, code).communicate(timeout=WITHIN_S)
     lines = tail(path, 99).lines
     death = diagnose(lines)
     assert (death.cause, death.last_words) == ("SIGABRT", "LLVM ERROR: cannot select")

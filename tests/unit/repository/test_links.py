@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -62,12 +63,15 @@ def test_documents_named_anywhere_exist() -> None:
     assert {name for name in missing if name[0] != name_of(Path(__file__))} == set()
 
 
-SOURCES = dict(modules(*packages(), ROOT / "tests"))
+@cache
+def sources() -> dict[str, set[str]]:
+    """Return the names that each of our modules defines, by its path."""
+    return {path: defined(module) for path, module in modules(*packages(), ROOT / "tests")}
 
 
 def is_source(name: str) -> bool:
     """One of our modules has this path, or a path that ends so."""
-    return any(path == name or path.endswith(f"/{name}") for path in SOURCES)
+    return any(path == name or path.endswith(f"/{name}") for path in sources())
 
 
 def defined(module: ast.Module) -> set[str]:
@@ -96,9 +100,6 @@ def members(node: ast.ClassDef) -> set[str]:
     return names
 
 
-KNOWN = set().union(*map(defined, SOURCES.values()))
-
-
 @pytest.mark.parametrize("page", pages(), ids=name_of)
 def test_sources_that_a_page_names_exist(page: Path) -> None:
     named = [
@@ -112,11 +113,12 @@ def test_members_of_our_classes_that_a_page_names_exist(page: Path) -> None:
     fields = "".join(proto.read_text("utf-8") for proto in (ROOT / "proto").rglob("*.proto"))
     spans = "\n".join(code_spans(page.read_text("utf-8")))
     named = re.findall(r"^([A-Z]\w+)\.([a-z_]\w*)", spans, re.MULTILINE)
-    owners = {name.partition(".")[0] for name in KNOWN if "." in name}
+    known = set().union(*sources().values())
+    owners = {name.partition(".")[0] for name in known if "." in name}
     missing = [f"{owner}.{name}" for owner, name in named if owner in owners]
     # a message of the API may have the name of a class
     missing = [name for name in missing if not re.search(rf"\b{name.partition('.')[2]} = ", fields)]
-    assert [name for name in missing if name not in KNOWN] == []
+    assert [name for name in missing if name not in known] == []
 
 
 def life_of_a_request() -> list[str]:
@@ -137,8 +139,8 @@ def test_each_line_of_the_life_names_functions_and_their_files(number: int) -> N
     names = [span for span in spans if re.fullmatch(r"\w+(\.\w+)?", span) and span not in files]
     assert files
     assert names
-    assert [file for file in files if file not in SOURCES] == []
-    known = set().union(*(defined(SOURCES[file]) for file in files))
+    assert [file for file in files if file not in sources()] == []
+    known = set().union(*(sources()[file] for file in files))
     assert [name for name in names if name not in known] == []
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from common.messages import WorkRequest
 from tests.integration.support.batch_command import CHAT, Bench, CommandLine, benching, call
 from tests.integration.support.scripted_worker import BLOCK_SIZE, BLOCKS, ScriptedWorker, echo
+from tests.patience import WITHIN_S
 from tests.unit.router.tiny_tokenizer import write_folder
 
 ROOM = BLOCKS * BLOCK_SIZE
@@ -126,7 +127,7 @@ def test_progress_is_shown_on_a_terminal_and_leaves_the_answers_alone(bench: Ben
             stdout=subprocess.PIPE,
             stderr=theirs,
             env=environment,
-            timeout=60,
+            timeout=WITHIN_S,
             check=True,
         )
         os.close(theirs)

@@ -99,20 +99,29 @@ def run_all(processes: list[subprocess.Popen[str]]) -> list[Tally]:
     return [Tally(*map(int, output.split())) for output in outputs]
 
 
-def test_processes_that_compile_at_once_keep_each_others_kernels(tmp_path: Path) -> None:
-    kernels = [(2.0, "up"), (2.0, "down"), (3.0, "up"), (3.0, "down")]
-    run_all([start(scale, tmp_path, order) for scale, order in kernels])
+@pytest.fixture(scope="module")
+def at_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Tally]]:
+    """Return the folder in which four processes have compiled at once, and their tallies."""
+    folder = tmp_path_factory.mktemp("kernels")
+    kernels = [(2.0, "up"), (2.0, "down"), (3.0, "up"), (3.0, "up")]
+    return folder, run_all([start(scale, folder, order) for scale, order in kernels])
+
+
+def test_processes_that_compile_at_once_keep_each_others_kernels(
+    at_once: tuple[Path, list[Tally]],
+) -> None:
+    folder, _ = at_once
     loaded = Tally(compiled=0, loaded=6)
-    assert run_all([start(scale, tmp_path, "up") for scale in (2.0, 3.0)]) == [loaded, loaded]
-    assert len(list(tmp_path.iterdir())) == 12  # one for each constant and type, and no leftovers
+    assert run_all([start(scale, folder, "up") for scale in (2.0, 3.0)]) == [loaded, loaded]
+    assert len(list(folder.iterdir())) == 12  # one for each constant and type, and no leftovers
 
 
-@pytest.mark.parametrize("orders", [("up", "up"), ("up", "down")])
+@pytest.mark.parametrize("first", [0, 2], ids=["up, down", "up, up"])
 def test_processes_that_need_a_kernel_at_once_compile_it_once(
-    tmp_path: Path, orders: tuple[str, str]
+    at_once: tuple[Path, list[Tally]], first: int
 ) -> None:
     """The first takes the kernel's lock; the other waits for it, and loads the saved kernel."""
-    tallies = run_all([start(2.0, tmp_path, order) for order in orders])
+    tallies = at_once[1][first : first + 2]
     assert sum(tally.compiled for tally in tallies) == 6
     assert all(tally.compiled + tally.loaded == 6 for tally in tallies)
 

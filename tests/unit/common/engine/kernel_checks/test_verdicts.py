@@ -5,7 +5,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from common.engine.kernel_checks.verdicts import (
     attention_verdict,
     products_verdict,
     sampling_verdict,
+    trusted_products,
 )
+from tests.patience import WITHIN_S
 from tests.unit.common.engine.generation import continuations
 from tests.unit.common.engine.tiny_models import (
     continue_greedily,
@@ -39,15 +41,12 @@ NEW_TOKENS = 12
 has_kernels = pytest.mark.skipif(
     not target.host_target().has_kernels, reason="no kernel is run here"
 )
-# the same in another process: `python -c SCRIPT FOLDER BROKEN`
+# the same in another process: `python -c SCRIPT FOLDER`
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from common.engine.fused.cpu_ops import CpuOps
 from tests.unit.common.engine.kernel_checks.test_verdicts import tokens_of
 
-if sys.argv[2]:
-    CpuOps.rotate = lambda self, x, heads, cos, sin: x.zero_()
 print(json.dumps(tokens_of(Path(sys.argv[1]))))
 """
 
@@ -160,41 +159,53 @@ def tokens_of(folder: Path) -> tuple[list[list[int]], list[str]]:
     return tokens, [type(part).__name__ for part in (decoder, decoder._ops, decoder._backend)]
 
 
-def begin(folder: Path, broken: str = "", **environment: str) -> subprocess.Popen[str]:
-    """Start a process that prints what `tokens_of` gives there."""
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(folder), broken],
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("llama"), "llama")
 
 
-def printed_by(process: subprocess.Popen[str]) -> Any:
-    try:
-        out, errors = process.communicate(timeout=240)
-    finally:
-        process.kill()
-    assert process.returncode == 0, errors
-    return json.loads(out.splitlines()[-1])
-
-
-@pytest.mark.timeout(300)
-def test_an_engine_on_torchs_operations_gives_the_same_tokens(tmp_path: Path) -> None:
-    """Three engines in float32: with kernels, with a kernel that is wrong, and on a CPU that has none."""
-    folder = save_model(tmp_path, "llama")
+@pytest.fixture(scope="module")
+def expected(llama: Path) -> list[list[int]]:
+    """Return the tokens that `transformers` gives."""
+    reference = load_reference(llama)
     with torch.inference_mode():
-        reference = load_reference(folder)
-        expected = [continue_greedily(reference, prompt, NEW_TOKENS) for prompt in PROMPTS]
-    on_torch = ["FusedDecoder", "TorchOps"]
-    found = {}
-    if target.host_target().has_kernels:
-        found["CpuBackend"] = begin(folder, broken="rotate")
-    if platform.machine() == "x86_64":
-        old_cpu = {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": ""}
-        found["ReferenceBackend"] = begin(folder, **old_cpu)
-    if target.host_target().has_kernels:  # while the others start
-        assert tokens_of(folder) == (expected, ["FusedDecoder", "CpuOps", "CpuBackend"])
-    for backend, process in found.items():
-        assert printed_by(process) == [expected, [*on_torch, backend]]
+        return [continue_greedily(reference, prompt, NEW_TOKENS) for prompt in PROMPTS]
+
+
+@pytest.fixture
+def tried_anew() -> Iterator[None]:
+    """Have the next engine try the kernels of a fused layer, and forget the verdict."""
+    trusted_products.cache_clear()
+    yield
+    trusted_products.cache_clear()
+
+
+@has_kernels
+def test_an_engine_on_kernels_gives_the_tokens(llama: Path, expected: list[list[int]]) -> None:
+    assert tokens_of(llama) == (expected, ["FusedDecoder", "CpuOps", "CpuBackend"])
+
+
+@has_kernels
+@pytest.mark.usefixtures("tried_anew")
+def test_an_engine_with_a_kernel_that_is_wrong_gives_the_same_tokens(
+    llama: Path, expected: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CpuOps, "rotate", lambda self, x, heads, cos, sin: x.zero_())
+    assert tokens_of(llama) == (expected, ["FusedDecoder", "TorchOps", "CpuBackend"])
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names a CPU of x86-64")
+def test_an_engine_on_a_cpu_without_kernels_gives_the_same_tokens(
+    llama: Path, expected: list[list[int]]
+) -> None:
+    old_cpu = {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(llama)],
+        env=os.environ | old_cpu,
+        capture_output=True,
+        text=True,
+        timeout=WITHIN_S,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found == [expected, ["FusedDecoder", "TorchOps", "ReferenceBackend"]]

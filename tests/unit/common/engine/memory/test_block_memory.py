@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from common.engine.memory.block_memory import take_in_background, zeros
+from tests.patience import WITHIN_S
 
 CPU = torch.device("cpu")
 MIB = 2**20
@@ -31,6 +32,6 @@ def test_memory_is_zero_and_not_taken_before_it_is_used() -> None:
 def test_memory_is_taken_in_the_background_and_keeps_what_was_written() -> None:
     memory = zeros((9, MIB + mmap.PAGESIZE // 2), torch.bfloat16, CPU)
     memory[5, 7] = 3.0
-    take_in_background((memory,)).join(60)
+    take_in_background((memory,)).join(WITHIN_S)
     assert resident_bytes(memory) >= memory.nbytes
     assert memory.sum() == 3.0
