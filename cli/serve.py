@@ -26,6 +26,7 @@ _KEYS = {
     "generation_config": "router.generation_config",
     "access_file": "security.access_file",
     "insecure": "security.insecure",
+    "wait_for_nodes": "cluster.wait_for_nodes_s",
 }
 
 
@@ -50,6 +51,7 @@ def command(
     pin: flags.Pin = None,
     ray_address: flags.RayAddress = None,
     namespace: flags.Namespace = None,
+    wait_for_nodes: flags.WaitForNodes = None,
     access_file: flags.AccessFile = None,
     insecure: flags.Insecure = None,
     config: flags.ConfigFile = None,
