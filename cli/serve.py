@@ -32,6 +32,7 @@ _KEYS = {
     "metrics_compat": "router.metrics_compat",
     "access_file": "security.access_file",
     "insecure": "security.insecure",
+    "wait_for_nodes": "cluster.wait_for_nodes_s",
 }
 
 
@@ -60,6 +61,7 @@ def command(
     ray_address: flags.RayAddress = None,
     namespace: flags.Namespace = None,
     metrics_compat: flags.MetricsCompat = None,
+    wait_for_nodes: flags.WaitForNodes = None,
     access_file: flags.AccessFile = None,
     insecure: flags.Insecure = None,
     config: flags.ConfigFile = None,

@@ -71,6 +71,12 @@ DeploymentRay = Annotated[
     str | None, setting("ray_address", "The deployment's Ray; needed", envvar="RAY_ADDRESS")
 ]
 Namespace = Annotated[str | None, setting("namespace", "The deployment's name in its Ray")]
+WaitForNodes = Annotated[
+    float | None,
+    setting(
+        "cluster.wait_for_nodes_s", "Seconds that workers may wait for an autoscaler's new nodes"
+    ),
+]
 AccessFile = Annotated[
     Path | None, setting("security.access_file", "Who may call; see `pdserve token create`")
 ]

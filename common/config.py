@@ -30,10 +30,11 @@ class _Frozen(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _read_off(cls, value: object, info: ValidationInfo) -> object:
-        """Read false as "off" where that is a choice: YAML takes a bare `off` for false."""
+    def _read_switch(cls, value: object, info: ValidationInfo) -> object:
+        """Read true and false as "on" and "off" where these are choices: YAML takes bare words so."""
+        word = {True: "on", False: "off"}.get(value) if isinstance(value, bool) else None
         choices = get_args(cls.model_fields[info.field_name or ""].annotation)
-        return "off" if value is False and "off" in choices else value
+        return word if word in choices else value
 
 
 class EngineConfig(_Frozen):
@@ -208,6 +209,21 @@ class SecurityConfig(_Frozen):
         return self
 
 
+class ClusterConfig(_Frozen):
+    """Settings of the workers' places, in a Ray cluster and on this machine's GPUs."""
+
+    wait_for_nodes_s: float | None = Field(None, gt=0, description="For nodes of an autoscaler")
+    placement: Literal["spread", "pair"] = Field("spread", description="pair: prefill by decode")
+    roles: Literal["auto", "on", "off"] = Field("auto", description="Workers keep to role nodes")
+    gpus_per_worker: float | None = Field(None, gt=0, le=1, description="Below 1: a part of one")
+    num_gpus: int | None = Field(None, ge=0, description="Of a private Ray; unset: all it finds")
+
+    @property
+    def waits_s(self) -> float:
+        """Seconds that workers may wait for nodes; 0: what is missing is refused at once."""
+        return self.wait_for_nodes_s or 0.0
+
+
 class ServeConfig(_Frozen):
     """Settings of a whole deployment."""
 
@@ -225,6 +241,7 @@ class ServeConfig(_Frozen):
     namespace: str = Field("pdserve", pattern=r"^[A-Za-z0-9_-]{1,64}$")
     start_timeout_s: float = Field(120.0, gt=0)
     drain_timeout_s: float = Field(10.0, ge=0)
+    cluster: ClusterConfig = ClusterConfig()
     engine: EngineConfig = EngineConfig()
     transfer: TransferConfig = TransferConfig()
     router: RouterConfig = RouterConfig()
@@ -254,6 +271,10 @@ class WorkerSpec(_Frozen):
         None, ge=0, description="Host memory it may take; unset: what is free when it starts"
     )
     cores: tuple[int, ...] = ()
+    gpu_share: float = Field(
+        0.0, ge=0, description="GPUs that it asks Ray for; below 1: a part of one"
+    )
+    gpu_ids: tuple[str, ...] = Field((), description="GPUs that Ray gave its process")
     log_file: Path | None = Field(None, description="Unset: output stays where the process has it")
     cluster_token: SecretStr = Field(SecretStr(""), description="Empty: whoever connects is served")
     certificates: Certificates | None = Field(None, exclude=True, repr=False)

@@ -18,6 +18,7 @@ from deploy.remote_supervisor import RemoteSupervisor, find_supervisor
 from deploy.signals import EndSignals
 from deploy.starting import StartReport
 from deploy.supervisor_actor import Facts
+from deploy.versions import check_router
 from pdserve.errors import PreconditionError, SetupError, WorkerDiedError
 from router.access.server_security import ServerSecurity
 from router.app import Router
@@ -81,7 +82,7 @@ async def running(
         async with _routing(site, membership, security) as endpoints:
             yield endpoints
     finally:
-        deployment.abort()  # gives up a change of the workers that still runs
+        deployment.abort()  # gives up a start that still runs
         await uninterrupted(asyncio.to_thread(deployment.stop))
 
 
@@ -107,9 +108,11 @@ def _join(config: ServeConfig) -> tuple[RemoteSupervisor, Facts, Membership]:
             f"no deployment runs in namespace '{config.namespace}'",
             "start one with `pdserve serve`, or give its --namespace",
         )
-    supervisor = RemoteSupervisor(handle, config.start_timeout_s)
     try:
-        return supervisor, supervisor.facts(), supervisor.await_serving()
+        facts = RemoteSupervisor(handle, config).facts()
+        check_router(facts.versions)
+        supervisor = RemoteSupervisor(handle, facts.config)
+        return supervisor, facts, supervisor.await_serving()
     except PreconditionError as error:
         raise SetupError(error.message) from error
 

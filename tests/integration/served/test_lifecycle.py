@@ -5,6 +5,7 @@ SIGTERM in all others.
 """
 
 import asyncio
+import json
 import signal
 import subprocess
 import threading
@@ -12,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
@@ -26,12 +28,15 @@ from tests.integration.support.processes import (
     Served,
     await_ready,
     ended,
+    folder_with_foreign_packages,
+    run_cli,
     spawn,
 )
 from tests.patience import WITHIN_S
 
 pytestmark = pytest.mark.deployment
 
+SMALL = Path("tests/integration/support/small.yaml").resolve()
 KILLED_WITHIN_S = 30.0  # Ray's agents alone would stay for a minute
 
 
@@ -105,13 +110,31 @@ async def _refusal(client: AsyncClient) -> UnavailableError:
             return error
 
 
-def test_a_kill_leaves_nothing_behind(model: ModelSource) -> None:
-    process = spawn(model.name, "--config", "tests/integration/support/small.yaml")
+@pytest.fixture(scope="module")
+def shares_gpus(model: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Yield a deployment in a folder of foreign packages, whose Ray believes in two GPUs."""
+    folder = folder_with_foreign_packages(tmp_path_factory.mktemp("foreign"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PDSERVE_CLUSTER__NUM_GPUS", "2")
+        process = spawn(model.name, "--config", str(SMALL), "--namespace", "gpus", cwd=folder)
     with ended(process):
-        family = await_ready(process).family()
-        process.kill()
-        _, alive = psutil.wait_procs(family, timeout=KILLED_WITHIN_S)
-        assert not alive, f"left behind: {alive}"
+        yield await_ready(process)
+
+
+def test_each_worker_has_a_gpu_of_its_own(shares_gpus: Served) -> None:
+    given = []
+    for worker in ("prefill-0", "decode-0"):
+        lines = run_cli("logs", worker, "--namespace", "gpus").stdout.splitlines()
+        [ready] = [json.loads(line) for line in lines if '"worker_ready"' in line]
+        given.append(ready["gpus"])
+    assert sorted(given) == [["0"], ["1"]]
+
+
+def test_a_kill_leaves_nothing_behind(shares_gpus: Served) -> None:
+    family = shares_gpus.family()
+    shares_gpus.process.kill()
+    _, alive = psutil.wait_procs(family, timeout=KILLED_WITHIN_S)
+    assert not alive, f"left behind: {alive}"
 
 
 def _await_line(process: subprocess.Popen[str], text: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from cli.shadowing import OURS
 from tests.patience import WITHIN_S
 
 PDSERVE = Path(sys.executable).parent / "pdserve"
@@ -36,21 +37,29 @@ class Served:
         return [root, *root.children(recursive=True)]
 
 
-def spawn(*args: str) -> subprocess.Popen[str]:
+def spawn(*args: str, cwd: Path | None = None) -> subprocess.Popen[str]:
     """Start `pdserve serve ARGS` on free ports, with captured output."""
-    return spawn_command("serve", *args)
+    return spawn_command("serve", *args, cwd=cwd)
 
 
 def spawn_command(
     *args: str, program: Path = PDSERVE, cwd: Path | None = None
 ) -> subprocess.Popen[str]:
-    """Start `pdserve ARGS` (serve or router) on free ports, with captured output."""
+    """Start `pdserve ARGS` (serve or router) on free ports, with captured output, in a folder."""
     command = [str(program), *args, "--grpc-port", "0", "--http-port", "0"]
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     environment.setdefault("PDSERVE_START_TIMEOUT_S", str(START_TIMEOUT_S))
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=cwd
     )
+
+
+def folder_with_foreign_packages(folder: Path) -> Path:
+    """Return the folder, with a package of each of our names that ends whatever imports it."""
+    for name in OURS:
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").write_text("raise SystemExit('FOREIGN')")
+    return folder
 
 
 @contextmanager
