@@ -6,14 +6,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import grpc
 import pytest
 
 from common.config import RouterConfig
-from pdserve.client import AsyncClient
+from common.rpc.channel import CLIENT_OPTIONS
 from pdserve.errors import SetupError
+from pdserve.v1 import inference_pb2, inference_pb2_grpc
 from router.app import Router
-from tests.integration.support.router_stack import HOST, MODEL, Stack, collect, serving
-from tests.integration.support.scripted_worker import ScriptedWorker
+from tests.integration.support.in_process_router import read_to_the_end
+from tests.integration.support.router_stack import HOST, MODEL, Stack, serving
+from tests.integration.support.scripted_worker import ScriptedWorker, echo
 from tests.patience import WITHIN_S
 from tests.unit.router.tiny_tokenizer import write_folder
 
@@ -41,13 +44,16 @@ async def beside(stack: Stack, model_dir: Path, config: RouterConfig) -> AsyncIt
 
 async def ask_anew(stack: Stack) -> None:
     """Ask over a connection of its own."""
-    async with AsyncClient(stack.address, retries=False) as client:
-        await collect(client, "x", max_tokens=1)
+    # clients of one process share a connection; channels with these options do not
+    async with grpc.aio.insecure_channel(stack.address, options=CLIENT_OPTIONS) as channel:
+        request = inference_pb2.GenerateRequest(text="x")
+        call = inference_pb2_grpc.InferenceStub(channel).Generate(request, timeout=WITHIN_S)
+        assert await read_to_the_end(call)
 
 
 async def test_both_routers_get_connections_of_one_port(model_dir: Path) -> None:
     async with (
-        serving(model_dir, ScriptedWorker(), config=SHARED) as stack,
+        serving(model_dir, ScriptedWorker(script=echo), config=SHARED) as stack,
         beside(stack, model_dir, SHARED) as second,
     ):
         await asyncio.gather(*(ask_anew(stack) for _ in range(NUM_CONNECTIONS)))
@@ -57,7 +63,7 @@ async def test_both_routers_get_connections_of_one_port(model_dir: Path) -> None
 
 
 async def test_one_router_that_stops_leaves_the_port_to_the_other(model_dir: Path) -> None:
-    async with serving(model_dir, ScriptedWorker(), config=SHARED) as stack:
+    async with serving(model_dir, ScriptedWorker(script=echo), config=SHARED) as stack:
         port = await stack.router.serve_openai(HOST, 0)
         async with beside(stack, model_dir, SHARED) as second:
             assert await second.serve_openai(HOST, port) == port
@@ -71,7 +77,7 @@ async def test_one_router_that_stops_leaves_the_port_to_the_other(model_dir: Pat
 async def test_a_router_that_does_not_share_is_refused_beside_one_that_does(
     model_dir: Path,
 ) -> None:
-    async with serving(model_dir, ScriptedWorker(), config=SHARED) as stack:
+    async with serving(model_dir, ScriptedWorker(script=echo), config=SHARED) as stack:
         with pytest.raises(SetupError, match=r"grpc_port .* is not free"):
             async with beside(stack, model_dir, RouterConfig()):
                 pass
