@@ -105,9 +105,8 @@ class Router:
         self._metrics = RouterMetrics(model, self._admission, self._pool.views)
         self._services = [*_SERVICES]
         self._health = HealthReport(self._state.can_serve, self._services)
-        self._server = grpc.aio.server(
-            interceptors=self._security.interceptors(), options=SERVER_OPTIONS
-        )
+        interceptors = self._security.interceptors()
+        self._server = grpc.aio.server(interceptors=interceptors, options=SERVER_OPTIONS)
         self._openai_pages: OpenAiPages | None = None
         self._openai: OpenAiServer | None = None
         self._watching: list[asyncio.Task[None]] = []

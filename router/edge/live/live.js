@@ -461,7 +461,7 @@ class Detail {
     write($("detail-title"), id);
     for (const part of ["facts", "waterfall-rows"]) $(part).replaceChildren();
     $("waterfall").hidden = true;
-    write($("detail-problem"), "");
+    write($("detail-problem"), "asking the router and its workers");
     $("detail").showModal();
     this.#load();
   }
@@ -481,8 +481,8 @@ class Detail {
     const answer = await ask(`live/request?id=${encodeURIComponent(this.#id)}`);
     const found = await answer.json();
     if (number !== this.#numAsked || this.#id === null) return; // something newer was asked
+    write($("detail-problem"), answer.ok || this.#isRunning ? "" : found.error.message);
     if (answer.ok) this.#show(found);
-    else write($("detail-problem"), this.#isRunning ? "" : found.error.message);
   }
 
   #show(found) {
@@ -504,7 +504,6 @@ class Detail {
       );
       this.#draw(stagesOf(first), timings.total_us / 1e6,
         timings.clock_error_us > 0 ? `prefill's clock is known to within ${duration(timings.clock_error_us / 1e6)}` : "");
-      write($("detail-problem"), "");
     } else if (this.#hasAskedAfterEnd) {
       write($("detail-problem"), "It did not end well: the router's log has its reason.");
     }
