@@ -1,4 +1,4 @@
-"""Who may look at the live page, how many at once, and what becomes of those who only hold on."""
+"""Access to the live page: by whom, by how many at once, and by those who only hold on."""
 
 import asyncio
 import socket
