@@ -62,7 +62,7 @@ async def test_a_frame_has_each_request_at_its_stage(model_dir: Path) -> None:
             "prefill-0",
             "decode-0",
         )
-        assert found["a"]["first_token_s"] is None
+        assert (found["a"]["first_token_s"], found["a"]["pulled_tokens"]) == (None, None)
         age_s = frame["at_s"] - found["c"]["arrival_s"]
         assert 0 <= found["c"]["submitted_s"] <= found["c"]["first_token_s"] <= age_s + 0.001
         assert frame["router"]["in_flight"] == 3
@@ -144,6 +144,34 @@ async def test_a_worker_s_word_on_a_request_is_shown_beside_the_router_s(model_d
         blocks = {"prefilling": 3, "unaccounted": 0, "cached": 2, "free": 11}
         assert frame["workers"][0]["blocks"] == blocks
         worker.say(request, "!", ends=True)
+        await answer
+
+
+async def test_kv_on_its_way_is_seen_while_prefill_runs(model_dir: Path) -> None:
+    def holding(worker: ScriptedWorker, state: HolderState, num_tokens: int) -> None:
+        name = decode.requests[0].request_id
+        holder = BlockHolder(name, state, 4, 0, 50, num_tokens, 0, 0.1)
+        worker.ledger = lambda _: BlockLedger(16, 12, 0, 0, 16, 1, (holder,))
+
+    def until_both_told(port: int) -> dict[str, Any]:
+        with asked(port, "/live/events") as response:
+            for frame in frames_of(response):
+                (request,) = frame["requests"]
+                if request["computed_tokens"] and request["pulled_tokens"] is not None:
+                    return frame
+        raise AssertionError("the workers' words never came")
+
+    prefill, decode = ScriptedWorker("prefill-0", Role.PREFILL), ScriptedWorker()
+    async with serving(model_dir, decode, prefill, config=ALWAYS_PREFILL) as stack:
+        answer = asyncio.create_task(collect(stack.client, "x" * 50))
+        request = await asyncio.to_thread(decode.wait_for_request)
+        holding(prefill, HolderState.PREFILLING, 40)
+        holding(decode, HolderState.PULLING, 30)
+        frame = await asyncio.to_thread(until_both_told, stack.router.http_port)
+        (found,) = frame["requests"]
+        assert (found["stage"], found["state"]) == ("prefill", "prefilling")
+        assert (found["computed_tokens"], found["pulled_tokens"]) == (40, 30)
+        decode.say(request, "!", ends=True)
         await answer
 
 
