@@ -20,7 +20,7 @@ def describe(address: str) -> str:
 
 
 async def go_on_until_enter(console: Console, ask_again: Callable[[], Awaitable[None]]) -> None:
-    """Where somebody sits at a terminal, ask the prompts again and again until they press Enter."""
+    """Ask the prompts again and again until Enter; not at all without a terminal."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return
     asking = asyncio.create_task(_ask_for_ever(ask_again))

@@ -5,7 +5,8 @@ const RETRY_MS = 3000;
 const SILENCE_MS = 8000; // without a frame for so long, the connection counts as lost
 const NUM_POINTS = 240; // of a line: one minute of frames
 const NUM_ENDED = 10;
-const NUM_QUEUED = 12;
+const NUM_QUEUED = 6;
+const NUM_PROMPTS = 8; // of each prefill worker, and of the hand-offs
 const WINDOWS_S = [2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400];
 const TICKS = 5;
 const TOKEN_KEY = "pdserve-admin-token";
@@ -176,9 +177,10 @@ function drawProgress(row, request) {
 }
 
 function drawHandoff(row, request) {
+  const done = request.stage === "handoff" ? request.prompt_tokens : request.pulled_tokens;
   row.bar.className = "progress";
-  row.bar.style.setProperty("--done", "100%");
-  write(row.count, `${request.prompt_tokens} tok`);
+  row.bar.style.setProperty("--done", percent(done, request.prompt_tokens));
+  write(row.count, `${done}/${request.prompt_tokens}`);
 }
 
 function drawQueued(row, request, frame) {
@@ -265,7 +267,7 @@ class Worker {
       ...(rates ? [`${rate(rates.prefill_tokens_per_s)} tokens/s`] : []),
       ...(chunk ? [`${rate(rates.steps_per_s)} chunks/s of ${whole.format(chunk)} tokens`] : []),
     ].join(" · "));
-    this.requests.show(requests, frame);
+    this.requests.show(requests.slice(0, NUM_PROMPTS), frame);
   }
 
   #showBlocks(blocks) {
@@ -415,7 +417,9 @@ class Board {
     write($("handoff-note"), [
       `${bytes(speed)}/s of KV`, ...(credit ? [`${bytes(wanted)} of ${bytes(credit)} on its way`] : []),
     ].join(" · "));
-    this.#handoff.show(frame.requests.filter((request) => request.stage === "handoff"), frame);
+    const onItsWay = frame.requests.filter(
+      (request) => request.stage === "handoff" || request.pulled_tokens !== null);
+    this.#handoff.show(onItsWay.slice(0, NUM_PROMPTS), frame);
   }
 
   #noteEnds(frame) {
@@ -461,7 +465,7 @@ class Detail {
     write($("detail-title"), id);
     for (const part of ["facts", "waterfall-rows"]) $(part).replaceChildren();
     $("waterfall").hidden = true;
-    write($("detail-problem"), "");
+    write($("detail-problem"), "asking the router and its workers");
     $("detail").showModal();
     this.#load();
   }
@@ -481,8 +485,8 @@ class Detail {
     const answer = await ask(`live/request?id=${encodeURIComponent(this.#id)}`);
     const found = await answer.json();
     if (number !== this.#numAsked || this.#id === null) return; // something newer was asked
+    write($("detail-problem"), answer.ok || this.#isRunning ? "" : found.error.message);
     if (answer.ok) this.#show(found);
-    else write($("detail-problem"), this.#isRunning ? "" : found.error.message);
   }
 
   #show(found) {
@@ -504,7 +508,6 @@ class Detail {
       );
       this.#draw(stagesOf(first), timings.total_us / 1e6,
         timings.clock_error_us > 0 ? `prefill's clock is known to within ${duration(timings.clock_error_us / 1e6)}` : "");
-      write($("detail-problem"), "");
     } else if (this.#hasAskedAfterEnd) {
       write($("detail-problem"), "It did not end well: the router's log has its reason.");
     }

@@ -21,6 +21,7 @@ def _describe(request: LiveRequest, sources: Sources, holders: Holders) -> dict[
     name = sources.work_ids.to_public(request.choices[0].stream.request_id)
     stage = stage_of(request)
     prompt_worker = prefill if stage == "prefill" and prefill else decode
+    is_pulled = prefill is not None and holders.state(decode, name) == "pulling"
     return {
         "id": str(job.key),
         "stage": stage,
@@ -30,6 +31,7 @@ def _describe(request: LiveRequest, sources: Sources, holders: Holders) -> dict[
         "choices": job.num_choices,
         "prompt_tokens": len(job.prompt_token_ids),
         "computed_tokens": holders.num_computed_tokens(prompt_worker, name),
+        "pulled_tokens": holders.num_computed_tokens(decode, name) if is_pulled else None,
         "output_tokens": request.ticket.num_output_tokens,
         "max_tokens": job.sampling.max_tokens * job.num_choices,
         "moves": sum(choice.attempt - 1 for choice in request.choices),
