@@ -283,5 +283,5 @@ class WorkerSpec(_Frozen):
 
     @property
     def access(self) -> WorkerAccess:
-        """What routers must show this worker, and it shows them."""
+        """Proof that routers must show this worker, and that it shows them."""
         return WorkerAccess(self.cluster_token.get_secret_value(), self.certificates)

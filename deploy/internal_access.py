@@ -12,7 +12,7 @@ from common.config import SecurityConfig, ServeConfig
 
 @dataclass(frozen=True, slots=True)
 class DeploymentAccess:
-    """What a deployment's workers and routers show each other."""
+    """Proof that a deployment's workers and routers show each other."""
 
     worker: WorkerAccess
     router: WorkerAccess
