@@ -22,7 +22,7 @@ def check_tracing(config: TelemetryConfig) -> None:
             raise SetupError(message, "give visible ASCII characters")
     if config.otlp_endpoint is not None and not _has_extra():
         raise SetupError(
-            "telemetry.otlp_endpoint needs the package opentelemetry-proto",
+            "telemetry.otlp_endpoint needs packages of OpenTelemetry",
             "pip install 'pdserve[otel]'",
         )
 
@@ -42,6 +42,8 @@ def make_tracing(config: TelemetryConfig, namespace: str, model: str) -> Tracing
 
 def _has_extra() -> bool:
     try:
-        return importlib.util.find_spec("opentelemetry.proto") is not None
+        # the second is for Ray: without it the first alone ends Ray's agent, and so its node
+        found = map(importlib.util.find_spec, ("opentelemetry.proto", "opentelemetry.metrics"))
+        return None not in found
     except ModuleNotFoundError:  # not even the parent
         return False

@@ -1,4 +1,6 @@
 import importlib.util
+import subprocess
+import sys
 
 import pytest
 from pydantic import SecretStr
@@ -8,6 +10,7 @@ from common.telemetry.tracing.caller import Caller
 from common.telemetry.tracing.tracing import NO_TRACING
 from common.telemetry_config import TelemetryConfig
 from pdserve.errors import SetupError
+from tests.patience import WITHIN_S
 
 ENDPOINT = "http://127.0.0.1:4318"
 
@@ -33,8 +36,19 @@ def test_an_endpoint_without_the_extra_is_refused_with_the_remedy(
     check_tracing(TelemetryConfig())
     with pytest.raises(SetupError) as found:
         check_tracing(TelemetryConfig(otlp_endpoint=ENDPOINT))
-    assert "telemetry.otlp_endpoint needs the package opentelemetry-proto" in str(found.value)
+    assert "telemetry.otlp_endpoint needs packages of OpenTelemetry" in str(found.value)
     assert "pip install 'pdserve[otel]'" in str(found.value)
+
+
+def test_the_extra_does_not_end_ray_s_agent() -> None:
+    """Ray's agent bears a package that is not there, and dies of any other failed import."""
+    code = """
+try:
+    import ray._private.telemetry.open_telemetry_metric_recorder
+except ModuleNotFoundError:
+    pass
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=WITHIN_S)
 
 
 @pytest.mark.parametrize(
