@@ -88,7 +88,7 @@ def _wish(name: str, number: int | None, by: int | None, least: int, most: int) 
 
 async def _scale(
     connection: Connection,
-    wishes: Mapping[admin_pb2.WorkerRole, Wish],
+    wishes: Mapping["admin_pb2.WorkerRole.ValueType", Wish],
     drain_timeout_s: float,
     timeout_s: float | None,
 ) -> Counter[str]:
@@ -109,7 +109,7 @@ async def _scale(
 
 
 async def _numbers(
-    client: AsyncClient, wishes: Mapping[admin_pb2.WorkerRole, Wish]
+    client: AsyncClient, wishes: Mapping["admin_pb2.WorkerRole.ValueType", Wish]
 ) -> list[int | None]:
     """Return the wanted numbers; the router is asked for the present ones only if need be."""
     if not any(isinstance(wish, Step) for wish in wishes.values()):
