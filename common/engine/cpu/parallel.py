@@ -8,6 +8,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.types.misc import unliteral
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
 from numba.np.ufunc import parallel as pool
@@ -34,7 +35,7 @@ def in_parallel(ctx, count, body, args):  # type: ignore[no-untyped-def]
 
     `body` is a part (jit.py) that returns nothing, `args` a tuple. Raises MemoryError if a call has failed.
     """
-    kinds = (types.intp, types.intp, *map(types.unliteral, args))
+    kinds = (types.intp, types.intp, *map(unliteral, args))
     body.get_call_type(ctx, kinds, {})
     compiled = body.dispatcher.overloads[kinds]
 
