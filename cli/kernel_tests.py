@@ -26,7 +26,7 @@ from common.engine.kernel_checks.reports import FamilyReport, TargetReport
 Report = TypeVar("Report", TargetReport, FamilyReport)
 
 _CHILD = (sys.executable, "-P", "-m", kernel_checks.__name__)
-_DEADLINE_S = 180.0  # kernels compile once, in 20 s of a core; loading them from disk takes 2 s
+_DEADLINE_S = 180.0  # kernels compile once, in 13 s of a core; loading them from disk takes 2 s
 _MAX_CHILDREN = 4  # at once; each has torch in memory
 _VARIABLES = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")
 _TESTS = (

@@ -9,7 +9,7 @@ from pathlib import Path
 from common import engine
 from common.engine.weights.progress import Progress
 
-_DEADLINE_S = 900.0  # takes half a minute on two cores; far more on a slow or busy machine
+_DEADLINE_S = 900.0  # takes ten seconds on two cores; far more on a slow or busy machine
 _POLL_S = 0.1
 
 

@@ -1,0 +1,67 @@
+"""Machine code of a kernel, made once: numba would make it anew for each part that the kernel is made of.
+
+numba optimises each function and compiles it to machine code. Then it links it into its callers, and
+optimises and compiles it once more with each of them. Here a function is optimised and compiled when
+somebody asks for its address or its object file. Nobody asks for those of a part.
+"""
+
+from typing import Any
+
+from numba.core.codegen import JITCodeLibrary
+from numba.core.environment import lookup_environment
+
+_ENVIRONMENT = "_ZN08NumbaEnv"
+
+
+class LateLibrary(JITCodeLibrary):  # type: ignore[misc]  # numba has no types
+    """Code of one function with its parts, that stays LLVM's until its machine code is asked for."""
+
+    def __init__(self, codegen: Any, name: str) -> None:
+        super().__init__(codegen, name)
+        self.has_code = False
+
+    def get_pointer_to_function(self, name: str) -> int:
+        """Return the address of a function; 0 if the library does not define it."""
+        self._ensure_finalized()
+        if any(not f.is_declaration and f.name == name for f in self._final_module.functions):
+            self._make_code()
+        address: int = super().get_pointer_to_function(name)
+        return address
+
+    def _get_compiled_object(self) -> bytes:
+        self._make_code()
+        content: bytes = super()._get_compiled_object()
+        return content
+
+    def _optimize_final_module(self) -> None:
+        """Do nothing: `_make_code` optimises, if it comes to that."""
+
+    def _finalize_final_module(self) -> None:
+        if self._disable_inspection:  # loaded from disk: it comes with its machine code
+            self.has_code = True
+            super()._finalize_final_module()
+        self._finalized = True
+
+    def _make_code(self) -> None:
+        if self.has_code:
+            return
+        self.has_code = True
+        super()._optimize_final_module()
+        self._final_module.verify()
+        super()._finalize_final_module()
+        # parts find their environments, of which errors are made, by name
+        for name in [variable.name for variable in self._final_module.global_variables]:
+            environment = lookup_environment(name) if name.startswith(_ENVIRONMENT) else None
+            if environment is not None:
+                self._codegen.set_env(name, environment)
+
+
+def make_code_late(codegen: Any) -> None:
+    """Have a numba codegen make its libraries from now on so."""
+    set_at_once = codegen.set_env
+
+    def set_env(name: str, environment: object) -> None:
+        if codegen._engine.is_symbol_defined(name):
+            set_at_once(name, environment)
+
+    codegen._library_class, codegen.set_env = LateLibrary, set_env
