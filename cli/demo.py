@@ -19,9 +19,10 @@ from cli.start_lines import start_lines
 from cli.tour import describe, go_on_until_enter
 from cli.waterfall import waterfall_table
 from common.cache_dir import default_cache_dir
-from common.config import RouterConfig, ServeConfig
+from common.config import ServeConfig
 from common.engine.weights.catalog import DEFAULT_ALIAS
 from common.engine.weights.resolve import ModelSource, resolve_model
+from common.router_config import RouterConfig
 from common.telemetry.logs import configure_logs
 from pdserve.client import AsyncClient
 from pdserve.errors import InternalError

@@ -83,13 +83,12 @@ def command(
     counts = {word: done[word] for word in _DONE.values()}
     if as_json:
         print_json(counts)
-        return
-    if as_plain:
+    elif as_plain:
         rows = [Row((word, str(count))) for word, count in counts.items()]
         print_plain(Grid((Column("action"), Column("workers")), rows))
-        return
-    parts = [f"{done[word]} {word}" for word in _DONE.values() if done[word]]
-    print(", ".join(parts) or "nothing to do")
+    else:
+        parts = [f"{count} {word}" for word, count in counts.items() if count]
+        print(", ".join(parts) or "nothing to do")
 
 
 def _wish(name: str, number: int | None, by: int | None, least: int, most: int) -> Wish:

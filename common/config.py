@@ -1,43 +1,28 @@
 """All settings, as frozen objects built once at the entry point (flag > PDSERVE_* > file > default)."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     SecretStr,
-    ValidationInfo,
-    field_validator,
     model_validator,
 )
 
 from common.certificates import Certificates, WorkerAccess
+from common.frozen import Frozen
+from common.router_config import RouterConfig
 from common.telemetry_config import TelemetryConfig
 
 StoredDtype = Literal["float32", "bfloat16", "float16"]
 Dtype = Literal["auto", StoredDtype]
 Backend = Literal["auto", "cpu", "flash", "reference"]
-PolicyName = Literal["cost", "least_loaded", "round_robin", "local"]
 MAX_PREFILL_WORKERS = 1024
 MAX_DECODE_WORKERS = 256
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _read_switch(cls, value: object, info: ValidationInfo) -> object:
-        """Read true and false as "on" and "off" where these are choices: YAML takes bare words so."""
-        word = {True: "on", False: "off"}.get(value) if isinstance(value, bool) else None
-        choices = get_args(cls.model_fields[info.field_name or ""].annotation)
-        return word if word in choices else value
-
-
-class EngineConfig(_Frozen):
+class EngineConfig(Frozen):
     """Settings of one worker's engine."""
 
     dtype: Dtype = Field(
@@ -84,7 +69,7 @@ class EngineConfig(_Frozen):
         return self
 
 
-class TransferConfig(_Frozen):
+class TransferConfig(Frozen):
     """Settings of the hand-off of KV from prefill to decode."""
 
     max_concurrent_pulls: int = Field(16, ge=1, description="Prompts a decode worker pulls at once")
@@ -97,89 +82,7 @@ class TransferConfig(_Frozen):
     inserts_per_step: int = Field(2, ge=1, description="KV chunks copied in between two steps")
 
 
-class TenantLimits(_Frozen):
-    """Limits of one tenant."""
-
-    max_requests: int | None = Field(None, ge=1, description="In flight at once; unset: any number")
-    tokens_per_minute: int | None = Field(
-        None, ge=1, description="Of prompts and outputs together; unset: any number"
-    )
-    weight: float = Field(1.0, ge=0.01, le=1000, description="Share where tenants wait")
-
-
-class RouterConfig(_Frozen):
-    """Settings of the router."""
-
-    policy: PolicyName = Field(
-        "cost",
-        description="How workers are chosen; least_loaded: prompts always to the prefill pool",
-    )
-    generation_config: Literal["auto", "off"] = Field(
-        "auto", description="Where a request is silent, sample as the model's own file says"
-    )
-    max_inflight_requests: int = Field(1024, ge=1)
-    max_queued_requests: int = Field(256, ge=1, description="Accepted requests without a token yet")
-    max_queued_tokens: int = Field(
-        262_144, ge=1, description="Prompt tokens of accepted requests without a token yet"
-    )
-    max_wait_s: float | None = Field(
-        None,
-        ge=0,
-        allow_inf_nan=False,
-        description="The longest that a prompt may wait before it runs; "
-        "unset: engine.ttft_target_s, if that is set; 0: any time",
-    )
-    tenant: TenantLimits = Field(TenantLimits(), description="Limits of each tenant")
-    tenants: dict[str, TenantLimits] = Field(
-        default_factory=dict, description="Limits of tenants by name, instead of router.tenant"
-    )
-    slo_ttft_s: float | None = Field(
-        None, gt=0, description="Goodput: the latest first token; unset: engine.ttft_target_s"
-    )
-    slo_tpot_s: float | None = Field(
-        None, gt=0, description="Goodput: seconds for each later token; unset: engine.itl_target_s"
-    )
-    metrics_compat: Literal["off", "vllm"] = Field(
-        "off", description="vllm: metrics also under the names of vLLM"
-    )
-    metrics_tenants: int = Field(
-        0,
-        ge=0,
-        le=1000,
-        description="Tenants that metrics name, the rest is `other`; 0: no metrics",
-    )
-    stalled_after_s: float = Field(
-        10.0, gt=0, description="No step for so long, with work: stalled"
-    )
-    max_outage_s: float = Field(
-        30.0, ge=0, description="The longest that requests wait while no decode worker is ready"
-    )
-    max_worker_deaths: int = Field(
-        2, ge=0, description="Deaths of workers that a request survives; the next one is POISON"
-    )
-    watchdog_s: float = Field(
-        20.0, gt=0, description="No answer, or no step with work, for so long: killed and restarted"
-    )
-    share_ports: bool = Field(
-        False,
-        description="Let other routers of this machine listen on the same gRPC and OpenAI ports",
-    )
-    slow_client_s: float = Field(
-        10.0, gt=0, description="The longest that a client may not take a message"
-    )
-    max_unread_tokens: int = Field(
-        4096, ge=1, description="Tokens kept for a client that does not read"
-    )
-    resume_grace_s: float = Field(
-        10.0, ge=0, description="How long a resumable request goes on without a stream"
-    )
-    resume_buffer_messages: int = Field(
-        4096, ge=1, description="Latest messages kept of each resumable request"
-    )
-    live_page: bool = Field(True, description="Serve the live page at the HTTP port")
-
-
-class SecurityConfig(_Frozen):
+class SecurityConfig(Frozen):
     """Settings of the router's access control and TLS."""
 
     access_file: Path | None = Field(None, description="Tokens and certificates of tenants")
@@ -209,7 +112,7 @@ class SecurityConfig(_Frozen):
         return self
 
 
-class ClusterConfig(_Frozen):
+class ClusterConfig(Frozen):
     """Settings of the workers' places, in a Ray cluster and on this machine's GPUs."""
 
     wait_for_nodes_s: float | None = Field(None, gt=0, description="For nodes of an autoscaler")
@@ -224,7 +127,7 @@ class ClusterConfig(_Frozen):
         return self.wait_for_nodes_s or 0.0
 
 
-class ServeConfig(_Frozen):
+class ServeConfig(Frozen):
     """Settings of a whole deployment."""
 
     model: str = "smollm2-135m"
@@ -257,7 +160,7 @@ class ServeConfig(_Frozen):
         return self.router.model_copy(update=unset)
 
 
-class WorkerSpec(_Frozen):
+class WorkerSpec(Frozen):
     """All that a worker process needs to know; the launcher makes it."""
 
     name: str

@@ -2,13 +2,13 @@
 
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator
+
+from common.frozen import Frozen
 
 
-class TelemetryConfig(BaseModel):
+class TelemetryConfig(Frozen):
     """Settings of traces: their collector, and the share of requests."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     otlp_endpoint: str | None = Field(
         None, description="Collector of traces, http://HOST:4318 (OTLP over HTTP); unset: off"

@@ -19,9 +19,10 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from common.certificates import OPEN, WorkerAccess
-from common.config import RouterConfig, SecurityConfig
+from common.config import SecurityConfig
 from common.engine.weights.folder import read_eos_token_ids
 from common.messages import Role, WorkerInfo
+from common.router_config import RouterConfig
 from common.rpc.channel import SERVER_OPTIONS, SHARING_SERVER_OPTIONS
 from common.telemetry.tracing.tracing import NO_TRACING, Tracing
 from common.uninterrupted import uninterrupted

@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from common.config import RouterConfig
+from common.router_config import RouterConfig
 from common.telemetry.logs import configure_logs
 from common.telemetry.tracing.build import make_tracing
 from common.telemetry_config import TelemetryConfig

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
-from common.config import RouterConfig
+from common.router_config import RouterConfig
 from common.telemetry.tracing.tracing import NO_TRACING, Tracing
 from pdserve.errors import (
     DuplicateRequestError,

@@ -20,7 +20,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from hashlib import sha256
 
-from common.config import RouterConfig
+from common.router_config import RouterConfig
 from common.telemetry.logs import get_logger
 from pdserve.errors import (
     DuplicateRequestError,

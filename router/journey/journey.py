@@ -84,7 +84,6 @@ class Journeys:
                 async for delta in deltas:
                     if delta.summary is not None:
                         self._placement.note_finished(job.key, delta.choice, delta.summary)
-                        request.choices[delta.choice].finish_reason = delta.summary.reason
                         ended.append(delta.summary)
                         if len(ended) == len(runs):
                             request.end_with(Outcome.COMPLETED, _reason_of(ended))
@@ -121,6 +120,7 @@ class Journeys:
                 request.note_output(choice, delta.token_ids)
                 yield delta
                 if delta.summary is not None:
+                    choice.finish_reason = delta.summary.reason
                     return
         finally:
             request.end_choice(choice)

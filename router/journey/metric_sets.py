@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from common.config import RouterConfig
+from common.router_config import RouterConfig
 from common.telemetry.tracing.tracing import NO_TRACING, Tracing
 from router.admission.admission import Admission
 from router.journey.metrics import RouterMetrics

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.registry import Collector
 
-from common.config import RouterConfig
 from common.messages import FinishReason
+from common.router_config import RouterConfig
 from common.telemetry.tracing.tracing import NO_TRACING, Tracing
 from pdserve.errors import Reason
 from router.admission.admission import Admission
@@ -25,6 +25,8 @@ from router.workers.view import WorkerView
 
 _TOKENS = tuple(digit * 10**power for power in range(6) for digit in (1, 2, 5))
 
+_DEFAULTS = RouterConfig()
+
 
 class RouterMetrics:
     """Metrics of one router, in a registry of their own."""
@@ -34,10 +36,9 @@ class RouterMetrics:
         model: str,
         admission: Admission,
         views: Callable[[], list[WorkerView]],
-        config: RouterConfig | None = None,
+        config: RouterConfig = _DEFAULTS,
         tracing: Tracing = NO_TRACING,
     ) -> None:
-        config = config or RouterConfig()
         self.registry = registry = CollectorRegistry()
         self.ttft = self._seconds("time_to_first_token", "Arrival at the router to the first token")
         self.itl = self._seconds("inter_token_latency", "Gap between two tokens", SHORT_BUCKETS)

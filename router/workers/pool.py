@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from common.certificates import OPEN, WorkerAccess
-from common.config import RouterConfig
 from common.messages import Role, WorkerInfo, WorkerLoad
 from common.profile import WorkerProfile
+from common.router_config import RouterConfig
 from pdserve.errors import RequestTimeoutError, UnavailableError
 from router.routing.prediction import Ask, Candidate, prompt_s
 from router.routing.prefix_index import PromptKeys

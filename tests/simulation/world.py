@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from unittest.mock import patch
 
-from common.config import RouterConfig
 from common.messages import SamplingParams
+from common.router_config import RouterConfig
 from pdserve.errors import AbortedError, OverloadedError, RequestCancelledError, RequestTimeoutError
 from router.access.tenant import ANONYMOUS
 from router.admission.admission import Admission

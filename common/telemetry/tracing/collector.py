@@ -49,15 +49,20 @@ class Collector:
             response = connection.getresponse()
             answer = response.read(_MAX_ANSWER_BYTES)
         except _BROKEN as error:
-            raise ExportError(f"{self._host}: {_describe(error)}") from error
+            why = self._late if is_late.is_set() else _describe(error)
+            raise ExportError(f"{self._host}: {why}") from error
         finally:
             cut.cancel()
             connection.close()
         if is_late.is_set():
-            raise ExportError(f"{self._host}: no answer in {self._timeout_s} s")
+            raise ExportError(f"{self._host}: {self._late}")
         if not 200 <= response.status < 300:
             raise ExportError(f"{self._host}{self._path} answers {response.status}")
         return answer
+
+    @property
+    def _late(self) -> str:
+        return f"no answer in {self._timeout_s} s"
 
     def _connection(self) -> http.client.HTTPConnection:
         if not self._is_https:

@@ -15,7 +15,7 @@ _FILES = {
 
 def read_assets() -> dict[str, Answer]:
     """Return the answer to each path. Raises FileNotFoundError where the package is broken."""
-    folder = files("router.edge.live")
+    folder = files(__package__)
     return {
         path: Answer("200 OK", content_type, (folder / name).read_bytes())
         for path, (name, content_type) in _FILES.items()

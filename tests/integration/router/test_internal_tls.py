@@ -9,7 +9,8 @@ import grpc
 import pytest
 
 from common.certificates import OPEN, PemFiles, Pems, WorkerAccess
-from common.config import RouterConfig, SecurityConfig, WorkerSpec
+from common.config import SecurityConfig, WorkerSpec
+from common.router_config import RouterConfig
 from common.rpc.internal_tls import NAME, is_untrusted, open_channel
 from common.rpc.worker_host import WorkerHost
 from deploy.internal_access import make_certificates

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
 import pdserve
-from common.config import RouterConfig
+from common.router_config import RouterConfig
 from pdserve.errors import InvalidRequestError
 from tests.integration.support.router_stack import collect
 from tests.integration.support.scraped_router import ALL_METRICS, scrape, used, values

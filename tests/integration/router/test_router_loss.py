@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from common.config import RouterConfig
 from common.messages import FinishReason, SequenceOutput, WorkRequest
+from common.router_config import RouterConfig
 from common.rpc.worker_host import WorkerHost
 from pdserve.client import AsyncClient
 from pdserve.sync_client import Client

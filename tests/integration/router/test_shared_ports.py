@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from common.config import RouterConfig
+from common.router_config import RouterConfig
 from common.rpc.channel import CLIENT_OPTIONS
 from pdserve.errors import SetupError
 from pdserve.v1 import inference_pb2, inference_pb2_grpc

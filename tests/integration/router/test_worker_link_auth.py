@@ -8,7 +8,8 @@ import grpc
 import pytest
 
 from common.certificates import WorkerAccess
-from common.config import RouterConfig, SecurityConfig, WorkerSpec
+from common.config import SecurityConfig, WorkerSpec
+from common.router_config import RouterConfig
 from common.rpc.worker_host import WorkerHost
 from pdserve.client import AsyncClient
 from pdserve.errors import Reason, UnavailableError

@@ -13,7 +13,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
 from common.certificates import OPEN, WorkerAccess
-from common.config import RouterConfig, SecurityConfig
+from common.config import SecurityConfig
+from common.router_config import RouterConfig
 from common.rpc.worker_host import WorkerHost
 from router.access.access_file import access_line, make_token
 from router.access.server_security import ServerSecurity

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx2
 from openai import AsyncOpenAI
 
-from common.config import RouterConfig
+from common.router_config import RouterConfig
 from common.telemetry.tracing.tracing import NO_TRACING, Tracing
 from tests.integration.support.router_stack import HOST, Stack, serving
 from tests.integration.support.scripted_worker import ScriptedWorker

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.config import RouterConfig
+from common.router_config import RouterConfig
 from common.rpc.worker_host import WorkerHost
 from common.telemetry.tracing.tracing import NO_TRACING, Tracing
 from pdserve.client import AsyncClient

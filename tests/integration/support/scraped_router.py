@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from common.config import RouterConfig
 from common.messages import Role
+from common.router_config import RouterConfig
 from pdserve.errors import InvalidRequestError
 from tests.integration.support.router_stack import Stack, collect, serving
 from tests.integration.support.scripted_worker import ScriptedWorker, echo

@@ -1,7 +1,8 @@
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from common.config import EngineConfig, RouterConfig, ServeConfig, TransferConfig, WorkerSpec
+from common.config import EngineConfig, ServeConfig, TransferConfig, WorkerSpec
+from common.router_config import RouterConfig
 
 SECTIONS = [EngineConfig(), TransferConfig(), RouterConfig(), ServeConfig()]
 

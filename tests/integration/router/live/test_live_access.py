@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from common.config import RouterConfig, SecurityConfig
+from common.config import SecurityConfig
+from common.router_config import RouterConfig
 from router.edge import http
 from router.edge.live.feed import MAX_VIEWERS
 from tests.integration.support.guarded_router import ACME, OPS, guarded, issue, start

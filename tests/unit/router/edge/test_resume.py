@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 import pytest
 
-from common.config import RouterConfig
+from common.router_config import RouterConfig
 from pdserve.errors import (
     NotFoundError,
     OverloadedError,

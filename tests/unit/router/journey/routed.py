@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from common.config import RouterConfig
 from common.messages import (
     FinishReason,
     Role,
@@ -16,6 +15,7 @@ from common.messages import (
     WorkFailure,
 )
 from common.profile import Correction, WorkerProfile
+from common.router_config import RouterConfig
 from common.telemetry.tracing.tracing import NO_TRACING, Tracing
 from pdserve.v1 import worker_pb2
 from router.access.tenant import ANONYMOUS, Tenant

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from common.config import RouterConfig
 from common.messages import WorkFailure
+from common.router_config import RouterConfig
 from pdserve.errors import Reason, RequestCancelledError, RequestError
 from router.access.tenant import ANONYMOUS
 from router.journey.slo_metrics import Slo, SloMetrics, SloResult

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from common.config import RouterConfig, TenantLimits
 from common.messages import FinishReason, SequenceOutput, WorkFailure
+from common.router_config import RouterConfig, TenantLimits
 from common.timings import WorkTimings
 from pdserve.errors import InvalidRequestError, OverloadedError, Reason, RequestCancelledError
 from pdserve.v1 import worker_pb2

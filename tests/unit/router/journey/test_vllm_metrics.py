@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from common.config import RouterConfig
 from common.messages import FinishReason, Role, WorkerInfo, WorkerLoad
+from common.router_config import RouterConfig
 from pdserve.errors import Reason
 from router.access.tenant import ANONYMOUS, RequestKey
 from router.admission.admission import Admission

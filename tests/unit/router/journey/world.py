@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from common.config import RouterConfig
+from common.router_config import RouterConfig
 from common.telemetry.tracing.tracing import NO_TRACING, Tracing
 from router.journey.journey import Journeys
 from router.journey.progress import Delta

@@ -17,7 +17,7 @@ FILES = [
 
 def test_the_wheel_has_every_file_of_the_page() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    patterns = settings["tool"]["setuptools"]["package-data"]["router.edge.live"]
+    patterns = settings["tool"]["setuptools"]["package-data"]["pdserve._server.router.edge.live"]
     for file in FILES:
         assert any(fnmatch(file.name, pattern) for pattern in patterns), file.name
 
