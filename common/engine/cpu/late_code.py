@@ -7,8 +7,10 @@ somebody asks for its address or its object file. Nobody asks for those of a par
 
 from typing import Any
 
+import llvmlite.binding as llvm
 from numba.core.codegen import JITCodeLibrary
 from numba.core.environment import lookup_environment
+from numba.core.runtime import _nrt_python
 
 _ENVIRONMENT = "_ZN08NumbaEnv"
 
@@ -27,6 +29,24 @@ class LateLibrary(JITCodeLibrary):  # type: ignore[misc]  # numba has no types
             self._make_code()
         address: int = super().get_pointer_to_function(name)
         return address
+
+    def serialize_using_object_code(self) -> tuple[str, str, tuple[bytes, bytes]]:
+        """Return what a file keeps: machine code, and the names that it defines in place of LLVM's code."""
+        return self.name, "object", (self._get_compiled_object(), self._names_alone().as_bitcode())
+
+    def _names_alone(self) -> Any:
+        module, external = self._final_module, llvm.Linkage.external
+        functions = [f.name for f in module.functions if f.linkage == external]
+        defined = [f for f in functions if not module.get_function(f).is_declaration]
+        variables = [v.name for v in module.global_variables if v.name.startswith(_ENVIRONMENT)]
+        lines = [f'define void @"{name}"() {{ ret void }}' for name in defined]
+        lines += [f'@"{name}" = common global ptr null' for name in variables]
+        return llvm.parse_assembly("\n".join(lines))
+
+    def _get_module_for_linking(self) -> Any:
+        if self._disable_inspection:
+            raise RuntimeError(f"{self.name} was loaded from disk: only parts can be linked")
+        return super()._get_module_for_linking()
 
     def _get_compiled_object(self) -> bytes:
         self._make_code()
@@ -54,6 +74,12 @@ class LateLibrary(JITCodeLibrary):  # type: ignore[misc]  # numba has no types
             environment = lookup_environment(name) if name.startswith(_ENVIRONMENT) else None
             if environment is not None:
                 self._codegen.set_env(name, environment)
+
+
+def name_runtime() -> None:
+    """Make the functions that manage memory of arrays known to LLVM: numba itself compiles some first."""
+    for name, address in _nrt_python.c_helpers.items():
+        llvm.add_symbol(name if name.startswith("_") else f"NRT_{name}", address)
 
 
 def make_code_late(codegen: Any) -> None:

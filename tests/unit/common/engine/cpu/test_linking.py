@@ -140,6 +140,30 @@ def test_a_kernel_that_contains_a_refused_one_is_refused_and_waits_for_nobody(
     refused(inner, "inner")
 
 
+def test_a_kernel_from_disk_is_no_part_of_another() -> None:
+    """Its file has machine code alone, which cannot be linked into code of LLVM's."""
+
+    def make() -> Any:
+        @kernel(variant="one")
+        def add_one(x):  # type: ignore[no-untyped-def]
+            x[0] += 1
+
+        return add_one
+
+    numbers, loaded = np.zeros(1), tally().loaded
+    make()(numbers)
+    from_disk = make()
+    from_disk(numbers)
+    assert (numbers[0], tally().loaded) == (2, loaded + 1)
+
+    @kernel()
+    def outer(x):  # type: ignore[no-untyped-def]
+        from_disk(x)
+
+    with pytest.raises(Exception, match="only parts can be linked"):
+        outer(numbers)
+
+
 def test_a_kernel_whose_types_do_not_fit_leaves_no_lock(kernels: Path) -> None:
     @kernel()
     def wrong(x):  # type: ignore[no-untyped-def]
