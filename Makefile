@@ -1,4 +1,4 @@
-# Everything runs in .venv, which is made on first use and rebuilt only when pyproject.toml or constraints.txt change.
+# Everything runs in .venv, which is made on first use and rebuilt only when pyproject.toml, setup.py or constraints.txt change.
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
@@ -11,12 +11,12 @@ QUICK  := not slow and not gpu and not clients and not faults
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test static test-units test-deployments check test-cpus test-slow test-faults chaos test-clients test-gpu proto sync-client bench bench-cpus bench-handoff bench-overload bench-gpu docs clean proto-baseline
+.PHONY: help setup demo test static test-units test-deployments check test-cpus test-slow test-faults chaos test-clients test-gpu proto sync-client dashboards bench bench-cpus bench-handoff bench-overload bench-gpu docs clean proto-baseline
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml setup.py constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q -c constraints.txt torch
 	$(PY) -m pip install -q -c constraints.txt -e ".[dev]" --config-settings editable_mode=compat
@@ -73,12 +73,17 @@ chaos: setup  ## ten minutes of random faults on a deployment, every answer comp
 
 # client libraries and load tools, each in an environment of its own
 CLIENTS := $(VENV)/clients
-INSTALLED := $(patsubst %,$(CLIENTS)/%/.installed,libraries aiperf guidellm javascript)
+INSTALLED := $(patsubst %,$(CLIENTS)/%/.installed,libraries aiperf guidellm inference-perf javascript)
+PYTHON312 ?= python3.12
 
 $(CLIENTS)/%/.installed: tests/integration/clients/tools/%.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install -q -r $<
 	touch $@
+
+# it runs on no older Python; without one its tests are skipped
+$(CLIENTS)/inference-perf/.installed: tests/integration/clients/tools/inference-perf.txt
+	if $(PYTHON312) --version; then $(PYTHON312) -m venv $(@D) && $(@D)/bin/python -m pip install -q -r $< && touch $@; fi
 
 $(CLIENTS)/javascript/.installed: tests/integration/clients/javascript/package.json
 	mkdir -p $(@D) && cp $< $(@D)
@@ -100,6 +105,9 @@ sync-client: $(STAMP)  ## regenerate pdserve/sync_client.py from pdserve/client.
 
 proto-baseline: $(STAMP)  ## after a release: what later changes of proto/ must not break
 	$(VENV)/bin/buf build --exclude-source-info -o $(BASELINE)
+
+dashboards: $(STAMP)  ## write the Grafana boards of deploy/observability from scripts/dashboards
+	$(PY) -m scripts.dashboards
 
 bench: setup  ## the benchmarks that need no extra install; writes benchmarks/results/
 	$(PY) -m benchmarks.engine_step

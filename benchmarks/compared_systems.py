@@ -95,7 +95,7 @@ async def _run_transformers(mode: Mode, model_dir: Path, works: list[Work]) -> f
         source, result = Path(folder, "works.json"), Path(folder, "seconds.json")
         source.write_text(json.dumps(listed))
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "benchmarks.peers.transformers_peer"),
+            *(sys.executable, "-m", f"{__package__}.peers.transformers_peer"),
             *(mode.value, str(model_dir), str(source), str(result)),
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,

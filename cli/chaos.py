@@ -10,11 +10,14 @@ from tempfile import NamedTemporaryFile
 from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from cli.grid import Column, Grid, Row
 from cli.model import progress_bars
+from cli.output import print_grid, stdout_console
 from common.cache_dir import default_cache_dir
 from common.engine.weights.resolve import resolve_model
 from pdserve.errors import InternalError, SetupError
@@ -22,6 +25,16 @@ from pdserve.errors import InternalError, SetupError
 if TYPE_CHECKING:
     from benchmarks.chaos.report import Report
     from benchmarks.chaos.run import Chaos, Plan
+
+
+_COLUMNS = (
+    Column("fault"),
+    Column("runs", rank=2, is_number=True),
+    Column("requests", is_number=True),
+    Column("identical", is_number=True),
+    Column("gap p50, p99 s", rank=3, is_number=True),
+    Column("recovery, s", rank=1, is_number=True),
+)
 
 
 def command(
@@ -45,7 +58,7 @@ def command(
     with progress_bars() as progress:
         resolve_model(model, default_cache_dir(), progress)  # fetched before the clock runs
     plan = Plan(model, secrets.randbelow(2**32) if seed is None else seed, minutes, users)
-    console = Console()
+    console = stdout_console()
     with NamedTemporaryFile("w", prefix="pdserve-chaos-", suffix=".log", delete=False) as log:
         console.print(f"seed {plan.seed}; the deployment's log is {log.name}", highlight=False)
         try:
@@ -107,17 +120,20 @@ def _live_table(chaos: "Chaos") -> Table:
 
 
 def _print(console: Console, report: "Report") -> None:
-    table = Table("fault", "runs", "requests", "identical", "gap p50, p99 s", "recovery, s")
-    for row in report.rows:
-        table.add_row(
-            row.fault,
-            str(row.runs or "-"),
-            str(row.requests),
-            str(row.identical),
-            f"{_cell(row.gap_p50_s)}, {_cell(row.gap_p99_s)}",
-            f"{_cell(row.recovery_p50_s)}",
+    rows = [
+        Row(
+            (
+                row.fault,
+                str(row.runs or "-"),
+                str(row.requests),
+                str(row.identical),
+                f"{_cell(row.gap_p50_s)}, {_cell(row.gap_p99_s)}",
+                _cell(row.recovery_p50_s),
+            )
         )
-    console.print(table)
+        for row in report.rows
+    ]
+    print_grid(console, Grid(_COLUMNS, rows, box=box.SIMPLE))
     for error in report.errors:
         console.print(error, style="red", markup=False)
     left = report.remains

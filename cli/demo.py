@@ -3,6 +3,7 @@
 import asyncio
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console, Group
@@ -13,12 +14,15 @@ from rich.text import Text
 from cli.demo_prompts import PROMPTS, DemoPrompt
 from cli.model import progress_bars
 from cli.requests import Answer, as_chat, ask
+from cli.serve import check_folder
 from cli.start_lines import start_lines
+from cli.tour import describe, go_on_until_enter
 from cli.waterfall import waterfall_table
 from common.cache_dir import default_cache_dir
-from common.config import RouterConfig, ServeConfig
+from common.config import ServeConfig
 from common.engine.weights.catalog import DEFAULT_ALIAS
 from common.engine.weights.resolve import ModelSource, resolve_model
+from common.router_config import RouterConfig
 from common.telemetry.logs import configure_logs
 from pdserve.client import AsyncClient
 from pdserve.errors import InternalError
@@ -55,6 +59,7 @@ class _Lane:
 
 def command() -> None:
     """Show the whole system at work on this machine: prefill, hand-off, decode, live."""
+    check_folder()
     configure_logs("warning", process="demo")
     with progress_bars() as progress:
         source = resolve_model(DEFAULT_ALIAS, default_cache_dir(), progress)
@@ -78,8 +83,10 @@ async def _run(source: ModelSource) -> None:
             f"[bold]{source.name}[/bold]: router on {endpoints.grpc_address}, 1 prefill and 1 decode "
             f"worker, ready in {took_s:.1f} s\n"
         )
+        console.print(describe(endpoints.live_page), highlight=False)
         async with AsyncClient(endpoints.grpc_address) as client:
             await _show(console, client)
+            await go_on_until_enter(console, lambda: _ask_all(client))
     finally:
         with console.status("stopping"):
             await context.__aexit__(None, None, None)
@@ -89,12 +96,17 @@ async def _show(console: Console, client: AsyncClient) -> None:
     lanes = [_Lane(prompt) for prompt in PROMPTS]
     started_s = time.monotonic()
     with Live(console=console, get_renderable=lambda: _view(lanes), refresh_per_second=8):
-        await asyncio.gather(*(_ask(client, lane) for lane in lanes))
+        await _ask_all(client, lanes)
     took_s = time.monotonic() - started_s
     rows = [(lane.prompt.title, _finished(lane)) for lane in lanes]
     console.print("", waterfall_table(rows, console.width))
     console.print(_summary(lanes, took_s))
     await _check_blocks(console, client)
+
+
+async def _ask_all(client: AsyncClient, lanes: Sequence[_Lane] = ()) -> None:
+    lanes = lanes or [_Lane(prompt) for prompt in PROMPTS]
+    await asyncio.gather(*(_ask(client, lane) for lane in lanes))
 
 
 async def _ask(client: AsyncClient, lane: _Lane) -> None:

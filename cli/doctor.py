@@ -6,14 +6,16 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import typer
-from rich.console import Console
+from rich.markup import escape
 
-from cli.findings import Finding
+from cli.findings import Finding, findings_grid
 from cli.kernel_tests import check_kernels
-from cli.shadowing import HOME, OURS, foreign_packages, remedy
+from cli.output import AsJson, AsPlain, check_forms, print_json, print_plain, stdout_console
+from cli.shadowing import ELSEWHERE, HOME, OURS, foreign_files, foreign_packages, remedy
 from common.cache_dir import default_cache_dir
 from common.cgroup import HERE as CGROUPS
 from common.config import ServeConfig
@@ -23,27 +25,39 @@ _GIB = 2**30
 PYTHON = sys.version_info[:3]
 PYTHONS = ((3, 11), (3, 14))  # the oldest and the newest supported version, as in pyproject.toml
 _LIBRARIES = ("torch", "transformers", "ray", "grpcio", "protobuf", "numba")
+_SHADOWS = "workers that are started in this folder would import it"
 _SHM = Path("/dev/shm")  # noqa: S108 - its size matters, nothing is written there
 
 
-def command() -> None:
+def command(as_plain: AsPlain = False, as_json: AsJson = False) -> None:
     """Check this machine."""
-    console = Console()
+    check_forms(as_json=as_json, as_plain=as_plain)
     findings = [finding for check in _CHECKS for finding in check()]
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    elif as_plain:
+        print_plain(findings_grid(findings))
+    else:
+        _print(findings)
+    raise typer.Exit(1 if any(finding.problem for finding in findings) else 0)
+
+
+def _print(findings: list[Finding]) -> None:
+    console = stdout_console()
     for finding in findings:
         mark = "[red]✗[/red]" if finding.problem else "[green]✓[/green]"
-        console.print(f"{mark} {finding.name}: {finding.value}", highlight=False)
+        line = f"{mark} {escape(finding.name)}: {escape(finding.value)}"
+        console.print(line, highlight=False, soft_wrap=True)
         for note, color in ((finding.problem, "yellow"), (finding.remark, "dim")):
             if note:
-                console.print(f"    [{color}]{note}[/{color}]")
-    raise typer.Exit(1 if any(finding.problem for finding in findings) else 0)
+                console.print(f"    [{color}]{escape(note)}[/{color}]", soft_wrap=True)
 
 
 def _check_packages() -> list[Finding]:
     foreign = foreign_packages()
-    if not foreign:
-        return [Finding("packages", f"all {len(OURS)} are pdserve's own, in {HOME}")]
-    return [Finding(f"package {n}", str(origin), remedy(n)) for n, origin in foreign.items()]
+    found = [Finding(f"package {n}", str(origin), remedy(n)) for n, origin in foreign.items()]
+    found += [Finding(f"file {file}", _SHADOWS, ELSEWHERE) for file in foreign_files(Path.cwd())]
+    return found or [Finding("packages", f"all {len(OURS)} are pdserve's own, in {HOME}")]
 
 
 def _check_python() -> list[Finding]:

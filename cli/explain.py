@@ -8,7 +8,7 @@ import typer
 
 from cli.block_ledgers import ledger_dict, ledger_table
 from cli.connection import Connection
-from cli.explanation import print_explanation, route_grid, to_dict
+from cli.explanation import print_explanations, route_grid, to_dict
 from cli.grid import plain_lines
 from cli.output import (
     AsJson,
@@ -59,8 +59,7 @@ def command(
             for line in plain_lines(route_grid(response)):
                 print(f"{response.request_id}\t{line}")
         return
-    for response in responses:
-        print_explanation(response)
+    print_explanations(responses)
     if trace:
         print(f"Open {trace} at https://ui.perfetto.dev")
 

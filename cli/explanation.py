@@ -1,5 +1,7 @@
 """Explanation of one request: as JSON, as rows and as tables."""
 
+from collections.abc import Sequence
+
 from rich.markup import escape
 
 from cli.block_ledgers import ledger_dict, ledger_table
@@ -7,7 +9,7 @@ from cli.gantt import gantt_table
 from cli.grid import Column, Grid, Row
 from cli.output import print_grid, stdout_console
 from cli.requests import describe_finished
-from cli.timings import describe_steps
+from cli.timings import describe_spans, describe_steps
 from cli.waterfall import waterfall_table
 from pdserve.v1 import inference_pb2
 
@@ -42,6 +44,7 @@ def to_dict(response: inference_pb2.ExplainResponse) -> dict[str, object]:
             {
                 **describe_finished(done),
                 "decode_steps": describe_steps(done.timings.decode_steps),
+                "spans": describe_spans(done.timings),
             }
             for done in response.finished
         ],
@@ -73,6 +76,27 @@ def route_grid(response: inference_pb2.ExplainResponse) -> Grid:
         for index, route in enumerate(response.routes)
     ]
     return Grid(_COLUMNS, rows, title="predicted cost in ms; the first route was taken")
+
+
+def print_explanations(responses: Sequence[inference_pb2.ExplainResponse]) -> None:
+    """Print each explanation; before those of several requests, one waterfall of all."""
+    if len(responses) > 1:
+        _print_together(responses)
+    for response in responses:
+        print_explanation(response)
+
+
+def _print_together(responses: Sequence[inference_pb2.ExplainResponse]) -> None:
+    """Print where the time of several requests went, on one scale; those that ended well."""
+    rows = [
+        (f"{response.request_id}#{index}" if index else response.request_id, done)
+        for response in responses
+        for index, done in enumerate(response.finished)
+    ]
+    console = stdout_console()
+    if rows:
+        print_grid(console, waterfall_table(rows, console.width))
+        console.print()
 
 
 def print_explanation(response: inference_pb2.ExplainResponse) -> None:

@@ -20,12 +20,13 @@ from rich.console import Console
 
 from cli.findings import Finding
 from common.config import StoredDtype
+from common.engine import kernel_checks
 from common.engine.kernel_checks.reports import FamilyReport, TargetReport
 
 Report = TypeVar("Report", TargetReport, FamilyReport)
 
-_CHILD = (sys.executable, "-P", "-m", "common.engine.kernel_checks")
-_DEADLINE_S = 180.0  # kernels compile once, in 20 s of a core; loading them from disk takes 2 s
+_CHILD = (sys.executable, "-P", "-m", kernel_checks.__name__)
+_DEADLINE_S = 180.0  # kernels compile once, in 13 s of a core; loading them from disk takes 2 s
 _MAX_CHILDREN = 4  # at once; each has torch in memory
 _VARIABLES = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")
 _TESTS = (

@@ -6,9 +6,10 @@ import sys
 import time
 from pathlib import Path
 
+from common import engine
 from common.engine.weights.progress import Progress
 
-_DEADLINE_S = 900.0  # takes half a minute on two cores; far more on a slow or busy machine
+_DEADLINE_S = 900.0  # takes ten seconds on two cores; far more on a slow or busy machine
 _POLL_S = 0.1
 
 
@@ -44,7 +45,7 @@ def compile_kernels(model_dir: Path, progress: Progress) -> str | None:
 
 def _start(model_dir: Path, *flags: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        [sys.executable, "-m", "common.engine.prepare", str(model_dir), *flags],
+        [sys.executable, "-P", "-m", f"{engine.__name__}.prepare", str(model_dir), *flags],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

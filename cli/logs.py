@@ -28,10 +28,21 @@ _KEYS = ("worker", "state", "written", "file")
 _NAMESPACE = ServeConfig.model_fields["namespace"].default
 
 
+def _known_workers() -> list[str]:
+    """Return the names that a shell completes: of workers with a log in the default namespace."""
+    return list(dict.fromkeys(log.worker for log in log_files(default_log_dir() / _NAMESPACE)))
+
+
+_Worker = Annotated[
+    str | None,
+    typer.Argument(
+        help="A worker's name, such as decode-0; unset: list them", autocompletion=_known_workers
+    ),
+]
+
+
 def command(
-    worker: Annotated[
-        str | None, typer.Argument(help="A worker's name, such as decode-0; unset: list them")
-    ] = None,
+    worker: _Worker = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with what it writes, over restarts too")
     ] = False,

@@ -6,26 +6,10 @@ from typing import Annotated
 
 import typer
 
-from cli import (
-    chaos,
-    chat,
-    config,
-    demo,
-    doctor,
-    drain,
-    explain,
-    generate,
-    logs,
-    model,
-    router,
-    scale,
-    serve,
-    status,
-    token,
-    top,
-)
+from cli import chat, drain, explain, generate, scale, status, token, top
 from cli.connection import reaches_router
 from cli.exit_codes import ExitCode, describe_exit_codes
+from cli.server_commands import add_server_commands
 from pdserve.errors import PdserveError, RequestError, WorkerDiedError
 
 app = typer.Typer(
@@ -34,8 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command("serve")(serve.command)
-app.command("router")(router.command)
+add_server_commands(app)
 app.command("generate")(reaches_router(generate.command))
 app.command("chat")(reaches_router(chat.command))
 app.command("status")(reaches_router(status.command))
@@ -43,12 +26,6 @@ app.command("top")(reaches_router(top.command))
 app.command("scale")(reaches_router(scale.command))
 app.command("drain")(reaches_router(drain.command))
 app.command("explain")(reaches_router(explain.command))
-app.command("logs")(logs.command)
-app.command("doctor")(doctor.command)
-app.command("demo")(demo.command)
-app.command("chaos")(chaos.command)
-app.add_typer(config.app, name="config", help="Show the settings and their schema.")
-app.add_typer(model.app, name="model", help="Fetch and list models.")
 app.add_typer(token.app, name="token", help="Make tokens for clients of a router.")
 
 
@@ -71,7 +48,8 @@ def group(
 def main() -> None:
     """Entry point of the console script."""
     try:
-        sys.exit(app(standalone_mode=False))
+        # by this name shells ask for completions, however the program was started
+        sys.exit(app(prog_name="pdserve", standalone_mode=False))
     except PdserveError as error:
         print(f"pdserve: {error}", file=sys.stderr)
         has_begun = isinstance(error, RequestError | WorkerDiedError)

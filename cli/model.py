@@ -14,7 +14,6 @@ from rich.progress import (
     TaskID,
     TaskProgressColumn,
     TextColumn,
-    TimeElapsedColumn,
 )
 
 from cli.grid import Column, Grid, Row
@@ -28,6 +27,7 @@ from cli.output import (
     print_plain,
     stdout_console,
 )
+from cli.progress_columns import EndColumn, RateColumn
 from common.cache_dir import default_cache_dir
 from common.engine.weights.cache import entry_name, find
 from common.engine.weights.catalog import CATALOG, DEFAULT_ALIAS
@@ -76,9 +76,10 @@ def progress_bars() -> Iterator[StageBars]:
     columns = (
         SpinnerColumn(finished_text="✓"),
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=12),  # names of files are long
         TaskProgressColumn(),
-        TimeElapsedColumn(),
+        RateColumn(),
+        EndColumn(),
     )
     console = Console(stderr=True)
     # redrawn bars are noise in a log file, and would precede a one-line error
@@ -91,17 +92,31 @@ def progress_bars() -> Iterator[StageBars]:
         bars.stop()
 
 
+def known_aliases() -> list[str]:
+    """Return the names that a shell completes where a model is asked for."""
+    return list(CATALOG)
+
+
 @app.command("pull")
 def pull_command(
-    alias: Annotated[str, typer.Argument(help="A name from `pdserve model list`")] = DEFAULT_ALIAS,
+    alias: Annotated[
+        str,
+        typer.Argument(help="A name from `pdserve model list`", autocompletion=known_aliases),
+    ] = DEFAULT_ALIAS,
+    as_plain: Annotated[bool, typer.Option("--plain", help="Print the path alone")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Download a model, convert it and compile its kernels; instant when that was done before."""
+    check_forms(as_json=as_json, as_plain=as_plain)
     with progress_bars() as progress:
         path = pull(alias, default_cache_dir(), progress)
         problem = compile_kernels(path, progress)
     if problem is not None:
         typer.echo(f"its kernels will be compiled at the first start ({problem})", err=True)
-    typer.echo(f"{alias} is ready in {path}")
+    if as_json:
+        print_json({"alias": alias, "path": str(path), "kernels": problem or "compiled"})
+    else:
+        print(path if as_plain else f"{alias} is ready in {path}")
 
 
 @app.command("list")

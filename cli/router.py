@@ -13,6 +13,7 @@ from cli.settings import load_config
 from common.cache_dir import default_cache_dir
 from common.config import ServeConfig
 from common.engine.weights.resolve import resolve_model
+from common.telemetry.tracing.build import check_tracing
 from pdserve.errors import SetupError
 from router.access.server_security import ServerSecurity
 
@@ -29,6 +30,8 @@ def command(
     http_port: flags.HttpPort = None,
     openai_port: flags.OpenaiPort = None,
     policy: flags.Policy = None,
+    share_ports: flags.SharePorts = None,
+    metrics_compat: flags.MetricsCompat = None,
     access_file: flags.AccessFile = None,
     insecure: flags.Insecure = None,
     config: flags.ConfigFile = None,
@@ -42,6 +45,7 @@ def _join(settings: ServeConfig) -> None:
         raise SetupError(
             "ray_address is not set", "give --ray-address, or serve with `pdserve serve`"
         )
+    check_tracing(settings.telemetry)
     ServerSecurity(settings.security).check(settings.grpc_host)
     # ray takes a second to import, and `pdserve --help` does not need it
     from deploy.serve import join

@@ -2,17 +2,21 @@
 
 import asyncio
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli import setting_flags as flags
-from cli.model import progress_bars
+from cli.model import known_aliases, progress_bars
 from cli.settings import Values, load_config
+from cli.shadowing import ELSEWHERE, foreign_files
 from cli.start_lines import start_lines
 from common.cache_dir import default_cache_dir
 from common.config import ServeConfig
 from common.engine.weights.resolve import resolve_model
+from common.telemetry.tracing.build import check_tracing
+from pdserve.errors import SetupError
 from router.access.server_security import ServerSecurity
 
 if TYPE_CHECKING:
@@ -23,9 +27,12 @@ _KEYS = {
     "dtype": "engine.dtype",
     "allow_unused_weights": "engine.allow_unused_weights",
     "policy": "router.policy",
+    "share_ports": "router.share_ports",
     "generation_config": "router.generation_config",
+    "metrics_compat": "router.metrics_compat",
     "access_file": "security.access_file",
     "insecure": "security.insecure",
+    "wait_for_nodes": "cluster.wait_for_nodes_s",
 }
 
 
@@ -34,7 +41,9 @@ def command(
     model: Annotated[
         str | None,
         typer.Argument(
-            show_default=flags.default_of("model"), help="Alias, local folder, GGUF file or hub id"
+            show_default=flags.default_of("model"),
+            help="Alias, local folder, GGUF file or hub id",
+            autocompletion=known_aliases,
         ),
     ] = None,
     prefill: flags.Prefill = None,
@@ -46,10 +55,13 @@ def command(
     dtype: flags.Dtype = None,
     allow_unused_weights: flags.AllowUnusedWeights = None,
     policy: flags.Policy = None,
+    share_ports: flags.SharePorts = None,
     generation_config: flags.GenerationConfig = None,
     pin: flags.Pin = None,
     ray_address: flags.RayAddress = None,
     namespace: flags.Namespace = None,
+    metrics_compat: flags.MetricsCompat = None,
+    wait_for_nodes: flags.WaitForNodes = None,
     access_file: flags.AccessFile = None,
     insecure: flags.Insecure = None,
     config: flags.ConfigFile = None,
@@ -68,8 +80,16 @@ def read_flags(parameters: Mapping[str, object]) -> Values:
     return {key_of(name): value for name, value in parameters.items() if name != "config"}
 
 
+def check_folder() -> None:
+    """Raise SetupError if workers that start in this folder would import a file of it in place of ours."""
+    for file in foreign_files(Path.cwd()):
+        raise SetupError(f"workers would import {file} in place of pdserve's own", ELSEWHERE)
+
+
 def _serve(settings: ServeConfig) -> None:
-    ServerSecurity(settings.security).check(settings.grpc_host)  # checked before a model is fetched
+    check_folder()
+    check_tracing(settings.telemetry)
+    ServerSecurity(settings.security).check(settings.grpc_host)  # all before a model is fetched
     with progress_bars() as progress:
         source = resolve_model(settings.model, default_cache_dir(), progress)
     # ray takes a second to import, and `pdserve --help` does not need it
@@ -85,7 +105,7 @@ def _serve(settings: ServeConfig) -> None:
 
 
 def ready_lines(model: str, endpoints: "Endpoints", openai_scheme: str) -> str:
-    """Return a deployment's addresses in a line that scripts wait for, and its dtype's reason."""
+    """Return a line of addresses that scripts wait for, the dtype's reason, the live page's address."""
     host = endpoints.host
     line = (
         f"pdserve ready: model={model} grpc={host}:{endpoints.grpc_port} "
@@ -93,4 +113,7 @@ def ready_lines(model: str, endpoints: "Endpoints", openai_scheme: str) -> str:
     )
     if endpoints.openai_port is not None:
         line += f" openai={openai_scheme}://{host}:{endpoints.openai_port}/v1"
-    return f"{line} dtype={endpoints.dtype}\n{endpoints.dtype}: {endpoints.dtype_reason}"
+    lines = [f"{line} dtype={endpoints.dtype}", f"{endpoints.dtype}: {endpoints.dtype_reason}"]
+    if endpoints.live_page:
+        lines.append(f"live page: {endpoints.live_page}")
+    return "\n".join(lines)

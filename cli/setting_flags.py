@@ -47,9 +47,20 @@ Policy = Annotated[
     str | None,
     setting("router.policy", "Choice of workers: cost, least_loaded, round_robin, local"),
 ]
+SharePorts = Annotated[
+    bool | None,
+    setting(
+        "router.share_ports",
+        "Let other routers of this machine have the same gRPC and OpenAI ports",
+        "--share-ports",
+    ),
+]
 GenerationConfig = Annotated[
     str | None,
     setting("router.generation_config", "auto: sample as the model's makers want by default; off"),
+]
+MetricsCompat = Annotated[
+    str | None, setting("router.metrics_compat", "vllm: metrics also under the names of vLLM; off")
 ]
 Pin = Annotated[str | None, setting("pin", "auto: each worker its own cores; off")]
 RayAddress = Annotated[
@@ -60,6 +71,12 @@ DeploymentRay = Annotated[
     str | None, setting("ray_address", "The deployment's Ray; needed", envvar="RAY_ADDRESS")
 ]
 Namespace = Annotated[str | None, setting("namespace", "The deployment's name in its Ray")]
+WaitForNodes = Annotated[
+    float | None,
+    setting(
+        "cluster.wait_for_nodes_s", "Seconds that workers may wait for an autoscaler's new nodes"
+    ),
+]
 AccessFile = Annotated[
     Path | None, setting("security.access_file", "Who may call; see `pdserve token create`")
 ]

@@ -1,5 +1,9 @@
 """The stable JSON form of a request's timings; all in microseconds."""
 
+from collections.abc import Iterable
+
+from common.rpc.convert_timings import timings_from_pb, to_us
+from common.telemetry.tracing.stages import Stage, stages_of
 from pdserve.v1 import inference_pb2
 
 
@@ -37,6 +41,25 @@ def describe_timings(timings: inference_pb2.Timings) -> dict[str, object]:
             for transfer in timings.transfers
         ],
     }
+
+
+def describe_spans(timings: inference_pb2.Timings) -> list[dict[str, object]]:
+    """Return the stages of a request, since its arrival, as a trace has them."""
+    return _describe_stages(stages_of(timings_from_pb(timings)))
+
+
+def _describe_stages(stages: Iterable[Stage]) -> list[dict[str, object]]:
+    return [
+        {
+            "name": stage.name,
+            "place": stage.place,
+            "start_us": to_us(stage.start_s),
+            "end_us": to_us(stage.end_s),
+            **stage.facts,
+            "parts": _describe_stages(stage.parts),
+        }
+        for stage in stages
+    ]
 
 
 def describe_steps(steps: inference_pb2.DecodeSteps) -> dict[str, object]:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from cli.output import AsJson, print_json
 from pdserve.errors import SetupError
 from router.access.access_file import access_line, check_tenant_name, make_token
 from router.access.tenant import Tenant
@@ -30,6 +31,7 @@ def create(
     append: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Add the line to this access file")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a token. It is printed once and kept nowhere; the access file holds its hash."""
     try:
@@ -38,6 +40,11 @@ def create(
         raise SetupError(f"--tenant '{tenant}': {error}") from None
     token = make_token()
     line = access_line(Tenant(tenant, is_admin=admin), token)
+    if as_json:
+        if append is not None:
+            _append(append, line)
+        print_json({"token": token, "access_line": line})
+        return
     if append is None:
         print(f"{token}\n{line}")
         note = "the first line is the token; the second goes into security.access_file"

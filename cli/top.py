@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.live import Live
 
 from cli.connection import Connection
-from cli.output import stdout_console
+from cli.output import AsJson, AsPlain, check_forms, print_json, print_plain, stdout_console
 from cli.rates import Frame, Poll
+from cli.top_forms import frame_dict, frame_grid
 from cli.top_view import view
 from pdserve.client import AsyncClient
 from pdserve.errors import RequestTimeoutError, SetupError, UnavailableError
@@ -30,24 +31,36 @@ def command(
     interval: Annotated[
         float, typer.Option(min=0.1, max=3600, help="Seconds from one poll to the next")
     ] = 1.0,
+    as_plain: AsPlain = False,
+    as_json: AsJson = False,
 ) -> None:
     """Watch requests, workers, KV blocks and tokens per second. Ctrl-C ends it."""
+    check_forms(as_json=as_json, as_plain=as_plain)
+    if (as_json or as_plain) and not once:
+        raise SetupError("--json and --plain print one frame", "give --once too")
     if once:
-        asyncio.run(_print_one(connection, interval))
+        frame = asyncio.run(_fetch_one(connection, interval))
+        if as_json:
+            print_json(frame_dict(frame))
+        elif as_plain:
+            print_plain(frame_grid(frame))
+        else:
+            stdout_console().print(view(frame), soft_wrap=True, highlight=False)
     elif sys.stdout.isatty():
         asyncio.run(_watch(connection, interval))
     else:
         raise SetupError("`pdserve top` needs a terminal", "--once prints one frame in a pipe")
 
 
-async def _print_one(connection: Connection, interval_s: float) -> None:
+async def _fetch_one(connection: Connection, interval_s: float) -> Frame:
+    """Return the first frame of two polls. Raises RequestError."""
     async with connection.client() as client:
         async for frame in frames(client, interval_s):
             if frame.problem is not None:
                 raise frame.problem
             if frame.before is not None:
-                stdout_console().print(view(frame), soft_wrap=True, highlight=False)
-                return
+                return frame
+    raise RuntimeError("frames never end")
 
 
 async def _watch(connection: Connection, interval_s: float) -> None:

@@ -5,10 +5,12 @@ Times are microseconds since the router's start, so that concurrent requests ali
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from cli.phases import phases
+from common.rpc.convert_timings import timings_from_pb, to_us
+from common.telemetry.tracing.stages import Stage, stages_of
 from pdserve.errors import SetupError
 from pdserve.v1 import inference_pb2
 
@@ -90,38 +92,45 @@ def _add_request(
     done: inference_pb2.Finished,
 ) -> None:
     timings, prefill, decode = done.timings, done.prefill_worker, done.decode_worker
-    zero_us = answer.arrival_us
+    zero_us, stages = answer.arrival_us, stages_of(timings_from_pb(timings))
     whole = {"prompt_tokens": answer.prompt_tokens, "output_tokens": done.usage.completion_tokens}
     whole |= {"preemptions": timings.num_preemptions, "clock_error_us": timings.clock_error_us}
     lanes.add("router", title, [(title, 0, timings.total_us, {**whole})], zero_us)
     parts: list[Span] = [(p.name, p.start_us, p.end_us, {}) for p in phases(timings)]
     lanes.add("router", f"{title} phases", parts, zero_us)
-    chunks = [chunk for chunk in timings.prefill_chunks if chunk.is_remote]
-    lanes.add(prefill, title, _chunk_spans(chunks), zero_us)
-    for name, spans in _transfer_spans(timings.transfers).items():
-        lanes.add(f"KV {prefill} to {decode}", f"{title} {name}", spans, zero_us)
-    local = [chunk for chunk in timings.prefill_chunks if not chunk.is_remote]
-    here = [*_chunk_spans(local), *_step_spans(timings.decode_steps)]
+    lanes.add(prefill, title, _chunk_spans(stages, "prefill"), zero_us)
+    for name in ("copy-out", "wire", "insert"):
+        lanes.add(f"KV {prefill} to {decode}", f"{title} {name}", _kv_spans(stages, name), zero_us)
+    here = [*_chunk_spans(stages, "decode"), *_step_spans(timings.decode_steps)]
     lanes.add(decode, title, sorted(here, key=lambda span: span[1]), zero_us)
 
 
-def _chunk_spans(chunks: Sequence[inference_pb2.PrefillChunk]) -> list[Span]:
+def _chunk_spans(stages: Sequence[Stage], place: str) -> list[Span]:
+    chunks = _named(stages, "chunk")
+    return _numbered("chunk", (chunk for chunk in chunks if chunk.place == place))
+
+
+def _kv_spans(stages: Sequence[Stage], name: str) -> list[Span]:
+    return _numbered("KV", _named(stages, name))
+
+
+def _named(stages: Iterable[Stage], name: str) -> Iterator[Stage]:
+    for stage in stages:
+        if stage.name == name:
+            yield stage
+        yield from _named(stage.parts, name)
+
+
+def _numbered(title: str, stages: Iterable[Stage]) -> list[Span]:
     return [
-        (f"chunk {number}", c.start_us, c.start_us + c.duration_us, {"tokens": c.num_tokens})
-        for number, c in enumerate(chunks, 1)
+        (
+            f"{title} {number}",
+            to_us(stage.start_s),
+            to_us(stage.end_s),
+            {name.removeprefix("num_"): value for name, value in stage.facts.items()},
+        )
+        for number, stage in enumerate(stages, 1)
     ]
-
-
-def _transfer_spans(transfers: Sequence[inference_pb2.KVTransfer]) -> dict[str, list[Span]]:
-    spans: dict[str, list[Span]] = {"copy-out": [], "wire": [], "insert": []}
-    for number, t in enumerate(transfers, 1):
-        name, facts = f"KV {number}", {"tokens": t.num_tokens, "bytes": t.num_bytes}
-        copied_us = t.copy_out_start_us + t.copy_out_us
-        inserted_us = t.insert_start_us + t.insert_us
-        spans["copy-out"].append((name, t.copy_out_start_us, copied_us, {**facts}))
-        spans["wire"].append((name, copied_us, copied_us + t.wire_us, {**facts}))
-        spans["insert"].append((name, t.insert_start_us, inserted_us, {**facts}))
-    return spans
 
 
 def _step_spans(steps: inference_pb2.DecodeSteps) -> list[Span]:

@@ -1,39 +1,28 @@
 """All settings, as frozen objects built once at the entry point (flag > PDSERVE_* > file > default)."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     SecretStr,
-    ValidationInfo,
-    field_validator,
     model_validator,
 )
+
+from common.certificates import Certificates, WorkerAccess
+from common.frozen import Frozen
+from common.router_config import RouterConfig
+from common.telemetry_config import TelemetryConfig
 
 StoredDtype = Literal["float32", "bfloat16", "float16"]
 Dtype = Literal["auto", StoredDtype]
 Backend = Literal["auto", "cpu", "flash", "reference"]
-PolicyName = Literal["cost", "least_loaded", "round_robin", "local"]
 MAX_PREFILL_WORKERS = 1024
 MAX_DECODE_WORKERS = 256
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _read_off(cls, value: object, info: ValidationInfo) -> object:
-        """Read false as "off" where that is a choice: YAML takes a bare `off` for false."""
-        choices = get_args(cls.model_fields[info.field_name or ""].annotation)
-        return "off" if value is False and "off" in choices else value
-
-
-class EngineConfig(_Frozen):
+class EngineConfig(Frozen):
     """Settings of one worker's engine."""
 
     dtype: Dtype = Field(
@@ -80,7 +69,7 @@ class EngineConfig(_Frozen):
         return self
 
 
-class TransferConfig(_Frozen):
+class TransferConfig(Frozen):
     """Settings of the hand-off of KV from prefill to decode."""
 
     max_concurrent_pulls: int = Field(16, ge=1, description="Prompts a decode worker pulls at once")
@@ -93,69 +82,7 @@ class TransferConfig(_Frozen):
     inserts_per_step: int = Field(2, ge=1, description="KV chunks copied in between two steps")
 
 
-class TenantLimits(_Frozen):
-    """Limits of one tenant."""
-
-    max_requests: int | None = Field(None, ge=1, description="In flight at once; unset: any number")
-    tokens_per_minute: int | None = Field(
-        None, ge=1, description="Of prompts and outputs together; unset: any number"
-    )
-    weight: float = Field(1.0, ge=0.01, le=1000, description="Share where tenants wait")
-
-
-class RouterConfig(_Frozen):
-    """Settings of the router."""
-
-    policy: PolicyName = Field(
-        "cost",
-        description="How workers are chosen; least_loaded: prompts always to the prefill pool",
-    )
-    generation_config: Literal["auto", "off"] = Field(
-        "auto", description="Where a request is silent, sample as the model's own file says"
-    )
-    max_inflight_requests: int = Field(1024, ge=1)
-    max_queued_requests: int = Field(256, ge=1, description="Accepted requests without a token yet")
-    max_queued_tokens: int = Field(
-        262_144, ge=1, description="Prompt tokens of accepted requests without a token yet"
-    )
-    max_wait_s: float | None = Field(
-        None,
-        ge=0,
-        allow_inf_nan=False,
-        description="The longest that a prompt may wait before it runs; "
-        "unset: engine.ttft_target_s, if that is set; 0: any time",
-    )
-    tenant: TenantLimits = Field(TenantLimits(), description="Limits of each tenant")
-    tenants: dict[str, TenantLimits] = Field(
-        default_factory=dict, description="Limits of tenants by name, instead of router.tenant"
-    )
-    stalled_after_s: float = Field(
-        10.0, gt=0, description="No step for so long, with work: stalled"
-    )
-    max_outage_s: float = Field(
-        30.0, ge=0, description="The longest that requests wait while no decode worker is ready"
-    )
-    max_worker_deaths: int = Field(
-        2, ge=0, description="Deaths of workers that a request survives; the next one is POISON"
-    )
-    watchdog_s: float = Field(
-        20.0, gt=0, description="No answer, or no step with work, for so long: killed and restarted"
-    )
-    slow_client_s: float = Field(
-        10.0, gt=0, description="The longest that a client may not take a message"
-    )
-    max_unread_tokens: int = Field(
-        4096, ge=1, description="Tokens kept for a client that does not read"
-    )
-    resume_grace_s: float = Field(
-        10.0, ge=0, description="How long a resumable request goes on without a stream"
-    )
-    resume_buffer_messages: int = Field(
-        4096, ge=1, description="Latest messages kept of each resumable request"
-    )
-
-
-class SecurityConfig(_Frozen):
+class SecurityConfig(Frozen):
     """Settings of the router's access control and TLS."""
 
     access_file: Path | None = Field(None, description="Tokens and certificates of tenants")
@@ -165,9 +92,19 @@ class SecurityConfig(_Frozen):
         None, description="Clients need a certificate of this authority, PEM"
     )
     insecure: bool = Field(False, description="Listen beyond loopback without access_file")
+    internal_tls: Literal["auto", "files", "off"] = Field(
+        "auto", description="Between routers and workers; auto: on a cluster, certificates are made"
+    )
+    internal_cert_file: Path | None = Field(None, description="files: certificate chain, PEM")
+    internal_key_file: Path | None = Field(None, description="files: its private key, PEM")
+    internal_ca_file: Path | None = Field(None, description="files: the authority of both, PEM")
 
     @model_validator(mode="after")
     def _check_files_belong_together(self) -> Self:
+        internal = (self.internal_cert_file, self.internal_key_file, self.internal_ca_file)
+        if (self.internal_tls == "files") != any(internal) or any(internal) != all(internal):
+            names = "internal_cert_file, internal_key_file and internal_ca_file"
+            raise ValueError(f"internal_tls: files and {names} need each other")
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
             raise ValueError("tls_cert_file and tls_key_file need each other")
         if self.tls_client_ca_file and not (self.tls_cert_file and self.access_file):
@@ -175,7 +112,22 @@ class SecurityConfig(_Frozen):
         return self
 
 
-class ServeConfig(_Frozen):
+class ClusterConfig(Frozen):
+    """Settings of the workers' places, in a Ray cluster and on this machine's GPUs."""
+
+    wait_for_nodes_s: float | None = Field(None, gt=0, description="For nodes of an autoscaler")
+    placement: Literal["spread", "pair"] = Field("spread", description="pair: prefill by decode")
+    roles: Literal["auto", "on", "off"] = Field("auto", description="Workers keep to role nodes")
+    gpus_per_worker: float | None = Field(None, gt=0, le=1, description="Below 1: a part of one")
+    num_gpus: int | None = Field(None, ge=0, description="Of a private Ray; unset: all it finds")
+
+    @property
+    def waits_s(self) -> float:
+        """Seconds that workers may wait for nodes; 0: what is missing is refused at once."""
+        return self.wait_for_nodes_s or 0.0
+
+
+class ServeConfig(Frozen):
     """Settings of a whole deployment."""
 
     model: str = "smollm2-135m"
@@ -192,20 +144,23 @@ class ServeConfig(_Frozen):
     namespace: str = Field("pdserve", pattern=r"^[A-Za-z0-9_-]{1,64}$")
     start_timeout_s: float = Field(120.0, gt=0)
     drain_timeout_s: float = Field(10.0, ge=0)
+    cluster: ClusterConfig = ClusterConfig()
     engine: EngineConfig = EngineConfig()
     transfer: TransferConfig = TransferConfig()
     router: RouterConfig = RouterConfig()
     security: SecurityConfig = SecurityConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
 
     @property
     def router_settings(self) -> RouterConfig:
-        """The router's settings; where `max_wait_s` is unset, it is the TTFT target, if there is one."""
-        if self.router.max_wait_s is None:
-            return self.router.model_copy(update={"max_wait_s": self.engine.ttft_target_s})
-        return self.router
+        """The router's settings; a limit or an objective that is unset is the engine's target."""
+        ttft_s, itl_s = self.engine.ttft_target_s, self.engine.itl_target_s
+        targets = {"max_wait_s": ttft_s, "slo_ttft_s": ttft_s, "slo_tpot_s": itl_s}
+        unset = {key: s for key, s in targets.items() if getattr(self.router, key) is None}
+        return self.router.model_copy(update=unset)
 
 
-class WorkerSpec(_Frozen):
+class WorkerSpec(Frozen):
     """All that a worker process needs to know; the launcher makes it."""
 
     name: str
@@ -219,7 +174,17 @@ class WorkerSpec(_Frozen):
         None, ge=0, description="Host memory it may take; unset: what is free when it starts"
     )
     cores: tuple[int, ...] = ()
+    gpu_share: float = Field(
+        0.0, ge=0, description="GPUs that it asks Ray for; below 1: a part of one"
+    )
+    gpu_ids: tuple[str, ...] = Field((), description="GPUs that Ray gave its process")
     log_file: Path | None = Field(None, description="Unset: output stays where the process has it")
     cluster_token: SecretStr = Field(SecretStr(""), description="Empty: whoever connects is served")
+    certificates: Certificates | None = Field(None, exclude=True, repr=False)
     engine: EngineConfig = EngineConfig()
     transfer: TransferConfig = TransferConfig()
+
+    @property
+    def access(self) -> WorkerAccess:
+        """Proof that routers must show this worker, and that it shows them."""
+        return WorkerAccess(self.cluster_token.get_secret_value(), self.certificates)

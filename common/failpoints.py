@@ -16,6 +16,7 @@ KNOWN = {
     "exit_on_token": "TOKEN: the worker is killed in a step that runs this token",
     "exit_at_step": "WORKER:N: the worker is killed before its N-th step with work, counted from 1",
     "hang_at_step": "WORKER:N: the engine's thread stands still for ever before that step",
+    "other_torch": "WORKER:VERSION: the worker says that it runs this version of torch",
     "slow_steps": "WORKER:SECONDS: each step with work takes so much longer; *: of all workers",
 }
 

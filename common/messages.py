@@ -212,6 +212,7 @@ class WorkerLoad:
     kv_bytes: int = 0
     kv_rejected: int = 0
     prefill_fallbacks: int = 0
+    recomputed_tokens: int = 0  # of prefill_tokens, those that had run before, here or elsewhere
     prefix_query_tokens: int = 0
     prefix_hit_tokens: int = 0
     credit_bytes: int = 0  # limit of KV on its way to decode; 0: none, or no decode worker
@@ -219,6 +220,10 @@ class WorkerLoad:
     spilled_bytes: int = 0  # by the object store of the worker's node
     num_submitted: int = 0  # requests of all routers that have not ended
     is_draining: bool = False  # some router wants it to get no new requests
+    blocks_decoding: int = 0  # held for this cause, half a second ago at most; shared ones by each
+    blocks_prefilling: int = 0
+    blocks_pulling: int = 0
+    blocks_sending: int = 0
     progress_age_s: float = 0.0
     correction: Correction = field(default_factory=Correction)
 

@@ -203,4 +203,4 @@ class DecodeAdmission:
 
 def urgency(seq: Sequence) -> Rank:
     """Rank sequences that have answered first, since a client is reading; then by priority."""
-    return (-1.0,) if seq.num_output_tokens else (0.0, seq.request.priority)
+    return (-1.0,) if seq.has_answered else (0.0, seq.request.priority)

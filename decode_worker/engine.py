@@ -210,7 +210,7 @@ class DecodeEngine:
             timeline = seq.timeline
             if entry.num_prompt_tokens:
                 timeline.record_chunk(start_s, end_s, entry.num_tokens)
-                self._counters.prefill_tokens += entry.num_tokens
+                self._counters.note_prefill(entry)
             else:
                 timeline.steps.add(step)
                 if timeline.joined_decode_s is None:

@@ -9,7 +9,7 @@ from common.engine.sequence import Sequence
 from common.ledger import HolderState
 from common.messages import SequenceOutput, WorkerLoad
 from common.profile import WorkerProfile
-from common.worker.counters import Counters
+from common.worker.counters import Counters, Holders
 from decode_worker.inbox import Inbox
 from decode_worker.scheduler import DecodeScheduler
 
@@ -21,6 +21,7 @@ def load_report(
     admission, preemption = scheduler.admission, scheduler.preemption
     counters.preemptions = preemption.num_swapped + preemption.num_recomputed
     counters.swaps = preemption.num_swapped
+    counters.causes.look(lambda: _holders(scheduler, inbox))
     backlog_tokens = scheduler.num_waiting_tokens
     num_pulled_tokens = admission.num_pulled_tokens + inbox.num_missing_tokens
     return counters.to_load(
@@ -32,6 +33,12 @@ def load_report(
         inbox.credit.total_bytes,
         inbox.credit.demand_bytes,
     )
+
+
+def _holders(scheduler: DecodeScheduler, inbox: Inbox) -> Holders:
+    """Yield the sequences that hold blocks, each with the cause."""
+    yield from ((HolderState.PULLING, seq) for seq in inbox.pulls)
+    yield from ((_state_of_running(seq), seq) for seq in scheduler.running)
 
 
 def token_output(seq: Sequence, sample: Sample) -> SequenceOutput:
@@ -59,11 +66,15 @@ def holder_state(seq: Sequence, scheduler: DecodeScheduler, inbox: Inbox) -> Hol
     if seq in inbox.pulls:
         return HolderState.PULLING
     if seq in scheduler.running:
-        decodes = seq.num_uncomputed_tokens <= 1 and seq.num_output_tokens
-        return HolderState.DECODING if decodes else HolderState.PREFILLING
+        return _state_of_running(seq)
     if scheduler.preemption.num_host_bytes(seq):
         return HolderState.SWAPPED
     return HolderState.PREEMPTED if seq.timeline.num_preemptions else HolderState.QUEUED
+
+
+def _state_of_running(seq: Sequence) -> HolderState:
+    decodes = seq.num_uncomputed_tokens <= 1 and seq.num_output_tokens
+    return HolderState.DECODING if decodes else HolderState.PREFILLING
 
 
 def note_handoff(costs: Costs, seq: Sequence, num_others: int) -> None:

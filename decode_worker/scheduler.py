@@ -111,6 +111,8 @@ class DecodeScheduler:
         self.running.remove(seq)
         self.preemption.set_aside(seq, self._prefix.num_shared_tokens(seq))
         self._prefix.release(seq)
+        timeline = seq.timeline
+        timeline.num_tokens_run = max(timeline.num_tokens_run, seq.num_computed_tokens)
         seq.num_computed_tokens = 0
-        seq.timeline.num_preemptions += 1
+        timeline.num_preemptions += 1
         self.admission.add_preempted(seq)

@@ -6,6 +6,7 @@ KV streams have a thread group of their own, so that many streams never block a 
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,6 +19,7 @@ from common.kv_transfer.wire import WireItem
 from common.messages import Role, WorkRequest
 from common.telemetry.log_files import new_log_name
 from deploy.role_switch import Built
+from deploy.versions import read_versions
 from deploy.worker_process import Home, OnCrash, WorkerProcess
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ class WorkerActor:
     def __init__(self, spec: WorkerSpec) -> None:
         builders = {Role.PREFILL: _build_prefill, Role.DECODE: _build_decode}
         self._process = WorkerProcess(_placed(spec), _build_host, builders)
+        node_id, versions = ray.get_runtime_context().get_node_id(), read_versions(spec.name)
+        self._home = replace(self._process.home, node_id=node_id, versions=versions)
 
     def start(self) -> str:
         """Run WorkerProcess.start."""
@@ -55,7 +59,7 @@ class WorkerActor:
     @_control
     def home(self) -> Home:
         """Return where the process runs; can be called before the worker has started."""
-        return self._process.home
+        return self._home
 
     @_control
     def address(self) -> str:
@@ -93,9 +97,11 @@ def _build_host(spec: WorkerSpec, on_crash: OnCrash, stage: BeginStage) -> "Engi
         from common.engine.quick_import import import_transformers
 
         import_transformers()
+        from common.engine.memory.gpu_share import keep_to_share
         from common.kv_transfer.ray_store import RayNodeStore
         from common.worker.host import build_host
 
+    keep_to_share(spec.gpu_share, spec.engine)
     store = RayNodeStore(spec.name, spec.namespace, spec.transfer.store_share)
     return build_host(spec, on_crash, store, stage)
 
@@ -115,10 +121,16 @@ def _build_decode(spec: WorkerSpec, host: "EngineHost") -> Built:
 
 
 def _placed(spec: WorkerSpec) -> WorkerSpec:
-    """Add what a cluster's node decides: the address, and a log file that Ray's dashboard shows."""
-    if spec.bind_host is not None:
-        return spec
-    logs = Path(ray_worker._global_node.get_logs_dir_path()) / "pdserve"
-    log_file = logs / spec.namespace / spec.name / new_log_name()
-    placed = {"bind_host": ray.util.get_node_ip_address(), "log_file": log_file}
+    """Add what its place decides: GPUs, and in a cluster the address and the log file.
+
+    A worker that Ray gave no GPU uses none, also where one is visible: others may have it.
+    """
+    placed: dict[str, object] = {"gpu_ids": tuple(map(str, ray.get_gpu_ids()))}
+    if not placed["gpu_ids"] and spec.engine.device == "auto":
+        placed["engine"] = spec.engine.model_copy(update={"device": "cpu"})
+    if spec.bind_host is None:
+        # below Ray's own logs, so that its dashboard shows the file
+        logs = Path(ray_worker._global_node.get_logs_dir_path()) / "pdserve"
+        placed["bind_host"] = ray.util.get_node_ip_address()
+        placed["log_file"] = logs / spec.namespace / spec.name / new_log_name()
     return spec.model_copy(update=placed)

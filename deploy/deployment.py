@@ -7,41 +7,44 @@ import time
 from pathlib import Path
 
 import ray
-from ray.actor import ActorClass
+from ray.actor import ActorClass, ActorHandle
 from ray.exceptions import ActorAlreadyExistsError, RayError
 
 from common.config import ServeConfig
 from common.machine import read_cores
 from common.messages import Role
+from deploy.internal_access import new_access
 from deploy.placement import Share, share_cores
 from deploy.ray_session import kill_ray, lost_process, start_ray, stop_ray
 from deploy.remote_supervisor import RemoteSupervisor, find_supervisor, progress_of, result_of_call
 from deploy.starting import StartReport
-from deploy.supervisor_actor import OWNER_GONE_AFTER_S, SUPERVISOR, Facts, SupervisorActor
+from deploy.supervisor_actor import SUPERVISOR, Facts, SupervisorActor
+from deploy.versions import check_router, read_versions
 from pdserve.errors import PreconditionError, SetupError
 from router.workers.membership import Membership
 
 _POLL_S = 0.25
 _STOP_WITHIN_S = 30.0
-_OWNER_GONE_WITHIN_S = OWNER_GONE_AFTER_S + 5.0  # for one that was killed a moment ago
 _LAST_QUESTION_S = 2.0
+_HEAD = "node:__internal_head__"  # Ray's resource of the node without which nothing starts anyway
 
 
 class Deployment:
     """Owner of the Ray session and of the deployment: both end with `stop`, which is safe at any moment.
 
-    On a cluster it takes over a deployment of its namespace whose owner was killed.
+    On a cluster it joins a deployment of its namespace that is there already, as one more owner. The
+    deployment ends with the last of them.
     """
 
     def __init__(self, config: ServeConfig, model_name: str, model_dir: Path) -> None:
+        """Prepare, and start nothing. Raises SetupError."""
         self._config = config
         self._owner = secrets.token_hex(8)
-        token = secrets.token_urlsafe(32)  # workers demand it from routers
         key = f"{config.namespace}:{self._owner}"
-        self.facts = Facts(config, model_name, model_dir, token, key)
+        self.facts = Facts(config, model_name, model_dir, new_access(config), key, read_versions())
         self._supervisor: RemoteSupervisor | None = None
         self._is_aborted = threading.Event()
-        self._has_started = False
+        self._is_starting = False  # it has made the deployment, whose workers do not serve yet
 
     @property
     def supervisor(self) -> RemoteSupervisor:
@@ -51,7 +54,7 @@ class Deployment:
         return self._supervisor
 
     def start(self, report: StartReport) -> Membership:
-        """Start Ray and all workers; return them. Raises SetupError.
+        """Start Ray and all workers, or join those that are there; return them. Raises SetupError.
 
         `report` is told what the start is waiting for, and how long each stage took.
         """
@@ -62,40 +65,53 @@ class Deployment:
         begun_s = time.monotonic()
         start_ray(config, sum(share.num_threads for share in shares))
         report.done(f"starting Ray took {time.monotonic() - begun_s:.1f} s")
-        if config.ray_address is not None and (found := find_supervisor(config.namespace)):
-            return self._take_over(RemoteSupervisor(found, config.start_timeout_s, self._owner))
+        found = find_supervisor(config.namespace) if config.ray_address is not None else None
         if self._is_aborted.is_set():
             raise SetupError("the start was interrupted")
-        self._create()
-        self._start_workers(roles, shares, report)
-        self._has_started = True
-        return self.supervisor.await_serving()
+        if found is None and (found := self._create()) is None:
+            self._start_workers(roles, shares, report)
+            self._is_starting = False
+            return self.supervisor.await_serving(self._is_aborted)
+        return self._join(found, report)
 
     def abort(self) -> None:
-        """Make a `start` or a change that runs in another thread give up soon."""
+        """Make a `start` that runs in another thread give up soon."""
         self._is_aborted.set()
-        if self._supervisor is not None:
+        if self._supervisor is not None and self._is_starting:
             self._supervisor.handle.abort.remote()
 
     def stop(self) -> None:
-        """Stop workers, then the supervisor, then Ray.
+        """Stop workers, then the supervisor, then Ray; where others own the workers, leave them.
 
-        Never call it during `start`; call `abort` first to end a change.
+        Never call it during `start`.
         """
         if lost_process():
             kill_ray()
             return
-        # workers that still load react to nothing; those of a private Ray end with it
-        must_stop_workers = self._has_started or self._config.ray_address is not None
-        if self._supervisor is not None and must_stop_workers:
-            with contextlib.suppress(RayError, PreconditionError):  # Ray is gone, and all with it
-                self._supervisor.stop(_STOP_WITHIN_S)
+        if self._supervisor is not None and self._is_last(self._supervisor):
+            self._supervisor.handle.abort.remote()  # a change that runs
+            # workers that still load react to nothing; those of a private Ray end with it
+            if not (self._is_starting and self._config.ray_address is None):
+                with contextlib.suppress(
+                    RayError, PreconditionError
+                ):  # Ray is gone, and all with it
+                    self._supervisor.stop(_STOP_WITHIN_S)
             with contextlib.suppress(RayError):
                 ray.kill(self._supervisor.handle)
         if ray.is_initialized():
             stop_ray()
 
-    def _create(self) -> None:
+    def _is_last(self, supervisor: RemoteSupervisor) -> bool:
+        """Leave the deployment; return True if it must end with this process."""
+        if self._is_starting or self._config.ray_address is None:
+            return True
+        try:
+            return supervisor.leave(_STOP_WITHIN_S)
+        except PreconditionError:  # nothing can be stopped either
+            return False
+
+    def _create(self) -> ActorHandle | None:
+        """Make the supervisor; return the one that another `pdserve serve` made at the same time."""
         # ray.remote turned the class into an ActorClass, which type checkers do not see
         actor_class: ActorClass = SupervisorActor
         namespace = self._config.namespace
@@ -106,17 +122,24 @@ class Deployment:
                 lifetime="detached",
                 max_restarts=-1,
                 num_cpus=0,
+                # an autoscaler takes nodes away on which no resource is used
+                resources={_HEAD: 0.001},
             ).remote(self.facts, self._owner)
         except (ValueError, ActorAlreadyExistsError) as error:  # the second error comes from ray://
-            raise _taken(namespace) from error
-        self._supervisor = RemoteSupervisor(handle, self._config.start_timeout_s, self._owner)
+            if found := find_supervisor(namespace):
+                return found
+            raise SetupError(f"namespace '{namespace}' is taken: {error}") from error
+        self._supervisor = RemoteSupervisor(handle, self._config, self._owner)
+        self._is_starting = True
+        return None
 
     def _start_workers(self, roles: list[Role], shares: list[Share], report: StartReport) -> None:
         """Have the workers started, and pass on what the start reports. Raises SetupError."""
         handle, num_done = self.supervisor.handle, 0
         started = handle.start.remote(roles, shares)
         report.now("starting the supervisor")
-        deadline_s = time.monotonic() + self._config.start_timeout_s + _STOP_WITHIN_S
+        waits_s = self._config.start_timeout_s + self._config.cluster.waits_s
+        deadline_s = time.monotonic() + waits_s + _STOP_WITHIN_S
         has_ended = False
         while not has_ended and time.monotonic() < deadline_s:
             asked = handle.progress.remote()
@@ -140,14 +163,12 @@ class Deployment:
             raise SetupError("the start was interrupted")
         self.supervisor.handle.abort.remote()  # it may not have been there for the first one
 
-    def _take_over(self, found: RemoteSupervisor) -> Membership:
-        """Become the owner of a deployment whose owner was killed. Raises SetupError."""
+    def _join(self, handle: ActorHandle, report: StartReport) -> Membership:
+        """Become one more owner of a deployment, whose workers stay as they are. Raises SetupError."""
         namespace = self._config.namespace
         try:
-            facts, deadline_s = found.facts(), time.monotonic() + _OWNER_GONE_WITHIN_S
-            while not found.own():
-                if time.monotonic() > deadline_s or self._is_aborted.wait(_POLL_S):
-                    raise _taken(namespace)
+            facts = RemoteSupervisor(handle, self._config).facts()
+            check_router(facts.versions)
             if (
                 facts.config.engine != self._config.engine
                 or facts.model_dir != self.facts.model_dir
@@ -156,14 +177,14 @@ class Deployment:
                     f"namespace '{namespace}' has workers with another model or engine settings",
                     "choose another namespace, or serve it once with the old settings and end that",
                 )
+            found = RemoteSupervisor(handle, facts.config, self._owner)
+            others = found.own()
             self.facts, self._supervisor = facts, found
-            return found.await_serving()
+            report.done(
+                f"joined namespace '{namespace}' beside {others} other `pdserve serve`"
+                if others
+                else f"took over namespace '{namespace}', whose `pdserve serve` is gone"
+            )
+            return found.await_serving(self._is_aborted)
         except PreconditionError as error:
             raise SetupError(error.message, "choose another namespace") from error
-
-
-def _taken(namespace: str) -> SetupError:
-    return SetupError(
-        f"namespace '{namespace}' is served by another `pdserve serve`",
-        "choose another namespace, or join it with `pdserve router`",
-    )

@@ -3,20 +3,21 @@
 import contextlib
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 
 import ray
 from ray.actor import ActorClass, ActorHandle
 from ray.exceptions import ActorAlreadyExistsError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from common.config import ServeConfig, WorkerSpec
 from common.messages import Role
 from deploy.actors import WorkerActor
+from deploy.cluster_room import ClusterRoom
 from deploy.launched import Launched, result_of
 from deploy.placement import Share
-from deploy.starting import Ready, StartReport, await_starts
-from pdserve.errors import PreconditionError, SetupError
+from deploy.starting import Ready, StartReport, UnreportedStart, await_starts
+from pdserve.errors import SetupError
 
 _POLL_S = 0.5
 _STOP_TIMEOUT_S = 10.0
@@ -30,12 +31,21 @@ class Launcher:
         self._config = config
         self._is_private = is_private
         self._is_aborted = is_aborted
+        self._room = ClusterRoom(config, is_aborted)
 
-    def create(self, spec: WorkerSpec, share: Share) -> Launched:
+    def find_places(
+        self, roles: Sequence[Role], there: Sequence[Launched], report: StartReport
+    ) -> list[str]:
+        """Return the id of a node for each worker, as ClusterRoom.find. Raises NoRoomError."""
+        return self._room.find(roles, there, report)
+
+    def create(self, spec: WorkerSpec, share: Share, node_id: str) -> Launched:
         """Return an actor that is not started yet. Raises SetupError if its name is taken."""
         # ray.remote turned the class into an ActorClass, which type checkers do not see
         actor_class: ActorClass = WorkerActor
-        options = self._resources(Role(spec.role))
+        needs = self._room.needs()
+        spec = spec.model_copy(update={"gpu_share": needs.gpus})
+        options = self._resources(needs.of(Role(spec.role)), node_id)
         try:
             handle: ActorHandle = actor_class.options(
                 name=spec.name,
@@ -51,13 +61,19 @@ class Launcher:
             ) from error
         return Launched(spec, handle, share)
 
-    def create_again(self, before: Launched, spec: WorkerSpec) -> Launched:
-        """Return an actor in place of one that died; `spec` has its name. Raises SetupError."""
+    def create_again(
+        self, before: Launched, spec: WorkerSpec, others: Sequence[Launched]
+    ) -> Launched:
+        """Return an actor in place of one that died; `spec` has its name.
+
+        Raises NoRoomError if no node has room for it beside the others, SetupError.
+        """
         kill([before])  # else Ray keeps the name for it
+        [node_id] = self.find_places([Role(spec.role)], others, UnreportedStart())
         deadline_s = time.monotonic() + _NAME_FREE_WITHIN_S
         while True:
             try:
-                return self.create(spec, before.share)
+                return self.create(spec, before.share, node_id)
             except SetupError:
                 if time.monotonic() > deadline_s or self._is_aborted.wait(_NAME_POLL_S):
                     raise
@@ -78,34 +94,16 @@ class Launcher:
                 raise SetupError(f"worker {worker.name} is still {doing} after {timeout_s} s")
         result_of(flipped, worker, doing)
 
-    def check_cluster(self, roles: Sequence[Role]) -> None:
-        """Raise PreconditionError unless the cluster has enough resources for these workers."""
-        wanted: Counter[str] = Counter()
-        for role in roles:
-            wanted.update(self._cluster_needs(role))
-        available = ray.available_resources()
-        for name, amount in wanted.items():
-            free = available.get(name, 0.0)
-            if free < amount:
-                raise PreconditionError(
-                    f"{len(roles)} new workers need {amount} {name}, the cluster has {free:g} free"
-                )
-
-    def _resources(self, role: Role) -> dict[str, object]:
-        if self._is_private:
-            return {"num_cpus": 0}  # we assign the cores ourselves (placement.py)
-        needs = self._cluster_needs(role)
-        options: dict[str, object] = {"num_cpus": needs.pop("CPU"), "num_gpus": needs.pop("GPU", 0)}
-        return options | {"resources": needs}
-
-    def _cluster_needs(self, role: Role) -> dict[str, int]:
-        """Return a worker's resources: CPU, the role's own if the cluster has it, GPU on cuda."""
-        needs = {"CPU": 1}
-        if role in ray.cluster_resources():
-            needs[str(role)] = 1
-        if self._config.engine.device == "cuda":
-            needs["GPU"] = 1
-        return needs
+    def _resources(self, needs: dict[str, float], node_id: str) -> dict[str, object]:
+        options: dict[str, object] = {
+            "num_cpus": needs.pop("CPU", 0),  # of this machine we assign the cores (placement.py)
+            "num_gpus": needs.pop("GPU", 0),
+            "resources": needs,
+        }
+        if not self._is_private:
+            # soft: a node that is lost meanwhile is replaced by another one
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node_id, soft=True)
+        return options
 
 
 def kill(workers: Sequence[Launched]) -> None:

@@ -10,10 +10,13 @@ from pathlib import Path
 import ray
 from ray._private import worker as ray_worker
 from ray._private.ray_constants import PROCESS_TYPE_GCS_SERVER, PROCESS_TYPE_RAYLET
+from ray.exceptions import RayError
+from ray.job_config import JobConfig
 
 from common.config import ServeConfig
 from common.machine import Memory, read_memory
 from deploy.private_ray import quick_start
+from deploy.ray_token import refuses_token
 from pdserve.errors import SetupError
 
 _MIB = 2**20
@@ -21,6 +24,9 @@ _VITAL = (PROCESS_TYPE_GCS_SERVER, PROCESS_TYPE_RAYLET)
 _SHM = Path("/dev/shm")  # noqa: S108 - looked at only
 _LISTENING_WITHIN_S = 5.0
 _MIN_STORE_BYTES = 128 * _MIB
+_CLIENT = "ray://"  # of Ray's client port, whose server starts the job itself
+# words of Ray's errors for a client that has no token, or another one than the cluster's
+_TOKEN_WORDS = ("authentication", "unauthenticated")
 
 
 def start_ray(config: ServeConfig, num_cpus: int) -> bool:
@@ -40,6 +46,7 @@ def start_ray(config: ServeConfig, num_cpus: int) -> bool:
                 address="local",
                 namespace=config.namespace,
                 num_cpus=num_cpus,
+                num_gpus=config.cluster.num_gpus,
                 object_store_memory=store_bytes,
                 # Ray reads only one memory cgroup, not those above or below it, and refuses to start
                 # if that one is nearly full. Room for the workers is checked when they start.
@@ -48,7 +55,7 @@ def start_ray(config: ServeConfig, num_cpus: int) -> bool:
                 _system_config={"worker_niceness": 0},
             )
         return True
-    _check_listening(config.ray_address)
+    _check_answer(config.ray_address)
     _init(address=config.ray_address, namespace=config.namespace)
     return False
 
@@ -91,15 +98,17 @@ def _silence_ray() -> None:
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
 
 
-def _check_listening(address: str) -> None:
-    """Raise SetupError if nobody listens there: Ray itself would try for a minute and more."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+def _check_answer(address: str) -> None:
+    """Raise SetupError if nobody listens there, or wants another token: Ray would try for a minute."""
+    host, _, port = address.removeprefix(_CLIENT).rpartition(":")
     if not host or not port.isdigit():
         return  # a word of Ray's own, such as auto
     try:
         socket.create_connection((host.strip("[]"), int(port)), _LISTENING_WITHIN_S).close()
     except OSError as error:
         raise _no_answer(address, str(error)) from error
+    if not address.startswith(_CLIENT) and refuses_token(address):
+        raise _refused(address)
 
 
 def _no_answer(address: object, reason: str) -> SetupError:
@@ -109,14 +118,46 @@ def _no_answer(address: object, reason: str) -> SetupError:
     )
 
 
+def _refused(address: object) -> SetupError:
+    has_token = os.environ.get("RAY_AUTH_MODE") == "token"
+    lack = "the token here is missing or another one" if has_token else "none is sent from here"
+    return SetupError(
+        f"Ray at '{address}' wants its token: {lack}",
+        "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to that cluster's token",
+    )
+
+
 def _init(**options: object) -> None:
+    address = str(options["address"])
+    if not address.startswith(_CLIENT):
+        options["job_config"] = _job_without_current_folder()
     try:
         ray.init(
-            include_dashboard=False if options["address"] == "local" else None,
+            include_dashboard=False if address == "local" else None,
             logging_level=logging.ERROR,
             log_to_driver=False,
             **options,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        if _is_about_token(error):
+            raise _refused(address) from error
         first_line = str(error).strip().splitlines()[0]
-        raise _no_answer(options["address"], first_line) from error
+        raise _no_answer(address, first_line) from error
+
+
+def _job_without_current_folder() -> JobConfig:
+    """Return a job whose workers do not import from the folder in which the command was typed.
+
+    Ray puts that folder first on their path; a `common/` there would shadow ours. A job of Ray's
+    client is exempt, and JobConfig has no other switch.
+    """
+    return JobConfig(_client_job=True)
+
+
+def _is_about_token(error: BaseException | None) -> bool:
+    """Return True if Ray, in the error or in what caused it, speaks of authentication."""
+    while error is not None:
+        if any(word in str(error).lower() for word in _TOKEN_WORDS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -4,6 +4,7 @@ While the supervisor's process is being started again, calls fail with Precondit
 and the workers stay as they are.
 """
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
+from common.config import ServeConfig
 from common.messages import Role
 from deploy.news import News
 from deploy.supervisor_actor import SUPERVISOR, Facts, Progress
@@ -20,6 +22,7 @@ from router.workers.membership import Membership
 
 _ANSWER_WITHIN_S = 15.0
 _AGAIN_S = 0.5
+_OTHERS_WITHIN_S = 10.0
 CHANGE_WITHIN_S = 60.0  # beyond what the change itself may take
 
 
@@ -30,15 +33,15 @@ class SupervisorAwayError(PreconditionError):
 class RemoteSupervisor:
     """Calls of one process to the actor, as `owner` of the deployment or, with "", as a router."""
 
-    def __init__(self, handle: ActorHandle, start_timeout_s: float, owner: str = "") -> None:
+    def __init__(self, handle: ActorHandle, config: ServeConfig, owner: str = "") -> None:
         self.handle = handle
         self._owner = owner
-        self._start_timeout_s = start_timeout_s
+        self._within_s = config.start_timeout_s + config.cluster.waits_s
 
     @property
     def start_within_s(self) -> float:
         """Longest time that `add` may take, in seconds."""
-        return self._start_timeout_s + CHANGE_WITHIN_S
+        return self._within_s + CHANGE_WITHIN_S
 
     def add(self, roles: Sequence[Role]) -> dict[str, str]:
         """Run Supervisor.add. Raises PreconditionError, SetupError."""
@@ -66,9 +69,13 @@ class RemoteSupervisor:
         facts: Facts = result_of_call(self.handle.facts.remote(), _ANSWER_WITHIN_S)
         return facts
 
-    def own(self) -> bool:
-        """Become the deployment's owner; return False if it has another. Raises PreconditionError."""
-        return bool(result_of_call(self.handle.own.remote(self._owner), _ANSWER_WITHIN_S))
+    def own(self) -> int:
+        """Become an owner of the deployment; return how many others it has. Raises PreconditionError."""
+        return int(result_of_call(self.handle.own.remote(self._owner), _ANSWER_WITHIN_S))
+
+    def leave(self, within_s: float) -> bool:
+        """Run SupervisorActor.leave. Raises PreconditionError."""
+        return bool(_insist(lambda: self.handle.leave.remote(self._owner), within_s))
 
     def await_news(self, version: int, num_events: int, timeout_s: float) -> News:
         """Run Roster.await_news. Raises PreconditionError."""
@@ -76,16 +83,24 @@ class RemoteSupervisor:
         news: News = result_of_call(asked, timeout_s + _ANSWER_WITHIN_S)
         return news
 
-    def await_serving(self) -> Membership:
-        """Return the membership once each worker serves or is retired. Raises PreconditionError."""
-        deadline_s, news = time.monotonic() + self._start_timeout_s, self.await_news(-1, -1, 0.0)
-        while starting := [m.name for m in news.membership.members if not (m.address or m.retired)]:
-            if time.monotonic() > deadline_s:
-                raise PreconditionError(
-                    f"{starting[0]} was not ready in {self._start_timeout_s:g} s"
-                )
+    def await_serving(self, is_aborted: threading.Event | None = None) -> Membership:
+        """Return the membership once each worker serves or is retired. Raises PreconditionError.
+
+        Where some serve, the others are waited for only `_OTHERS_WITHIN_S`: they may have no node.
+        """
+        begun_s, news = time.monotonic(), self.await_news(-1, -1, 0.0)
+        while True:
+            members = news.membership.members
+            starting = [m.name for m in members if not (m.address or m.retired)]
+            if members and not starting:
+                return news.membership
+            waited_s = time.monotonic() - begun_s
+            if waited_s > _OTHERS_WITHIN_S and any(member.address for member in members):
+                return news.membership
+            if waited_s > self._within_s or (is_aborted is not None and is_aborted.is_set()):
+                who = starting[0] if starting else "no worker"
+                raise PreconditionError(f"{who} was not ready in {self._within_s:g} s")
             news = self.await_news(news.membership.version, news.num_events, 1.0)
-        return news.membership
 
 
 def result_of_call(asked: "ray.ObjectRef[Any]", within_s: float) -> Any:  # Ray has no types
@@ -104,13 +119,12 @@ def result_of_call(asked: "ray.ObjectRef[Any]", within_s: float) -> Any:  # Ray 
         raise SupervisorAwayError(f"the supervisor is gone: {why}") from error
 
 
-def _insist(call: Callable[[], "ray.ObjectRef[Any]"], within_s: float) -> None:
+def _insist(call: Callable[[], "ray.ObjectRef[Any]"], within_s: float) -> Any:
     """Make a call that may be repeated, again while the supervisor is being started again."""
     deadline_s = time.monotonic() + within_s
     while True:
         try:
-            result_of_call(call(), max(deadline_s - time.monotonic(), _AGAIN_S))
-            return
+            return result_of_call(call(), max(deadline_s - time.monotonic(), _AGAIN_S))
         except SupervisorAwayError:
             if time.monotonic() > deadline_s:
                 raise

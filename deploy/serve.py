@@ -8,6 +8,7 @@ from pathlib import Path
 
 from common.config import ServeConfig
 from common.telemetry.logs import configure_logs
+from common.telemetry.tracing.build import check_tracing, make_tracing
 from common.uninterrupted import uninterrupted
 from deploy.deployment import Deployment
 from deploy.fleet import DeploymentFleet
@@ -17,6 +18,7 @@ from deploy.remote_supervisor import RemoteSupervisor, find_supervisor
 from deploy.signals import EndSignals
 from deploy.starting import StartReport
 from deploy.supervisor_actor import Facts
+from deploy.versions import check_router
 from pdserve.errors import PreconditionError, SetupError, WorkerDiedError
 from router.access.server_security import ServerSecurity
 from router.app import Router
@@ -38,12 +40,22 @@ class Endpoints:
     dtype: str = ""  # of weights and KV
     dtype_reason: str = ""
     model: str = ""
+    has_live_page: bool = False
 
     @property
     def grpc_address(self) -> str:
         """The address host:port for gRPC clients on this machine."""
-        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104 - a comparison
-        return f"{host}:{self.grpc_port}"
+        return f"{self._near_host}:{self.grpc_port}"
+
+    @property
+    def live_page(self) -> str:
+        """The live page's address for browsers on this machine; empty if it is switched off."""
+        host = f"[{self._near_host}]" if ":" in self._near_host else self._near_host
+        return f"http://{host}:{self.http_port}/" if self.has_live_page else ""
+
+    @property
+    def _near_host(self) -> str:
+        return "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104 - a comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +82,7 @@ async def running(
         async with _routing(site, membership, security) as endpoints:
             yield endpoints
     finally:
-        deployment.abort()  # gives up a change of the workers that still runs
+        deployment.abort()  # gives up a start that still runs
         await uninterrupted(asyncio.to_thread(deployment.stop))
 
 
@@ -96,9 +108,11 @@ def _join(config: ServeConfig) -> tuple[RemoteSupervisor, Facts, Membership]:
             f"no deployment runs in namespace '{config.namespace}'",
             "start one with `pdserve serve`, or give its --namespace",
         )
-    supervisor = RemoteSupervisor(handle, config.start_timeout_s)
     try:
-        return supervisor, supervisor.facts(), supervisor.await_serving()
+        facts = RemoteSupervisor(handle, config).facts()
+        check_router(facts.versions)
+        supervisor = RemoteSupervisor(handle, facts.config)
+        return supervisor, facts, supervisor.await_serving()
     except PreconditionError as error:
         raise SetupError(error.message) from error
 
@@ -109,6 +123,7 @@ async def _routing(
 ) -> AsyncIterator[Endpoints]:
     """Run a router that follows the supervisor."""
     config, facts, feed = site.config, site.facts, None
+    facts.access.router.check()
     router = Router(
         facts.model_name,
         site.model_dir,
@@ -116,7 +131,8 @@ async def _routing(
         config.router_settings,
         DeploymentFleet(site.supervisor),
         security,
-        facts.cluster_token,
+        facts.access.router,
+        make_tracing(config.telemetry, config.namespace, facts.model_name),
     )
     try:
         grpc_port = await router.start(
@@ -124,7 +140,7 @@ async def _routing(
         )
         feed = MembershipFeed(site.supervisor.await_news, router.follow)
         feed.start()
-        endpoints = _endpoints_of(router, config.grpc_host, grpc_port, facts.model_name)
+        endpoints = _endpoints_of(router, config, grpc_port, facts.model_name)
         if config.openai_port is not None:
             openai_port = await router.serve_openai(config.grpc_host, config.openai_port)
             endpoints = replace(endpoints, openai_port=openai_port)
@@ -137,29 +153,28 @@ async def _routing(
                 await feed.close()
 
 
-def _endpoints_of(router: Router, host: str, grpc_port: int, model: str) -> Endpoints:
+def _endpoints_of(router: Router, config: ServeConfig, grpc_port: int, model: str) -> Endpoints:
     served = router.model_info
     return Endpoints(
-        host,
+        config.grpc_host,
         grpc_port,
         router.http_port,
         model=model,
         dtype=served.dtype,
         dtype_reason=served.dtype_reason,
+        has_live_page=config.router.live_page,
     )
 
 
 def _make_security(config: ServeConfig) -> ServerSecurity:
     """Find out what can be refused before anything starts. Raises SetupError."""
+    check_tracing(config.telemetry)
     security = ServerSecurity(config.security)
     security.check(config.grpc_host)
-    ports = (
-        ("grpc_port", config.grpc_port),
-        ("http_port", config.http_port),
-        ("openai_port", config.openai_port or 0),
-    )
-    for key, port in ports:
-        check_port(config.grpc_host, key, port)
+    host, is_shared = config.grpc_host, config.router.share_ports
+    check_port(host, "grpc_port", config.grpc_port, is_shared=is_shared)
+    check_port(host, "openai_port", config.openai_port or 0, is_shared=is_shared)
+    check_port(host, "http_port", config.http_port)
     return security
 
 

@@ -19,6 +19,7 @@ from ray.exceptions import RayError
 from common.engine.stages import Stages
 from common.telemetry.logs import get_logger
 from deploy.launched import Launched, result_of
+from deploy.versions import check_versions, read_versions
 from deploy.worker_process import Home
 from pdserve.errors import SetupError
 
@@ -81,6 +82,8 @@ class Starting:
             self._tell(self.worker.handle.stages.remote(), report)
             return str(result)
         self.worker = replace(self.worker, home=result)
+        who = f"worker {self.worker.name} on {result.host}"
+        check_versions(who, result.versions, read_versions())
         took_s = time.monotonic() - self._begun_s
         report.done(f"{self.worker.name}: starting its process took {took_s:.1f} s")
         self.call = self.worker.handle.start.remote()
@@ -159,5 +162,5 @@ def _check_time(
     if time.monotonic() > deadline_s:
         raise NotReadyInTimeError(
             f"worker {late.worker.name} was not ready in {timeout_s} s, still {late.doing()}",
-            "raise start_timeout_s",
+            "raise start_timeout_s" if late.worker.home else "look at `ray status` and Ray's logs",
         )

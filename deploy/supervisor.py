@@ -75,11 +75,11 @@ class Supervisor:
     def add(self, roles: Sequence[Role]) -> dict[str, str]:
         """Start more workers, all or none; return their addresses by name.
 
-        Raises PreconditionError if there is no room for them, SetupError if one does not start.
+        Raises PreconditionError or NoRoomError if there is no room for them, SetupError if one does not
+        start.
         """
         with self._changing:
             if not self._is_private:
-                self._launcher.check_cluster(roles)
                 return self._launch(roles, [Share(0, ())] * len(roles), LoggedReport())
             there = [worker.share for worker in self.roster.processes()]
             used = {core for share in there for core in share.cores}
@@ -135,12 +135,13 @@ class Supervisor:
         self, roles: Sequence[Role], shares: Sequence[Share], report: StartReport
     ) -> dict[str, str]:
         launched: list[Launched] = []
+        places = self._launcher.find_places(roles, self.roster.processes(), report)
         # divided before the start: workers that start together would all count the same free memory
         memory_bytes = read_memory().usable_bytes // len(roles) if self._is_private else None
         try:
-            for role, share in zip(roles, shares, strict=True):
+            for role, share, place in zip(roles, shares, places, strict=True):
                 spec = self._specs.new(role, share, memory_bytes)
-                launched.append(self._launcher.create(spec, share))
+                launched.append(self._launcher.create(spec, share, place))
             ready = self._launcher.await_starts(launched, report)
         except BaseException:
             kill(launched)  # nobody uses them yet; one that is loading would not react to `stop`
@@ -162,7 +163,8 @@ class Supervisor:
         if before is None:  # removed meanwhile
             return
         try:
-            process = self._launcher.create_again(before, self._specs.again(before.spec))
+            others = [worker for worker in self.roster.processes() if worker.name != name]
+            process = self._launcher.create_again(before, self._specs.again(before.spec), others)
             if not self.roster.begins(process):
                 raise NotReadyInTimeError(f"{name} was removed")
             [ready] = self._launcher.await_starts([process], UnreportedStart())

@@ -7,7 +7,7 @@ store, and the workers by their names.
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -17,15 +17,17 @@ import ray
 from common.config import ServeConfig
 from common.messages import Role
 from common.telemetry.logs import configure_logs
+from deploy.internal_access import DeploymentAccess
 from deploy.news import News
+from deploy.owners import Owners
 from deploy.placement import Share
 from deploy.supervisor import Supervisor
 from deploy.wanted_store import WantedStore
 from deploy.worker_specs import WorkerSpecs
 
 F = TypeVar("F", bound=Callable[..., object])
+_LOOK_S = 0.1
 SUPERVISOR = "supervisor"  # name of the actor in the deployment's namespace
-OWNER_GONE_AFTER_S = 10.0
 
 
 def _control(method: F) -> F:
@@ -45,8 +47,9 @@ class Facts:
     config: ServeConfig
     model_name: str
     model_dir: Path
-    cluster_token: str
+    access: DeploymentAccess
     key: str
+    versions: Mapping[str, str]  # deploy.versions.read_versions, of the process that made it
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +85,11 @@ class SupervisorActor:
         configure_logs(process=SUPERVISOR)
         self._facts = facts
         self._report = _Recorded()
-        specs = WorkerSpecs(facts.config, facts.model_name, facts.model_dir, facts.cluster_token)
+        specs = WorkerSpecs(facts.config, facts.model_name, facts.model_dir, facts.access.worker)
         self._supervisor = Supervisor(facts.config, specs, WantedStore(facts.key))
-        self._owner = owner  # the `pdserve serve` whose end ends the deployment
-        self._owner_heard_s = time.monotonic()
+        self._owners = Owners()
         self._owning = threading.Lock()
+        self.own(owner)
         self._supervisor.recover()
 
     def start(self, roles: Sequence[Role], shares: Sequence[Share]) -> None:
@@ -135,13 +138,24 @@ class SupervisorActor:
         return os.getpid()
 
     @_control
-    def own(self, owner: str) -> bool:
-        """Make a process the owner if the present one asks for news no more; return True if it is."""
+    def own(self, owner: str) -> int:
+        """Make a process an owner of the deployment; return how many others there are."""
         with self._owning:
-            now_s = time.monotonic()
-            if self._owner == owner or now_s - self._owner_heard_s > OWNER_GONE_AFTER_S:
-                self._owner, self._owner_heard_s = owner, now_s
-            return self._owner == owner
+            self._owners.hear(owner, time.monotonic())
+            return self._owners.others(owner, time.monotonic())
+
+    @_control
+    def leave(self, owner: str) -> bool:
+        """Forget an owner; return True if it must end the deployment. Waits for news of the others."""
+        left_s = time.monotonic()
+        with self._owning:
+            self._owners.leave(owner)
+        while True:
+            with self._owning:
+                must_end = self._owners.must_end(left_s, time.monotonic())
+            if must_end is not None:
+                return must_end
+            time.sleep(_LOOK_S)
 
     @_news
     def await_news(self, owner: str, version: int, num_events: int, timeout_s: float) -> News:

@@ -4,8 +4,8 @@ import gc
 import os
 import sys
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from common import failpoints
@@ -33,6 +33,8 @@ class Home:
     host: str
     pid: int
     log_file: str  # on that host; "" if there is none
+    node_id: str = ""  # Ray's name of the node
+    versions: Mapping[str, str] = field(default_factory=dict)  # deploy.versions.read_versions
 
 
 class WorkerProcess:
@@ -83,12 +85,15 @@ class WorkerProcess:
         host = self._build_host(spec, _die, self._clock.stage)
         self._worker = RoleSwitch(spec, host, self._builders)
         self._worker.start()
-        token = spec.cluster_token.get_secret_value()
-        self._host = WorkerHost(self._worker, spec.bind_host or "127.0.0.1", token)
+        self._host = WorkerHost(self._worker, spec.bind_host or "127.0.0.1", spec.access)
         address = self._host.start()
         seconds = {stage.name: round(stage.seconds, 3) for stage in self.stages().done}
         get_logger().info(
-            "worker_ready", address=address, threads=spec.num_threads, stage_seconds=seconds
+            "worker_ready",
+            address=address,
+            threads=spec.num_threads,
+            gpus=spec.gpu_ids,
+            stage_seconds=seconds,
         )
         self.address = address
         return address

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from common.certificates import WorkerAccess
 from common.config import ServeConfig, WorkerSpec
 from common.messages import Role
 from common.telemetry.log_files import default_log_dir, new_log_name
@@ -12,12 +13,12 @@ class WorkerSpecs:
     """Makes specifications. A name is the first role and a number, and no two workers get the same."""
 
     def __init__(
-        self, config: ServeConfig, model_name: str, model_dir: Path, cluster_token: str
+        self, config: ServeConfig, model_name: str, model_dir: Path, access: WorkerAccess
     ) -> None:
         self._config = config
         self._model_name = model_name
         self._model_dir = model_dir
-        self._cluster_token = cluster_token
+        self._access = access
         self._is_private = config.ray_address is None
         self.num_names: dict[str, int] = dict.fromkeys(Role, 0)  # given out so far
 
@@ -42,7 +43,8 @@ class WorkerSpecs:
                 "cores": share.cores if self._is_private else (),
                 "log_file": self._log_file(name),
                 "memory_bytes": memory_bytes,
-                "cluster_token": self._cluster_token,
+                "cluster_token": self._access.token,
+                "certificates": self._access.certificates,
                 "engine": config.engine,
                 "transfer": config.transfer,
             }

@@ -16,6 +16,7 @@ PdserveError
 │   └── InternalError           INTERNAL: our bug
 ├── UnsupportedError            pdserve does not do this at all
 └── SetupError                  a command could not start; `remedy` says what to do
+    ├── UntrustedWorkerError    a worker showed its router no certificate of their deployment
     └── WorkerDiedError         a worker's process ended while it was waited for
 """
 
@@ -169,3 +170,13 @@ class SetupError(PdserveError):
 
 class WorkerDiedError(SetupError):
     """A worker's process ended during its start; the message has the cause and its last output."""
+
+
+class UntrustedWorkerError(SetupError):
+    """A worker's certificate is not of the router's deployment, or it speaks no TLS."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(
+            f"the worker at {address} shows no certificate of this deployment",
+            "give routers and workers of a deployment the same security.internal_* settings",
+        )

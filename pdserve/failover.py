@@ -5,12 +5,21 @@ from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar
 
 from pdserve.building import check_text
-from pdserve.errors import InvalidRequestError, Reason, RequestError, UnavailableError
+from pdserve.errors import (
+    InvalidRequestError,
+    OverloadedError,
+    Reason,
+    RequestError,
+    UnavailableError,
+)
+from pdserve.received import OutputSoFar
 from pdserve.v1 import inference_pb2
 
 RESUME_WITHIN_S = 10.0  # router.resume_grace_s, unless it was changed
 _PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 _LEAST_S = 0.001  # gRPC takes no deadline that has passed
+_FORGOTTEN = (Reason.REQUEST_NOT_FOUND, Reason.NOT_RESUMABLE)
+_FULL = (Reason.QUEUE_FULL, Reason.TENANT_LIMIT)
 R = TypeVar("R")
 
 
@@ -53,6 +62,12 @@ class Routers(Generic[R]):
             self._present = (first + number) % len(self.members)
             yield self.present
 
+    def after(self, failed: R) -> R:
+        """Return the router to go to from one that failed: the present one, or the next to that."""
+        if self.present is failed:
+            self._present = (self._present + 1) % len(self.members)
+        return self.present
+
 
 class Deadline:
     """End of a call's time; `timeout_s` None stands for no end."""
@@ -68,43 +83,98 @@ class Deadline:
         return max(self._at_s - time.monotonic(), _LEAST_S)
 
 
-class Resumption:
-    """A request that is read on when its stream breaks, if it is resumable.
+class Resumption(Generic[R]):
+    """An answer on its way: the message to send, and the router to send it to, when a call fails.
 
-    `request` is the message to send, the next time too.
+    1. As long as nothing has come, each router gets the request once.
+    2. A resumable answer whose stream breaks is read on at the same router (`resume_from`).
+    3. If that is gone, shuts down, or has forgotten it, a router gets the request with the output so
+       far (`received`). Routers are tried in turn, for RESUME_WITHIN_S seconds since the break.
     """
 
-    def __init__(self, request: inference_pb2.GenerateRequest, *, is_on: bool) -> None:
+    def __init__(
+        self, request: inference_pb2.GenerateRequest, routers: Routers[R], *, is_on: bool
+    ) -> None:
         self.request = request
-        self._can_resume = is_on and (request.resumable or request.HasField("resume_from"))
+        self.router = routers.present
+        self._routers = routers
+        is_reread = request.HasField("resume_from")
+        self._can_resume = is_on and (request.resumable or is_reread)
+        self._output = OutputSoFar(request) if self._can_resume and not is_reread else None
+        self._request_id = request.request_id
         self._next = request.resume_from
         self._has_begun = False
+        self._holder: R | None = None  # the router that has the messages to come
         self._break: RequestError | None = None  # since the last message
         self._broken_s = 0.0
         self._num_tries = 0
 
     def note(self, response: inference_pb2.GenerateResponse) -> None:
-        """Note a message that has come."""
+        """Note a message that has come. Raises InternalError if it does not follow the one before."""
+        if self._output is not None:
+            self._output.add(response)
+        self._request_id = response.request_id or self._request_id
         self._next = response.sequence + 1
+        self._holder = self.router
         self._has_begun, self._break, self._num_tries = True, None, 0
 
-    def pause_s(self, error: RequestError) -> float:
-        """Return the seconds after which to send `request`. Raises the error that ends the request.
+    def recover(self, error: RequestError) -> float | None:
+        """Return the seconds after which to send `request` to `router`; None if the answer is whole.
 
-        That is the break itself where the router has forgotten the request meanwhile.
+        Raises the error that ends the request. That is the break itself where no router went on.
         """
-        if not (self._can_resume and self._has_begun):
+        if not self._has_begun:
+            return self._begin_elsewhere(error)
+        if not self._can_resume:
             raise error
-        is_broken = error.reason is Reason.ROUTER_UNREACHABLE
+        if self._output is not None and self._output.is_whole:
+            return None
         if self._break is None:
             self._break, self._broken_s = error, time.monotonic()
-        is_forgotten = error.reason is Reason.REQUEST_NOT_FOUND
-        is_too_late = time.monotonic() - self._broken_s > RESUME_WITHIN_S
-        if not is_broken or is_too_late:
-            raise self._break if is_forgotten or is_broken else error
-        self.request = inference_pb2.GenerateRequest(
-            request_id=self.request.request_id, resume_from=self._next
-        )
-        pause_s = _PAUSES_S[min(self._num_tries, len(_PAUSES_S) - 1)]
+        rest = self._output.ask_for_rest() if self._output is not None else None
+        self._check(error, self._break, can_go_on=rest is not None)
+        self._turn(error, rest)
+        pause_s = self._pause_s(error)
+        if time.monotonic() + pause_s > self._broken_s + RESUME_WITHIN_S:
+            raise error if isinstance(error, OverloadedError) else self._break
         self._num_tries += 1
         return pause_s
+
+    def _begin_elsewhere(self, error: RequestError) -> float:
+        self._num_tries += 1
+        if not can_go_elsewhere(error) or self._num_tries >= len(self._routers.members):
+            raise error
+        self.router = self._routers.after(self.router)
+        return 0.0
+
+    def _check(self, error: RequestError, begun: RequestError, *, can_go_on: bool) -> None:
+        """Raise the error that ends the request if no router will go on after `error`.
+
+        `can_go_on`: the output so far is enough for any router.
+        """
+        if error.reason is Reason.ROUTER_UNREACHABLE:
+            return
+        has_answered = self._num_tries > 0 and error.reason in (*_FORGOTTEN, *_FULL)
+        if can_go_on and (has_answered or can_go_elsewhere(error)):
+            return
+        raise begun if error.reason is Reason.REQUEST_NOT_FOUND else error
+
+    def _turn(self, error: RequestError, rest: inference_pb2.GenerateRequest | None) -> None:
+        """Set the next message and its router."""
+        if error.reason is not Reason.ROUTER_UNREACHABLE and self.router is self._holder:
+            self._holder = None  # it has ended or forgotten the request
+        is_first_break = not self._num_tries and error.reason is Reason.ROUTER_UNREACHABLE
+        has_answered = error.reason in _FORGOTTEN  # and can have it anew
+        if rest is not None and not is_first_break and not has_answered:
+            self.router = self._routers.after(self.router)
+        if rest is None or self.router is self._holder:
+            rest = inference_pb2.GenerateRequest(
+                request_id=self._request_id, resume_from=self._next
+            )
+        self.request = rest
+
+    def _pause_s(self, error: RequestError) -> float:
+        """Return the seconds to wait: before each round of the routers, and as long as a router says."""
+        num_rounds, place = divmod(self._num_tries, len(self._routers.members))
+        pause_s = 0.0 if place else _PAUSES_S[min(num_rounds, len(_PAUSES_S) - 1)]
+        return max(pause_s, error.retry_after_s) if isinstance(error, OverloadedError) else pause_s

@@ -4,7 +4,7 @@ Generated from pdserve/calls.py by `make sync-client`; edit that file, not this 
 
 1. A call goes to the present router. When that is out of reach, or shuts down, and nothing of the
    answer has come, it goes to the next one.
-2. A resumable request whose stream breaks is read on at the same router.
+2. A resumable request whose stream breaks is read on at the same router, or goes on at another one.
 """
 
 import time
@@ -119,21 +119,24 @@ class Calls:
     def generate(
         self, request: inference_pb2.GenerateRequest, timeout: float | None
     ) -> Generator[inference_pb2.GenerateResponse]:
-        """Yield an answer; one that is resumable is read on when its stream breaks."""
-        deadline, has_begun = self._begin(timeout), False
-        failure: RequestError = UnavailableError("there is no router")
-        for router in self._routers.in_turn():
+        """Yield an answer; one that is resumable goes on when its stream breaks."""
+        deadline = self._begin(timeout)
+        answer = Resumption(request, self._routers, is_on=self._retries)
+        while True:
+            method = answer.router.inference.Generate
             try:
-                with closing(self._follow(router, request, deadline)) as responses:
-                    for response in responses:
-                        has_begun = True
+                stream = self._read(method, answer.request, deadline)
+                with closing(stream):
+                    for response in stream:
+                        answer.note(response)
                         yield response
                 return
             except RequestError as error:
-                if has_begun or not can_go_elsewhere(error):
-                    raise
-                failure = error
-        raise failure
+                pause_s = answer.recover(error)
+            if pause_s is None:
+                return
+            time.sleep(pause_s)
+            self._check_open()
 
     def _begin(self, timeout: float | None) -> Deadline:
         """Return the deadline of a call. Raises RequestError if it cannot begin."""
@@ -152,25 +155,6 @@ class Calls:
             within_s = min(deadline.left_s or _ANSWER_WITHIN_S, _ANSWER_WITHIN_S)
             self.ask(lambda router: router.inference.ListModels, asked, within_s)
         return self._routers.present
-
-    def _follow(
-        self, router: Router, request: inference_pb2.GenerateRequest, deadline: Deadline
-    ) -> Generator[inference_pb2.GenerateResponse]:
-        """Read a request at one router to its end, over breaks if it is resumable."""
-        resumption = Resumption(request, is_on=self._retries)
-        method = router.inference.Generate
-        while True:
-            try:
-                stream = self._read(method, resumption.request, deadline)
-                with closing(stream):
-                    for response in stream:
-                        resumption.note(response)
-                        yield response
-                return
-            except RequestError as error:
-                pause_s = resumption.pause_s(error)
-            time.sleep(pause_s)
-            self._check_open()
 
     def _read(
         self,

@@ -35,8 +35,8 @@ class Client:
     InvalidRequestError for arguments that cannot be sent. `timeout` is in seconds. With `retries`, a call
     that ends as UNAVAILABLE, or is refused for up to 2 s, is sent again up to three times, when the router
     says. It is not sent again once a part of its answer has come, nor while most calls fail. A resumable
-    stream that breaks is read on by itself. A call goes to the next router when the present one is out of
-    reach, or shuts down, and nothing of the answer has come.
+    stream that breaks goes on by itself, at the same router or at another one. Any other call goes to the
+    next router when the present one is out of reach, or shuts down, and nothing of the answer has come.
     """
 
     def __init__(
@@ -124,7 +124,8 @@ class Client:
 
         Requests of different `cache_salt` share no cached KV; those of lower `priority` go first.
         A `resumable` request outlives its stream for the router's grace period; only `cancel` ends it early.
-        When its stream breaks it is read on at the same router, unless `retries` is off.
+        When its stream breaks it is read on, unless `retries` is off. A router that is gone is replaced by
+        another one, which goes on behind the tokens that have come.
         """
         request = make_stream_request(
             prompt, sampling, request_id, cache_salt, priority, resumable=resumable

@@ -25,7 +25,7 @@ from common.kv_transfer.wire import make_failure
 from common.ledger import BlockLedger
 from common.messages import StepOutput, WorkerLoad, WorkFailure
 from common.worker.block_ledger import make_ledger
-from common.worker.counters import Counters
+from common.worker.counters import Counters, Holders
 from pdserve.errors import Reason
 from prefill_worker.copy_out import CopyOut
 from prefill_worker.first_token import first_token_item
@@ -129,6 +129,7 @@ class PrefillEngine:
     def load(self) -> WorkerLoad:
         """Return load and counters now."""
         scheduler = self._scheduler
+        self._counters.causes.look(self._holders)
         backlog_tokens = scheduler.num_waiting_tokens
         return self._counters.to_load(
             self._engine,
@@ -137,6 +138,11 @@ class PrefillEngine:
             backlog_tokens,
             backlog_tokens,
         )
+
+    def _holders(self) -> Holders:
+        """Yield the prompts that hold blocks, each with the cause."""
+        for prompt in self._live.values():
+            yield self._scheduler.holder_state(prompt.seq), prompt.seq
 
     def ledger(self, request_id: str) -> BlockLedger:
         """Return which prompts hold which blocks: all of them, or those of one request or group."""
@@ -178,7 +184,7 @@ class PrefillEngine:
         for entry in batch.entries:
             entry.seq.num_computed_tokens += entry.num_tokens
             entry.seq.timeline.record_chunk(start_s, end_s, entry.num_tokens)
-            self._counters.prefill_tokens += entry.num_tokens
+            self._counters.note_prefill(entry)
             self._engine.prefix.publish(entry.seq)
         # First tokens leave before any KV is copied: they are what clients wait for.
         for entry, sample in zip(batch.entries, samples, strict=True):

@@ -10,7 +10,6 @@
 """
 
 import asyncio
-import importlib.util
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +18,13 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from common.config import RouterConfig, SecurityConfig
+from common.certificates import OPEN, WorkerAccess
+from common.config import SecurityConfig
 from common.engine.weights.folder import read_eos_token_ids
 from common.messages import Role, WorkerInfo
-from common.rpc.channel import SERVER_OPTIONS
+from common.router_config import RouterConfig
+from common.rpc.channel import SERVER_OPTIONS, SHARING_SERVER_OPTIONS
+from common.telemetry.tracing.tracing import NO_TRACING, Tracing
 from common.uninterrupted import uninterrupted
 from pdserve.errors import SetupError
 from pdserve.v1 import admin_pb2_grpc, inference_pb2_grpc
@@ -38,10 +40,14 @@ from router.edge.explain import Explainer
 from router.edge.health import HealthReport
 from router.edge.http import HttpServer
 from router.edge.inference import InferenceService
+from router.edge.live.gate import Gate
+from router.edge.live.pages import LivePages
+from router.edge.live.sources import Sources
 from router.edge.openai.app import OpenAiPages
-from router.edge.openai.server import OpenAiServer
+from router.edge.openai.server import OpenAiServer, listen
 from router.edge.resume import Resumables
 from router.edge.router_state import RouterState
+from router.edge.vllm.registration import add_vllm_service
 from router.intake.generation_config import choose_sampling_defaults
 from router.intake.grammar_checker import GrammarChecker
 from router.intake.intake import Intake
@@ -51,7 +57,7 @@ from router.journey.decisions import DecisionLog
 from router.journey.dispatch import Dispatcher
 from router.journey.journey import Journeys
 from router.journey.live_request import Resources
-from router.journey.metrics import RouterMetrics
+from router.journey.metric_sets import make_metrics
 from router.journey.placement import Placement
 from router.journey.relocation import Relocation
 from router.journey.work_ids import WorkIds
@@ -64,8 +70,8 @@ from router.workers.outage import Outage
 from router.workers.pool import WorkerPool
 
 _LAST_WORDS_S = 0.5  # for statuses that are not sent yet
+_LAST_SPANS_S = 2.0  # for spans
 _SERVICES = ("pdserve.v1.Inference", "pdserve.v1.Admin")
-_HAS_VLLM_CONTRACT = importlib.util.find_spec("smg_grpc_proto") is not None  # pdserve[vllm-grpc]
 
 
 class Router:
@@ -79,37 +85,37 @@ class Router:
         config: RouterConfig,
         fleet: Fleet | None = None,
         security: ServerSecurity | None = None,
-        cluster_token: str = "",
+        access: WorkerAccess = OPEN,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         """Put the router together. Without `security` every caller is served.
 
-        `cluster_token` is the secret that the workers ask for. Raises SetupError.
+        `access` is what the workers ask for. Raises SetupError.
         """
-        self._model, self._model_dir = model, model_dir
-        self._config = config
+        self._model, self._model_dir, self._config = model, model_dir, config
         self._security = security or ServerSecurity(SecurityConfig())
         self._tokenizer = Tokenizer(model_dir)
         self._defaults = choose_sampling_defaults(model_dir, config.generation_config)
-        self._pool = WorkerPool(worker_addresses, config, cluster_token)
+        self._pool = WorkerPool(worker_addresses, config, access)
         self._fleet = fleet or FixedFleet()
         self._scaler = Scaler(self._pool, self._fleet)
-        self._admission = Admission(config)
+        self._admission, self._tracing = Admission(config, tracing=tracing), tracing
         self._state = RouterState(self._admission, self._pool)
         self._outage = Outage(self._pool.is_ready, config.max_outage_s)
         self._decisions = DecisionLog()
         self._work_ids = WorkIds(secrets.token_hex(4))
         self._ledgers = BlockLedgers(self._pool, self._work_ids)
         self._resumables = Resumables(config)
-        self._metrics = RouterMetrics(model, self._admission, self._pool.views)
+        self._metrics = make_metrics(model, self._admission, self._pool.views, config, tracing)
         self._services = [*_SERVICES]
         self._health = HealthReport(self._state.can_serve, self._services)
-        self._server = grpc.aio.server(
-            interceptors=self._security.interceptors(), options=SERVER_OPTIONS
-        )
+        options = SHARING_SERVER_OPTIONS if config.share_ports else SERVER_OPTIONS
+        self._server = grpc.aio.server(interceptors=self._security.interceptors(), options=options)
         self._openai_pages: OpenAiPages | None = None
         self._openai: OpenAiServer | None = None
         self._watching: list[asyncio.Task[None]] = []
         self._http: HttpServer | None = None
+        self._live_pages: LivePages | None = None
         self._grammars: GrammarChecker | None = None
 
     async def start(self, host: str, grpc_port: int, http_port: int, timeout_s: float) -> int:
@@ -121,14 +127,10 @@ class Router:
         self._add_services()
         await self._server.start()
         watchdog = Watchdog(self._pool, self._fleet, self._config.watchdog_s)
-        watches = (
-            self._security.watch(),
-            self._outage.watch(),
-            self._health.follow(),
-            watchdog.run(),
-        )
-        self._watching = [asyncio.create_task(watch) for watch in watches]
-        self._http.start()
+        forever = (self._security.watch(), self._outage.watch(), self._health.follow())
+        self._watching = [asyncio.create_task(watch) for watch in (*forever, watchdog.run())]
+        self._tracing.start()
+        self._http.start(self._live_pages.answer if self._live_pages else None)
         await self._health.report()
         return port
 
@@ -136,8 +138,8 @@ class Router:
         """Serve OpenAI's HTTP API, once the router has started; returns its port. Raises SetupError."""
         if self._openai_pages is None:
             raise SetupError("the router has not started")
-        certificate = self._security.tls_context()
-        self._openai = OpenAiServer(self._openai_pages.app(), host, port, certificate)
+        bound = listen(host, port, is_shared=self._config.share_ports)
+        self._openai = OpenAiServer(self._openai_pages.app(), bound, self._security.tls_context())
         await self._openai.start()
         return self._openai.port
 
@@ -180,8 +182,11 @@ class Router:
         await self._pool.close()
         if self._grammars is not None:
             await self._grammars.close()
+        if self._live_pages is not None:
+            await self._live_pages.stop()
         if self._http is not None:
             await asyncio.to_thread(self._http.stop)
+        await asyncio.to_thread(self._tracing.stop, _LAST_SPANS_S)
 
     def _add_services(self) -> None:
         info = self.model_info
@@ -197,25 +202,29 @@ class Router:
         intake = Intake(limits, self._tokenizer, self._grammars, self._admission)
         journeys = self._make_journeys()
         explainer = Explainer(self._decisions, self._ledgers)
+        slow_client_s = self._config.slow_client_s
         inference_pb2_grpc.add_InferenceServicer_to_server(
-            InferenceService(
-                intake, journeys, explainer, self._resumables, self._config.slow_client_s
-            ),
+            InferenceService(intake, journeys, explainer, self._resumables, slow_client_s),
             self._server,
         )
         admin_pb2_grpc.add_AdminServicer_to_server(
             AdminService(self._model, self._state, self._scaler, self._ledgers), self._server
         )
+        if self._config.live_page:
+            model, ids = self._model, self._work_ids
+            sources = Sources(model, self._state, journeys.live, self._metrics, self._ledgers, ids)
+            self._live_pages = LivePages(sources, explainer, Gate(self._security))
         self._openai_pages = OpenAiPages(
             intake,
             journeys,
             self._state,
             self._metrics.registry,
             self._security.authorize,
-            self._config.slow_client_s,
+            slow_client_s,
         )
-        if _HAS_VLLM_CONTRACT:
-            self._add_vllm_service(intake, journeys)
+        self._services += add_vllm_service(
+            self._server, self._model_dir, intake, journeys, self._state, slow_client_s
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._server)
         names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
@@ -233,14 +242,5 @@ class Router:
             self._config.max_unread_tokens,
         )
         relocation = Relocation(dispatcher, self._metrics, self._config.max_worker_deaths)
-        return Journeys(dispatcher, placement, relocation, self._tokenizer, self._metrics)
-
-    def _add_vllm_service(self, intake: Intake, journeys: Journeys) -> None:
-        from smg_grpc_proto import vllm_engine_pb2_grpc
-
-        from router.edge.vllm.service import SERVICE_NAME, VllmEngineService
-
-        slow_client_s = self._config.slow_client_s
-        service = VllmEngineService(self._model_dir, intake, journeys, self._state, slow_client_s)
-        vllm_engine_pb2_grpc.add_VllmEngineServicer_to_server(service, self._server)
-        self._services.append(SERVICE_NAME)
+        metrics, tracing = self._metrics, self._tracing
+        return Journeys(dispatcher, placement, relocation, self._tokenizer, metrics, tracing)

@@ -54,6 +54,7 @@ class Asking:
     struck: dict[str, float] = field(default_factory=dict)  # fault that met it -> when
     error: str = ""
     is_cancelled: bool = False
+    is_resumable: bool = False  # it may go on at another router
 
     async def run(self, client: AsyncClient, timeout_s: float) -> None:
         """Ask, and keep what comes. An error of pdserve is kept too, and not raised."""
@@ -62,6 +63,7 @@ class Asking:
             self.question.sampling,
             request_id=self.request_id,
             cache_salt=self.request_id,  # its prompt is computed anew
+            resumable=self.is_resumable,
             timeout=timeout_s,
         )
         try:

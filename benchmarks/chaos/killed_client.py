@@ -15,7 +15,7 @@ _FOLDER = Path(__file__).parents[2]
 async def kill_a_client(address: str) -> None:
     """Start a client, and kill it when its streams have begun. Raises TimeoutError, OSError."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "benchmarks.chaos.killed_client", address),
+        *(sys.executable, "-m", __name__, address),
         stdout=asyncio.subprocess.PIPE,
         cwd=_FOLDER,
     )

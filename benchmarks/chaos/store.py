@@ -30,7 +30,7 @@ async def store_use(fleet: Fleet, ray_token: str) -> StoreUse:
     raylet = next(one for one in fleet.processes() if one.name() == "raylet")
     given = next(part for part in raylet.cmdline() if part.startswith("--gcs-address="))
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "benchmarks.chaos.store", given.partition("=")[2]),
+        *(sys.executable, "-m", __name__, given.partition("=")[2]),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         cwd=_FOLDER,

@@ -125,7 +125,7 @@ def _started(level: str, dtype: str, whose: str) -> Iterator[Contender]:
         "MKL_ENABLE_INSTRUCTIONS": mkl,
     }
     folder = resolve_model(DEFAULT_ALIAS, default_cache_dir(), NoProgress()).path
-    command = [sys.executable, "-m", "benchmarks.cpu_levels.child", str(folder), dtype]
+    command = [sys.executable, "-m", f"{__package__}.child", str(folder), dtype]
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

@@ -6,68 +6,27 @@ and clients.
 
 import asyncio
 import contextlib
-import os
 import resource
 import statistics
-import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
 import grpc
-import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.environment import write_result
 from benchmarks.router.http_stream import opened, token_ids
-from benchmarks.router.worker_double import TICK_S, clock_id
+from benchmarks.router.processes import RouterProcess, running
+from benchmarks.router.throughput import STREAMS, measure_throughput, stream_grpc, stream_http
 from common.cache_dir import default_cache_dir
 from common.engine.weights.progress import NoProgress
 from common.engine.weights.resolve import resolve_model
 from pdserve.v1 import inference_pb2, inference_pb2_grpc
 
-_STREAMS, _TOKENS = 256, 400
 _IDLE = 1000
-_SKIPPED = 25  # first tokens of each stream, sent while the others start
-
-
-@dataclass(slots=True)
-class RouterProcess:
-    """A running router process, and its pipes."""
-
-    process: asyncio.subprocess.Process
-    port: int = 0
-    openai_port: int = 0
-
-    async def resident_bytes(self) -> int:
-        """Return the process's resident memory now."""
-        if self.process.stdin is None or self.process.stdout is None:
-            raise RuntimeError("no pipe")
-        self.process.stdin.write(b"\n")
-        return int(await asyncio.wait_for(self.process.stdout.readline(), 30))
-
-    def cpu_s(self) -> float:
-        """Return the processor time used so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-@dataclass(slots=True)
-class Seen:
-    """Latencies from the worker's step to the client, in seconds."""
-
-    latencies_s: list[float] = field(default_factory=list)
-
-    def note(self, found: Sequence[int], count: int) -> int:
-        """Take an event's tokens; return how many of its stream have come, `count` before."""
-        count += len(found)
-        if found and count > _SKIPPED:
-            ticks = (clock_id(_VOCAB) - found[-1]) % _VOCAB
-            self.latencies_s.append(ticks * TICK_S)
-        return count
 
 
 def main(rounds: int = 3) -> None:
@@ -76,7 +35,7 @@ def main(rounds: int = 3) -> None:
     results = [asyncio.run(_measure(model_dir)) for _ in range(rounds)]
     medians = {name: statistics.median(r[name] for r in results) for name in results[0]}
     write_result("router", {"rounds": rounds, "medians": medians})
-    table = Table("figure", "median", title=f"a router alone, {_STREAMS} streams")
+    table = Table("figure", "median", title=f"a router alone, {STREAMS} streams")
     for name, value in medians.items():
         table.add_row(name, f"{value:.3g}")
     Console().print(table)
@@ -87,54 +46,17 @@ async def _measure(model_dir: Path) -> dict[str, float]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     figures: dict[str, float] = {}
     async with (
-        _running(model_dir) as router,
+        running(model_dir) as router,
         grpc.aio.insecure_channel(f"127.0.0.1:{router.port}") as channel,
     ):
         stub = inference_pb2_grpc.InferenceStub(channel)
-        figures |= await _throughput("gRPC", partial(_stream, stub), router)
+        figures |= await measure_throughput("gRPC", partial(stream_grpc, stub), router)
         figures |= await _idle_memory("gRPC", partial(_open_idle, stub), router)
-    async with _running(model_dir) as router:
+    async with running(model_dir) as router:
         port = router.openai_port
-        figures |= await _throughput("OpenAI", partial(_stream_http, port), router)
+        figures |= await measure_throughput("OpenAI", partial(stream_http, port), router)
         figures |= await _idle_memory("OpenAI", partial(_open_idle_http, port), router)
     return figures
-
-
-async def _throughput(
-    api: str, stream: Callable[["Seen"], Awaitable[None]], router: RouterProcess
-) -> dict[str, float]:
-    seen, loop = Seen(), asyncio.get_running_loop()
-    start_s, cpu_s = loop.time(), router.cpu_s()
-    await asyncio.gather(*(stream(seen) for _ in range(_STREAMS)))
-    wall_s = loop.time() - start_s
-    busy_s = router.cpu_s() - cpu_s
-    p50, p99 = np.percentile(seen.latencies_s, (50, 99)) * 1e3
-    return {
-        f"{api}: tokens/s": _STREAMS * _TOKENS / wall_s,
-        f"{api}: tokens per second of the router's processor time": _STREAMS * _TOKENS / busy_s,
-        f"{api}: worker to client p50, ms": float(p50),
-        f"{api}: worker to client p99, ms": float(p99),
-    }
-
-
-async def _stream(stub: "inference_pb2_grpc.InferenceAsyncStub", seen: Seen) -> None:
-    sampling = inference_pb2.SamplingParams(max_tokens=_TOKENS, ignore_eos=True)
-    tokens = inference_pb2.TokenPrompt(token_ids=range(1, 17))
-    request = inference_pb2.GenerateRequest(tokens=tokens, sampling=sampling)
-    count = 0
-    async for response in stub.Generate(request):
-        count = seen.note(response.token_ids, count)
-    if count != _TOKENS:
-        raise RuntimeError(f"{count} tokens")
-
-
-async def _stream_http(port: int, seen: Seen) -> None:
-    count = 0
-    async with opened(port, max_tokens=_TOKENS) as reader:
-        async for found in token_ids(reader):
-            count = seen.note(found, count)
-    if count != _TOKENS:
-        raise RuntimeError(f"{count} tokens")
 
 
 async def _idle_memory(
@@ -163,44 +85,6 @@ async def _open_idle(
 async def _open_idle_http(port: int, stack: contextlib.AsyncExitStack) -> None:
     reader = await stack.enter_async_context(opened(port, max_tokens=1000, priority=1))
     await asyncio.wait_for(anext(token_ids(reader)), 60)
-
-
-_VOCAB = 49152
-
-
-@contextlib.asynccontextmanager
-async def _running(model_dir: Path) -> AsyncGenerator[RouterProcess]:
-    first, *others = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, others or [first])
-    doubles = await _start("benchmarks.router.worker_double", str(model_dir))
-    try:
-        if doubles.stdout is None:
-            raise RuntimeError("no pipe")
-        addresses = [(await doubles.stdout.readline()).decode().strip() for _ in range(16)]
-        os.sched_setaffinity(0, [first])
-        process = await _start("benchmarks.router.router_process", str(model_dir), *addresses)
-        os.sched_setaffinity(0, others or [first])
-        router = RouterProcess(process)
-        try:
-            if process.stdout is None:
-                raise RuntimeError("no pipe")
-            router.port = int(await asyncio.wait_for(process.stdout.readline(), 60))
-            router.openai_port = int(await asyncio.wait_for(process.stdout.readline(), 60))
-            yield router
-        finally:
-            process.terminate()
-            await process.wait()
-    finally:
-        doubles.terminate()
-        await doubles.wait()
-        os.sched_setaffinity(0, [first, *others])
-
-
-async def _start(module: str, *args: str) -> asyncio.subprocess.Process:
-    pipe = asyncio.subprocess.PIPE
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, *args, stdin=pipe, stdout=pipe
-    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.ledger import BlockLedger, BlockQuestion
+from common.ledger import BlockHolder, BlockLedger, BlockQuestion, HeldBlocks, HolderState
 from common.messages import (
     FinishReason,
     Role,
@@ -68,8 +68,13 @@ class WorkerDouble:
         return _LOAD
 
     def ask_blocks(self, question: BlockQuestion, answer: Callable[[BlockLedger], None]) -> None:
-        """Answer with an empty ledger."""
-        answer(BlockLedger(2**20, 2**20, 0, 0, 16, 0, ()))
+        """Answer with a ledger in which each live request holds a block a 16 tokens."""
+        with self._lock:
+            holders = tuple(_holder(live) for live in self._live.values())
+        num_held = sum(holder.num_blocks for holder in holders)
+        held = (HeldBlocks(HolderState.DECODING, len(holders), num_held),)
+        num_free = _LOAD.blocks_total - num_held
+        answer(BlockLedger(_LOAD.blocks_total, num_free, 0, 0, 16, len(holders), holders, held))
 
     def subscribe(self, sink: Callable[[StepOutput], None]) -> Callable[[], None]:
         """Add a sink for the steps; return a function that removes it."""
@@ -101,6 +106,12 @@ class WorkerDouble:
         reason = FinishReason.LENGTH if live.num_tokens == sampling.max_tokens else None
         token_id = clock_id(self.info.vocab_size)
         return SequenceOutput(live.request.request_id, index, (token_id,), reason)
+
+
+def _holder(live: _Live) -> BlockHolder:
+    num_tokens = len(live.request.prompt_token_ids) + live.num_tokens
+    name, num_blocks = live.request.request_id, -(-num_tokens // 16)
+    return BlockHolder(name, HolderState.DECODING, num_blocks, 0, num_tokens, num_tokens, 0, 0.0)
 
 
 def _is_due(live: _Live) -> bool:

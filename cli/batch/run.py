@@ -10,10 +10,11 @@ import sys
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from cli.batch.lines import Line
 from cli.batch.openai_answers import describe_completion, describe_error
+from cli.progress_columns import EndColumn, RateColumn
 from cli.requests import complete, to_answers
 from pdserve.client import AsyncClient
 from pdserve.completion import Completion
@@ -96,10 +97,11 @@ def _progress() -> Progress:
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TextColumn("{task.fields[failed]} failed"),
-        TimeElapsedColumn(),
+        RateColumn(),
+        EndColumn(),
         console=console,
         disable=not console.is_terminal,
         # without this, rich would redirect printed answers to stderr, beside the bar

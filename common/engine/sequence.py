@@ -77,6 +77,16 @@ class Sequence:
         return len(self.token_ids) - self.num_prompt_tokens
 
     @property
+    def has_answered(self) -> bool:
+        """True once a worker has sampled a token; an output that only its client knows does not count.
+
+        A client could make one up, to get before others.
+        """
+        is_moved = self.request.attempt > 1
+        num_prior = 0 if is_moved else self.num_given_tokens - self.num_prompt_tokens
+        return self.num_output_tokens > num_prior
+
+    @property
     def num_uncomputed_tokens(self) -> int:
         """Number of tokens whose KV is still missing; 1 while decoding."""
         return len(self.token_ids) - self.num_computed_tokens

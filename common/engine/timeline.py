@@ -45,6 +45,7 @@ class Timeline:
     kv_bytes: int = 0
     num_preemptions: int = 0
     num_cached_tokens: int = 0
+    num_tokens_run: int = 0  # before a preemption, or on workers that had the request before
 
     def record_chunk(self, start_s: float, end_s: float, num_tokens: int) -> None:
         """Note one prefill step; `start_s` and `end_s` are on this process's monotonic clock."""

@@ -18,6 +18,11 @@ SERVER_OPTIONS = [
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.ping_timeout_ms", 20_000),
 ]
+# several routers on one port, on purpose: the kernel gives each connection to one of them
+SHARING_SERVER_OPTIONS = [
+    *((key, value) for key, value in SERVER_OPTIONS if key != "grpc.so_reuseport"),
+    ("grpc.so_reuseport", 1),
+]
 # a router sends little, so that a worker learns by these alone that its messages get nowhere
 WORKER_SERVER_OPTIONS = [
     *_SERVER_OPTIONS,

@@ -6,8 +6,10 @@ from concurrent.futures import Future
 
 import grpc
 
+from common.certificates import OPEN, WorkerAccess
 from common.rpc.channel import WORKER_SERVER_OPTIONS
 from common.rpc.guard import GuardInterceptor, one_token
+from common.rpc.internal_tls import server_credentials
 from common.rpc.worker_port import WorkerPort
 from common.rpc.worker_service import LEASE_S, WorkerService
 from pdserve.v1 import worker_pb2_grpc
@@ -19,15 +21,20 @@ class WorkerHost:
     """Serves one worker on `host`, at a port that the system picks."""
 
     def __init__(
-        self, worker: WorkerPort, host: str, cluster_token: str = "", lease_s: float = LEASE_S
+        self,
+        worker: WorkerPort,
+        host: str,
+        access: WorkerAccess = OPEN,
+        lease_s: float = LEASE_S,
     ) -> None:
-        """Serve routers that show `cluster_token`; serve every caller where it is empty.
+        """Serve routers that show what `access` asks for; serve every caller where that is nothing.
 
         For `lease_s` the worker keeps the requests of a router whose connection broke.
         """
         self._worker = worker
         self._lease_s = lease_s
-        self._guards = [GuardInterceptor(one_token(cluster_token))] if cluster_token else []
+        self._certificates = access.certificates
+        self._guards = [GuardInterceptor(one_token(access.token))] if access.token else []
         self._host = host
         self._started: Future[int] = Future()
         self._loop = asyncio.new_event_loop()
@@ -59,7 +66,11 @@ class WorkerHost:
         service = WorkerService(self._worker, self._lease_s)
         server = grpc.aio.server(interceptors=self._guards, options=WORKER_SERVER_OPTIONS)
         worker_pb2_grpc.add_WorkerServicer_to_server(service, server)
-        port = server.add_insecure_port(f"{self._host}:0")
+        address = f"{self._host}:0"
+        if self._certificates is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, server_credentials(self._certificates))
         await server.start()
         self._started.set_result(port)
         await self._stop.wait()

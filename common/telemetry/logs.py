@@ -6,6 +6,8 @@ import traceback
 
 import structlog
 
+from common.telemetry.log_sink import LogSink
+
 
 def configure_logs(level: str = "info", *, process: str) -> None:
     """Configure logging for this process; call it once, at the entry point."""
@@ -19,7 +21,7 @@ def configure_logs(level: str = "info", *, process: str) -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=LogSink(sys.stderr),
     )
     structlog.contextvars.bind_contextvars(process=process)
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from math import inf
 
+from common.telemetry.log_sink import LOST, note_lost_line
 from common.telemetry.logs import get_logger
 
 _log = get_logger()
@@ -30,17 +31,19 @@ class RequestLog:
 
     def write(self, event: str, **fields: str | float | None) -> None:
         """Write a line, or count it as lost. Never raises and never blocks."""
-        if not (self._has_room() and _can_write()):
+        if not self._has_room():
+            self._num_lost += 1
+            return
+        if not _can_write():
+            note_lost_line()
             self._num_lost += 1
             return
         lost = {"num_lines_lost": self._num_lost} if self._num_lost else {}
-        try:
-            _log.info(event, **fields, **lost)
-        except OSError:  # a full disk, or a pipe whose reader is gone
+        if _log.info(event, **fields, **lost) is LOST:  # a full disk, or a pipe without a reader
             self._num_lost += 1
-        else:
-            self._num_lines += 1
-            self._num_lost = 0
+            return
+        self._num_lines += 1
+        self._num_lost = 0
 
     def _has_room(self) -> bool:
         """Return True if this second may have one more line."""

@@ -1,14 +1,13 @@
 #!/bin/bash
-# Runs the router on the head node, once a node of each role is there: a worker is bound to nodes of its role only if
-# Ray knows such a node when `pdserve serve` starts.
+# Runs the router on the head node. Where Ray was restarted (`ray up` without --no-restart), a router of the Ray
+# before is ended first: it keeps the ports, and its workers are gone.
 set -euo pipefail
-python - <<'PY'
-import time
-
-import ray
-
-ray.init("auto")
-while not {"prefill", "decode"} <= ray.cluster_resources().keys():
-    time.sleep(5)
-PY
+pid_file=~/pdserve.pid
+is_router() { [[ -r /proc/$1/cmdline ]] && grep -qa pdserve "/proc/$1/cmdline"; }
+if [[ -f $pid_file ]] && is_router "$(<"$pid_file")"; then
+    kill "$(<"$pid_file")"
+    # its drain_timeout_s and the end of its workers, which are gone
+    timeout 120 tail --pid="$(<"$pid_file")" -f /dev/null || kill -9 "$(<"$pid_file")"
+fi
+echo $$ >"$pid_file"
 exec pdserve serve --config "$(dirname "$0")/pdserve.yaml" --ray-address auto

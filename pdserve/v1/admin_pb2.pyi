@@ -384,6 +384,11 @@ class WorkerLoad(_message.Message):
     SPILLED_BYTES_FIELD_NUMBER: _builtins.int
     NUM_SUBMITTED_FIELD_NUMBER: _builtins.int
     IS_DRAINING_FIELD_NUMBER: _builtins.int
+    RECOMPUTED_TOKENS_FIELD_NUMBER: _builtins.int
+    BLOCKS_DECODING_FIELD_NUMBER: _builtins.int
+    BLOCKS_PREFILLING_FIELD_NUMBER: _builtins.int
+    BLOCKS_PULLING_FIELD_NUMBER: _builtins.int
+    BLOCKS_SENDING_FIELD_NUMBER: _builtins.int
     num_running: _builtins.int
     """Sequences in the running batch."""
     num_waiting: _builtins.int
@@ -432,6 +437,16 @@ class WorkerLoad(_message.Message):
     """Requests that routers submitted to the worker, all of them together, and that have not ended."""
     is_draining: _builtins.bool
     """Some router drains the worker: none chooses it for anything new."""
+    recomputed_tokens: _builtins.int
+    """Of prefill_tokens, those that had run before: here, before a preemption, or on a worker that was lost."""
+    blocks_decoding: _builtins.int
+    """KV blocks of sequences that decode, as of the last half second. A block that several hold counts for each."""
+    blocks_prefilling: _builtins.int
+    """Likewise, of prompts that run here."""
+    blocks_pulling: _builtins.int
+    """Likewise, of prompts whose KV comes from a prefill worker."""
+    blocks_sending: _builtins.int
+    """Likewise, of prompts that have run and whose KV is copied out."""
     @_builtins.property
     def correction(self) -> Global___CostCorrection:
         """What the worker has learnt about its costs since its start."""
@@ -464,10 +479,15 @@ class WorkerLoad(_message.Message):
         spilled_bytes: _builtins.int = ...,
         num_submitted: _builtins.int = ...,
         is_draining: _builtins.bool = ...,
+        recomputed_tokens: _builtins.int = ...,
+        blocks_decoding: _builtins.int = ...,
+        blocks_prefilling: _builtins.int = ...,
+        blocks_pulling: _builtins.int = ...,
+        blocks_sending: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog_tokens", b"backlog_tokens", "block_size", b"block_size", "blocks_cached", b"blocks_cached", "blocks_free", b"blocks_free", "blocks_total", b"blocks_total", "correction", b"correction", "credit_bytes", b"credit_bytes", "credit_wanted_bytes", b"credit_wanted_bytes", "is_draining", b"is_draining", "kv_bytes", b"kv_bytes", "kv_rejected", b"kv_rejected", "num_running", b"num_running", "num_submitted", b"num_submitted", "num_waiting", b"num_waiting", "num_waiting_tokens", b"num_waiting_tokens", "output_tokens", b"output_tokens", "preemptions", b"preemptions", "prefill_fallbacks", b"prefill_fallbacks", "prefill_tokens", b"prefill_tokens", "prefix_hit_tokens", b"prefix_hit_tokens", "prefix_query_tokens", b"prefix_query_tokens", "progress_age_us", b"progress_age_us", "spilled_bytes", b"spilled_bytes", "steps", b"steps", "swaps", b"swaps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog_tokens", b"backlog_tokens", "block_size", b"block_size", "blocks_cached", b"blocks_cached", "blocks_decoding", b"blocks_decoding", "blocks_free", b"blocks_free", "blocks_prefilling", b"blocks_prefilling", "blocks_pulling", b"blocks_pulling", "blocks_sending", b"blocks_sending", "blocks_total", b"blocks_total", "correction", b"correction", "credit_bytes", b"credit_bytes", "credit_wanted_bytes", b"credit_wanted_bytes", "is_draining", b"is_draining", "kv_bytes", b"kv_bytes", "kv_rejected", b"kv_rejected", "num_running", b"num_running", "num_submitted", b"num_submitted", "num_waiting", b"num_waiting", "num_waiting_tokens", b"num_waiting_tokens", "output_tokens", b"output_tokens", "preemptions", b"preemptions", "prefill_fallbacks", b"prefill_fallbacks", "prefill_tokens", b"prefill_tokens", "prefix_hit_tokens", b"prefix_hit_tokens", "prefix_query_tokens", b"prefix_query_tokens", "progress_age_us", b"progress_age_us", "recomputed_tokens", b"recomputed_tokens", "spilled_bytes", b"spilled_bytes", "steps", b"steps", "swaps", b"swaps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

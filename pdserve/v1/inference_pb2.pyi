@@ -60,6 +60,7 @@ class GenerateRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     RESUMABLE_FIELD_NUMBER: _builtins.int
     RESUME_FROM_FIELD_NUMBER: _builtins.int
+    RECEIVED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Names the request in Cancel and in logs; at most 256 visible ASCII characters. Empty: the router makes one."""
     model: _builtins.str
@@ -92,6 +93,14 @@ class GenerateRequest(_message.Message):
     def sampling(self) -> Global___SamplingParams:
         """How to choose tokens and when to stop."""
 
+    @_builtins.property
+    def received(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReceivedOutput]:
+        """Goes on with a resumable request that another router ran, or this one before a restart: the output that has come of
+        it, so that the rest follows. The other fields are those of the first request, with the `sampling` of its first
+        response filled in; the seed must be set. Only choices of which something has come need an entry. A resumable
+        request of this id that still runs at this router is cancelled.
+        """
+
     def __init__(
         self,
         *,
@@ -105,10 +114,11 @@ class GenerateRequest(_message.Message):
         priority: _builtins.int = ...,
         resumable: _builtins.bool = ...,
         resume_from: _builtins.int | None = ...,
+        received: _abc.Iterable[Global___ReceivedOutput] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_resume_from", b"_resume_from", "chat", b"chat", "prompt", b"prompt", "resume_from", b"resume_from", "sampling", b"sampling", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_resume_from", b"_resume_from", "cache_salt", b"cache_salt", "chat", b"chat", "model", b"model", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "resumable", b"resumable", "resume_from", b"resume_from", "sampling", b"sampling", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_resume_from", b"_resume_from", "cache_salt", b"cache_salt", "chat", b"chat", "model", b"model", "priority", b"priority", "prompt", b"prompt", "received", b"received", "request_id", b"request_id", "resumable", b"resumable", "resume_from", b"resume_from", "sampling", b"sampling", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__resume_from: _TypeAlias = _typing.Literal["resume_from"]  # noqa: Y015
     _WhichOneofArgType__resume_from: _TypeAlias = _typing.Literal["_resume_from", b"_resume_from"]  # noqa: Y015
@@ -120,6 +130,38 @@ class GenerateRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_prompt) -> _WhichOneofReturnType_prompt | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
+
+@_typing.final
+class ReceivedOutput(_message.Message):
+    """Output of one choice that the client has. Its text follows from its tokens, so it is not sent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHOICE_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
+    choice: _builtins.int
+    """The choice, below `n`; each once."""
+    finished: _builtins.bool
+    """It has ended, and is not run again; not all choices may have."""
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Its tokens from index 0 on, fewer than max_tokens. Not needed for one that has ended."""
+
+    def __init__(
+        self,
+        *,
+        choice: _builtins.int = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        finished: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "finished", b"finished", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReceivedOutput: _TypeAlias = ReceivedOutput  # noqa: Y015
 
 @_typing.final
 class ChatPrompt(_message.Message):
@@ -468,6 +510,7 @@ class GenerateResponse(_message.Message):
     PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     CHOICE_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
+    SAMPLING_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request this belongs to."""
     text: _builtins.str
@@ -478,7 +521,7 @@ class GenerateResponse(_message.Message):
     """The continuation that this belongs to, from 0; each has indices of its own."""
     sequence: _builtins.int
     """Number of this message in the request's stream, from 0. After a lost stream, resume_from is that of the last
-    message received, plus 1.
+    message received, plus 1. A router that goes on with what another one ran begins at 0 again.
     """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -498,6 +541,13 @@ class GenerateResponse(_message.Message):
         but the first, which nothing precedes.
         """
 
+    @_builtins.property
+    def sampling(self) -> Global___SamplingParams:
+        """On the first message of a resumable request: temperature, seed, max_tokens, top_k, top_p, min_p and
+        repetition_penalty as they are used, also where the request left them unset. Put over the request's own they give the
+        same answer on any router, also with `received`.
+        """
+
     def __init__(
         self,
         *,
@@ -510,10 +560,11 @@ class GenerateResponse(_message.Message):
         prompt_logprobs: _abc.Iterable[Global___TokenLogprobs] | None = ...,
         choice: _builtins.int = ...,
         sequence: _builtins.int = ...,
+        sampling: Global___SamplingParams | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "finished", b"finished", "index", b"index", "logprobs", b"logprobs", "prompt_logprobs", b"prompt_logprobs", "request_id", b"request_id", "sequence", b"sequence", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "finished", b"finished", "index", b"index", "logprobs", b"logprobs", "prompt_logprobs", b"prompt_logprobs", "request_id", b"request_id", "sampling", b"sampling", "sequence", b"sequence", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -43,6 +43,11 @@ class ServerSecurity:
                 "make one with `pdserve token create`, or pass --insecure",
             )
 
+    @property
+    def is_local(self) -> bool:
+        """True where nobody is asked for credentials, and so only this machine may call."""
+        return self._access is None and not self._is_insecure
+
     def interceptors(self) -> list[grpc.aio.ServerInterceptor]:
         """Return the interceptor that checks the calls of all services."""
         return [self._guard]

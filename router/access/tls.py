@@ -4,23 +4,15 @@ On request only clients with a certificate of a given authority may connect.
 """
 
 import ssl
-from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 
+from common.certificates import Pems, read_pems
 from common.config import SecurityConfig
-from pdserve.errors import SetupError
 from router.access.reloading import Reloading
 
-
-@dataclass(frozen=True, slots=True)
-class Pems:
-    """Contents of the certificate files."""
-
-    key: bytes
-    chain: bytes
-    client_authority: bytes | None
+_NAMES = "security.tls_cert_file, tls_key_file and tls_client_ca_file"
 
 
 class ServerCertificates:
@@ -32,7 +24,9 @@ class ServerCertificates:
     def __init__(self, certificate: Path, key: Path, client_authority: Path | None) -> None:
         """Read the files. Raises SetupError."""
         paths = [certificate, key] + ([client_authority] if client_authority else [])
-        self._files = Reloading(paths, lambda: read_pems(certificate, key, client_authority))
+        self._files = Reloading(
+            paths, lambda: read_pems(certificate, key, client_authority, _NAMES)
+        )
         self._certificate, self._key = certificate, key
         self._used = self._renewed = self._files.current()
         self._contexts: list[ssl.SSLContext] = []
@@ -81,28 +75,4 @@ def server_certificates(config: SecurityConfig) -> ServerCertificates | None:
 
 def _configuration(pems: Pems) -> grpc.ServerCertificateConfiguration:
     pairs = [(pems.key, pems.chain)]
-    return grpc.ssl_server_certificate_configuration(pairs, pems.client_authority)
-
-
-def read_pems(certificate: Path, key: Path, client_authority: Path | None = None) -> Pems:
-    """Read the files and check that they fit each other: gRPC would find out only at a handshake.
-
-    Raises SetupError.
-    """
-    try:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate, key, password=_no_password)
-        if client_authority is not None:
-            context.load_verify_locations(client_authority)
-        authority = client_authority.read_bytes() if client_authority else None
-        return Pems(key.read_bytes(), certificate.read_bytes(), authority)
-    except OSError as error:  # ssl.SSLError is one
-        what = f"{certificate}, {key}" + (f", {client_authority}" if client_authority else "")
-        raise SetupError(
-            f"TLS files {what}: {error.strerror or error}",
-            "security.tls_cert_file, tls_key_file and tls_client_ca_file are PEM files that fit each other",
-        ) from error
-
-
-def _no_password() -> str:
-    raise SetupError("security.tls_key_file is encrypted", "give a key without a password")
+    return grpc.ssl_server_certificate_configuration(pairs, pems.authority)

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
-from common.config import RouterConfig
+from common.router_config import RouterConfig
+from common.telemetry.tracing.tracing import NO_TRACING, Tracing
 from pdserve.errors import (
     DuplicateRequestError,
     NotFoundError,
@@ -17,6 +18,7 @@ from pdserve.errors import (
     UnavailableError,
 )
 from router.access.tenant import RequestKey, Tenant, find
+from router.admission.queued import Queued
 from router.admission.refusals import Refusals
 from router.admission.retry_times import RetryTimes
 from router.admission.tenant_accounts import TenantAccounts
@@ -43,19 +45,6 @@ class Ticket:
     outcome: Outcome = Outcome.FAILED
 
 
-@dataclass(slots=True)
-class _Queued:
-    """Counts of requests without a token."""
-
-    num_requests: int = 0
-    num_tokens: int = 0  # in their prompts
-
-    def add(self, sign: int, ticket: Ticket) -> None:
-        """Count a request that came (`sign` 1) or went (-1)."""
-        self.num_requests += sign
-        self.num_tokens += sign * ticket.num_prompt_tokens
-
-
 class Admission:
     """Limits what is queued and in flight, and keeps the account.
 
@@ -67,17 +56,22 @@ class Admission:
     Invariant: accepted = completed + cancelled + failed + in flight.
     """
 
-    def __init__(self, config: RouterConfig, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        config: RouterConfig,
+        clock: Callable[[], float] = time.monotonic,
+        tracing: Tracing = NO_TRACING,
+    ) -> None:
         self._config = config
         self._clock = clock
         self.tenants = TenantAccounts(config.tenant, config.tenants)
         self._live: dict[RequestKey, Ticket] = {}
         self._live_of: dict[str, int] = {}  # by tenant, without those that have none
-        self._queued = _Queued()
-        self._queued_of: dict[str, _Queued] = {}  # by tenant, likewise
+        self._queued = Queued()
+        self._queued_of: dict[str, Queued] = {}  # by tenant, likewise
         self._retry_times = RetryTimes()
         self.is_draining = False
-        self.refusals = Refusals()
+        self.refusals = Refusals(tracing)
         self.accepted = 0
         self.ended = dict.fromkeys(Outcome, 0)
 
@@ -142,8 +136,8 @@ class Admission:
         self._retry_times.note_accepted(name, now_s)
         ticket = self._live[key] = Ticket(key, num_prompt_tokens, end)
         self._live_of[name] = self._live_of.get(name, 0) + 1
-        self._queued.add(1, ticket)
-        self._queued_of.setdefault(name, _Queued()).add(1, ticket)
+        self._queued.add(1, num_prompt_tokens)
+        self._queued_of.setdefault(name, Queued()).add(1, num_prompt_tokens)
         self.accepted += 1
         return ticket
 
@@ -196,9 +190,9 @@ class Admission:
             ticket.end(_shutting_down("the router shut down before the end"))
 
     def _leave_queue(self, ticket: Ticket) -> None:
-        name = ticket.key.tenant.name
-        self._queued.add(-1, ticket)
-        self._queued_of[name].add(-1, ticket)
+        name, num_tokens = ticket.key.tenant.name, ticket.num_prompt_tokens
+        self._queued.add(-1, num_tokens)
+        self._queued_of[name].add(-1, num_tokens)
         if not self._queued_of[name].num_requests:
             del self._queued_of[name]
 

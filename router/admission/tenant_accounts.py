@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from common.config import TenantLimits
+from common.router_config import TenantLimits
 from pdserve.errors import OverloadedError, Reason
 
 _RETRY_S = 1.0

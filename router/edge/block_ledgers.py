@@ -1,6 +1,7 @@
 """Block ledgers of the workers: the holders of their KV blocks."""
 
 import asyncio
+from collections.abc import Sequence
 
 from common.ledger import BlockQuestion
 from pdserve.errors import UnavailableError
@@ -27,16 +28,23 @@ class BlockLedgers:
 
         `is_check` has the workers check the invariants of their KV memory too.
         """
-        return await self._ask(BlockQuestion(is_check=is_check))
+        return await self._ask(self._pool.views(), BlockQuestion(is_check=is_check))
+
+    async def read_some(self, views: Sequence[WorkerView]) -> list[ledger_pb2.WorkerBlocks]:
+        """Return the ledgers of these workers, in their order. Raises nothing."""
+        return await self._ask(views, BlockQuestion())
 
     async def read_request(self, request_id: str) -> list[ledger_pb2.WorkerBlocks]:
         """Return one request's part of the ledgers: workers that have it, or that did not answer."""
         work_id = self._work_ids.find(request_id)
-        answers = await self._ask(BlockQuestion(work_id)) if work_id is not None else []
+        if work_id is None:
+            return []
+        answers = await self._ask(self._pool.views(), BlockQuestion(work_id))
         return [answer for answer in answers if answer.problem or answer.ledger.num_holders]
 
-    async def _ask(self, question: BlockQuestion) -> list[ledger_pb2.WorkerBlocks]:
-        views = self._pool.views()
+    async def _ask(
+        self, views: Sequence[WorkerView], question: BlockQuestion
+    ) -> list[ledger_pb2.WorkerBlocks]:
         return await asyncio.gather(*(self._ask_one(view, question) for view in views))
 
     async def _ask_one(self, view: WorkerView, question: BlockQuestion) -> ledger_pb2.WorkerBlocks:

@@ -1,9 +1,11 @@
-"""The router's HTTP port: /healthz (it lives), /readyz (it can serve), /metrics (Prometheus)."""
+"""The router's HTTP port: /healthz (it lives), /readyz (it can serve), /metrics, the live page."""
 
 import contextlib
+import io
 import socket
 import threading
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 from wsgiref.types import StartResponse, WSGIEnvironment
 
@@ -11,16 +13,29 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
 from pdserve.errors import SetupError
+from router.edge.live.answers import Answer
 
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+_PATIENCE_S = 10.0  # for a client to send its request, and to take what is sent at once
+_SEND_BUFFER_BYTES = 128 * 1024  # of each connection, in the kernel
+_BACKLOG = 256
 _TEXT = [("Content-Type", "text/plain; charset=utf-8")]
+Page = Callable[[WSGIEnvironment], Answer | None]
 
 
-def check_port(host: str, key: str, port: int) -> None:
-    """Raise SetupError, naming the setting, when the port cannot be bound now; 0 is always free."""
+def check_port(host: str, key: str, port: int, *, is_shared: bool = False) -> None:
+    """Raise SetupError, naming the setting, when the port cannot be bound now; 0 is always free.
+
+    With `is_shared`, others may have it that share it too.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         # as servers do: a port in TIME_WAIT is free, one with a listener is not
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_shared:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
@@ -29,9 +44,51 @@ def check_port(host: str, key: str, port: int) -> None:
             ) from error
 
 
-class _QuietHandler(WSGIRequestHandler):
+class _ToClient(io.BufferedIOBase):
+    """Writes to a connection at once. A client that takes nothing for _PATIENCE_S is cut off."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def write(self, data: "ReadableBuffer") -> int:
+        """Send all of the data. Raises ConnectionAbortedError."""
+        try:
+            self._connection.sendall(data)
+        except TimeoutError as error:
+            raise ConnectionAbortedError("the client takes nothing") from error
+        return memoryview(data).nbytes
+
+
+class _Handler(WSGIRequestHandler):
+    """Answers one connection. Clients that say nothing, or do not read, are cut off."""
+
+    timeout = _PATIENCE_S
+
+    def setup(self) -> None:
+        """Open the connection's two ends."""
+        super().setup()
+        self.wfile = _ToClient(self.connection)
+
+    def handle(self) -> None:
+        """Answer, unless the client goes."""
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            super().handle()
+
     def log_message(self, format: str, *args: object) -> None:
         """Log nothing: probes come every second."""
+
+
+class _Server(ThreadingWSGIServer):
+    request_queue_size = _BACKLOG
+
+    def server_bind(self) -> None:
+        """Bind; connections inherit the size of their buffers."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+        super().server_bind()
 
 
 class HttpServer:
@@ -43,10 +100,9 @@ class HttpServer:
         """Bind at once. Raises SetupError when the port is taken."""
         self._metrics = make_wsgi_app(registry)
         self._is_ready = is_ready
+        self._page: Page | None = None
         try:
-            self._server = make_server(
-                host, port, self._answer, ThreadingWSGIServer, handler_class=_QuietHandler
-            )
+            self._server = make_server(host, port, self._answer, _Server, handler_class=_Handler)
         except OSError as error:
             raise SetupError(
                 f"http_port {port} on {host} is not free: {error.strerror}", "choose another"
@@ -56,8 +112,9 @@ class HttpServer:
             target=self._server.serve_forever, name="router-http", daemon=True
         )
 
-    def start(self) -> None:
-        """Start answering."""
+    def start(self, page: Page | None = None) -> None:
+        """Start answering, also what `page` answers."""
+        self._page = page
         self._thread.start()
 
     def stop(self) -> None:
@@ -83,5 +140,11 @@ class HttpServer:
             ready = self._is_ready()
             start("200 OK" if ready else "503 Service Unavailable", headers)
             return [b"ready\n" if ready else b"no decode worker is ready, or the router drains\n"]
-        start("404 Not Found", headers)
-        return [b"try /healthz, /readyz or /metrics\n"]
+        answer = self._page(environ) if self._page else None
+        if answer is None:
+            start("404 Not Found", headers)
+            return [b"try /healthz, /readyz or /metrics\n"]
+        start(answer.status, answer.headers())
+        if environ.get("REQUEST_METHOD") == "HEAD":
+            return []
+        return [answer.body] if isinstance(answer.body, bytes) else answer.body

@@ -8,6 +8,7 @@ import grpc
 
 from common.rpc.status import to_status
 from common.telemetry.logs import get_logger
+from common.telemetry.tracing.caller import note_caller
 from pdserve.errors import InternalError, InvalidRequestError, RequestError
 from pdserve.v1 import inference_pb2, inference_pb2_grpc
 from router.access.tenant import RequestKey, current_tenant
@@ -18,6 +19,7 @@ from router.edge.resume import Responses, Resumables
 from router.edge.slow_client import write
 from router.intake.intake import Intake
 from router.intake.job import Job
+from router.intake.sampling import values_in_use
 from router.journey.journey import Journeys
 
 _RESUME_FIELDS = {"request_id", "resume_from"}
@@ -50,6 +52,8 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         self, request: inference_pb2.GenerateRequest, context: GenerateContext
     ) -> None:
         """Stream a request's answer."""
+        is_chat = request.HasField("chat")
+        note_caller("chat" if is_chat else "text_completion", context.invocation_metadata() or ())
         try:
             async with aclosing(await self._open(request, context)) as responses:
                 async for response in responses:
@@ -125,16 +129,23 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         key = RequestKey(current_tenant(), request.request_id)
         is_repeat = request.resumable and self._resumables.is_running(key)
         job = await self._intake.parse(request, is_repeat=is_repeat)
+        if request.received:
+            await self._resumables.displace(job.key, request)
         timeout_s = context.time_remaining()
-        responses = self._respond(job, timeout_s)
+        responses = self._respond(job, timeout_s, tells_sampling=request.resumable)
         if not request.resumable:
             return responses
         with self._intake.counting_refusals(job.request_id):
             return self._resumables.start(job.key, request, responses, timeout_s)
 
-    async def _respond(self, job: Job, timeout_s: float | None) -> Responses:
+    async def _respond(
+        self, job: Job, timeout_s: float | None, *, tells_sampling: bool
+    ) -> Responses:
         sequence = 0
         async with aclosing(self._journeys.run(job, timeout_s)) as deltas:
             async for delta in deltas:
-                yield to_response(job, sequence, delta)
+                response = to_response(job, sequence, delta)
+                if tells_sampling and not sequence:
+                    response.sampling.CopyFrom(values_in_use(job.sampling))
+                yield response
                 sequence += 1

@@ -9,7 +9,9 @@
    cancelled.
 4. An ended request can be resumed for `resume_grace_s`. It is forgotten earlier when its tenant has
    too many ended ones, or when its id comes again. Without a message it is forgotten at once.
-5. `close` ends all.
+5. A client that went on at another router may come back, with the output that it has. `displace` ends
+   what still runs here; it is another run of the request.
+6. `close` ends all.
 """
 
 import asyncio
@@ -18,7 +20,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from hashlib import sha256
 
-from common.config import RouterConfig
+from common.router_config import RouterConfig
 from common.telemetry.logs import get_logger
 from pdserve.errors import (
     DuplicateRequestError,
@@ -121,7 +123,7 @@ class Resumables:
 
         Raises DuplicateRequestError when another request of this key runs.
         """
-        digest = sha256(request.SerializeToString(deterministic=True)).digest()
+        digest = _digest(request)
         running = self._running.get(key)
         if running is not None and running.digest == digest:
             return self._follow(running, 0)
@@ -151,6 +153,15 @@ class Resumables:
                 f"{sequence} is beyond the {run.num_messages} messages so far", field="resume_from"
             )
         return self._follow(run, sequence)
+
+    async def displace(self, key: RequestKey, request: inference_pb2.GenerateRequest) -> None:
+        """End a request of this key that runs, unless it is the very same."""
+        await asyncio.sleep(0)  # a task that was cancelled before it began would end nothing
+        run = self._running.get(key)
+        if run is not None and run.task is not None and run.digest != _digest(request):
+            run.error = RequestCancelledError("its client goes on with a later call")
+            run.task.cancel()
+            await asyncio.wait([run.task])
 
     async def close(self) -> None:
         """Cancel the running requests and forget the others."""
@@ -191,8 +202,8 @@ class Resumables:
             run.error = error
         except TimeoutError:
             run.error = RequestTimeoutError("the deadline passed")
-        except asyncio.CancelledError:  # only `close` and the end of the grace cancel this task
-            run.error = RequestCancelledError("nobody came back for it in time")
+        except asyncio.CancelledError:  # by `displace`, `close` or the end of the grace
+            run.error = run.error or RequestCancelledError("nobody came back for it in time")
         except Exception as error:
             _log.exception("generate_failed")
             run.error = InternalError(f"unexpected {type(error).__name__}")
@@ -229,3 +240,7 @@ class Resumables:
         run = self._ended.pop(key, None)
         if run is not None and run.timer is not None:
             run.timer.cancel()
+
+
+def _digest(request: inference_pb2.GenerateRequest) -> bytes:
+    return sha256(request.SerializeToString(deterministic=True)).digest()

@@ -23,6 +23,7 @@ from collections import OrderedDict
 from collections.abc import Collection
 from pathlib import Path
 
+from common import grammar as grammars
 from common.messages import Grammar
 from pdserve.errors import InternalError, InvalidRequestError, OverloadedError
 
@@ -126,7 +127,7 @@ class GrammarChecker:
 
     async def _start_child(self) -> Process:
         """Return a ready child. Raises InternalError when the model's tokenizer allows none."""
-        command = (sys.executable, "-P", "-m", "common.grammar.child", *self._arguments)
+        command = (sys.executable, "-P", "-m", f"{grammars.__name__}.child", *self._arguments)
         child = await asyncio.create_subprocess_exec(
             *command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL
         )

@@ -6,19 +6,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from common.messages import SamplingParams
+from common.telemetry.tracing.caller import Caller, current_caller
 from pdserve.errors import InvalidRequestError, NotFoundError, Reason
 from pdserve.v1 import inference_pb2
 from router.access.tenant import ANONYMOUS, RequestKey, Tenant, current_tenant
 from router.intake.bad_words import check_first_token, tokenize_bad_words
 from router.intake.generation_config import NO_DEFAULTS, SamplingDefaults
-from router.intake.sampling import check_prompt_logprobs, parse_sampling
+from router.intake.received import NOTHING, Received, parse_received
+from router.intake.sampling import check_prompt_logprobs, parse_num_choices, parse_sampling
 from router.intake.tokenizer import ChatMessage, Tokenizer
 from router.intake.vocabulary import check_vocabulary
 
 _ID = re.compile(r"[!-~]{1,256}")  # visible ASCII
 _ROLES = {"system", "user", "assistant"}
 _MAX_SALT_CHARS = 256
-_MAX_CHOICES = 16
 _MAX_PRIORITY = 100
 
 
@@ -46,13 +47,20 @@ class Job:
     num_choices: int = 1
     priority: int = 0
     shown_tokens: frozenset[str] = frozenset()  # special tokens that the answer's text shows
-    # filled by itself, so that a job made in a call always has its tenant
+    received: Received = NOTHING  # output that another router sent
+    # filled by themselves, so that a job made in a call always has its tenant and its caller
     tenant: Tenant = field(default_factory=current_tenant)
+    caller: Caller = field(default_factory=current_caller, compare=False)
 
     @property
     def key(self) -> RequestKey:
         """Name of the job among the requests of all tenants."""
         return RequestKey(self.tenant, self.request_id)
+
+    @property
+    def num_given_tokens(self) -> int:
+        """Number of tokens that are to be computed before new ones come."""
+        return len(self.prompt_token_ids) + self.received.num_tokens
 
     @property
     def salt(self) -> str:
@@ -111,8 +119,9 @@ def parse_request(
         sampling,
         tuple(asked.stop),
         message.cache_salt,
-        _parse_num_choices(asked),
+        parse_num_choices(asked),
         message.priority,
+        received=parse_received(message, max_tokens, limits.vocab_size, tokenizer),
     )
 
 
@@ -193,13 +202,6 @@ def _parse_chat(chat: inference_pb2.ChatPrompt) -> list[ChatMessage]:
             "every message is empty", reason=Reason.EMPTY_PROMPT, field="chat.messages.content"
         )
     return [ChatMessage(message.role, message.content) for message in chat.messages]
-
-
-def _parse_num_choices(sampling: inference_pb2.SamplingParams) -> int:
-    number = sampling.n if sampling.HasField("n") else 1
-    if not 1 <= number <= _MAX_CHOICES:
-        raise InvalidRequestError(f"{number} is not in [1, {_MAX_CHOICES}]", field="sampling.n")
-    return number
 
 
 def _parse_max_tokens(

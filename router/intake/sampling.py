@@ -9,6 +9,7 @@ from pdserve.v1 import inference_pb2
 from router.intake.grammar_limits import parse_grammar
 from router.intake.sampling_ranges import BIASES, RANGES
 
+_MAX_CHOICES = 16
 _MAX_STOPS = 128
 _MAX_STOP_CHARS = 256
 _MAX_STOP_TOKENS = 128
@@ -46,6 +47,32 @@ def parse_sampling(
         top_p=message.top_p if message.HasField("top_p") else 1.0,
         repetition_penalty=repetition,
         grammar=parse_grammar(message),
+    )
+
+
+def parse_num_choices(message: inference_pb2.SamplingParams) -> int:
+    """Return the number of choices, checked. Raises InvalidRequestError."""
+    number = message.n if message.HasField("n") else 1
+    if not 1 <= number <= _MAX_CHOICES:
+        raise _refusal("n", f"{number} is not in [1, {_MAX_CHOICES}]")
+    return number
+
+
+def values_in_use(sampling: SamplingParams) -> inference_pb2.SamplingParams:
+    """Return the options that a router fills in where a client is silent, as they are used.
+
+    Put over the client's own, they leave no router anything to fill in.
+    """
+    return inference_pb2.SamplingParams(
+        temperature=sampling.temperature,
+        seed=sampling.seed,
+        max_tokens=sampling.max_tokens,
+        top_k=sampling.top_k,
+        no_top_k=not sampling.top_k,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        no_min_p=not sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
     )
 
 

@@ -19,6 +19,7 @@ from router.access.tenant import Tenant
 from router.admission.recent_use import RecentUse
 from router.admission.wait_limit import WaitLimit, check_deadline
 from router.intake.job import Job
+from router.journey.attempt import Attempt
 from router.journey.forecaster import Forecaster, queue_rank
 from router.journey.live_request import Arrival, LiveChoice, LiveRequest, Resources
 from router.journey.placement import Placement
@@ -56,7 +57,7 @@ class Dispatcher:
 
         Raises DuplicateRequestError, OverloadedError, UnavailableError.
         """
-        arrival, num_tokens = Arrival(time.monotonic(), timeout_s), len(job.prompt_token_ids)
+        arrival, num_tokens = Arrival(time.monotonic(), timeout_s), job.num_given_tokens
         with self._admission.refusing(job.key):
             self._admission.check(job.key, num_tokens)
             decision = self._choose_if_ready(job, arrival)
@@ -66,10 +67,7 @@ class Dispatcher:
         ticket = self._admission.admit(job.key, num_tokens, lambda error: request.fail(error))
         self._recent_use.add(job.tenant.name, num_tokens, arrival.at_s)
         work_id = self._work_ids.begin(str(job.key))  # admitted, so that no other run has the key
-        choices = [
-            LiveChoice(number, name, WorkStream(name, self._max_unread_tokens))
-            for number, name in enumerate(choice_names(work_id, job.num_choices))
-        ]
+        choices = self._make_choices(job, work_id)
         request = LiveRequest(job, arrival, ticket, work_id, choices, self._resources, decision)
         return request
 
@@ -79,7 +77,8 @@ class Dispatcher:
         Raises UnavailableError, RequestCancelledError, RequestTimeoutError, OverloadedError.
         """
         job, arrival = request.job, request.arrival
-        decision = request.proposed or await self.place(request)
+        received = job.received.longest
+        decision = request.proposed or await self.place(request, received)
         self._placement.note_arrival(arrival.at_s)
         num_tokens = max(decision.num_new_tokens, 1)
         rank = queue_rank(job, decision, arrival.at_s)
@@ -92,12 +91,12 @@ class Dispatcher:
                     await turn.granted
             except TimeoutError:
                 raise RequestTimeoutError("the deadline passed in the queue") from None
-            decision = await self.place(request)
+            decision = await self.place(request, received)
             self._check_deadline(request, decision)
         self._placement.commit(job, decision, arrival.at_s)
         return decision
 
-    async def place(self, request: LiveRequest, prior_token_ids: Sequence[int] = ()) -> Decision:
+    async def place(self, request: LiveRequest, prior_token_ids: Sequence[int]) -> Decision:
         """Choose workers; with none ready, wait while an outage may last. Changes nothing.
 
         Raises UnavailableError, RequestCancelledError, RequestTimeoutError.
@@ -117,13 +116,13 @@ class Dispatcher:
         """
         request.submitted_s = time.monotonic()
         workers = self._resources.pool.worker_use.hold(
-            decision.route, range(len(request.choices)), request.lose_prefill
+            decision.route, [choice.number for choice in request.choices], request.lose_prefill
         )
         for choice in request.choices:
             choice.workers = workers
-        for choice in request.choices:
+        for place, choice in enumerate(request.choices):
             # the first choice computes the prompt for all
-            num_tokens = 0 if choice.number else decision.num_new_tokens
+            num_tokens = len(choice.token_ids) if place else decision.num_new_tokens
             self._submit(request, choice, decision, num_tokens)
         if request.turn is not None:
             self._resources.queue.note_sent(request.turn)
@@ -153,16 +152,31 @@ class Dispatcher:
         """End a live request that the tenant may see. Raises NotFoundError."""
         self._admission.cancel(tenant, request_id)
 
+    def _make_choices(self, job: Job, work_id: str) -> list[LiveChoice]:
+        """Return the choices that are to run, behind the output that the client has of each."""
+        return [
+            LiveChoice(
+                number,
+                name,
+                WorkStream(name, self._max_unread_tokens),
+                token_ids=[*job.received.of(number)],
+            )
+            for number, name in enumerate(choice_names(work_id, job.num_choices))
+            if number not in job.received.ended
+        ]
+
     def _submit(
         self, request: LiveRequest, choice: LiveChoice, decision: Decision, num_tokens: int
     ) -> None:
         """Send a choice to its decode worker; `num_tokens` of its prompt are to run."""
         job, pool = request.job, self._resources.pool
         request.route = decision.route
+        now_s = time.monotonic()
         remaining_s = request.arrival.remaining_s
         work = make_work_request(job, request.work_id, choice, decision.route, remaining_s)
         pool.link(decision.route.decode).submit(work, choice.stream)
-        rank = decision.worker_rank(time.monotonic())
+        choice.attempts.append(Attempt(decision.route, now_s))
+        rank = decision.worker_rank(now_s)
         choice.prompt = pool.sent_prompts.add(decision.prompt_worker, num_tokens, rank)
 
     async def _wait_for_worker(self, request: LiveRequest, timeout_s: float) -> None:
@@ -181,7 +195,7 @@ class Dispatcher:
 
     def _choose_if_ready(self, job: Job, arrival: Arrival) -> Decision | None:
         try:
-            return self._placement.choose(job, arrival.at_s)
+            return self._placement.choose(job, arrival.at_s, job.received.longest)
         except UnavailableError:
             return None  # `wait_for_turn` tries again and raises
 

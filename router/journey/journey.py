@@ -11,15 +11,17 @@
 6. `merge` joins the choices of a request into one stream of deltas.
 7. A finish, a stop text, a failure, Cancel, the deadline, or the client's departure ends the
    request.
-8. A choice whose worker is lost goes on elsewhere (`Relocation.move`).
+8. A choice whose worker is lost goes on elsewhere (`Relocation.move`). A request that another router
+   ran goes on here (takeover.py).
 9. `LiveRequest.close` then gives back all that it holds; workers that still compute it are told to
-   stop. `RequestEnds.note` counts its end and logs one line.
+   stop. `RequestEnds.note` counts its end, logs one line, and has a sampled request's spans sent.
 """
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from common.messages import FinishReason
+from common.telemetry.tracing.tracing import NO_TRACING, Tracing
 from pdserve.errors import Reason, RequestCancelledError, RequestError, RequestTimeoutError
 from router.access.tenant import Tenant
 from router.admission.admission import Outcome
@@ -27,18 +29,20 @@ from router.intake.job import Job
 from router.intake.tokenizer import Tokenizer
 from router.journey.dispatch import Dispatcher
 from router.journey.live_request import LiveChoice, LiveRequest
+from router.journey.live_requests import LiveRequests
 from router.journey.merge import merge
 from router.journey.metrics import RouterMetrics
 from router.journey.output_text import OutputText
 from router.journey.placement import Placement
-from router.journey.progress import Delta, Progress
+from router.journey.progress import Delta, Progress, Summary
 from router.journey.relocation import Relocation
 from router.journey.request_ends import RequestEnds
+from router.journey.takeover import note_takeover, rebuild_texts
 from router.routing.policy import Decision
 
 
 class Journeys:
-    """Runs requests to their end. Holds what they share, and no state of any of them."""
+    """Runs requests to their end. Holds what they share, and of their state only who is live."""
 
     def __init__(
         self,
@@ -47,13 +51,16 @@ class Journeys:
         relocation: Relocation,
         tokenizer: Tokenizer,
         metrics: RouterMetrics,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self._dispatcher = dispatcher
         self._relocation = relocation
         self._placement = placement
         self._tokenizer = tokenizer
         self._metrics = metrics
-        self._ends = RequestEnds(metrics)
+        self._tracing = tracing
+        self._ends = RequestEnds(metrics, tracing)
+        self.live = LiveRequests()
 
     async def run(self, job: Job, timeout_s: float | None) -> AsyncGenerator[Delta]:
         """Yield the request's deltas.
@@ -61,20 +68,25 @@ class Journeys:
         Raises RequestError; closing the iterator cancels the request.
         """
         request = self._dispatcher.admit(job, timeout_s)
+        request.trace = self._tracing.begin(job.caller)
+        self.live.add(request)
         # unless it is seen to end in another way
         request.end_with(Outcome.CANCELLED, Reason.CANCELLED)
+        ended = list[Summary]()  # choices
         try:
+            texts = await rebuild_texts(request, self._tokenizer.decoder(job.shown_tokens))
+            note_takeover(request, self._metrics)
             decision = await self._dispatcher.wait_for_turn(request)
             self._dispatcher.send(request, decision)
-            runs = [self._run_choice(request, choice, decision) for choice in request.choices]
-            reasons = list[FinishReason]()  # of the choices that have ended
+            choices = zip(request.choices, texts, strict=True)
+            runs = [self._run_choice(request, one, text, decision) for one, text in choices]
             async with aclosing(merge(runs)) as deltas:
                 async for delta in deltas:
                     if delta.summary is not None:
                         self._placement.note_finished(job.key, delta.choice, delta.summary)
-                        reasons.append(delta.summary.reason)
-                        if len(reasons) == len(runs):
-                            request.end_with(Outcome.COMPLETED, _reason_of(reasons))
+                        ended.append(delta.summary)
+                        if len(ended) == len(runs):
+                            request.end_with(Outcome.COMPLETED, _reason_of(ended))
                     yield delta
         except (RequestCancelledError, RequestTimeoutError) as error:
             request.end_with(Outcome.CANCELLED, error.reason)
@@ -85,16 +97,17 @@ class Journeys:
             raise
         finally:
             request.close()
-            self._ends.note(request)
+            self.live.remove(request)
+            self._ends.note(request, ended)
 
     def cancel(self, tenant: Tenant, request_id: str) -> None:
         """End a request that runs and that the tenant may see. Raises NotFoundError."""
         self._dispatcher.cancel(tenant, request_id)
 
     async def _run_choice(
-        self, request: LiveRequest, choice: LiveChoice, decision: Decision
+        self, request: LiveRequest, choice: LiveChoice, text: OutputText, decision: Decision
     ) -> AsyncGenerator[Delta]:
-        progress = self._progress(request, choice, decision)
+        progress = self._progress(request, choice, text, decision)
         try:
             while True:
                 output = await choice.stream.next()
@@ -102,27 +115,32 @@ class Journeys:
                     progress.move(await self._relocation.move(request, choice, output.failure))
                     continue
                 delta = progress.advance(output)
+                if output.timings is not None:
+                    choice.attempts[-1].timings = output.timings
                 request.note_output(choice, delta.token_ids)
                 yield delta
                 if delta.summary is not None:
+                    choice.finish_reason = delta.summary.reason
                     return
         finally:
             request.end_choice(choice)
 
-    def _progress(self, request: LiveRequest, choice: LiveChoice, decision: Decision) -> Progress:
-        job = request.job
-        text = OutputText(self._tokenizer.decoder(job.shown_tokens), job)
+    def _progress(
+        self, request: LiveRequest, choice: LiveChoice, text: OutputText, decision: Decision
+    ) -> Progress:
         return Progress(
-            job,
+            request.job,
             choice.number,
             decision,
             request.arrival.at_s,
             request.submitted_s,
             text,
             self._metrics,
+            len(choice.token_ids),
         )
 
 
-def _reason_of(reasons: list[FinishReason]) -> FinishReason:
+def _reason_of(ended: list[Summary]) -> FinishReason:
     """Return why a request ended: LENGTH if one of its choices was cut."""
-    return FinishReason.LENGTH if FinishReason.LENGTH in reasons else FinishReason.STOP
+    is_cut = any(choice.reason is FinishReason.LENGTH for choice in ended)
+    return FinishReason.LENGTH if is_cut else FinishReason.STOP

@@ -15,10 +15,12 @@ import time
 from dataclasses import dataclass, field
 
 from common.messages import FinishReason, WorkFailure
+from common.telemetry.tracing.span import Trace
 from pdserve.errors import Reason, RequestError
 from router.admission.admission import Admission, Outcome, Ticket
 from router.admission.prompt_queue import PromptQueue, Turn
 from router.intake.job import Job
+from router.journey.attempt import Attempt
 from router.routing.policy import Decision
 from router.routing.prediction import Route
 from router.workers.pool import WorkerPool
@@ -55,6 +57,8 @@ class Arrival:
 class LiveChoice:
     """A choice of a live request: its output so far, and what its present attempt holds.
 
+    The output may begin with what another router sent.
+
     `prompt` is set while the choice's prompt is at its worker, `workers` while it needs them.
     """
 
@@ -67,6 +71,8 @@ class LiveChoice:
     token_ids: list[int] = field(default_factory=list)
     attempt: int = 1
     num_deaths: int = 0  # of workers that had it
+    attempts: list[Attempt] = field(default_factory=list)  # those that were sent
+    finish_reason: FinishReason | None = None
 
     def begin_attempt(self, stream: WorkStream, sent_prompts: SentPrompts) -> None:
         """Give back what the last attempt held, and read another stream from now on."""
@@ -74,6 +80,11 @@ class LiveChoice:
         self.attempt += 1
         self.has_output = False
         self.stream = stream
+
+    def end_attempt(self, failure: Reason | None = None) -> None:
+        """Note when the attempt that runs ended, if one does. Safe to repeat."""
+        if self.attempts and self.attempts[-1].ended_s is None:
+            self.attempts[-1].ended_s, self.attempts[-1].failure = time.monotonic(), failure
 
     def discard_prompt(self, sent_prompts: SentPrompts) -> None:
         """Note that the prompt has run, or never will. Safe to repeat."""
@@ -107,6 +118,7 @@ class LiveRequest:
     first_token_s: float | None = None  # when a choice had its first token, on the same clock
     route: Route | None = None  # of the choice that was submitted last
     reason: FinishReason | Reason = Reason.CANCELLED  # why it ended
+    trace: Trace | None = None  # if it is sampled
     is_closed: bool = False
 
     def fail(self, error: RequestError) -> None:
@@ -149,10 +161,12 @@ class LiveRequest:
 
     def lose_prefill(self, number: int, failure: WorkFailure) -> None:
         """Have a choice move whose prefill worker is lost: what came of its KV stays at decode."""
-        self.choices[number].stream.fail(failure)
+        choice = next(choice for choice in self.choices if choice.number == number)
+        choice.stream.fail(failure)
 
     def end_choice(self, choice: LiveChoice) -> None:
         """Give back all that a choice holds. Safe to repeat."""
+        choice.end_attempt()
         choice.give_back(self.resources.pool.sent_prompts)
 
     def close(self) -> None:

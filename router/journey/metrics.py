@@ -3,60 +3,73 @@
 docs/operate/metrics.md lists all of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.registry import Collector
 
 from common.messages import FinishReason
+from common.router_config import RouterConfig
+from common.telemetry.tracing.tracing import NO_TRACING, Tracing
 from pdserve.errors import Reason
 from router.admission.admission import Admission
 from router.journey.admission_metrics import AdmissionCollector
 from router.journey.info_metrics import InfoCollector
+from router.journey.log_metrics import LogCollector
+from router.journey.slo_metrics import Slo, SloMetrics
 from router.journey.stage_metrics import LATENCY_BUCKETS, SHORT_BUCKETS, StageMetrics
+from router.journey.tenant_metrics import TenantMetrics
+from router.journey.trace_metrics import TraceCollector
 from router.journey.worker_metrics import WorkerCollector
 from router.workers.view import WorkerView
 
 _TOKENS = tuple(digit * 10**power for power in range(6) for digit in (1, 2, 5))
+
+_DEFAULTS = RouterConfig()
 
 
 class RouterMetrics:
     """Metrics of one router, in a registry of their own."""
 
     def __init__(
-        self, model: str, admission: Admission, views: Callable[[], list[WorkerView]]
+        self,
+        model: str,
+        admission: Admission,
+        views: Callable[[], list[WorkerView]],
+        config: RouterConfig = _DEFAULTS,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self.registry = registry = CollectorRegistry()
         self.ttft = self._seconds("time_to_first_token", "Arrival at the router to the first token")
-        self.itl = self._seconds(
-            "inter_token_latency", "Gap between two consecutive tokens", SHORT_BUCKETS
-        )
+        self.itl = self._seconds("inter_token_latency", "Gap between two tokens", SHORT_BUCKETS)
         self.e2e = self._seconds("e2e_request_latency", "Arrival at the router to the last token")
         self.tpot = self._seconds(
             "request_time_per_output_token", "First to last token, by token", SHORT_BUCKETS
         )
         self.stages = StageMetrics(registry)
+        self.slo = SloMetrics(registry, Slo(config.slo_ttft_s, config.slo_tpot_s))
+        self.tenants = TenantMetrics(config.metrics_tenants)
+        admission.refusals.listeners.append(self.tenants.note_refused)
         self.prompt_lengths = self._tokens("request_prompt_tokens", "Tokens of a prompt")
         self.output_lengths = self._tokens("request_generation_tokens", "Tokens of an answer")
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens")
-        self.cached_tokens = self._counter(
-            "prompt_tokens_cached", "Prompt tokens that a prefix cache held"
-        )
+        self.cached_tokens = self._counter("prompt_tokens_cached", "Of these, found in a cache")
         self.output_tokens = self._counter("generation_tokens", "Generated tokens")
-        self.finished = self._counter(
-            "requests_finished", "Ends of accepted requests, by reason", "reason"
+        self.finished = self._labelled(
+            "requests_finished",
+            "Ends of accepted requests, by reason",
+            "reason",
+            (*FinishReason, *Reason),
         )
-        for reason in (*FinishReason, *Reason):
-            self.finished.labels(reason)
-        self.migrations = self._counter(
+        self.migrations = self._labelled(
             "request_migrations",
-            "Choices that went on at another worker, by what happened to the one before",
+            "Choices that went on at another worker or router, by what happened to the one before",
             "cause",
+            ("death", "loss", "router"),
         )
-        for cause in ("death", "loss"):
-            self.migrations.labels(cause)
-        registry.register(AdmissionCollector(admission))
-        registry.register(WorkerCollector(views))
-        registry.register(InfoCollector(model, views))
+        collectors = _collectors(model, admission, views)
+        for collector in (*collectors, self.tenants, TraceCollector(tracing)):
+            registry.register(collector)
         ProcessCollector(registry=registry)
 
     def _seconds(
@@ -69,3 +82,20 @@ class RouterMetrics:
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"pdserve_{name}", text, labels, registry=self.registry)
+
+    def _labelled(self, name: str, text: str, label: str, values: Iterable[str]) -> Counter:
+        """Return a counter that has every value of its label from the start."""
+        counter = self._counter(name, text, label)
+        for value in values:
+            counter.labels(value)
+        return counter
+
+
+def _collectors(
+    model: str, admission: Admission, views: Callable[[], list[WorkerView]]
+) -> Iterable[Collector]:
+    """Yield the collectors of what others count, which is read when scraped."""
+    yield AdmissionCollector(admission)
+    yield WorkerCollector(views)
+    yield InfoCollector(model, views)
+    yield LogCollector()

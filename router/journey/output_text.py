@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from common.messages import FinishReason
+from pdserve.errors import InvalidRequestError
 from router.intake.job import Job
 from router.journey.detokenizer import IncrementalDetokenizer, StopStrings
 
@@ -25,6 +26,16 @@ class OutputText:
     def stop_text(self) -> str:
         """Stop text that ended the answer; empty without one."""
         return self._stops.hit
+
+    def replay(self, token_ids: tuple[int, ...]) -> None:
+        """Take tokens whose text the client has: it depends on them alone, not on how they came.
+
+        Raises InvalidRequestError when a stop text is among them, with which the output had ended.
+        """
+        self.push(token_ids, None)
+        if self.is_stopped:
+            message = f"the stop text {self.stop_text!r} has ended this output"
+            raise InvalidRequestError(message, field="received.token_ids")
 
     def push(self, new: tuple[int, ...], finish_reason: FinishReason | None) -> str:
         """Add tokens, and return the text that became certain.

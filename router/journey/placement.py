@@ -38,7 +38,7 @@ class Placement:
         self._num_committed = 0
 
     def choose(self, job: Job, arrival_s: float, prior_token_ids: Sequence[int] = ()) -> Decision:
-        """Return the workers for a job, as of now; it may have an output already.
+        """Return the workers for a job, as of now, behind an output that it may have already.
 
         Raises UnavailableError when no decode worker is ready.
         """
@@ -103,8 +103,9 @@ class Placement:
         return room_tokens(workers, num_counted)
 
     def answer_s(self, job: Job, decision: Decision) -> float:
-        """Return the least number of seconds from token 1 to the last one."""
-        return (self._lengths.least(job) - 1) * decision.chosen.step_s
+        """Return the least number of seconds from the next token to the last one."""
+        num_tokens = self._lengths.least(job) - 1 - job.received.num_common
+        return max(num_tokens, 0) * decision.chosen.step_s
 
 
 def room_tokens(workers: Mapping[str, WorkerProfile], num_sent: Callable[[str], int]) -> int:

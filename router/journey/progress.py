@@ -27,6 +27,12 @@ class Summary:
     timings: WorkTimings
     stop_text: str  # the client's stop text that ended the choice, or empty
 
+    @property
+    def tpot_s(self) -> float | None:
+        """Seconds for each token behind the first one; None if there is none."""
+        num_later = self.num_output_tokens - 1
+        return (self.total_s - self.first_token_s) / num_later if num_later > 0 else None
+
 
 @dataclass(frozen=True, slots=True)
 class Delta:
@@ -52,11 +58,16 @@ class Progress:
     submitted_s: float
     text: OutputText
     metrics: RouterMetrics
-    has_moved: bool = False
-    num_tokens: int = 0
+    num_received: int = 0  # tokens that another router sent
+    has_moved: bool = field(init=False)
+    num_tokens: int = field(init=False)
     first_token_s: float = 0.0
     last_token_s: float = 0.0
     timings: WorkTimings = field(default_factory=WorkTimings)  # the worker's last report
+
+    def __post_init__(self) -> None:
+        self.num_tokens = self.num_received
+        self.has_moved = bool(self.num_received)
 
     def advance(self, output: SequenceOutput) -> Delta:
         """Return the delta of the next output.
@@ -85,7 +96,7 @@ class Progress:
 
     def _note_times(self, new: tuple[int, ...]) -> None:
         now_s = time.monotonic()
-        if new and not self.num_tokens:
+        if new and not self.first_token_s:
             self.first_token_s = now_s
             self.metrics.ttft.observe(now_s - self.arrival_s)
         elif new:
@@ -93,9 +104,10 @@ class Progress:
         self.last_token_s = now_s
 
     def move(self, decision: Decision) -> None:
-        """Note that the next tokens come from other workers."""
+        """Note that the next tokens come from other workers, to which the choice was just sent."""
         self.decision = decision
         self.has_moved = True
+        self.submitted_s = time.monotonic()  # the new workers' spans count from there
 
     def _note_timings(self, timings: WorkTimings) -> None:
         if self.has_moved:  # the worker counts the output so far among the tokens that it needed
@@ -133,7 +145,7 @@ class Progress:
             metrics.prompt_lengths.observe(len(self.job.prompt_token_ids))
             metrics.cached_tokens.inc(timings.num_cached_tokens)
         metrics.output_lengths.observe(self.num_tokens)
-        if self.num_tokens > 1:
+        if (num_gaps := self.num_tokens - self.num_received - 1) > 0:
             decode_s = self.last_token_s - self.first_token_s
-            metrics.tpot.observe(decode_s / (self.num_tokens - 1))
+            metrics.tpot.observe(decode_s / num_gaps)
         metrics.stages.note(summary.submitted_s, timings)

@@ -16,6 +16,7 @@
 from common.messages import WorkFailure
 from common.rpc.status import error_from_reason
 from common.telemetry.logs import get_logger
+from common.telemetry.tracing.span import trace_field
 from pdserve.errors import AbortedError, Reason, UnavailableError
 from router.journey.dispatch import Dispatcher
 from router.journey.live_request import LiveChoice, LiveRequest
@@ -41,6 +42,7 @@ class Relocation:
         Raises the failure's error if that is not for lost workers, AbortedError after too many
         deaths, UnavailableError when nobody can take it, RequestTimeoutError.
         """
+        choice.end_attempt(failure.reason)
         self._check(choice, failure)
         self._dispatcher.begin_attempt(request, choice)
         while True:
@@ -82,4 +84,5 @@ class Relocation:
             cause=failure.message,
             worker=decision.route.decode,
             num_tokens=len(choice.token_ids),
+            **trace_field(request.trace),
         )

@@ -12,13 +12,13 @@ class StageMetrics:
     """Times that the workers report with the end of a choice. A moved one has those of its last."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._queue = Histogram(
+        self.queue = Histogram(
             "pdserve_request_queue_time_seconds",
             "Arrival at the router to the first prefill chunk",
             buckets=LATENCY_BUCKETS,
             registry=registry,
         )
-        self._prefill = Histogram(
+        self.prefill = Histogram(
             "pdserve_request_prefill_time_seconds",
             "Start of the first prefill chunk to the end of the last one",
             buckets=LATENCY_BUCKETS,
@@ -30,7 +30,7 @@ class StageMetrics:
             buckets=SHORT_BUCKETS,
             registry=registry,
         )
-        self._decode = Histogram(
+        self.decode = Histogram(
             "pdserve_request_decode_time_seconds",
             "Start of the first decode step to the end of the last one",
             buckets=LATENCY_BUCKETS,
@@ -43,16 +43,16 @@ class StageMetrics:
 
     def note(self, submitted_s: float, timings: WorkTimings) -> None:
         """Count a finished choice, which was submitted `submitted_s` seconds after it arrived."""
-        self._queue.observe(submitted_s + timings.queue_s)
+        self.queue.observe(submitted_s + timings.queue_s)
         self._chunks.inc(len(timings.prefill_chunks))
         self._kv_bytes.inc(timings.kv_bytes)
         if timings.handoff_s:
             self._handoff.observe(timings.handoff_s)
         if (prefill_s := _prefill_s(timings)) is not None:
-            self._prefill.observe(prefill_s)
+            self.prefill.observe(prefill_s)
         if timings.decode_steps:
             first, last = timings.decode_steps[0], timings.decode_steps[-1]
-            self._decode.observe(last.start_s + last.duration_s - first.start_s)
+            self.decode.observe(last.start_s + last.duration_s - first.start_s)
 
 
 def _prefill_s(timings: WorkTimings) -> float | None:

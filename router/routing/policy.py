@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from common.config import PolicyName
 from common.messages import Role
+from common.router_config import PolicyName
 from router.routing.prediction import Ask, Candidate, Route, RouteCost, predict
 from router.routing.prompt_order import FIRST_COME, Entrant, Rank
 

@@ -1,12 +1,15 @@
 """One connection to a worker: a channel of its own, from the first message to the end."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from enum import Enum
 
 import grpc
 
-from common.rpc.channel import CLIENT_OPTIONS
+from common.certificates import WorkerAccess
+from common.rpc.guard import bearer_metadata
+from common.rpc.internal_tls import is_untrusted, open_channel
+from pdserve.errors import UntrustedWorkerError
 from pdserve.v1 import worker_pb2, worker_pb2_grpc
 
 _Request = worker_pb2.ConnectRequest
@@ -27,22 +30,26 @@ class Conversation:
     async def run(
         self,
         address: str,
-        metadata: Sequence[tuple[str, str]],
+        access: WorkerAccess,
         take: Callable[[worker_pb2.ConnectResponse], None],
         within_s: float,
     ) -> None:
         """Connect, and call `take` with every message until the stream ends.
 
         Raises AioRpcError; TimeoutError when `is_answered` was not called for `within_s`, or after
-        `hang_up`; and what `take` raises.
+        `hang_up`; UntrustedWorkerError; ConnectionError as `open_channel` does; and what `take` raises.
         """
-        async with grpc.aio.insecure_channel(address, options=CLIENT_OPTIONS) as channel:
+        async with open_channel(address, access.certificates) as channel:
             stub = worker_pb2_grpc.WorkerStub(channel)
-            call = stub.Connect(self._take_all(), metadata=metadata)
+            call = stub.Connect(self._take_all(), metadata=bearer_metadata(access.token))
             try:
                 async with asyncio.timeout(within_s) as self._patience:
                     async for message in call:
                         take(message)
+            except grpc.aio.AioRpcError as error:
+                if is_untrusted(str(error.details())):
+                    raise UntrustedWorkerError(address) from error
+                raise
             finally:
                 self._patience = None
                 call.cancel()
@@ -74,7 +81,7 @@ class Fault(Enum):
 
 def fault_of(error: Exception) -> Fault:
     """Return what the end of a conversation says about the worker."""
-    if isinstance(error, TimeoutError):
+    if isinstance(error, OSError):  # TimeoutError is one
         return Fault.BREAK
     if not isinstance(error, grpc.aio.AioRpcError) or error.code() in _NONSENSE:
         return Fault.NONSENSE

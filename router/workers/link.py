@@ -1,7 +1,8 @@
 """The router's side of one worker's stream.
 
 1. `start` connects, and again after every loss, with back-off, until `close`.
-2. The worker introduces itself. `on_info` may refuse it (another model); then the link stays down.
+2. The worker introduces itself. `on_info` may refuse it (another model); then the link stays down,
+   as when the worker shows no certificate of this deployment.
    With its first load report it is connected. Then it reports its prefixes, and their changes.
 3. `submit` opens a WorkStream and sends the job. Step outputs are handed out to the streams.
 4. `ask_blocks` sends a question. The answer comes between the step outputs.
@@ -16,11 +17,11 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from common.certificates import OPEN, WorkerAccess
 from common.ledger import BlockQuestion
 from common.messages import SequenceOutput, WorkerInfo, WorkerLoad, WorkFailure, WorkRequest
 from common.rpc.convert import info_from_pb, load_from_pb, step_from_pb
 from common.rpc.convert_routing import prefixes_from_pb
-from common.rpc.guard import bearer_metadata
 from common.telemetry.logs import get_logger
 from pdserve.errors import PdserveError, Reason, UnavailableError
 from pdserve.v1 import ledger_pb2, worker_pb2
@@ -49,7 +50,7 @@ class WorkerLink:
         address: str,
         on_info: Callable[[WorkerInfo], None],
         router_id: str,
-        cluster_token: str = "",
+        access: WorkerAccess = OPEN,
         on_lost: Callable[[str, WorkFailure], None] = lambda name, failure: None,
     ) -> None:
         self.address = address
@@ -62,7 +63,7 @@ class WorkerLink:
         self._on_info = on_info
         self._on_lost = on_lost
         self._router_id = router_id
-        self._metadata = bearer_metadata(cluster_token)
+        self._access = access
         self._silence = Silence()
         self._work = OpenWork()
         self._questions = Questions()
@@ -142,9 +143,12 @@ class WorkerLink:
             within_s = _ANSWER_WITHIN_S[min(failures, len(_ANSWER_WITHIN_S) - 1)]
             self._conversation = self._begin()
             try:
-                await self._conversation.run(self.address, self._metadata, self._take, within_s)
+                await self._conversation.run(self.address, self._access, self._take, within_s)
                 self._miss("the worker ended the stream")
             except Exception as error:  # also a peer's nonsense: the streams must learn of the loss
+                if isinstance(error, PdserveError):  # it is untrusted, or `on_info` has refused it
+                    self.refusal, address = error, self.address
+                    _log.error("worker_refused", address=address, error=str(error))
                 self._miss(brief(error))
                 if (fault := fault_of(error)) is not Fault.BREAK:
                     self._lose(_DIED if fault is Fault.REFUSED else _GIVEN_UP)
@@ -188,12 +192,7 @@ class WorkerLink:
 
     def _meet(self, info: WorkerInfo) -> None:
         """Take the worker's identity. Raises PdserveError when it is refused."""
-        try:
-            self._on_info(info)
-        except PdserveError as error:
-            self.refusal = error
-            _log.error("worker_refused", worker=info.name, error=str(error))
-            raise
+        self._on_info(info)
         self._conversation.is_answered()
         known, self.info = self.info, info
         if self.is_connected:  # it has taken another role

@@ -7,6 +7,7 @@
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from pdserve.errors import UnavailableError
@@ -25,6 +26,7 @@ class Members:
         self._membership = Membership()
         self._removed: set[str] = set()
         self._closing: set[asyncio.Task[None]] = set()
+        self._num_restarts = Counter[str]()
         self.links = [make_link(address) for address in addresses]
 
     def start(self) -> None:
@@ -39,6 +41,10 @@ class Members:
     def find(self, name: str) -> Member | None:
         """Return the member of that name; None if the membership does not list it."""
         return self._membership.find(name)
+
+    def num_restarts(self, name: str) -> int:
+        """Return how often another process took this name since the router started."""
+        return self._num_restarts[name]
 
     def state_of_lost(self, link: WorkerLink) -> WorkerState:
         """Return the state of a worker without a connection."""
@@ -82,6 +88,7 @@ class Members:
         old = self._named(before or member)
         new = self._connect(member.address)
         if old is not None:
+            self._num_restarts[member.name] += 1
             new.info = old.info  # until it introduces itself, so that the name stays known
             self.links.remove(old)
             self._close(old, has_died=True)

@@ -7,9 +7,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from common.config import RouterConfig
+from common.certificates import OPEN, WorkerAccess
 from common.messages import Role, WorkerInfo, WorkerLoad
 from common.profile import WorkerProfile
+from common.router_config import RouterConfig
 from pdserve.errors import RequestTimeoutError, UnavailableError
 from router.routing.prediction import Ask, Candidate, prompt_s
 from router.routing.prefix_index import PromptKeys
@@ -30,10 +31,10 @@ class WorkerPool:
     """Links to the workers, the prompts sent to them, and the requests that need them."""
 
     def __init__(
-        self, addresses: Sequence[str], config: RouterConfig, cluster_token: str = ""
+        self, addresses: Sequence[str], config: RouterConfig, access: WorkerAccess = OPEN
     ) -> None:
         self._config = config
-        self._cluster_token = cluster_token
+        self._access = access
         self._router_id = secrets.token_hex(8)  # the workers know the router's connections by it
         self.sent_prompts = SentPrompts()
         self.worker_use = WorkerUse()
@@ -210,7 +211,8 @@ class WorkerPool:
         # a process that is gone holds nothing of what its last report says
         is_gone = state in (WorkerState.RESTARTING, WorkerState.RETIRED)
         load = WorkerLoad() if is_gone else link.load
-        return WorkerView(info, load, state, link.address, link.is_connected, note)
+        restarts = self._members.num_restarts(info.name)
+        return WorkerView(info, load, state, link.address, link.is_connected, note, restarts)
 
     def _state(self, link: WorkerLink) -> WorkerState:
         if not link.is_connected:
@@ -234,7 +236,7 @@ class WorkerPool:
             address,
             self._check_compatibility,
             self._router_id,
-            self._cluster_token,
+            self._access,
             self.worker_use.lose_prefill,
         )
 

@@ -27,6 +27,7 @@ class WorkerView:
     address: str
     is_connected: bool
     note: str = ""  # why it is retired
+    num_restarts: int = 0  # processes that took its name since this router started
 
     @property
     def is_coming_back(self) -> bool:

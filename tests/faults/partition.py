@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.chaos.fleet import Fleet
 from benchmarks.chaos.questions import Sizes, draw_questions
-from common.config import RouterConfig
+from common.router_config import RouterConfig
 from common.telemetry.logs import configure_logs
 from pdserve.v1 import admin_pb2
 from tests.faults.far_worker import FAR_LINK, NEAR, ip

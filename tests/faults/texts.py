@@ -18,8 +18,18 @@ ANSWER_WITHIN_S = START_TIMEOUT_S
 class Answers:
     """Questions on their way."""
 
-    def __init__(self, fleet: Fleet, questions: Sequence[Question], name: str) -> None:
-        self.askings = [Asking(one, f"{name}-{place}") for place, one in enumerate(questions)]
+    def __init__(
+        self,
+        fleet: Fleet,
+        questions: Sequence[Question],
+        name: str,
+        *,
+        is_resumable: bool = False,
+    ) -> None:
+        self.askings = [
+            Asking(one, f"{name}-{place}", is_resumable=is_resumable)
+            for place, one in enumerate(questions)
+        ]
         self._fleet = fleet
         fleet.running.update({asking.request_id: asking for asking in self.askings})
         self._tasks = [asyncio.create_task(self._run(asking)) for asking in self.askings]

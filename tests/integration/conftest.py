@@ -9,7 +9,7 @@ import pytest
 from common.cache_dir import default_cache_dir
 from common.engine.weights.progress import NoProgress
 from common.engine.weights.resolve import ModelSource, resolve_model
-from tests.integration.support.processes import Served, serving
+from tests.integration.support.processes import Served, folder_with_foreign_packages, serving
 from tests.patience import DEPLOYMENT_S
 
 MODEL = "smollm2-135m"
@@ -70,13 +70,13 @@ def shared() -> Iterator[ExitStack]:
         yield stack
 
 
-def _started(shared: ExitStack, *args: str, **environment: str) -> Served:
+def _started(shared: ExitStack, *args: str, cwd: Path | None = None, **environment: str) -> Served:
     """Start the next shared deployment of the default model, with more in its environment."""
     shared.close()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        return shared.enter_context(serving(MODEL, *args))
+        return shared.enter_context(serving(MODEL, *args, cwd=cwd))
 
 
 @pytest.fixture(scope="session")
@@ -107,9 +107,17 @@ def state_by_default(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def served_by_default(model: ModelSource, shared: ExitStack, state_by_default: Path) -> Served:
+def served_by_default(
+    model: ModelSource,
+    shared: ExitStack,
+    state_by_default: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Served:
     """Return 1 prefill and 1 decode worker in bfloat16, under the default policy.
 
-    A test may have replaced a worker.
+    It runs in a folder of foreign packages, and its Ray believes in two GPUs. A test may have
+    replaced a worker.
     """
-    return _started(shared, "--dtype", "bfloat16", XDG_STATE_HOME=str(state_by_default))
+    environment = {"XDG_STATE_HOME": str(state_by_default), "PDSERVE_CLUSTER__NUM_GPUS": "2"}
+    folder = folder_with_foreign_packages(tmp_path_factory.mktemp("foreign"))
+    return _started(shared, "--dtype", "bfloat16", cwd=folder, **environment)

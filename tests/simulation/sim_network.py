@@ -2,13 +2,14 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import grpc
 from grpc.aio import Metadata
 
+from common.certificates import WorkerAccess
 from pdserve.v1 import worker_pb2
 from router.workers.conversation import Conversation
 from tests.simulation.sim_worker import SimProcess
@@ -119,7 +120,7 @@ def conversations(network: Network) -> Callable[[], Conversation]:
         async def run(
             self,
             address: str,
-            metadata: Sequence[tuple[str, str]],
+            access: WorkerAccess,
             take: Callable[[worker_pb2.ConnectResponse], None],
             within_s: float,
         ) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from unittest.mock import patch
 
-from common.config import RouterConfig
 from common.messages import SamplingParams
+from common.router_config import RouterConfig
 from pdserve.errors import AbortedError, OverloadedError, RequestCancelledError, RequestTimeoutError
 from router.access.tenant import ANONYMOUS
 from router.admission.admission import Admission
@@ -45,7 +45,7 @@ class World:
         self._deployment = Deployment(plan, draw, Network(draw))
         max_deaths = plan.num_kills if plan.max_worker_deaths is None else plan.max_worker_deaths
         config = RouterConfig(policy=plan.policy, max_outage_s=300.0, max_worker_deaths=max_deaths)
-        self._pool = WorkerPool(self._deployment.addresses, config, "router")
+        self._pool = WorkerPool(self._deployment.addresses, config)
         self._make_router(config)
         self.result = Result()
 

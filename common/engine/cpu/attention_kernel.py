@@ -18,8 +18,10 @@ from numba import types
 from common.engine.cpu import scores, softmax
 from common.engine.cpu import vector as vec
 from common.engine.cpu.emit import LANES
-from common.engine.cpu.jit import inlined, kernel
+from common.engine.cpu.jit import kernel, part
+from common.engine.cpu.memory import scratch
 from common.engine.cpu.packed import partner_of
+from common.engine.cpu.parallel import in_parallel
 from common.engine.cpu.softmax import LOWEST_PEAK, TILE
 from common.engine.cpu.target import host_target
 
@@ -51,13 +53,12 @@ def attention_kernel(block_size: int, head_dim: int, group: int, storage: str) -
     run_chunk = _item_function(block_size, head_dim, group, chunk_rows, parts, partner)
     variant = f"{block_size}-{head_dim}-{group}-{storage}"
 
-    @kernel(signature=_signature(storage), variant=variant)
-    def attend(query, keys, values, out, tables, starts, contexts, items, scale, window):  # type: ignore[no-untyped-def]
-        # query, out [T, heads, dim], a head's numbers side by side;
-        # keys [blocks, kv_heads, dim / pack, size, pack]; values [blocks, kv_heads, size / pack, dim, pack];
-        # items [n, 3]: sequence, first query, end query (within the sequence)
+    @part(variant=variant)
+    def run_items(  # type: ignore[no-untyped-def]
+        first_work, end_work, query, keys, values, out, tables, starts, contexts, items, scale, window
+    ):  # fmt: skip
         kv_heads = keys.shape[1]
-        for work in numba.prange(items.shape[0] * kv_heads):
+        for work in range(first_work, end_work):
             item, head = work // kv_heads, work % kv_heads
             seq, first, end = items[item, 0], items[item, 1], items[item, 2]
             begin, context = starts[seq] + first, contexts[seq] - (starts[seq + 1] - starts[seq])
@@ -66,6 +67,14 @@ def attention_kernel(block_size: int, head_dim: int, group: int, storage: str) -
                 decode_one(q, keys, values, o, tables[seq], context + first, head, scale, window)
             else:
                 run_chunk(q, keys, values, o, tables[seq], context + first, head, scale, window)
+
+    @kernel(signature=_signature(storage), variant=variant)
+    def attend(query, keys, values, out, tables, starts, contexts, items, scale, window):  # type: ignore[no-untyped-def]
+        # query, out [T, heads, dim], a head's numbers side by side;
+        # keys [blocks, kv_heads, dim / pack, size, pack]; values [blocks, kv_heads, size / pack, dim, pack];
+        # items [n, 3]: sequence, first query, end query (within the sequence), QUERY_TILE at most
+        given = query, keys, values, out, tables, starts, contexts, items, scale, window
+        in_parallel(items.shape[0] * keys.shape[1], run_items, given)
 
     return attend
 
@@ -93,34 +102,45 @@ def _item_function(
     """
     attend_tile = _tile_function(block_size, head_dim, rows, parts, rows == group)
     held = np.dtype(partner)
+    most = -(-QUERY_TILE * group // rows) * rows  # of the longest item
+    most_lanes, tile = most * LANES, rows * TILE
 
+    @part(variant=f"{block_size}-{head_dim}-{group}-{rows}-{parts}-{partner}")
     def run_item(query, keys, values, out, table, position, head, scale, window):  # type: ignore[no-untyped-def]
         n = query.shape[0] * group
         padded = (n + rows - 1) // rows * rows
-        q, acc = np.zeros(padded * head_dim, held), np.zeros(padded * head_dim, np.float32)
-        peak, norm = np.full(padded, LOWEST_PEAK, np.float32), np.zeros(padded * LANES, np.float32)
-        scores, weights = np.empty(rows * TILE, np.float32), np.empty(rows * TILE, held)
-        limits = np.empty(padded, np.int64)
+        # too many numbers for a stack, in models with many query heads to a KV head
+        q, acc = np.empty(padded * head_dim, held), np.empty(padded * head_dim, np.float32)
+        peak, norm = scratch(np.float32, most), scratch(np.float32, most_lanes)
+        scores, weights = scratch(np.float32, tile), scratch(held, tile)
+        limits = scratch(np.int64, most)
         for r in range(padded):
             limits[r] = position + min(r, n - 1) // group + 1
+            peak[r] = LOWEST_PEAK
+        for i in range(padded * head_dim):
+            q[i] = 0
+            acc[i] = 0
+        for i in range(padded * LANES):
+            norm[i] = 0
         start = max(position + 1 - window, 0) // TILE * TILE
         for r in range(n):
             vec.copy_row(query[r // group, head * group + r % group], q, r * head_dim, head_dim)
-        flat_k, flat_v = keys.reshape(-1), values.reshape(-1)
         for first_key in range(start, position + query.shape[0], TILE):
             for r in range(0, padded, rows):
                 if limits[r] - window < first_key + TILE and limits[r + rows - 1] > first_key:
                     attend_tile(
-                        q, r, first_key, limits, window, flat_k, flat_v, keys.shape[1], head, table,
+                        q, r, first_key, limits, window, keys, values, head, table,
                         scale, acc, peak, norm, scores, weights,
                     )  # fmt: skip
         for r in range(n):
             row = out[r // group, head * group + r % group]
-            total = norm[r * LANES : (r + 1) * LANES].sum()
+            total = np.float32(0)
+            for i in range(r * LANES, (r + 1) * LANES):
+                total += norm[i]
             for d in range(head_dim):
                 row[d] = vec.narrow(row[d], acc[r * head_dim + d] / total)
 
-    return inlined(run_item, f"{block_size}-{head_dim}-{group}-{rows}-{parts}-{partner}")
+    return run_item
 
 
 def _tile_function(
@@ -134,10 +154,11 @@ def _tile_function(
     value_rows = next(n for n in (4, 3, 2, 1) if rows % n == 0)
     block = block_size * head_dim
 
+    @part(variant=f"{block_size}-{head_dim}-{rows}-{parts}-{is_decode}")
     def attend_tile(  # type: ignore[no-untyped-def]
-        q, r, first_key, limits, window, keys, values, kv_heads, head, table,
-        scale, acc, peak, norm, s, p
+        q, r, first_key, limits, window, keys, values, head, table, scale, acc, peak, norm, s, p
     ):  # fmt: skip
+        kv_heads = keys.shape[1]
         seen = min(limits[r + rows - 1] - first_key, TILE)  # limits never fall from row to row
         first = first_key // block_size
         for b in range((seen + block_size - 1) // block_size):
@@ -162,4 +183,4 @@ def _tile_function(
                     acc, (r + i) * head_dim, value_rows, head_dim,
                 )  # fmt: skip
 
-    return inlined(attend_tile, f"{block_size}-{head_dim}-{rows}-{parts}-{is_decode}")
+    return attend_tile

@@ -29,6 +29,7 @@ from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
 from common.cache_dir import default_cache_dir
+from common.engine.cpu.late_code import name_runtime
 from common.engine.cpu.linking import KernelError, guard
 from common.engine.weights.cache import try_lock
 from common.telemetry.logs import get_logger
@@ -81,7 +82,6 @@ class KernelCache(_Cache):  # type: ignore[misc]
 
     def load_overload(self, sig: Any, target_context: Any) -> CompileResult | None:
         """Return the compiled kernel, or None when it is absent or damaged: then the caller compiles it."""
-        target_context.refresh()
         path = self._path(sig, target_context.codegen())
         payload = _read(path)
         if payload is None:
@@ -90,6 +90,7 @@ class KernelCache(_Cache):  # type: ignore[misc]
             if payload is None:
                 return None
             self._unlock(path)
+        name_runtime()
         # machine code from the user's own folder: a writer to it needs no pickle to run code
         kernel = CompileResult._rebuild(target_context, *pickle.loads(payload))  # noqa: S301
         tally().loaded += 1

@@ -5,14 +5,14 @@ words of a key keep their pairs and are only transposed. Values are paired over 
 are picked out of a row of them. KVStore writes them.
 """
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from common.engine.cpu.arrays import as_words
-from common.engine.cpu.jit import kernel
+from common.engine.cpu.jit import kernel, part
 from common.engine.cpu.kv_store import KVStore
+from common.engine.cpu.parallel import in_parallel
 
 _LOW = np.uint32(0xFFFF)
 _HALF = np.uint32(16)
@@ -47,9 +47,14 @@ def read_blocks(wire, keys, values, slots, pack):  # type: ignore[no-untyped-def
 
     Both are words [layers, blocks, heads, words * block_size]; `slots` is block * block_size + offset.
     """
-    layers, heads, words = wire.shape[0], wire.shape[3], wire.shape[4]
+    in_parallel(wire.shape[0] * wire.shape[3], _read_heads, (wire, keys, values, slots, pack))
+
+
+@part()
+def _read_heads(first_work, end_work, wire, keys, values, slots, pack):  # type: ignore[no-untyped-def]
+    heads, words = wire.shape[3], wire.shape[4]
     size = keys.shape[3] // words
-    for work in numba.prange(layers * heads):
+    for work in range(first_work, end_work):
         layer, h = work // heads, work % heads
         for t in range(slots.shape[0]):
             block, offset = slots[t] // size, slots[t] % size
@@ -58,12 +63,13 @@ def read_blocks(wire, keys, values, slots, pack):  # type: ignore[no-untyped-def
                 k[w] = from_k[w * size + offset]
             from_v, v = values[layer, block, h], wire[layer, 1, t, h]
             if pack == 1:
-                v[:] = from_v[offset * words : (offset + 1) * words]
+                for w in range(words):
+                    v[w] = from_v[offset * words + w]
             else:
                 _unweave(v, from_v, offset, words)
 
 
-@kernel(parallel=False)
+@part()
 def _unweave(token, rows, offset, words):  # type: ignore[no-untyped-def]
     at, shift = (offset // 2) * 2 * words, np.uint32(16 * (offset % 2))
     for w in range(words):

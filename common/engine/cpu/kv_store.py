@@ -6,7 +6,6 @@ A run is consecutive positions within LANES of one block.
 from collections.abc import Callable
 from functools import lru_cache
 
-import numba
 import numpy as np
 import torch
 from numba import types
@@ -14,8 +13,10 @@ from numpy.typing import NDArray
 
 from common.engine.cpu.arrays import as_array, as_words
 from common.engine.cpu.emit import LANES
-from common.engine.cpu.jit import inlined, kernel
+from common.engine.cpu.jit import kernel, part
+from common.engine.cpu.memory import flat
 from common.engine.cpu.panel import lay_out
+from common.engine.cpu.parallel import in_parallel
 
 Numbers = NDArray[np.int64]
 _ENDS = slice(-1), slice(1, None)  # of find_runs' rows: those that begin a run, those that end one
@@ -94,16 +95,14 @@ def _store_kernel(is_paired: bool) -> Callable[..., None]:
     The signature is explicit: with one row any slice is contiguous, and would be a compilation of its own.
     """
     variant = "paired" if is_paired else "single"
-    put_values = inlined(_put_pairs if is_paired else _put_rows, variant)
+    put_values = part()(_put_pairs if is_paired else _put_rows)
 
-    @kernel(variant=variant, signature=_signature(types.uint16 if is_paired else types.uint32))
-    def store(key, value, keys, values, numbers, slots, begins, ends):  # type: ignore[no-untyped-def]
-        # key [T, heads, words], keys [blocks, heads, words, size]; value [T, heads, dim] numbers;
-        # values [blocks, heads, size / pack, dim] words, `numbers` the same memory as [..., dim, pack]
+    @part(variant=variant)
+    def store_runs(first_work, end_work, key, value, keys, values, numbers, slots, begins, ends):  # type: ignore[no-untyped-def]
         heads, words, size = key.shape[1], key.shape[2], keys.shape[3]
         row_words, head_words = key.strides[0] // 4, key.strides[1] // 4
-        flat_keys = keys.reshape(-1)
-        for work in numba.prange(begins.shape[0] * heads):
+        flat_keys = flat(keys)
+        for work in range(first_work, end_work):
             run, head = work // heads, work % heads
             first, end = begins[run], ends[run]
             block, offset = slots[first] // size, slots[first] % size
@@ -116,8 +115,14 @@ def _store_kernel(is_paired: bool) -> Callable[..., None]:
                 for row in range(first, end):
                     for word in range(words):
                         keys[block, head, word, offset + row - first] = key[row, head, word]
-            to = values[block, head], numbers[block, head]
-            put_values(value, first, end, head, *to, offset)
+            put_values(value, first, end, head, values[block, head], numbers[block, head], offset)
+
+    @kernel(variant=variant, signature=_signature(types.uint16 if is_paired else types.uint32))
+    def store(key, value, keys, values, numbers, slots, begins, ends):  # type: ignore[no-untyped-def]
+        # key [T, heads, words], keys [blocks, heads, words, size]; value [T, heads, dim] numbers;
+        # values [blocks, heads, size / pack, dim] words, `numbers` the same memory as [..., dim, pack]
+        given = key, value, keys, values, numbers, slots, begins, ends
+        in_parallel(begins.shape[0] * key.shape[1], store_runs, given)
 
     return store
 

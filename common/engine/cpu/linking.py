@@ -13,6 +13,8 @@ from typing import Any
 
 import llvmlite.binding as llvm
 
+from common.engine.cpu.late_code import make_code_late
+
 _SECTION = struct.Struct("<IIQQQQIIQQ")  # Elf64_Shdr
 _SYMBOL = struct.Struct("<IBBHQQ")  # Elf64_Sym
 _SYMBOL_TABLE = 2
@@ -71,8 +73,10 @@ def guard() -> SymbolGuard:
     """Return the guard of numba's engine in this process, installed."""
     from numba.core.registry import cpu_target
 
+    codegen = cpu_target.target_context.codegen()
+    make_code_late(codegen)
     made = SymbolGuard()
-    made.install(cpu_target.target_context.codegen())
+    made.install(codegen)
     return made
 
 

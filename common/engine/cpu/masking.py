@@ -1,12 +1,12 @@
 """Masks on logits in host memory: rows in parallel, in their stored dtype."""
 
-import numba
 import numpy as np
 import torch
 
 from common.engine.cpu import vector as vec
 from common.engine.cpu.arrays import Array, as_array
-from common.engine.cpu.jit import kernel
+from common.engine.cpu.jit import kernel, part
+from common.engine.cpu.parallel import in_parallel
 from common.engine.sampling.grammar_masks import FORBIDDEN
 
 _WORD = 32
@@ -21,11 +21,16 @@ def mask_logits(logits: torch.Tensor, rows: list[int], masks: Array) -> None:
 @kernel()
 def mask_rows(logits, rows, masks, forbidden):  # type: ignore[no-untyped-def]
     """logits[rows[i], t] = `forbidden` where bit t of masks[i] is 0, unless it is NaN or infinite."""
-    for i in numba.prange(rows.shape[0]):
+    in_parallel(rows.shape[0], _mask_some, (logits, rows, masks, forbidden))
+
+
+@part()
+def _mask_some(first, end, logits, rows, masks, forbidden):  # type: ignore[no-untyped-def]
+    for i in range(first, end):
         _mask_row(logits[rows[i]], masks[i], forbidden)
 
 
-@kernel(parallel=False)
+@part()
 def _mask_row(row, words, forbidden):  # type: ignore[no-untyped-def]
     low = vec.narrow(row[0], forbidden)
     whole = row.shape[0] // _WORD

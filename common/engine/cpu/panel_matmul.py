@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 
-import numba
 import numpy as np
 
 from common.engine.cpu.activation import GELU_TANH, SILU
 from common.engine.cpu.emit import LANES
-from common.engine.cpu.jit import inlined, kernel
+from common.engine.cpu.jit import kernel, part
+from common.engine.cpu.memory import flat, scratch
 from common.engine.cpu.panel import PLAIN, TILE_ROWS, WIDTH, lay_out, panel_tile
+from common.engine.cpu.parallel import in_parallel
 
 # rows of a tile; the first with WIDTH fills the registers
 _ROWS = (12, 8, 4, 2, 1) if TILE_ROWS == 12 else (6, 4, 3, 2, 1)
@@ -17,6 +18,7 @@ _ROWS = (12, 8, 4, 2, 1) if TILE_ROWS == 12 else (6, 4, 3, 2, 1)
 def _tile_function(rows: int, kind: int) -> Callable[..., int]:
     """Make a function that runs tiles of `rows` rows from `row` on and returns the first row left."""
 
+    @part(variant=f"{rows}.{kind}")
     def run(x, row, end, depth, panels, panel_at, bias, out, column, width):  # type: ignore[no-untyped-def]
         while row + rows <= end:
             x_at, out_at = row * depth, row * width + column
@@ -24,20 +26,21 @@ def _tile_function(rows: int, kind: int) -> Callable[..., int]:
             row += rows
         return row
 
-    return inlined(run, f"{rows}.{kind}")
+    return run
 
 
 def _rest_function(kind: int) -> Callable[..., None]:
     """Make a function that runs smaller tiles over the last rows, fewer than fill a whole tile."""
     fewer, few, two, one = (_tile_function(n, kind) for n in _ROWS[1:])
 
+    @part(variant=str(kind))
     def run(x, row, end, depth, panels, panel_at, bias, out, column, width):  # type: ignore[no-untyped-def]
         row = fewer(x, row, end, depth, panels, panel_at, bias, out, column, width)
         row = few(x, row, end, depth, panels, panel_at, bias, out, column, width)
         row = two(x, row, end, depth, panels, panel_at, bias, out, column, width)
         one(x, row, end, depth, panels, panel_at, bias, out, column, width)
 
-    return inlined(run, str(kind))
+    return run
 
 
 def _matmul_function(kind: int) -> Callable[..., None]:
@@ -45,17 +48,17 @@ def _matmul_function(kind: int) -> Callable[..., None]:
     most, rest = _tile_function(TILE_ROWS, kind), _rest_function(kind)
     columns = WIDTH if kind == PLAIN else LANES
 
-    @kernel(variant=str(kind))
-    def matmul(x, panels, bias, out, num_parts):  # type: ignore[no-untyped-def]
+    @part(variant=str(kind))
+    def run_panels(first_item, end_item, x, panels, bias, out, num_parts):  # type: ignore[no-untyped-def]
         tokens, depth, width = x.shape[0], x.shape[1], out.shape[1]
-        flat_x, flat_panels, flat_out = x.reshape(-1), panels.reshape(-1), out.reshape(-1)
-        for item in numba.prange(panels.shape[0] * num_parts):
-            part, panel = item % num_parts, item // num_parts
+        flat_x, flat_panels, flat_out = flat(x), flat(panels), flat(out)
+        b = scratch(np.float32, WIDTH)
+        for item in range(first_item, end_item):
+            of_tokens, panel = item % num_parts, item // num_parts
             at, column = panel * WIDTH * depth, panel * columns
-            b = np.zeros(WIDTH, np.float32)
-            for i in range(min(WIDTH, bias.shape[0])):
-                b[i] = bias[panel * WIDTH + i]
-            row, end = tokens * part // num_parts, tokens * (part + 1) // num_parts
+            for i in range(WIDTH):
+                b[i] = bias[panel * WIDTH + i] if i < bias.shape[0] else np.float32(0)
+            row, end = tokens * of_tokens // num_parts, tokens * (of_tokens + 1) // num_parts
             first, to, stride, begin = row, flat_out, width, column
             is_cut = column + columns > width
             if is_cut:
@@ -77,6 +80,10 @@ def _matmul_function(kind: int) -> Callable[..., None]:
                     for i in range(width - column):
                         flat_out[row * width + column + i] = to[(row - first) * columns + i]
 
+    @kernel(variant=str(kind))
+    def matmul(x, panels, bias, out, num_parts):  # type: ignore[no-untyped-def]
+        in_parallel(panels.shape[0] * num_parts, run_panels, (x, panels, bias, out, num_parts))
+
     return matmul
 
 
@@ -93,10 +100,15 @@ panel_gelu_tanh = _matmul_function(GELU_TANH)
 @kernel()
 def lay_out_panels(rows, panels):  # type: ignore[no-untyped-def]
     """Fill `panels` [N / WIDTH, words, WIDTH] from `rows` [N, words], both uint32."""
+    in_parallel(panels.shape[0], _lay_out_some, (rows, panels))
+
+
+@part()
+def _lay_out_some(first_panel, end_panel, rows, panels):  # type: ignore[no-untyped-def]
     words = rows.shape[1]
     whole = words // LANES * LANES
-    flat_rows, flat_panels = rows.reshape(-1), panels.reshape(-1)
-    for panel in numba.prange(panels.shape[0]):
+    flat_rows, flat_panels = flat(rows), flat(panels)
+    for panel in range(first_panel, end_panel):
         for first in range(0, whole, LANES):
             for half in range(0, WIDTH, LANES):
                 at = (panel * WIDTH + half) * words + first
@@ -110,7 +122,12 @@ def lay_out_panels(rows, panels):  # type: ignore[no-untyped-def]
 @kernel()
 def rows_of_panels(numbers, panels, out):  # type: ignore[no-untyped-def]
     """out [T, words] = rows `numbers` (int64 [T]) of `panels` [N / WIDTH, words, WIDTH]; all uint32."""
-    for t in numba.prange(numbers.shape[0]):
+    in_parallel(numbers.shape[0], _read_rows, (numbers, panels, out))
+
+
+@part(are_distinct=True)
+def _read_rows(first, end, numbers, panels, out):  # type: ignore[no-untyped-def]
+    for t in range(first, end):
         panel, lane = numbers[t] // WIDTH, numbers[t] % WIDTH
         for word in range(panels.shape[1]):
             out[t, word] = panels[panel, word, lane]

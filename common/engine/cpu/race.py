@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 from common.engine.cpu import emit
 from common.engine.cpu import vector as vec
 from common.engine.cpu.emit import INTS, LANES, Builder, Context, Values
-from common.engine.cpu.jit import kernel
+from common.engine.cpu.jit import part
 
 # as in sampling/noise.py: constants from outside this folder are no part of a kernel's key
 _FIRST, _SECOND, _BITS = 0x7FEB352D, 0x846CA68B, 52
@@ -72,7 +72,7 @@ def _alike(value: int) -> Any:
     return ir.Constant(INTS, [value] * LANES)
 
 
-@kernel(parallel=False)
+@part()
 def race(row, peak, temperature, key):  # type: ignore[no-untyped-def]
     """Return the token of `row` [vocab] that is drawn under a key (uint64); never a -inf.
 
@@ -98,14 +98,14 @@ def race(row, peak, temperature, key):  # type: ignore[no-untyped-def]
     return winner
 
 
-@kernel(parallel=False)
+@part()
 def _gumbel(token_id, low, high):  # type: ignore[no-untyped-def]
     bits = (_mix(token_id, low, high) << (_BITS - 32)) | (_mix(token_id, high, low) >> (64 - _BITS))
     uniform = (np.float64(bits) + 0.5) * 2.0**-_BITS
     return -np.log(-np.log(1 - uniform))
 
 
-@kernel(parallel=False)
+@part()
 def _mix(token_id, low, high):  # type: ignore[no-untyped-def]
     word = token_id ^ low
     word = ((word ^ (word >> 16)) * _FIRST) & _WORD

@@ -1,6 +1,5 @@
 """SamplingKernels (sampling/sampler.py) on tensors in host memory."""
 
-import numba
 import numpy as np
 import torch
 
@@ -52,5 +51,4 @@ def truncate(logits: torch.Tensor, truncation: Truncation) -> None:
         truncation.top_k,
         truncation.top_p,
         truncation.min_p,
-        numba.get_num_threads(),
     )

@@ -1,11 +1,11 @@
 """Sampling on the CPU: rows of logits in parallel, in their stored dtype."""
 
-import numba
 import numpy as np
 
 from common.engine.cpu import vector as vec
 from common.engine.cpu.emit import LANES
-from common.engine.cpu.jit import kernel
+from common.engine.cpu.jit import kernel, part
+from common.engine.cpu.parallel import in_parallel
 from common.engine.cpu.race import race
 from common.engine.cpu.reduce import STRIDE, peak_and_total, softmax_total
 
@@ -16,7 +16,12 @@ _RUN = 16 * LANES  # summed in float32
 @kernel()
 def greedy_tokens(logits, tokens, finite):  # type: ignore[no-untyped-def]
     """Find the first index of each row's maximum in logits [n, vocab], and whether the row is finite."""
-    for r in numba.prange(logits.shape[0]):
+    in_parallel(logits.shape[0], _find_greedy, (logits, tokens, finite))
+
+
+@part()
+def _find_greedy(first, end, logits, tokens, finite):  # type: ignore[no-untyped-def]
+    for r in range(first, end):
         row = logits[r]
         total, peak, at = np.float32(0), np.float32(-np.inf), 0
         for start in range(0, row.shape[0], _SPAN):
@@ -25,11 +30,11 @@ def greedy_tokens(logits, tokens, finite):  # type: ignore[no-untyped-def]
             total += part
             if highest > peak:
                 peak, at = highest, start
-        finite[r] = np.isfinite(total)
+        finite[r] = total - total == 0
         tokens[r] = at + _index_of(row[at : at + _SPAN], peak)
 
 
-@kernel(parallel=False)
+@part()
 def _survey(row):  # type: ignore[no-untyped-def]
     # one NaN or infinity makes the sum so; finite logits are far from overflowing it
     whole = row.shape[0] // STRIDE * STRIDE
@@ -40,13 +45,13 @@ def _survey(row):  # type: ignore[no-untyped-def]
     return peak, total
 
 
-@kernel(parallel=False)
+@part()
 def largest(row):  # type: ignore[no-untyped-def]
     """Return the maximum; NaN is passed over."""
     return _survey(row)[0]
 
 
-@kernel(parallel=False)
+@part()
 def _index_of(row, number):  # type: ignore[no-untyped-def]
     for i in range(row.shape[0]):
         if vec.widen(row[i]) == number:
@@ -60,12 +65,17 @@ def draw_tokens(logits, rows, temperatures, keys, tokens):  # type: ignore[no-un
 
     All of `rows`, `temperatures` and `keys` have one entry for each row drawn.
     """
-    for k in numba.prange(rows.shape[0]):
+    in_parallel(rows.shape[0], _draw_some, (logits, rows, temperatures, keys, tokens))
+
+
+@part()
+def _draw_some(first, end, logits, rows, temperatures, keys, tokens):  # type: ignore[no-untyped-def]
+    for k in range(first, end):
         row = logits[rows[k]]
         tokens[rows[k]] = race(row, largest(row), temperatures[k], keys[k])
 
 
-@kernel(parallel=False)
+@part()
 def mass(row, peak, slope, weights):  # type: ignore[no-untyped-def]
     """Sum exp((row - peak) * slope), in float64 but for short runs; weights[:LANES] is scratch."""
     total, whole = 0.0, row.shape[0] // _RUN * _RUN
@@ -76,7 +86,7 @@ def mass(row, peak, slope, weights):  # type: ignore[no-untyped-def]
     return total
 
 
-@kernel(parallel=False, fastmath={"reassoc"})
+@part(fastmath={"reassoc"})
 def weigh(row, start, peak, slope, weights):  # type: ignore[no-untyped-def]
     """weights[:LANES] = exp((row[start:] - peak) * slope), 0 beyond the row's end; returns their sum."""
     if start + LANES <= row.shape[0]:
@@ -97,7 +107,12 @@ def adjust(logits, rows, biases, seen, penalties, out):  # type: ignore[no-untyp
 
     `biases` and `seen` are (starts, ids, values), `penalties` are (repetition, presence, frequency).
     """
-    for k in numba.prange(rows.shape[0]):
+    in_parallel(rows.shape[0], _adjust_some, (logits, rows, biases, seen, penalties, out))
+
+
+@part()
+def _adjust_some(first, end, logits, rows, biases, seen, penalties, out):  # type: ignore[no-untyped-def]
+    for k in range(first, end):
         row, to = logits[rows[k]], out[k]
         for i in range(row.shape[0]):
             to[i] = vec.widen(row[i])

@@ -4,20 +4,25 @@ Arrays hold float32, bfloat16 as uint16, or float16 as int16; arithmetic is floa
 by one thread in a fixed order, so a row's result does not depend on its neighbours.
 """
 
-import numba
 import numpy as np
 
 from common.engine.cpu import vector as vec
-from common.engine.cpu.jit import kernel
+from common.engine.cpu.jit import kernel, part
+from common.engine.cpu.parallel import in_parallel
 
 # reassociation alone lets the sums vectorise; NaN and infinity keep their meaning
 _FAST = {"reassoc", "contract"}
 
 
-@kernel(fastmath=_FAST)
+@kernel()
 def rms_norm(x, weight, eps, out):  # type: ignore[no-untyped-def]
     """out[t] = x[t] / rms(x[t]) * weight; x and out [T, n] may be one array."""
-    for t in numba.prange(x.shape[0]):
+    in_parallel(x.shape[0], _norm_rows, (x, weight, eps, out))
+
+
+@part(fastmath=_FAST, are_distinct=True)
+def _norm_rows(first, end, x, weight, eps, out):  # type: ignore[no-untyped-def]
+    for t in range(first, end):
         total = np.float32(0)
         for i in range(x.shape[1]):
             number = vec.widen(x[t, i])
@@ -27,10 +32,15 @@ def rms_norm(x, weight, eps, out):  # type: ignore[no-untyped-def]
             out[t, i] = vec.narrow(out[t, i], vec.widen(x[t, i]) * scale * weight[i])
 
 
-@kernel(fastmath=_FAST)
+@kernel()
 def add_rms_norm(residual, delta, weight, eps, out):  # type: ignore[no-untyped-def]
     """residual += delta, then out = rms_norm(residual); all [T, n]."""
-    for t in numba.prange(residual.shape[0]):
+    in_parallel(residual.shape[0], _add_and_norm_rows, (residual, delta, weight, eps, out))
+
+
+@part(fastmath=_FAST, are_distinct=True)
+def _add_and_norm_rows(first, end, residual, delta, weight, eps, out):  # type: ignore[no-untyped-def]
+    for t in range(first, end):
         total = np.float32(0)
         for i in range(residual.shape[1]):
             stored = vec.narrow(residual[t, i], vec.widen(residual[t, i]) + vec.widen(delta[t, i]))
@@ -42,10 +52,15 @@ def add_rms_norm(residual, delta, weight, eps, out):  # type: ignore[no-untyped-
             out[t, i] = vec.narrow(out[t, i], vec.widen(residual[t, i]) * scale * weight[i])
 
 
-@kernel(fastmath=_FAST)
+@kernel()
 def norm_heads(x, first, end, weight, eps):  # type: ignore[no-untyped-def]
     """RMS norm of each head in [first, end) of x [T, heads, dim], in place."""
-    for t in numba.prange(x.shape[0]):
+    in_parallel(x.shape[0], _norm_some_heads, (x, first, end, weight, eps))
+
+
+@part(fastmath=_FAST, are_distinct=True)
+def _norm_some_heads(first_row, end_row, x, first, end, weight, eps):  # type: ignore[no-untyped-def]
+    for t in range(first_row, end_row):
         for h in range(first, end):
             total = np.float32(0)
             for i in range(x.shape[2]):
@@ -62,8 +77,13 @@ def rotate(x, num_heads, cos, sin):  # type: ignore[no-untyped-def]
 
     cos, sin [T, rotary dim] float32; channels beyond the rotary dim stay as they are.
     """
+    in_parallel(x.shape[0], _rotate_rows, (x, num_heads, cos, sin))
+
+
+@part(are_distinct=True)
+def _rotate_rows(first, end, x, num_heads, cos, sin):  # type: ignore[no-untyped-def]
     half = cos.shape[1] // 2
-    for t in numba.prange(x.shape[0]):
+    for t in range(first, end):
         for h in range(num_heads):
             for i in range(half):
                 low, high = vec.widen(x[t, h, i]), vec.widen(x[t, h, i + half])

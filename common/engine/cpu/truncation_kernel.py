@@ -4,45 +4,48 @@ A cheap bound first leaves few candidates of a large vocabulary. The floor is th
 halving their range of values.
 """
 
-import numba
 import numpy as np
 
 from common.engine.cpu.emit import LANES
-from common.engine.cpu.jit import kernel
+from common.engine.cpu.jit import kernel, part
+from common.engine.cpu.memory import bits_of, from_bits
+from common.engine.cpu.parallel import in_parallel
 from common.engine.cpu.sampling_kernel import largest, mass, weigh
 
+_LOWEST = np.finfo(np.float32).min
 _PEAKS = 1024
 _BLOCK = 64
 
 
 @kernel()
-def truncate(logits, temperature, top_k, top_p, min_p, threads):  # type: ignore[no-untyped-def]
-    """Truncate float32 logits [m, vocab] in place, by one of each option a row (SamplingKernels.truncate).
-
-    `threads` is the number that numba uses. A kernel that asks numba for it holds an address of this process
-    and could not be kept on disk.
-    """
-    for thread in numba.prange(threads):
-        # once a thread, not once a row: memory that comes and goes is mapped anew each time
-        numbers = np.empty(logits.shape[1] + LANES, np.float32)
-        weights = np.empty(logits.shape[1] + LANES, np.float32)
-        keys = np.empty(logits.shape[1], np.int32)
-        for r in range(thread, logits.shape[0], threads):
-            row, peak = logits[r], largest(logits[r])
-            slope = np.float32(1 / temperature[r])
-            floor = _floor(row, peak, slope, top_k[r], top_p[r], numbers, weights, keys)
-            floor = max(floor, peak + np.log(min_p[r]) * temperature[r])
-            for i in range(row.shape[0]):
-                row[i] = row[i] if row[i] >= floor else np.float32(-np.inf)
+def truncate(logits, temperature, top_k, top_p, min_p):  # type: ignore[no-untyped-def]
+    """Truncate float32 logits [m, vocab] in place, by one of each option a row (SamplingKernels.truncate)."""
+    in_parallel(logits.shape[0], _truncate_some, (logits, temperature, top_k, top_p, min_p))
 
 
-@kernel(parallel=False)
+@part()
+def _truncate_some(first, end, logits, temperature, top_k, top_p, min_p):  # type: ignore[no-untyped-def]
+    # once a thread, not once a row: memory that comes and goes is mapped anew each time
+    numbers = np.empty(logits.shape[1] + LANES, np.float32)
+    weights = np.empty(logits.shape[1] + LANES, np.float32)
+    keys = np.empty(logits.shape[1], np.int32)
+    for r in range(first, end):
+        row, peak = logits[r], largest(logits[r])
+        slope = np.float32(1 / temperature[r])
+        floor = _floor(row, peak, slope, top_k[r], top_p[r], numbers, weights, keys)
+        floor = max(floor, peak + np.log(min_p[r]) * temperature[r])
+        for i in range(row.shape[0]):
+            row[i] = row[i] if row[i] >= floor else np.float32(-np.inf)
+
+
+@part()
 def _floor(row, peak, slope, top_k, top_p, numbers, weights, keys):  # type: ignore[no-untyped-def]
     """Return the least logit that top k and then top p leave; `numbers`, `weights`, `keys` are scratch."""
     floor, count, total = np.float32(-np.inf), -1, 0.0
     if 0 < top_k < row.shape[0]:
         count = _gather(row, _top_k_bound(row, top_k, numbers, weights, keys), numbers)
-        weights[:count] = 1
+        for i in range(count):
+            weights[i] = 1
         floor = _heaviest_floor(numbers, weights, count, top_k, keys)
         count = _gather(numbers[:count], floor, numbers)
     if top_p < 1:
@@ -58,28 +61,30 @@ def _floor(row, peak, slope, top_k, top_p, numbers, weights, keys):  # type: ign
     return np.float64(floor)
 
 
-@kernel(parallel=False)
+@part()
 def _top_k_bound(row, k, numbers, weights, keys):  # type: ignore[no-untyped-def]
     """Return a number that is no larger than the k-th largest, and for a small k close to it."""
     if not k <= _PEAKS < row.shape[0]:
         return np.float32(-np.inf)
     # k of so many disjoint parts have a maximum as large as the k-th largest maximum
     peaks = numbers[:_PEAKS]
-    peaks[:] = -np.inf
+    for i in range(_PEAKS):
+        peaks[i] = -np.inf
     for start in range(0, row.shape[0] // _PEAKS * _PEAKS, _PEAKS):
         for i in range(_PEAKS):
             peaks[i] = max(peaks[i], row[start + i])
     count = _gather(peaks, np.float32(-np.inf), peaks)
-    weights[:count] = 1
+    for i in range(count):
+        weights[i] = 1
     if count < k:
         return np.float32(-np.inf)
     return _heaviest_floor(peaks, weights, count, k, keys)
 
 
-@kernel(parallel=False)
+@part()
 def _gather(row, bound, numbers):  # type: ignore[no-untyped-def]
     """Put finite numbers not below `bound` into `numbers`, which may be `row`; return how many."""
-    lowest = max(bound, np.finfo(np.float32).min)
+    lowest = max(bound, _LOWEST)
     count = 0
     for start in range(0, row.shape[0], _BLOCK):
         block = row[start : start + _BLOCK]
@@ -94,7 +99,7 @@ def _gather(row, bound, numbers):  # type: ignore[no-untyped-def]
     return count
 
 
-@kernel(parallel=False)
+@part()
 def _weigh_all(row, peak, slope, weights):  # type: ignore[no-untyped-def]
     """weights[i] = exp((row[i] - peak) * slope), up to the next multiple of LANES; returns their sum."""
     total = 0.0
@@ -103,16 +108,16 @@ def _weigh_all(row, peak, slope, weights):  # type: ignore[no-untyped-def]
     return total
 
 
-@kernel(parallel=False)
+@part()
 def _heaviest_floor(numbers, weights, count, target, keys):  # type: ignore[no-untyped-def]
     """Return the largest of numbers[:count] from which on numbers weigh `target`; else the least.
 
     `keys` is scratch: the numbers as integers of the same order, so that 32 halvings find any of them.
     """
-    bits = numbers.view(np.int32)
     low, high = np.int64(2**31), np.int64(-(2**31))
     for i in range(count):
-        keys[i] = bits[i] ^ ((bits[i] >> 31) & 0x7FFFFFFF)
+        bits = bits_of(numbers[i])
+        keys[i] = bits ^ ((bits >> 31) & 0x7FFFFFFF)
         low, high = min(low, keys[i]), max(high, keys[i])
     while low < high:
         middle = high - (high - low) // 2
@@ -120,11 +125,10 @@ def _heaviest_floor(numbers, weights, count, target, keys):  # type: ignore[no-u
             low = middle
         else:
             high = middle - 1
-    keys[0] = np.int32(low) ^ ((np.int32(low) >> 31) & 0x7FFFFFFF)
-    return keys[:1].view(np.float32)[0]
+    return from_bits(np.int32(np.int32(low) ^ ((np.int32(low) >> 31) & 0x7FFFFFFF)))
 
 
-@kernel(parallel=False, fastmath={"reassoc"})
+@part(fastmath={"reassoc"})
 def _weight_from(keys, weights, count, key):  # type: ignore[no-untyped-def]
     total = np.float64(0)
     for i in range(count):

@@ -27,7 +27,9 @@ class PrefixCache:
 
     def new_sequence(self, request: WorkRequest, arrival_s: float) -> Sequence:
         """Make a sequence with the keys of its prompt, which cost more than finding them. Any thread."""
-        seq = Sequence(request, Timeline(arrival_s))
+        # a request with output has run on a worker that is lost
+        num_tokens_run = request.num_given_tokens if request.prior_token_ids else 0
+        seq = Sequence(request, Timeline(arrival_s, num_tokens_run=num_tokens_run))
         self._findable_keys(seq)
         return seq
 

@@ -66,7 +66,7 @@ class WaitingQueue:
                 self.remove(seq)
                 self._note_passes(asked[:place])
                 return seq
-            if seq.num_output_tokens or self._passes.get(seq, 0) >= MAX_PASSES:
+            if seq.has_answered or self._passes.get(seq, 0) >= MAX_PASSES:
                 break
         return None
 

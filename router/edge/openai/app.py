@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from common.telemetry.logs import get_logger
+from common.telemetry.tracing.caller import note_caller
 from pdserve.errors import InternalError, NotFoundError, Reason, RequestError
 from router.access.tenant import Tenant, set_current_tenant
 from router.edge.openai import model_pages
@@ -123,6 +124,8 @@ class OpenAiPages:
         return await self._answer(request, name, opened)
 
     async def _parse(self, model: type[_Model], request: Request) -> _Model:
+        is_chat = model is not CompletionRequest
+        note_caller("chat" if is_chat else "text_completion", request.headers.items())
         with self._intake.counting_refusals():
             return parse(model, await read_json(request))
 

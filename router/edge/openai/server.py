@@ -30,10 +30,10 @@ class OpenAiServer:
     """Owns the port and the task that serves it."""
 
     def __init__(
-        self, app: ASGIApp, host: str, port: int, certificate: ssl.SSLContext | None
+        self, app: ASGIApp, bound: socket.socket, certificate: ssl.SSLContext | None
     ) -> None:
-        """Bind at once; `port` 0 takes any free one. Raises SetupError when the port is taken."""
-        self._socket = _bind(host, port)
+        """Take a socket of `listen`, and close it in the end."""
+        self._socket = bound
         self.port: int = self._socket.getsockname()[1]
         make = None if certificate is None else (lambda config, default: certificate)
         self._config = uvicorn.Config(
@@ -71,10 +71,17 @@ class OpenAiServer:
         self._socket.close()
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, is_shared: bool) -> socket.socket:
+    """Return a socket that listens; `port` 0 takes any free one.
+
+    Sockets of one port share its connections if all have `is_shared`. Raises SetupError when the
+    port is taken.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if is_shared:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         bound.bind((host, port))
         bound.listen(_MAX_BACKLOG)

@@ -17,6 +17,7 @@ from smg_grpc_proto.generated import common_pb2
 
 from common.rpc.status import to_status
 from common.telemetry.logs import get_logger
+from common.telemetry.tracing.caller import note_caller
 from pdserve.errors import InternalError, NotFoundError, RequestCancelledError, RequestError
 from router.access.tenant import current_tenant
 from router.edge.router_state import RouterState
@@ -54,6 +55,7 @@ class VllmEngineService(vllm_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]
 
     async def Generate(self, request: vllm_pb2.GenerateRequest, context: Context) -> None:
         """Answer with chunks and one Complete a choice; after Abort its reason is "abort"."""
+        note_caller("text_completion", context.invocation_metadata() or ())
         try:
             await self._generate(request, context)
         except RequestError as error:

@@ -90,6 +90,29 @@ def test_guidellm(served: Served, model: ModelSource, tmp_path: Path) -> None:
     assert (totals["successful"], totals["errored"]) == (NUM_REQUESTS, 0)
 
 
+@pytest.mark.parametrize("kind", ["chat", "completion"])
+def test_inference_perf(served: Served, model: ModelSource, tmp_path: Path, kind: str) -> None:
+    command = tool("inference-perf")
+    if not Path(command).exists():
+        pytest.skip("inference-perf needs Python 3.12")
+    fixed = {"type": "fixed", "std_dev": 0, "total_count": NUM_REQUESTS}
+    num_in, num_out = ({**fixed, "min": n, "max": n, "mean": n} for n in (NUM_INPUT, NUM_OUTPUT))
+    stage = {"num_requests": NUM_REQUESTS, "concurrency_level": NUM_USERS}
+    config = {
+        "api": {"type": kind, "streaming": True},
+        "data": {"type": "random", "input_distribution": num_in, "output_distribution": num_out},
+        "load": {"type": "concurrent", "stages": [stage], "num_workers": 2, "base_seed": 7},
+        "server": {"type": "vllm", "model_name": MODEL, "base_url": root_of(served)},
+        "tokenizer": {"pretrained_model_name_or_path": str(model.path)},
+        "storage": {"local_storage": {"path": str(tmp_path)}},
+    }
+    file = tmp_path / "config.yml"
+    file.write_text(json.dumps(config), "utf-8")
+    run([command, "--config_file", str(file)])
+    found = read(tmp_path / "summary_lifecycle_metrics.json")
+    assert (found["successes"]["count"], found["failures"]["count"]) == (NUM_REQUESTS, 0)
+
+
 @pytest.mark.skipif(not VLLM, reason="set PDSERVE_VLLM to the command of an installed vLLM")
 @pytest.mark.parametrize(
     ("backend", "path"), [("vllm", "/v1/completions"), ("openai-chat", "/v1/chat/completions")]

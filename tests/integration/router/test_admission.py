@@ -8,8 +8,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from common.config import RouterConfig, TenantLimits
 from common.profile import WorkerProfile
+from common.router_config import RouterConfig, TenantLimits
 from pdserve.errors import InvalidRequestError, OverloadedError, Reason, RequestCancelledError
 from pdserve.v1 import inference_pb2, inference_pb2_grpc
 from tests.integration.support.router_stack import Stack, collect, serving, text_of

@@ -10,9 +10,9 @@ from typing import Any
 import openai
 import pytest
 
-from common.config import RouterConfig
 from common.messages import Role
 from common.profile import WorkerProfile
+from common.router_config import RouterConfig
 from pdserve.errors import OverloadedError, Reason
 from pdserve.v1 import inference_pb2
 from tests.integration.support.openai_stack import OpenAiStack, openai_serving

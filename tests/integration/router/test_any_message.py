@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from smg_grpc_proto import vllm_engine_pb2 as vllm_pb2
 
-from common.config import RouterConfig, TenantLimits
 from common.messages import WorkRequest
 from common.profile import WorkerProfile
+from common.router_config import RouterConfig, TenantLimits
 from pdserve.v1 import admin_pb2, inference_pb2
 from tests.integration.support.any_message import METHODS, any_message, path
 from tests.integration.support.guarded_router import reason_of

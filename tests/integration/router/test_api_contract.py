@@ -10,7 +10,7 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
-from common.config import RouterConfig
+from common.router_config import RouterConfig
 from common.rpc.channel import MAX_MESSAGE_BYTES, SERVER_OPTIONS
 from pdserve.connection import MAX_RESPONSE_BYTES, options
 from pdserve.v1 import inference_pb2, inference_pb2_grpc

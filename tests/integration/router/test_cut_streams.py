@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.config import RouterConfig
+from common.router_config import RouterConfig
 from common.rpc.worker_host import WorkerHost
 from common.rpc.worker_service import LEASE_S
 from pdserve.errors import Reason, UnavailableError

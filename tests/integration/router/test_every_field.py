@@ -106,6 +106,17 @@ REQUEST: dict[str, Values] = {
     "priority": Values((-100, 100), (-101, 101, MOST)),
     "resumable": Values((True, False), beside={"request_id": "again"}),
     "resume_from": Values((), (0,)),  # goes with request_id alone
+    "received": Values(
+        ([], [{"token_ids": [65]}], [{}]),
+        (
+            [{"choice": 1}],
+            [{}, {}],
+            [{"token_ids": [VOCAB_SIZE]}],
+            [{"token_ids": [65] * 4}],
+            [{"finished": True}],
+        ),
+        {"sampling": {"seed": 1, "max_tokens": 4}},
+    ),
 }
 
 

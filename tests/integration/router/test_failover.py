@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.config import RouterConfig
+from common.router_config import RouterConfig
 from common.rpc.worker_host import WorkerHost
 from pdserve import failover
 from pdserve.client import AsyncClient

@@ -10,8 +10,8 @@ import pytest
 from smg_grpc_proto import vllm_engine_pb2 as vllm_pb2
 from smg_grpc_proto import vllm_engine_pb2_grpc as vllm_pb2_grpc
 
-from common.config import RouterConfig
 from common.messages import SamplingParams
+from common.router_config import RouterConfig
 from pdserve.errors import InvalidRequestError, SetupError
 from pdserve.v1 import inference_pb2
 from tests.integration.support.router_stack import collect, serving

@@ -17,8 +17,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
-from common.config import RouterConfig
 from common.messages import Role
+from common.router_config import RouterConfig
 from common.rpc.convert import info_to_pb
 from pdserve.errors import PdserveError, SetupError, UnavailableError
 from pdserve.v1 import admin_pb2, worker_pb2

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from common.config import RouterConfig, SecurityConfig
+from common.config import SecurityConfig
 from common.messages import Role
 from common.profile import WorkerProfile
+from common.router_config import RouterConfig
 from pdserve.client import AsyncClient
 from pdserve.errors import OverloadedError, Reason
 from tests.integration.support.guarded_router import ACME, ZETA, guarded, issue, start

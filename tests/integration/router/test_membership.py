@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from common.config import RouterConfig
 from common.messages import Role
 from common.profile import WorkerProfile
+from common.router_config import RouterConfig
 from pdserve.errors import AbortedError, Reason
 from pdserve.v1 import admin_pb2
 from router.scaling.watchdog import Watchdog

@@ -4,10 +4,6 @@ import asyncio
 import re
 import shutil
 import subprocess
-import urllib.request
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,16 +14,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
 import pdserve
-from common.messages import Role
+from common.router_config import RouterConfig
 from pdserve.errors import InvalidRequestError
-from tests.integration.support.router_stack import Stack, collect, serving
-from tests.integration.support.scripted_worker import ScriptedWorker, echo
+from tests.integration.support.router_stack import collect
+from tests.integration.support.scraped_router import ALL_METRICS, scrape, used, values
 from tests.patience import WITHIN_S
 from tests.unit.repository.sources import ROOT
 from tests.unit.router.tiny_tokenizer import write_folder
 
 PAGE = (ROOT / "docs" / "operate" / "metrics.md").read_text("utf-8")
-ROW = re.compile(r"^\| `(\w+)` \| (\w+) \|(.*?)\| .+ \|$", re.MULTILINE)
+ROW = re.compile(r"^\| `([\w:]+)` \| (\w+) \|(.*?)\| .+ \|$", re.MULTILINE)
 PROMTOOL = shutil.which("promtool")
 
 
@@ -36,40 +32,8 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("model"))
 
 
-@asynccontextmanager
-async def used(model_dir: Path) -> AsyncIterator[Stack]:
-    """Yield a router that has answered one request and refused another."""
-    prefill = ScriptedWorker("prefill-0", Role.PREFILL)
-    decode = ScriptedWorker(script=echo)
-    decode.reported = replace(decode.reported, preemptions=3, prefill_fallbacks=2)
-    async with serving(model_dir, decode, prefill) as stack:
-        await collect(stack.client, "three")
-        with pytest.raises(InvalidRequestError):
-            await collect(stack.client, "")
-        yield stack
-
-
-async def scrape(stack: Stack, accept: str = "text/plain") -> str:
-    def get() -> str:
-        request = urllib.request.Request(f"{stack.http}/metrics", headers={"Accept": accept})
-        with urllib.request.urlopen(request, timeout=WITHIN_S) as response:
-            body: bytes = response.read()
-            return body.decode()
-
-    return await asyncio.to_thread(get)
-
-
-def values(body: str) -> dict[tuple[str, ...], float]:
-    """Return the samples by name and values of their labels, sorted."""
-    return {
-        (sample.name, *sorted(sample.labels.values())): sample.value
-        for family in text_string_to_metric_families(body)
-        for sample in family.samples
-    }
-
-
 async def test_the_page_has_every_metric_of_a_scrape_and_no_other(model_dir: Path) -> None:
-    async with used(model_dir) as stack:
+    async with used(model_dir, ALL_METRICS) as stack:
         body = await scrape(stack)
     found = {}
     for family in text_string_to_metric_families(body):
@@ -135,7 +99,7 @@ async def test_a_worker_that_died_shows_no_load(model_dir: Path) -> None:
 
     assert before["pdserve_worker_preemptions_total", "decode", "decode-0"] == 3
     assert len(of_decode(before)) > 10
-    assert of_decode(after) == {"pdserve_worker_up"}
+    assert of_decode(after) == {"pdserve_worker_up", "pdserve_worker_restarts_total"}
 
 
 async def test_the_scrape_is_valid_openmetrics(model_dir: Path) -> None:
@@ -146,9 +110,57 @@ async def test_the_scrape_is_valid_openmetrics(model_dir: Path) -> None:
     assert "pdserve_requests" in {family.name for family in families}
 
 
-@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not on PATH (Debian: prometheus)")
-async def test_promtool_has_nothing_to_say(model_dir: Path) -> None:
+async def test_nothing_is_there_that_no_setting_asked_for(model_dir: Path) -> None:
     async with used(model_dir) as stack:
+        found = {name for name, *_ in values(await scrape(stack))}
+    optional = ("vllm:", "pdserve_slo_", "pdserve_tenant_")
+    assert [name for name in found if name.startswith(optional)] == []
+
+
+async def test_goodput_and_tenants_are_counted(model_dir: Path) -> None:
+    async with used(model_dir, ALL_METRICS) as stack:
+        found = values(await scrape(stack))
+    expected = {
+        ("pdserve_slo_requests_total", "met"): 1,
+        ("pdserve_slo_requests_total", "missed_ttft"): 0,
+        ("pdserve_slo_target_seconds", "ttft"): 60,
+        ("pdserve_tenant_requests_total", "anonymous", "completed"): 1,
+        ("pdserve_tenant_requests_total", "anonymous", "rejected"): 1,
+        ("pdserve_tenant_generation_tokens_total", "anonymous"): 5,
+    }
+    assert {key: found.get(key) for key in expected} == expected
+
+
+async def test_the_names_of_vllm_have_our_values(model_dir: Path) -> None:
+    async with used(model_dir, ALL_METRICS) as stack:
+        found = values(await scrape(stack))
+    whole = ("0", "tiny")
+    expected = {
+        ("vllm:time_to_first_token_seconds_count", *whole): 1,
+        ("vllm:inter_token_latency_seconds_count", *whole): 4,
+        ("vllm:prompt_tokens_total", *whole): 5,
+        ("vllm:request_success_total", "0", "stop", "tiny"): 1,
+        ("vllm:request_success_total", "0", "error", "tiny"): 0,
+        ("vllm:num_requests_running", *whole): 0,
+        ("vllm:num_preemptions_total", "decode-0", "tiny"): 3,
+        ("vllm:kv_cache_usage_perc", "decode-0", "tiny"): 0,
+        ("vllm:cache_config_info", "16", "16", "decode-0", "tiny"): 1,
+    }
+    assert {key: found.get(key) for key in expected} == expected
+    ours, theirs = (
+        {
+            key[1:]: value
+            for key, value in found.items()
+            if key[0] == f"{prefix}e2e_request_latency_seconds_bucket"
+        }
+        for prefix in ("pdserve_", "vllm:")
+    )
+    assert sorted(ours.values()) == sorted(theirs.values()) != []
+
+
+async def promtool_on(model_dir: Path, config: RouterConfig | None) -> tuple[int, list[str]]:
+    """Return the exit code and the lines of `promtool check metrics`."""
+    async with used(model_dir, config) as stack:
         body = await scrape(stack)
     done = await asyncio.to_thread(
         subprocess.run,
@@ -159,4 +171,22 @@ async def test_promtool_has_nothing_to_say(model_dir: Path) -> None:
         timeout=WITHIN_S,
         check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    return done.returncode, (done.stdout + done.stderr).splitlines()
+
+
+needs_promtool = pytest.mark.skipif(
+    PROMTOOL is None, reason="promtool is not on PATH (Debian: prometheus)"
+)
+
+
+@needs_promtool
+async def test_promtool_has_nothing_to_say(model_dir: Path) -> None:
+    config = ALL_METRICS.model_copy(update={"metrics_compat": "off"})
+    assert await promtool_on(model_dir, config) == (0, [])
+
+
+@needs_promtool
+async def test_promtool_minds_only_the_colon_of_vllm_s_names(model_dir: Path) -> None:
+    _, lines = await promtool_on(model_dir, ALL_METRICS)
+    assert lines
+    assert [x for x in lines if not (x.startswith("vllm:") and "should not contain ':'" in x)] == []

@@ -12,7 +12,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from common.config import RouterConfig
+from common.router_config import RouterConfig
 from common.rpc.channel import MAX_MESSAGE_BYTES
 from pdserve.errors import (
     DuplicateRequestError,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from common.config import RouterConfig
+from common.router_config import RouterConfig
 from pdserve.client import AsyncClient
 from pdserve.errors import (
     DuplicateRequestError,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.config import RouterConfig
+from common.router_config import RouterConfig
 from pdserve.errors import (
     NotFoundError,
     Reason,

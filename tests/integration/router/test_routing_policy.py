@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from common.config import RouterConfig
 from common.messages import Role
 from common.prefix_chain import PrefixChain
 from common.profile import Correction, WorkerProfile
+from common.router_config import RouterConfig
 from common.rpc.worker_host import WorkerHost
 from pdserve.errors import NotFoundError, Reason, RequestCancelledError
 from pdserve.v1 import inference_pb2

@@ -25,6 +25,9 @@ class TakesNothing:
     async def write(self, message: object) -> None:
         await asyncio.Event().wait()
 
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
     def time_remaining(self) -> None:
         return None
 

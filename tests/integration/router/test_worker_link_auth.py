@@ -7,7 +7,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from common.config import RouterConfig, SecurityConfig, WorkerSpec
+from common.certificates import WorkerAccess
+from common.config import SecurityConfig, WorkerSpec
+from common.router_config import RouterConfig
 from common.rpc.worker_host import WorkerHost
 from pdserve.client import AsyncClient
 from pdserve.errors import Reason, UnavailableError
@@ -30,7 +32,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def worker_address() -> AsyncIterator[str]:
-    host = WorkerHost(ScriptedWorker(), HOST, TOKEN)
+    host = WorkerHost(ScriptedWorker(), HOST, WorkerAccess(TOKEN))
     yield host.start()
     await asyncio.to_thread(host.stop, WITHIN_S)
 
@@ -38,7 +40,7 @@ async def worker_address() -> AsyncIterator[str]:
 async def test_a_router_with_the_token_is_served(model_dir: Path) -> None:
     worker = ScriptedWorker(script=echo)
     async with (
-        guarded(model_dir, worker, SecurityConfig(), TOKEN) as router,
+        guarded(model_dir, worker, SecurityConfig(), WorkerAccess(TOKEN)) as router,
         AsyncClient(await start(router)) as client,
     ):
         request = inference_pb2.GenerateRequest(text="hello")

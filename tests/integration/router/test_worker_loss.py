@@ -9,8 +9,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from common.config import RouterConfig
 from common.messages import Role, WorkRequest
+from common.router_config import RouterConfig
 from common.rpc.channel import SERVER_OPTIONS
 from common.rpc.worker_service import WorkerService
 from pdserve.errors import Reason, UnavailableError

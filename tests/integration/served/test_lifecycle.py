@@ -5,6 +5,7 @@ test_model_sources.py, SIGTERM in all others.
 """
 
 import asyncio
+import json
 import signal
 import subprocess
 import threading
@@ -12,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
@@ -24,6 +26,7 @@ from tests.integration.support.processes import (
     START_TIMEOUT_S,
     STOP_TIMEOUT_S,
     Served,
+    run_cli,
     spawn,
 )
 from tests.patience import WITHIN_S
@@ -96,6 +99,18 @@ async def _refusal(client: AsyncClient) -> UnavailableError:
             await client.generate("late", SamplingParams(max_tokens=1))
         except UnavailableError as error:
             return error
+
+
+def test_each_worker_has_a_gpu_of_its_own(
+    served_by_default: Served, state_by_default: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(state_by_default))
+    given = []
+    for worker in ("prefill-0", "decode-0"):
+        lines = run_cli("logs", worker).stdout.splitlines()
+        [ready] = [json.loads(line) for line in lines if '"worker_ready"' in line]
+        given.append(ready["gpus"])
+    assert sorted(given) == [["0"], ["1"]]
 
 
 @pytest.mark.ends_shared

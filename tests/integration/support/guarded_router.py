@@ -12,7 +12,9 @@ from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
-from common.config import RouterConfig, SecurityConfig
+from common.certificates import OPEN, WorkerAccess
+from common.config import SecurityConfig
+from common.router_config import RouterConfig
 from common.rpc.worker_host import WorkerHost
 from router.access.access_file import access_line, make_token
 from router.access.server_security import ServerSecurity
@@ -45,11 +47,11 @@ async def guarded(
     model_dir: Path,
     worker: ScriptedWorker,
     security: SecurityConfig,
-    cluster_token: str = "",
+    access: WorkerAccess = OPEN,
     config: RouterConfig | None = None,
 ) -> AsyncIterator[Router]:
     """Yield a router over the worker, not started yet."""
-    host = WorkerHost(worker, HOST, cluster_token)
+    host = WorkerHost(worker, HOST, access)
     router = Router(
         MODEL,
         model_dir,
@@ -57,7 +59,7 @@ async def guarded(
         config or RouterConfig(),
         None,
         ServerSecurity(security),
-        cluster_token,
+        access,
     )
     try:
         yield router

@@ -17,6 +17,7 @@ from common.config import EngineConfig
 from common.engine.build import Engine
 from common.kv_transfer.wire import WireItem
 from common.rpc.worker_host import WorkerHost
+from common.telemetry.tracing.tracing import NO_TRACING, Tracing
 from pdserve.v1 import inference_pb2, inference_pb2_grpc
 from tests.integration.support.in_process_workers import CHUNKS_OF_16, Workers, until
 from tests.integration.support.kv_faults import Rewrite, meddle
@@ -147,6 +148,7 @@ async def routed(
     folder: Path,
     decode_config: EngineConfig = ONE_AT_A_TIME,
     change: Callable[[Engine], Engine] | None = None,
+    tracing: Tracing = NO_TRACING,
 ) -> AsyncIterator[Routed]:
     """Yield a router; prefill runs chunks of 16 tokens, decode one sequence at a time by default.
 
@@ -165,7 +167,7 @@ async def routed(
         hosts = [WorkerHost(worker, HOST) for worker in (workers.decode, workers.prefill)]
         addresses = [host.start() for host in hosts]
         async with (
-            routing(model_dir, addresses, ALWAYS_PREFILL) as stack,
+            routing(model_dir, addresses, ALWAYS_PREFILL, tracing=tracing) as stack,
             grpc.aio.insecure_channel(stack.address) as channel,
         ):
             ours = inference_pb2_grpc.InferenceStub(channel)

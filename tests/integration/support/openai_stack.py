@@ -8,7 +8,8 @@ from pathlib import Path
 import httpx2
 from openai import AsyncOpenAI
 
-from common.config import RouterConfig
+from common.router_config import RouterConfig
+from common.telemetry.tracing.tracing import NO_TRACING, Tracing
 from tests.integration.support.router_stack import HOST, Stack, serving
 from tests.integration.support.scripted_worker import ScriptedWorker
 from tests.patience import WITHIN_S
@@ -25,10 +26,13 @@ class OpenAiStack:
 
 @asynccontextmanager
 async def openai_serving(
-    model_dir: Path, *workers: ScriptedWorker, config: RouterConfig | None = None
+    model_dir: Path,
+    *workers: ScriptedWorker,
+    config: RouterConfig | None = None,
+    tracing: Tracing = NO_TRACING,
 ) -> AsyncIterator[OpenAiStack]:
     """Serve, and connect both clients."""
-    async with serving(model_dir, *workers, config=config) as stack:
+    async with serving(model_dir, *workers, config=config, tracing=tracing) as stack:
         port = await stack.router.serve_openai(HOST, 0)
         url = f"http://{HOST}:{port}"
         async with (

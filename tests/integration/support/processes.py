@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from cli.shadowing import OURS
 from tests.patience import WITHIN_S
 
 PDSERVE = Path(sys.executable).parent / "pdserve"
@@ -36,30 +37,42 @@ class Served:
         return [root, *root.children(recursive=True)]
 
 
-def spawn(*args: str) -> subprocess.Popen[str]:
+def spawn(*args: str, cwd: Path | None = None) -> subprocess.Popen[str]:
     """Start `pdserve serve ARGS` on free ports, with captured output."""
-    return spawn_command("serve", *args)
+    return spawn_command("serve", *args, cwd=cwd)
 
 
-def spawn_command(*args: str) -> subprocess.Popen[str]:
-    """Start `pdserve ARGS` (serve or router) on free ports, with captured output."""
-    command = [str(PDSERVE), *args, "--grpc-port", "0", "--http-port", "0"]
+def spawn_command(
+    *args: str, program: Path = PDSERVE, cwd: Path | None = None
+) -> subprocess.Popen[str]:
+    """Start `pdserve ARGS` (serve or router) on free ports, with captured output, in a folder."""
+    command = [str(program), *args, "--grpc-port", "0", "--http-port", "0"]
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     environment.setdefault("PDSERVE_START_TIMEOUT_S", str(START_TIMEOUT_S))
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=cwd
     )
 
 
+def folder_with_foreign_packages(folder: Path) -> Path:
+    """Return the folder, with a package of each of our names that ends whatever imports it."""
+    for name in OURS:
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").write_text("raise SystemExit('FOREIGN')")
+    return folder
+
+
 @contextmanager
-def serving(*args: str, ended_by: signal.Signals = signal.SIGTERM) -> Iterator[Served]:
+def serving(
+    *args: str, ended_by: signal.Signals = signal.SIGTERM, cwd: Path | None = None
+) -> Iterator[Served]:
     """Yield a ready deployment; then the signal must end it cleanly, with all processes."""
-    process = spawn(*args)
+    process = spawn(*args, cwd=cwd)
     with ended(process):
         served = await_ready(process)
         yield served
         if process.poll() is None:
-            _stop(served, ended_by)
+            stop(served, ended_by)
 
 
 @contextmanager
@@ -76,7 +89,7 @@ def ended(process: subprocess.Popen[str]) -> Iterator[None]:
                 pipe.close()
 
 
-def _stop(served: Served, number: signal.Signals) -> None:
+def stop(served: Served, number: signal.Signals) -> None:
     """Send the signal; the exit must be clean, and all processes gone, also Ray's."""
     family = served.family()
     assert any("raylet" in process.name() for process in family)
@@ -103,6 +116,14 @@ def await_ready(process: subprocess.Popen[str]) -> Served:
 
 def run_cli(*args: str, timeout_s: float = WITHIN_S) -> subprocess.CompletedProcess[str]:
     """Run any `pdserve` command to its end."""
+    return run_program(PDSERVE, *args, timeout_s=timeout_s)
+
+
+def run_program(
+    program: Path, *args: str, timeout_s: float = WITHIN_S, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end."""
+    command = [str(program), *args]
     return subprocess.run(
-        [str(PDSERVE), *args], capture_output=True, text=True, timeout=timeout_s, check=False
+        command, capture_output=True, text=True, timeout=timeout_s, check=False, cwd=cwd
     )

@@ -2,8 +2,8 @@
 
 import asyncio
 
-from common.config import RouterConfig
 from common.messages import WorkRequest
+from common.router_config import RouterConfig
 from pdserve.client import AsyncClient
 from pdserve.v1 import inference_pb2
 from tests.integration.support.router_stack import Stack

@@ -6,8 +6,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.config import RouterConfig
+from common.router_config import RouterConfig
 from common.rpc.worker_host import WorkerHost
+from common.telemetry.tracing.tracing import NO_TRACING, Tracing
 from pdserve.client import AsyncClient
 from pdserve.v1 import admin_pb2, inference_pb2
 from router.app import Router
@@ -62,9 +63,11 @@ async def routing(
     addresses: Sequence[str],
     config: RouterConfig | None = None,
     fleet: Fleet | None = None,
+    tracing: Tracing = NO_TRACING,
 ) -> AsyncIterator[Stack]:
     """Yield a ready router over workers at these addresses."""
-    router = Router(MODEL, model_dir, addresses, config or RouterConfig(), fleet)
+    config = config or RouterConfig()
+    router = Router(MODEL, model_dir, addresses, config, fleet, tracing=tracing)
     try:
         port = await router.start(HOST, 0, 0, WITHIN_S)
         address = f"{HOST}:{port}"
@@ -80,12 +83,13 @@ async def serving(
     *workers: ScriptedWorker,
     config: RouterConfig | None = None,
     fleet: Fleet | None = None,
+    tracing: Tracing = NO_TRACING,
 ) -> AsyncIterator[Stack]:
     """Yield a ready router and serve its workers."""
     hosts = [WorkerHost(worker, HOST) for worker in workers]
     try:
         addresses = [host.start() for host in hosts]
-        async with routing(model_dir, addresses, config, fleet) as stack:
+        async with routing(model_dir, addresses, config, fleet, tracing) as stack:
             stack.hosts = hosts
             yield stack
     finally:

@@ -57,6 +57,7 @@ def test_preempted_text_is_that_of_an_undisturbed_run(
         preemptions = load.preemptions
         assert preemptions > 0
         assert load.swaps == (preemptions if mode == "swap" else 0)
+        assert (load.recomputed_tokens > 0) == (mode == "recompute")
         reported = [answer.timings.num_preemptions for answer in answers if answer.timings]
         assert sum(reported) == preemptions
 

@@ -66,6 +66,7 @@ NOBODY = ("--address", "127.0.0.1:1")
         (["explain", "x", "--token", "a\nb"], ["--token"]),
         (["chat", "--max-tokens", "0"], ["--max-tokens"]),
         (["scale"], ["--prefill", "--decode", "give one"]),
+        (["scale", "--decode", "2", "--decode-by", "1"], ["--decode-by", "exclude"]),
         (["scale", "--prefill", "-1"], ["--prefill", "0"]),
         (["scale", "--decode", "two"], ["--decode", "integer"]),
         (["scale", "--decode", "2", "--drain-timeout", "-1"], ["--drain-timeout"]),

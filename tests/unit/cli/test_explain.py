@@ -5,6 +5,7 @@ import pytest
 from cli import explain
 from cli.connection import Connection
 from pdserve.v1 import inference_pb2
+from tests.unit.cli.timed import explained
 
 ANSWER = inference_pb2.ExplainResponse(
     request_id="why",
@@ -91,4 +92,60 @@ def test_the_json_form_names_every_part(
         "total_us": 31000,
         "cached_tokens": 64,
         "shipped_tokens": 65,
+    }
+
+
+def test_several_requests_begin_with_one_waterfall_on_one_scale(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = [explained("long", 0), explained("short", 0), inference_pb2.ExplainResponse()]
+    answers[1].finished[0].timings.total_us = 100_000
+
+    async def fetch(
+        connection: Connection, request_ids: list[str]
+    ) -> list[inference_pb2.ExplainResponse]:
+        return answers
+
+    monkeypatch.setattr(explain, "_fetch", fetch)
+    monkeypatch.setenv("COLUMNS", "80")
+    explain.command(Connection("router:1"), ["long", "short", "runs"])
+    out = capsys.readouterr().out
+    together = out[: out.index("policy")]
+    bars = {line.split()[0]: line.count("█") for line in together.splitlines() if "█" in line}
+    assert bars["short"] == bars["long"] / 2
+
+
+def test_the_json_form_has_the_spans_of_a_trace(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = inference_pb2.ExplainResponse()
+    answer.CopyFrom(explained("why", 0))
+    show(monkeypatch, answer, as_json=True)
+    spans = json.loads(capsys.readouterr().out)["finished"][0]["spans"]
+    assert [span["name"] for span in spans] == [
+        "queue",
+        "queue",
+        "prefill",
+        *["transfer", "insert"] * 3,
+        "wait",
+        "decode",
+    ]
+    assert spans[2] == {
+        "name": "prefill",
+        "place": "prefill",
+        "start_us": 20_000,
+        "end_us": 50_000,
+        "num_tokens": 1100,
+        "num_chunks": 3,
+        "parts": [
+            {
+                "name": "chunk",
+                "place": "prefill",
+                "start_us": start_us,
+                "end_us": start_us + 10_000,
+                "num_tokens": num_tokens,
+                "parts": [],
+            }
+            for start_us, num_tokens in ((20_000, 512), (30_000, 512), (40_000, 76))
+        ],
     }

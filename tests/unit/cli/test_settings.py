@@ -161,8 +161,10 @@ def test_every_setting_can_be_named_in_the_environment() -> None:
 
 
 def test_a_bare_off_in_yaml_is_the_choice_of_that_name_and_nothing_else(tmp_path: Path) -> None:
-    config = load_config(write(tmp_path, "pin: off\nrouter: {generation_config: off}"), {})
+    text = "pin: off\nrouter: {generation_config: off}\ncluster: {roles: on}"
+    config = load_config(write(tmp_path, text), {})
     assert (config.pin, config.router.generation_config) == ("off", "off")
+    assert config.cluster.roles == "on"
     for text in ("pin: on", "engine: {dtype: off}", "namespace: off"):
         with pytest.raises(SetupError, match=text.strip("}").rpartition("{")[2].partition(":")[0]):
             load_config(write(tmp_path, text), {})

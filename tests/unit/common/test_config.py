@@ -1,7 +1,8 @@
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from common.config import EngineConfig, RouterConfig, ServeConfig, TransferConfig, WorkerSpec
+from common.config import EngineConfig, ServeConfig, TransferConfig, WorkerSpec
+from common.router_config import RouterConfig
 
 SECTIONS = [EngineConfig(), TransferConfig(), RouterConfig(), ServeConfig()]
 
@@ -69,7 +70,21 @@ def test_a_ttft_target_limits_waiting_where_nobody_says_otherwise(
 ) -> None:
     router = RouterConfig(max_wait_s=max_wait_s, max_queued_requests=7)
     config = ServeConfig(engine=EngineConfig(ttft_target_s=ttft_target_s), router=router)
-    assert config.router_settings == RouterConfig(max_wait_s=limit_s, max_queued_requests=7)
+    assert config.router_settings == RouterConfig(
+        max_wait_s=limit_s, max_queued_requests=7, slo_ttft_s=ttft_target_s
+    )
+
+
+@pytest.mark.parametrize(
+    ("own_s", "itl_target_s", "expected_s"),
+    [(None, None, None), (None, 0.05, 0.05), (0.1, 0.05, 0.1)],
+)
+def test_the_objective_for_later_tokens_is_the_engine_s_target_where_nobody_says_otherwise(
+    own_s: float | None, itl_target_s: float | None, expected_s: float | None
+) -> None:
+    router, engine = RouterConfig(slo_tpot_s=own_s), EngineConfig(itl_target_s=itl_target_s)
+    settings = ServeConfig(engine=engine, router=router).router_settings
+    assert settings.slo_tpot_s == expected_s
 
 
 def test_a_full_decode_batch_must_leave_room_for_a_chunk() -> None:

@@ -8,9 +8,12 @@ from typing import get_args
 from cli.settings import load_config
 from common.config import ServeConfig, WorkerSpec
 from tests.unit.deploy.commands import container_commands, option
+from tests.unit.deploy.network import pod_labels
+from tests.unit.deploy.quantities import bytes_of
 from tests.unit.deploy.rendering import Doc, containers, one, pod_templates
 
 ROLES = get_args(WorkerSpec.model_fields["role"].annotation)  # also the names of Ray's resources
+_COMPONENT = "app.kubernetes.io/component"
 _STOP_S = 20  # stopping the workers (10 s at most) and leaving Ray
 
 
@@ -34,8 +37,12 @@ def port_problems(docs: list[Doc], config: ServeConfig) -> list[str]:
         if declared.get(port["targetPort"]) != port["port"]:
             problems.append(f"the Service's port {port} is none of {declared}")
     for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
-        if router[kind]["httpGet"]["port"] != "http":
-            problems.append(f"{kind} does not ask the HTTP port")
+        probe = router[kind]
+        if "grpc" in probe and config.security.tls_cert_file:
+            problems.append(f"{kind}: kubelets do not speak TLS in gRPC probes")
+        asked = probe["grpc"]["port"] if "grpc" in probe else probe["httpGet"]["port"]
+        if asked != (config.grpc_port if "grpc" in probe else "http"):
+            problems.append(f"{kind} asks {asked}")
     if not service["selector"].items() <= pod["metadata"]["labels"].items():
         problems.append("the Service selects no router")
     return problems
@@ -52,13 +59,31 @@ def role_problems(docs: list[Doc], config: ServeConfig) -> list[str]:
         (resources,) = shlex.split(group["rayStartParams"]["resources"])
         if json.loads(resources) != {role: 1}:
             problems.append(f"group {role} advertises {resources}")
-        counts = {group[key] for key in ("replicas", "minReplicas", "maxReplicas")}
-        if counts != {getattr(config, role, None)}:
-            problems.append(f"group {role} has {counts} replicas, the configuration another number")
+        least, most = group["minReplicas"], group["maxReplicas"]
+        if (
+            group["replicas"] != getattr(config, role, None)
+            or not least <= group["replicas"] <= most
+        ):
+            problems.append(f"group {role} has {group['replicas']} replicas of {least} to {most}")
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
         if limits.get("nvidia.com/gpu") != ("1" if config.engine.device == "cuda" else None):
             problems.append(f"group {role} has other GPUs than device {config.engine.device} needs")
+        problems += _memory_problems(role, group)
+    if config.cluster.roles != "on" or not config.cluster.waits_s:
+        problems.append("workers would not wait for the nodes of their role")
     return problems
+
+
+def _memory_problems(role: str, group: Doc) -> list[str]:
+    """Check that the object store fits into /dev/shm, and that into the container's memory."""
+    spec = group["template"]["spec"]
+    worker = spec["containers"][0]
+    [shm] = [m["name"] for m in worker["volumeMounts"] if m["mountPath"] == "/dev/shm"]
+    [volume] = [v["emptyDir"] for v in spec["volumes"] if v["name"] == shm]
+    store = int(group["rayStartParams"]["object-store-memory"])
+    limits = bytes_of(volume["sizeLimit"]), bytes_of(worker["resources"]["limits"]["memory"])
+    fits = volume["medium"] == "Memory" and store < limits[0] < limits[1]
+    return [] if fits else [f"group {role}: a store of {store} in /dev/shm and memory of {limits}"]
 
 
 def reference_problems(docs: list[Doc], config: ServeConfig) -> list[str]:
@@ -74,13 +99,10 @@ def reference_problems(docs: list[Doc], config: ServeConfig) -> list[str]:
         "--ray-address": (option(words, "--ray-address"), ray),
         "--config": (option(words, "--config"), _config_path(docs, spec)),
     }
-    for container in containers(spec):
-        for variable in container["env"]:
-            if variable["name"] == "RAY_AUTH_TOKEN":
-                secret = variable["valueFrom"]["secretKeyRef"]
-                expected["secret"] = (secret, {"name": name, "key": "auth_token"})
-        if container["name"] == "wait-for-workers":
-            expected["waits for"] = (f'ray.init("{ray}")' in container["args"][0], True)
+    router = spec["containers"][0]
+    token = Path({v["name"]: v.get("value", "") for v in router["env"]}["RAY_AUTH_TOKEN_PATH"])
+    expected["token's file"] = (token.name, "auth_token")  # KubeRay's key
+    expected["token's Secret"] = (_secrets(spec).get(str(token.parent)), name)
     for words in container_commands(docs):
         if words[:3] == ["pdserve", "model", "pull"]:
             expected[f"model in {words}"] = (words[3], config.model)
@@ -93,10 +115,19 @@ def access_problems(docs: list[Doc], config: ServeConfig) -> list[str]:
     if file is None:
         return [f"grpc_host {config.grpc_host} without security.access_file"]
     spec = one(docs, "Deployment")["spec"]["template"]["spec"]
-    secrets = {v["name"] for v in spec["volumes"] if "secret" in v}
+    security = config.security
+    files = [f for f in (file, security.tls_cert_file, security.tls_key_file) if f is not None]
+    folders = list(_secrets(spec))
+    return [
+        f"{f} is in none of the Secrets {folders}" for f in files if str(f.parent) not in folders
+    ]
+
+
+def _secrets(spec: Doc) -> dict[str, str]:
+    """Return the Secrets that the router mounts, by their folders."""
+    names = {v["name"]: v["secret"]["secretName"] for v in spec["volumes"] if "secret" in v}
     mounts = spec["containers"][0]["volumeMounts"]
-    folders = [mount["mountPath"] for mount in mounts if mount["name"] in secrets]
-    return [] if str(file.parent) in folders else [f"{file} is in none of the Secrets {folders}"]
+    return {m["mountPath"]: names[m["name"]] for m in mounts if m["name"] in names}
 
 
 def pod_problems(docs: list[Doc]) -> list[str]:
@@ -128,8 +159,9 @@ def time_problems(docs: list[Doc], config: ServeConfig) -> list[str]:
     router = spec["containers"][0]
     problems = []
     startup = router["startupProbe"]["periodSeconds"] * router["startupProbe"]["failureThreshold"]
-    if startup <= config.start_timeout_s:
-        problems.append(f"{startup} s for a start that may take {config.start_timeout_s} s")
+    longest = config.start_timeout_s + config.cluster.waits_s
+    if startup <= longest:
+        problems.append(f"{startup} s for a start that may take {longest:g} s")
     stop = router["lifecycle"]["preStop"]["sleep"]["seconds"] + config.drain_timeout_s + _STOP_S
     if spec["terminationGracePeriodSeconds"] < stop:
         problems.append(f"terminationGracePeriodSeconds is less than {stop} s")
@@ -138,19 +170,15 @@ def time_problems(docs: list[Doc], config: ServeConfig) -> list[str]:
 
 def budget_problems(docs: list[Doc]) -> list[str]:
     """Check that each disruption budget's selector matches a pod; otherwise it protects nothing."""
-    cluster = one(docs, "RayCluster")
-    known = [one(docs, "Deployment")["spec"]["template"]["metadata"]["labels"]]
-    for group in ("headgroup", *(g["groupName"] for g in cluster["spec"]["workerGroupSpecs"])):
-        node_type = "head" if group == "headgroup" else "worker"
-        labels = {"cluster": cluster["metadata"]["name"], "group": group, "node-type": node_type}
-        known.append({f"ray.io/{key}": value for key, value in labels.items()})
+    known = [labels for labels in pod_labels(docs) if labels.get(_COMPONENT) != "scaler"]
     budgets = [doc for doc in docs if doc["kind"] == "PodDisruptionBudget"]
     problems = []
     for labels in known:
         found = [
             b for b in budgets if b["spec"]["selector"]["matchLabels"].items() <= labels.items()
         ]
-        if len(found) != 1:
+        # without prefill workers decode workers run the prompts
+        if len(found) != int(labels.get("ray.io/group") != "prefill"):
             problems.append(f"{len(found)} budgets for pods with {labels}")
     return problems
 

@@ -4,7 +4,15 @@ import tomllib
 
 import yaml
 
-from tests.unit.deploy.rendering import BASE, REPOSITORY, one, render
+from tests.unit.deploy.rendering import (
+    FOLDERS,
+    OVERLAYS,
+    REPOSITORY,
+    containers,
+    pod_templates,
+    render,
+)
+from tests.unit.repository.sources import packages
 
 DOCKERFILE = (REPOSITORY / "deploy" / "Dockerfile").read_text()
 
@@ -15,10 +23,8 @@ def _instructions(name: str) -> list[str]:
 
 
 def test_every_package_of_ours_is_copied() -> None:
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
-    patterns = project["tool"]["setuptools"]["packages"]["find"]["include"]
     copied = {word for line in _instructions("COPY") for word in line.split()[:-1]}
-    assert {pattern.rstrip("*") for pattern in patterns} <= copied
+    assert {package.name for package in packages()} <= copied
 
 
 def test_packages_are_installed_at_the_tested_versions() -> None:
@@ -27,16 +33,31 @@ def test_packages_are_installed_at_the_tested_versions() -> None:
     assert all("-c constraints.txt" in line for line in installs)
 
 
-def test_it_runs_as_the_user_that_the_pods_ask_for() -> None:
+def test_every_target_runs_as_the_user_that_the_pods_ask_for() -> None:
     (user,) = _instructions("USER")
-    pod = one(render(BASE), "Deployment")["spec"]["template"]["spec"]["securityContext"]
-    assert user == f"{pod['runAsUser']}:{pod['runAsGroup']}"
+    stages = [line.split() for line in _instructions("FROM")]
+    assert [words[-1] for words in stages] == ["build", "runtime", "cuda", "cpu"]
+    assert [words[0] for words in stages[2:]] == ["runtime", "runtime"]  # which has USER
+    for folder in FOLDERS:
+        for doc in render(folder):
+            for name, template in pod_templates(doc):
+                pod = template["spec"]["securityContext"]
+                assert user == f"{pod['runAsUser']}:{pod['runAsGroup']}", (folder.name, name)
 
 
 def test_manifests_name_one_image_of_this_version() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     image = f"{project['name']}:{project['version']}"
-    kustomization = yaml.safe_load((BASE / "kustomization.yaml").read_text())
     cluster = yaml.safe_load((REPOSITORY / "deploy" / "ray" / "cluster.yaml").read_text())
-    assert cluster["docker"]["image"] == image
-    assert [f"{i['name']}:{i['newTag']}" for i in kustomization["images"]] == [image]
+    assert cluster["docker"]["image"] == f"{image}-cuda"
+    for folder in FOLDERS:
+        named = {
+            container["image"]
+            for doc in render(folder)
+            for _, template in pod_templates(doc)
+            for container in containers(template["spec"])
+        }
+        has_gpus = folder in (OVERLAYS / "gpu", OVERLAYS / "secure")
+        assert named == {f"{image}-cuda" if has_gpus else image}, folder.name
+    told = {line.partition(" -t ")[2] for line in DOCKERFILE.splitlines() if " -t " in line}
+    assert told == {f"{image} .", f"{image}-cuda ."}

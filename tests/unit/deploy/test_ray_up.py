@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,14 @@ def test_ray_would_refuse_a_misspelt_key(cluster: dict[str, Any], schema: dict[s
 
 def test_each_role_has_as_many_gpu_nodes_as_workers(cluster: dict[str, Any]) -> None:
     config = load_config(FOLDER / "pdserve.yaml", {})
-    assert config.engine.device == "cuda"
+    assert (config.engine.device, config.cluster.roles) == ("cuda", "on")
+    assert config.cluster.waits_s > config.start_timeout_s
     types = cluster["available_node_types"]
     assert set(types) == {cluster["head_node_type"], *ROLES}
     for role in ROLES:
         assert types[role]["resources"] == {role: 1, "GPU": 1}
-        assert types[role]["min_workers"] == types[role]["max_workers"] == getattr(config, role)
-    assert cluster["max_workers"] == config.prefill + config.decode
+        assert types[role]["min_workers"] == getattr(config, role) < types[role]["max_workers"]
+    assert cluster["max_workers"] == sum(types[role]["max_workers"] for role in ROLES)
     assert types[cluster["head_node_type"]]["resources"] == {"CPU": 0}
 
 
@@ -69,6 +71,18 @@ def test_its_commands_exist(cluster: dict[str, Any]) -> None:
     assert [words[1] for words in rays] == ["stop", "start", "stop", "start"]
     assert [problem for words in ours for problem in pdserve_problems(words)] == []
     assert [problem for words in rays for problem in ray_problems(words)] == []
+
+
+def test_the_commands_that_its_head_tells_exist() -> None:
+    text = (FOLDER / "cluster.yaml").read_text()
+    told = [
+        line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#    ")
+    ]
+    rays = shell_commands(told, "ray")
+    assert [words[1] for words in rays] == ["up", "exec", "attach", "exec", "up"]
+    assert [problem for words in rays for problem in ray_problems(words)] == []
+    [scale] = [words[3] for words in rays if words[1] == "exec" and "pdserve" in words[3][:7]]
+    assert pdserve_problems(shlex.split(scale)) == []
 
 
 @pytest.mark.parametrize("line", ["ray start --head --prot=6379", "ray begin --head"])

@@ -19,6 +19,7 @@ NEEDED = {
     "tests/unit/repository/test_distribution.py",
     "deploy/ray/cluster.yaml",
     "constraints.txt",
+    "setup.py",
     "buf.yaml",
     "scripts/make_sync_client.py",
     "Makefile",

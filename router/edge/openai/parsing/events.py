@@ -1,7 +1,7 @@
 """Events that the text of an answer turns out to be, piece by piece."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,6 +50,14 @@ class Parser(Protocol):
     def finish(self) -> Sequence[Event]:
         """Return what is left at the end. A call that has not begun by then is text."""
         ...
+
+
+def take_steps(step: Callable[[], list[Event] | None]) -> list[Event]:
+    """Return the events of all steps until one returns None, as it needs more text."""
+    events: list[Event] = []
+    while (found := step()) is not None:
+        events += found
+    return events
 
 
 def make_call_id() -> str:

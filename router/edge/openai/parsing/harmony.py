@@ -20,6 +20,7 @@ from router.edge.openai.parsing.events import (
     Event,
     Reasoning,
     make_call_id,
+    take_steps,
 )
 from router.edge.openai.parsing.marks import split_at
 
@@ -54,10 +55,7 @@ class HarmonyParser:
     def push(self, text: str) -> Sequence[Event]:
         """Take more text."""
         self._held += text
-        events: list[Event] = []
-        while self._held and (found := self._step()) is not None:
-            events += found
-        return events
+        return take_steps(self._step)
 
     def finish(self) -> Sequence[Event]:
         """Return what was held back, but for a header that was cut off."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from router.edge.openai.parsing.events import Content, Event
+from router.edge.openai.parsing.events import Content, Event, take_steps
 from router.edge.openai.parsing.json_call import JsonCall
 
 MARKS = ("<|python_tag|>", "[TOOL_CALLS]")
@@ -22,10 +22,7 @@ class JsonCalls:
     def push(self, text: str) -> Sequence[Event]:
         """Take more text."""
         self._held += text
-        events: list[Event] = []
-        while self._held and (found := self._step()) is not None:
-            events += found
-        return events
+        return take_steps(self._step)
 
     def finish(self) -> Sequence[Event]:
         """Return what was held back; a call that was cut off before its arguments is text."""
@@ -37,6 +34,8 @@ class JsonCalls:
         return [] if is_empty else [Content(held)]
 
     def _step(self) -> list[Event] | None:
+        if not self._held:
+            return None
         if self._is_text:
             text, self._held = self._held, ""
             return [Content(text)]

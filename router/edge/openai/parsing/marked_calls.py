@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from router.edge.openai.parsing.events import Content, Event
+from router.edge.openai.parsing.events import Content, Event, take_steps
 from router.edge.openai.parsing.marks import split_at
 
 
@@ -55,10 +55,7 @@ class MarkedCalls:
     def push(self, text: str) -> Sequence[Event]:
         """Take more text."""
         self._held += text
-        events: list[Event] = []
-        while (found := self._step()) is not None:
-            events += found
-        return events
+        return take_steps(self._step)
 
     def finish(self) -> Sequence[Event]:
         """Return what was held back; a call that was cut off before its arguments is text."""

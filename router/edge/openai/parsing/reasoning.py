@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from router.edge.openai.parsing.events import Event, Parser, Reasoning
+from router.edge.openai.parsing.events import Event, Parser, Reasoning, take_steps
 from router.edge.openai.parsing.marks import held_back
 
 OPEN, CLOSE = "<think>", "</think>"
@@ -24,10 +24,7 @@ class ReasoningParser:
     def push(self, text: str) -> Sequence[Event]:
         """Take more text."""
         self._held += text
-        events: list[Event] = []
-        while (found := self._step()) is not None:
-            events += found
-        return events
+        return take_steps(self._step)
 
     def finish(self) -> Sequence[Event]:
         """Return what was held back."""

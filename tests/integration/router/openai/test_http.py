@@ -9,7 +9,7 @@ import openai
 import pytest
 from structlog.testing import capture_logs
 
-from common.config import RouterConfig
+from common.router_config import RouterConfig
 from pdserve.v1 import admin_pb2
 from tests.integration.support.openai_stack import OpenAiStack, openai_serving
 from tests.integration.support.router_stack import HOST, MODEL, NO_WAIT

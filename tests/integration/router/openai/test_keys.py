@@ -9,8 +9,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from common.config import RouterConfig, SecurityConfig, TenantLimits
+from common.config import SecurityConfig
 from common.messages import WorkRequest
+from common.router_config import RouterConfig, TenantLimits
 from tests.certificates import Authority, touch_later
 from tests.integration.support.guarded_router import ACME, OPS, ZETA, guarded, issue, start
 from tests.integration.support.router_stack import HOST, MODEL

@@ -48,20 +48,20 @@ LONG = "\n            ".join(f"x[i] = np.sin(x[i] + constant) * {k} + constant" 
 WITH_A_PART = f"""
 import sys
 import numpy as np
-from common.engine.cpu.jit import inlined, kernel
+from common.engine.cpu.jit import kernel, part
 from common.telemetry.logs import configure_logs
 
 configure_logs("error", process="test")  # stdout is for results
 
 def make(constant):
-    def part(x):
+    @part(variant=str(constant))
+    def long(x):
         for i in range(x.shape[0]):
             {LONG}
-    part = inlined(part, str(constant))
 
-    @kernel(parallel=False, variant=str(constant))
+    @kernel(variant=str(constant))
     def run(x):
-        part(x)
+        long(x)
     return run
 
 for constant in map(int, sys.argv[1:]):

@@ -1,6 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
-from common.messages import FinishReason, SamplingParams
+from common.engine.sequence import Sequence
+from common.engine.timeline import Timeline
+from common.messages import FinishReason, SamplingParams, WorkRequest
 from tests.unit.common.engine.sequences import NO_EOS, make_decoding, make_sequence
 
 EOS = frozenset({7, 8})
@@ -79,3 +83,15 @@ def test_a_deadline_counts_from_arrival() -> None:
 
 def test_without_a_timeout_nothing_expires() -> None:
     assert not make_sequence(2).is_expired(1e12)
+
+
+def test_an_output_that_only_the_client_knows_is_no_answer_yet() -> None:
+    request = WorkRequest("r", 1, (5, 6), make_sampling(), prior_token_ids=(9,))
+    seq = Sequence(request, Timeline(arrival_s=0.0))
+    assert (seq.num_output_tokens, seq.has_answered) == (1, False)
+    seq.append(3, NO_EOS)
+    assert seq.has_answered
+    moved = Sequence(replace(request, attempt=2), Timeline(arrival_s=0.0))
+    assert moved.has_answered, "another worker sampled it"
+    assert not make_sequence(2).has_answered
+    assert make_decoding(2, 7).has_answered

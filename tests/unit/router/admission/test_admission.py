@@ -12,7 +12,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from common.config import RouterConfig, TenantLimits
+from common.router_config import RouterConfig, TenantLimits
 from pdserve.errors import (
     DuplicateRequestError,
     NotFoundError,

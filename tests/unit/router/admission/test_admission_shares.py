@@ -1,6 +1,6 @@
 import pytest
 
-from common.config import RouterConfig, TenantLimits
+from common.router_config import RouterConfig, TenantLimits
 from pdserve.errors import OverloadedError
 from router.access.tenant import RequestKey, Tenant
 from router.admission.admission import Admission, Ticket

@@ -6,7 +6,7 @@ from itertools import count
 
 import pytest
 
-from common.config import RouterConfig, TenantLimits
+from common.router_config import RouterConfig, TenantLimits
 from pdserve.errors import OverloadedError, Reason
 from router.access.tenant import ANONYMOUS, RequestKey, Tenant
 from router.admission.admission import Admission, Outcome, Ticket

@@ -1,6 +1,6 @@
 import pytest
 
-from common.config import TenantLimits
+from common.router_config import TenantLimits
 from pdserve.errors import OverloadedError, Reason
 from router.admission.tenant_accounts import TenantAccounts
 

@@ -5,8 +5,14 @@ from contextlib import aclosing
 
 import pytest
 
-from common.config import RouterConfig
-from pdserve.errors import NotFoundError, OverloadedError, RequestError, UnavailableError
+from common.router_config import RouterConfig
+from pdserve.errors import (
+    NotFoundError,
+    OverloadedError,
+    RequestCancelledError,
+    RequestError,
+    UnavailableError,
+)
 from pdserve.v1 import inference_pb2
 from router.access.tenant import RequestKey, Tenant
 from router.edge.resume import Responses, Resumables
@@ -80,3 +86,39 @@ async def test_what_a_tenant_s_ended_requests_keep_is_bounded() -> None:
     assert kept == [f"r{number}" for number in range(40 - 64 // 3, 40)]
     assert resumables.num_held == len(kept) + 1
     await resumables.close()
+
+
+async def waiting(closed: list[str], name: str) -> Responses:
+    try:
+        yield inference_pb2.GenerateResponse()
+        await asyncio.Event().wait()
+    finally:
+        closed.append(name)
+
+
+@pytest.mark.parametrize("has_begun", [True, False])
+async def test_a_client_that_comes_back_with_its_output_ends_the_run_before(
+    has_begun: bool,
+) -> None:
+    resumables, closed = make(), list[str]()
+    key = RequestKey(ACME, "r")
+    first = inference_pb2.GenerateRequest(request_id="r", resumable=True)
+    again = inference_pb2.GenerateRequest(request_id="r", resumable=True)
+    again.received.add(token_ids=[1])
+    stream = resumables.start(key, first, waiting(closed, "first"), None)
+    if has_begun:
+        await anext(stream)
+    await resumables.displace(key, first)
+    assert resumables.is_running(key), "the same call again reads it"
+    await resumables.displace(RequestKey(ZETA, "r"), again)
+    assert resumables.is_running(key), "another tenant's request of that id is not ended"
+    await resumables.displace(key, again)
+    assert (resumables.is_running(key), closed) == (False, ["first"])
+    with pytest.raises(RequestCancelledError, match="goes on with a later call"):
+        await count(stream)
+    second = resumables.start(key, again, waiting(closed, "second"), None)
+    await anext(second)
+    await resumables.displace(key, again)
+    await resumables.close()
+    assert closed == ["first", "second"]
+    await second.aclose()

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from common.config import RouterConfig
 from common.messages import (
     FinishReason,
     Role,
@@ -16,6 +15,8 @@ from common.messages import (
     WorkFailure,
 )
 from common.profile import Correction, WorkerProfile
+from common.router_config import RouterConfig
+from common.telemetry.tracing.tracing import NO_TRACING, Tracing
 from pdserve.v1 import worker_pb2
 from router.access.tenant import ANONYMOUS, Tenant
 from router.admission.admission import Admission, Outcome
@@ -83,12 +84,14 @@ class Routed:
         link.load = WorkerLoad(blocks_total=64, blocks_free=64, block_size=16)
         link.is_connected = True
 
-    def journeys(self, model_dir: Path) -> Journeys:
+    def journeys(self, model_dir: Path, tracing: Tracing = NO_TRACING) -> Journeys:
         """Make journeys with the folder's tokenizer."""
-        self.metrics = RouterMetrics("tiny", self.admission, self.pool.views)
+        self.metrics = RouterMetrics("tiny", self.admission, self.pool.views, self.config)
         relocation = Relocation(self.dispatcher, self.metrics, self.config.max_worker_deaths)
         tokenizer = Tokenizer(model_dir)
-        return Journeys(self.dispatcher, self.placement, relocation, tokenizer, self.metrics)
+        return Journeys(
+            self.dispatcher, self.placement, relocation, tokenizer, self.metrics, tracing
+        )
 
     def add_decode(self, name: str) -> WorkerLink:
         """Add a decode worker that is ready."""

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from common.config import RouterConfig, TenantLimits
 from common.messages import Role
+from common.router_config import RouterConfig, TenantLimits
 from pdserve.errors import (
     DuplicateRequestError,
     OverloadedError,

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import pytest
 
-from common.config import RouterConfig
 from common.messages import Role
 from common.profile import Correction, WorkerProfile
+from common.router_config import RouterConfig
 from pdserve.errors import OverloadedError, Reason
 from router.access.tenant import ANONYMOUS, Tenant
 from router.admission.wait_limit import Forecast, Kind

@@ -28,6 +28,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     made = World(tmp_path)
     yield made
     made.routed.check_nothing_is_held()
+    assert [*made.journeys.live] == []
 
 
 async def test_a_finished_request_counts_as_completed(world: World) -> None:
@@ -58,6 +59,7 @@ async def test_the_first_token_gives_back_all_but_the_stream_and_the_decode_work
     assert routed.pool.sent_prompts.totals("p") == (0, 0)
     assert (use.num_requests("p"), use.num_requests("d"), routed.queue._num_active) == (0, 1, 0)
     assert (routed.decode.num_live, routed.admission.num_in_flight) == (1, 1)
+    assert [request.job.request_id for request in world.journeys.live] == ["r"]
     routed.say(FIRST, "k", 1, ends=True)
     await task
 

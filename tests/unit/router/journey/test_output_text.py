@@ -1,4 +1,9 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from common.messages import FinishReason, SamplingParams
+from pdserve.errors import InvalidRequestError
 from router.intake.job import Job
 from router.journey.output_text import OutputText
 
@@ -40,3 +45,47 @@ def test_the_token_that_stopped_is_not_seen_and_what_is_held_back_comes_at_the_e
 def test_a_stop_token_that_came_last_of_all_at_the_limit_is_seen() -> None:
     text = text_of(0, stop_token_ids=(ord("."),))
     assert text.push(tuple(b"a."), FinishReason.LENGTH) == "a."
+
+
+# letters of one to four bytes, from which texts and stop texts are likely to overlap
+letters = st.text("ab日🎉é", max_size=12)
+
+
+@given(
+    letters,
+    st.lists(st.text("ab日🎉", min_size=1, max_size=3), max_size=3),
+    st.integers(0, 8),
+    st.lists(st.integers(0, 48), max_size=3),
+    st.binary(max_size=3),
+)
+def test_text_behind_tokens_that_are_replayed_joins_the_text_before(
+    text: str, stops: list[str], min_tokens: int, cuts: list[int], broken: bytes
+) -> None:
+    tokens = tuple(broken + text.encode() + broken)
+    whole, sent, places = text_of(min_tokens, tuple(stops)), "", [0]
+    for place, token in enumerate(tokens):
+        last = FinishReason.LENGTH if place == len(tokens) - 1 else None
+        sent += whole.push((token,), last)
+        if whole.is_stopped or last:
+            break
+        places.append(place + 1)
+    ends = sorted({places[cut % len(places)] for cut in cuts})  # at each the router changes
+    joined, first = "", 0
+    for end in (*ends, len(tokens)):
+        part = text_of(min_tokens, tuple(stops))
+        part.replay(tokens[:first])
+        for place in range(first, end):
+            last = FinishReason.LENGTH if place == len(tokens) - 1 else None
+            joined += part.push((tokens[place],), last)
+            if part.is_stopped:
+                break
+        first = end
+    assert joined == sent
+
+
+def test_tokens_behind_which_nothing_can_come_are_refused() -> None:
+    text = text_of(0, ("END",))
+    text.replay(tuple(b"text EN"))
+    with pytest.raises(InvalidRequestError, match="the stop text 'END' has ended") as caught:
+        text_of(0, ("END",)).replay(tuple(b"text END"))
+    assert caught.value.field == "received.token_ids"

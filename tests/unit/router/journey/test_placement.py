@@ -3,8 +3,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from common.config import RouterConfig
 from common.messages import Role, SamplingParams
+from common.router_config import RouterConfig
 from pdserve.errors import UnavailableError
 from router.admission.arrival_rate import ArrivalRate
 from router.intake.job import Job

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from common.config import RouterConfig
 from common.messages import FinishReason, SequenceOutput, WorkFailure
+from common.router_config import RouterConfig
 from pdserve.errors import (
     AbortedError,
     Reason,

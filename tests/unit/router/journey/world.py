@@ -3,7 +3,8 @@
 import asyncio
 from pathlib import Path
 
-from common.config import RouterConfig
+from common.router_config import RouterConfig
+from common.telemetry.tracing.tracing import NO_TRACING, Tracing
 from router.journey.journey import Journeys
 from router.journey.progress import Delta
 from tests.unit.router.journey.routed import Routed, make_job, read, until
@@ -15,9 +16,14 @@ FIRST = "me/0/r"  # the first request's name on workers
 class World:
     """Journeys, and requests that a test brings to a point of their life."""
 
-    def __init__(self, model_dir: Path, config: RouterConfig | None = None) -> None:
+    def __init__(
+        self,
+        model_dir: Path,
+        config: RouterConfig | None = None,
+        tracing: Tracing = NO_TRACING,
+    ) -> None:
         self.routed = Routed(config)
-        self.journeys: Journeys = self.routed.journeys(write_folder(model_dir))
+        self.journeys: Journeys = self.routed.journeys(write_folder(model_dir), tracing)
 
     def start(
         self, request_id: str = "r", timeout_s: float | None = None, num_choices: int = 1

@@ -76,6 +76,15 @@ async def test_the_end_of_an_old_link_says_nothing_of_the_new_process(
     await asyncio.gather(*deployment.members._closing)
     assert deployment.lost == [("decode-0", True)]
     assert deployment.members.links == [new]
+    assert deployment.members.num_restarts("decode-0") == 1
+
+
+async def test_a_first_start_and_another_name_are_no_restarts(deployment: Deployment) -> None:
+    deployment.tell(Member("decode-0", NOWHERE))
+    deployment.serve(NOWHERE)
+    deployment.tell(Member("decode-0", NOWHERE), Member("decode-1", ELSEWHERE))
+    assert deployment.members.num_restarts("decode-0") == 0
+    assert deployment.members.num_restarts("decode-1") == 0
 
 
 async def test_a_worker_that_leaves_has_not_died(deployment: Deployment) -> None:

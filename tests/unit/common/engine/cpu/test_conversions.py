@@ -31,13 +31,13 @@ class Kernels(NamedTuple):
     narrow: Compiled  # (float32s, shorts)
 
 
-@kernel(parallel=False)
+@kernel()
 def _widen_each(shorts, out):  # type: ignore[no-untyped-def]
     for i in range(shorts.shape[0]):
         out[i] = vec.widen(shorts[i])
 
 
-@kernel(parallel=False)
+@kernel()
 def _narrow_each(numbers, out):  # type: ignore[no-untyped-def]
     for i in range(numbers.shape[0]):
         out[i] = vec.narrow(out[i], numbers[i])
@@ -62,7 +62,7 @@ def moving(is_normal: bool) -> Any:
 def vector_kernel(is_normal: bool) -> Compiled:
     move = moving(is_normal)
 
-    @kernel(parallel=False, variant=f"is_normal={is_normal}")
+    @kernel(variant=f"is_normal={is_normal}")
     def convert(source, out):  # type: ignore[no-untyped-def]
         for at in range(0, source.shape[0], LANES):
             move(source, out, at)

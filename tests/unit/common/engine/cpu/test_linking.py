@@ -13,7 +13,7 @@ from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
 
 from common.engine.cpu import jit
-from common.engine.cpu.jit import inlined, kernel
+from common.engine.cpu.jit import kernel, part
 from common.engine.cpu.kernel_cache import tally
 from common.engine.cpu.linking import KernelError, guard, undefined_symbols
 
@@ -96,7 +96,7 @@ def refused(run: Any, name: str) -> None:
 
 
 def test_a_kernel_with_an_unknown_symbol_is_refused_at_every_call(kernels: Path) -> None:
-    @kernel(parallel=False)
+    @kernel()
     def direct(x):  # type: ignore[no-untyped-def]
         x[0] = lost(x[0])
 
@@ -107,12 +107,11 @@ def test_a_kernel_with_an_unknown_symbol_is_refused_at_every_call(kernels: Path)
 
 
 def test_a_kernel_is_refused_for_a_part_with_an_unknown_symbol() -> None:
-    def part(x):  # type: ignore[no-untyped-def]
+    @part()
+    def lost_part(x):  # type: ignore[no-untyped-def]
         x[0] = lost(x[0])
 
-    lost_part = inlined(part, "part")
-
-    @kernel(parallel=False)
+    @kernel()
     def whole(x):  # type: ignore[no-untyped-def]
         lost_part(x)
         x[0] += 1
@@ -125,11 +124,11 @@ def test_a_kernel_that_contains_a_refused_one_is_refused_and_waits_for_nobody(
 ) -> None:
     """The outer kernel's lock goes with the failure: else its next call and other processes would wait."""
 
-    @kernel(parallel=False)
+    @kernel()
     def inner(x):  # type: ignore[no-untyped-def]
         x[0] = lost(x[0])
 
-    @kernel(parallel=False)
+    @kernel()
     def outer(x):  # type: ignore[no-untyped-def]
         inner(x)
         x[0] += 1
@@ -141,8 +140,32 @@ def test_a_kernel_that_contains_a_refused_one_is_refused_and_waits_for_nobody(
     refused(inner, "inner")
 
 
+def test_a_kernel_from_disk_is_no_part_of_another() -> None:
+    """Its file has machine code alone, which cannot be linked into code of LLVM's."""
+
+    def make() -> Any:
+        @kernel(variant="one")
+        def add_one(x):  # type: ignore[no-untyped-def]
+            x[0] += 1
+
+        return add_one
+
+    numbers, loaded = np.zeros(1), tally().loaded
+    make()(numbers)
+    from_disk = make()
+    from_disk(numbers)
+    assert (numbers[0], tally().loaded) == (2, loaded + 1)
+
+    @kernel()
+    def outer(x):  # type: ignore[no-untyped-def]
+        from_disk(x)
+
+    with pytest.raises(Exception, match="only parts can be linked"):
+        outer(numbers)
+
+
 def test_a_kernel_whose_types_do_not_fit_leaves_no_lock(kernels: Path) -> None:
-    @kernel(parallel=False)
+    @kernel()
     def wrong(x):  # type: ignore[no-untyped-def]
         x.no_such_attribute()
 
@@ -153,11 +176,11 @@ def test_a_kernel_whose_types_do_not_fit_leaves_no_lock(kernels: Path) -> None:
 
 
 def test_others_compile_and_run_on() -> None:
-    @kernel(parallel=False)
+    @kernel()
     def bad(x):  # type: ignore[no-untyped-def]
         x[0] = lost(x[0])
 
-    @kernel(parallel=False)
+    @kernel()
     def good(x):  # type: ignore[no-untyped-def]
         x[0] += np.sin(x[0])  # a symbol of another library
 

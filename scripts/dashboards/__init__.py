@@ -1,0 +1,1 @@
+"""Grafana dashboards of deploy/observability, written as Python."""
