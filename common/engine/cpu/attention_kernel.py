@@ -101,6 +101,7 @@ def _item_function(
     in `parts`.
     """
     attend_tile = _tile_function(block_size, head_dim, rows, parts, rows == group)
+    begin_rows, write_rows = _begin_function(head_dim, group), _end_function(head_dim, group)
     held = np.dtype(partner)
     most = -(-QUERY_TILE * group // rows) * rows  # of the longest item
     most_lanes, tile = most * LANES, rows * TILE
@@ -114,6 +115,26 @@ def _item_function(
         peak, norm = scratch(np.float32, most), scratch(np.float32, most_lanes)
         scores, weights = scratch(np.float32, tile), scratch(held, tile)
         limits = scratch(np.int64, most)
+        begin_rows(query, head, position, padded, q, acc, peak, norm, limits)
+        start = max(position + 1 - window, 0) // TILE * TILE
+        for first_key in range(start, position + query.shape[0], TILE):
+            for r in range(0, padded, rows):
+                if limits[r] - window < first_key + TILE and limits[r + rows - 1] > first_key:
+                    attend_tile(
+                        q, r, first_key, limits, window, keys, values, head, table,
+                        scale, acc, peak, norm, scores, weights,
+                    )  # fmt: skip
+        write_rows(acc, norm, out, head)
+
+    return run_item
+
+
+def _begin_function(head_dim: int, group: int) -> Jitable:
+    """Make the function that sets up an item's rows: queries, sums, and the first position not seen."""
+
+    @part(variant=f"{head_dim}-{group}")
+    def begin_rows(query, head, position, padded, q, acc, peak, norm, limits):  # type: ignore[no-untyped-def]
+        n = query.shape[0] * group
         for r in range(padded):
             limits[r] = position + min(r, n - 1) // group + 1
             peak[r] = LOWEST_PEAK
@@ -122,17 +143,18 @@ def _item_function(
             acc[i] = 0
         for i in range(padded * LANES):
             norm[i] = 0
-        start = max(position + 1 - window, 0) // TILE * TILE
         for r in range(n):
             vec.copy_row(query[r // group, head * group + r % group], q, r * head_dim, head_dim)
-        for first_key in range(start, position + query.shape[0], TILE):
-            for r in range(0, padded, rows):
-                if limits[r] - window < first_key + TILE and limits[r + rows - 1] > first_key:
-                    attend_tile(
-                        q, r, first_key, limits, window, keys, values, head, table,
-                        scale, acc, peak, norm, scores, weights,
-                    )  # fmt: skip
-        for r in range(n):
+
+    return begin_rows
+
+
+def _end_function(head_dim: int, group: int) -> Jitable:
+    """Make the function that writes an item's rows: weighted sums of values over sums of weights."""
+
+    @part(variant=f"{head_dim}-{group}")
+    def write_rows(acc, norm, out, head):  # type: ignore[no-untyped-def]
+        for r in range(out.shape[0] * group):
             row = out[r // group, head * group + r % group]
             total = np.float32(0)
             for i in range(r * LANES, (r + 1) * LANES):
@@ -140,7 +162,7 @@ def _item_function(
             for d in range(head_dim):
                 row[d] = vec.narrow(row[d], acc[r * head_dim + d] / total)
 
-    return run_item
+    return write_rows
 
 
 def _tile_function(
@@ -148,8 +170,7 @@ def _tile_function(
 ) -> Jitable:
     """Make the function for `rows` rows from row r against the TILE positions from `first_key`.
 
-    A decode step reads each block once, from memory, so it prefetches those of the next tile: blocks lie
-    too scattered for the CPU to guess. A chunk's rows find theirs in the cache.
+    A decode step reads each block once, from memory, and prefetches the next tile's: the CPU cannot guess.
     """
     value_rows = next(n for n in (4, 3, 2, 1) if rows % n == 0)
     block = block_size * head_dim

@@ -63,11 +63,8 @@ def _matmul_function(kind: int) -> Callable[..., None]:
             is_cut = column + columns > width
             if is_cut:
                 # the last panel has outputs that nobody wants
-                to, stride, begin = (
-                    np.empty((end - row) * columns, out.dtype),
-                    columns,
-                    -row * columns,
-                )
+                to = np.empty((end - row) * columns, out.dtype)
+                stride, begin = columns, -row * columns
             row = most(flat_x, row, end, depth, flat_panels, at, b, to, begin, stride)
             if row > first and end - row not in _ROWS:
                 # some rows once more, the same bits: two tiles that are small would take longer

@@ -16,6 +16,6 @@ def check_resolved(cache: Path, family: str, *dtypes: str) -> None:
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
     assert run.returncode == 0, run.stderr[-2000:]
     modules, symbols, *unknown = run.stdout.split()
-    assert int(modules) > 4  # one a kernel
+    assert int(modules) >= max(len(dtypes), 1)  # one a kernel
     assert int(symbols) > 10
     assert unknown == []
