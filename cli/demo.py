@@ -14,7 +14,6 @@ from rich.text import Text
 from cli.demo_prompts import PROMPTS, DemoPrompt
 from cli.model import progress_bars
 from cli.requests import Answer, as_chat, ask
-from cli.serve import check_folder
 from cli.start_lines import start_lines
 from cli.tour import describe, go_on_until_enter
 from cli.waterfall import waterfall_table
@@ -59,7 +58,6 @@ class _Lane:
 
 def command() -> None:
     """Show the whole system at work on this machine: prefill, hand-off, decode, live."""
-    check_folder()
     configure_logs("warning", process="demo")
     with progress_bars() as progress:
         source = resolve_model(DEFAULT_ALIAS, default_cache_dir(), progress)

@@ -15,7 +15,7 @@ from rich.markup import escape
 from cli.findings import Finding, findings_grid
 from cli.kernel_tests import check_kernels
 from cli.output import AsJson, AsPlain, check_forms, print_json, print_plain, stdout_console
-from cli.shadowing import ELSEWHERE, HOME, OURS, foreign_files, foreign_packages, remedy
+from cli.shadowing import HOME, OURS, foreign_packages, remedy
 from common.cache_dir import default_cache_dir
 from common.cgroup import HERE as CGROUPS
 from common.config import ServeConfig
@@ -25,7 +25,6 @@ _GIB = 2**30
 PYTHON = sys.version_info[:3]
 PYTHONS = ((3, 11), (3, 14))  # the oldest and the newest supported version, as in pyproject.toml
 _LIBRARIES = ("torch", "transformers", "ray", "grpcio", "protobuf", "numba")
-_SHADOWS = "workers that are started in this folder would import it"
 _SHM = Path("/dev/shm")  # noqa: S108 - its size matters, nothing is written there
 
 
@@ -56,7 +55,6 @@ def _print(findings: list[Finding]) -> None:
 def _check_packages() -> list[Finding]:
     foreign = foreign_packages()
     found = [Finding(f"package {n}", str(origin), remedy(n)) for n, origin in foreign.items()]
-    found += [Finding(f"file {file}", _SHADOWS, ELSEWHERE) for file in foreign_files(Path.cwd())]
     return found or [Finding("packages", f"all {len(OURS)} are pdserve's own, in {HOME}")]
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,13 +9,11 @@ import typer
 from cli import setting_flags as flags
 from cli.model import known_aliases, progress_bars
 from cli.settings import Values, load_config
-from cli.shadowing import ELSEWHERE, foreign_files
 from cli.start_lines import start_lines
 from common.cache_dir import default_cache_dir
 from common.config import ServeConfig
 from common.engine.weights.resolve import resolve_model
 from common.telemetry.tracing.build import check_tracing
-from pdserve.errors import SetupError
 from router.access.server_security import ServerSecurity
 
 if TYPE_CHECKING:
@@ -80,14 +77,7 @@ def read_flags(parameters: Mapping[str, object]) -> Values:
     return {key_of(name): value for name, value in parameters.items() if name != "config"}
 
 
-def check_folder() -> None:
-    """Raise SetupError if workers that start in this folder would import a file of it in place of ours."""
-    for file in foreign_files(Path.cwd()):
-        raise SetupError(f"workers would import {file} in place of pdserve's own", ELSEWHERE)
-
-
 def _serve(settings: ServeConfig) -> None:
-    check_folder()
     check_tracing(settings.telemetry)
     ServerSecurity(settings.security).check(settings.grpc_host)  # all before a model is fetched
     with progress_bars() as progress:

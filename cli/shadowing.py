@@ -11,7 +11,6 @@ from pathlib import Path
 _IS_WHEEL = __name__ != "cli.shadowing"
 _IN_CHECKOUT = ("common", "router", "prefill_worker", "decode_worker", "deploy", "cli", "pdserve")
 OURS = ("pdserve",) if _IS_WHEEL else _IN_CHECKOUT
-ELSEWHERE = "start the server in another folder"
 HOME = Path(__file__).resolve().parents[3 if _IS_WHEEL else 1]
 
 
@@ -30,17 +29,6 @@ def foreign_packages() -> dict[str, Path | None]:
         for name, origin in origins.items()
         if origin is None or HOME not in origin.parents
     }
-
-
-def foreign_files(folder: Path) -> list[Path]:
-    """Return the files that have one of our names, for a process that imports from this folder first.
-
-    Ray's workers are such processes: they look in the folder in which the server was started.
-    """
-    named = (
-        path for name in OURS for path in (folder / name / "__init__.py", folder / f"{name}.py")
-    )
-    return [path for path in named if path.is_file() and HOME not in path.resolve().parents]
 
 
 def remedy(name: str) -> str:

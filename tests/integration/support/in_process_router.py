@@ -116,6 +116,11 @@ class Routed:
             await self.vllm.Abort(vllm_pb2.AbortRequest(request_ids=[name]), timeout=WITHIN_S)
         assert await end_of(call) is ENDS[way]
 
+    async def warm_up(self, name: str) -> None:
+        """Run a request of one token, and take its time as that to reach a phase."""
+        await read_to_the_end(self.begin(name, "client", 1))
+        self._longest_s = max(time.monotonic() - self._began_s, self._longest_s)
+
     async def in_flight(self, number: int) -> None:
         """Return when the router has `number` requests in flight; fails after WITHIN_S."""
         await self.stack.until(lambda status: status.router.requests_in_flight == number)
@@ -176,9 +181,7 @@ async def routed(
             # lets the first deadline fit this machine; not possible with a changed engine, which
             # may fail them
             for name in () if change is not None else ("cold", "warm"):
-                call = rig.begin(name, "client", 1)
-                await call.read()
-                await rig.leave(name, "client", call)
+                await rig.warm_up(name)
             yield rig
         for host in hosts:
             await asyncio.to_thread(host.stop, WITHIN_S)

@@ -160,24 +160,3 @@ def test_a_foreign_package_in_front_of_ours_is_one_line(
 
 def test_here_nothing_is_foreign() -> None:
     assert foreign_packages() == {}
-
-
-@pytest.mark.parametrize("name", ["common/__init__.py", "router.py"])
-def test_a_file_of_this_folder_that_workers_would_import_stops_the_server(
-    run: Run, machine: SetMachine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
-) -> None:
-    machine()
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "common").mkdir()  # a folder alone shadows nothing
-    assert "✗" not in run("doctor").out
-    (tmp_path / name).touch()
-    found = run("doctor")
-    assert found.code == 1
-    assert f"✗ file {tmp_path / name}" in "".join(found.out.split("\n"))
-    for command in ("serve", "demo"):
-        ended = run(command)
-        assert ended.code == 2
-        assert ended.line == (
-            f"pdserve: workers would import {tmp_path / name} in place of pdserve's own. "
-            "start the server in another folder"
-        )
