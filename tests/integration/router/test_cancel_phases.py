@@ -166,8 +166,10 @@ PHASES = (
 async def test_leaving_frees_everything_within_a_chunk_or_step(
     rig: Routed, phase: Callable[[Routed, Begin, Leave], Awaitable[Account]], way: str
 ) -> None:
-    prefill, before = rig.workers.prefill, await rig.stack.until_idle()
     rig.valve.rewrite = iter
+    # the router would refuse a deadline that it expects to pass in a hold-up like the last test's
+    await rig.forget_delays()
+    prefill, before = rig.workers.prefill, await rig.stack.until_idle()
     tokens_before = load_now(prefill).prefill_tokens
     name = f"{phase.__name__}:{way}"
     others_cancelled, others_completed, num_tokens = await phase(

@@ -19,7 +19,13 @@ from common.kv_transfer.wire import WireItem
 from common.rpc.worker_host import WorkerHost
 from common.telemetry.tracing.tracing import NO_TRACING, Tracing
 from pdserve.v1 import inference_pb2, inference_pb2_grpc
-from tests.integration.support.in_process_workers import CHUNKS_OF_16, Workers, until
+from tests.integration.support.in_process_workers import (
+    CHUNKS_OF_16,
+    Worker,
+    Workers,
+    in_engine,
+    until,
+)
 from tests.integration.support.kv_faults import Rewrite, meddle
 from tests.integration.support.router_stack import ALWAYS_PREFILL, HOST, Stack, routing
 from tests.patience import WITHIN_S
@@ -121,6 +127,12 @@ class Routed:
         await read_to_the_end(self.begin(name, "client", 1))
         self._longest_s = max(time.monotonic() - self._began_s, self._longest_s)
 
+    async def forget_delays(self) -> None:
+        """Have all predict by what the workers measured first, not by how a test held them up."""
+        await asyncio.to_thread(_forget_delays, self.workers.prefill)
+        await asyncio.to_thread(_forget_delays, self.workers.decode)
+        await self.warm_up("tells-what-workers-expect")
+
     async def in_flight(self, number: int) -> None:
         """Return when the router has `number` requests in flight; fails after WITHIN_S."""
         await self.stack.until(lambda status: status.router.requests_in_flight == number)
@@ -128,6 +140,11 @@ class Routed:
     async def until(self, is_true: Callable[[], bool], what: str) -> None:
         """Wait as in_process_workers.until, while the router goes on."""
         await asyncio.to_thread(until, is_true, what)
+
+
+def _forget_delays(worker: Worker) -> None:
+    costs = worker._engine._engine.costs
+    in_engine(worker, lambda: costs.begin(costs._measured))
 
 
 async def read_to_the_end(call: Any) -> list[Any]:

@@ -113,10 +113,10 @@ def test_a_prefix_in_common_is_counted_with_each_and_held_once(model: Path) -> N
         assert (
             held == load.blocks_total - load.blocks_free == ledger.blocks_total - ledger.blocks_free
         )
+        (each,) = ledger.held
+        assert (each.num_requests, each.num_blocks) == (2, held)
         asked = ledger_of(workers.decode, "b")
         assert (one(asked).request_id, asked.num_holders) == ("b", 1)
-        (each,) = ledger_of(workers.decode).held
-        assert (each.num_requests, each.num_blocks) == (2, held)
         assert ledger_of(workers.decode, "c").num_holders == 0
         for name in ("a", "b"):
             workers.decode.cancel(name)
