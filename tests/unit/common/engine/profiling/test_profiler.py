@@ -65,7 +65,9 @@ def test_without_time_only_what_is_needed_is_measured(engine: Engine) -> None:
 def test_a_slow_machine_gets_more_time_for_its_largest_steps(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter(range(1_000_000))  # each look at the clock is a second later, so each trial takes one
+    clock = iter(
+        range(1_000_000)
+    )  # each look at the clock is a second later, so each trial takes one
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
     assert is_complete(engine, measure_trials(engine, budget_s=12.0))
     assert not is_complete(engine, measure_trials(engine, budget_s=4.0))
