@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from common.engine.attention.form import AttentionForm
 from common.engine.cpu.arrays import as_array
 from common.engine.cpu.attention_kernel import QUERY_TILE, attention_kernel, can_compile_kernel
 from common.engine.cpu.kv_store import KVStore, find_runs
@@ -50,8 +51,7 @@ class CpuBackend:
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        scale: float,
-        window: int | None = None,
+        form: AttentionForm,
         sampled_only: bool = False,
     ) -> torch.Tensor:
         """Implement AttentionBackend.attend."""
@@ -71,8 +71,8 @@ class CpuBackend:
             inputs.query_start,
             inputs.context_len,
             self._sampled_items if sampled_only else self._items,
-            np.float32(scale),
-            window or _UNLIMITED,
+            np.float32(form.scale),
+            form.window or _UNLIMITED,
         )
         return out
 

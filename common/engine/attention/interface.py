@@ -9,6 +9,7 @@ import torch
 from transformers import AttentionInterface
 
 from common.engine.attention.backend import AttentionBackend
+from common.engine.attention.form import AttentionForm
 
 ATTENTION_NAME = "pdserve_paged"
 # Keywords that carry no mathematics of their own here: rotary is already applied, dropout is off.
@@ -56,10 +57,10 @@ def paged_attention(
             f"{type(module).__name__} (layer {layer}) has {key.shape[1]} KV heads of {key.shape[3]} "
             f"channels, its configuration says {paged_attention.kv_shape}"
         )
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    form = AttentionForm(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window)
     # some models rotate in float32; blocks hold the model's dtype
     query, key, value = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
-    return paged_attention.attend(layer, query, key, value, scale, sliding_window)[None], None
+    return paged_attention.attend(layer, query, key, value, form)[None], None
 
 
 def _unknown(module: torch.nn.Module, features: dict[str, object]) -> set[str]:

@@ -3,6 +3,7 @@
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from common.engine.attention.form import AttentionForm
 from common.engine.device_inputs import StepTensors
 from common.engine.memory.kv_cache import KVCache
 
@@ -28,8 +29,7 @@ class ReferenceBackend:
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        scale: float,
-        window: int | None = None,
+        form: AttentionForm,
         sampled_only: bool = False,
     ) -> torch.Tensor:
         """Implement AttentionBackend.attend."""
@@ -40,21 +40,19 @@ class ReferenceBackend:
             span = slice(int(starts[row]), int(starts[row + 1]))
             table = self._tables[row, : -(-context // self._block_size)]
             k, v = (kv[:, :context] for kv in self._blocks.gather(layer, table))
-            out[span] = _attend_one(
-                query[span], k.to(query.dtype), v.to(query.dtype), scale, window
-            )
+            out[span] = _attend_one(query[span], k.to(query.dtype), v.to(query.dtype), form)
         return out
 
 
 def _attend_one(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int | None
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, form: AttentionForm
 ) -> torch.Tensor:
     """Attend for one sequence: `query` [n, heads, dim] is last of its positions [kv_heads, context, dim]."""
     n, context = query.shape[0], key.shape[1]
     positions = torch.arange(context - n, context, device=query.device)
     distance = positions[:, None] - torch.arange(context, device=query.device)[None, :]
-    mask = (distance >= 0) & (distance < (window or context))
+    mask = (distance >= 0) & (distance < (form.window or context))
     out = scaled_dot_product_attention(
-        query.transpose(0, 1)[None], key[None], value[None], mask, scale=scale, enable_gqa=True
+        query.transpose(0, 1)[None], key[None], value[None], mask, scale=form.scale, enable_gqa=True
     )
     return out[0].transpose(0, 1)

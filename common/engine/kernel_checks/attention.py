@@ -4,6 +4,7 @@ import torch
 
 from common.engine.attention.backend import AttentionBackend
 from common.engine.attention.cpu import CpuBackend
+from common.engine.attention.form import AttentionForm
 from common.engine.attention.reference import ReferenceBackend
 from common.engine.batch import Batch, BatchEntry
 from common.engine.device_inputs import on_host
@@ -52,7 +53,7 @@ def _run(backend: AttentionBackend, shape: AttentionShape, spec: ModelSpec) -> l
     out = []
     for window in (None, 9):
         backend.begin(on_host(_step(shape.block_size)))
-        out.append(backend.attend(0, query, key, value, _SCALE, window).clone())
+        out.append(backend.attend(0, query, key, value, AttentionForm(_SCALE, window)).clone())
     return out
 
 

@@ -8,6 +8,7 @@ import torch
 
 from common.config import Backend
 from common.engine.attention.backend import AttentionBackend
+from common.engine.attention.form import AttentionForm
 from common.engine.attention.select import select_backend
 from common.engine.batch import Batch, BatchEntry
 from common.engine.device_inputs import on_host
@@ -67,6 +68,11 @@ class Step:
     window: int | None = None
     sampled_only: bool = False
 
+    @property
+    def form(self) -> AttentionForm:
+        """The form that these options make."""
+        return AttentionForm(self.scale, self.window)
+
 
 Build = Callable[[KVCache], AttentionBackend]
 
@@ -101,8 +107,7 @@ def attend_with(
     runner.begin(on_host(inputs))
     new = torch.cat([turn.keys_values(shape)[:, turn.computed :] for turn in turns], dim=1)
     query = torch.cat([turn.query(shape) for turn in turns])
-    how = (step.scale, step.window, step.sampled_only)
-    out = runner.attend(LAYER, query, new[0], new[1], *how)
+    out = runner.attend(LAYER, query, new[0], new[1], step.form, step.sampled_only)
     return [part.clone() for part in out.split([turn.new for turn in turns])]
 
 
