@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from common.engine.attention.form import AttentionForm
+from common.engine.attention.form import AttentionForm, UnsupportedAttentionError
 from common.engine.device_inputs import StepTensors
 from common.engine.memory.kv_cache import KVCache
 
@@ -57,6 +57,8 @@ class FlashBackend:
         sampled_only: bool = False,
     ) -> torch.Tensor:
         """Implement AttentionBackend.attend."""
+        if not form.is_plain:
+            raise UnsupportedAttentionError(f"flash has no {form.extras[0]} (layer {layer})")
         step, window = self._step, form.window
         self._blocks.store(layer, step.slot_mapping, key, value)
         keys, values = self._blocks.pages(layer)

@@ -4,6 +4,13 @@ from dataclasses import dataclass
 
 import torch
 
+CHUNKS, SOFTCAP = "chunks of attention", "a soft cap on scores"
+SINKS, ALIBI = "attention sinks", "ALiBi biases"
+
+
+class UnsupportedAttentionError(ValueError):
+    """Raised where a layer asks for attention that a backend does not honour; names layer and feature."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionForm:
@@ -27,10 +34,5 @@ class AttentionForm:
     @property
     def extras(self) -> tuple[str, ...]:
         """Names of what makes the form other than plain, in words for messages."""
-        named = {
-            "chunks of attention": self.chunk,
-            "a soft cap on scores": self.softcap,
-            "attention sinks": self.sinks,
-            "ALiBi biases": self.slopes,
-        }
+        named = {CHUNKS: self.chunk, SOFTCAP: self.softcap, SINKS: self.sinks, ALIBI: self.slopes}
         return tuple(name for name, value in named.items() if value is not None)
