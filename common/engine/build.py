@@ -98,7 +98,7 @@ def assemble_engine(
     storage = _storage(spec, config, device)
     with stage("allocating KV memory"):
         cache = KVCache(spec, num_blocks + num_scratch, block_size, device, storage)
-    backend = select_backend(config.attention_backend, cache, spec.num_heads)
+    backend = select_backend(config.attention_backend, cache, spec.num_heads, spec.extras)
     with stage("preparing weights"):
         token_model = with_failpoint(select_model(model, config.fusion, backend, device))
     mask_filler = MaskFiller(spec.vocab_size)
@@ -129,7 +129,7 @@ def attention_shape(
 
     block_size = config.block_size or _BLOCK_SIZE[device.type]
     group = spec.num_heads // spec.num_kv_heads
-    shape = AttentionShape(spec.dtype, block_size, spec.head_dim, group)
+    shape = AttentionShape(spec.dtype, block_size, spec.head_dim, group, bool(spec.extras))
     return shape if can_compile_kernel(block_size, spec.head_dim) else None
 
 

@@ -16,6 +16,7 @@ class ModelSpec:
     eos_token_ids: frozenset[int]
     dtype: str
     fingerprint: str
+    extras: tuple[str, ...] = ()  # of its attention, in words; see AttentionForm.extras
     dtype_reason: str = ""  # why the dtype was chosen
 
     def kv_bytes_per_token(self, bytes_per_element: int) -> int:

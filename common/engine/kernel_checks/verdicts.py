@@ -23,6 +23,7 @@ class AttentionShape:
     block_size: int
     head_dim: int
     group: int  # query heads that share a KV head
+    has_extras: bool = False  # sinks, soft caps, chunks, ALiBi; see AttentionForm
 
 
 class WrongNumbersError(Exception):
