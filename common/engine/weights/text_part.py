@@ -48,7 +48,7 @@ def multimodal_class(config: PreTrainedConfig) -> type | None:
 def text_architecture(config: PreTrainedConfig) -> str:
     """Return the name of the causal LM that computes: that inside, for a multimodal model."""
     if multimodal_class(config) is None:
-        return (config.architectures or [""])[0]
+        return str((config.architectures or [""])[0])
     name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.get_text_config().model_type, "")
     return name if isinstance(name, str) else ""
 

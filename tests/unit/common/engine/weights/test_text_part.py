@@ -1,4 +1,4 @@
-"""The language model inside a checkpoint that also sees is served for text, and nothing else of it is read."""
+"""The language model inside a checkpoint that also sees is served for text; nothing else of it is read."""
 
 import random
 from pathlib import Path

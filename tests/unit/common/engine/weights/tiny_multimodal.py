@@ -1,4 +1,4 @@
-"""Folders with tiny random models that see beside reading, and the same models as `transformers` runs them."""
+"""Folders with tiny random models that see beside reading, and the models as `transformers` runs them."""
 
 from pathlib import Path
 from typing import Any
