@@ -66,7 +66,7 @@ def _families(model_dir: Path, config: EngineConfig, device: torch.device) -> li
     families.append(trusted_sampling)
     activation = known_activation((model.architectures or [""])[0], model.get_text_config())
     if activation is not None and config.fusion == "auto":
-        families.append(lambda: trusted_products(dtype, activation))
+        families.append(lambda: trusted_products(dtype, activation, config.quantization))
     return families
 
 
