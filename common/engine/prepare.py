@@ -67,7 +67,7 @@ def _families(model_dir: Path, config: EngineConfig, device: torch.device) -> li
     families.append(trusted_sampling)
     activation = known_activation(text_architecture(model), model.get_text_config())
     if activation is not None and config.fusion == "auto":
-        families.append(lambda: trusted_products(dtype, activation))
+        families.append(lambda: trusted_products(dtype, activation, config.quantization))
     return families
 
 
