@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from common.kv_transfer.layout import KVShape, count_numbers
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
@@ -17,7 +19,20 @@ class ModelSpec:
     dtype: str
     fingerprint: str
     dtype_reason: str = ""  # why the dtype was chosen
+    # where keys differ from values, or layer from layer: those of each layer that has some of its own
+    own_kv_shapes: tuple[KVShape, ...] = ()
+    # where layers share keys and values: by layer, the place in `kv_shapes` of those that it reads
+    kv_places: tuple[int, ...] = ()
+
+    @property
+    def kv_shapes(self) -> tuple[KVShape, ...]:
+        """Shapes of all keys and values that are kept, layer by layer."""
+        alike = KVShape(self.num_kv_heads, self.head_dim, self.head_dim)
+        return self.own_kv_shapes or (alike,) * self.num_layers
 
     def kv_bytes_per_token(self, bytes_per_element: int) -> int:
-        """Return bytes of keys and values of one position: 2 x layers x kv_heads x head_dim x bytes."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * bytes_per_element
+        """Return bytes of keys and values of one position in all layers.
+
+        2 x layers x kv_heads x head_dim x bytes, where all layers, keys and values are alike.
+        """
+        return count_numbers(self.kv_shapes) * bytes_per_element
