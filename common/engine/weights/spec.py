@@ -10,6 +10,8 @@ from common.engine.attention.layer_form import extras_of
 from common.engine.model_spec import ModelSpec
 from common.engine.weights.fingerprint import fingerprint
 from common.engine.weights.folder import read_eos_token_ids
+from common.engine.weights.kv_shapes import read_shapes
+from common.kv_transfer.layout import shape_of_all
 from common.telemetry.logs import get_logger
 from pdserve.errors import SetupError
 
@@ -29,19 +31,22 @@ def read_spec(path: Path, config: PreTrainedConfig, dtype: StoredDtype) -> Model
     """
     text = config.get_text_config()
     _refuse_unsupported(config, text)
-    heads = text.num_attention_heads
-    kv_heads = 1 if getattr(text, "multi_query", False) else None
+    shapes = read_shapes(text)
+    first = shapes.own[0]
+    is_alike = shape_of_all(shapes.own) is not None and not shapes.places
     return ModelSpec(
         num_layers=text.num_hidden_layers,
-        num_heads=heads,
-        num_kv_heads=kv_heads or getattr(text, "num_key_value_heads", None) or heads,
-        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        num_heads=text.num_attention_heads,
+        num_kv_heads=first.num_kv_heads,
+        head_dim=first.key_dim,
         vocab_size=text.vocab_size,
         max_context_tokens=max_context_tokens(text),
         eos_token_ids=read_eos_token_ids(path, text.vocab_size),
         dtype=dtype,
         fingerprint=f"{fingerprint(path)}-{dtype}",
         extras=extras_of(text),
+        own_kv_shapes=() if is_alike else shapes.own,
+        kv_places=shapes.places,
     )
 
 
