@@ -2,7 +2,8 @@
 
 1. `start` runs a request in a task of its own, which keeps the latest messages. The stream reads
    those. gRPC may send a call again whose connection broke before the first message. So a client
-   that sends a running request again, word for word, gets a stream of it from the beginning.
+   that sends a running request again, word for word, gets a stream of it from the beginning. So
+   does gRPC itself after the end (`read_again`).
 2. `resume` opens another stream. Each stream gets every message from the number it asks for, in
    order.
 3. When the last stream leaves before the end, the request goes on for `resume_grace_s`. Then it is
@@ -153,6 +154,13 @@ class Resumables:
                 f"{sequence} is beyond the {run.num_messages} messages so far", field="resume_from"
             )
         return self._follow(run, sequence)
+
+    def read_again(
+        self, key: RequestKey, request: inference_pb2.GenerateRequest
+    ) -> Responses | None:
+        """Read the very same request from its beginning, running or ended; None if there is none."""
+        run = self._running.get(key) or self._ended.get(key)
+        return self._follow(run, 0) if run and run.digest == _digest(request) else None
 
     async def displace(self, key: RequestKey, request: inference_pb2.GenerateRequest) -> None:
         """End a request of this key that runs, unless it is the very same."""
