@@ -41,6 +41,7 @@ from router.access.tenant import RequestKey, Tenant, find
 _ENDED_BUFFERS = 16
 _log = get_logger()
 
+Request = inference_pb2.GenerateRequest
 Responses = AsyncGenerator[inference_pb2.GenerateResponse]
 
 
@@ -112,11 +113,7 @@ class Resumables:
         return key in self._running
 
     def start(
-        self,
-        key: RequestKey,
-        request: inference_pb2.GenerateRequest,
-        responses: Responses,
-        timeout_s: float | None,
+        self, key: RequestKey, request: Request, responses: Responses, timeout_s: float | None
     ) -> Responses:
         """Run a request to its end and read its messages.
 
@@ -155,14 +152,12 @@ class Resumables:
             )
         return self._follow(run, sequence)
 
-    def read_again(
-        self, key: RequestKey, request: inference_pb2.GenerateRequest
-    ) -> Responses | None:
+    def read_again(self, key: RequestKey, request: Request) -> Responses | None:
         """Read the very same request from its beginning, running or ended; None if there is none."""
         run = self._running.get(key) or self._ended.get(key)
         return self._follow(run, 0) if run and run.digest == _digest(request) else None
 
-    async def displace(self, key: RequestKey, request: inference_pb2.GenerateRequest) -> None:
+    async def displace(self, key: RequestKey, request: Request) -> None:
         """End a request of this key that runs, unless it is the very same."""
         await asyncio.sleep(0)  # a task that was cancelled before it began would end nothing
         run = self._running.get(key)
@@ -250,5 +245,5 @@ class Resumables:
             run.timer.cancel()
 
 
-def _digest(request: inference_pb2.GenerateRequest) -> bytes:
+def _digest(request: Request) -> bytes:
     return sha256(request.SerializeToString(deterministic=True)).digest()
