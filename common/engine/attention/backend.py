@@ -1,6 +1,5 @@
 """Seam between a model's layers and paged attention."""
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -16,8 +15,8 @@ class AttentionBackend(Protocol):
     """
 
     name: str
-    kv_shapes: Sequence[KVShape]  # of all keys and values that its blocks have room for
-    kv_places: Sequence[int]  # by the model's layer: its keys' and values' place among them
+    kv_shapes: tuple[KVShape, ...]  # of all keys and values that its blocks have room for
+    kv_places: tuple[int, ...]  # by the model's layer: its keys' and values' place among them
 
     def begin(self, step: StepTensors) -> None:
         """Prepare for one step's batch."""
