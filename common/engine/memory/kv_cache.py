@@ -92,7 +92,7 @@ class KVCache:
     @property
     def num_bytes_per_token(self) -> int:
         """Memory of one position over all layers."""
-        return count_numbers(self.shapes) * self.keys.itemsize
+        return count_numbers(self.shapes) * self.keys.dtype.itemsize
 
     @staticmethod
     def block_bytes(spec: ModelSpec, block_size: int) -> int:
