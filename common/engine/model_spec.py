@@ -1,6 +1,6 @@
 """Numbers of a model that the rest of the engine needs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,19 @@ class ModelSpec:
     fingerprint: str
     extras: tuple[str, ...] = ()  # of its attention, in words; see AttentionForm.extras
     dtype_reason: str = ""  # why the dtype was chosen
+    quantization: str = "none"  # of the weights of products
+
+    @property
+    def stored_as(self) -> str:
+        """Return the dtype and, behind a slash, the format of quantized weights."""
+        return self.dtype if self.quantization == "none" else f"{self.dtype}/{self.quantization}"
+
+    def quantized(self, quantization: str) -> "ModelSpec":
+        """Return the numbers of this model with quantized weights: another model, to other workers."""
+        if quantization == "none":
+            return self
+        fingerprint = f"{self.fingerprint}-{quantization}"
+        return replace(self, quantization=quantization, fingerprint=fingerprint)
 
     def kv_bytes_per_token(self, bytes_per_element: int) -> int:
         """Return bytes of keys and values of one position: 2 x layers x kv_heads x head_dim x bytes."""

@@ -49,7 +49,7 @@ class Workspace:
             residual=rows(hidden, torch.float32),
             normed=rows(hidden, dtype),
             delta=rows(hidden, dtype),
-            qkv=rows(first.qkv.out_features, weights.embedding.weight.dtype),
+            qkv=rows(first.qkv.out_features, weights.dtype),
             gate_up=rows(inner, dtype),
             gated=rows(inner // 2, dtype),
         )
@@ -104,7 +104,7 @@ class FusedDecoder:
 
     def new_workspace(self, tokens: int) -> Workspace:
         """Allocate memory for steps of `tokens` tokens."""
-        dtype = self._ops.input_dtype(self.weights.embedding.weight.dtype)
+        dtype = self._ops.input_dtype(self.weights.dtype)
         return Workspace.allocate(self.weights, tokens, dtype)
 
     def new_logits(self, rows: int) -> torch.Tensor:
