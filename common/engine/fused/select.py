@@ -1,5 +1,7 @@
 """Choice of the forward pass: fused for families we know, `transformers`' own modules for the rest."""
 
+from collections.abc import Callable
+
 import torch
 
 from common.engine.attention.backend import AttentionBackend
@@ -14,9 +16,12 @@ from common.engine.transformers_model import TransformersModel
 
 
 def select_model(
-    model: torch.nn.Module, fusion: str, backend: AttentionBackend, device: torch.device
-) -> TokenModel:
-    """Return the fastest forward pass for a model; `fusion` is "auto" or "off"."""
+    model: torch.nn.Module, fusion: str, device: torch.device
+) -> Callable[[AttentionBackend], TokenModel]:
+    """Lay a model's weights out for the fastest forward pass; what is returned makes it for a backend.
+
+    `fusion` is "auto" or "off". All passes that are made share the weights.
+    """
     to_device: ToDevice = on_host if device.type == "cpu" else DeviceInputs(device).put
     activation = activation_of(model) if fusion == "auto" else None
     if activation is not None:
@@ -24,8 +29,8 @@ def select_model(
         layout, ops = _fastest(device, str(dtype).removeprefix("torch."), activation)
         weights = fuse(model, activation, layout)
         if weights is not None:
-            return FusedDecoder(weights, ops, backend, to_device)
-    return TransformersModel(model, backend, to_device)
+            return lambda backend: FusedDecoder(weights, ops, backend, to_device)
+    return lambda backend: TransformersModel(model, backend, to_device)
 
 
 def _fastest(device: torch.device, dtype: str, activation: Activation) -> tuple[Layout, FusedOps]:
