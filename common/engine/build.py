@@ -99,10 +99,7 @@ def assemble_engine(
     stage: BeginStage = untold,
     room: Room | None = None,
 ) -> Engine:
-    """Build an engine as build_engine does, of a model on `device` that has our attention.
-
-    `room` is the memory that there was before the model was loaded; None: what there is now.
-    """
+    """Build an engine of a model on `device` with our attention; `room`: before it was loaded."""
     with stage("running the model alone"):
         check = SelfCheck(model, spec)
     block_size = config.block_size or _BLOCK_SIZE[device.type]
