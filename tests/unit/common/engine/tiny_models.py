@@ -173,6 +173,12 @@ def engine_config(
     return EngineConfig.model_validate(fields | changes)
 
 
+def kv_bytes(config: EngineConfig) -> float:
+    """Return the bytes of KV memory that a configuration asks for."""
+    assert config.kv_cache_gib != "auto"
+    return config.kv_cache_gib * 2**30
+
+
 def make_engine(folder: Path, config: EngineConfig) -> Engine:
     """Build an engine with one thread, so that tests share the cores."""
     return build_engine(folder, config, num_threads=1)
