@@ -24,6 +24,9 @@ from common.engine.profiling.costs import Costs, within_limits
 from common.engine.raising import with_failpoint
 from common.engine.self_check import CHECK_TOKENS, SelfCheck
 from common.engine.stages import BeginStage, untold
+from common.engine.state.cache import StateCache
+from common.engine.state.hybrid import add_state
+from common.engine.state.slots import StateSlots
 from common.engine.weights.load import load_model
 from common.grammar.matcher import MaskFiller
 from common.profile import WorkerProfile
@@ -43,6 +46,7 @@ class Engine:
     cache: KVCache
     runner: ModelRunner
     costs: Costs
+    states: StateCache | None = None  # of a model that has layers with state
 
     @property
     def pool(self) -> BlockPool:
@@ -91,9 +95,11 @@ def assemble_engine(
     """Build an engine of a model that lies on `device` and has our attention, as build_engine does."""
     with stage("running the model alone"):
         check = SelfCheck(model, spec)
+    spec = replace(spec, state=check.state_layout)
     block_size = config.block_size or _BLOCK_SIZE[device.type]
     # a block of the graphs, of which the pool does not know
-    num_scratch = int(device.type == "cuda" and config.cuda_graphs == "auto")
+    has_graphs = device.type == "cuda" and config.cuda_graphs == "auto" and spec.state is None
+    num_scratch = int(has_graphs)
     num_blocks = _count_blocks(config, spec, block_size, num_scratch)
     storage = _storage(spec, config, device)
     with stage("allocating KV memory"):
@@ -101,21 +107,23 @@ def assemble_engine(
     backend = select_backend(config.attention_backend, cache, spec.num_heads)
     with stage("preparing weights"):
         token_model = with_failpoint(select_model(model, config.fusion, backend, device))
+        token_model, states = add_state(token_model, model, spec, config.max_num_seqs, device)
     mask_filler = MaskFiller(spec.vocab_size)
-    copies = DeviceCopies() if device.type == "cuda" else None
+    # with state no step begins before the one before it has landed: see StateCache
+    copies = DeviceCopies() if device.type == "cuda" and states is None else None
     runner = ModelRunner(token_model, block_size, spec.eos_token_ids, mask_filler, copies)
     pool = BlockPool(num_blocks, block_size)
     with stage("probing attention"):
-        check.run(runner, cache, pool)
+        check.run(runner, cache, pool, states)
     if num_scratch:
         # captured after the check, so that an error of the model itself is not blamed on graphs
         with stage("capturing CUDA graphs"):
             token_model = graph_decode(token_model, backend, _graph_limits(config, spec, pool))
         runner = ModelRunner(token_model, block_size, spec.eos_token_ids, mask_filler, copies)
         check.run(runner, cache, pool)
-    prefix = PrefixCache(pool, spec.fingerprint, is_enabled=config.prefix_cache == "auto")
+    prefix = _prefix_cache(pool, spec, config)
     costs = Costs(within_limits(WorkerProfile(), config))
-    return Engine(spec, config, prefix, cache, runner, costs)
+    return Engine(spec, config, prefix, cache, runner, costs, states)
 
 
 def attention_shape(
@@ -131,6 +139,13 @@ def attention_shape(
     group = spec.num_heads // spec.num_kv_heads
     shape = AttentionShape(spec.dtype, block_size, spec.head_dim, group)
     return shape if can_compile_kernel(block_size, spec.head_dim) else None
+
+
+def _prefix_cache(pool: BlockPool, spec: ModelSpec, config: EngineConfig) -> PrefixCache:
+    """Return the allocator; with state nothing is shared, since blocks alone do not make a prefix."""
+    is_enabled = config.prefix_cache == "auto" and spec.state is None
+    slots = None if spec.state is None else StateSlots(config.max_num_seqs)
+    return PrefixCache(pool, spec.fingerprint, is_enabled=is_enabled, slots=slots)
 
 
 def _storage(spec: ModelSpec, config: EngineConfig, device: torch.device) -> Storage:

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 
+from common.engine.state.layout import StateLayout
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """Shape and limits of one loaded model."""
 
-    num_layers: int
+    num_layers: int  # that hold keys and values
     num_heads: int
     num_kv_heads: int
     head_dim: int
@@ -17,6 +19,10 @@ class ModelSpec:
     dtype: str
     fingerprint: str
     dtype_reason: str = ""  # why the dtype was chosen
+    # of a hybrid model: numbers of the layers that hold keys and values; None: all of them
+    kv_layers: tuple[int, ...] | None = None
+    state_layers: tuple[int, ...] = ()  # numbers of the layers that hold state
+    state: StateLayout | None = None  # of one sequence; known once the model has run
 
     def kv_bytes_per_token(self, bytes_per_element: int) -> int:
         """Return bytes of keys and values of one position: 2 x layers x kv_heads x head_dim x bytes."""

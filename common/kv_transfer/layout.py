@@ -19,6 +19,8 @@ class KVLayout:
     dtype: str
     bytes_per_element: int
     vocab_size: int
+    state_bytes: int = 0  # of one sequence in a model that has state; ships behind the last chunk
+    state_dtypes: str = ""
 
     def num_bytes(self, num_tokens: int) -> int:
         """Return the size of the payload for `num_tokens` positions, in bytes."""

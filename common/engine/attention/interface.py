@@ -9,6 +9,7 @@ import torch
 from transformers import AttentionInterface
 
 from common.engine.attention.backend import AttentionBackend
+from common.engine.state.layout import KV_LAYER
 
 ATTENTION_NAME = "pdserve_paged"
 # Keywords that carry no mathematics of their own here: rotary is already applied, dropout is off.
@@ -59,7 +60,9 @@ def paged_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     # some models rotate in float32; blocks hold the model's dtype
     query, key, value = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
-    return paged_attention.attend(layer, query, key, value, scale, sliding_window)[None], None
+    # in a hybrid model only some layers have blocks (state/mixers.py)
+    kv_layer: int = getattr(module, KV_LAYER, layer)
+    return paged_attention.attend(kv_layer, query, key, value, scale, sliding_window)[None], None
 
 
 def _unknown(module: torch.nn.Module, features: dict[str, object]) -> set[str]:

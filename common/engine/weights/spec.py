@@ -9,6 +9,7 @@ from common.config import StoredDtype
 from common.engine.model_spec import ModelSpec
 from common.engine.weights.fingerprint import fingerprint
 from common.engine.weights.folder import read_eos_token_ids
+from common.engine.weights.hybrid import is_hybrid, read_layers
 from common.telemetry.logs import get_logger
 from pdserve.errors import SetupError
 
@@ -27,10 +28,11 @@ def read_spec(path: Path, config: PreTrainedConfig, dtype: StoredDtype) -> Model
     """
     text = config.get_text_config()
     _refuse_unsupported(config, text)
+    layers = read_layers(text)
     heads = text.num_attention_heads
     kv_heads = 1 if getattr(text, "multi_query", False) else None
     return ModelSpec(
-        num_layers=text.num_hidden_layers,
+        num_layers=text.num_hidden_layers if layers.kv is None else len(layers.kv),
         num_heads=heads,
         num_kv_heads=kv_heads or getattr(text, "num_key_value_heads", None) or heads,
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
@@ -39,6 +41,8 @@ def read_spec(path: Path, config: PreTrainedConfig, dtype: StoredDtype) -> Model
         eos_token_ids=read_eos_token_ids(path, text.vocab_size),
         dtype=dtype,
         fingerprint=f"{fingerprint(path)}-{dtype}",
+        kv_layers=layers.kv,
+        state_layers=layers.state,
     )
 
 
@@ -67,7 +71,7 @@ def _refuse_unsupported(config: PreTrainedConfig, text: PreTrainedConfig) -> Non
     if getattr(config, "is_encoder_decoder", False):
         raise _unsupported(f"{config.model_type} is an encoder with a decoder, not a decoder alone")
     for layer, kind in enumerate(getattr(text, "layer_types", None) or ()):
-        if kind not in _LAYER_TYPES:
+        if kind not in _LAYER_TYPES and not is_hybrid(text):
             raise _unsupported(f"its layer {layer} is {kind}")
     if getattr(text, "attn_temperature_tuning", False):
         raise _unsupported(f"layers of {text.model_type} scale queries by positions of their own")
