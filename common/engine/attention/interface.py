@@ -60,8 +60,7 @@ def paged_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     # some models rotate in float32; blocks hold the model's dtype
     query, key, value = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
-    # in a hybrid model only some layers have blocks (state/mixers.py)
-    kv_layer: int = getattr(module, KV_LAYER, layer)
+    kv_layer: int = getattr(module, KV_LAYER, layer)  # not all layers of a hybrid have blocks
     return paged_attention.attend(kv_layer, query, key, value, scale, sliding_window)[None], None
 
 

@@ -1,4 +1,4 @@
-"""What a model with state gets beside its attention: memory for states, and a forward pass that uses it."""
+"""Parts that a model with state gets beside its attention: memory for states, and their forward pass."""
 
 import torch
 

@@ -44,7 +44,7 @@ UNSUPPORTED: dict[str, tuple[dict[str, object], str]] = {
     ),
     "deepseek_v3": (DEEPSEEK, r"layer 0\) asks for values of another shape than its keys"),
     "stablelm": ({}, "StableLmAttention drops the keyword"),
-    "qwen3_next": ({"head_dim": 16}, "layer 0 is linear_attention"),
+    "jamba": ({}, "layer 0 is linear_attention"),
     "llama4_text": ({"head_dim": 16, "num_local_experts": 1}, "layer 0 is chunked_attention"),
     "bert": (
         {"num_key_value_heads": 4},
