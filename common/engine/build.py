@@ -10,7 +10,8 @@ from common.engine.attention.flash import PAGE
 from common.engine.attention.select import select_backend
 from common.engine.device_copy import DeviceCopies
 from common.engine.dtype import choose_dtype
-from common.engine.fused.select import select_model
+from common.engine.fused.rounded import rounded_products
+from common.engine.fused.select import check_quantization, quantized_format, select_model
 from common.engine.graphs.cuda_graphs import graph_decode
 from common.engine.graphs.graphed import GraphLimits
 from common.engine.kernel_checks.verdicts import AttentionShape, trusted_attention
@@ -81,7 +82,7 @@ def build_engine(
             model_dir, chosen.dtype, device, allow_unused_weights=config.allow_unused_weights
         )
         remark.text = f"{chosen.dtype}, {chosen.reason}"
-    spec = replace(spec, dtype_reason=chosen.reason)
+    spec = replace(spec, dtype_reason=chosen.reason).quantized(config.quantization)
     return assemble_engine(model, spec, config, device, stage)
 
 
@@ -93,7 +94,8 @@ def assemble_engine(
     stage: BeginStage = untold,
 ) -> Engine:
     """Build an engine of a model that lies on `device` and has our attention, as build_engine does."""
-    with stage("running the model alone"):
+    check_quantization(model, config, device)
+    with stage("running the model alone"), rounded_products(model, quantized_format(config)):
         check = SelfCheck(model, spec)
     spec = replace(spec, state=check.state_layout)
     block_size = config.block_size or _BLOCK_SIZE[device.type]
@@ -104,9 +106,9 @@ def assemble_engine(
     storage = _storage(spec, config, device)
     with stage("allocating KV memory"):
         cache = KVCache(spec, num_blocks + num_scratch, block_size, device, storage)
-    backend = select_backend(config.attention_backend, cache, spec.num_heads)
+    backend = select_backend(config.attention_backend, cache, spec.num_heads, spec.extras)
     with stage("preparing weights"):
-        token_model = with_failpoint(select_model(model, config.fusion, backend, device))
+        token_model = with_failpoint(select_model(model, config, backend, device))
         token_model, states = add_state(token_model, model, spec, config.max_num_seqs, device)
     mask_filler = MaskFiller(spec.vocab_size)
     # with state no step begins before the one before it has landed: see StateCache
@@ -137,7 +139,7 @@ def attention_shape(
 
     block_size = config.block_size or _BLOCK_SIZE[device.type]
     group = spec.num_heads // spec.num_kv_heads
-    shape = AttentionShape(spec.dtype, block_size, spec.head_dim, group)
+    shape = AttentionShape(spec.dtype, block_size, spec.head_dim, group, bool(spec.extras))
     return shape if can_compile_kernel(block_size, spec.head_dim) else None
 
 

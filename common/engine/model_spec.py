@@ -1,6 +1,6 @@
 """Numbers of a model that the rest of the engine needs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common.engine.state.layout import StateLayout
 
@@ -18,11 +18,25 @@ class ModelSpec:
     eos_token_ids: frozenset[int]
     dtype: str
     fingerprint: str
+    extras: tuple[str, ...] = ()  # of its attention, in words; see AttentionForm.extras
     dtype_reason: str = ""  # why the dtype was chosen
     # of a hybrid model: numbers of the layers that hold keys and values; None: all of them
     kv_layers: tuple[int, ...] | None = None
     state_layers: tuple[int, ...] = ()  # numbers of the layers that hold state
     state: StateLayout | None = None  # of one sequence; known once the model has run
+    quantization: str = "none"  # of the weights of products
+
+    @property
+    def stored_as(self) -> str:
+        """Return the dtype and, behind a slash, the format of quantized weights."""
+        return self.dtype if self.quantization == "none" else f"{self.dtype}/{self.quantization}"
+
+    def quantized(self, quantization: str) -> "ModelSpec":
+        """Return the numbers of this model with quantized weights: another model, to other workers."""
+        if quantization == "none":
+            return self
+        fingerprint = f"{self.fingerprint}-{quantization}"
+        return replace(self, quantization=quantization, fingerprint=fingerprint)
 
     def kv_bytes_per_token(self, bytes_per_element: int) -> int:
         """Return bytes of keys and values of one position: 2 x layers x kv_heads x head_dim x bytes."""

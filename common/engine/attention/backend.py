@@ -4,6 +4,7 @@ from typing import Protocol
 
 import torch
 
+from common.engine.attention.form import AttentionForm
 from common.engine.device_inputs import StepTensors
 
 
@@ -25,13 +26,12 @@ class AttentionBackend(Protocol):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        scale: float,
-        window: int | None = None,
+        form: AttentionForm,
         sampled_only: bool = False,
     ) -> torch.Tensor:
         """Store `key` and `value` [T, kv_heads, head_dim], then return causal attention of `query`.
 
         `query` is [T, heads, head_dim], in the blocks' dtype; so is the result, which the next call may
-        overwrite. With a `window` a position sees that many positions, itself included. With `sampled_only`
-        (the last layer) only the rows `sample_rows` of the result need to be right.
+        overwrite. With `sampled_only` (the last layer) only the rows `sample_rows` of the result need to be
+        right.
         """

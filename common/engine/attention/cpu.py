@@ -1,9 +1,12 @@
 """Fast CPU backend: kernels over packed blocks in the model's dtype, arithmetic in float32."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from common.engine.attention.form import AttentionForm
 from common.engine.cpu.arrays import as_array
 from common.engine.cpu.attention_kernel import QUERY_TILE, attention_kernel, can_compile_kernel
 from common.engine.cpu.kv_store import KVStore, find_runs
@@ -13,6 +16,7 @@ from common.engine.memory.kv_cache import KVCache
 from common.engine.ragged import RaggedInputs
 
 _UNLIMITED = 1 << 40  # a window wider than any context
+_NOTHING = np.empty(0, np.float32)
 
 
 class CpuBackend:
@@ -25,7 +29,9 @@ class CpuBackend:
         self._keys, self._values = as_array(cache.keys), as_array(cache.values)
         self._block_size = cache.block_size
         group, storage = num_heads // cache.num_kv_heads, self._keys.dtype.name
-        self._kernel = attention_kernel(cache.block_size, cache.head_dim, group, storage)
+        shape = (cache.block_size, cache.head_dim, group, storage)
+        self._kernel = attention_kernel(*shape)
+        self._make_extended = partial(attention_kernel, *shape, has_extras=True)
         self._store = KVStore(cache.keys, cache.values)
         self._out: torch.Tensor | None = None
         self._num_threads = get_num_threads()
@@ -50,8 +56,7 @@ class CpuBackend:
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        scale: float,
-        window: int | None = None,
+        form: AttentionForm,
         sampled_only: bool = False,
     ) -> torch.Tensor:
         """Implement AttentionBackend.attend."""
@@ -62,7 +67,8 @@ class CpuBackend:
         )
         self._store.store(layer, key, value, inputs.slot_mapping, self._runs)
         out = self._reserve_out(query)
-        self._kernel(
+        kernel = self._kernel if form.is_plain else self._make_extended()
+        kernel(
             as_array(query),
             keys,
             values,
@@ -71,8 +77,9 @@ class CpuBackend:
             inputs.query_start,
             inputs.context_len,
             self._sampled_items if sampled_only else self._items,
-            np.float32(scale),
-            window or _UNLIMITED,
+            np.float32(form.scale),
+            form.window or _UNLIMITED,
+            *(() if form.is_plain else _extras(form)),
         )
         return out
 
@@ -81,6 +88,12 @@ class CpuBackend:
         if self._out is None or self._out.shape != query.shape:
             self._out = torch.empty(query.shape, dtype=query.dtype)
         return self._out
+
+
+def _extras(form: AttentionForm) -> tuple[object, ...]:
+    """Return the last arguments of a kernel with extras: chunk, cap, sinks, slopes."""
+    rows = (_NOTHING if x is None else as_array(x) for x in (form.sinks, form.slopes))
+    return form.chunk or _UNLIMITED, np.float32(form.softcap or 0), *rows
 
 
 def _work_items(inputs: RaggedInputs, num_threads: int) -> NDArray[np.int32]:
