@@ -30,6 +30,9 @@ from common.engine.profiling.costs import Costs, within_limits
 from common.engine.raising import with_failpoint
 from common.engine.self_check import CHECK_TOKENS, SelfCheck
 from common.engine.stages import BeginStage, untold
+from common.engine.state.cache import StateCache
+from common.engine.state.hybrid import add_state
+from common.engine.state.slots import StateSlots
 from common.engine.weights.load import load_model
 from common.grammar.matcher import MaskFiller
 from common.kv_capacity import describe_capacity
@@ -52,6 +55,7 @@ class Engine:
     runner: ModelRunner
     costs: Costs
     limits: Limits
+    states: StateCache | None = None  # of a model that has layers with state
 
     @property
     def pool(self) -> BlockPool:
@@ -104,9 +108,11 @@ def assemble_engine(
     check_quantization(model, config, device)
     with stage("running the model alone"), rounded_products(model, quantized_format(config)):
         check = SelfCheck(model, spec)
+    spec = replace(spec, state=check.state_layout)
     block_size = config.block_size or _BLOCK_SIZE[device.type]
     # a block of the graphs, of which the pool does not know
-    num_scratch = int(device.type == "cuda" and config.cuda_graphs == "auto")
+    has_graphs = device.type == "cuda" and config.cuda_graphs == "auto" and spec.state is None
+    num_scratch = int(has_graphs)
     with stage("preparing weights"):
         with_backend = select_model(model, config, device)
     num_bytes = _kv_bytes(spec, config, device, room, with_backend, stage)
@@ -117,21 +123,23 @@ def assemble_engine(
         remark.text = _told(cache, num_blocks, spec, limits)
     backend = select_backend(config.attention_backend, cache, spec.num_heads, spec.extras)
     token_model = with_failpoint(with_backend(backend))
-    copies = DeviceCopies() if device.type == "cuda" else None
+    token_model, states = add_state(token_model, model, spec, limits.max_num_seqs, device)
+    # with state no step begins before the one before it has landed: see StateCache
+    copies = DeviceCopies() if device.type == "cuda" and states is None else None
     rest = (block_size, spec.eos_token_ids, MaskFiller(spec.vocab_size), copies)
     runner = ModelRunner(token_model, *rest)
     pool = BlockPool(num_blocks, block_size)
     with stage("probing attention"):
-        check.run(runner, cache, pool)
+        check.run(runner, cache, pool, states)
     if num_scratch:
         # captured after the check, so that an error of the model itself is not blamed on graphs
         with stage("capturing CUDA graphs"):
             token_model = graph_decode(token_model, backend, _graph_limits(limits, spec, pool))
         runner = ModelRunner(token_model, *rest)
         check.run(runner, cache, pool)
-    prefix = PrefixCache(pool, spec.fingerprint, is_enabled=config.prefix_cache == "auto")
+    prefix = _prefix_cache(pool, spec, config, limits)
     costs = Costs(within_limits(WorkerProfile(), limits))
-    return Engine(spec, config, prefix, cache, runner, costs, limits)
+    return Engine(spec, config, prefix, cache, runner, costs, limits, states)
 
 
 def attention_shapes(
@@ -158,6 +166,15 @@ def attention_shapes(
         )
         for heads, key, value in shapes
     ]
+
+
+def _prefix_cache(
+    pool: BlockPool, spec: ModelSpec, config: EngineConfig, limits: Limits
+) -> PrefixCache:
+    """Return the allocator; with state nothing is shared, since blocks alone do not make a prefix."""
+    is_enabled = config.prefix_cache == "auto" and spec.state is None
+    slots = None if spec.state is None else StateSlots(limits.max_num_seqs)
+    return PrefixCache(pool, spec.fingerprint, is_enabled=is_enabled, slots=slots)
 
 
 def _storage(spec: ModelSpec, config: EngineConfig, device: torch.device) -> Storage:

@@ -3,13 +3,14 @@
 from dataclasses import dataclass, replace
 
 from common.kv_transfer.layout import KVShape, count_numbers
+from common.engine.state.layout import StateLayout
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """Shape and limits of one loaded model."""
 
-    num_layers: int
+    num_layers: int  # that hold keys and values
     num_heads: int
     num_kv_heads: int
     head_dim: int
@@ -20,6 +21,10 @@ class ModelSpec:
     fingerprint: str
     extras: tuple[str, ...] = ()  # of its attention, in words; see AttentionForm.extras
     dtype_reason: str = ""  # why the dtype was chosen
+    # of a hybrid model: numbers of the layers that hold keys and values; None: all of them
+    kv_layers: tuple[int, ...] | None = None
+    state_layers: tuple[int, ...] = ()  # numbers of the layers that hold state
+    state: StateLayout | None = None  # of one sequence; known once the model has run
     quantization: str = "none"  # of the weights of products
     # where keys differ from values, or layer from layer: those of each layer that has some of its own
     own_kv_shapes: tuple[KVShape, ...] = ()
