@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from common.kv_transfer.layout import KVShape, count_numbers
 from common.engine.state.layout import StateLayout
+from common.kv_transfer.layout import KVShape, count_numbers
 
 
 @dataclass(frozen=True, slots=True)
