@@ -10,7 +10,8 @@ from common.engine.attention.flash import PAGE
 from common.engine.attention.select import select_backend
 from common.engine.device_copy import DeviceCopies
 from common.engine.dtype import choose_dtype
-from common.engine.fused.select import select_model
+from common.engine.fused.rounded import rounded_products
+from common.engine.fused.select import check_quantization, quantized_format, select_model
 from common.engine.graphs.cuda_graphs import graph_decode
 from common.engine.graphs.graphed import GraphLimits
 from common.engine.kernel_checks.verdicts import AttentionShape, trusted_attention
@@ -77,7 +78,7 @@ def build_engine(
             model_dir, chosen.dtype, device, allow_unused_weights=config.allow_unused_weights
         )
         remark.text = f"{chosen.dtype}, {chosen.reason}"
-    spec = replace(spec, dtype_reason=chosen.reason)
+    spec = replace(spec, dtype_reason=chosen.reason).quantized(config.quantization)
     return assemble_engine(model, spec, config, device, stage)
 
 
@@ -89,7 +90,8 @@ def assemble_engine(
     stage: BeginStage = untold,
 ) -> Engine:
     """Build an engine of a model that lies on `device` and has our attention, as build_engine does."""
-    with stage("running the model alone"):
+    check_quantization(model, config, device)
+    with stage("running the model alone"), rounded_products(model, quantized_format(config)):
         check = SelfCheck(model, spec)
     block_size = config.block_size or _BLOCK_SIZE[device.type]
     # a block of the graphs, of which the pool does not know
@@ -98,9 +100,9 @@ def assemble_engine(
     storage = _storage(spec, config, device)
     with stage("allocating KV memory"):
         cache = KVCache(spec, num_blocks + num_scratch, block_size, device, storage)
-    backend = select_backend(config.attention_backend, cache, spec.num_heads)
+    backend = select_backend(config.attention_backend, cache, spec.num_heads, spec.extras)
     with stage("preparing weights"):
-        token_model = with_failpoint(select_model(model, config.fusion, backend, device))
+        token_model = with_failpoint(select_model(model, config, backend, device))
     mask_filler = MaskFiller(spec.vocab_size)
     copies = DeviceCopies() if device.type == "cuda" else None
     runner = ModelRunner(token_model, block_size, spec.eos_token_ids, mask_filler, copies)
@@ -133,7 +135,12 @@ def attention_shapes(
         return []
     return [
         AttentionShape(
-            spec.dtype, size, key, spec.num_heads // heads, None if key == value else value
+            spec.dtype,
+            size,
+            key,
+            spec.num_heads // heads,
+            bool(spec.extras),
+            value if value != key else 0,
         )
         for heads, key, value in shapes
     ]

@@ -23,6 +23,7 @@ from common.engine.kernel_checks.verdicts import (
     trusted_sampling,
 )
 from common.engine.weights.spec import read_spec
+from common.engine.weights.text_part import text_architecture
 from pdserve.errors import SetupError
 
 Family = Callable[[], object]
@@ -64,9 +65,9 @@ def _families(model_dir: Path, config: EngineConfig, device: torch.device) -> li
     # apart, and first: with it two processes that meet in the middle have compiled as much each
     families.append(compile_truncation)
     families.append(trusted_sampling)
-    activation = known_activation((model.architectures or [""])[0], model.get_text_config())
+    activation = known_activation(text_architecture(model), model.get_text_config())
     if activation is not None and config.fusion == "auto":
-        families.append(lambda: trusted_products(dtype, activation))
+        families.append(lambda: trusted_products(dtype, activation, config.quantization))
     return families
 
 

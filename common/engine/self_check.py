@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from common.engine.attention.interface import ATTENTION_NAME, UnsupportedAttentionError
+from common.engine.attention.form import UnsupportedAttentionError
+from common.engine.attention.interface import ATTENTION_NAME
 from common.engine.batch import Batch, BatchEntry
 from common.engine.memory.block_pool import BlockPool
 from common.engine.memory.block_storage import Piece

@@ -4,6 +4,7 @@ from typing import Protocol
 
 import torch
 
+from common.engine.attention.form import AttentionForm
 from common.engine.device_inputs import StepTensors
 from common.kv_transfer.layout import KVShape
 
@@ -27,14 +28,12 @@ class AttentionBackend(Protocol):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        scale: float,
-        window: int | None = None,
+        form: AttentionForm,
         sampled_only: bool = False,
     ) -> torch.Tensor:
         """Store `key` [T, kv_heads, key_dim] and `value` likewise, then return causal attention of `query`.
 
-        `layer` is a place among `kv_shapes`. `query` is [T, heads, key_dim] and the result [T, heads,
-        value_dim], both in the blocks' dtype; the next call may overwrite the result. With a `window` a
-        position sees that many positions, itself included. With `sampled_only` (the last layer) only the rows
-        `sample_rows` of the result need to be right.
+        `layer` is a place among `kv_shapes`. `query` is [T, heads, key_dim], the result [T, heads,
+        value_dim], both in the blocks' dtype; the next call may overwrite the result. With `sampled_only`
+        (the last layer) only the rows `sample_rows` of the result need to be right.
         """

@@ -1,11 +1,14 @@
 """Fast CPU backend: kernels over packed blocks in the model's dtype, arithmetic in float32."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from common.engine.attention.form import AttentionForm
 from common.engine.cpu.arrays import Array, as_array
 from common.engine.cpu.attention_kernel import (
     QUERY_TILE,
@@ -21,6 +24,7 @@ from common.engine.ragged import RaggedInputs
 from common.kv_transfer.layout import KVShape
 
 _UNLIMITED = 1 << 40  # a window wider than any context
+_NOTHING = np.empty(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,7 @@ class _Layer:
     store: KVStore
     place: int
     kernel: Kernel
+    make_extended: Callable[[], Kernel]  # for forms that are not plain
 
 
 class CpuBackend:
@@ -68,8 +73,7 @@ class CpuBackend:
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        scale: float,
-        window: int | None = None,
+        form: AttentionForm,
         sampled_only: bool = False,
     ) -> torch.Tensor:
         """Implement AttentionBackend.attend."""
@@ -80,7 +84,8 @@ class CpuBackend:
         )
         own.store.store(own.place, key, value, inputs.slot_mapping, self._runs)
         out = self._reserve_out((*query.shape[:2], value.shape[2]), query.dtype)
-        own.kernel(
+        kernel = own.kernel if form.is_plain else own.make_extended()
+        kernel(
             as_array(query),
             own.keys,
             own.values,
@@ -89,8 +94,9 @@ class CpuBackend:
             inputs.query_start,
             inputs.context_len,
             self._sampled_items if sampled_only else self._items,
-            np.float32(scale),
-            window or _UNLIMITED,
+            np.float32(form.scale),
+            form.window or _UNLIMITED,
+            *(() if form.is_plain else _extras(form)),
         )
         return out
 
@@ -110,11 +116,17 @@ def _find_layers(cache: KVCache, num_heads: int) -> list[_Layer]:
             stores[shape] = KVStore(storage.keys, storage.values)
         keys, values = as_array(storage.keys[place]), as_array(storage.values[place])
         group = num_heads // shape.num_kv_heads
-        kernel = attention_kernel(
-            cache.block_size, shape.key_dim, group, keys.dtype.name, shape.value_dim
-        )
-        layers.append(_Layer(keys, values, stores[shape], place, kernel))
+        block = cache.block_size, (shape.key_dim, shape.value_dim), group, keys.dtype.name
+        make_extended = partial(attention_kernel, *block, has_extras=True)
+        own = keys, values, stores[shape], place
+        layers.append(_Layer(*own, attention_kernel(*block), make_extended))
     return layers
+
+
+def _extras(form: AttentionForm) -> tuple[object, ...]:
+    """Return the last arguments of a kernel with extras: chunk, cap, sinks, slopes."""
+    rows = (_NOTHING if x is None else as_array(x) for x in (form.sinks, form.slopes))
+    return form.chunk or _UNLIMITED, np.float32(form.softcap or 0), *rows
 
 
 def _work_items(inputs: RaggedInputs, num_threads: int) -> NDArray[np.int32]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 
+from common.engine.attention.form import AttentionForm, UnsupportedAttentionError
 from common.engine.device_inputs import StepTensors
 from common.engine.memory.kv_cache import KVCache
 
@@ -52,12 +53,13 @@ class FlashBackend:
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        scale: float,
-        window: int | None = None,
+        form: AttentionForm,
         sampled_only: bool = False,
     ) -> torch.Tensor:
         """Implement AttentionBackend.attend."""
-        step = self._step
+        if not form.is_plain:
+            raise UnsupportedAttentionError(f"flash has no {form.extras[0]} (layer {layer})")
+        step, window = self._step, form.window
         self._blocks.store(layer, step.slot_mapping, key, value)
         keys, values = self._blocks.pages(layer)
         # a lone query sees all that there is: said so, the kernel takes the heads of a group as its queries,
@@ -71,7 +73,7 @@ class FlashBackend:
             step.query_start,  # of keys: not read with a block table, and yet asked for
             self._max_queries,
             self._max_context,
-            scale=scale,
+            scale=form.scale,
             # the kernel counts positions before its own, we count its own too
             window_size=(-1 if window is None else window - 1, right),
             enable_gqa=query.shape[1] != key.shape[1],

@@ -14,14 +14,26 @@ _log = get_logger()
 _FASTEST_FIRST: tuple[Backend, ...] = ("flash", "cpu", "reference")
 
 
-def select_backend(name: Backend, cache: KVCache, num_heads: int) -> AttentionBackend:
-    """Build the named backend; `auto` takes the fastest that fits. Raises SetupError."""
+def select_backend(
+    name: Backend, cache: KVCache, num_heads: int, extras: tuple[str, ...] = ()
+) -> AttentionBackend:
+    """Build the named backend; `auto` takes the fastest that fits a model with these `extras`.
+
+    Raises SetupError.
+    """
     available = _available(cache)
+    if extras and available.pop("flash", None) is not None:
+        _log.warning("flash_left_out", reason=extras[0], instead="reference")
     if name == "auto":
         name = next(known for known in _FASTEST_FIRST if known in available)
         if name == "reference":
             _log.warning("attention_is_slow", backend=name, blocks=_describe(cache))
     if name not in available:
+        if extras and name == "flash" and FlashBackend.can_read(cache):
+            raise SetupError(
+                f"engine.attention_backend 'flash' does not honour {extras[0]}, which the model has",
+                f"this machine has: {', '.join(sorted(available))}",
+            )
         dtype, device = str(cache.keys.dtype).removeprefix("torch."), cache.keys.device.type
         raise SetupError(
             f"engine.attention_backend '{name}' is not available on {device} for {dtype} blocks of "

@@ -4,6 +4,7 @@ import torch
 
 from common.engine.attention.backend import AttentionBackend
 from common.engine.attention.cpu import CpuBackend
+from common.engine.attention.form import AttentionForm
 from common.engine.attention.reference import ReferenceBackend
 from common.engine.batch import Batch, BatchEntry
 from common.engine.device_inputs import on_host
@@ -45,7 +46,7 @@ def check(shape: AttentionShape) -> None:
 
 
 def _run(backend: AttentionBackend, shape: AttentionShape, spec: ModelSpec) -> list[torch.Tensor]:
-    """Run a chunk and a decode token in one step, with all positions and with a window."""
+    """Run a chunk and a decode token in one step, in each form of attention that the shape may ask for."""
     rows, heads, kv_heads = _CHUNK + 1, spec.num_heads, spec.num_kv_heads
     wide = normal(rows, heads + 2 * kv_heads, shape.head_dim, dtype=DTYPES[shape.dtype])
     # views of one product, as the fused pass has them
@@ -53,10 +54,21 @@ def _run(backend: AttentionBackend, shape: AttentionShape, spec: ModelSpec) -> l
     if shape.value_dim:
         value = normal(rows, kv_heads, shape.value_dim, dtype=wide.dtype, seed=5)
     out = []
-    for window in (None, 9):
+    for form in _forms(shape, heads):
         backend.begin(on_host(_step(shape.block_size)))
-        out.append(backend.attend(0, query, key, value, _SCALE, window).clone())
+        out.append(backend.attend(0, query, key, value, form).clone())
     return out
+
+
+def _forms(shape: AttentionShape, heads: int) -> list[AttentionForm]:
+    forms = [AttentionForm(_SCALE), AttentionForm(_SCALE, window=9)]
+    if shape.has_extras:
+        sinks, slopes = normal(heads, seed=4), normal(heads, seed=5).abs()
+        forms += [
+            AttentionForm(_SCALE, softcap=0.5, sinks=sinks),
+            AttentionForm(_SCALE, window=9, chunk=20, slopes=slopes),
+        ]
+    return forms
 
 
 def _step(block_size: int) -> RaggedInputs:

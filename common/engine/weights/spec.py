@@ -6,6 +6,7 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 
 from common.config import StoredDtype
+from common.engine.attention.layer_form import extras_of
 from common.engine.model_spec import ModelSpec
 from common.engine.weights.fingerprint import fingerprint
 from common.engine.weights.folder import read_eos_token_ids
@@ -14,8 +15,9 @@ from common.kv_transfer.layout import shape_of_all
 from common.telemetry.logs import get_logger
 from pdserve.errors import SetupError
 
-_LAYER_TYPES = {"full_attention", "sliding_attention"}
+_LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
 _NEEDED = ("num_hidden_layers", "num_attention_heads", "vocab_size")
+_TUNED = {"llama4_text"}  # families whose scaling by position is ours (attention/temperature.py)
 _ALIBI = {"bloom", "mpt"}  # families that know no other positions
 
 _log = get_logger()
@@ -24,7 +26,7 @@ _log = get_logger()
 def read_spec(path: Path, config: PreTrainedConfig, dtype: StoredDtype) -> ModelSpec:
     """Read the model's numbers.
 
-    Raises SetupError for layers that are not attention over all, or a window of, earlier positions,
+    Raises SetupError for layers that are not attention over all, a window or a chunk of earlier positions,
     and for a configuration without the numbers.
     """
     text = config.get_text_config()
@@ -42,6 +44,7 @@ def read_spec(path: Path, config: PreTrainedConfig, dtype: StoredDtype) -> Model
         eos_token_ids=read_eos_token_ids(path, text.vocab_size),
         dtype=dtype,
         fingerprint=f"{fingerprint(path)}-{dtype}",
+        extras=extras_of(text),
         own_kv_shapes=() if is_alike else shapes.own,
         kv_places=shapes.places,
     )
@@ -74,7 +77,7 @@ def _refuse_unsupported(config: PreTrainedConfig, text: PreTrainedConfig) -> Non
     for layer, kind in enumerate(getattr(text, "layer_types", None) or ()):
         if kind not in _LAYER_TYPES:
             raise _unsupported(f"its layer {layer} is {kind}")
-    if getattr(text, "attn_temperature_tuning", False):
+    if getattr(text, "attn_temperature_tuning", False) and text.model_type not in _TUNED:
         raise _unsupported(f"layers of {text.model_type} scale queries by positions of their own")
     if text.model_type in _ALIBI or getattr(text, "alibi", False):
         raise _unsupported(f"every layer of {text.model_type} adds ALiBi biases to its scores")
