@@ -208,7 +208,7 @@ class PrefillEngine:
 
     def _copy_out(self, prompt: _Prompt) -> None:
         """Send the KV that decode lacks, in pieces of at most a step's size and decode's own limit."""
-        seq, size = prompt.seq, self._engine.config.max_batch_tokens
+        seq, size = prompt.seq, self._engine.limits.max_batch_tokens
         size = min(size, seq.request.max_item_tokens or size)
         while prompt.num_sent < seq.num_computed_tokens:
             start, end = prompt.num_sent, min(prompt.num_sent + size, seq.num_computed_tokens)

@@ -20,22 +20,22 @@ class ModelSpec:
     fingerprint: str
     extras: tuple[str, ...] = ()  # of its attention, in words; see AttentionForm.extras
     dtype_reason: str = ""  # why the dtype was chosen
+    quantization: str = "none"  # of the weights of products
     # where keys differ from values, or layer from layer: those of each layer that has some of its own
     own_kv_shapes: tuple[KVShape, ...] = ()
     # where layers share keys and values: by layer, the place in `kv_shapes` of those that it reads
     kv_places: tuple[int, ...] = ()
-    quantization: str = "none"  # of the weights of products
+
+    @property
+    def stored_as(self) -> str:
+        """Return the dtype and, behind a slash, the format of quantized weights."""
+        return self.dtype if self.quantization == "none" else f"{self.dtype}/{self.quantization}"
 
     @property
     def kv_shapes(self) -> tuple[KVShape, ...]:
         """Shapes of all keys and values that are kept, layer by layer."""
         alike = KVShape(self.num_kv_heads, self.head_dim, self.head_dim)
         return self.own_kv_shapes or (alike,) * self.num_layers
-
-    @property
-    def stored_as(self) -> str:
-        """Return the dtype and, behind a slash, the format of quantized weights."""
-        return self.dtype if self.quantization == "none" else f"{self.dtype}/{self.quantization}"
 
     def quantized(self, quantization: str) -> "ModelSpec":
         """Return the numbers of this model with quantized weights: another model, to other workers."""

@@ -33,7 +33,7 @@ class AttentionBackend(Protocol):
     ) -> torch.Tensor:
         """Store `key` [T, kv_heads, key_dim] and `value` likewise, then return causal attention of `query`.
 
-        `layer` is a place among `kv_shapes`. `query` is [T, heads, key_dim], the result [T, heads,
+        `layer` is a place among `kv_shapes`. `query` is [T, heads, key_dim] and the result [T, heads,
         value_dim], both in the blocks' dtype; the next call may overwrite the result. With `sampled_only`
         (the last layer) only the rows `sample_rows` of the result need to be right.
         """
