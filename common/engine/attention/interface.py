@@ -39,14 +39,10 @@ def paged_attention(
     Returns [1, T, heads, dim]. Raises UnsupportedAttentionError.
     """
     layer = getattr(module, "layer_idx", None)
-    asked = _unknown(module, features)
-    asked |= unhonoured(module, layer, sliding_window, softcap, s_aux)
+    asked = _unknown(module, features) | unhonoured(module, layer, sliding_window, softcap, s_aux)
     if key.shape != value.shape:
         asked.add("values of another shape than its keys")
-    if asked or not isinstance(layer, int):
-        raise UnsupportedAttentionError(
-            f"{type(module).__name__} (layer {layer}) asks for {', '.join(sorted(asked)) or 'no layer index'}"
-        )
+    layer = _require_layer(module, layer, asked)
     if paged_attention is None:
         raise UnsupportedAttentionError(
             f"{type(module).__name__} drops the keyword paged_attention"
@@ -62,6 +58,15 @@ def paged_attention(
     # some models rotate in float32; blocks hold the model's dtype
     query, key, value = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
     return paged_attention.attend(layer, query, key, value, form)[None], None
+
+
+def _require_layer(module: torch.nn.Module, layer: object, asked: set[str]) -> int:
+    """Return the layer's index; raise UnsupportedAttentionError without one, or where anything is `asked`."""
+    if asked or not isinstance(layer, int):
+        raise UnsupportedAttentionError(
+            f"{type(module).__name__} (layer {layer}) asks for {', '.join(sorted(asked)) or 'no layer index'}"
+        )
+    return layer
 
 
 def _unknown(module: torch.nn.Module, features: dict[str, object]) -> set[str]:

@@ -53,11 +53,12 @@ def attention_kernel(
     partner, pack = partner_of(storage), 4 // np.dtype(storage).itemsize
     # decode steps have few rows to fill the registers with, and chunks follow them
     parts = scores.num_score_parts(decode_rows, head_dim // pack)
+    extras = "-extras" if has_extras else ""
     decode_one, run_chunk = (
-        _item_function(block_size, head_dim, group, rows, parts, partner, has_extras)
+        _item_function(block_size, head_dim, group, rows, parts, partner, extras)
         for rows in (decode_rows, chunk_rows)
     )
-    variant = f"{block_size}-{head_dim}-{group}-{storage}" + "-extras" * has_extras
+    variant = f"{block_size}-{head_dim}-{group}-{storage}{extras}"
 
     @part(variant=variant)
     def run_items(  # type: ignore[no-untyped-def]
@@ -117,22 +118,15 @@ def _signature(storage: str, has_extras: bool) -> types.Type:
 
 
 def _item_function(
-    block_size: int,
-    head_dim: int,
-    group: int,
-    rows: int,
-    parts: int,
-    partner: str,
-    has_extras: bool,
+    block_size: int, head_dim: int, group: int, rows: int, parts: int, partner: str, extras: str
 ) -> Jitable:
     """Make the function for a work item: queries at consecutive positions, for one KV head.
 
     Queries and weights are held as `partner`, what keys and values are multiplied with. Scores are summed
-    in `parts`.
+    in `parts`. `extras` ends the names of parts: "-extras", or nothing for a plain kernel.
     """
-    extras = "-extras" * has_extras
     attend_tile = _tile_function(block_size, head_dim, rows, parts, rows == group, extras)
-    begin_form, window_of = row_functions(group, has_extras=has_extras)
+    begin_form, window_of = row_functions(group, has_extras=bool(extras))
     begin_rows, write_rows = _begin_function(head_dim, group), _end_function(head_dim, group)
     held = np.dtype(partner)
     most = -(-QUERY_TILE * group // rows) * rows  # of the longest item
