@@ -24,7 +24,7 @@ from common.engine.cpu.target import host_target
 GROUP = 32
 _PART = 16  # numbers that are summed before their scale is applied
 _STEP = 8  # numbers of a row in a word of 4-bit levels; so many are unrolled
-_AHEAD_BYTES = 4096
+_AHEAD_BYTES = 8192
 _LINE_BYTES = 64
 _COLUMNS = range(0, WIDTH, LANES)
 _BYTES = ir.VectorType(ir.IntType(8), LANES)
