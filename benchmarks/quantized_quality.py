@@ -101,9 +101,7 @@ def _logits(engine: Engine, ids: torch.Tensor) -> torch.Tensor:
     sampling = SamplingParams(temperature=0.0, seed=0, max_tokens=1)
     seq = Sequence(WorkRequest("window", 0, tuple(ids.tolist()), sampling), Timeline(0.0))
     seq.block_table = engine.pool.allocate(engine.pool.num_blocks_for(len(ids)))
-    inputs = RaggedInputs.from_batch(
-        Batch((BatchEntry(seq, len(ids)),)), engine.pool.block_size
-    )
+    inputs = RaggedInputs.from_batch(Batch((BatchEntry(seq, len(ids)),)), engine.pool.block_size)
     logits = engine.runner.logits(replace(inputs, sample_rows=np.arange(len(ids)))).clone()
     engine.pool.release(seq.block_table)
     return logits
