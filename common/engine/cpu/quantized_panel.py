@@ -1,12 +1,13 @@
 """Products by panels of small integers, as a numba intrinsic.
 
-Weights lie in groups of GROUP numbers of a row, with a float16 scale each (fused/quantize.py). A panel is WIDTH
-rows, transposed: int8 levels one by one [K, WIDTH], or eight levels of 4 bits in an int32 word [K / 8, WIDTH],
-the first in its lowest bits. They are widened to float32 in registers; x is float32. Groups of 4-bit levels
-have an offset too, which is multiplied with the sum of the group's x.
+Weights lie in groups of GROUP numbers of a row, with a float16 scale each (fused/quantize.py). A panel is
+WIDTH rows, transposed: int8 levels one by one [K, WIDTH], or eight levels of 4 bits in an int32 word
+[K / 8, WIDTH], the first in its lowest bits. They are widened to float32 in registers; x is float32. Groups
+of 4-bit levels have an offset too, which is multiplied with the sum of the group's x.
 
-A sum has one order, whatever the number of rows: the products of a part, half a group, one after the other from
-zero; then total += scale * part, fused. Totals lie in memory, so that registers hold the parts of many rows.
+A sum has one order, whatever the number of rows. The products of a part, half a group, are added one after
+the other from zero; then total += scale * part, fused. Totals lie in memory, so that registers hold the parts
+of many rows.
 """
 
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from numba.extending import intrinsic
 
 from common.engine.cpu import emit
 from common.engine.cpu.activation import GELU_TANH, gated
-from common.engine.cpu.emit import I32, INTS, LANES, Builder, Context, Values
+from common.engine.cpu.emit import INTS, LANES, Builder, Context, Values
 from common.engine.cpu.panel import PLAIN, WIDTH
 from common.engine.cpu.target import host_target
 

@@ -5,7 +5,7 @@ The formats are those of llama.cpp (ggml-quants.c):
 - int8 (Q8_0): levels -127 to 127; the scale is the group's largest absolute value / 127. A number is
   scale * level, exactly in float32.
 - int4 (Q4_1): levels -8 to 7 from the group's smallest number to its largest. A number is
-  scale * level + offset. The offset, a float16 too, is the number at level 0 (llama.cpp: at its level 0, our -8).
+  scale * level + offset. The offset, a float16 too, is the number at level 0.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Engines with quantized weights: the tokens of `transformers` on the same numbers, or a refusal in one line."""
+"""Engines with quantized weights give the tokens of `transformers` on the same numbers, or a refusal."""
 
 import random
 from pathlib import Path
