@@ -46,7 +46,7 @@ def _target() -> TargetReport:
 def _family(family: str, dtype: str) -> FamilyReport:
     arithmetic = host_target().storage_of(dtype)
     if family == "attention":
-        shape = AttentionShape(dtype, _BLOCK_SIZE, _HEAD_DIM, _GROUP)
+        shape = AttentionShape(dtype, _BLOCK_SIZE, _HEAD_DIM, _GROUP, has_extras=True)
         return FamilyReport(attention_verdict(shape), arithmetic)
     if family.endswith("products"):
         quantization = family.removesuffix("products").rstrip("-") or "none"

@@ -14,21 +14,24 @@ from common.engine.weights.experts import refuse_uneven_experts
 from common.engine.weights.loading_report import LoadingReport, check_report
 from common.engine.weights.quantization import refuse_quantized_tensors
 from common.engine.weights.stored import read_tensors, weight_files
+from common.engine.weights.text_part import as_causal_lm, multimodal_class, without_towers
 
 
 def load_whole(
     path: Path, config: PreTrainedConfig, dtype: torch.dtype, *, allow_unused: bool
 ) -> torch.nn.Module:
-    """Load the model with the folder's weights and our attention.
+    """Load the model with the folder's weights and our attention; of a multimodal one, its text part.
 
     Raises SetupError, naming the tensor, for weights that are not exactly the model's; whatever else
     `transformers` raises passes through.
     """
     tensors = read_tensors(weight_files(path))
     refuse_quantized_tensors(tensors)
+    multimodal = multimodal_class(config)
+    kind: Any = without_towers(multimodal) if multimodal else AutoModelForCausalLM
     with _reported_to_us():
         try:
-            model, raw = AutoModelForCausalLM.from_pretrained(
+            model, raw = kind.from_pretrained(
                 path,
                 config=config,
                 dtype=dtype,
@@ -46,7 +49,7 @@ def load_whole(
     if report.mismatched:
         refuse_uneven_experts(path, tensors)
     check_report(report, path, _head(model), allow_unused=allow_unused)
-    loaded: torch.nn.Module = model
+    loaded: torch.nn.Module = as_causal_lm(model, config) if multimodal else model
     return loaded
 
 
