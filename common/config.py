@@ -31,7 +31,8 @@ class EngineConfig(Frozen):
         description="Of weights and KV. auto: on CUDA the checkpoint's, on a CPU what it computes fastest",
     )
     quantization: Quantization = Field(
-        "none", description="On a CPU: hold the weights of products as small integers, in groups of 32"
+        "none",
+        description="On a CPU: hold the weights of products as small integers, in groups of 32",
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     attention_backend: Backend = "auto"

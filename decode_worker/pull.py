@@ -38,7 +38,7 @@ from decode_worker.pull_credit import AT_HAND, PullCredit
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """KV of the positions from `start` on: [layers, 2, tokens, kv_heads, head_dim], in the model's dtype."""
+    """KV of the positions from `start` on, in the wire layout, in the model's dtype."""
 
     start: int
     kv: torch.Tensor

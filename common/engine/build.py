@@ -128,19 +128,30 @@ def assemble_engine(
     return Engine(spec, config, prefix, cache, runner, costs, states)
 
 
-def attention_shape(
+def attention_shapes(
     spec: ModelSpec, config: EngineConfig, device: torch.device
-) -> AttentionShape | None:
-    """Return the shape to compile the CPU's attention kernels for; None where they are not used."""
+) -> list[AttentionShape]:
+    """Return the shapes to compile the CPU's attention kernels for; none where they are not used."""
     if device.type != "cpu" or config.attention_backend not in ("auto", "cpu"):
-        return None
+        return []
     # numba takes 0.3 s to import; a CUDA worker never needs it
     from common.engine.cpu.attention_kernel import can_compile_kernel
 
-    block_size = config.block_size or _BLOCK_SIZE[device.type]
-    group = spec.num_heads // spec.num_kv_heads
-    shape = AttentionShape(spec.dtype, block_size, spec.head_dim, group, bool(spec.extras))
-    return shape if can_compile_kernel(block_size, spec.head_dim) else None
+    size = config.block_size or _BLOCK_SIZE[device.type]
+    shapes = dict.fromkeys(spec.kv_shapes)
+    if not all(can_compile_kernel(size, dim) for _, *dims in shapes for dim in dims):
+        return []
+    return [
+        AttentionShape(
+            spec.dtype,
+            size,
+            key,
+            spec.num_heads // heads,
+            value_dim=None if key == value else value,
+            has_extras=bool(spec.extras),
+        )
+        for heads, key, value in shapes
+    ]
 
 
 def _prefix_cache(pool: BlockPool, spec: ModelSpec, config: EngineConfig) -> PrefixCache:
@@ -152,8 +163,9 @@ def _prefix_cache(pool: BlockPool, spec: ModelSpec, config: EngineConfig) -> Pre
 
 def _storage(spec: ModelSpec, config: EngineConfig, device: torch.device) -> Storage:
     """Return "packed" where the CPU's attention kernels run, else "pages"."""
-    shape = attention_shape(spec, config, device)
-    return "packed" if shape is not None and trusted_attention(shape) is None else "pages"
+    shapes = attention_shapes(spec, config, device)
+    are_right = bool(shapes) and all(trusted_attention(shape) is None for shape in shapes)
+    return "packed" if are_right else "pages"
 
 
 def _count_blocks(config: EngineConfig, spec: ModelSpec, block_size: int, num_scratch: int) -> int:

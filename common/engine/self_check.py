@@ -14,6 +14,7 @@ from common.engine.attention.form import UnsupportedAttentionError
 from common.engine.attention.interface import ATTENTION_NAME
 from common.engine.batch import Batch, BatchEntry
 from common.engine.memory.block_pool import BlockPool
+from common.engine.memory.block_storage import Piece
 from common.engine.memory.kv_cache import KVCache
 from common.engine.model_runner import ModelRunner
 from common.engine.model_spec import ModelSpec
@@ -96,7 +97,7 @@ class SelfCheck:
                 runner.run(Batch((BatchEntry(other, 1),)))
             if states is not None:
                 self._check_states(states)
-            self._check_layers(cache.read(seq.block_table, 0, CHECK_TOKENS))
+            self._check_layers(cache.by_layer(cache.read(seq.block_table, 0, CHECK_TOKENS)))
             self._check_logits(runner.logits(RaggedInputs.from_batch(last, pool.block_size)))
         except UnsupportedAttentionError as error:
             raise SetupError(f"the model's attention is not supported: {error}") from error
@@ -119,26 +120,24 @@ class SelfCheck:
         layout, self._own_states = read_states(layers)
         if layout.parts:
             self.state_layout = layout
-        kv_layers = layers if self._kv_layers is None else [layers[n] for n in self._kv_layers]
-        self._own_layers = [_keys_and_values(layer) for layer in kv_layers]
+        # other kinds of cache have no layers to compare
+        known = (layers[n] if n < len(layers) else None for n in self._kv_layers)
+        self._own_layers = [_keys_and_values(layer) for layer in known]
 
-    def _check_layers(self, kv: torch.Tensor) -> None:
-        """`kv` is [layers, 2, tokens, kv_heads, head_dim]."""
-        for layer, stored in enumerate(kv):
-            if not stored.any():
+    def _check_layers(self, kv: list[Piece]) -> None:
+        for layer, (keys, _) in enumerate(kv):
+            if not keys.any():
                 raise UnsupportedAttentionError(
-                    f"layer {self._number(layer)} does not attend over keys and values"
+                    f"layer {self._kv_layers[layer]} does not attend over keys and values"
                 )
         for layer, (stored, own) in enumerate(zip(kv, self._own_layers, strict=False)):
-            if own is not None and own.shape[2:] == stored.shape[2:]:
-                last = stored[:, len(stored[0]) - own.shape[1] :]  # a window keeps the last ones
+            if own is not None and _sizes(own) == _sizes(stored):
+                num_kept = len(own[0])  # a window keeps the last ones
+                last = torch.cat([x[len(x) - num_kept :].flatten() for x in stored])
                 limit = self._limit if layer else min(self._limit, _FIRST_LAYER)
-                what = f"the keys and values of layer {self._number(layer)}"
-                _check(what, last, own, limit)
-
-    def _number(self, layer: int) -> int:
-        """Return the number in the model of a layer of the KV memory."""
-        return layer if self._kv_layers is None else self._kv_layers[layer]
+                expected = torch.cat([x.flatten() for x in own])
+                what = f"the keys and values of layer {self._kv_layers[layer]}"
+                _check(what, last, expected, limit)
 
     def _check_states(self, states: StateCache) -> None:
         ours = states.parts(states.read(_SLOT, CHECK_TOKENS))
@@ -164,11 +163,19 @@ def _cache_layers(output: Any) -> list[Any]:
     return list(getattr(output.past_key_values, "layers", ()))
 
 
-def _keys_and_values(layer: Any) -> torch.Tensor | None:
-    """Return a cache layer's [2, tokens, kv_heads, head_dim], float32 on the host; None without both."""
+def _keys_and_values(layer: Any) -> Piece | None:
+    """Return a cache layer's keys and values [tokens, kv_heads, dim], float32 on the host; None without both.
+
+    Latent attention caches what its keys and values are made of, in other shapes than ours.
+    """
     keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
     if not isinstance(keys, torch.Tensor) or not isinstance(values, torch.Tensor):
         return None
-    if keys.dim() != 4 or keys.shape != values.shape:
+    if keys.dim() != 4 or keys.shape[:3] != values.shape[:3]:
         return None
-    return torch.stack((keys[0], values[0])).transpose(1, 2).float().cpu()
+    own_keys, own_values = (x[0].transpose(0, 1).float().cpu() for x in (keys, values))
+    return own_keys, own_values
+
+
+def _sizes(pair: Piece) -> list[torch.Size]:
+    return [x.shape[1:] for x in pair]

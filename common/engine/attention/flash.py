@@ -24,7 +24,7 @@ class FlashBackend:
     name = "flash"
 
     def __init__(self, cache: KVCache, varlen: VarlenAttention | None = None) -> None:
-        self.kv_shape = (cache.num_kv_heads, cache.head_dim)
+        self.kv_shapes, self.kv_places = cache.shapes, cache.places
         self._blocks = cache.blocks
         self._varlen = varlen or _torch_varlen()
 
@@ -35,8 +35,8 @@ class FlashBackend:
         return (
             keys.device.type == "cuda"
             and keys.dtype in (torch.bfloat16, torch.float16)
-            and cache.head_dim % 8 == 0
-            and cache.head_dim <= _MOST_CHANNELS
+            and all(key == value and key % 8 == 0 for _, key, value in cache.shapes)
+            and max(key for _, key, _ in cache.shapes) <= _MOST_CHANNELS
             and cache.block_size % PAGE == 0
         )
 

@@ -14,7 +14,7 @@ class ReferenceBackend:
     name = "reference"
 
     def __init__(self, cache: KVCache) -> None:
-        self.kv_shape = (cache.num_kv_heads, cache.head_dim)
+        self.kv_shapes, self.kv_places = cache.shapes, cache.places
         self._blocks, self._block_size = cache.blocks, cache.block_size
 
     def begin(self, step: StepTensors) -> None:
@@ -34,7 +34,7 @@ class ReferenceBackend:
     ) -> torch.Tensor:
         """Implement AttentionBackend.attend."""
         self._blocks.store(layer, self._slots, key, value)
-        out = torch.empty_like(query)
+        out = query.new_empty(*query.shape[:2], value.shape[2])
         starts, contexts = self._inputs.query_start, self._inputs.context_len
         for row, context in enumerate(contexts.tolist()):
             span = slice(int(starts[row]), int(starts[row + 1]))

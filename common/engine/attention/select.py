@@ -26,6 +26,8 @@ def select_backend(
         _log.warning("flash_left_out", reason=extras[0], instead="reference")
     if name == "auto":
         name = next(known for known in _FASTEST_FIRST if known in available)
+        if name == "reference":
+            _log.warning("attention_is_slow", backend=name, blocks=_describe(cache))
     if name not in available:
         if extras and name == "flash" and FlashBackend.can_read(cache):
             raise SetupError(
@@ -33,12 +35,19 @@ def select_backend(
                 f"this machine has: {', '.join(sorted(available))}",
             )
         dtype, device = str(cache.keys.dtype).removeprefix("torch."), cache.keys.device.type
-        shape = f"{cache.block_size} positions and heads of {cache.head_dim} channels"
         raise SetupError(
-            f"engine.attention_backend '{name}' is not available on {device} for {dtype} blocks of {shape}",
+            f"engine.attention_backend '{name}' is not available on {device} for {dtype} blocks of "
+            f"{_describe(cache)}",
             f"this machine has: {', '.join(sorted(available))}",
         )
     return available[name](cache, num_heads)
+
+
+def _describe(cache: KVCache) -> str:
+    """Name the sizes that decide which kernels fit."""
+    dims = sorted({dim for _, *dims in cache.shapes for dim in dims})
+    channels = " and ".join(map(str, dims))
+    return f"{cache.block_size} positions and heads of {channels} channels"
 
 
 def _available(cache: KVCache) -> dict[str, Callable[[KVCache, int], AttentionBackend]]:

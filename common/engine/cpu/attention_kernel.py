@@ -40,24 +40,31 @@ def can_compile_kernel(block_size: int, head_dim: int) -> bool:
 
 @lru_cache(maxsize=16)
 def attention_kernel(
-    block_size: int, head_dim: int, group: int, storage: str, *, has_extras: bool = False
+    block_size: int,
+    head_dim: int,
+    group: int,
+    storage: str,
+    *,
+    value_dim: int = 0,
+    has_extras: bool = False,
 ) -> Kernel:
     """Compile (once per machine, on disk) the kernel for one block shape; see can_compile_kernel.
 
-    `storage` is the numpy name of the blocks' dtype. The signature is explicit, so that queries of any
-    stride share one compilation. A plain kernel ends its arguments with a window, one with extras with the
-    five of a call (score_extras.py).
+    `storage` is the numpy name of the blocks' dtype. Values have `value_dim` channels; 0: as many as keys.
+    The signature is explicit, so that queries of any stride share one compilation. A plain kernel ends its
+    arguments with a window, one with extras with the five of a call (score_extras.py).
     """
     decode_rows = next(n for n in range(min(group, _MAX_ROWS), 0, -1) if group % n == 0)
     chunk_rows = decode_rows * (_MAX_ROWS // decode_rows)
     partner, pack = partner_of(storage), 4 // np.dtype(storage).itemsize
     # decode steps have few rows to fill the registers with, and chunks follow them
     parts = scores.num_score_parts(decode_rows, head_dim // pack)
+    dims = head_dim, value_dim or head_dim
     decode_one, run_chunk = (
-        _item_function(block_size, head_dim, group, rows, parts, partner, has_extras)
+        _item_function(block_size, dims, group, rows, parts, partner, has_extras)
         for rows in (decode_rows, chunk_rows)
     )
-    variant = f"{block_size}-{head_dim}-{group}-{storage}" + "-extras" * has_extras
+    variant = f"{block_size}-{dims}-{group}-{storage}" + "-extras" * has_extras
 
     @part(variant=variant)
     def run_items(  # type: ignore[no-untyped-def]
@@ -78,8 +85,9 @@ def attention_kernel(
 
 
 def _kernel_function(run_items: Jitable, storage: str, variant: str, has_extras: bool) -> Kernel:
-    # query, out [T, heads, dim], a head's numbers side by side;
-    # keys [blocks, kv_heads, dim / pack, size, pack]; values [blocks, kv_heads, size / pack, dim, pack];
+    # query [T, heads, dim], out [T, heads, value_dim], a head's numbers side by side;
+    # keys [blocks, kv_heads, dim / pack, size, pack];
+    # values [blocks, kv_heads, size / pack, value_dim, pack];
     # items [n, 3]: sequence, first query, end query (within the sequence), QUERY_TILE at most
     if has_extras:
 
@@ -118,7 +126,7 @@ def _signature(storage: str, has_extras: bool) -> types.Type:
 
 def _item_function(
     block_size: int,
-    head_dim: int,
+    dims: tuple[int, int],
     group: int,
     rows: int,
     parts: int,
@@ -127,23 +135,24 @@ def _item_function(
 ) -> Jitable:
     """Make the function for a work item: queries at consecutive positions, for one KV head.
 
-    Queries and weights are held as `partner`, what keys and values are multiplied with. Scores are summed
-    in `parts`.
+    `dims` are the channels of a key and a value. Queries and weights are held as `partner`, what keys and
+    values are multiplied with. Scores are summed in `parts`.
     """
+    head_dim, value_dim = dims
     extras = "-extras" * has_extras
-    attend_tile = _tile_function(block_size, head_dim, rows, parts, rows == group, extras)
+    attend_tile = _tile_function(block_size, dims, rows, parts, rows == group, extras)
     begin_form, window_of = row_functions(group, has_extras=has_extras)
-    begin_rows, write_rows = _begin_function(head_dim, group), _end_function(head_dim, group)
+    begin_rows, write_rows = _begin_function(dims, group), _end_function(value_dim, group)
     held = np.dtype(partner)
     most = -(-QUERY_TILE * group // rows) * rows  # of the longest item
     most_lanes, tile = most * LANES, rows * TILE
 
-    @part(variant=f"{block_size}-{head_dim}-{group}-{rows}-{parts}-{partner}{extras}")
+    @part(variant=f"{block_size}-{dims}-{group}-{rows}-{parts}-{partner}{extras}")
     def run_item(query, keys, values, out, table, position, head, scale, form):  # type: ignore[no-untyped-def]
         n = query.shape[0] * group
         padded = (n + rows - 1) // rows * rows
         # too many numbers for a stack, in models with many query heads to a KV head
-        q, acc = np.empty(padded * head_dim, held), np.empty(padded * head_dim, np.float32)
+        q, acc = np.empty(padded * head_dim, held), np.empty(padded * value_dim, np.float32)
         peak, norm = scratch(np.float32, most), scratch(np.float32, most_lanes)
         scores, weights = scratch(np.float32, tile), scratch(held, tile)
         limits = scratch(np.int64, most)
@@ -164,10 +173,11 @@ def _item_function(
     return run_item
 
 
-def _begin_function(head_dim: int, group: int) -> Jitable:
+def _begin_function(dims: tuple[int, int], group: int) -> Jitable:
     """Make the function that sets up an item's rows: queries, sums, and the first position not seen."""
+    head_dim, value_dim = dims
 
-    @part(variant=f"{head_dim}-{group}")
+    @part(variant=f"{dims}-{group}")
     def begin_rows(query, head, position, padded, q, acc, peak, norm, limits):  # type: ignore[no-untyped-def]
         n = query.shape[0] * group
         for r in range(padded):
@@ -175,6 +185,7 @@ def _begin_function(head_dim: int, group: int) -> Jitable:
             peak[r] = LOWEST_PEAK
         for i in range(padded * head_dim):
             q[i] = 0
+        for i in range(padded * value_dim):
             acc[i] = 0
         for i in range(padded * LANES):
             norm[i] = 0
@@ -184,33 +195,34 @@ def _begin_function(head_dim: int, group: int) -> Jitable:
     return begin_rows
 
 
-def _end_function(head_dim: int, group: int) -> Jitable:
+def _end_function(value_dim: int, group: int) -> Jitable:
     """Make the function that writes an item's rows: weighted sums of values over sums of weights."""
 
-    @part(variant=f"{head_dim}-{group}")
+    @part(variant=f"{value_dim}-{group}")
     def write_rows(acc, norm, out, head):  # type: ignore[no-untyped-def]
         for r in range(out.shape[0] * group):
             row = out[r // group, head * group + r % group]
             total = np.float32(0)
             for i in range(r * LANES, (r + 1) * LANES):
                 total += norm[i]
-            for d in range(head_dim):
-                row[d] = vec.narrow(row[d], acc[r * head_dim + d] / total)
+            for d in range(value_dim):
+                row[d] = vec.narrow(row[d], acc[r * value_dim + d] / total)
 
     return write_rows
 
 
 def _tile_function(
-    block_size: int, head_dim: int, rows: int, parts: int, is_decode: bool, extras: str
+    block_size: int, dims: tuple[int, int], rows: int, parts: int, is_decode: bool, extras: str
 ) -> Jitable:
     """Make the function for `rows` rows from row r against the TILE positions from `first_key`.
 
     A decode step reads each block once, from memory, and prefetches the next tile's: the CPU cannot guess.
     """
     value_rows = next(n for n in (4, 3, 2, 1) if rows % n == 0)
-    block = block_size * head_dim
+    head_dim, value_dim = dims
+    block, value_block = block_size * head_dim, block_size * value_dim
 
-    @part(variant=f"{block_size}-{head_dim}-{rows}-{parts}-{is_decode}{extras}")
+    @part(variant=f"{block_size}-{dims}-{rows}-{parts}-{is_decode}{extras}")
     def attend_tile(  # type: ignore[no-untyped-def]
         q, r, first_key, limits, form, keys, values, head, table, scale, acc, peak, norm, s, p
     ):  # fmt: skip
@@ -226,17 +238,18 @@ def _tile_function(
                 q, r * head_dim, keys, at, scale, s, b * block_size,
                 rows, head_dim, block_size, parts,
             )  # fmt: skip
-        softmax.softmax_rows(s, limits, r, first_key, form, p, acc, peak, norm, rows, head_dim)
+        softmax.softmax_rows(s, limits, r, first_key, form, p, acc, peak, norm, rows, value_dim)
         for b in range((seen + block_size - 1) // block_size):
-            at = (np.int64(table[first + b]) * kv_heads + head) * block
+            at = (np.int64(table[first + b]) * kv_heads + head) * value_block
             if is_decode:
                 ahead = min(first + b + TILE // block_size, table.shape[0] - 1)
-                vec.prefetch(values, (np.int64(table[ahead]) * kv_heads + head) * block, block)
+                start = (np.int64(table[ahead]) * kv_heads + head) * value_block
+                vec.prefetch(values, start, value_block)
             count = min(seen - b * block_size, block_size)
             for i in range(0, rows, value_rows):
                 vec.accumulate_block(
                     p, i * TILE + b * block_size, values, at, count,
-                    acc, (r + i) * head_dim, value_rows, head_dim,
+                    acc, (r + i) * value_dim, value_rows, value_dim,
                 )  # fmt: skip
 
     return attend_tile

@@ -24,9 +24,7 @@ def _tile_function(rows: int, kind: int) -> Callable[..., int]:
     def run(x, row, end, depth, levels, scales, panel, bias, out, column, width):  # type: ignore[no-untyped-def]
         while row + rows <= end:
             x_at, at = row * depth, row * width + column
-            quantized_tile(
-                x, x_at, depth, levels, scales, panel, bias, out, at, width, rows, kind
-            )
+            quantized_tile(x, x_at, depth, levels, scales, panel, bias, out, at, width, rows, kind)
             row += rows
         return row
 

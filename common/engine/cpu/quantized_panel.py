@@ -50,7 +50,9 @@ class _Panel(NamedTuple):
 
 
 @intrinsic(prefer_literal=True)
-def quantized_tile(ctx, x, x_at, depth, levels, scales, panel, bias, out, out_at, out_width, rows, kind):  # type: ignore[no-untyped-def]
+def quantized_tile(
+    ctx, x, x_at, depth, levels, scales, panel, bias, out, out_at, out_width, rows, kind
+):  # type: ignore[no-untyped-def]
     """out[i, 0:WIDTH] = x[row i] . panel number `panel` + bias[0:WIDTH] for `rows` rows of x.
 
     `kind` is as in panel_tile. `depth` is a multiple of GROUP.
@@ -140,9 +142,7 @@ def _widened(builder: Builder, panel: _Panel, step: Any, number: int, column: in
         at = builder.add(at, emit.index(number * WIDTH + column))
         levels = emit.aligned_load(builder, builder.gep(panel.levels, [at]), _BYTES, 1)
         return builder.sitofp(builder.sext(levels, INTS), emit.VECTOR)
-    at = builder.add(
-        emit.multiply_add(builder, step, WIDTH, panel.first), emit.index(column)
-    )
+    at = builder.add(emit.multiply_add(builder, step, WIDTH, panel.first), emit.index(column))
     words = emit.aligned_load(builder, builder.gep(panel.levels, [at]), INTS, 4)
     if host_target().level.startswith("avx512"):
         # one instruction looks all lanes up by the lowest 4 bits

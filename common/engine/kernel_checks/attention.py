@@ -10,11 +10,12 @@ from common.engine.batch import Batch, BatchEntry
 from common.engine.device_inputs import on_host
 from common.engine.kernel_checks.close import normal, require_close
 from common.engine.kernel_checks.verdicts import AttentionShape
-from common.engine.memory.kv_cache import DTYPES, KVCache
+from common.engine.memory.kv_cache import DTYPES, KVCache, kv_layout
 from common.engine.model_spec import ModelSpec
 from common.engine.ragged import RaggedInputs
 from common.engine.sequence import Sequence
 from common.engine.timeline import Timeline
+from common.kv_transfer.layout import KVShape
 from common.messages import SamplingParams, WorkRequest
 
 _KV_HEADS, _SCALE = 2, 0.2
@@ -31,7 +32,7 @@ def check(shape: AttentionShape) -> None:
         KVCache(spec, num_blocks, shape.block_size, torch.device("cpu"), storage)
         for storage in ("packed", "pages")
     )
-    past = normal(1, 2, _CONTEXT - 1, _KV_HEADS, shape.head_dim, dtype=dtype, seed=3)
+    past = normal(*kv_layout(spec).shape(_CONTEXT - 1), dtype=dtype, seed=3)
     for cache in (ours, plain):
         cache.write(_TABLES[1], 0, past)
     backends = CpuBackend(ours, spec.num_heads), ReferenceBackend(plain)
@@ -50,6 +51,8 @@ def _run(backend: AttentionBackend, shape: AttentionShape, spec: ModelSpec) -> l
     wide = normal(rows, heads + 2 * kv_heads, shape.head_dim, dtype=DTYPES[shape.dtype])
     # views of one product, as the fused pass has them
     query, key, value = wide.split((heads, kv_heads, kv_heads), dim=1)
+    if shape.value_dim:
+        value = normal(rows, kv_heads, shape.value_dim, dtype=wide.dtype, seed=5)
     out = []
     for form in _forms(shape, heads):
         backend.begin(on_host(_step(shape.block_size)))
@@ -90,4 +93,5 @@ def _spec(shape: AttentionShape) -> ModelSpec:
         eos_token_ids=frozenset(),
         dtype=shape.dtype,
         fingerprint="",
+        own_kv_shapes=(KVShape(_KV_HEADS, shape.head_dim, shape.value_dim or shape.head_dim),),
     )

@@ -23,6 +23,7 @@ class AttentionShape:
     block_size: int
     head_dim: int
     group: int  # query heads that share a KV head
+    value_dim: int | None = None  # where a value has other channels than a key
     has_extras: bool = False  # sinks, soft caps, chunks, ALiBi; see AttentionForm
 
 

@@ -5,7 +5,7 @@ import torch
 from common.engine.model_runner import TokenModel
 from common.engine.model_spec import ModelSpec
 from common.engine.state.cache import StateCache
-from common.engine.state.mixers import StepStates, number_kv_layers
+from common.engine.state.mixers import StepStates
 from common.engine.state.model import StatefulModel
 from common.machine import read_memory
 from common.telemetry.logs import get_logger
@@ -44,7 +44,6 @@ def add_state(
         slots=num_slots,
     )
     cache = StateCache(spec.state, num_slots, device)
-    number_kv_layers(model, spec.kv_layers or ())
     return StatefulModel(token_model, StepStates(model, cache)), cache
 
 

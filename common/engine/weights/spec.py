@@ -11,6 +11,8 @@ from common.engine.model_spec import ModelSpec
 from common.engine.weights.fingerprint import fingerprint
 from common.engine.weights.folder import read_eos_token_ids
 from common.engine.weights.hybrid import is_hybrid, read_layers
+from common.engine.weights.kv_shapes import read_shapes
+from common.kv_transfer.layout import shape_of_all
 from common.telemetry.logs import get_logger
 from pdserve.errors import SetupError
 
@@ -31,21 +33,23 @@ def read_spec(path: Path, config: PreTrainedConfig, dtype: StoredDtype) -> Model
     text = config.get_text_config()
     _refuse_unsupported(config, text)
     layers = read_layers(text)
-    heads = text.num_attention_heads
-    kv_heads = 1 if getattr(text, "multi_query", False) else None
+    shapes = layers.with_kv(read_shapes(text))
+    first = shapes.own[0]
+    is_alike = shape_of_all(shapes.own) is not None and not shapes.places
     return ModelSpec(
-        num_layers=text.num_hidden_layers if layers.kv is None else len(layers.kv),
-        num_heads=heads,
-        num_kv_heads=kv_heads or getattr(text, "num_key_value_heads", None) or heads,
-        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        num_layers=text.num_hidden_layers,
+        num_heads=text.num_attention_heads,
+        num_kv_heads=first.num_kv_heads,
+        head_dim=first.key_dim,
         vocab_size=text.vocab_size,
         max_context_tokens=max_context_tokens(text),
         eos_token_ids=read_eos_token_ids(path, text.vocab_size),
         dtype=dtype,
         fingerprint=f"{fingerprint(path)}-{dtype}",
         extras=extras_of(text),
-        kv_layers=layers.kv,
         state_layers=layers.state,
+        own_kv_shapes=() if is_alike else shapes.own,
+        kv_places=shapes.places,
     )
 
 

@@ -25,7 +25,41 @@ _SHAPE: dict[str, object] = {
     "pad_token_id": None,
     "tie_word_embeddings": False,
 }
+# multi-head latent attention: keys of 32 channels, values of 16
+_LATENT: dict[str, object] = {
+    **{name: value for name, value in _SHAPE.items() if name != "head_dim"},
+    "num_key_value_heads": 4,
+    "q_lora_rank": 24,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 16,
+}
+_LATENT_MOE: dict[str, object] = {
+    **_LATENT,
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+}
 FAMILIES: dict[str, dict[str, object]] = {
+    "deepseek_v2": {**_LATENT_MOE, "topk_method": "greedy"},
+    "deepseek_v3": _LATENT_MOE,
+    "minicpm3": _LATENT,
+    "glm4_moe_lite": _LATENT_MOE,
+    # heads of 16 channels in local layers, of 32 in global ones
+    "gemma4_text": {
+        **_SHAPE,
+        "num_hidden_layers": 4,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "global_head_dim": 32,
+        "vocab_size_per_layer_input": VOCAB,
+        "hidden_size_per_layer_input": 16,
+    },
     "llama": _SHAPE,
     "qwen2": _SHAPE,
     "mistral": {**_SHAPE, "sliding_window": 8},
@@ -113,5 +147,5 @@ def make_engine(folder: Path, config: EngineConfig) -> Engine:
 def poison(engine: Engine) -> None:
     """Fill all KV memory with NaN: a read of unwritten memory then shows."""
     cache: KVCache = engine.cache
-    cache.keys.fill_(float("nan"))
-    cache.values.fill_(float("nan"))
+    for kv in cache.tensors:
+        kv.fill_(float("nan"))

@@ -58,7 +58,7 @@ def engine(folder: Path) -> Engine:
 
 def test_only_layers_of_attention_have_blocks(engine: Engine) -> None:
     spec = engine.spec
-    assert (spec.kv_layers, spec.state_layers, spec.num_layers) == ((1, 3), (0, 2), 2)
+    assert (spec.kv_layers, spec.state_layers, spec.num_layers) == ((1, 3), (0, 2), 4)
     assert engine.cache.keys.shape[0] == 2
     assert spec.state is not None
     # of a layer: 4 inputs of 64 channels, and a state of 4 heads of 8 x 8, in float32
