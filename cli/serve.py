@@ -97,7 +97,7 @@ def _serve(settings: ServeConfig) -> None:
 
 
 def ready_lines(model: str, endpoints: "Endpoints", openai_scheme: str) -> str:
-    """Return a line of addresses that scripts wait for, the dtype's reason, the live page's address."""
+    """Return a line of addresses that scripts wait for, then dtype, KV memory and the live page."""
     host = endpoints.host
     line = (
         f"pdserve ready: model={model} grpc={host}:{endpoints.grpc_port} "
@@ -106,6 +106,8 @@ def ready_lines(model: str, endpoints: "Endpoints", openai_scheme: str) -> str:
     if endpoints.openai_port is not None:
         line += f" openai={openai_scheme}://{host}:{endpoints.openai_port}/v1"
     lines = [f"{line} dtype={endpoints.dtype}", f"{endpoints.dtype}: {endpoints.dtype_reason}"]
+    if endpoints.kv_capacity:
+        lines.append(f"KV memory of a decode worker: {endpoints.kv_capacity}")
     if endpoints.live_page:
         lines.append(f"live page: {endpoints.live_page}")
     return "\n".join(lines)

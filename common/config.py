@@ -9,6 +9,7 @@ from pydantic import (
     model_validator,
 )
 
+from common.auto_setting import AutoCount, AutoSize
 from common.certificates import Certificates, WorkerAccess
 from common.frozen import Frozen
 from common.router_config import RouterConfig
@@ -51,9 +52,16 @@ class EngineConfig(Frozen):
     prefix_cache: Literal["auto", "off"] = Field(
         "auto", description="Share the KV of prompts that begin alike"
     )
-    kv_cache_gib: float = Field(1.0, gt=0, description="Memory for KV blocks, GiB")
-    max_batch_tokens: int = Field(512, ge=1, description="Tokens a step may run; cuts long prompts")
-    max_num_seqs: int = Field(64, ge=1, description="Sequences in the running batch")
+    kv_cache_gib: AutoSize = Field(
+        "auto", description="Memory for KV blocks, GiB; auto: from what the worker may use"
+    )
+    gpu_memory_utilization: float = Field(
+        0.9, gt=0, le=1, description="Share of a GPU's free memory that kv_cache_gib: auto takes"
+    )
+    max_batch_tokens: AutoCount = Field(
+        "auto", description="Tokens a step may run; cuts long prompts"
+    )
+    max_num_seqs: AutoCount = Field("auto", description="Sequences in the running batch")
     itl_target_s: float | None = Field(
         None, gt=0, description="Decode steps are kept within this time; unset: as they come"
     )
@@ -76,7 +84,8 @@ class EngineConfig(Frozen):
     @model_validator(mode="after")
     def _leave_room_for_prefill(self) -> Self:
         # a full batch of decode tokens must leave budget for a chunk, or local prefill would starve
-        if self.max_batch_tokens <= self.max_num_seqs:
+        num_seqs = 1 if self.max_num_seqs == "auto" else self.max_num_seqs
+        if self.max_batch_tokens != "auto" and self.max_batch_tokens <= num_seqs:
             raise ValueError("max_batch_tokens must be greater than max_num_seqs")
         return self
 
@@ -184,6 +193,9 @@ class WorkerSpec(Frozen):
     num_threads: int = Field(0, ge=0, description="0: one per core the process may use")
     memory_bytes: int | None = Field(
         None, ge=0, description="Host memory it may take; unset: what is free when it starts"
+    )
+    machine_workers: int = Field(
+        1, ge=1, description="Workers that share its machine's memory, itself included"
     )
     cores: tuple[int, ...] = ()
     gpu_share: float = Field(

@@ -210,7 +210,7 @@ class PrefillEngine:
 
         The state follows, where the model has one.
         """
-        seq, size = prompt.seq, self._engine.config.max_batch_tokens
+        seq, size = prompt.seq, self._engine.limits.max_batch_tokens
         size = min(size, seq.request.max_item_tokens or size)
         while prompt.num_sent < seq.num_computed_tokens:
             start, end = prompt.num_sent, min(prompt.num_sent + size, seq.num_computed_tokens)

@@ -58,7 +58,9 @@ class FlashBackend:
     ) -> torch.Tensor:
         """Implement AttentionBackend.attend."""
         if not form.is_plain:
-            raise UnsupportedAttentionError(f"flash has no {form.extras[0]} (layer {layer})")
+            raise UnsupportedAttentionError(
+                f"flash does not honour {form.extras[0]} (layer {layer})"
+            )
         step, window = self._step, form.window
         self._blocks.store(layer, step.slot_mapping, key, value)
         keys, values = self._blocks.pages(layer)

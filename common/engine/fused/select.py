@@ -1,5 +1,7 @@
 """Choice of the forward pass: fused for families we know, `transformers`' own modules for the rest."""
 
+from collections.abc import Callable
+
 import torch
 
 from common.config import EngineConfig
@@ -18,9 +20,12 @@ from pdserve.errors import SetupError
 
 
 def select_model(
-    model: torch.nn.Module, config: EngineConfig, backend: AttentionBackend, device: torch.device
-) -> TokenModel:
-    """Return the fastest forward pass for a model. Raises SetupError where quantized weights have none."""
+    model: torch.nn.Module, config: EngineConfig, device: torch.device
+) -> Callable[[AttentionBackend], TokenModel]:
+    """Lay a model's weights out for the fastest forward pass; what is returned makes it for a backend.
+
+    All passes that are made share the weights. Raises SetupError where quantized weights have no pass.
+    """
     to_device: ToDevice = on_host if device.type == "cpu" else DeviceInputs(device).put
     activation = activation_of(model) if config.fusion == "auto" else None
     if activation is not None:
@@ -29,9 +34,9 @@ def select_model(
         layout, ops = _fastest(device, str(dtype).removeprefix("torch."), activation, form)
         weights = fuse(model, activation, layout)
         if weights is not None:
-            return FusedDecoder(weights, ops, backend, to_device)
+            return lambda backend: FusedDecoder(weights, ops, backend, to_device)
     check_quantization(model, config, device, is_fused=False)
-    return TransformersModel(model, backend, to_device)
+    return lambda backend: TransformersModel(model, backend, to_device)
 
 
 def quantized_format(config: EngineConfig) -> Format | None:

@@ -9,7 +9,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from common.engine.build import build_engine, select_device
 from common.engine.stages import StageClock
 from pdserve.errors import SetupError
-from tests.unit.common.engine.tiny_models import VOCAB, engine_config, make_engine, save_model
+from tests.unit.common.engine.tiny_models import (
+    VOCAB,
+    engine_config,
+    kv_bytes,
+    make_engine,
+    save_model,
+)
 
 COMMON: dict[str, object] = {
     "vocab_size": VOCAB,
@@ -149,7 +155,7 @@ def test_a_supported_model_is_built_and_holds_no_block(
     engine.pool.check_integrity([])
     assert engine.spec.dtype == dtype
     assert (engine.spec.num_layers, engine.spec.num_kv_heads, engine.spec.head_dim) == (2, 2, 16)
-    assert engine.cache.num_bytes <= engine.config.kv_cache_gib * 2**30
+    assert engine.cache.num_bytes <= kv_bytes(engine.config)
 
 
 def test_all_of_the_memory_asked_for_is_used(llama: Path) -> None:
@@ -185,8 +191,8 @@ def test_a_build_tells_its_stages_in_order(tmp_path: Path) -> None:
     assert [stage.name for stage in stages.done] == [
         "loading weights",
         "running the model alone",
-        "allocating KV memory",
         "preparing weights",
+        "allocating KV memory",
         "probing attention",
     ]
     assert stages.running == ""
