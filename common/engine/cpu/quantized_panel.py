@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 
 from common.engine.cpu import emit
 from common.engine.cpu.activation import GELU_TANH, gated
-from common.engine.cpu.emit import INTS, LANES, Builder, Context, Values
+from common.engine.cpu.emit import I32, INTS, LANES, Builder, Context, Values
 from common.engine.cpu.panel import PLAIN, WIDTH
 from common.engine.cpu.target import host_target
 
