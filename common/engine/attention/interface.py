@@ -12,7 +12,6 @@ from common.engine.attention.backend import AttentionBackend
 from common.engine.attention.form import UnsupportedAttentionError
 from common.engine.attention.layer_form import layer_form, unhonoured
 from common.engine.attention.temperature import scaled_by_position
-from common.engine.state.layout import KV_LAYER
 from common.kv_transfer.layout import KVShape
 
 ATTENTION_NAME = "pdserve_paged"
@@ -49,8 +48,7 @@ def paged_attention(
         raise UnsupportedAttentionError(
             f"{type(module).__name__} drops the keyword paged_attention"
         )
-    kv_layer = getattr(module, KV_LAYER, layer)  # not all layers of a hybrid have blocks
-    place = _place(module, kv_layer, key, value, paged_attention)
+    place = _place(module, layer, key, value, paged_attention)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     form = layer_form(module, layer, scale, sliding_window, softcap, s_aux)
     query = scaled_by_position(module, query, token_positions)
