@@ -14,24 +14,31 @@ from common.engine.weights.experts import refuse_uneven_experts
 from common.engine.weights.loading_report import LoadingReport, check_report
 from common.engine.weights.quantization import refuse_quantized_tensors
 from common.engine.weights.stored import read_tensors, weight_files
+from common.engine.weights.streamed import unmapped
 
 
 def load_whole(
-    path: Path, config: PreTrainedConfig, dtype: torch.dtype, *, allow_unused: bool
+    path: Path,
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    allow_unused: bool,
 ) -> torch.nn.Module:
-    """Load the model with the folder's weights and our attention.
+    """Load the model with the folder's weights and our attention, each tensor straight to `device`.
 
     Raises SetupError, naming the tensor, for weights that are not exactly the model's; whatever else
     `transformers` raises passes through.
     """
     tensors = read_tensors(weight_files(path))
     refuse_quantized_tensors(tensors)
-    with _reported_to_us():
+    with _reported_to_us(), unmapped():
         try:
             model, raw = AutoModelForCausalLM.from_pretrained(
                 path,
                 config=config,
                 dtype=dtype,
+                device_map={"": device},
                 attn_implementation=ATTENTION_NAME,
                 use_safetensors=True,
                 trust_remote_code=False,
