@@ -39,6 +39,7 @@ class Chunk:
     """KV of the positions from `start` on, in the wire layout, in the model's dtype."""
 
     start: int
+    num_tokens: int
     kv: torch.Tensor
     num_bytes: int
     copied: tuple[float, float]  # as in ChunkHeader
@@ -148,7 +149,7 @@ class Pull:
         payload = check_chunk(header, item[1], self._layout, self._next_start, limit)
         self._next_start = header.end
         kv = self._to_tensor(payload, header)
-        return Chunk(header.start, kv, payload.nbytes, header.copied)
+        return Chunk(header.start, header.end - header.start, kv, payload.nbytes, header.copied)
 
     def _parse_first_token(self, header: FirstTokenHeader, payload: Payload | None) -> FirstToken:
         seq, vocab_size = self.seq, self._layout.vocab_size
