@@ -13,7 +13,8 @@ import torch
 from transformers import AutoConfig
 
 from common.config import EngineConfig
-from common.engine.build import attention_shapes, select_device
+from common.engine.attention.kernel_shapes import attention_shapes
+from common.engine.build import select_device
 from common.engine.dtype import choose_dtype
 from common.engine.fused.families import known_activation
 from common.engine.kernel_checks.verdicts import (

@@ -40,6 +40,8 @@ class KVLayout:
     dtype: str
     bytes_per_element: int
     vocab_size: int
+    state_bytes: int = 0  # of one sequence in a model that has state; ships behind the last chunk
+    state_dtypes: str = ""
     numbers_per_token: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """Wire format from prefill to decode: a small msgpack header, and for a chunk one host buffer.
 
 A chunk's payload is KVLayout's: the keys and then the values of one layer after the other, contiguous, in the
-model's dtype, seen as bytes.
+model's dtype, seen as bytes. In a model with state, pieces of it follow the last chunk (state_pieces.py).
 Token 1 has a payload if the request wants its prompt's log-probabilities (prompt_logprobs.py).
 The receiver trusts nothing. Version, request, attempt, fingerprint, layout, token range and the checksums
 (XXH3-64) must all fit, or the item is refused with a WireError. Seconds in headers are on the sender's
@@ -58,6 +58,19 @@ class ChunkHeader(_Header):
     )
 
 
+class StateHeader(_Header):
+    """Header of bytes from `start` on of the state behind `position` tokens; they come with it."""
+
+    kind: Literal["state"] = "state"
+    fingerprint: str
+    position: int = Field(gt=0)
+    num_bytes: int = Field(gt=0, description="Of the whole state")
+    dtypes: str
+    start: int = Field(ge=0)
+    checksum: int = Field(ge=0)
+    copied: tuple[Seconds, Seconds] = Field(description="As in ChunkHeader")
+
+
 class FirstTokenHeader(_Header):
     """Header of token 1, sampled by prefill and sent before the last chunk's KV."""
 
@@ -85,7 +98,7 @@ class FailureHeader(_Header):
     message: str
 
 
-Header = ChunkHeader | FirstTokenHeader | FailureHeader
+Header = ChunkHeader | StateHeader | FirstTokenHeader | FailureHeader
 _HEADERS: TypeAdapter[Header] = TypeAdapter(Annotated[Header, Field(discriminator="kind")])
 
 

@@ -40,14 +40,10 @@ def paged_attention(
     Returns [1, T, heads, value channels]. Raises UnsupportedAttentionError.
     """
     layer = getattr(module, "layer_idx", None)
-    asked = _unknown(module, features)
-    asked |= unhonoured(module, layer, sliding_window, softcap, s_aux)
+    asked = _unknown(module, features) | unhonoured(module, layer, sliding_window, softcap, s_aux)
     if key.shape[:3] != value.shape[:3]:
         asked.add("fewer or more values than keys")
-    if asked or not isinstance(layer, int):
-        raise UnsupportedAttentionError(
-            f"{type(module).__name__} (layer {layer}) asks for {', '.join(sorted(asked)) or 'no layer index'}"
-        )
+    layer = _require_layer(module, layer, asked)
     if paged_attention is None:
         raise UnsupportedAttentionError(
             f"{type(module).__name__} drops the keyword paged_attention"
@@ -86,6 +82,15 @@ def _place(
 def _without_repeat(shape: KVShape) -> tuple[int, ...]:
     heads, *dims = shape
     return heads, *dict.fromkeys(dims)
+
+
+def _require_layer(module: torch.nn.Module, layer: object, asked: set[str]) -> int:
+    """Return the layer's index; raise UnsupportedAttentionError without one, or where anything is `asked`."""
+    if asked or not isinstance(layer, int):
+        raise UnsupportedAttentionError(
+            f"{type(module).__name__} (layer {layer}) asks for {', '.join(sorted(asked)) or 'no layer index'}"
+        )
+    return layer
 
 
 def _unknown(module: torch.nn.Module, features: dict[str, object]) -> set[str]:

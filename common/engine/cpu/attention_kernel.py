@@ -122,7 +122,7 @@ def _item_function(block: Block, rows: int, parts: int, partner: str, extras: st
     """Make the function for a work item: queries at consecutive positions, for one KV head.
 
     Queries and weights are held as `partner`, what keys and values are multiplied with. Scores are summed
-    in `parts`.
+    in `parts`. `extras` ends the names of parts: "-extras", or nothing for a plain kernel.
     """
     _, head_dim, value_dim, group = block
     attend_tile = _tile_function(block, rows, parts, rows == group, extras)

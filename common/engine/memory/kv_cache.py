@@ -138,4 +138,6 @@ def kv_layout(spec: ModelSpec) -> KVLayout:
         dtype=spec.dtype,
         bytes_per_element=DTYPES[spec.dtype].itemsize,
         vocab_size=spec.vocab_size,
+        state_bytes=0 if spec.state is None else spec.state.num_bytes,
+        state_dtypes="" if spec.state is None else spec.state.dtypes,
     )

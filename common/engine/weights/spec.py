@@ -10,6 +10,7 @@ from common.engine.attention.layer_form import extras_of
 from common.engine.model_spec import ModelSpec
 from common.engine.weights.fingerprint import fingerprint
 from common.engine.weights.folder import read_eos_token_ids
+from common.engine.weights.hybrid import is_hybrid, read_layers
 from common.engine.weights.kv_shapes import read_shapes
 from common.kv_transfer.layout import shape_of_all
 from common.telemetry.logs import get_logger
@@ -31,7 +32,8 @@ def read_spec(path: Path, config: PreTrainedConfig, dtype: StoredDtype) -> Model
     """
     text = config.get_text_config()
     _refuse_unsupported(config, text)
-    shapes = read_shapes(text)
+    layers = read_layers(text)
+    shapes = layers.with_kv(read_shapes(text))
     first = shapes.own[0]
     is_alike = shape_of_all(shapes.own) is not None and not shapes.places
     return ModelSpec(
@@ -45,6 +47,7 @@ def read_spec(path: Path, config: PreTrainedConfig, dtype: StoredDtype) -> Model
         dtype=dtype,
         fingerprint=f"{fingerprint(path)}-{dtype}",
         extras=extras_of(text),
+        state_layers=layers.state,
         own_kv_shapes=() if is_alike else shapes.own,
         kv_places=shapes.places,
     )
@@ -75,7 +78,7 @@ def _refuse_unsupported(config: PreTrainedConfig, text: PreTrainedConfig) -> Non
     if getattr(config, "is_encoder_decoder", False):
         raise _unsupported(f"{config.model_type} is an encoder with a decoder, not a decoder alone")
     for layer, kind in enumerate(getattr(text, "layer_types", None) or ()):
-        if kind not in _LAYER_TYPES:
+        if kind not in _LAYER_TYPES and not is_hybrid(text):
             raise _unsupported(f"its layer {layer} is {kind}")
     if getattr(text, "attn_temperature_tuning", False) and text.model_type not in _TUNED:
         raise _unsupported(f"layers of {text.model_type} scale queries by positions of their own")

@@ -38,7 +38,7 @@ UNSUPPORTED: dict[str, tuple[dict[str, object], str]] = {
         r"GptOssAttention \(layer 0\) asks for attention sinks",
     ),
     "stablelm": ({}, "StableLmAttention drops the keyword"),
-    "qwen3_next": ({"head_dim": 16}, "layer 0 is linear_attention"),
+    "jamba": ({}, "layer 0 is linear_attention"),
     "llama4_text": ({"head_dim": 16, "num_local_experts": 1}, "layer 0 is chunked_attention"),
     "bert": (
         {"num_key_value_heads": 4},

@@ -131,7 +131,7 @@ _KV_BYTES_PER_TOKEN = 2 * 2 * 2 * 16 * 4  # of the llama shape in float32
 def save_model(folder: Path, family: str, **changes: object) -> Path:
     """Write config.json and model.safetensors of a random model of `family`; the same one every time."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **(FAMILIES[family] | changes))
+    config = AutoConfig.for_model(family, **(FAMILIES.get(family, {}) | changes))
     model = AutoModelForCausalLM.from_config(config)
     for name, parameter in model.named_parameters():
         # the families' own initialisation is so small that every next token is the same
