@@ -5,7 +5,16 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
-from scripts.survey.fields import HEADS, KV_HEADS, LAYERS, SIZES, TOWER, is_token_id, token_ids
+from scripts.survey.fields import (
+    CONTEXTS,
+    HEADS,
+    KV_HEADS,
+    LAYERS,
+    SIZES,
+    TOWER,
+    is_token_id,
+    token_ids,
+)
 from scripts.survey.overrides import OVERRIDES
 
 _FEWEST, _MOST = 2, 6  # layers
@@ -28,6 +37,8 @@ def _shrunk(config: PreTrainedConfig, *, is_tower: bool) -> Fields:
     parts = getattr(config, "sub_configs", None) or {}
     fields = {name: value for name, value in config.to_dict().items() if name not in parts}
     small = _sizes(fields, TOWER if is_tower else {})
+    if not is_tower:
+        small |= {name: size for name, size in CONTEXTS.items() if type(fields.get(name)) is int}
     small |= _layers(fields, is_tower=is_tower)
     small |= token_ids([name for name, value in fields.items() if is_token_id(name, value)])
     small |= _rotary(config, fields, small)
@@ -79,6 +90,8 @@ def _layers(fields: Fields, *, is_tower: bool) -> Fields:
 def _rotary(config: PreTrainedConfig, fields: Fields, small: Fields) -> Fields:
     """Return rotary parameters whose sections (of time, height, width) fit the small head."""
     parameters = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+    if any(isinstance(value, dict) for value in parameters.values()):
+        return {}  # one for each kind of layer
     sections = parameters.get("mrope_section")
     if not sections and "mrope_section" in config.ignore_keys_at_rope_validation:
         sections = [16, 24, 24]  # the modules' own default
