@@ -60,7 +60,10 @@ SIZES: Mapping[str, int] = {
     **_named(
         2, "num_experts_per_tok num_experts_per_token moe_topk moe_k top_k_experts index_topk"
     ),
-    **_named(1, "n_group topk_group num_expert_group first_k_dense_replace num_dense_layers"),
+    **_named(
+        1,
+        "n_groups index_kpool n_group topk_group num_expert_group first_k_dense_replace num_dense_layers",
+    ),
     **_named(1, "depth insert_layer_id num_kv_shared_layers zero_expert_num"),
     **_named(0, "num_nextn_predict_layers"),
     **_named(
@@ -68,6 +71,13 @@ SIZES: Mapping[str, int] = {
         "num_layers_per_stack encoder_layers decoder_layers num_decoder_layers n_layer n_layers "
         "layers num_layers",
     ),
+}
+# where the default says nothing, and the modules want a number
+UNSAID: Mapping[str, int] = {
+    "head_dim": 16,
+    "num_experts_per_tok": 2,
+    "n_routed_experts": 4,
+    "num_key_value_heads": 4,
 }
 LAYERS = (
     "num_hidden_layers",

@@ -12,6 +12,7 @@ from scripts.survey.fields import (
     LAYERS,
     SIZES,
     TOWER,
+    UNSAID,
     is_token_id,
     token_ids,
 )
@@ -38,6 +39,7 @@ def _shrunk(config: PreTrainedConfig, *, is_tower: bool) -> Fields:
     fields = {name: value for name, value in config.to_dict().items() if name not in parts}
     small = _sizes(fields, TOWER if is_tower else {})
     if not is_tower:
+        small |= {n: v for n, v in UNSAID.items() if n in fields and fields[n] is None}
         small |= {name: size for name, size in CONTEXTS.items() if type(fields.get(name)) is int}
     small |= _layers(fields, is_tower=is_tower)
     small |= token_ids([name for name, value in fields.items() if is_token_id(name, value)])
@@ -97,8 +99,8 @@ def _rotary(config: PreTrainedConfig, fields: Fields, small: Fields) -> Fields:
         sections = [16, 24, 24]  # the modules' own default
     if not sections:
         return {}
-    default_half = (fields.get("head_dim") or 128) / 2
-    total = int(small.get("head_dim", 16) / 2 * min(1.0, sum(sections) / default_half))
+    share = parameters.get("partial_rotary_factor") or 1.0
+    total = int(small.get("head_dim", 16) / 2 * share)
     scaled = [size * total // sum(sections) for size in sections]
     scaled[0] += total - sum(scaled)
     return {"rope_parameters": {**parameters, "mrope_section": scaled}}

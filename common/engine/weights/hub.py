@@ -26,9 +26,9 @@ def fetch_from_hub(
     """Return the folder of a hub model, fetched if need be; never pickled weights.
 
     `repo_id` is `org/name`, or `org/name@revision` for a branch, tag or commit. The hub client takes a token
-    for gated models from HF_TOKEN or from its own login. `endpoint` (a mirror's address) and `hub_cache` default to the hub client's own settings, so
-    that what other tools have fetched is found. A whole copy from an earlier fetch serves when the
-    hub does not answer. Raises SetupError, within about 20 s when there is no hub.
+    for gated models from HF_TOKEN or from its own login. `endpoint` (a mirror's address) and `hub_cache`
+    default to its own settings, so that what other tools have fetched is found. A whole copy from an earlier
+    fetch serves when the hub does not answer. Raises SetupError, within about 20 s when there is no hub.
     """
     given = repo_id
     repo_id, _, revision = repo_id.partition("@")
