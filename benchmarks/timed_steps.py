@@ -7,11 +7,12 @@ from pathlib import Path
 from common.config import EngineConfig
 from common.engine.batch import Batch, BatchEntry
 from common.engine.build import Engine, build_engine
+from common.engine.limits import choose_limits
 from common.engine.sequence import Sequence
 from common.engine.timeline import Timeline
 from common.messages import SamplingParams, WorkRequest
 
-CHUNK = EngineConfig().max_batch_tokens
+CHUNK = choose_limits(EngineConfig()).max_batch_tokens
 CONTEXT = 300
 
 

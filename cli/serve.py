@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # flags whose names differ from their keys
 _KEYS = {
     "dtype": "engine.dtype",
+    "quantization": "engine.quantization",
     "allow_unused_weights": "engine.allow_unused_weights",
     "policy": "router.policy",
     "share_ports": "router.share_ports",
@@ -50,6 +51,7 @@ def command(
     http_port: flags.HttpPort = None,
     openai_port: flags.OpenaiPort = None,
     dtype: flags.Dtype = None,
+    quantization: flags.Quantization = None,
     allow_unused_weights: flags.AllowUnusedWeights = None,
     policy: flags.Policy = None,
     share_ports: flags.SharePorts = None,
@@ -95,7 +97,7 @@ def _serve(settings: ServeConfig) -> None:
 
 
 def ready_lines(model: str, endpoints: "Endpoints", openai_scheme: str) -> str:
-    """Return a line of addresses that scripts wait for, the dtype's reason, the live page's address."""
+    """Return a line of addresses that scripts wait for, then dtype, KV memory and the live page."""
     host = endpoints.host
     line = (
         f"pdserve ready: model={model} grpc={host}:{endpoints.grpc_port} "
@@ -104,6 +106,8 @@ def ready_lines(model: str, endpoints: "Endpoints", openai_scheme: str) -> str:
     if endpoints.openai_port is not None:
         line += f" openai={openai_scheme}://{host}:{endpoints.openai_port}/v1"
     lines = [f"{line} dtype={endpoints.dtype}", f"{endpoints.dtype}: {endpoints.dtype_reason}"]
+    if endpoints.kv_capacity:
+        lines.append(f"KV memory of a decode worker: {endpoints.kv_capacity}")
     if endpoints.live_page:
         lines.append(f"live page: {endpoints.live_page}")
     return "\n".join(lines)

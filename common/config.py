@@ -9,6 +9,7 @@ from pydantic import (
     model_validator,
 )
 
+from common.auto_setting import AutoCount, AutoSize
 from common.certificates import Certificates, WorkerAccess
 from common.frozen import Frozen
 from common.router_config import RouterConfig
@@ -16,6 +17,7 @@ from common.telemetry_config import TelemetryConfig
 
 StoredDtype = Literal["float32", "bfloat16", "float16"]
 Dtype = Literal["auto", StoredDtype]
+Quantization = Literal["none", "int8", "int4"]
 Backend = Literal["auto", "cpu", "flash", "reference"]
 MAX_PREFILL_WORKERS = 1024
 MAX_DECODE_WORKERS = 256
@@ -28,6 +30,10 @@ class EngineConfig(Frozen):
     dtype: Dtype = Field(
         "auto",
         description="Of weights and KV. auto: on CUDA the checkpoint's, on a CPU what it computes fastest",
+    )
+    quantization: Quantization = Field(
+        "none",
+        description="On a CPU: hold the weights of products as small integers, in groups of 32",
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     attention_backend: Backend = "auto"
@@ -46,9 +52,16 @@ class EngineConfig(Frozen):
     prefix_cache: Literal["auto", "off"] = Field(
         "auto", description="Share the KV of prompts that begin alike"
     )
-    kv_cache_gib: float = Field(1.0, gt=0, description="Memory for KV blocks, GiB")
-    max_batch_tokens: int = Field(512, ge=1, description="Tokens a step may run; cuts long prompts")
-    max_num_seqs: int = Field(64, ge=1, description="Sequences in the running batch")
+    kv_cache_gib: AutoSize = Field(
+        "auto", description="Memory for KV blocks, GiB; auto: from what the worker may use"
+    )
+    gpu_memory_utilization: float = Field(
+        0.9, gt=0, le=1, description="Share of a GPU's free memory that kv_cache_gib: auto takes"
+    )
+    max_batch_tokens: AutoCount = Field(
+        "auto", description="Tokens a step may run; cuts long prompts"
+    )
+    max_num_seqs: AutoCount = Field("auto", description="Sequences in the running batch")
     itl_target_s: float | None = Field(
         None, gt=0, description="Decode steps are kept within this time; unset: as they come"
     )
@@ -62,9 +75,17 @@ class EngineConfig(Frozen):
     watermark: float = Field(0.02, ge=0, lt=1, description="Share of blocks kept free on admission")
 
     @model_validator(mode="after")
+    def _quantize_the_fused_pass_alone(self) -> Self:
+        if self.quantization != "none" and (self.fusion == "off" or self.device == "cuda"):
+            other = "fusion: off" if self.fusion == "off" else "device: cuda"
+            raise ValueError(f"quantization: {self.quantization} does not go with {other}")
+        return self
+
+    @model_validator(mode="after")
     def _leave_room_for_prefill(self) -> Self:
         # a full batch of decode tokens must leave budget for a chunk, or local prefill would starve
-        if self.max_batch_tokens <= self.max_num_seqs:
+        num_seqs = 1 if self.max_num_seqs == "auto" else self.max_num_seqs
+        if self.max_batch_tokens != "auto" and self.max_batch_tokens <= num_seqs:
             raise ValueError("max_batch_tokens must be greater than max_num_seqs")
         return self
 
@@ -172,6 +193,9 @@ class WorkerSpec(Frozen):
     num_threads: int = Field(0, ge=0, description="0: one per core the process may use")
     memory_bytes: int | None = Field(
         None, ge=0, description="Host memory it may take; unset: what is free when it starts"
+    )
+    machine_workers: int = Field(
+        1, ge=1, description="Workers that share its machine's memory, itself included"
     )
     cores: tuple[int, ...] = ()
     gpu_share: float = Field(

@@ -45,6 +45,11 @@ class Memory:
         """Bytes that processes may still take. A twentieth stays free: Ray ends workers at 95 % use."""
         return max(self.available_bytes - self.total_bytes // 20, 0)
 
+    @property
+    def largest_bytes(self) -> int:
+        """Bytes that processes may take in all: `usable_bytes` where nothing is used."""
+        return self.total_bytes - self.total_bytes // 20
+
 
 def read_cores(tree: CgroupTree = HERE) -> Cores:
     """Read the cores of the calling thread's mask, and the least quota of its groups."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.config import ServeConfig
+from common.kv_capacity import describe_capacity
 from common.telemetry.logs import configure_logs
 from common.telemetry.tracing.build import check_tracing, make_tracing
 from common.uninterrupted import uninterrupted
@@ -22,7 +23,7 @@ from deploy.versions import check_router
 from pdserve.errors import PreconditionError, SetupError, WorkerDiedError
 from router.access.server_security import ServerSecurity
 from router.app import Router
-from router.edge.http import check_port
+from router.edge.ports import check_port
 from router.workers.membership import Membership
 
 _RAY_POLL_S = 0.5
@@ -39,6 +40,7 @@ class Endpoints:
     openai_port: int | None = None  # None: no OpenAI API
     dtype: str = ""  # of weights and KV
     dtype_reason: str = ""
+    kv_capacity: str = ""  # of each decode worker, in words
     model: str = ""
     has_live_page: bool = False
 
@@ -162,6 +164,9 @@ def _endpoints_of(router: Router, config: ServeConfig, grpc_port: int, model: st
         model=model,
         dtype=served.dtype,
         dtype_reason=served.dtype_reason,
+        kv_capacity=describe_capacity(
+            router.kv_capacity_tokens, served.max_context_tokens, served.profile.max_num_seqs
+        ),
         has_live_page=config.router.live_page,
     )
 

@@ -57,6 +57,7 @@ class Supervisor:
         self._specs.num_names.update(saved.num_names)
         for worker in saved.workers:
             spec = self._specs.named(worker.name, worker.role, worker.share, worker.memory_bytes)
+            spec = spec.model_copy(update={"machine_workers": worker.machine_workers})
             found = look_for(spec, worker.share)
             if found.address:
                 self.roster.add(found)
@@ -141,6 +142,8 @@ class Supervisor:
         try:
             for role, share, place in zip(roles, shares, places, strict=True):
                 spec = self._specs.new(role, share, memory_bytes)
+                num_workers = self._num_at(place) + places.count(place)
+                spec = spec.model_copy(update={"machine_workers": num_workers})
                 launched.append(self._launcher.create(spec, share, place))
             ready = self._launcher.await_starts(launched, report)
         except BaseException:
@@ -151,6 +154,11 @@ class Supervisor:
             self._watch.add(one.worker)
         self._save()
         return {one.worker.name: one.address for one in ready}
+
+    def _num_at(self, node_id: str) -> int:
+        """Count the workers that run on a node."""
+        homes = [worker.home for worker in self.roster.processes()]
+        return sum(home is not None and home.node_id == node_id for home in homes)
 
     def _on_death(self, worker: Launched) -> None:
         if self.roster.died(worker):

@@ -21,6 +21,7 @@ class SavedWorker(BaseModel):
     num_threads: int
     cores: tuple[int, ...]
     memory_bytes: int | None
+    machine_workers: int = 1
     retired: str = ""
 
     @property
@@ -69,5 +70,6 @@ def to_saved(worker: Launched, retired: str) -> SavedWorker:
         num_threads=share.num_threads,
         cores=share.cores,
         memory_bytes=spec.memory_bytes,
+        machine_workers=spec.machine_workers,
         retired=retired,
     )

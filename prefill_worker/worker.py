@@ -50,7 +50,7 @@ def make_prefill_worker(spec: WorkerSpec, host: EngineHost) -> PrefillWorker:
     scheduler = PrefillScheduler(engine.prefix, order, engine.costs)
     grammars = Grammars(spec.model_dir, engine.spec, loop.wake)
     prefill = PrefillEngine(engine, scheduler, grammars, Counters(), feed.publish)
-    credit = SendCredit(host.store, kv_layout(engine.spec), engine.config.max_batch_tokens)
+    credit = SendCredit(host.store, kv_layout(engine.spec), engine.limits.max_batch_tokens)
     source = PrefillSource(engine.spec, engine.prefix, loop, prefill, credit)
     shell = WorkerShell(spec, host, prefill, NoIntake(feed), feed, credit.stream_use)
     return PrefillWorker(shell, source)

@@ -102,8 +102,7 @@ class Router:
         self._admission, self._tracing = Admission(config, tracing=tracing), tracing
         self._state = RouterState(self._admission, self._pool)
         self._outage = Outage(self._pool.is_ready, config.max_outage_s)
-        self._decisions = DecisionLog()
-        self._work_ids = WorkIds(secrets.token_hex(4))
+        self._decisions, self._work_ids = DecisionLog(), WorkIds(secrets.token_hex(4))
         self._ledgers = BlockLedgers(self._pool, self._work_ids)
         self._resumables = Resumables(config)
         self._metrics = make_metrics(model, self._admission, self._pool.views, config, tracing)
@@ -153,6 +152,11 @@ class Router:
         """Identity of a decode worker, once started: all workers have its model, dtype and limits."""
         return next(view.info for view in self._pool.views() if view.info.role == Role.DECODE)
 
+    @property
+    def kv_capacity_tokens(self) -> int:
+        """Positions in the KV memory of the decode worker that has least, once started."""
+        return self._pool.min_kv_capacity_tokens()
+
     def follow(self, membership: Membership) -> None:
         """Run WorkerPool.follow; for the owner of the workers."""
         self._pool.follow(membership)
@@ -194,7 +198,7 @@ class Router:
             model=self._model,
             vocab_size=info.vocab_size,
             max_context_tokens=info.max_context_tokens,
-            kv_capacity_tokens=self._pool.min_kv_capacity_tokens(),
+            kv_capacity_tokens=self.kv_capacity_tokens,
             eos_token_ids=read_eos_token_ids(self._model_dir, info.vocab_size),
             defaults=self._defaults,
         )

@@ -15,6 +15,7 @@ from common.machine import read_memory
 
 _GIB = 2**30
 _FALLBACK: StoredDtype = "bfloat16"
+_ROOM_GIB = 1.0  # for KV, where its size is auto
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,8 @@ def choose_dtype(
     if target.prefers_bfloat16:
         return ChosenDtype("bfloat16", f"the fastest all in all on {target.level}")
     share = read_memory(tree).usable_bytes if share_bytes is None else share_bytes
-    needed = fixed_bytes(model_dir, "float32") + config.kv_cache_gib * _GIB
+    kv_gib = _ROOM_GIB if config.kv_cache_gib == "auto" else config.kv_cache_gib
+    needed = fixed_bytes(model_dir, "float32") + kv_gib * _GIB
     if needed > share:
         reason = f"float32, the fastest on {target.level}, needs {needed / _GIB:.1f} GiB"
         return ChosenDtype(_FALLBACK, reason)

@@ -17,7 +17,13 @@ from common.engine.sequence import Sequence
 from tests.unit.common.engine.generation import continuations
 from tests.unit.common.engine.graphed import Flashed, build_flashed
 from tests.unit.common.engine.sequences import hold, make_sequence
-from tests.unit.common.engine.tiny_models import VOCAB, engine_config, poison, save_model
+from tests.unit.common.engine.tiny_models import (
+    VOCAB,
+    engine_config,
+    kv_bytes,
+    poison,
+    save_model,
+)
 
 pytestmark = pytest.mark.gpu
 
@@ -137,7 +143,7 @@ def test_an_engine_is_built_with_graphs_and_a_block_of_scratch(folder: Path) -> 
         engine = build_engine(folder, config, num_threads=1)
         num_scratch = engine.cache.keys.shape[1] - engine.pool.num_blocks
         assert num_scratch == (setting == "auto")
-        assert engine.cache.num_bytes <= config.kv_cache_gib * 2**30
+        assert engine.cache.num_bytes <= kv_bytes(config)
         texts.append(continuations(engine, [prompt(n) for n in range(8)], 12, budget=1 << 12))
         engine.pool.check_integrity([])
     assert texts[0] == texts[1]

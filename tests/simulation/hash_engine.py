@@ -13,6 +13,7 @@ import torch
 from common.config import EngineConfig
 from common.engine.batch import Batch, BatchEntry
 from common.engine.build import Engine
+from common.engine.limits import choose_limits
 from common.engine.memory.block_pool import BlockPool
 from common.engine.memory.kv_cache import KVCache
 from common.engine.memory.prefix_cache import PrefixCache
@@ -44,9 +45,10 @@ def make_engine(num_blocks: int, config: EngineConfig) -> Engine:
     """Build an engine with that many blocks of 4 positions."""
     cache = KVCache(SPEC, num_blocks, BLOCK_SIZE, torch.device("cpu"), "pages")
     prefix = PrefixCache(BlockPool(num_blocks, BLOCK_SIZE), SPEC.fingerprint)
-    costs = Costs(within_limits(WorkerProfile(), config))
+    limits = choose_limits(config)
+    costs = Costs(within_limits(WorkerProfile(), limits))
     runner: Any = HashRunner(cache)
-    return Engine(SPEC, config, prefix, cache, runner, costs)
+    return Engine(SPEC, config, prefix, cache, runner, costs, limits)
 
 
 class HashRunner:

@@ -62,9 +62,11 @@ class _Reader:
         if getattr(attention, "attn_logit_softcapping", None):
             return None
         layers = tuple(self._layer(layer) for layer in body.layers)
-        head, embedding = self._linear(self._model.lm_head), self._take(body.embed_tokens.weight)
+        head = self._layout.head(self._stored(self._model.lm_head))
+        embedding = self._take(body.embed_tokens.weight)
         is_tied = self._model.lm_head.weight is body.embed_tokens.weight
         weights = DecoderWeights(
+            dtype=embedding.dtype,
             embedding=head if is_tied else Linear(embedding, None),
             embedding_scale=self._embedding_scale(body.embed_tokens),
             layers=layers,

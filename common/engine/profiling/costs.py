@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from common.config import EngineConfig
 from common.engine.batch import Batch
+from common.engine.limits import Limits
 from common.engine.sequence import Sequence
 from common.profile import WorkerProfile, count_pairs
 
@@ -15,13 +15,13 @@ _MOST_OFF = 2.0
 _STALE_AFTER_S = 60.0
 
 
-def within_limits(profile: WorkerProfile, config: EngineConfig) -> WorkerProfile:
-    """Return the profile with the limits of a configuration, which schedulers and routers keep."""
+def within_limits(profile: WorkerProfile, limits: Limits) -> WorkerProfile:
+    """Return the profile with the limits that schedulers and routers keep."""
     return replace(
         profile,
-        max_batch_tokens=config.max_batch_tokens,
-        max_num_seqs=config.max_num_seqs,
-        itl_target_s=config.itl_target_s or 0.0,
+        max_batch_tokens=limits.max_batch_tokens,
+        max_num_seqs=limits.max_num_seqs,
+        itl_target_s=limits.itl_target_s,
     )
 
 

@@ -1,6 +1,6 @@
 """Start-up measurements on disk, so that a worker measures itself once a model and machine, not each time.
 
-1. A start without measurements takes one, about two seconds.
+1. A start without measurements takes one, in about two seconds, in ten at most on a slow machine.
 2. While the worker runs, its corrections say whether that was right (costs.py). On a machine that was busy
    then, or has changed since, steps take less than half or more than twice the predicted time. After a
    minute of them the file is marked.
@@ -27,9 +27,15 @@ import torch
 from common.cache_dir import default_cache_dir
 from common.config import WorkerSpec
 from common.engine.build import Engine, build_engine
+from common.engine.memory.worker_share import WorkerShare
 from common.engine.prepare import prepare_kernels
 from common.engine.profiling.costs import within_limits
-from common.engine.profiling.profiler import is_complete, measure_trials, to_profile
+from common.engine.profiling.profiler import (
+    is_complete,
+    measure_trials,
+    to_profile,
+    trial_sizes,
+)
 from common.engine.stages import BeginStage, untold
 from common.profile import WorkerProfile
 from common.telemetry.logs import get_logger
@@ -38,6 +44,8 @@ from pdserve import __version__
 # settings of the engine that do not affect the measurement
 _NO_PART = {
     "allow_unused_weights",
+    "kv_cache_gib",  # of which only the trials' own sizes matter
+    "gpu_memory_utilization",
     "swap_gib",
     "watermark",
     "preemption",
@@ -60,9 +68,10 @@ def build_profiled(spec: WorkerSpec, stage: BeginStage = untold) -> Engine:
         # prefill and decode workers start together: each compiles half, and loads the other's
         is_second = spec.role == "decode"
         remark.text = prepare_kernels(spec.model_dir, spec.engine, spec.num_threads, is_second)
-    engine = build_engine(spec.model_dir, spec.engine, spec.num_threads, spec.memory_bytes, stage)
+    share = WorkerShare(spec.memory_bytes, spec.machine_workers, spec.gpu_share)
+    engine = build_engine(spec.model_dir, spec.engine, spec.num_threads, share, stage)
     cache = ProfileCache(engine, spec.num_threads, profiles_dir())
-    measured = within_limits(cache.load_or_measure(stage), spec.engine)
+    measured = within_limits(cache.load_or_measure(stage), engine.limits)
     engine.costs.begin(measured, cache.mark_stale)
     engine.cache.take_memory()  # last, when the start no longer needs the cores for itself
     return engine
@@ -148,6 +157,7 @@ def _name(engine: Engine, num_threads: int) -> str:
     facts = {
         "fingerprint": engine.spec.fingerprint,  # the dtype is a part of it
         "engine": engine.config.model_dump(exclude=_NO_PART),
+        "trials": trial_sizes(engine),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu(),
         "num_threads": num_threads,
         "version": __version__,

@@ -1,8 +1,8 @@
-"""Measurement of a worker at start-up: real steps and copies, within about two seconds.
+"""Measurement of a worker at start-up: real steps and copies, in about two seconds.
 
 All trials run in turns, round after round, and each one's fastest run counts: a machine that starts a
-deployment is busy in bursts. A slow machine leaves the largest steps out; the curve then continues its last
-slope.
+deployment is busy in bursts. The largest steps get more time on a slow machine, since each start measures
+anew until one measurement has them. Where even that is too little, the curve continues its last slope.
 """
 
 import time
@@ -17,6 +17,7 @@ from common.messages import SamplingParams, WorkRequest
 from common.profile import WorkerProfile, count_pairs
 
 _BUDGET_S = 2.0
+_LARGEST_BUDGETS = 5  # until the largest steps have run once
 _MAX_ROUNDS = 5
 _ROW_COUNTS = (1, 8, 32, 128)
 _NUM_DECODING = 8
@@ -46,7 +47,12 @@ def is_complete(engine: Engine, seconds: Mapping[str, float]) -> bool:
 
 def largest_step(engine: Engine) -> int:
     """Return the rows of the largest step that can be measured; a complete profile reaches as far."""
-    return max(min(engine.config.max_batch_tokens, _capacity(engine)), 2)
+    return max(min(engine.limits.max_batch_tokens, _capacity(engine)), 2)
+
+
+def trial_sizes(engine: Engine) -> tuple[int, ...]:
+    """Return the sizes of the trials, on which their times depend."""
+    return _Trials(engine).sizes
 
 
 class _Trials:
@@ -54,22 +60,27 @@ class _Trials:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        pool, config = engine.pool, engine.config
+        pool, limits = engine.pool, engine.limits
         capacity, limit = _capacity(engine), largest_step(engine)
         self._counts = [*(n for n in _ROW_COUNTS if n < limit), limit]
-        self._chunk = min(_LONG_CHUNK, config.max_batch_tokens, capacity // 2)
+        self._chunk = min(_LONG_CHUNK, limits.max_batch_tokens, capacity // 2)
         self._start = min(_LONG_CONTEXT, capacity - self._chunk)
-        self._num_seqs = min(_NUM_DECODING, config.max_num_seqs, pool.num_blocks)
+        self._num_seqs = min(_NUM_DECODING, limits.max_num_seqs, pool.num_blocks)
         # every sequence holds blocks of its own
         own_positions = pool.num_blocks // self._num_seqs * pool.block_size - 1
         self._context = max(min(_DECODE_CONTEXT, own_positions, capacity), 1)
         self._num_copied = min(_COPY_TOKENS, capacity)
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        others = (self._chunk, self._start, self._num_seqs, self._context, self._num_copied)
+        return (*self._counts, *others)
+
     def measure(self, budget_s: float) -> dict[str, float]:
         return _fastest(self._needed(), self._rows(self._counts[2:]), budget_s)
 
     def to_profile(self, best: Mapping[str, float]) -> WorkerProfile:
-        config, cache = self._engine.config, self._engine.cache
+        limits, cache = self._engine.limits, self._engine.cache
         added_s = max(best["far"] - best["near"], 0.0)
         pair_s = added_s / (self._chunk * self._start)
         counts = [count for count in self._counts if _row_trial(count) in best]
@@ -87,8 +98,8 @@ class _Trials:
             copy_out_byte_s=best["copy out"] / num_bytes,
             insert_byte_s=best["insert"] / num_bytes,
             kv_bytes_per_token=cache.num_bytes_per_token,
-            max_batch_tokens=config.max_batch_tokens,
-            max_num_seqs=config.max_num_seqs,
+            max_batch_tokens=limits.max_batch_tokens,
+            max_num_seqs=limits.max_num_seqs,
         )
 
     def _needed(self) -> dict[str, Trial]:
@@ -153,13 +164,15 @@ def _fastest(
 ) -> dict[str, float]:
     """Return each trial's shortest time, of several rounds if there is time.
 
-    Each optional trial is about four times the work of the one before it; those that fit are run.
+    Each optional trial is about four times the work of the one before it. Those run that end within
+    _LARGEST_BUDGETS times the budget.
     """
     deadline_s = time.monotonic() + budget_s
+    last_deadline_s = time.monotonic() + _LARGEST_BUDGETS * budget_s
     best = {name: _time(run) for name, run in needed.items()}
     last_s = max(best.values())
     for name, run in optional.items():
-        if time.monotonic() + 4 * last_s > deadline_s:
+        if time.monotonic() + 4 * last_s > last_deadline_s:
             break
         best[name] = last_s = _time(run)
     trials = needed | optional

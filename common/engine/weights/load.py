@@ -1,5 +1,6 @@
 """Loading of a model folder for serving."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,15 +18,23 @@ from common.engine.weights.stored import unchanged
 from common.engine.weights.whole import load_whole
 from pdserve.errors import SetupError
 
+Admit = Callable[[ModelSpec], object]
+
 
 def load_model(
-    path: Path, dtype: StoredDtype, device: torch.device, *, allow_unused_weights: bool = False
+    path: Path,
+    dtype: StoredDtype,
+    device: torch.device,
+    *,
+    allow_unused_weights: bool = False,
+    admit: Admit = lambda spec: None,
 ) -> tuple[torch.nn.Module, ModelSpec]:
     """Load a causal LM in eval mode with our attention, and its numbers.
 
     Safetensors only, never code from the folder. Raises SetupError unless the folder holds a
     causal LM that `transformers` knows, with attention that can be replaced and exactly the model's tensors.
-    `allow_unused_weights` lets it hold more.
+    `allow_unused_weights` lets it hold more. `admit` sees the numbers before the weights are loaded, and may
+    raise SetupError.
     """
     register()
     transformers_logging.disable_progress_bar()
@@ -35,7 +44,10 @@ def load_model(
         with unchanged(path):
             spec = read_spec(path, config, dtype)
             refuse_other_kinds(path, config)
-            model = load_whole(path, config, DTYPES[dtype], allow_unused=allow_unused_weights)
+            admit(spec)
+            model = load_whole(
+                path, config, DTYPES[dtype], device, allow_unused=allow_unused_weights
+            )
     except SetupError:
         raise
     # transformers has no error class for folders it does not expect: OSError, ValueError, KeyError,

@@ -1,4 +1,4 @@
-"""Memory that loading a checkpoint takes, by the headers of its files."""
+"""Memory that a checkpoint takes, by the headers of its files."""
 
 import math
 from pathlib import Path
@@ -9,23 +9,33 @@ _STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
+def weights_bytes(model_dir: Path, dtype: str) -> int:
+    """Return the bytes of a folder's weights in `dtype`.
+
+    A file that cannot be read counts nothing: loading it says what is wrong.
+    """
+    return sum(math.prod(shape) for shape, _ in _tensors(model_dir)) * _ITEM_BYTES[dtype]
+
+
 def loading_bytes(model_dir: Path, dtype: str) -> int:
     """Return the bytes of a folder's weights in `dtype` at the time when most of them are held.
 
     Weights stored in another dtype count twice: the converted ones stay while the fused pass lays them
-    out anew. Weights stored in `dtype` are mapped from the file, memory that the system can take back. A
-    file that cannot be read counts nothing: loading it says what is wrong.
+    out anew. Weights stored in `dtype` are mapped from the file, memory that the system can take back.
     """
-    return sum(_file_bytes(path, dtype) for path in model_dir.glob("*.safetensors"))
+    copies = ((2 - (stored == _STORED[dtype]), shape) for shape, stored in _tensors(model_dir))
+    return sum(n * math.prod(shape) for n, shape in copies) * _ITEM_BYTES[dtype]
 
 
-def _file_bytes(path: Path, dtype: str) -> int:
+def _tensors(model_dir: Path) -> list[tuple[tuple[int, ...], str]]:
+    """Return the shape and the stored dtype of every tensor of the files that can be read."""
+    return [tensor for path in model_dir.glob("*.safetensors") for tensor in _file_tensors(path)]
+
+
+def _file_tensors(path: Path) -> list[tuple[tuple[int, ...], str]]:
     try:
         with safe_open(path, framework="np") as file:
-            tensors = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118 - no mapping
-            copies = (2 - (tensor.get_dtype() == _STORED[dtype]) for tensor in tensors)
-            sizes = (math.prod(tensor.get_shape()) for tensor in tensors)
-            num_items: int = sum(n * size for n, size in zip(copies, sizes, strict=True))
-            return num_items * _ITEM_BYTES[dtype]
+            slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118 - no mapping
+            return [(tuple(part.get_shape()), part.get_dtype()) for part in slices]
     except (OSError, SafetensorError):
-        return 0
+        return []

@@ -15,6 +15,7 @@ from smg_grpc_proto import vllm_engine_pb2_grpc as vllm_pb2_grpc
 
 from common.config import EngineConfig
 from common.engine.build import Engine
+from common.engine.limits import choose_limits
 from common.kv_transfer.wire import WireItem
 from common.rpc.worker_host import WorkerHost
 from common.telemetry.tracing.tracing import NO_TRACING, Tracing
@@ -34,7 +35,7 @@ from tests.unit.router.tiny_tokenizer import write_folder
 
 NUM_TOKENS = 40  # of a prompt: three chunks, and four items of a stream
 WINDOW = (
-    4 * CHUNKS_OF_16.max_batch_tokens
+    4 * choose_limits(CHUNKS_OF_16).max_batch_tokens
 )  # limit of prompt tokens under way; beyond it prompts wait in the router
 LONG = 3000  # tokens to generate, which takes seconds
 DEADLINE_S = 0.6  # minimum time to reach a phase; then the deadline passes

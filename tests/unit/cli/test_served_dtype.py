@@ -27,6 +27,12 @@ def test_the_ready_line_ends_with_the_dtype_and_the_next_says_why(
     assert READY.match(first)
 
 
+def test_the_ready_lines_say_what_fits_into_kv_memory() -> None:
+    endpoints = Endpoints("127.0.0.1", 50051, 8080, kv_capacity="16 sequences of 8,192 tokens")
+    (line,) = ready_lines("a-model", endpoints, "https").splitlines()[2:]
+    assert line == "KV memory of a decode worker: 16 sequences of 8,192 tokens"
+
+
 def worker(name: str, dtype: str = "float32", reason: str = WHY) -> admin_pb2.WorkerStatus:
     return admin_pb2.WorkerStatus(name=name, dtype=dtype, dtype_reason=reason)
 

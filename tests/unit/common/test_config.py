@@ -38,13 +38,18 @@ def test_the_defaults_serve_the_default_model_on_this_machine_alone() -> None:
         ("", "start_timeout_s", 0),
         ("", "drain_timeout_s", -0.1),
         ("engine", "dtype", "int3"),
+        ("engine", "quantization", "int3"),
         ("engine", "block_size", 0),
         ("engine", "block_size", 257),
         ("engine", "block_size", 1.5),
         ("engine", "kv_cache_gib", 0),
         ("engine", "kv_cache_gib", float("nan")),
+        ("engine", "kv_cache_gib", "automatic"),
+        ("engine", "gpu_memory_utilization", 0),
+        ("engine", "gpu_memory_utilization", 1.1),
         ("engine", "watermark", 1.0),
         ("engine", "max_num_seqs", 0),
+        ("engine", "max_batch_tokens", "512 tokens"),
         ("transfer", "max_concurrent_pulls", 0),
         ("transfer", "item_timeout_s", 0),
         ("router", "max_queued_requests", 0),
@@ -91,6 +96,18 @@ def test_a_full_decode_batch_must_leave_room_for_a_chunk() -> None:
     with pytest.raises(ValidationError, match="greater than max_num_seqs"):
         EngineConfig(max_batch_tokens=64, max_num_seqs=64)
     assert EngineConfig(max_batch_tokens=65, max_num_seqs=64).max_batch_tokens == 65
+
+
+@pytest.mark.parametrize("value", ["auto", 7])
+@pytest.mark.parametrize("key", ["kv_cache_gib", "max_num_seqs", "max_batch_tokens"])
+def test_a_size_is_a_number_or_auto_and_travels_so(key: str, value: object) -> None:
+    values = {"max_batch_tokens": 100, key: value}
+    config = EngineConfig.model_validate(values)
+    assert getattr(config, key) == value
+    assert EngineConfig.model_validate_json(config.model_dump_json()) == config
+    if value != "auto":
+        # as an environment variable gives it
+        assert EngineConfig.model_validate({**values, key: str(value)}) == config
 
 
 def test_a_worker_s_settings_travel_as_json_and_arrive_the_same() -> None:

@@ -67,7 +67,7 @@ class DrivenEngine:
     ) -> None:
         engine = engine or tiny_engine()
         prefix = PrefixCache(BlockPool(num_blocks, engine.pool.block_size), engine.spec.fingerprint)
-        costs = Costs(within_limits(WorkerProfile(), engine.config))
+        costs = Costs(within_limits(WorkerProfile(), engine.limits))
         self.engine = change(replace(engine, prefix=prefix, costs=costs))
         memory = HostSwap(engine.cache, prefix, 2**20, costs)
         choice = Preemption(preemption, costs, memory)

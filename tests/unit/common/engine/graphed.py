@@ -12,6 +12,7 @@ from common.engine.device_inputs import DeviceInputs
 from common.engine.fused.decoder import FusedDecoder
 from common.engine.fused.ops import TorchOps
 from common.engine.graphs.graphed import Capture, GraphedDecoder, GraphLimits
+from common.engine.limits import choose_limits
 from common.engine.memory.block_pool import BlockPool
 from common.engine.memory.kv_cache import KVCache
 from common.engine.memory.prefix_cache import PrefixCache
@@ -68,7 +69,8 @@ def build_flashed(
     masks = MaskFiller(spec.vocab_size)
     runner = ModelRunner(decoder, block_size, spec.eos_token_ids, masks)
     prefix = PrefixCache(pool, spec.fingerprint, is_enabled=False)
-    engine = Engine(spec, engine_config(), prefix, cache, runner, Costs(WorkerProfile()))
+    config, costs = engine_config(), Costs(WorkerProfile())
+    engine = Engine(spec, config, prefix, cache, runner, costs, choose_limits(config))
     longest = min(pool.num_blocks_for(spec.max_context_tokens), num_blocks)
     limits = GraphLimits(max_num_seqs, longest, block_size, scratch_block=num_blocks)
     return Flashed(engine, decoder, backend, limits)

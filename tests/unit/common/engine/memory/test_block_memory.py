@@ -29,6 +29,17 @@ def test_memory_is_zero_and_not_taken_before_it_is_used() -> None:
     assert memory.sum() == MIB
 
 
+def test_at_most_so_much_is_taken_of_the_first_blocks_of_each_layer() -> None:
+    """8 layers of 64 blocks of 64 KiB; huge pages make the pieces that are taken whole multiples of 2 MiB."""
+    memory = zeros((8, 64, 16384), torch.float32, CPU)
+    take_in_background((memory,), max_bytes=memory.nbytes // 4).join(WITHIN_S)
+    assert memory.nbytes // 4 <= resident_bytes(memory) <= 3 * memory.nbytes // 4
+    before = resident_bytes(memory)
+    for layer in memory:
+        layer[15] = 1.0  # the last block of the quarter
+    assert resident_bytes(memory) == before
+
+
 def test_memory_is_taken_in_the_background_and_keeps_what_was_written() -> None:
     memory = zeros((9, MIB + mmap.PAGESIZE // 2), torch.bfloat16, CPU)
     memory[5, 7] = 3.0

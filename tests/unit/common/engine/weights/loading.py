@@ -10,8 +10,9 @@ from common.engine.weights.load import load_model
 from pdserve.errors import SetupError
 
 
-def load(folder: Path, **options: bool) -> Any:
-    model, _ = load_model(folder, "float32", torch.device("cpu"), **options)
+def load(folder: Path, *, allow_unused_weights: bool = False) -> Any:
+    cpu = torch.device("cpu")
+    model, _ = load_model(folder, "float32", cpu, allow_unused_weights=allow_unused_weights)
     return model
 
 
