@@ -30,7 +30,7 @@ from common.engine.raising import with_failpoint
 from common.engine.self_check import CHECK_TOKENS, SelfCheck
 from common.engine.stages import BeginStage, untold
 from common.engine.state.cache import StateCache
-from common.engine.state.hybrid import add_state
+from common.engine.state.hybrid import add_state, fit_states
 from common.engine.state.slots import StateSlots
 from common.engine.weights.load import load_model
 from common.grammar.matcher import MaskFiller
@@ -114,8 +114,9 @@ def assemble_engine(
     with stage("preparing weights"):
         with_backend = select_model(model, config, device)
     num_bytes = _kv_bytes(spec, config, device, room, with_backend, stage)
+    limits, num_bytes = fit_states(choose_limits(config, device.type), config, spec, num_bytes)
     num_blocks = _count_blocks(config, spec, block_size, num_bytes, num_scratch)
-    limits = fit_blocks(choose_limits(config, device.type), config, num_blocks)
+    limits = fit_blocks(limits, config, num_blocks)
     with stage("allocating KV memory") as remark:
         cache = _cache(spec, config, device, num_blocks + num_scratch)
         remark.text = _told(cache, num_blocks, spec, limits)

@@ -45,7 +45,9 @@ def load_model(
             spec = read_spec(path, config, dtype)
             refuse_other_kinds(path, config)
             admit(spec)
-            model = load_whole(path, config, DTYPES[dtype], allow_unused=allow_unused_weights)
+            model = load_whole(
+                path, config, DTYPES[dtype], device, allow_unused=allow_unused_weights
+            )
     except SetupError:
         raise
     # transformers has no error class for folders it does not expect: OSError, ValueError, KeyError,

@@ -14,13 +14,21 @@ from common.engine.weights.experts import refuse_uneven_experts
 from common.engine.weights.loading_report import LoadingReport, check_report
 from common.engine.weights.quantization import refuse_quantized_tensors
 from common.engine.weights.stored import read_tensors, weight_files
+from common.engine.weights.streamed import unmapped
 from common.engine.weights.text_part import as_causal_lm, multimodal_class, without_towers
 
 
 def load_whole(
-    path: Path, config: PreTrainedConfig, dtype: torch.dtype, *, allow_unused: bool
+    path: Path,
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    allow_unused: bool,
 ) -> torch.nn.Module:
-    """Load the model with the folder's weights and our attention; of a multimodal one, its text part.
+    """Load a model, or a multimodal one's text part, with our attention and the folder's weights.
+
+    Each tensor goes straight to `device`.
 
     Raises SetupError, naming the tensor, for weights that are not exactly the model's; whatever else
     `transformers` raises passes through.
@@ -29,12 +37,13 @@ def load_whole(
     refuse_quantized_tensors(tensors)
     multimodal = multimodal_class(config)
     kind: Any = without_towers(multimodal) if multimodal else AutoModelForCausalLM
-    with _reported_to_us():
+    with _reported_to_us(), unmapped():
         try:
             model, raw = kind.from_pretrained(
                 path,
                 config=config,
                 dtype=dtype,
+                device_map={"": device},
                 attn_implementation=ATTENTION_NAME,
                 use_safetensors=True,
                 trust_remote_code=False,
