@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # flags whose names differ from their keys
 _KEYS = {
     "dtype": "engine.dtype",
+    "quantization": "engine.quantization",
     "allow_unused_weights": "engine.allow_unused_weights",
     "policy": "router.policy",
     "share_ports": "router.share_ports",
@@ -50,6 +51,7 @@ def command(
     http_port: flags.HttpPort = None,
     openai_port: flags.OpenaiPort = None,
     dtype: flags.Dtype = None,
+    quantization: flags.Quantization = None,
     allow_unused_weights: flags.AllowUnusedWeights = None,
     policy: flags.Policy = None,
     share_ports: flags.SharePorts = None,

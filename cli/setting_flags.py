@@ -35,6 +35,9 @@ OpenaiPort = Annotated[
     int | None, setting("openai_port", "Port of the OpenAI API; unset: off; 0: any free one")
 ]
 Dtype = Annotated[str | None, setting("engine.dtype", "auto, float32, bfloat16 or float16")]
+Quantization = Annotated[
+    str | None, setting("engine.quantization", "none; on a CPU weights as int8 or int4")
+]
 AllowUnusedWeights = Annotated[
     bool | None,
     setting(

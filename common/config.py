@@ -17,6 +17,7 @@ from common.telemetry_config import TelemetryConfig
 
 StoredDtype = Literal["float32", "bfloat16", "float16"]
 Dtype = Literal["auto", StoredDtype]
+Quantization = Literal["none", "int8", "int4"]
 Backend = Literal["auto", "cpu", "flash", "reference"]
 MAX_PREFILL_WORKERS = 1024
 MAX_DECODE_WORKERS = 256
@@ -29,6 +30,10 @@ class EngineConfig(Frozen):
     dtype: Dtype = Field(
         "auto",
         description="Of weights and KV. auto: on CUDA the checkpoint's, on a CPU what it computes fastest",
+    )
+    quantization: Quantization = Field(
+        "none",
+        description="On a CPU: hold the weights of products as small integers, in groups of 32",
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     attention_backend: Backend = "auto"
@@ -68,6 +73,13 @@ class EngineConfig(Frozen):
     )
     swap_gib: float = Field(1.0, ge=0, description="Host memory for preempted KV, GiB")
     watermark: float = Field(0.02, ge=0, lt=1, description="Share of blocks kept free on admission")
+
+    @model_validator(mode="after")
+    def _quantize_the_fused_pass_alone(self) -> Self:
+        if self.quantization != "none" and (self.fusion == "off" or self.device == "cuda"):
+            other = "fusion: off" if self.fusion == "off" else "device: cuda"
+            raise ValueError(f"quantization: {self.quantization} does not go with {other}")
+        return self
 
     @model_validator(mode="after")
     def _leave_room_for_prefill(self) -> Self:

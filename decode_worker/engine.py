@@ -121,9 +121,8 @@ class DecodeEngine:
         return load_report(self._engine, self._counters, self._scheduler, self._inbox)
 
     def check_integrity(self) -> None:
-        """Raise AssertionError where a block is held by no live sequence."""
-        held = [block for seq in self._live for block in seq.block_table]
-        self._engine.pool.check_integrity(held)
+        """Raise AssertionError where a block or slot is held by no live sequence."""
+        self._prefix.check_integrity(self._live)
 
     def ledger(self, request_id: str) -> BlockLedger:
         """Return which requests hold which blocks: all of them, or those of one request or group."""

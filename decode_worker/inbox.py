@@ -23,12 +23,13 @@ from common.engine.memory.kv_cache import KVCache
 from common.engine.memory.prefix_cache import PrefixCache
 from common.engine.profiling.costs import Costs
 from common.engine.sequence import Sequence
+from common.engine.state.cache import StateCache, StateError
 from common.kv_transfer.layout import KVLayout
 from common.kv_transfer.transport import KVTransport
 from common.kv_transfer.wire import FailureHeader, FirstTokenHeader, WireError
 from common.ledger import StreamUse
 from common.telemetry.logs import get_logger
-from decode_worker.pull import Chunk, FirstToken, News, Pull, PullFailed
+from decode_worker.pull import Chunk, FirstToken, News, Pull, PullFailed, StatePiece
 from decode_worker.pull_credit import PullCredit
 
 _log = get_logger()
@@ -59,9 +60,11 @@ class Inbox:
         config: TransferConfig,
         wake: Callable[[], None],
         credit: PullCredit,
+        states: StateCache | None = None,
     ) -> None:
         self._prefix = prefix
         self._cache = cache
+        self._states = states
         self._costs = costs
         self._layout = layout
         self._transport = transport
@@ -108,6 +111,10 @@ class Inbox:
                 num_tokens = news.kv.shape[2]
                 left -= num_tokens
                 self._insert(pull, news, at_s, found)
+            elif isinstance(news, StatePiece):
+                num_tokens = -(-len(news.state) // self._layout.num_bytes(1))
+                left -= num_tokens
+                self._insert_state(pull, news, at_s, found)
             elif isinstance(news, FirstToken):
                 self._take_first_token(pull, news, at_s, found)
             else:
@@ -146,6 +153,23 @@ class Inbox:
         found.num_bytes += chunk.num_bytes
         self._finish_if_ready(pull, found)
 
+    def _insert_state(self, pull: Pull, piece: StatePiece, at_s: float, found: Collected) -> None:
+        """Copy a piece of the state into the sequence's slot; the last one makes it whole."""
+        seq, num_bytes = pull.seq, len(piece.state)
+        if self._states is None or seq.state_slot is None:
+            raise StateError("a state came where none is kept")
+        start_s = time.monotonic()
+        self._states.write(seq.state_slot, piece.start, piece.state)
+        if piece.start + num_bytes == self._layout.state_bytes:
+            self._states.complete(seq.state_slot, seq.num_computed_tokens)
+            pull.is_state_taken = True
+        end_s = time.monotonic()
+        pull.note_inserted()
+        pull.remote.note_transfer(piece.copied, at_s, (start_s, end_s), 0, num_bytes)
+        seq.timeline.kv_bytes += num_bytes
+        found.num_bytes += num_bytes
+        self._finish_if_ready(pull, found)
+
     def _take_first_token(
         self, pull: Pull, news: FirstToken, at_s: float, found: Collected
     ) -> None:
@@ -161,8 +185,10 @@ class Inbox:
         self, seq: Sequence, news: FailureHeader | PullFailed, found: Collected
     ) -> None:
         self.discard(seq)
-        # With all KV but no token 1, the last position is computed again to sample it.
-        seq.num_computed_tokens = min(seq.num_computed_tokens, len(seq.token_ids) - 1)
+        # With all KV but no token 1, the last position is computed again to sample it. A state belongs to
+        # one position, and comes last: without it the prompt is computed again from its start.
+        limit = 0 if self._layout.state_bytes else len(seq.token_ids) - 1
+        seq.num_computed_tokens = min(seq.num_computed_tokens, limit)
         if isinstance(news, FailureHeader):
             found.failures.append((seq, news))
             return
@@ -171,6 +197,7 @@ class Inbox:
 
     def _finish_if_ready(self, pull: Pull, found: Collected) -> None:
         seq = pull.seq
-        if pull.is_token_taken and seq.num_computed_tokens == seq.num_given_tokens:
+        has_kv = seq.num_computed_tokens == seq.num_given_tokens
+        if pull.is_token_taken and pull.is_state_taken and has_kv:
             self.discard(seq)
             found.ready.append(seq)

@@ -18,12 +18,14 @@ from common.engine.memory.kv_cache import DTYPES
 from common.engine.remote_prefill import RemotePrefill
 from common.engine.sequence import Sequence
 from common.kv_transfer.layout import KVLayout
+from common.kv_transfer.state_pieces import check_state_piece
 from common.kv_transfer.transport import KVStream, KVTransport, TransferError
 from common.kv_transfer.wire import (
     ChunkHeader,
     FailureHeader,
     FirstTokenHeader,
     Payload,
+    StateHeader,
     WireError,
     WireItem,
     check_chunk,
@@ -36,11 +38,20 @@ from decode_worker.pull_credit import AT_HAND, PullCredit
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """KV of the positions from `start` on: [layers, 2, tokens, kv_heads, head_dim], in the model's dtype."""
+    """KV of the positions from `start` on, in the wire layout, in the model's dtype."""
 
     start: int
     kv: torch.Tensor
     num_bytes: int
+    copied: tuple[float, float]  # as in ChunkHeader
+
+
+@dataclass(frozen=True, slots=True)
+class StatePiece:
+    """Bytes of the prompt's state from byte `start` on, uint8."""
+
+    start: int
+    state: torch.Tensor
     copied: tuple[float, float]  # as in ChunkHeader
 
 
@@ -59,7 +70,7 @@ class PullFailed:
     error: Exception
 
 
-News = Chunk | FirstToken | FailureHeader | PullFailed
+News = Chunk | StatePiece | FirstToken | FailureHeader | PullFailed
 
 
 class Pull:
@@ -82,8 +93,10 @@ class Pull:
         self._layout = layout
         self._stream: KVStream | None = None
         self._next_start = seq.num_computed_tokens
+        self._next_state_byte = 0
         self._has_first_token = False  # seen by the thread
         self.is_token_taken = False  # seen by the engine
+        self.is_state_taken = not layout.state_bytes
 
     def close(self) -> None:
         """End the stream and drop whatever still arrives. Safe to repeat."""
@@ -93,7 +106,7 @@ class Pull:
             self._stream.close()
 
     def note_inserted(self) -> None:
-        """Note that a chunk is in its blocks, so that the thread may fetch another."""
+        """Note that a chunk or a piece of the state is in its place, so that the thread may fetch another."""
         self._room.release()
 
     def run(
@@ -107,12 +120,19 @@ class Pull:
                 stream.close()
             while self._pass_on(stream, timeout_s, deliver):
                 pass  # holding no chunk itself, which keeps it in the transport's memory
-            if self._next_start < self.seq.num_given_tokens or not self._has_first_token:
+            if not self._has_all:
                 raise TransferError("the stream ended early")
         except Exception as error:  # a thread's edge: any fault here means the KV is not coming
             if not self.is_closed:
                 self.close()
                 deliver(self, PullFailed(error))
+
+    @property
+    def _has_all(self) -> bool:
+        """True once token 1, all KV and the whole state have come."""
+        has_kv = self._next_start == self.seq.num_given_tokens
+        has_state = self._next_state_byte == self._layout.state_bytes
+        return self._has_first_token and has_kv and has_state
 
     def _pass_on(
         self, stream: KVStream, timeout_s: float, deliver: Callable[["Pull", News], None]
@@ -131,7 +151,7 @@ class Pull:
         if item is None or self.is_closed:
             return None
         news = self._parse(item)
-        if not isinstance(news, Chunk):
+        if not isinstance(news, Chunk | StatePiece):
             self._room.release()
         return news
 
@@ -142,6 +162,8 @@ class Pull:
             raise WireError(f"item of {header.request_id}#{header.attempt}")
         if isinstance(header, FirstTokenHeader):
             return self._parse_first_token(header, item[1])
+        if isinstance(header, StateHeader):
+            return self._parse_state(header, item[1])
         if not isinstance(header, ChunkHeader):
             return header
         limit = self.seq.num_given_tokens
@@ -149,6 +171,15 @@ class Pull:
         self._next_start = header.end
         kv = self._to_tensor(payload, header)
         return Chunk(header.start, kv, payload.nbytes, header.copied)
+
+    def _parse_state(self, header: StateHeader, payload: Payload | None) -> StatePiece:
+        position = self.seq.num_given_tokens
+        if self._next_start < position:
+            raise WireError(f"state of a prompt whose KV has come up to {self._next_start} alone")
+        start = self._next_state_byte
+        piece = check_state_piece(header, payload, self._layout, start, position)
+        self._next_state_byte += piece.nbytes
+        return StatePiece(start, torch.from_dlpack(piece), header.copied)
 
     def _parse_first_token(self, header: FirstTokenHeader, payload: Payload | None) -> FirstToken:
         seq, vocab_size = self.seq, self._layout.vocab_size

@@ -59,7 +59,8 @@ class PullCredit:
         total_bytes = self.total_bytes
         max_bytes = self._layout.num_bytes(_WINDOW * self.max_item_tokens)
         free_bytes = total_bytes - self.taken_bytes if self.taken_bytes else max_bytes
-        return Allowance(self._layout.num_bytes(1), max_bytes, free_bytes)
+        layout = self._layout
+        return Allowance(layout.num_bytes(1), layout.state_bytes, max_bytes, free_bytes)
 
     def cost(self, seq: Sequence) -> int:
         """Return the bytes that a pull of this prompt may have on their way at once."""
@@ -84,12 +85,14 @@ class Allowance:
     """The cost of pulls and the credit for them, at one moment: quick to ask for many prompts."""
 
     token_bytes: int
+    state_bytes: int  # that follow a prompt's KV
     max_bytes: int  # of one pull, however long its prompt
     free_bytes: int
 
     def cost(self, seq: Sequence) -> int:
         """Return the bytes that a pull of this prompt may have on their way at once."""
-        return min(seq.num_uncomputed_tokens * self.token_bytes, self.max_bytes)
+        whole = seq.num_uncomputed_tokens * self.token_bytes + self.state_bytes
+        return min(whole, self.max_bytes)
 
     def can_pull(self, seq: Sequence) -> bool:
         """Return True if a pull of `seq` stays under the cap, or is the only one."""

@@ -24,7 +24,9 @@ def make_scheduler(engine: Engine, credit: PullCredit) -> DecodeScheduler:
     """Return the scheduler that an engine's configuration describes."""
     config, prefix, costs = engine.config, engine.prefix, engine.costs
     memory = HostSwap(engine.cache, prefix, int(config.swap_gib * 2**30), costs)
-    preemption = Preemption(config.preemption, costs, memory)
+    # a state is not swapped, so neither is the KV that belongs to it
+    mode = config.preemption if engine.states is None else "recompute"
+    preemption = Preemption(mode, costs, memory)
     admission = DecodeAdmission(prefix, OutputLengths(), costs, credit, config.watermark)
     return DecodeScheduler(prefix, admission, preemption, costs)
 
@@ -37,7 +39,15 @@ def make_decode_worker(
     layout = kv_layout(engine.spec)
     credit = PullCredit(spec.transfer, layout, host.store)
     inbox = Inbox(
-        engine.prefix, engine.cache, engine.costs, layout, transport, spec.transfer, wake, credit
+        engine.prefix,
+        engine.cache,
+        engine.costs,
+        layout,
+        transport,
+        spec.transfer,
+        wake,
+        credit,
+        engine.states,
     )
     grammars = Grammars(spec.model_dir, engine.spec, wake)
     decode = DecodeEngine(

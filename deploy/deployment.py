@@ -89,17 +89,19 @@ class Deployment:
             kill_ray()
             return
         if self._supervisor is not None and self._is_last(self._supervisor):
-            self._supervisor.handle.abort.remote()  # a change that runs
-            # workers that still load react to nothing; those of a private Ray end with it
-            if not (self._is_starting and self._config.ray_address is None):
-                with contextlib.suppress(
-                    RayError, PreconditionError
-                ):  # Ray is gone, and all with it
-                    self._supervisor.stop(_STOP_WITHIN_S)
-            with contextlib.suppress(RayError):
-                ray.kill(self._supervisor.handle)
+            self._stop_workers(self._supervisor)
         if ray.is_initialized():
             stop_ray()
+
+    def _stop_workers(self, supervisor: RemoteSupervisor) -> None:
+        """Stop workers and the supervisor; an error means that Ray is gone, and all with it."""
+        with contextlib.suppress(RayError, PreconditionError):
+            supervisor.handle.abort.remote()  # a change that runs
+            # workers that still load react to nothing; those of a private Ray end with it
+            if not (self._is_starting and self._config.ray_address is None):
+                supervisor.stop(_STOP_WITHIN_S)
+        with contextlib.suppress(RayError):
+            ray.kill(supervisor.handle)
 
     def _is_last(self, supervisor: RemoteSupervisor) -> bool:
         """Leave the deployment; return True if it must end with this process."""

@@ -23,7 +23,7 @@ from deploy.versions import check_router
 from pdserve.errors import PreconditionError, SetupError, WorkerDiedError
 from router.access.server_security import ServerSecurity
 from router.app import Router
-from router.edge.http import check_port
+from router.edge.ports import check_port
 from router.workers.membership import Membership
 
 _RAY_POLL_S = 0.5

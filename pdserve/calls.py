@@ -3,6 +3,7 @@
 1. A call goes to the present router. When that is out of reach, or shuts down, and nothing of the
    answer has come, it goes to the next one.
 2. A resumable request whose stream breaks is read on at the same router, or goes on at another one.
+   That holds before its first message too.
 """
 
 import asyncio
@@ -80,7 +81,9 @@ class AsyncCalls:
         for router in self._routers.in_turn():
             try:
                 call = method(router)
-                return await call(request, timeout=deadline.left_s, metadata=self._metadata)
+                answer = await call(request, timeout=deadline.left_s, metadata=self._metadata)
+                self._routers.has_answered = True
+                return answer
             except grpc.aio.AioRpcError as error:
                 failure, failure.__cause__ = to_error(error), error
                 if not can_go_elsewhere(failure):

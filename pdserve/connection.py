@@ -18,22 +18,16 @@ _RETRIES = {
     "backoffMultiplier": 2,
     "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
 }
-SERVICE_CONFIG = {
-    "methodConfig": [
-        {
-            "name": [
-                {"service": "pdserve.v1.Inference"},
-                {"service": "pdserve.v1.Admin", "method": "Status"},
-                {"service": "pdserve.v1.Admin", "method": "Blocks"},
-            ],
-            "retryPolicy": _RETRIES,
-        }
-    ],
-    # a channel's budget: while more than one call in eleven fails, only the first five are sent again
-    "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
-}
+# Where there is another router, a lost one is not waited for: calls leave it after 0.07 s, not 0.7 s.
+_RETRIES_AMONG_OTHERS = {**_RETRIES, "initialBackoff": "0.01s", "maxBackoff": "0.1s"}
+_RETRIED = [
+    {"service": "pdserve.v1.Inference"},
+    {"service": "pdserve.v1.Admin", "method": "Status"},
+    {"service": "pdserve.v1.Admin", "method": "Blocks"},
+]
+# a channel's budget: while more than one call in eleven fails, only the first five are sent again
+_BUDGET = {"maxTokens": 10, "tokenRatio": 0.1}
 _OPTIONS: list[tuple[str, str | int]] = [
-    ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
     ("grpc.max_receive_message_length", MAX_RESPONSE_BYTES),
     ("grpc.keepalive_time_ms", 30_000),  # routers let clients ping every 10 s
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -50,7 +44,8 @@ Certificate = tuple[bytes, bytes]
 def options(*, retries: bool, has_others: bool = False) -> list[tuple[str, str | int]]:
     """Return the channel's arguments; with `has_others` there are more routers to try soon."""
     others = [("grpc.min_reconnect_backoff_ms", _CONNECT_WITHIN_MS)] if has_others else []
-    return [*_OPTIONS, *others, ("grpc.enable_retries", int(bool(retries)))]
+    config = ("grpc.service_config", json.dumps(_service_config(has_others=has_others)))
+    return [config, *_OPTIONS, *others, ("grpc.enable_retries", int(bool(retries)))]
 
 
 def credentials(
@@ -89,3 +84,11 @@ def _is_certificate(pair: object) -> bool:
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         return False
     return all(isinstance(part, bytes) for part in pair)
+
+
+def _service_config(*, has_others: bool) -> dict[str, object]:
+    policy = _RETRIES_AMONG_OTHERS if has_others else _RETRIES
+    return {
+        "methodConfig": [{"name": _RETRIED, "retryPolicy": policy}],
+        "retryThrottling": _BUDGET,
+    }

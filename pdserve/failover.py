@@ -20,6 +20,8 @@ _PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 _LEAST_S = 0.001  # gRPC takes no deadline that has passed
 _FORGOTTEN = (Reason.REQUEST_NOT_FOUND, Reason.NOT_RESUMABLE)
 _FULL = (Reason.QUEUE_FULL, Reason.TENANT_LIMIT)
+# gRPC's words for a call that was never sent; it has no status of its own for that
+_NOT_CONNECTED = ("failed to connect", "dns resolution failed")
 R = TypeVar("R")
 
 
@@ -43,11 +45,19 @@ def can_go_elsewhere(error: RequestError) -> bool:
     )
 
 
+def is_broken(error: RequestError) -> bool:
+    """Return True if the connection of a call broke, so that the router may have the request."""
+    text = error.message.lower()
+    is_sent = not any(words in text for words in _NOT_CONNECTED)
+    return is_sent and error.reason is Reason.ROUTER_UNREACHABLE
+
+
 class Routers(Generic[R]):
     """Routers of a client. Calls go to the present one, and to the next when that fails them."""
 
     def __init__(self, members: Sequence[R]) -> None:
         self.members = members
+        self.has_answered = False  # one of them, since the client was made
         self._present = 0
 
     @property
@@ -87,15 +97,19 @@ class Resumption(Generic[R]):
     """An answer on its way: the message to send, and the router to send it to, when a call fails.
 
     1. As long as nothing has come, each router gets the request once.
-    2. A resumable answer whose stream breaks is read on at the same router (`resume_from`).
-    3. If that is gone, shuts down, or has forgotten it, a router gets the request with the output so
-       far (`received`). Routers are tried in turn, for RESUME_WITHIN_S seconds since the break.
+    2. A resumable request that may have reached one of them is then asked for in turn
+       (`resume_from`). A router that does not have it gets it anew.
+    3. A resumable answer whose stream breaks is read on at the same router (`resume_from`).
+    4. If that is gone, shuts down, or has forgotten it, a router gets the request with the output so
+       far (`received`).
+
+    Routers are tried in turn for RESUME_WITHIN_S seconds since the break.
     """
 
     def __init__(
         self, request: inference_pb2.GenerateRequest, routers: Routers[R], *, is_on: bool
     ) -> None:
-        self.request = request
+        self.request = self._whole = request
         self.router = routers.present
         self._routers = routers
         is_reread = request.HasField("resume_from")
@@ -116,6 +130,7 @@ class Resumption(Generic[R]):
         self._request_id = response.request_id or self._request_id
         self._next = response.sequence + 1
         self._holder = self.router
+        self._routers.has_answered = True
         self._has_begun, self._break, self._num_tries = True, None, 0
 
     def recover(self, error: RequestError) -> float | None:
@@ -124,28 +139,53 @@ class Resumption(Generic[R]):
         Raises the error that ends the request. That is the break itself where no router went on.
         """
         if not self._has_begun:
-            return self._begin_elsewhere(error)
+            return self._begin_again(error)
         if not self._can_resume:
             raise error
         if self._output is not None and self._output.is_whole:
             return None
+        begun = self._note_break(error)
+        rest = self._output.ask_for_rest() if self._output is not None else None
+        self._check(error, begun, can_go_on=rest is not None)
+        self._turn(error, rest)
+        return self._next_try(error, begun)
+
+    def _begin_again(self, error: RequestError) -> float:
+        """Return the seconds to wait, as `recover` does, where nothing of the answer has come."""
+        if self.request != self._whole and error.reason in _FORGOTTEN:
+            self.request = self._whole
+            return 0.0  # the router that has answered gets it anew
+        if not can_go_elsewhere(error):
+            raise error
+        is_lost = error.reason is Reason.ROUTER_UNREACHABLE and self._routers.has_answered
+        if is_lost or is_broken(error):
+            self._note_break(error)
+        if self._num_tries + 1 < len(self._routers.members):
+            self._num_tries += 1
+            self.router = self._routers.after(self.router)
+            return 0.0
+        if self._break is None or not (self._can_resume and self._request_id):
+            raise error
+        self.router = self._routers.after(self.router)
+        self.request = self._ask_for_next()
+        return self._next_try(error, self._break)
+
+    def _note_break(self, error: RequestError) -> RequestError:
+        """Return the error that began the break, this one if none did."""
         if self._break is None:
             self._break, self._broken_s = error, time.monotonic()
-        rest = self._output.ask_for_rest() if self._output is not None else None
-        self._check(error, self._break, can_go_on=rest is not None)
-        self._turn(error, rest)
+        return self._break
+
+    def _next_try(self, error: RequestError, begun: RequestError) -> float:
+        """Return the seconds to wait, and count a try. Raises the break's error when its time is over."""
         pause_s = self._pause_s(error)
         if time.monotonic() + pause_s > self._broken_s + RESUME_WITHIN_S:
-            raise error if isinstance(error, OverloadedError) else self._break
+            raise error if isinstance(error, OverloadedError) else begun
         self._num_tries += 1
         return pause_s
 
-    def _begin_elsewhere(self, error: RequestError) -> float:
-        self._num_tries += 1
-        if not can_go_elsewhere(error) or self._num_tries >= len(self._routers.members):
-            raise error
-        self.router = self._routers.after(self.router)
-        return 0.0
+    def _ask_for_next(self) -> inference_pb2.GenerateRequest:
+        return inference_pb2.GenerateRequest(request_id=self._request_id, resume_from=self._next)
 
     def _check(self, error: RequestError, begun: RequestError, *, can_go_on: bool) -> None:
         """Raise the error that ends the request if no router will go on after `error`.
@@ -168,9 +208,7 @@ class Resumption(Generic[R]):
         if rest is not None and not is_first_break and not has_answered:
             self.router = self._routers.after(self.router)
         if rest is None or self.router is self._holder:
-            rest = inference_pb2.GenerateRequest(
-                request_id=self._request_id, resume_from=self._next
-            )
+            rest = self._ask_for_next()
         self.request = rest
 
     def _pause_s(self, error: RequestError) -> float:

@@ -5,6 +5,7 @@ Generated from pdserve/calls.py by `make sync-client`; edit that file, not this 
 1. A call goes to the present router. When that is out of reach, or shuts down, and nothing of the
    answer has come, it goes to the next one.
 2. A resumable request whose stream breaks is read on at the same router, or goes on at another one.
+   That holds before its first message too.
 """
 
 import time
@@ -82,7 +83,9 @@ class Calls:
         for router in self._routers.in_turn():
             try:
                 call = method(router)
-                return call(request, timeout=deadline.left_s, metadata=self._metadata)
+                answer = call(request, timeout=deadline.left_s, metadata=self._metadata)
+                self._routers.has_answered = True
+                return answer
             except grpc.RpcError as error:
                 failure, failure.__cause__ = to_error(error), error
                 if not can_go_elsewhere(failure):

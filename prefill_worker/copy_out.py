@@ -18,6 +18,7 @@ import torch
 from common.engine.build import Engine
 from common.engine.memory.kv_cache import kv_layout
 from common.engine.sequence import Sequence
+from common.kv_transfer.state_pieces import make_state_piece
 from common.kv_transfer.wire import Payload, make_chunk
 from common.telemetry.logs import get_logger
 from prefill_worker.outbox import KVOutbox
@@ -31,6 +32,7 @@ class CopyOut:
     def __init__(self, engine: Engine) -> None:
         self._cache = engine.cache
         self._costs = engine.costs
+        self._states = engine.states
         self._layout = kv_layout(engine.spec)
         overlaps = engine.cache.reads_overlap
         self._thread = ThreadPoolExecutor(1, "copy-out") if overlaps else None
@@ -53,6 +55,26 @@ class CopyOut:
         if self._thread is None:
             self._costs.note_copy_out(num_bytes, time.monotonic() - start_s)
         return num_bytes
+
+    def send_state(self, seq: Sequence, outbox: KVOutbox, max_tokens: int) -> int:
+        """Copy the sequence's state into the outbox, behind its KV; return its size in bytes.
+
+        Pieces are no larger than the KV of `max_tokens`. A model without state has nothing to send.
+        """
+        if self._states is None or seq.state_slot is None:
+            return 0
+        position, start_s = seq.num_computed_tokens, time.monotonic()
+        state: Payload = self._states.read(seq.state_slot, position).numpy()
+        copied = start_s - seq.timeline.arrival_s, time.monotonic() - start_s
+        key, size = (seq.request_id, seq.request.attempt), self._layout.num_bytes(max_tokens)
+
+        def put() -> None:
+            for start in range(0, len(state), size):
+                piece = state[start : start + size]
+                outbox.put(make_state_piece(*key, self._layout, position, start, piece, copied))
+
+        self._do(put, outbox)
+        return len(state)
 
     def finish(self, outbox: KVOutbox) -> None:
         """End the outbox, behind all that was sent there."""

@@ -157,9 +157,8 @@ class PrefillEngine:
         self._copies.close()
 
     def check_integrity(self) -> None:
-        """Raise AssertionError where a block is held by no live prompt."""
-        held = [block for prompt in self._live.values() for block in prompt.seq.block_table]
-        self._engine.pool.check_integrity(held)
+        """Raise AssertionError where a block or slot is held by no live prompt."""
+        self._engine.prefix.check_integrity(prompt.seq for prompt in self._live.values())
 
     def _expire(self) -> None:
         now_s = time.monotonic()
@@ -207,13 +206,18 @@ class PrefillEngine:
         seq.append(sample.token_id, self._engine.spec.eos_token_ids)
 
     def _copy_out(self, prompt: _Prompt) -> None:
-        """Send the KV that decode lacks, in pieces of at most a step's size and decode's own limit."""
+        """Send the KV that decode lacks, in pieces of at most a step's size and decode's own limit.
+
+        The state follows, where the model has one.
+        """
         seq, size = prompt.seq, self._engine.limits.max_batch_tokens
         size = min(size, seq.request.max_item_tokens or size)
         while prompt.num_sent < seq.num_computed_tokens:
             start, end = prompt.num_sent, min(prompt.num_sent + size, seq.num_computed_tokens)
             self._counters.kv_bytes += self._copies.send(seq, prompt.outbox, start, end)
             prompt.num_sent = end
+        if seq.num_computed_tokens == seq.num_given_tokens:
+            self._counters.kv_bytes += self._copies.send_state(seq, prompt.outbox, size)
 
     def _fail(self, seq: Sequence, reason: Reason, message: str) -> None:
         key = _key(seq)

@@ -49,7 +49,8 @@ class SendCredit:
         """Return the bytes that the stream of a request, with `max_item_tokens` set, may hold at once."""
         num_tokens = request.num_given_tokens - request.num_held_tokens
         window = _WINDOW * (request.max_item_tokens or self._max_batch_tokens)
-        return self._layout.num_bytes(min(num_tokens, window))
+        whole = self._layout.num_bytes(num_tokens) + self._layout.state_bytes
+        return min(whole, self._layout.num_bytes(window))
 
     def pass_on(self, outbox: KVOutbox, cost: int) -> Iterator[WireItem]:
         """Yield the outbox's items; before the first one of KV, wait for room for `cost` bytes.

@@ -85,9 +85,12 @@ def _closure(requirements: Sequence[str]) -> Iterator[str]:
         left += [Requirement(text) for text in importlib.metadata.requires(needed.name) or ()]
 
 
-def _run(command: Sequence[str], cwd: Path | None = None) -> None:
-    ended = subprocess.run(
-        command,
+def run_installed(
+    program: Path, *arguments: str, cwd: Path | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Run a program in an environment of installed packages alone; return what it said."""
+    return subprocess.run(
+        [str(program), *arguments],
         cwd=cwd,
         env=installed_only(),
         capture_output=True,
@@ -95,4 +98,9 @@ def _run(command: Sequence[str], cwd: Path | None = None) -> None:
         timeout=WITHIN_S,
         check=False,
     )
+
+
+def _run(command: Sequence[str], cwd: Path | None = None) -> None:
+    program, *arguments = command
+    ended = run_installed(Path(program), *arguments, cwd=cwd)
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -6,19 +6,20 @@ from pathlib import Path
 import torch
 
 from common.config import EngineConfig
-from common.engine.attention.flash import PAGE
+from common.engine.attention.kernel_shapes import block_size_of, storage_of
 from common.engine.attention.select import select_backend
 from common.engine.device_copy import DeviceCopies
 from common.engine.dtype import choose_dtype
-from common.engine.fused.select import select_model
+from common.engine.fused.rounded import rounded_products
+from common.engine.fused.select import check_quantization, quantized_format, select_model
 from common.engine.gpu_trial import GpuTrial, WithBackend
 from common.engine.graphs.cuda_graphs import graph_decode
 from common.engine.graphs.graphed import GraphLimits
-from common.engine.kernel_checks.verdicts import AttentionShape, trusted_attention
 from common.engine.limits import Limits, choose_limits, fit_blocks
 from common.engine.memory.block_pool import BlockPool
+from common.engine.memory.gpu_share import GpuRoom
 from common.engine.memory.host_budget import HostRoom
-from common.engine.memory.kv_cache import KVCache, Storage
+from common.engine.memory.kv_cache import KVCache
 from common.engine.memory.kv_want import KVWant
 from common.engine.memory.prefix_cache import PrefixCache
 from common.engine.memory.room import Room, read_room
@@ -29,6 +30,9 @@ from common.engine.profiling.costs import Costs, within_limits
 from common.engine.raising import with_failpoint
 from common.engine.self_check import CHECK_TOKENS, SelfCheck
 from common.engine.stages import BeginStage, untold
+from common.engine.state.cache import StateCache
+from common.engine.state.hybrid import add_state
+from common.engine.state.slots import StateSlots
 from common.engine.weights.load import load_model
 from common.grammar.matcher import MaskFiller
 from common.kv_capacity import describe_capacity
@@ -36,7 +40,6 @@ from common.profile import WorkerProfile
 from pdserve.errors import SetupError
 
 BUILD_TIMEOUT_S = 1800.0  # a large model from slow storage; the deployment's own limit is shorter
-_BLOCK_SIZE = {"cpu": 16, "cuda": PAGE}
 _WHOLE = WorkerShare()
 
 
@@ -51,6 +54,7 @@ class Engine:
     runner: ModelRunner
     costs: Costs
     limits: Limits
+    states: StateCache | None = None  # of a model that has layers with state
 
     @property
     def pool(self) -> BlockPool:
@@ -87,7 +91,7 @@ def build_engine(
             admit=lambda spec: room.check(config.kv_cache_gib, _want(spec, config, device)),
         )
         remark.text = f"{chosen.dtype}, {chosen.reason}"
-    spec = replace(spec, dtype_reason=chosen.reason)
+    spec = replace(spec, dtype_reason=chosen.reason).quantized(config.quantization)
     return assemble_engine(model, spec, config, device, stage, room)
 
 
@@ -99,62 +103,55 @@ def assemble_engine(
     stage: BeginStage = untold,
     room: Room | None = None,
 ) -> Engine:
-    """Build an engine of a model on `device` with our attention; `room`: before it was loaded."""
-    with stage("running the model alone"):
+    """Build an engine; with `room`, the memory before `model` was loaded, the engine may empty the model."""
+    check_quantization(model, config, device)
+    with stage("running the model alone"), rounded_products(model, quantized_format(config)):
         check = SelfCheck(model, spec)
-    block_size = config.block_size or _BLOCK_SIZE[device.type]
+    spec = replace(spec, state=check.state_layout)
+    block_size = block_size_of(config, device)
     # a block of the graphs, of which the pool does not know
-    num_scratch = int(device.type == "cuda" and config.cuda_graphs == "auto")
+    has_graphs = device.type == "cuda" and config.cuda_graphs == "auto" and spec.state is None
+    num_scratch = int(has_graphs)
     with stage("preparing weights"):
-        with_backend = select_model(model, config.fusion, device)
+        with_backend = select_model(model, config, device, may_empty=room is not None)
     num_bytes = _kv_bytes(spec, config, device, room, with_backend, stage)
     num_blocks = _count_blocks(config, spec, block_size, num_bytes, num_scratch)
     limits = fit_blocks(choose_limits(config, device.type), config, num_blocks)
     with stage("allocating KV memory") as remark:
         cache = _cache(spec, config, device, num_blocks + num_scratch)
         remark.text = _told(cache, num_blocks, spec, limits)
-    backend = select_backend(config.attention_backend, cache, spec.num_heads)
+    backend = select_backend(config.attention_backend, cache, spec.num_heads, spec.extras)
     token_model = with_failpoint(with_backend(backend))
-    copies = DeviceCopies() if device.type == "cuda" else None
+    token_model, states = add_state(token_model, model, spec, limits.max_num_seqs, device)
+    # with state no step begins before the one before it has landed: see StateCache
+    copies = DeviceCopies() if device.type == "cuda" and states is None else None
     rest = (block_size, spec.eos_token_ids, MaskFiller(spec.vocab_size), copies)
     runner = ModelRunner(token_model, *rest)
     pool = BlockPool(num_blocks, block_size)
     with stage("probing attention"):
-        check.run(runner, cache, pool)
+        check.run(runner, cache, pool, states)
     if num_scratch:
         # captured after the check, so that an error of the model itself is not blamed on graphs
         with stage("capturing CUDA graphs"):
             token_model = graph_decode(token_model, backend, _graph_limits(limits, spec, pool))
         runner = ModelRunner(token_model, *rest)
         check.run(runner, cache, pool)
-    prefix = PrefixCache(pool, spec.fingerprint, is_enabled=config.prefix_cache == "auto")
+    prefix = _prefix_cache(pool, spec, config, limits)
     costs = Costs(within_limits(WorkerProfile(), limits))
-    return Engine(spec, config, prefix, cache, runner, costs, limits)
+    return Engine(spec, config, prefix, cache, runner, costs, limits, states)
 
 
-def attention_shape(
-    spec: ModelSpec, config: EngineConfig, device: torch.device
-) -> AttentionShape | None:
-    """Return the shape to compile the CPU's attention kernels for; None where they are not used."""
-    if device.type != "cpu" or config.attention_backend not in ("auto", "cpu"):
-        return None
-    # numba takes 0.3 s to import; a CUDA worker never needs it
-    from common.engine.cpu.attention_kernel import can_compile_kernel
-
-    block_size = config.block_size or _BLOCK_SIZE[device.type]
-    group = spec.num_heads // spec.num_kv_heads
-    shape = AttentionShape(spec.dtype, block_size, spec.head_dim, group)
-    return shape if can_compile_kernel(block_size, spec.head_dim) else None
-
-
-def _storage(spec: ModelSpec, config: EngineConfig, device: torch.device) -> Storage:
-    """Return "packed" where the CPU's attention kernels run, else "pages"."""
-    shape = attention_shape(spec, config, device)
-    return "packed" if shape is not None and trusted_attention(shape) is None else "pages"
+def _prefix_cache(
+    pool: BlockPool, spec: ModelSpec, config: EngineConfig, limits: Limits
+) -> PrefixCache:
+    """Return the allocator; with state nothing is shared, since blocks alone do not make a prefix."""
+    is_enabled = config.prefix_cache == "auto" and spec.state is None
+    slots = None if spec.state is None else StateSlots(limits.max_num_seqs)
+    return PrefixCache(pool, spec.fingerprint, is_enabled=is_enabled, slots=slots)
 
 
 def _want(spec: ModelSpec, config: EngineConfig, device: torch.device) -> KVWant:
-    block_size = config.block_size or _BLOCK_SIZE[device.type]
+    block_size = block_size_of(config, device)
     return KVWant.of(spec, choose_limits(config, device.type), block_size)
 
 
@@ -168,14 +165,18 @@ def _kv_bytes(
 ) -> int:
     """Return the memory for KV: a size that is set, else what the worker has. Raises SetupError."""
     want, room = _want(spec, config, device), room or read_room(config, device)
+    num_seqs = choose_limits(config, device.type).max_num_seqs
+    state_bytes = StateCache.bytes_for(spec.state, num_seqs) if spec.state else 0
     if isinstance(room, HostRoom):
-        return room.kv_bytes(config.kv_cache_gib, want)
+        return room.taking(state_bytes).kv_bytes(config.kv_cache_gib, want)
     if config.kv_cache_gib != "auto":
         return int(config.kv_cache_gib * 2**30)
     with stage("measuring memory"):
-        block_size = config.block_size or _BLOCK_SIZE[device.type]
-        left = GpuTrial(spec, config, device, with_backend, block_size).measure(room)
-    return left.kv_bytes(config.gpu_memory_utilization, want)
+        block_size = block_size_of(config, device)
+        trial = GpuTrial(spec, config, device, with_backend, block_size)
+        # steps with states need more than the trial has; they capture no graphs
+        left = trial.measure(room) if spec.state is None else GpuRoom.read(device, room.share)
+    return left.taking(state_bytes).kv_bytes(config.gpu_memory_utilization, want)
 
 
 def _count_blocks(
@@ -193,8 +194,8 @@ def _count_blocks(
 
 
 def _cache(spec: ModelSpec, config: EngineConfig, device: torch.device, num_blocks: int) -> KVCache:
-    block_size = config.block_size or _BLOCK_SIZE[device.type]
-    return KVCache(spec, num_blocks, block_size, device, _storage(spec, config, device))
+    block_size = block_size_of(config, device)
+    return KVCache(spec, num_blocks, block_size, device, storage_of(spec, config, device))
 
 
 def _told(cache: KVCache, num_blocks: int, spec: ModelSpec, limits: Limits) -> str:

@@ -1,13 +1,16 @@
 """Numbers of a model that the rest of the engine needs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from common.engine.state.layout import StateLayout
+from common.kv_transfer.layout import KVShape, count_numbers
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """Shape and limits of one loaded model."""
 
-    num_layers: int
+    num_layers: int  # that hold keys and values
     num_heads: int
     num_kv_heads: int
     head_dim: int
@@ -16,8 +19,39 @@ class ModelSpec:
     eos_token_ids: frozenset[int]
     dtype: str
     fingerprint: str
+    extras: tuple[str, ...] = ()  # of its attention, in words; see AttentionForm.extras
     dtype_reason: str = ""  # why the dtype was chosen
+    # of a hybrid model: numbers of the layers that hold keys and values; None: all of them
+    kv_layers: tuple[int, ...] | None = None
+    state_layers: tuple[int, ...] = ()  # numbers of the layers that hold state
+    state: StateLayout | None = None  # of one sequence; known once the model has run
+    quantization: str = "none"  # of the weights of products
+    # where keys differ from values, or layer from layer: those of each layer that has some of its own
+    own_kv_shapes: tuple[KVShape, ...] = ()
+    # where layers share keys and values: by layer, the place in `kv_shapes` of those that it reads
+    kv_places: tuple[int, ...] = ()
+
+    @property
+    def stored_as(self) -> str:
+        """Return the dtype and, behind a slash, the format of quantized weights."""
+        return self.dtype if self.quantization == "none" else f"{self.dtype}/{self.quantization}"
+
+    @property
+    def kv_shapes(self) -> tuple[KVShape, ...]:
+        """Shapes of all keys and values that are kept, layer by layer."""
+        alike = KVShape(self.num_kv_heads, self.head_dim, self.head_dim)
+        return self.own_kv_shapes or (alike,) * self.num_layers
+
+    def quantized(self, quantization: str) -> "ModelSpec":
+        """Return the numbers of this model with quantized weights: another model, to other workers."""
+        if quantization == "none":
+            return self
+        fingerprint = f"{self.fingerprint}-{quantization}"
+        return replace(self, quantization=quantization, fingerprint=fingerprint)
 
     def kv_bytes_per_token(self, bytes_per_element: int) -> int:
-        """Return bytes of keys and values of one position: 2 x layers x kv_heads x head_dim x bytes."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * bytes_per_element
+        """Return bytes of keys and values of one position in all layers.
+
+        2 x layers x kv_heads x head_dim x bytes, where all layers, keys and values are alike.
+        """
+        return count_numbers(self.kv_shapes) * bytes_per_element

@@ -6,13 +6,15 @@
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig
 
 from common.config import EngineConfig
-from common.engine.build import attention_shape, select_device
+from common.engine.attention.kernel_shapes import attention_shapes
+from common.engine.build import select_device
 from common.engine.dtype import choose_dtype
 from common.engine.fused.families import known_activation
 from common.engine.kernel_checks.verdicts import (
@@ -22,6 +24,7 @@ from common.engine.kernel_checks.verdicts import (
     trusted_sampling,
 )
 from common.engine.weights.spec import read_spec
+from common.engine.weights.text_part import text_architecture
 from pdserve.errors import SetupError
 
 Family = Callable[[], object]
@@ -58,15 +61,14 @@ def _families(model_dir: Path, config: EngineConfig, device: torch.device) -> li
     except (SetupError, OSError, ValueError, KeyError):
         return []
     families: list[Family] = []
-    shape = attention_shape(spec, config, device)
-    if shape is not None:
-        families.append(lambda: trusted_attention(shape))
+    for shape in attention_shapes(spec, config, device):
+        families.append(partial(trusted_attention, shape))
     # apart, and first: with it two processes that meet in the middle have compiled as much each
     families.append(compile_truncation)
     families.append(trusted_sampling)
-    activation = known_activation((model.architectures or [""])[0], model.get_text_config())
+    activation = known_activation(text_architecture(model), model.get_text_config())
     if activation is not None and config.fusion == "auto":
-        families.append(lambda: trusted_products(dtype, activation))
+        families.append(lambda: trusted_products(dtype, activation, config.quantization))
     return families
 
 

@@ -44,6 +44,7 @@ class RaggedInputs:
     # rows of [0, T) whose logits are wanted: all that sample, then scored ones
     sample_rows: NDArray[np.int64]
     carried: Carried | None = None
+    state_slots: tuple[int | None, ...] = ()  # [S] of a model with state
 
     @staticmethod
     def from_batch(
@@ -84,6 +85,7 @@ class RaggedInputs:
             context_len=np.array(context_len, dtype=np.int32),
             block_tables=block_tables,
             sample_rows=np.array(sampled + _scored_rows(batch, query_start), dtype=np.int64),
+            state_slots=tuple([entry.seq.state_slot for entry in batch.entries]),
         )
 
 

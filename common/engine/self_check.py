@@ -2,7 +2,7 @@
 
 A model may mix positions in a way our attention never sees: a recurrent layer, a mask, positions that it
 counts itself. It would run and answer wrongly. So a few tokens run with the attention of `transformers`, and
-their keys, values and logits are compared with ours, after a chunk and a decode step.
+their keys, values, states and logits are compared with ours, after a chunk and a decode step.
 """
 
 from dataclasses import replace
@@ -10,19 +10,25 @@ from typing import Any
 
 import torch
 
-from common.engine.attention.interface import ATTENTION_NAME, UnsupportedAttentionError
+from common.engine.attention.form import UnsupportedAttentionError
+from common.engine.attention.interface import ATTENTION_NAME
 from common.engine.batch import Batch, BatchEntry
 from common.engine.memory.block_pool import BlockPool
+from common.engine.memory.block_storage import Piece
 from common.engine.memory.kv_cache import KVCache
 from common.engine.model_runner import ModelRunner
 from common.engine.model_spec import ModelSpec
 from common.engine.ragged import RaggedInputs
 from common.engine.sequence import Sequence
+from common.engine.state.cache import StateCache
+from common.engine.state.layout import StateLayout
+from common.engine.state.own import read_states
 from common.engine.timeline import Timeline
 from common.messages import SamplingParams, WorkRequest
 from pdserve.errors import SetupError
 
 CHECK_TOKENS = 9
+_CHUNKS = (5, 3)  # of all but the last token, in a model with state
 # Relative, of a layer's keys and values or a row of logits. Right models differ by rounding, 1e-5 at most in
 # float32; wrong ones by a third or more in some layer, though perhaps by 1 % in the logits.
 _TOLERANCE = {"float32": 0.001}
@@ -38,6 +44,7 @@ _EVERY_OPTION = replace(
     logprobs=1,
 )
 _BANNING = replace(_PLAIN, allowed_token_ids=(0,))
+_SLOT = 0  # for the state of the check's sequences
 _FIRST_LAYER = 0.03  # nothing has summed up before it; 0.5 % is measured in bfloat16
 
 
@@ -48,27 +55,49 @@ class SelfCheck:
         # spread over the vocabulary: special tokens gather at its ends
         self._tokens = tuple(spec.vocab_size * (i + 1) // 10 for i in range(CHECK_TOKENS))
         self._limit = _TOLERANCE.get(spec.dtype, _HALF_TOLERANCE)
+        self._kv_layers = spec.kv_layers
+        self.state_layout: StateLayout | None = None  # None: the model has no state
         try:
             self._run_alone(model)
         # whatever a model raises that wants more than tokens, or other ones
         except Exception as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise SetupError(f"the model does not run on token ids alone: {reason}") from error
+        found = frozenset[int]() if self.state_layout is None else self.state_layout.layers
+        if unlike := found ^ set(spec.state_layers):
+            raise SetupError(
+                f"the model is not supported: its layer {min(unlike)} holds state, or config.json says so"
+            )
 
-    def run(self, runner: ModelRunner, cache: KVCache, pool: BlockPool) -> None:
-        """Run a chunk and a decode step; compiles or loads kernels on the way. Raises SetupError."""
+    def run(
+        self,
+        runner: ModelRunner,
+        cache: KVCache,
+        pool: BlockPool,
+        states: StateCache | None = None,
+    ) -> None:
+        """Run a chunk and a decode step; compiles or loads kernels on the way. Raises SetupError.
+
+        No sequence holds blocks or slots yet.
+        """
         seq, *others = (self._sequence(s) for s in (_PLAIN, _EVERY_OPTION, _BANNING))
+        for each in (seq, *others):
+            each.state_slot = None if states is None else _SLOT
         blocks = pool.allocate(pool.num_blocks_for(CHECK_TOKENS))
         seq.block_table = blocks
         try:
-            runner.run(Batch((BatchEntry(seq, CHECK_TOKENS - 1),)))
-            seq.num_computed_tokens = CHECK_TOKENS - 1
+            # a state must go on from one chunk to the next too
+            for num_tokens in (CHECK_TOKENS - 1,) if states is None else _CHUNKS:
+                runner.run(Batch((BatchEntry(seq, num_tokens),)))
+                seq.num_computed_tokens += num_tokens
             last = Batch((BatchEntry(seq, 1),))
             runner.run(last)
             for other in others:
                 other.block_table, other.num_computed_tokens = blocks, CHECK_TOKENS - 1
                 runner.run(Batch((BatchEntry(other, 1),)))
-            self._check_layers(cache.read(seq.block_table, 0, CHECK_TOKENS))
+            if states is not None:
+                self._check_states(states)
+            self._check_layers(cache.by_layer(cache.read(seq.block_table, 0, CHECK_TOKENS)))
             self._check_logits(runner.logits(RaggedInputs.from_batch(last, pool.block_size)))
         except UnsupportedAttentionError as error:
             raise SetupError(f"the model's attention is not supported: {error}") from error
@@ -87,20 +116,37 @@ class SelfCheck:
             output = model(input_ids=ids, use_cache=True)
         model.set_attn_implementation(ATTENTION_NAME)
         self._own_logits: torch.Tensor = output.logits[0, -1].float()
-        self._own_layers = [_keys_and_values(layer) for layer in _cache_layers(output)]
+        layers = _cache_layers(output)
+        layout, self._own_states = read_states(layers)
+        if layout.parts:
+            self.state_layout = layout
+        kv_layers = layers if self._kv_layers is None else [layers[n] for n in self._kv_layers]
+        self._own_layers = [_keys_and_values(layer) for layer in kv_layers]
 
-    def _check_layers(self, kv: torch.Tensor) -> None:
-        """`kv` is [layers, 2, tokens, kv_heads, head_dim]."""
-        for layer, stored in enumerate(kv):
-            if not stored.any():
+    def _check_layers(self, kv: list[Piece]) -> None:
+        for layer, (keys, _) in enumerate(kv):
+            if not keys.any():
                 raise UnsupportedAttentionError(
-                    f"layer {layer} does not attend over keys and values"
+                    f"layer {self._number(layer)} does not attend over keys and values"
                 )
         for layer, (stored, own) in enumerate(zip(kv, self._own_layers, strict=False)):
-            if own is not None and own.shape[2:] == stored.shape[2:]:
-                last = stored[:, len(stored[0]) - own.shape[1] :]  # a window keeps the last ones
+            if own is not None and _sizes(own) == _sizes(stored):
+                num_kept = len(own[0])  # a window keeps the last ones
+                last = torch.cat([x[len(x) - num_kept :].flatten() for x in stored])
                 limit = self._limit if layer else min(self._limit, _FIRST_LAYER)
-                _check(f"the keys and values of layer {layer}", last, own, limit)
+                expected = torch.cat([x.flatten() for x in own])
+                what = f"the keys and values of layer {self._number(layer)}"
+                _check(what, last, expected, limit)
+
+    def _number(self, layer: int) -> int:
+        """Return the number in the model of a layer of the KV memory."""
+        return layer if self._kv_layers is None else self._kv_layers[layer]
+
+    def _check_states(self, states: StateCache) -> None:
+        ours = states.parts(states.read(_SLOT, CHECK_TOKENS))
+        for part, state, own in zip(states.layout.parts, ours, self._own_states, strict=True):
+            what = f"the {part.key[0]} state of layer {part.layer}"
+            _check(what, state, own.float().cpu(), self._limit)
 
     def _check_logits(self, logits: torch.Tensor) -> None:
         _check("its logits", logits[0], self._own_logits, self._limit)
@@ -120,11 +166,19 @@ def _cache_layers(output: Any) -> list[Any]:
     return list(getattr(output.past_key_values, "layers", ()))
 
 
-def _keys_and_values(layer: Any) -> torch.Tensor | None:
-    """Return a cache layer's [2, tokens, kv_heads, head_dim], float32 on the host; None without both."""
+def _keys_and_values(layer: Any) -> Piece | None:
+    """Return a cache layer's keys and values [tokens, kv_heads, dim], float32 on the host; None without both.
+
+    Latent attention caches what its keys and values are made of, in other shapes than ours.
+    """
     keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
     if not isinstance(keys, torch.Tensor) or not isinstance(values, torch.Tensor):
         return None
-    if keys.dim() != 4 or keys.shape != values.shape:
+    if keys.dim() != 4 or keys.shape[:3] != values.shape[:3]:
         return None
-    return torch.stack((keys[0], values[0])).transpose(1, 2).float().cpu()
+    own_keys, own_values = (x[0].transpose(0, 1).float().cpu() for x in (keys, values))
+    return own_keys, own_values
+
+
+def _sizes(pair: Piece) -> list[torch.Size]:
+    return [x.shape[1:] for x in pair]

@@ -37,6 +37,7 @@ class Sequence:
     block_table: list[int] = field(default_factory=list)
     num_computed_tokens: int = 0
     num_shared_blocks: int = 0  # of block_table, found in the prefix cache
+    state_slot: int | None = None  # of a model with state, as long as there are blocks
     chain: PrefixChain | None = None  # the PrefixCache's
     finish_reason: FinishReason | None = None
     failure: WorkFailure | None = None

@@ -3,6 +3,7 @@
 import torch
 
 from common.engine.attention.backend import AttentionBackend
+from common.engine.attention.temperature import take_over
 from common.engine.device_inputs import ToDevice
 from common.engine.ragged import RaggedInputs
 
@@ -18,18 +19,21 @@ class TransformersModel:
         self._model = model
         self._backend = backend
         self._to_device = to_device
+        self._tells_positions = take_over(model)
 
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:
         """Implement TokenModel.logits."""
         step = self._to_device(inputs)
         with torch.inference_mode():
             self._backend.begin(step)
+            told = {"token_positions": step.positions} if self._tells_positions else {}
             output = self._model(
                 input_ids=step.input_ids[None],
                 position_ids=step.positions[None],
                 logits_to_keep=step.sample_rows,
                 use_cache=False,
                 paged_attention=self._backend,
+                **told,
             )
             logits: torch.Tensor = output.logits[0]
             # the CPU's sampling kernels are compiled for float32 alone

@@ -1,35 +1,81 @@
 """Shape of KV on the wire."""
 
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Final, NamedTuple
 
 WIRE_VERSION: Final = (
-    2  # of headers and payloads; one more with each change that the other side must know
+    3  # of headers and payloads; one more with each change that the other side must know
 )
+
+Run = tuple[
+    int, int, int, int
+]  # layers alike, one after the other; KV heads, key and value channels
+
+
+class KVShape(NamedTuple):
+    """Shape of one layer's keys and values at one position."""
+
+    num_kv_heads: int
+    key_dim: int
+    value_dim: int
+
+    @property
+    def num_numbers(self) -> int:
+        """Count the numbers of a position: kv_heads x (key channels + value channels)."""
+        return self.num_kv_heads * (self.key_dim + self.value_dim)
 
 
 @dataclass(frozen=True, slots=True)
 class KVLayout:
-    """Shape of KV that both sides must share, and the fingerprint of the weights that made it."""
+    """Shape of KV that both sides must share, and the fingerprint of the weights that made it.
+
+    A payload holds one layer after the other: its keys [tokens, kv_heads, key_dim], then its values
+    [tokens, kv_heads, value_dim]. Where all are alike, that is [layers, 2, tokens, kv_heads, head_dim].
+    """
 
     fingerprint: str
-    num_layers: int
-    num_kv_heads: int
-    head_dim: int
+    shapes: tuple[KVShape, ...]  # of each layer that has keys and values of its own
     dtype: str
     bytes_per_element: int
     vocab_size: int
+    state_bytes: int = 0  # of one sequence in a model that has state; ships behind the last chunk
+    state_dtypes: str = ""
+    numbers_per_token: int = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Sum up once what every step asks for."""
+        object.__setattr__(self, "numbers_per_token", count_numbers(self.shapes))
 
     def num_bytes(self, num_tokens: int) -> int:
         """Return the size of the payload for `num_tokens` positions, in bytes."""
-        per_token = 2 * self.num_layers * self.num_kv_heads * self.head_dim
-        return per_token * self.bytes_per_element * num_tokens
+        return self.numbers_per_token * self.bytes_per_element * num_tokens
 
-    def shape(self, num_tokens: int) -> tuple[int, int, int, int, int]:
-        """Return [layers, 2, num_tokens, kv_heads, head_dim], the payload's shape."""
-        return (self.num_layers, 2, num_tokens, self.num_kv_heads, self.head_dim)
+    def shape(self, num_tokens: int) -> tuple[int, ...]:
+        """Return the shape of the payload's tensor.
+
+        [layers, 2, num_tokens, kv_heads, head_dim] where all layers, keys and values are alike. Elsewhere
+        [n], all numbers in a row.
+        """
+        alike = shape_of_all(self.shapes)
+        if alike is None:
+            return (self.numbers_per_token * num_tokens,)
+        return (len(self.shapes), 2, num_tokens, alike.num_kv_heads, alike.key_dim)
 
     @property
-    def key(self) -> tuple[int, int, int, int]:
-        """The part that a chunk's header states: layers, kv_heads, head_dim, bytes per element."""
-        return (self.num_layers, self.num_kv_heads, self.head_dim, self.bytes_per_element)
+    def key(self) -> tuple[int, tuple[Run, ...]]:
+        """The part that a chunk's header states: bytes per element, and the runs of layers alike."""
+        runs = groupby(self.shapes)
+        return self.bytes_per_element, tuple((len(list(same)), *shape) for shape, same in runs)
+
+
+def count_numbers(shapes: Iterable[KVShape]) -> int:
+    """Count the numbers of one position in layers of these shapes."""
+    return sum(shape.num_numbers for shape in shapes)
+
+
+def shape_of_all(shapes: tuple[KVShape, ...]) -> KVShape | None:
+    """Return the shape of every layer; None where layers, or keys and values, differ."""
+    first, *others = set(shapes)
+    return None if others or first.key_dim != first.value_dim else first

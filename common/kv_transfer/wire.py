@@ -1,7 +1,7 @@
 """Wire format from prefill to decode: a small msgpack header, and for a chunk one host buffer.
 
-A chunk's payload is [layers, 2, tokens, kv_heads, head_dim]: contiguous, in C order, in the model's dtype,
-seen as bytes.
+A chunk's payload is KVLayout's: the keys and then the values of one layer after the other, contiguous, in the
+model's dtype, seen as bytes. In a model with state, pieces of it follow the last chunk (state_pieces.py).
 Token 1 has a payload if the request wants its prompt's log-probabilities (prompt_logprobs.py).
 The receiver trusts nothing. Version, request, attempt, fingerprint, layout, token range and the checksums
 (XXH3-64) must all fit, or the item is refused with a WireError. Seconds in headers are on the sender's
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from common.kv_transfer import prompt_logprobs
-from common.kv_transfer.layout import WIRE_VERSION, KVLayout
+from common.kv_transfer.layout import WIRE_VERSION, KVLayout, Run
 from common.messages import TokenLogprobs
 from pdserve.errors import Reason
 
@@ -37,7 +37,7 @@ class WireError(ValueError):
 class _Header(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    version: Literal[2] = WIRE_VERSION
+    version: Literal[3] = WIRE_VERSION
     request_id: str
     attempt: int
 
@@ -47,8 +47,8 @@ class ChunkHeader(_Header):
 
     kind: Literal["chunk"] = "chunk"
     fingerprint: str
-    layout: tuple[int, int, int, int] = Field(
-        description="layers, kv_heads, head_dim, bytes per element"
+    layout: tuple[int, tuple[Run, ...]] = Field(
+        description="bytes per element; of layers alike: number, kv_heads, key and value channels"
     )
     start: int = Field(ge=0)
     end: int = Field(gt=0)
@@ -56,6 +56,19 @@ class ChunkHeader(_Header):
     copied: tuple[Seconds, Seconds] = Field(
         description="Start and duration of the copy out of blocks; sent at its end"
     )
+
+
+class StateHeader(_Header):
+    """Header of bytes from `start` on of the state behind `position` tokens; they come with it."""
+
+    kind: Literal["state"] = "state"
+    fingerprint: str
+    position: int = Field(gt=0)
+    num_bytes: int = Field(gt=0, description="Of the whole state")
+    dtypes: str
+    start: int = Field(ge=0)
+    checksum: int = Field(ge=0)
+    copied: tuple[Seconds, Seconds] = Field(description="As in ChunkHeader")
 
 
 class FirstTokenHeader(_Header):
@@ -85,7 +98,7 @@ class FailureHeader(_Header):
     message: str
 
 
-Header = ChunkHeader | FirstTokenHeader | FailureHeader
+Header = ChunkHeader | StateHeader | FirstTokenHeader | FailureHeader
 _HEADERS: TypeAdapter[Header] = TypeAdapter(Annotated[Header, Field(discriminator="kind")])
 
 

@@ -12,10 +12,9 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from common.rpc.bearer import token_of
 from common.rpc.status import to_status
 from pdserve.errors import InvalidRequestError, Reason, RequestError, UnauthenticatedError
-
-_SCHEME = "bearer "
 
 Context = grpc.aio.ServicerContext[Any, Any]
 # Takes the method's full name; raises the RequestError that ends the call.
@@ -138,18 +137,11 @@ def let_all_in(method: str, context: Context) -> None:
 
 
 def bearer_token(context: Context) -> bytes | None:
-    """Return the token of `authorization: Bearer TOKEN`; None without that header."""
+    """Return the token of `authorization: Bearer TOKEN`; None without that key, b"" for others."""
     for key, value in context.invocation_metadata() or ():
         if key == "authorization":
-            text = value.decode("latin-1") if isinstance(value, bytes) else value
-            is_bearer = text[: len(_SCHEME)].lower() == _SCHEME
-            return text[len(_SCHEME) :].strip().encode() if is_bearer else b""
+            return token_of(value.decode("latin-1") if isinstance(value, bytes) else value) or b""
     return None
-
-
-def bearer_metadata(token: str) -> tuple[tuple[str, str], ...]:
-    """Return the metadata that `bearer_token` reads; none for an empty token."""
-    return (("authorization", f"Bearer {token}"),) if token else ()
 
 
 def one_token(token: str) -> Check:

@@ -9,9 +9,10 @@
 
 import grpc
 
-from common.certificates import Certificates, PemFiles, Pems
+from common.certificates import Certificates, Pems
+from common.reloading import Reloading
 from common.rpc.channel import CLIENT_OPTIONS
-from common.telemetry.logs import get_logger
+from common.rpc.renewed_tls import renewed_credentials
 from pdserve.errors import SetupError
 
 NAME = "worker.pdserve.internal"
@@ -22,7 +23,6 @@ _UNTRUSTED = (
     "Hostname Verification",
     "WRONG_VERSION_NUMBER",
 )
-_log = get_logger()
 
 
 def server_credentials(certificates: Certificates) -> grpc.ServerCredentials:
@@ -30,7 +30,8 @@ def server_credentials(certificates: Certificates) -> grpc.ServerCredentials:
     if isinstance(certificates, Pems):
         pairs = [(certificates.key, certificates.chain)]
         return grpc.ssl_server_credentials(pairs, certificates.authority, require_client_auth=True)
-    return _Renewed(certificates).credentials()
+    paths = [certificates.key, certificates.chain, certificates.authority]
+    return renewed_credentials(Reloading(paths, certificates.read), needs_client=True)
 
 
 def open_channel(address: str, certificates: Certificates | None) -> grpc.aio.Channel:
@@ -52,34 +53,3 @@ def open_channel(address: str, certificates: Certificates | None) -> grpc.aio.Ch
 def is_untrusted(details: str) -> bool:
     """Return True if an error's details say that the worker showed no certificate of ours."""
     return any(words in details for words in _UNTRUSTED)
-
-
-class _Renewed:
-    """Credentials from files, whose newest contents are for the next connection."""
-
-    def __init__(self, files: PemFiles) -> None:
-        self._files = files
-        self._used = files.read()
-
-    def credentials(self) -> grpc.ServerCredentials:
-        return grpc.dynamic_ssl_server_credentials(
-            _configuration(self._used),
-            self._fetch,  # type: ignore[arg-type]  # gRPC documents that None means no change
-            True,
-        )
-
-    def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
-        """Return new contents, if any; gRPC calls this before each handshake, on its own thread."""
-        try:
-            pems = self._files.read()
-        except SetupError as error:
-            _log.error("files_refused", error=str(error), kept="as it was")
-            return None
-        if pems == self._used:
-            return None
-        self._used = pems
-        return _configuration(pems)
-
-
-def _configuration(pems: Pems) -> grpc.ServerCertificateConfiguration:
-    return grpc.ssl_server_certificate_configuration([(pems.key, pems.chain)], pems.authority)

@@ -22,7 +22,7 @@ def make_info(spec: WorkerSpec, model: ModelSpec, profile: WorkerProfile) -> Wor
         model_fingerprint=model.fingerprint,
         max_context_tokens=model.max_context_tokens,
         vocab_size=model.vocab_size,
-        dtype=model.dtype,
+        dtype=model.stored_as,
         dtype_reason=model.dtype_reason,
         wire_version=WIRE_VERSION,
         profile=profile,

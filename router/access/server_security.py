@@ -7,11 +7,11 @@ import ssl
 import grpc
 
 from common.config import SecurityConfig
+from common.reloading import Reloading
 from common.rpc.guard import Check, Context, GuardInterceptor, bearer_token, let_all_in
 from common.telemetry.logs import get_logger
 from pdserve.errors import PermissionDeniedError, Reason, SetupError, UnauthenticatedError
 from router.access.access_file import AccessList, read_access
-from router.access.reloading import Reloading
 from router.access.tenant import ANONYMOUS, Tenant, set_current_tenant
 from router.access.tls import server_certificates
 

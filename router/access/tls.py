@@ -8,9 +8,10 @@ from pathlib import Path
 
 import grpc
 
-from common.certificates import Pems, read_pems
+from common.certificates import read_pems
 from common.config import SecurityConfig
-from router.access.reloading import Reloading
+from common.reloading import Reloading
+from common.rpc.renewed_tls import renewed_credentials
 
 _NAMES = "security.tls_cert_file, tls_key_file and tls_client_ca_file"
 
@@ -28,17 +29,13 @@ class ServerCertificates:
             paths, lambda: read_pems(certificate, key, client_authority, _NAMES)
         )
         self._certificate, self._key = certificate, key
-        self._used = self._renewed = self._files.current()
+        self._renewed = self._files.current()
         self._contexts: list[ssl.SSLContext] = []
         self._needs_client = client_authority is not None
 
     def credentials(self) -> grpc.ServerCredentials:
         """Return the credentials for `grpc.aio.Server.add_secure_port`."""
-        return grpc.dynamic_ssl_server_credentials(
-            _configuration(self._used),
-            self._fetch,  # type: ignore[arg-type]  # gRPC documents that None means no change
-            self._needs_client,
-        )
+        return renewed_credentials(self._files, needs_client=self._needs_client)
 
     def https_context(self) -> ssl.SSLContext:
         """Return a context for HTTPS, which `renew` keeps up to date. It asks for no certificate."""
@@ -56,14 +53,6 @@ class ServerCertificates:
         for context in self._contexts:
             context.load_cert_chain(self._certificate, self._key)
 
-    def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
-        """Return new contents, if any; gRPC calls this before each handshake, on its own thread."""
-        pems = self._files.current()
-        if pems is self._used:
-            return None
-        self._used = pems
-        return _configuration(pems)
-
 
 def server_certificates(config: SecurityConfig) -> ServerCertificates | None:
     """Return the certificates of a configuration, None without TLS. Raises SetupError."""
@@ -71,8 +60,3 @@ def server_certificates(config: SecurityConfig) -> ServerCertificates | None:
     if certificate is None or key is None:
         return None
     return ServerCertificates(certificate, key, config.tls_client_ca_file)
-
-
-def _configuration(pems: Pems) -> grpc.ServerCertificateConfiguration:
-    pairs = [(pems.key, pems.chain)]
-    return grpc.ssl_server_certificate_configuration(pairs, pems.authority)

@@ -12,8 +12,8 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
-from pdserve.errors import SetupError
 from router.edge.live.answers import Answer
+from router.edge.ports import not_free
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -23,25 +23,6 @@ _SEND_BUFFER_BYTES = 128 * 1024  # of each connection, in the kernel
 _BACKLOG = 256
 _TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 Page = Callable[[WSGIEnvironment], Answer | None]
-
-
-def check_port(host: str, key: str, port: int, *, is_shared: bool = False) -> None:
-    """Raise SetupError, naming the setting, when the port cannot be bound now; 0 is always free.
-
-    With `is_shared`, others may have it that share it too.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        # as servers do: a port in TIME_WAIT is free, one with a listener is not
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if is_shared:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise SetupError(
-                f"{key} {port} on {host} is not free: {error.strerror}", "choose another"
-            ) from error
 
 
 class _ToClient(io.BufferedIOBase):
@@ -104,9 +85,7 @@ class HttpServer:
         try:
             self._server = make_server(host, port, self._answer, _Server, handler_class=_Handler)
         except OSError as error:
-            raise SetupError(
-                f"http_port {port} on {host} is not free: {error.strerror}", "choose another"
-            ) from error
+            raise not_free(host, "http_port", port, error) from error
         self.port = self._server.server_port
         self._thread = threading.Thread(
             target=self._server.serve_forever, name="router-http", daemon=True

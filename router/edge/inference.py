@@ -22,6 +22,8 @@ from router.intake.job import Job
 from router.intake.sampling import values_in_use
 from router.journey.journey import Journeys
 
+# gRPC's own mark of a call that it sends again, since nothing of the answer has come
+_PREVIOUS_ATTEMPTS = "grpc-previous-rpc-attempts"
 _RESUME_FIELDS = {"request_id", "resume_from"}
 _log = get_logger()
 
@@ -127,6 +129,10 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
                 current_tenant(), request.request_id, request.resume_from
             )
         key = RequestKey(current_tenant(), request.request_id)
+        if request.resumable and _is_sent_again(context):
+            answer = self._resumables.read_again(key, request)
+            if answer is not None:
+                return answer
         is_repeat = request.resumable and self._resumables.is_running(key)
         job = await self._intake.parse(request, is_repeat=is_repeat)
         if request.received:
@@ -149,3 +155,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
                     response.sampling.CopyFrom(values_in_use(job.sampling))
                 yield response
                 sequence += 1
+
+
+def _is_sent_again(context: GenerateContext) -> bool:
+    return any(name == _PREVIOUS_ATTEMPTS for name, _ in context.invocation_metadata() or ())

@@ -2,7 +2,8 @@
 
 1. `start` runs a request in a task of its own, which keeps the latest messages. The stream reads
    those. gRPC may send a call again whose connection broke before the first message. So a client
-   that sends a running request again, word for word, gets a stream of it from the beginning.
+   that sends a running request again, word for word, gets a stream of it from the beginning. So
+   does gRPC itself after the end (`read_again`).
 2. `resume` opens another stream. Each stream gets every message from the number it asks for, in
    order.
 3. When the last stream leaves before the end, the request goes on for `resume_grace_s`. Then it is
@@ -40,6 +41,7 @@ from router.access.tenant import RequestKey, Tenant, find
 _ENDED_BUFFERS = 16
 _log = get_logger()
 
+Request = inference_pb2.GenerateRequest
 Responses = AsyncGenerator[inference_pb2.GenerateResponse]
 
 
@@ -111,11 +113,7 @@ class Resumables:
         return key in self._running
 
     def start(
-        self,
-        key: RequestKey,
-        request: inference_pb2.GenerateRequest,
-        responses: Responses,
-        timeout_s: float | None,
+        self, key: RequestKey, request: Request, responses: Responses, timeout_s: float | None
     ) -> Responses:
         """Run a request to its end and read its messages.
 
@@ -154,7 +152,12 @@ class Resumables:
             )
         return self._follow(run, sequence)
 
-    async def displace(self, key: RequestKey, request: inference_pb2.GenerateRequest) -> None:
+    def read_again(self, key: RequestKey, request: Request) -> Responses | None:
+        """Read the very same request from its beginning, running or ended; None if there is none."""
+        run = self._running.get(key) or self._ended.get(key)
+        return self._follow(run, 0) if run and run.digest == _digest(request) else None
+
+    async def displace(self, key: RequestKey, request: Request) -> None:
         """End a request of this key that runs, unless it is the very same."""
         await asyncio.sleep(0)  # a task that was cancelled before it began would end nothing
         run = self._running.get(key)
@@ -242,5 +245,5 @@ class Resumables:
             run.timer.cancel()
 
 
-def _digest(request: inference_pb2.GenerateRequest) -> bytes:
+def _digest(request: Request) -> bytes:
     return sha256(request.SerializeToString(deterministic=True)).digest()

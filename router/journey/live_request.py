@@ -121,6 +121,11 @@ class LiveRequest:
     trace: Trace | None = None  # if it is sampled
     is_closed: bool = False
 
+    @property
+    def num_moves(self) -> int:
+        """Attempts of all choices beyond each one's first."""
+        return sum(choice.attempt - 1 for choice in self.choices)
+
     def fail(self, error: RequestError) -> None:
         """End the request with an error, in the queue, at its worker or without one."""
         self.failure = error

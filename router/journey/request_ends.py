@@ -44,7 +44,7 @@ class RequestEnds:
             num_choices=job.num_choices,
             num_prompt_tokens=len(job.prompt_token_ids),
             num_output_tokens=ticket.num_output_tokens,
-            num_moves=sum(choice.attempt - 1 for choice in request.choices),
+            num_moves=request.num_moves,
             queue_s=_since(arrival.at_s, request.submitted_s or None),
             ttft_s=_since(arrival.at_s, request.first_token_s),
             total_s=_since(arrival.at_s, ended_s),

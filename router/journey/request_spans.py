@@ -53,7 +53,7 @@ def _answered(request: LiveRequest) -> Numbers:
     found: Numbers = {
         "gen_ai.usage.input_tokens": len(job.prompt_token_ids),
         "gen_ai.usage.output_tokens": request.ticket.num_output_tokens,
-        "pdserve.num_moves": sum(choice.attempt - 1 for choice in request.choices),
+        "pdserve.num_moves": request.num_moves,
     }
     first = request.choices[0].attempts[-1:]
     if first and first[0].timings is not None:

@@ -15,7 +15,7 @@ def check_compatibility(new: WorkerInfo, known: WorkerInfo) -> None:
             "dtype",
             new.dtype,
             known.dtype,
-            f"set engine.dtype{_reasons(new, known)}",
+            f"set {_key(new, known)}{_reasons(new, known)}",
         ),
         (
             "model",
@@ -34,6 +34,12 @@ def check_compatibility(new: WorkerInfo, known: WorkerInfo) -> None:
             raise SetupError(
                 f"worker {new.name} has {thing} {ours}, worker {known.name} has {theirs}", remedy
             )
+
+
+def _key(new: WorkerInfo, known: WorkerInfo) -> str:
+    """Return the setting that two dtypes differ in; behind a slash they have a quantization."""
+    kinds = (worker.dtype.partition("/")[0] for worker in (new, known))
+    return "engine.dtype" if len(set(kinds)) > 1 else "engine.quantization"
 
 
 def _reasons(new: WorkerInfo, known: WorkerInfo) -> str:

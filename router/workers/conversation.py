@@ -7,7 +7,7 @@ from enum import Enum
 import grpc
 
 from common.certificates import WorkerAccess
-from common.rpc.guard import bearer_metadata
+from common.rpc.bearer import bearer_metadata
 from common.rpc.internal_tls import is_untrusted, open_channel
 from pdserve.errors import UntrustedWorkerError
 from pdserve.v1 import worker_pb2, worker_pb2_grpc

@@ -38,7 +38,7 @@ def attend(
     backend.begin(DeviceInputs(cache.keys.device).put(place(cache, shape, turns, tables)))
     new = torch.cat([turn.keys_values(shape)[:, turn.computed :] for turn in turns], dim=1).cuda()
     query = torch.cat([turn.query(shape) for turn in turns]).cuda()
-    out = backend.attend(LAYER, query, new[0], new[1], step.scale, step.window)
+    out = backend.attend(LAYER, query, new[0], new[1], step.form)
     return [part.clone() for part in out.split([turn.new for turn in turns])]
 
 

@@ -4,7 +4,9 @@ from typing import Protocol
 
 import torch
 
+from common.engine.attention.form import AttentionForm
 from common.engine.device_inputs import StepTensors
+from common.kv_transfer.layout import KVShape
 
 
 class AttentionBackend(Protocol):
@@ -14,7 +16,8 @@ class AttentionBackend(Protocol):
     """
 
     name: str
-    kv_shape: tuple[int, int]  # KV heads and channels that its blocks have room for
+    kv_shapes: tuple[KVShape, ...]  # of all keys and values that its blocks have room for
+    kv_places: tuple[int, ...]  # by the model's layer: its keys' and values' place among them
 
     def begin(self, step: StepTensors) -> None:
         """Prepare for one step's batch."""
@@ -25,13 +28,12 @@ class AttentionBackend(Protocol):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        scale: float,
-        window: int | None = None,
+        form: AttentionForm,
         sampled_only: bool = False,
     ) -> torch.Tensor:
-        """Store `key` and `value` [T, kv_heads, head_dim], then return causal attention of `query`.
+        """Store `key` [T, kv_heads, key_dim] and `value` likewise, then return causal attention of `query`.
 
-        `query` is [T, heads, head_dim], in the blocks' dtype; so is the result, which the next call may
-        overwrite. With a `window` a position sees that many positions, itself included. With `sampled_only`
+        `layer` is a place among `kv_shapes`. `query` is [T, heads, key_dim] and the result [T, heads,
+        value_dim], both in the blocks' dtype; the next call may overwrite the result. With `sampled_only`
         (the last layer) only the rows `sample_rows` of the result need to be right.
         """

@@ -1,18 +1,42 @@
 """Fast CPU backend: kernels over packed blocks in the model's dtype, arithmetic in float32."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.engine.cpu.arrays import as_array
-from common.engine.cpu.attention_kernel import QUERY_TILE, attention_kernel, can_compile_kernel
+from common.engine.attention.form import AttentionForm
+from common.engine.cpu.arrays import Array, as_array
+from common.engine.cpu.attention_kernel import (
+    QUERY_TILE,
+    Kernel,
+    attention_kernel,
+    can_compile_kernel,
+)
 from common.engine.cpu.kv_store import KVStore, find_runs
 from common.engine.cpu.threads import get_num_threads, limit_numba
 from common.engine.device_inputs import StepTensors
 from common.engine.memory.kv_cache import KVCache
 from common.engine.ragged import RaggedInputs
+from common.kv_transfer.layout import KVShape
 
 _UNLIMITED = 1 << 40  # a window wider than any context
+_NOTHING = np.empty(0, np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """Memory of one layer's blocks, their writer, which knows the layer by `place`, and their kernel."""
+
+    keys: Array
+    values: Array
+    store: KVStore
+    place: int
+    kernel: Kernel  # of a plain form
+    make_extended: Callable[[], Kernel]  # for the others
 
 
 class CpuBackend:
@@ -21,19 +45,18 @@ class CpuBackend:
     name = "cpu"
 
     def __init__(self, cache: KVCache, num_heads: int) -> None:
-        self.kv_shape = (cache.num_kv_heads, cache.head_dim)
-        self._keys, self._values = as_array(cache.keys), as_array(cache.values)
+        self.kv_shapes, self.kv_places = cache.shapes, cache.places
         self._block_size = cache.block_size
-        group, storage = num_heads // cache.num_kv_heads, self._keys.dtype.name
-        self._kernel = attention_kernel(cache.block_size, cache.head_dim, group, storage)
-        self._store = KVStore(cache.keys, cache.values)
+        self._layers = _find_layers(cache, num_heads)
         self._out: torch.Tensor | None = None
         self._num_threads = get_num_threads()
 
     @staticmethod
     def can_read(cache: KVCache) -> bool:
         """Return True if the kernel's vectors tile this cache's blocks."""
-        return cache.storage == "packed" and can_compile_kernel(cache.block_size, cache.head_dim)
+        return cache.storage == "packed" and all(
+            can_compile_kernel(cache.block_size, dim) for _, *dims in cache.shapes for dim in dims
+        )
 
     def begin(self, step: StepTensors) -> None:
         """Cut every sequence's queries into tiles, the kernel's work items."""
@@ -50,37 +73,63 @@ class CpuBackend:
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        scale: float,
-        window: int | None = None,
+        form: AttentionForm,
         sampled_only: bool = False,
     ) -> torch.Tensor:
         """Implement AttentionBackend.attend."""
         inputs = self._inputs
-        keys, values = self._keys[layer], self._values[layer]
+        own = self._layers[layer]
         query, key, value = (
             x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value)
         )
-        self._store.store(layer, key, value, inputs.slot_mapping, self._runs)
-        out = self._reserve_out(query)
-        self._kernel(
+        own.store.store(own.place, key, value, inputs.slot_mapping, self._runs)
+        out = self._reserve_out((*query.shape[:2], value.shape[2]), query.dtype)
+        kernel = own.kernel if form.is_plain else own.make_extended()
+        kernel(
             as_array(query),
-            keys,
-            values,
+            own.keys,
+            own.values,
             as_array(out),
             inputs.block_tables,
             inputs.query_start,
             inputs.context_len,
             self._sampled_items if sampled_only else self._items,
-            np.float32(scale),
-            window or _UNLIMITED,
+            np.float32(form.scale),
+            form.window or _UNLIMITED,
+            *(() if form.is_plain else _extras(form)),
         )
         return out
 
-    def _reserve_out(self, query: torch.Tensor) -> torch.Tensor:
+    def _reserve_out(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         # one for all layers of a step: a layer has used its output before the next one attends
-        if self._out is None or self._out.shape != query.shape:
-            self._out = torch.empty(query.shape, dtype=query.dtype)
+        if self._out is None or self._out.shape != shape:
+            self._out = torch.empty(shape, dtype=dtype)
         return self._out
+
+
+def _extras(form: AttentionForm) -> tuple[object, ...]:
+    """Return the last arguments of a kernel with extras: chunk, cap, sinks, slopes."""
+    rows = (_NOTHING if x is None else as_array(x) for x in (form.sinks, form.slopes))
+    return form.chunk or _UNLIMITED, np.float32(form.softcap or 0), *rows
+
+
+def _find_layers(cache: KVCache, num_heads: int) -> list[_Layer]:
+    stores: dict[KVShape, KVStore] = {}
+    layers = []
+    for layer, shape in enumerate(cache.shapes):
+        storage, place = cache.place_of(layer)
+        if shape not in stores:
+            stores[shape] = KVStore(storage.keys, storage.values)
+        keys, values = as_array(storage.keys[place]), as_array(storage.values[place])
+        group = num_heads // shape.num_kv_heads
+        make = partial(
+            attention_kernel,
+            *(cache.block_size, shape.key_dim, group, keys.dtype.name),
+            value_dim=shape.value_dim,
+        )
+        extended = partial(make, has_extras=True)
+        layers.append(_Layer(keys, values, stores[shape], place, make(), extended))
+    return layers
 
 
 def _work_items(inputs: RaggedInputs, num_threads: int) -> NDArray[np.int32]:

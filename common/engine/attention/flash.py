@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 
+from common.engine.attention.form import AttentionForm, UnsupportedAttentionError
 from common.engine.device_inputs import StepTensors
 from common.engine.memory.kv_cache import KVCache
 
@@ -23,7 +24,7 @@ class FlashBackend:
     name = "flash"
 
     def __init__(self, cache: KVCache, varlen: VarlenAttention | None = None) -> None:
-        self.kv_shape = (cache.num_kv_heads, cache.head_dim)
+        self.kv_shapes, self.kv_places = cache.shapes, cache.places
         self._blocks = cache.blocks
         self._varlen = varlen or _torch_varlen()
 
@@ -34,8 +35,8 @@ class FlashBackend:
         return (
             keys.device.type == "cuda"
             and keys.dtype in (torch.bfloat16, torch.float16)
-            and cache.head_dim % 8 == 0
-            and cache.head_dim <= _MOST_CHANNELS
+            and all(key == value and key % 8 == 0 for _, key, value in cache.shapes)
+            and max(key for _, key, _ in cache.shapes) <= _MOST_CHANNELS
             and cache.block_size % PAGE == 0
         )
 
@@ -52,12 +53,15 @@ class FlashBackend:
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        scale: float,
-        window: int | None = None,
+        form: AttentionForm,
         sampled_only: bool = False,
     ) -> torch.Tensor:
         """Implement AttentionBackend.attend."""
-        step = self._step
+        if not form.is_plain:
+            raise UnsupportedAttentionError(
+                f"flash does not honour {form.extras[0]} (layer {layer})"
+            )
+        step, window = self._step, form.window
         self._blocks.store(layer, step.slot_mapping, key, value)
         keys, values = self._blocks.pages(layer)
         # a lone query sees all that there is: said so, the kernel takes the heads of a group as its queries,
@@ -71,7 +75,7 @@ class FlashBackend:
             step.query_start,  # of keys: not read with a block table, and yet asked for
             self._max_queries,
             self._max_context,
-            scale=scale,
+            scale=form.scale,
             # the kernel counts positions before its own, we count its own too
             window_size=(-1 if window is None else window - 1, right),
             enable_gqa=query.shape[1] != key.shape[1],

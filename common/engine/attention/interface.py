@@ -9,16 +9,15 @@ import torch
 from transformers import AttentionInterface
 
 from common.engine.attention.backend import AttentionBackend
+from common.engine.attention.form import UnsupportedAttentionError
+from common.engine.attention.layer_form import layer_form, unhonoured
+from common.engine.attention.temperature import scaled_by_position
+from common.engine.state.layout import KV_LAYER
+from common.kv_transfer.layout import KVShape
 
 ATTENTION_NAME = "pdserve_paged"
 # Keywords that carry no mathematics of their own here: rotary is already applied, dropout is off.
 _HARMLESS = {"position_ids", "cache_position", "use_cache", "output_attentions", "is_causal"}
-_SLIDING = "sliding_attention"
-_NAMES = {"softcap": "a soft cap on scores (softcap)", "s_aux": "attention sinks (s_aux)"}
-
-
-class UnsupportedAttentionError(ValueError):
-    """Raised where a layer asks for attention that no backend honours; names layer and feature."""
 
 
 def paged_attention(
@@ -31,18 +30,21 @@ def paged_attention(
     dropout: float = 0.0,
     paged_attention: AttentionBackend | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    token_positions: torch.Tensor | None = None,
     **features: object,
 ) -> tuple[torch.Tensor, None]:
-    """Attend for one layer. `query` [1, heads, T, dim], `key` and `value` [1, kv_heads, T, dim].
+    """Attend for one layer. `query` [1, heads, T, dim], `key` and `value` [1, kv_heads, T, their channels].
 
-    Returns [1, T, heads, dim]. Raises UnsupportedAttentionError.
+    `token_positions` [T] are those of the step, where the model's queries are scaled by them.
+    Returns [1, T, heads, value channels]. Raises UnsupportedAttentionError.
     """
     layer = getattr(module, "layer_idx", None)
     asked = _unknown(module, features)
-    if key.shape != value.shape:
-        asked.add("values of another shape than its keys")
-    if sliding_window is None and _has_window(module, layer):
-        asked.add("a sliding window by mask alone")
+    asked |= unhonoured(module, layer, sliding_window, softcap, s_aux)
+    if key.shape[:3] != value.shape[:3]:
+        asked.add("fewer or more values than keys")
     if asked or not isinstance(layer, int):
         raise UnsupportedAttentionError(
             f"{type(module).__name__} (layer {layer}) asks for {', '.join(sorted(asked)) or 'no layer index'}"
@@ -51,35 +53,48 @@ def paged_attention(
         raise UnsupportedAttentionError(
             f"{type(module).__name__} drops the keyword paged_attention"
         )
-    if (key.shape[1], key.shape[3]) != paged_attention.kv_shape:  # blocks would be overrun
-        raise UnsupportedAttentionError(
-            f"{type(module).__name__} (layer {layer}) has {key.shape[1]} KV heads of {key.shape[3]} "
-            f"channels, its configuration says {paged_attention.kv_shape}"
-        )
+    kv_layer = getattr(module, KV_LAYER, layer)  # not all layers of a hybrid have blocks
+    place = _place(module, kv_layer, key, value, paged_attention)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    form = layer_form(module, layer, scale, sliding_window, softcap, s_aux)
+    query = scaled_by_position(module, query, token_positions)
     # some models rotate in float32; blocks hold the model's dtype
     query, key, value = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
-    return paged_attention.attend(layer, query, key, value, scale, sliding_window)[None], None
+    return paged_attention.attend(place, query, key, value, form)[None], None
+
+
+def _place(
+    module: torch.nn.Module,
+    layer: int,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    backend: AttentionBackend,
+) -> int:
+    """Return the place of a layer's keys and values. Raises UnsupportedAttentionError for other shapes."""
+    found = key.shape[1], key.shape[3], value.shape[3]
+    place = backend.kv_places[layer] if layer < len(backend.kv_places) else len(backend.kv_shapes)
+    expected = backend.kv_shapes[place] if place < len(backend.kv_shapes) else None
+    if found == expected:
+        return place
+    # blocks would be overrun
+    heads, *dims = found
+    says = "knows no such layer" if expected is None else f"says {_without_repeat(expected)}"
+    raise UnsupportedAttentionError(
+        f"{type(module).__name__} (layer {layer}) has {heads} KV heads of "
+        f"{' and '.join(map(str, dict.fromkeys(dims)))} channels, its configuration {says}"
+    )
+
+
+def _without_repeat(shape: KVShape) -> tuple[int, ...]:
+    heads, *dims = shape
+    return heads, *dict.fromkeys(dims)
 
 
 def _unknown(module: torch.nn.Module, features: dict[str, object]) -> set[str]:
     names = {name for name, value in features.items() if value is not None and value is not False}
     if getattr(module, "is_causal", True) is False:
         names.add("attention to later positions")
-    # Gemma3's layers have it and do not pass it on
-    if getattr(module, "attn_logit_softcapping", None):
-        names.add("softcap")
-    return {_NAMES.get(name, name) for name in names - _HARMLESS}
-
-
-def _has_window(module: torch.nn.Module, layer: int | None) -> bool:
-    """Return True if the layer, or the configuration for it, has a window shorter than the context."""
-    config = getattr(module, "config", None)
-    window = getattr(module, "sliding_window", None) or getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None)
-    if not isinstance(window, int) or (kinds and layer is not None and kinds[layer] != _SLIDING):
-        return False
-    return window < getattr(config, "max_position_embeddings", window + 1)
+    return names - _HARMLESS
 
 
 def register() -> None:

@@ -22,6 +22,7 @@ from common.engine.cpu.jit import kernel, part
 from common.engine.cpu.memory import scratch
 from common.engine.cpu.packed import partner_of
 from common.engine.cpu.parallel import in_parallel
+from common.engine.cpu.score_extras import row_functions
 from common.engine.cpu.softmax import LOWEST_PEAK, TILE
 from common.engine.cpu.target import host_target
 
@@ -37,25 +38,37 @@ def can_compile_kernel(block_size: int, head_dim: int) -> bool:
     return not (block_size % LANES or head_dim % LANES or TILE % block_size)
 
 
-@lru_cache(maxsize=8)
-def attention_kernel(block_size: int, head_dim: int, group: int, storage: str) -> Kernel:
+@lru_cache(maxsize=16)
+def attention_kernel(
+    block_size: int,
+    head_dim: int,
+    group: int,
+    storage: str,
+    *,
+    value_dim: int = 0,
+    has_extras: bool = False,
+) -> Kernel:
     """Compile (once per machine, on disk) the kernel for one block shape; see can_compile_kernel.
 
-    `storage` is the numpy name of the blocks' dtype. The signature is explicit, so that queries of any
-    stride share one compilation.
+    `storage` is the numpy name of the blocks' dtype. Values have `value_dim` channels; 0: as many as keys.
+    The signature is explicit, so that queries of any stride share one compilation. A plain kernel ends its
+    arguments with a window, one with extras with the five of a call (score_extras.py).
     """
     decode_rows = next(n for n in range(min(group, _MAX_ROWS), 0, -1) if group % n == 0)
     chunk_rows = decode_rows * (_MAX_ROWS // decode_rows)
     partner, pack = partner_of(storage), 4 // np.dtype(storage).itemsize
     # decode steps have few rows to fill the registers with, and chunks follow them
     parts = scores.num_score_parts(decode_rows, head_dim // pack)
-    decode_one = _item_function(block_size, head_dim, group, decode_rows, parts, partner)
-    run_chunk = _item_function(block_size, head_dim, group, chunk_rows, parts, partner)
-    variant = f"{block_size}-{head_dim}-{group}-{storage}"
+    dims = head_dim, value_dim or head_dim
+    decode_one, run_chunk = (
+        _item_function(block_size, dims, group, rows, parts, partner, has_extras)
+        for rows in (decode_rows, chunk_rows)
+    )
+    variant = f"{block_size}-{dims}-{group}-{storage}" + "-extras" * has_extras
 
     @part(variant=variant)
     def run_items(  # type: ignore[no-untyped-def]
-        first_work, end_work, query, keys, values, out, tables, starts, contexts, items, scale, window
+        first_work, end_work, query, keys, values, out, tables, starts, contexts, items, scale, form
     ):  # fmt: skip
         kv_heads = keys.shape[1]
         for work in range(first_work, end_work):
@@ -64,23 +77,41 @@ def attention_kernel(block_size: int, head_dim: int, group: int, storage: str) -
             begin, context = starts[seq] + first, contexts[seq] - (starts[seq + 1] - starts[seq])
             q, o = query[begin : begin + end - first], out[begin : begin + end - first]
             if end - first == 1:
-                decode_one(q, keys, values, o, tables[seq], context + first, head, scale, window)
+                decode_one(q, keys, values, o, tables[seq], context + first, head, scale, form)
             else:
-                run_chunk(q, keys, values, o, tables[seq], context + first, head, scale, window)
+                run_chunk(q, keys, values, o, tables[seq], context + first, head, scale, form)
 
-    @kernel(signature=_signature(storage), variant=variant)
+    return _kernel_function(run_items, storage, variant, has_extras)
+
+
+def _kernel_function(run_items: Jitable, storage: str, variant: str, has_extras: bool) -> Kernel:
+    # query [T, heads, dim], out [T, heads, value_dim], a head's numbers side by side;
+    # keys [blocks, kv_heads, dim / pack, size, pack];
+    # values [blocks, kv_heads, size / pack, value_dim, pack];
+    # items [n, 3]: sequence, first query, end query (within the sequence), QUERY_TILE at most
+    if has_extras:
+
+        @kernel(signature=_signature(storage, has_extras), variant=variant)
+        def attend_with_extras(  # type: ignore[no-untyped-def]
+            query, keys, values, out, tables, starts, contexts, items, scale,
+            window, chunk, cap, sinks, slopes,
+        ):  # fmt: skip
+            form = window, chunk, cap, sinks, slopes
+            given = query, keys, values, out, tables, starts, contexts, items, scale, form
+            in_parallel(items.shape[0] * keys.shape[1], run_items, given)
+
+        return attend_with_extras
+
+    @kernel(signature=_signature(storage, has_extras), variant=variant)
     def attend(query, keys, values, out, tables, starts, contexts, items, scale, window):  # type: ignore[no-untyped-def]
-        # query, out [T, heads, dim], a head's numbers side by side;
-        # keys [blocks, kv_heads, dim / pack, size, pack]; values [blocks, kv_heads, size / pack, dim, pack];
-        # items [n, 3]: sequence, first query, end query (within the sequence), QUERY_TILE at most
         given = query, keys, values, out, tables, starts, contexts, items, scale, window
         in_parallel(items.shape[0] * keys.shape[1], run_items, given)
 
     return attend
 
 
-def _signature(storage: str) -> types.Type:
-    number, i32 = types.Array, types.int32
+def _signature(storage: str, has_extras: bool) -> types.Type:
+    number, i32, f32, i64 = types.Array, types.int32, types.float32, types.int64
     kind = numba.from_dtype(np.dtype(storage))
     tensors = (
         number(kind, 3, "A"),
@@ -89,39 +120,52 @@ def _signature(storage: str) -> types.Type:
         number(kind, 3, "C"),
     )
     layout = (number(i32, 2, "C"), number(i32, 1, "C"), number(i32, 1, "C"), number(i32, 2, "C"))
-    return types.void(*tensors, *layout, types.float32, types.int64)
+    extras = (i64, f32, number(f32, 1, "C"), number(f32, 1, "C")) if has_extras else ()
+    return types.void(*tensors, *layout, f32, i64, *extras)
 
 
 def _item_function(
-    block_size: int, head_dim: int, group: int, rows: int, parts: int, partner: str
+    block_size: int,
+    dims: tuple[int, int],
+    group: int,
+    rows: int,
+    parts: int,
+    partner: str,
+    has_extras: bool,
 ) -> Jitable:
     """Make the function for a work item: queries at consecutive positions, for one KV head.
 
-    Queries and weights are held as `partner`, what keys and values are multiplied with. Scores are summed
-    in `parts`.
+    `dims` are the channels of a key and a value. Queries and weights are held as `partner`, what keys and
+    values are multiplied with. Scores are summed in `parts`.
     """
-    attend_tile = _tile_function(block_size, head_dim, rows, parts, rows == group)
-    begin_rows, write_rows = _begin_function(head_dim, group), _end_function(head_dim, group)
+    head_dim, value_dim = dims
+    extras = "-extras" * has_extras
+    attend_tile = _tile_function(block_size, dims, rows, parts, rows == group, extras)
+    begin_form, window_of = row_functions(group, has_extras=has_extras)
+    begin_rows, write_rows = _begin_function(dims, group), _end_function(value_dim, group)
     held = np.dtype(partner)
     most = -(-QUERY_TILE * group // rows) * rows  # of the longest item
     most_lanes, tile = most * LANES, rows * TILE
 
-    @part(variant=f"{block_size}-{head_dim}-{group}-{rows}-{parts}-{partner}")
-    def run_item(query, keys, values, out, table, position, head, scale, window):  # type: ignore[no-untyped-def]
+    @part(variant=f"{block_size}-{dims}-{group}-{rows}-{parts}-{partner}{extras}")
+    def run_item(query, keys, values, out, table, position, head, scale, form):  # type: ignore[no-untyped-def]
         n = query.shape[0] * group
         padded = (n + rows - 1) // rows * rows
         # too many numbers for a stack, in models with many query heads to a KV head
-        q, acc = np.empty(padded * head_dim, held), np.empty(padded * head_dim, np.float32)
+        q, acc = np.empty(padded * head_dim, held), np.empty(padded * value_dim, np.float32)
         peak, norm = scratch(np.float32, most), scratch(np.float32, most_lanes)
         scores, weights = scratch(np.float32, tile), scratch(held, tile)
         limits = scratch(np.int64, most)
         begin_rows(query, head, position, padded, q, acc, peak, norm, limits)
-        start = max(position + 1 - window, 0) // TILE * TILE
+        seen = begin_form(form, head, limits, padded, peak, norm)
+        start = max(position + 1 - window_of(seen, 0), 0) // TILE * TILE
         for first_key in range(start, position + query.shape[0], TILE):
             for r in range(0, padded, rows):
-                if limits[r] - window < first_key + TILE and limits[r + rows - 1] > first_key:
+                # windows never begin earlier from row to row
+                begins = limits[r] - window_of(seen, r)
+                if begins < first_key + TILE and limits[r + rows - 1] > first_key:
                     attend_tile(
-                        q, r, first_key, limits, window, keys, values, head, table,
+                        q, r, first_key, limits, seen, keys, values, head, table,
                         scale, acc, peak, norm, scores, weights,
                     )  # fmt: skip
         write_rows(acc, norm, out, head)
@@ -129,10 +173,11 @@ def _item_function(
     return run_item
 
 
-def _begin_function(head_dim: int, group: int) -> Jitable:
+def _begin_function(dims: tuple[int, int], group: int) -> Jitable:
     """Make the function that sets up an item's rows: queries, sums, and the first position not seen."""
+    head_dim, value_dim = dims
 
-    @part(variant=f"{head_dim}-{group}")
+    @part(variant=f"{dims}-{group}")
     def begin_rows(query, head, position, padded, q, acc, peak, norm, limits):  # type: ignore[no-untyped-def]
         n = query.shape[0] * group
         for r in range(padded):
@@ -140,6 +185,7 @@ def _begin_function(head_dim: int, group: int) -> Jitable:
             peak[r] = LOWEST_PEAK
         for i in range(padded * head_dim):
             q[i] = 0
+        for i in range(padded * value_dim):
             acc[i] = 0
         for i in range(padded * LANES):
             norm[i] = 0
@@ -149,35 +195,36 @@ def _begin_function(head_dim: int, group: int) -> Jitable:
     return begin_rows
 
 
-def _end_function(head_dim: int, group: int) -> Jitable:
+def _end_function(value_dim: int, group: int) -> Jitable:
     """Make the function that writes an item's rows: weighted sums of values over sums of weights."""
 
-    @part(variant=f"{head_dim}-{group}")
+    @part(variant=f"{value_dim}-{group}")
     def write_rows(acc, norm, out, head):  # type: ignore[no-untyped-def]
         for r in range(out.shape[0] * group):
             row = out[r // group, head * group + r % group]
             total = np.float32(0)
             for i in range(r * LANES, (r + 1) * LANES):
                 total += norm[i]
-            for d in range(head_dim):
-                row[d] = vec.narrow(row[d], acc[r * head_dim + d] / total)
+            for d in range(value_dim):
+                row[d] = vec.narrow(row[d], acc[r * value_dim + d] / total)
 
     return write_rows
 
 
 def _tile_function(
-    block_size: int, head_dim: int, rows: int, parts: int, is_decode: bool
+    block_size: int, dims: tuple[int, int], rows: int, parts: int, is_decode: bool, extras: str
 ) -> Jitable:
     """Make the function for `rows` rows from row r against the TILE positions from `first_key`.
 
     A decode step reads each block once, from memory, and prefetches the next tile's: the CPU cannot guess.
     """
     value_rows = next(n for n in (4, 3, 2, 1) if rows % n == 0)
-    block = block_size * head_dim
+    head_dim, value_dim = dims
+    block, value_block = block_size * head_dim, block_size * value_dim
 
-    @part(variant=f"{block_size}-{head_dim}-{rows}-{parts}-{is_decode}")
+    @part(variant=f"{block_size}-{dims}-{rows}-{parts}-{is_decode}{extras}")
     def attend_tile(  # type: ignore[no-untyped-def]
-        q, r, first_key, limits, window, keys, values, head, table, scale, acc, peak, norm, s, p
+        q, r, first_key, limits, form, keys, values, head, table, scale, acc, peak, norm, s, p
     ):  # fmt: skip
         kv_heads = keys.shape[1]
         seen = min(limits[r + rows - 1] - first_key, TILE)  # limits never fall from row to row
@@ -191,17 +238,18 @@ def _tile_function(
                 q, r * head_dim, keys, at, scale, s, b * block_size,
                 rows, head_dim, block_size, parts,
             )  # fmt: skip
-        softmax.softmax_rows(s, limits, r, first_key, window, p, acc, peak, norm, rows, head_dim)
+        softmax.softmax_rows(s, limits, r, first_key, form, p, acc, peak, norm, rows, value_dim)
         for b in range((seen + block_size - 1) // block_size):
-            at = (np.int64(table[first + b]) * kv_heads + head) * block
+            at = (np.int64(table[first + b]) * kv_heads + head) * value_block
             if is_decode:
                 ahead = min(first + b + TILE // block_size, table.shape[0] - 1)
-                vec.prefetch(values, (np.int64(table[ahead]) * kv_heads + head) * block, block)
+                start = (np.int64(table[ahead]) * kv_heads + head) * value_block
+                vec.prefetch(values, start, value_block)
             count = min(seen - b * block_size, block_size)
             for i in range(0, rows, value_rows):
                 vec.accumulate_block(
                     p, i * TILE + b * block_size, values, at, count,
-                    acc, (r + i) * head_dim, value_rows, head_dim,
+                    acc, (r + i) * value_dim, value_rows, value_dim,
                 )  # fmt: skip
 
     return attend_tile

@@ -1,9 +1,13 @@
-"""Copies between the wire layout [layers, 2, tokens, kv_heads, dim] and packed blocks, in words of 4 bytes.
+"""Copies between the wire layout and packed blocks, in words of 4 bytes.
+
+Layers that are alike are copied at once, from or to [layers, 2, tokens, kv_heads, dim]; others one by one.
 
 A word is one float32 or a pair of two-byte numbers, as `pack` says; PackedStorage describes the blocks. The
 words of a key keep their pairs and are only transposed. Values are paired over two positions, so a token's
 are picked out of a row of them. KVStore writes them.
 """
+
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -11,7 +15,7 @@ from numpy.typing import NDArray
 
 from common.engine.cpu.arrays import as_words
 from common.engine.cpu.jit import kernel, part
-from common.engine.cpu.kv_store import KVStore
+from common.engine.cpu.kv_store import KVStore, find_runs
 from common.engine.cpu.parallel import in_parallel
 
 _LOW = np.uint32(0xFFFF)
@@ -26,7 +30,8 @@ class PackedBlocks:
         layers, blocks, heads = keys.shape[:3]
         self._store = KVStore(keys, values)
         self._pack = keys.shape[-1]
-        self._words = keys.shape[3]  # of one token and head
+        self._words = keys.shape[3]  # of one token's key and head
+        self._block_size = keys.shape[4]
         self._keys, self._values = (
             as_words(x).reshape(layers, blocks, heads, -1) for x in (keys, values)
         )
@@ -39,6 +44,22 @@ class PackedBlocks:
         """Fill `wire` [layers, 2, tokens, kv_heads, head_dim] from the slots."""
         words = as_words(wire).reshape(*wire.shape[:4], self._words)
         read_blocks(words, self._keys, self._values, slots, self._pack)
+
+    def write_layers(
+        self, pieces: Iterable[tuple[torch.Tensor, torch.Tensor]], slots: NDArray[np.int64]
+    ) -> None:
+        """Copy keys and values [tokens, kv_heads, dim] of each layer, contiguous, to the slots."""
+        runs = find_runs(slots, self._block_size)
+        for layer, (keys, values) in enumerate(pieces):
+            self._store.store(layer, keys, values, slots, runs)
+
+    def read_layer(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor, slots: NDArray[np.int64]
+    ) -> None:
+        """Fill contiguous `keys` and `values` [tokens, kv_heads, dim] of one layer from the slots."""
+        to_keys, to_values = (as_words(x).reshape(*x.shape[:2], -1) for x in (keys, values))
+        own = self._keys[layer], self._values[layer]
+        read_layer_blocks(to_keys, to_values, *own, slots, self._pack)
 
 
 @kernel()
@@ -67,6 +88,34 @@ def _read_heads(first_work, end_work, wire, keys, values, slots, pack):  # type:
                     v[w] = from_v[offset * words + w]
             else:
                 _unweave(v, from_v, offset, words)
+
+
+@kernel()
+def read_layer_blocks(to_keys, to_values, keys, values, slots, pack):  # type: ignore[no-untyped-def]
+    """Fill `to_keys` and `to_values`, words [T, heads, words], from one layer's blocks of words.
+
+    `keys` and `values` are [blocks, heads, words * block_size], of words as many as their own.
+    """
+    given = to_keys, to_values, keys, values, slots, pack
+    in_parallel(to_keys.shape[1], _read_layer_heads, given)
+
+
+@part()
+def _read_layer_heads(first_head, end_head, to_keys, to_values, keys, values, slots, pack):  # type: ignore[no-untyped-def]
+    key_words, value_words = to_keys.shape[2], to_values.shape[2]
+    size = keys.shape[2] // key_words
+    for h in range(first_head, end_head):
+        for t in range(slots.shape[0]):
+            block, offset = slots[t] // size, slots[t] % size
+            from_k, k = keys[block, h], to_keys[t, h]
+            for w in range(key_words):
+                k[w] = from_k[w * size + offset]
+            from_v, v = values[block, h], to_values[t, h]
+            if pack == 1:
+                for w in range(value_words):
+                    v[w] = from_v[offset * value_words + w]
+            else:
+                _unweave(v, from_v, offset, value_words)
 
 
 @part()

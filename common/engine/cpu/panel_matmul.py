@@ -12,7 +12,7 @@ from common.engine.cpu.panel import PLAIN, TILE_ROWS, WIDTH, lay_out, panel_tile
 from common.engine.cpu.parallel import in_parallel
 
 # rows of a tile; the first with WIDTH fills the registers
-_ROWS = (12, 8, 4, 2, 1) if TILE_ROWS == 12 else (6, 4, 3, 2, 1)
+ROWS = (12, 8, 4, 2, 1) if TILE_ROWS == 12 else (6, 4, 3, 2, 1)
 
 
 def _tile_function(rows: int, kind: int) -> Callable[..., int]:
@@ -31,7 +31,7 @@ def _tile_function(rows: int, kind: int) -> Callable[..., int]:
 
 def _rest_function(kind: int) -> Callable[..., None]:
     """Make a function that runs smaller tiles over the last rows, fewer than fill a whole tile."""
-    fewer, few, two, one = (_tile_function(n, kind) for n in _ROWS[1:])
+    fewer, few, two, one = (_tile_function(n, kind) for n in ROWS[1:])
 
     @part(variant=str(kind))
     def run(x, row, end, depth, panels, panel_at, bias, out, column, width):  # type: ignore[no-untyped-def]
@@ -66,7 +66,7 @@ def _matmul_function(kind: int) -> Callable[..., None]:
                 to = np.empty((end - row) * columns, out.dtype)
                 stride, begin = columns, -row * columns
             row = most(flat_x, row, end, depth, flat_panels, at, b, to, begin, stride)
-            if row > first and end - row not in _ROWS:
+            if row > first and end - row not in ROWS:
                 # some rows once more, the same bits: two tiles that are small would take longer
                 row = most(
                     flat_x, end - TILE_ROWS, end, depth, flat_panels, at, b, to, begin, stride

@@ -10,6 +10,7 @@ from numba.extending import intrinsic
 
 from common.engine.cpu import emit
 from common.engine.cpu.emit import LANES, Builder, Context, Values
+from common.engine.cpu.score_extras import RowForm, row_form
 
 TILE = 64  # key positions between two updates; a row of scores and of weights has this stride
 LOWEST_PEAK = -1e29  # a row's maximum before it saw a key
@@ -17,16 +18,18 @@ _MASKED = -1e30  # below it: the weight of a masked score is exactly 0
 
 
 @intrinsic(prefer_literal=True)
-def softmax_rows(ctx, s, ends, r, first_key, window, p, acc, peak, norm, rows, dim):  # type: ignore[no-untyped-def]
+def softmax_rows(ctx, s, ends, r, first_key, form, p, acc, peak, norm, rows, dim):  # type: ignore[no-untyped-def]
     """Turn scores s [rows, TILE] into weights p, in p's dtype, for rows r to r + rows of a work item.
 
-    Row i sees the positions below ends[i], and only the last `window` of them. Where its maximum rises,
+    Row i sees the positions below ends[i], and only the last ones of its window. `form` is the window of all
+    rows, or a tuple with extras (score_extras.py), which change scores first. Where a row's maximum rises,
     acc[i, 0:dim] and norm[i, 0:LANES], which hold what earlier tiles gave, are scaled to it. A row's sum of
     weights is that of its lanes. NaN stays NaN.
     """
     num_rows, channels = emit.literal(rows), emit.literal(dim)
     i64 = types.intp
-    sig = types.void(s, ends, i64, i64, i64, p, acc, peak, norm, rows, dim)
+    kind = form if isinstance(form, types.BaseTuple) else i64
+    sig = types.void(s, ends, i64, i64, kind, p, acc, peak, norm, rows, dim)
 
     def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
         arrays = {i: emit.array_data(context, builder, sig, args, i) for i in (0, 1, 5, 6, 7, 8)}
@@ -34,11 +37,12 @@ def softmax_rows(ctx, s, ends, r, first_key, window, p, acc, peak, norm, rows, d
             row = builder.add(args[2], loop.index)
             end = builder.sub(builder.load(builder.gep(arrays[1], [row])), args[3])
             at = builder.mul(loop.index, emit.index(TILE))
-            start = builder.sub(end, args[4])
+            own = row_form(context, builder, sig, args, 4, row)
+            start = builder.sub(end, own.window)
             start = builder.select(  # also keeps a window of any width within 32 bits
                 builder.icmp_signed("<", start, emit.index(0)), emit.index(0), start
             )
-            scores = _load_masked(builder, arrays[0], at, start, end)
+            scores = _load_masked(builder, arrays[0], at, start, end, own)
             acc_at, norm_at = (builder.mul(row, emit.index(n)) for n in (channels, LANES))
             sums = ((arrays[6], acc_at, channels), (arrays[8], norm_at, LANES))
             highest = _raise_peak(builder, scores, builder.gep(arrays[7], [row]), sums)
@@ -54,12 +58,15 @@ def softmax_rows(ctx, s, ends, r, first_key, window, p, acc, peak, norm, rows, d
     return sig, generate
 
 
-def _load_masked(builder: Builder, data: Any, at: Any, start: Any, end: Any) -> list[Any]:
-    """Load a row's scores, masked outside [start, end) of the tile, which few tiles need."""
+def _load_masked(
+    builder: Builder, data: Any, at: Any, start: Any, end: Any, form: RowForm
+) -> list[Any]:
+    """Load a row's scores, changed by its form; masked outside [start, end) of the tile, which few need."""
     scores = [
         emit.variable(builder, emit.load_f32(builder, data, builder.add(at, emit.index(first))))
         for first in range(0, TILE, LANES)
     ]
+    form.change(builder, scores, end)
     is_whole = builder.and_(
         builder.icmp_signed("<=", start, emit.index(0)),
         builder.icmp_signed(">=", end, emit.index(TILE)),

@@ -1,5 +1,7 @@
 """FusedOps on the CPU: numba kernels on the tensors' own memory."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
@@ -14,21 +16,46 @@ from common.engine.cpu.panel_matmul import (
     panel_silu,
     rows_of_panels,
 )
+from common.engine.cpu.quantized_matmul import (
+    quantized_gelu_tanh,
+    quantized_matmul,
+    quantized_silu,
+    rows_of_quantized,
+)
 from common.engine.cpu.threads import get_num_threads
 from common.engine.fused.ops import gate, matmul
 from common.engine.fused.weights import Activation, Linear
 
 _NO_BIAS = np.zeros(0, np.float32)
 _STORAGE = {torch.float32: "float32", torch.bfloat16: "uint16", torch.float16: "int16"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Kernels:
+    """Kernels of one product, by what the panels hold."""
+
+    full: Compiled
+    quantized: Compiled
+
+
+_PLAIN = _Kernels(panel_matmul, quantized_matmul)
+_SILU = _Kernels(panel_silu, quantized_silu)
+_GELU_TANH = _Kernels(panel_gelu_tanh, quantized_gelu_tanh)
 _PART_TOKENS = 2 * TILE_ROWS  # a thread that reads a panel uses it for so many
 
 
 class CpuOps:
-    """FusedOps in numba kernels; weights may lie in panels."""
+    """FusedOps in numba kernels; weights may lie in panels, of their own dtype or of small integers.
+
+    `is_quantized` says that products are with small integers, whose kernels want float32.
+    """
+
+    def __init__(self, *, is_quantized: bool = False) -> None:
+        self._is_quantized = is_quantized
 
     def input_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """Implement FusedOps.input_dtype: float32 where numbers would be widened for every product."""
-        return dtype if partner_of(_STORAGE[dtype]) == _STORAGE[dtype] else torch.float32
+        return torch.float32 if self._is_quantized else _partner(dtype)
 
     def embed(self, ids: torch.Tensor, embedding: Linear, out: torch.Tensor) -> None:
         """Copy rows of a matrix or, where the embedding is the head, of its panels."""
@@ -38,6 +65,10 @@ class CpuOps:
             return
         if not 0 <= int(ids.min()) <= int(ids.max()) < embedding.out_features:
             raise IndexError("a token id is outside the vocabulary")
+        if embedding.scales is not None:
+            scales = as_array(embedding.scales)
+            rows_of_quantized(ids.numpy(), as_array(weight), scales, as_array(out))
+            return
         rows = weight.new_empty(out.shape)
         panels = as_words(weight).reshape(weight.shape[:3])
         rows_of_panels(ids.numpy(), panels, as_words(rows).reshape(len(rows), -1))
@@ -46,7 +77,7 @@ class CpuOps:
     def linear(self, x: torch.Tensor, layer: Linear, out: torch.Tensor) -> None:
         """Multiply by panels, or by torch where a weight is not in panels."""
         if layer.is_panels:
-            self._by_panels(panel_matmul, x, layer, out)
+            _by_panels(_PLAIN, x, layer, out)
         else:
             matmul(x.to(layer.weight.dtype), layer, out)
 
@@ -60,8 +91,7 @@ class CpuOps:
     ) -> None:
         """Compute products and gate in one pass over panels; without panels the products first."""
         if gate_up.is_panels:
-            kernel = panel_silu if activation == "silu" else panel_gelu_tanh
-            self._by_panels(kernel, x, gate_up, out)
+            _by_panels(_SILU if activation == "silu" else _GELU_TANH, x, gate_up, out)
         else:
             self.linear(x, gate_up, products)
             gate(products, activation, out)
@@ -93,13 +123,22 @@ class CpuOps:
         """Implement FusedOps.rotate."""
         step_kernels.rotate(as_array(x), heads, cos.numpy(), sin.numpy())
 
-    def _by_panels(
-        self, kernel: Compiled, x: torch.Tensor, layer: Linear, out: torch.Tensor
-    ) -> None:
-        x = x.to(self.input_dtype(layer.weight.dtype))
-        bias = _NO_BIAS if layer.bias is None else layer.bias.numpy()
-        parts = _parts(len(x), len(layer.weight))
-        kernel(as_array(x), as_array(layer.weight), bias, as_array(out), parts)
+
+def _by_panels(kernels: _Kernels, x: torch.Tensor, layer: Linear, out: torch.Tensor) -> None:
+    bias = _NO_BIAS if layer.bias is None else layer.bias.numpy()
+    parts = _parts(len(x), len(layer.weight))
+    weight, result = as_array(layer.weight), as_array(out)
+    if layer.scales is None:
+        rows = as_array(x.to(_partner(layer.weight.dtype)))
+        kernels.full(rows, weight, bias, result, parts)
+    else:
+        rows = as_array(x.float())
+        kernels.quantized(rows, weight, as_array(layer.scales), bias, result, parts)
+
+
+def _partner(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of the rows that kernels multiply with weights of `dtype`."""
+    return dtype if partner_of(_STORAGE[dtype]) == _STORAGE[dtype] else torch.float32
 
 
 def _parts(tokens: int, panels: int) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from common.engine.attention.backend import AttentionBackend
+from common.engine.attention.form import AttentionForm
 from common.engine.device_inputs import StepTensors, ToDevice, on_host
 from common.engine.fused.ops import FusedOps
 from common.engine.fused.weights import DecoderWeights, LayerWeights
@@ -48,7 +49,7 @@ class Workspace:
             residual=rows(hidden, torch.float32),
             normed=rows(hidden, dtype),
             delta=rows(hidden, dtype),
-            qkv=rows(first.qkv.out_features, weights.embedding.weight.dtype),
+            qkv=rows(first.qkv.out_features, weights.dtype),
             gate_up=rows(inner, dtype),
             gated=rows(inner // 2, dtype),
         )
@@ -79,6 +80,7 @@ class FusedDecoder:
         self._ops = ops
         self._backend = backend
         self._to_device = to_device
+        self._forms = [AttentionForm(weights.scale, layer.window) for layer in weights.layers]
         self._workspace = self.new_workspace(1)
         self._logits = self.new_logits(1)
 
@@ -102,7 +104,7 @@ class FusedDecoder:
 
     def new_workspace(self, tokens: int) -> Workspace:
         """Allocate memory for steps of `tokens` tokens."""
-        dtype = self._ops.input_dtype(self.weights.embedding.weight.dtype)
+        dtype = self._ops.input_dtype(self.weights.dtype)
         return Workspace.allocate(self.weights, tokens, dtype)
 
     def new_logits(self, rows: int) -> torch.Tensor:
@@ -166,7 +168,7 @@ class FusedDecoder:
         ops.rotate(heads, rotated, *table)
         query, key, value = heads[:, :queries], heads[:, queries:rotated], heads[:, rotated:]
         is_last = index == len(weights.layers) - 1
-        out = self._backend.attend(index, query, key, value, weights.scale, layer.window, is_last)
+        out = self._backend.attend(index, query, key, value, self._forms[index], is_last)
         return out.flatten(1)
 
     def _finish_layer(self, layer: LayerWeights, work: Workspace, attended: torch.Tensor) -> None:

@@ -19,18 +19,20 @@ class Panels:
         """Lay out a product for CpuOps.linear."""
         return _laid_out(layer, layer.weight, layer.bias) if _can_pack(layer.weight) else layer
 
+    head = linear
+
     def gated(self, layer: Linear) -> Linear:
         """Put LANES rows of the gate and as many of up into every panel, so that a tile can gate its sums."""
         if not _can_pack(layer.weight):
             return layer
-        bias = None if layer.bias is None else _dealt(layer.bias)
-        return _laid_out(layer, _dealt(layer.weight), bias)
+        bias = None if layer.bias is None else dealt(layer.bias)
+        return _laid_out(layer, dealt(layer.weight), bias)
 
 
 def to_panels(weight: torch.Tensor) -> torch.Tensor:
     """Lay out weight [N, K] as panels [ceil(N / WIDTH), K / pack, WIDTH, pack]; zeros fill the last one."""
     pack = _pack(weight)
-    weight = _padded(weight, WIDTH)
+    weight = padded(weight, WIDTH)
     panels = weight.new_empty(len(weight) // WIDTH, weight.shape[1] // pack, WIDTH, pack)
     words = as_words(panels).reshape(panels.shape[:3])
     lay_out_panels(as_words(weight).reshape(len(weight), -1), words)
@@ -38,8 +40,8 @@ def to_panels(weight: torch.Tensor) -> torch.Tensor:
 
 
 def _laid_out(layer: Linear, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
-    padded = None if bias is None else _padded(bias.float(), WIDTH)
-    return Linear(to_panels(weight), padded, num_outputs=layer.out_features)
+    biases = None if bias is None else padded(bias.float(), WIDTH)
+    return Linear(to_panels(weight), biases, num_outputs=layer.out_features)
 
 
 def _can_pack(weight: torch.Tensor) -> bool:
@@ -53,13 +55,13 @@ def _pack(weight: torch.Tensor) -> int:
     return _WORD_BYTES // item_bytes
 
 
-def _dealt(rows: torch.Tensor) -> torch.Tensor:
+def dealt(rows: torch.Tensor) -> torch.Tensor:
     """Deal rows [2n, ...]: LANES of the first half, then of the second, in turns; zeros fill the last run."""
-    halves = [_padded(half, LANES) for half in rows.chunk(2)]
+    halves = [padded(half, LANES) for half in rows.chunk(2)]
     return torch.stack([half.unflatten(0, (-1, LANES)) for half in halves], dim=1).flatten(0, 2)
 
 
-def _padded(rows: torch.Tensor, multiple: int) -> torch.Tensor:
+def padded(rows: torch.Tensor, multiple: int) -> torch.Tensor:
     """Return rows [n, ...] and zeros up to a multiple."""
     lacking = -len(rows) % multiple
     if not lacking:

@@ -4,41 +4,81 @@ from collections.abc import Callable
 
 import torch
 
+from common.config import EngineConfig
 from common.engine.attention.backend import AttentionBackend
 from common.engine.device_inputs import DeviceInputs, ToDevice, on_host
 from common.engine.fused.decoder import FusedDecoder
 from common.engine.fused.families import activation_of, fuse
 from common.engine.fused.ops import FusedOps, TorchOps
+from common.engine.fused.quantize import Format
+from common.engine.fused.rounded import Rounded
 from common.engine.fused.weights import Activation, AsStored, Layout
 from common.engine.kernel_checks.verdicts import trusted_products
 from common.engine.model_runner import TokenModel
 from common.engine.transformers_model import TransformersModel
+from pdserve.errors import SetupError
 
 
 def select_model(
-    model: torch.nn.Module, fusion: str, device: torch.device
+    model: torch.nn.Module, config: EngineConfig, device: torch.device, *, may_empty: bool = False
 ) -> Callable[[AttentionBackend], TokenModel]:
     """Lay a model's weights out for the fastest forward pass; what is returned makes it for a backend.
 
-    `fusion` is "auto" or "off". All passes that are made share the weights.
+    All passes that are made share the weights. `may_empty` lets the model itself lose them. Raises SetupError
+    where quantized weights have no pass.
     """
     to_device: ToDevice = on_host if device.type == "cpu" else DeviceInputs(device).put
-    activation = activation_of(model) if fusion == "auto" else None
+    activation = activation_of(model) if config.fusion == "auto" else None
     if activation is not None:
         dtype = next(model.parameters()).dtype
-        layout, ops = _fastest(device, str(dtype).removeprefix("torch."), activation)
-        weights = fuse(model, activation, layout)
+        form = quantized_format(config)
+        layout, ops = _fastest(device, str(dtype).removeprefix("torch."), activation, form)
+        weights = fuse(model, activation, layout, may_empty=may_empty)
         if weights is not None:
             return lambda backend: FusedDecoder(weights, ops, backend, to_device)
+    check_quantization(model, config, device, is_fused=False)
     return lambda backend: TransformersModel(model, backend, to_device)
 
 
-def _fastest(device: torch.device, dtype: str, activation: Activation) -> tuple[Layout, FusedOps]:
+def quantized_format(config: EngineConfig) -> Format | None:
+    """Return the format of quantized weights; None: they stay as they are."""
+    return None if config.quantization == "none" else config.quantization
+
+
+def check_quantization(
+    model: torch.nn.Module,
+    config: EngineConfig,
+    device: torch.device,
+    *,
+    is_fused: bool = True,
+) -> None:
+    """Raise SetupError where weights are to be quantized that only the fused pass on a CPU could read."""
+    if config.quantization == "none":
+        return
+    reason = ""
+    if device.type != "cpu":
+        reason = "works on a CPU alone"
+    elif not is_fused or activation_of(model) is None:
+        reason = f"needs the fused pass, and {type(model).__name__} has none"
+    if reason:
+        raise SetupError(f"engine.quantization {config.quantization} {reason}", "set it to none")
+
+
+def _fastest(
+    device: torch.device, dtype: str, activation: Activation, form: Format | None
+) -> tuple[Layout, FusedOps]:
     """Return the operations of a device and the layout of weights that they read fastest."""
-    if device.type != "cpu" or trusted_products(dtype, activation) is not None:
-        return AsStored(), TorchOps()
+    is_trusted = (
+        device.type == "cpu" and trusted_products(dtype, activation, form or "none") is None
+    )
+    if not is_trusted:
+        return AsStored() if form is None else Rounded(form), TorchOps()
     # numba takes 0.3 s to import; a CUDA worker never needs it
     from common.engine.fused.cpu_ops import CpuOps
     from common.engine.fused.panels import Panels
 
-    return Panels(), CpuOps()
+    if form is None:
+        return Panels(), CpuOps()
+    from common.engine.fused.quantized_panels import QuantizedPanels
+
+    return QuantizedPanels(form), CpuOps(is_quantized=True)

@@ -14,12 +14,14 @@ class Linear:
 
     The weight is contiguous: [out, in], as checkpoints store it, or panels [out / n, in / pack, n, pack] of
     `num_outputs` rows. Only CpuOps reads panels (panels.py); those of `gate_up` have an order of their own.
-    The bias of panels is float32 and padded as they are.
+    The bias of panels is float32 and padded as they are. With `scales` the panels hold small integers
+    (quantized_panels.py).
     """
 
     weight: torch.Tensor
     bias: torch.Tensor | None
     num_outputs: int | None = None
+    scales: torch.Tensor | None = None
 
     @property
     def out_features(self) -> int:
@@ -41,6 +43,9 @@ class Layout(Protocol):
     def gated(self, layer: Linear) -> Linear:
         """Lay out a product for `FusedOps.gated`: the gate's rows, then those of up."""
 
+    def head(self, layer: Linear) -> Linear:
+        """Lay out the product that gives the logits, for `FusedOps.linear` and perhaps `FusedOps.embed`."""
+
 
 class AsStored:
     """Layout that leaves every weight as it is."""
@@ -49,7 +54,7 @@ class AsStored:
         """Return `layer` itself."""
         return layer
 
-    gated = linear
+    gated = head = linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,7 @@ class LayerWeights:
 class DecoderWeights:
     """Weights of a whole causal LM."""
 
+    dtype: torch.dtype  # the model's, whatever its weights are stored as
     embedding: Linear  # of `vocab` rows; the head itself where they are one
     embedding_scale: torch.Tensor | None
     layers: tuple[LayerWeights, ...]

@@ -46,10 +46,13 @@ def _target() -> TargetReport:
 def _family(family: str, dtype: str) -> FamilyReport:
     arithmetic = host_target().storage_of(dtype)
     if family == "attention":
-        shape = AttentionShape(dtype, _BLOCK_SIZE, _HEAD_DIM, _GROUP)
+        shape = AttentionShape(dtype, _BLOCK_SIZE, _HEAD_DIM, _GROUP, has_extras=True)
         return FamilyReport(attention_verdict(shape), arithmetic)
-    if family == "products":
-        return FamilyReport(products_verdict(dtype, _ACTIVATION), arithmetic)
+    if family.endswith("products"):
+        quantization = family.removesuffix("products").rstrip("-") or "none"
+        if quantization != "none":
+            arithmetic = "small integers, widened to float32"
+        return FamilyReport(products_verdict(dtype, _ACTIVATION, quantization), arithmetic)
     return FamilyReport(sampling_verdict(), arithmetic)
 
 

@@ -4,16 +4,18 @@ import torch
 
 from common.engine.attention.backend import AttentionBackend
 from common.engine.attention.cpu import CpuBackend
+from common.engine.attention.form import AttentionForm
 from common.engine.attention.reference import ReferenceBackend
 from common.engine.batch import Batch, BatchEntry
 from common.engine.device_inputs import on_host
 from common.engine.kernel_checks.close import normal, require_close
 from common.engine.kernel_checks.verdicts import AttentionShape
-from common.engine.memory.kv_cache import DTYPES, KVCache
+from common.engine.memory.kv_cache import DTYPES, KVCache, kv_layout
 from common.engine.model_spec import ModelSpec
 from common.engine.ragged import RaggedInputs
 from common.engine.sequence import Sequence
 from common.engine.timeline import Timeline
+from common.kv_transfer.layout import KVShape
 from common.messages import SamplingParams, WorkRequest
 
 _KV_HEADS, _SCALE = 2, 0.2
@@ -30,7 +32,7 @@ def check(shape: AttentionShape) -> None:
         KVCache(spec, num_blocks, shape.block_size, torch.device("cpu"), storage)
         for storage in ("packed", "pages")
     )
-    past = normal(1, 2, _CONTEXT - 1, _KV_HEADS, shape.head_dim, dtype=dtype, seed=3)
+    past = normal(*kv_layout(spec).shape(_CONTEXT - 1), dtype=dtype, seed=3)
     for cache in (ours, plain):
         cache.write(_TABLES[1], 0, past)
     backends = CpuBackend(ours, spec.num_heads), ReferenceBackend(plain)
@@ -44,16 +46,29 @@ def check(shape: AttentionShape) -> None:
 
 
 def _run(backend: AttentionBackend, shape: AttentionShape, spec: ModelSpec) -> list[torch.Tensor]:
-    """Run a chunk and a decode token in one step, with all positions and with a window."""
+    """Run a chunk and a decode token in one step, in each form of attention that the shape may ask for."""
     rows, heads, kv_heads = _CHUNK + 1, spec.num_heads, spec.num_kv_heads
     wide = normal(rows, heads + 2 * kv_heads, shape.head_dim, dtype=DTYPES[shape.dtype])
     # views of one product, as the fused pass has them
     query, key, value = wide.split((heads, kv_heads, kv_heads), dim=1)
+    if shape.value_dim:
+        value = normal(rows, kv_heads, shape.value_dim, dtype=wide.dtype, seed=5)
     out = []
-    for window in (None, 9):
+    for form in _forms(shape, heads):
         backend.begin(on_host(_step(shape.block_size)))
-        out.append(backend.attend(0, query, key, value, _SCALE, window).clone())
+        out.append(backend.attend(0, query, key, value, form).clone())
     return out
+
+
+def _forms(shape: AttentionShape, heads: int) -> list[AttentionForm]:
+    forms = [AttentionForm(_SCALE), AttentionForm(_SCALE, window=9)]
+    if shape.has_extras:
+        sinks, slopes = normal(heads, seed=4), normal(heads, seed=5).abs()
+        forms += [
+            AttentionForm(_SCALE, softcap=0.5, sinks=sinks),
+            AttentionForm(_SCALE, window=9, chunk=20, slopes=slopes),
+        ]
+    return forms
 
 
 def _step(block_size: int) -> RaggedInputs:
@@ -78,4 +93,5 @@ def _spec(shape: AttentionShape) -> ModelSpec:
         eos_token_ids=frozenset(),
         dtype=shape.dtype,
         fingerprint="",
+        own_kv_shapes=(KVShape(_KV_HEADS, shape.head_dim, shape.value_dim or shape.head_dim),),
     )

@@ -7,6 +7,9 @@ import torch
 from common.engine.fused.cpu_ops import CpuOps
 from common.engine.fused.ops import FusedOps, TorchOps
 from common.engine.fused.panels import Panels
+from common.engine.fused.quantize import Format
+from common.engine.fused.quantized_panels import QuantizedPanels
+from common.engine.fused.rounded import Rounded
 from common.engine.fused.weights import Activation, AsStored, Layout, Linear
 from common.engine.kernel_checks.close import normal, require_close
 from common.engine.memory.kv_cache import DTYPES
@@ -15,11 +18,16 @@ from common.engine.memory.kv_cache import DTYPES
 _TOKENS, _DEPTH, _INNER, _HEADS, _HEAD_DIM = 31, 64, 72, 3, 16
 
 
-def check(dtype: str, activation: str) -> None:
+def check(dtype: str, activation: str, quantization: str = "none") -> None:
     """Compile or load all kernels, and compare. Raises WrongNumbersError, KernelError."""
-    kind = DTYPES[dtype]
-    ours = _run(CpuOps(), Panels(), kind, cast(Activation, activation))
-    plain = _run(TorchOps(), AsStored(), torch.float32, cast(Activation, activation), kind)
+    kind, is_quantized = DTYPES[dtype], quantization != "none"
+    form = cast(Format, quantization)
+    packed, stored = (
+        (QuantizedPanels(form), Rounded(form)) if is_quantized else (Panels(), AsStored())
+    )
+    ops = CpuOps(is_quantized=is_quantized)
+    ours = _run(ops, packed, kind, cast(Activation, activation))
+    plain = _run(TorchOps(), stored, torch.float32, cast(Activation, activation), kind)
     for name, tensor in ours.items():
         require_close(name, tensor, plain[name], kind)
 
@@ -41,7 +49,7 @@ def _run(
     rows, weight = numbers(_TOKENS, _DEPTH, seed=1), numbers(_INNER, _DEPTH, seed=2)
     bias = numbers(2 * _INNER, seed=3)
     gate_up = layout.gated(Linear(numbers(2 * _INNER, _DEPTH, seed=4), bias))
-    product = layout.linear(Linear(weight, None))
+    product, head = layout.linear(Linear(weight, None)), layout.head(Linear(weight, None))
     found = {
         "a product": torch.empty(_TOKENS, _INNER, dtype=dtype),
         "a product in float32": torch.empty(_TOKENS, _INNER),
@@ -49,6 +57,7 @@ def _run(
         "a product of one row": torch.empty(1, _INNER, dtype=inputs),
         "a gated product": torch.empty(_TOKENS, _INNER, dtype=inputs),
         "an embedding": torch.empty(5, _DEPTH),
+        "a product of the head": torch.empty(_TOKENS, _INNER),
     }
     kept, attended = rows.to(inputs), rows
     ops.linear(kept, product, found["a product"])
@@ -57,7 +66,8 @@ def _run(
     ops.linear(kept[:1], product, found["a product of one row"])
     products = torch.empty(_TOKENS, 2 * _INNER, dtype=inputs)
     ops.gated(kept, gate_up, activation, products, found["a gated product"])
-    ops.embed(torch.tensor([0, 70, 8, 71, 8]), product, found["an embedding"])
+    ops.embed(torch.tensor([0, 70, 8, 71, 8]), head, found["an embedding"])
+    ops.linear(kept, head, found["a product of the head"])
     return found | _between_products(ops, dtype, stored, inputs)
 
 

@@ -23,6 +23,8 @@ class AttentionShape:
     block_size: int
     head_dim: int
     group: int  # query heads that share a KV head
+    value_dim: int | None = None  # where a value has other channels than a key
+    has_extras: bool = False  # sinks, soft caps, chunks, ALiBi; see AttentionForm
 
 
 class WrongNumbersError(Exception):
@@ -36,11 +38,15 @@ def attention_verdict(shape: AttentionShape) -> str | None:
     return _judge(f"attention in {shape.dtype}", lambda: attention.check(shape))
 
 
-def products_verdict(dtype: str, activation: str) -> str | None:
-    """Return the same for matrix products, norms and the rest of a fused layer."""
+def products_verdict(dtype: str, activation: str, quantization: str = "none") -> str | None:
+    """Return the same for matrix products, norms and the rest of a fused layer.
+
+    With a `quantization` the products' weights are small integers.
+    """
     from common.engine.kernel_checks import products
 
-    return _judge(f"products in {dtype}", lambda: products.check(dtype, activation))
+    what = "products" if quantization == "none" else f"{quantization}-products"
+    return _judge(f"{what} in {dtype}", lambda: products.check(dtype, activation, quantization))
 
 
 def sampling_verdict() -> str | None:

@@ -1,19 +1,34 @@
 """Seam between KVCache and the two layouts that blocks may have."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+
+from common.kv_transfer.layout import KVShape
+
+Piece = tuple[torch.Tensor, torch.Tensor]  # keys [tokens, kv_heads, key_dim], values likewise
+
+
+@dataclass(frozen=True, slots=True)
+class BlockFormat:
+    """Number, size, dtype and device of a cache's blocks; `is_paired`: two-byte numbers lie in pairs."""
+
+    num_blocks: int
+    block_size: int
+    dtype: torch.dtype
+    device: torch.device
+    is_paired: bool
 
 
 class BlockStorage(Protocol):
     """Memory for all blocks of all layers in one layout. Chosen once, when the cache is built.
 
-    `keys` and `values` begin with [layers, blocks]; what follows is the layout's own. The wire layout is
-    [layers, 2, tokens, kv_heads, head_dim].
+    The wire layout is KVLayout's: [layers, 2, tokens, kv_heads, head_dim] where all layers are alike.
     """
-
-    keys: torch.Tensor
-    values: torch.Tensor
 
     def read(self, block_table: list[int], start: int, end: int) -> torch.Tensor:
         """Copy positions [start, end) out in the wire layout, on the device of the blocks."""
@@ -31,3 +46,44 @@ class BlockStorage(Protocol):
 
     def pages(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Views [blocks, block_size, kv_heads, head_dim]. Raises ValueError where there are none."""
+
+
+class LayerStorage(BlockStorage, Protocol):
+    """Storage of layers that have one shape.
+
+    `keys` and `values` begin with [layers, blocks]; what follows is the layout's own. `read` and `write` are
+    for keys and values of one size.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def load(self, pieces: Sequence[Piece], slots: NDArray[np.int64]) -> None:
+        """Fill the pieces, one a layer, from the slots [tokens]. They are contiguous."""
+
+    def save(self, pieces: Sequence[Piece], slots: NDArray[np.int64]) -> None:
+        """Copy the pieces, one a layer, to the slots [tokens]. They are contiguous."""
+
+
+def find_slots(block_table: list[int], start: int, end: int, block_size: int) -> NDArray[np.int64]:
+    """Return the slots (block * size + offset) of positions [start, end)."""
+    positions = np.arange(start, end)
+    blocks = np.array(block_table)[positions // block_size]
+    slots: NDArray[np.int64] = blocks * block_size + positions % block_size
+    return slots
+
+
+def split_payload(payload: torch.Tensor, shapes: Sequence[KVShape]) -> list[Piece]:
+    """View the keys and values of each layer in a payload in the wire layout."""
+    numbers = payload.reshape(-1)
+    num_tokens = len(numbers) // sum(shape.num_numbers for shape in shapes)
+    pieces = []
+    start = 0
+    for heads, *dims in shapes:
+        parts = []
+        for dim in dims:
+            end = start + num_tokens * heads * dim
+            parts.append(numbers[start:end].view(num_tokens, heads, dim))
+            start = end
+        pieces.append((parts[0], parts[1]))
+    return pieces

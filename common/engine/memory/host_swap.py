@@ -13,7 +13,7 @@ from common.machine import read_memory
 
 
 class HostSwap:
-    """Copies in the canonical layout [layers, 2, tokens, kv_heads, head_dim], within a budget of bytes."""
+    """Copies in the wire layout, within a budget of bytes."""
 
     def __init__(
         self,
@@ -55,10 +55,10 @@ class HostSwap:
         copy = self._copies.get(seq)
         if copy is None:
             return
-        start, end = seq.num_computed_tokens, copy.shape[2]
+        start, end = seq.num_computed_tokens, copy.nbytes // self._cache.num_bytes_per_token
         if start < end:
             start_s = time.monotonic()
-            rest = copy[:, :, start:]
+            rest = self._cache.without_first(copy, start)
             self._cache.write(seq.block_table, start, rest)
             self._costs.note_insert(rest.nbytes, time.monotonic() - start_s)
             seq.num_computed_tokens = end

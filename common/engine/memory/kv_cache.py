@@ -8,11 +8,18 @@ import torch
 
 from common.engine.device_copy import DeviceCopies
 from common.engine.memory.block_memory import take_in_background
-from common.engine.memory.block_storage import BlockStorage
+from common.engine.memory.block_storage import (
+    BlockFormat,
+    BlockStorage,
+    LayerStorage,
+    Piece,
+    split_payload,
+)
+from common.engine.memory.layered_storage import LayeredStorage
 from common.engine.memory.packed_storage import PackedStorage
 from common.engine.memory.paged_storage import PagedStorage
 from common.engine.model_spec import ModelSpec
-from common.kv_transfer.layout import KVLayout
+from common.kv_transfer.layout import KVLayout, KVShape, count_numbers, shape_of_all
 
 Storage = Literal["packed", "pages"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -21,8 +28,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class KVCache:
     """Keys and values of every layer, in blocks, in the model's dtype.
 
-    `blocks` decides how a block lies in memory (packed_storage.py, paged_storage.py); its `keys` and `values`
-    begin with [layers, blocks]. The wire layout is [layers, 2, tokens, kv_heads, head_dim].
+    `blocks` decides how a block lies in memory. Layers of one shape lie in one storage (packed_storage.py,
+    paged_storage.py); where there is more to tell, layered_storage.py joins them. The wire layout is
+    KVLayout's.
     """
 
     def __init__(
@@ -34,18 +42,42 @@ class KVCache:
         storage: Storage = "packed",
     ) -> None:
         self.block_size = block_size
-        self.num_kv_heads, self.head_dim = spec.num_kv_heads, spec.head_dim
         self.storage = storage
+        self.shapes = spec.kv_shapes
+        self.places = spec.kv_places or tuple(range(len(self.shapes)))  # see ModelSpec
+        is_even = not any(size % 2 for shape in self.shapes for size in (block_size, *shape[1:]))
+        blocks = BlockFormat(num_blocks, block_size, DTYPES[spec.dtype], device, is_even)
         make = PackedStorage if storage == "packed" else PagedStorage
-        self.blocks: BlockStorage = make(spec, num_blocks, block_size, DTYPES[spec.dtype], device)
-        self.keys, self.values = self.blocks.keys, self.blocks.values
+        self._storages: dict[KVShape, LayerStorage] = {
+            shape: make(self.shapes.count(shape), shape, blocks)
+            for shape in dict.fromkeys(self.shapes)
+        }
+        alike = shape_of_all(self.shapes)
+        self.blocks: BlockStorage = (
+            LayeredStorage(self.shapes, self._storages, block_size)
+            if alike is None
+            else self._storages[alike]
+        )
+        first = self._storages[self.shapes[0]]
+        # of the first layer, and all of its shape
+        self.keys, self.values = first.keys, first.values
         self._copies = DeviceCopies() if device.type == "cuda" else None
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All memory for blocks, each tensor [layers, blocks, ...]."""
+        return tuple(kv for part in self._storages.values() for kv in (part.keys, part.values))
+
+    def place_of(self, layer: int) -> tuple[LayerStorage, int]:
+        """Return the storage that holds the KV of `shapes[layer]`, and its layer there."""
+        shape = self.shapes[layer]
+        return self._storages[shape], self.shapes[:layer].count(shape)
 
     def take_memory(self) -> Thread | None:
         """Have host memory taken from the system before it is used; return the thread that does it."""
         if self.keys.device.type != "cpu":
             return None
-        return take_in_background((self.keys, self.values))
+        return take_in_background(self.tensors)
 
     @property
     def reads_overlap(self) -> bool:
@@ -55,14 +87,12 @@ class KVCache:
     @property
     def num_bytes(self) -> int:
         """Memory held: blocks x block bytes."""
-        num_bytes: int = self.keys.nbytes + self.values.nbytes
-        return num_bytes
+        return sum(kv.nbytes for kv in self.tensors)
 
     @property
     def num_bytes_per_token(self) -> int:
         """Memory of one position over all layers."""
-        num_bytes: int = self.keys[:, 0].nbytes + self.values[:, 0].nbytes
-        return num_bytes // self.block_size
+        return count_numbers(self.shapes) * self.keys.dtype.itemsize
 
     @staticmethod
     def block_bytes(spec: ModelSpec, block_size: int) -> int:
@@ -70,7 +100,7 @@ class KVCache:
         return spec.kv_bytes_per_token(DTYPES[spec.dtype].itemsize) * block_size
 
     def read(self, block_table: list[int], start: int, end: int) -> torch.Tensor:
-        """Copy positions [start, end) out: [layers, 2, end - start, kv_heads, head_dim] on the host."""
+        """Copy positions [start, end) out, in the wire layout, on the host."""
         return self.blocks.read(block_table, start, end).to("cpu")
 
     def start_read(
@@ -88,15 +118,26 @@ class KVCache:
         payload = payload.to(device=self.keys.device, dtype=self.keys.dtype)
         self.blocks.write(block_table, start, payload)
 
+    def by_layer(self, payload: torch.Tensor) -> list[Piece]:
+        """View keys and values [tokens, kv_heads, dim] of each layer in a payload."""
+        return split_payload(payload, self.shapes)
+
+    def without_first(self, payload: torch.Tensor, num_tokens: int) -> torch.Tensor:
+        """Return a payload's KV behind its first `num_tokens` positions; all, where that is 0."""
+        if payload.dim() > 1 or not num_tokens:
+            return payload[:, :, num_tokens:] if num_tokens else payload
+        parts = (kv[num_tokens:].reshape(-1) for pair in self.by_layer(payload) for kv in pair)
+        return torch.cat(tuple(parts))
+
 
 def kv_layout(spec: ModelSpec) -> KVLayout:
     """Return the wire layout of a model's KV."""
     return KVLayout(
         fingerprint=spec.fingerprint,
-        num_layers=spec.num_layers,
-        num_kv_heads=spec.num_kv_heads,
-        head_dim=spec.head_dim,
+        shapes=spec.kv_shapes,
         dtype=spec.dtype,
         bytes_per_element=DTYPES[spec.dtype].itemsize,
         vocab_size=spec.vocab_size,
+        state_bytes=0 if spec.state is None else spec.state.num_bytes,
+        state_dtypes="" if spec.state is None else spec.state.dtypes,
     )

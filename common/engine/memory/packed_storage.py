@@ -1,6 +1,7 @@
 """Blocks as the CPU's kernels read them: words of 4 bytes, those of a vector side by side."""
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,43 +9,37 @@ import torch
 from numpy.typing import NDArray
 
 from common.engine.memory.block_memory import zeros
-from common.engine.model_spec import ModelSpec
+from common.engine.memory.block_storage import BlockFormat, Piece, find_slots
+from common.kv_transfer.layout import KVShape
 
 if TYPE_CHECKING:
     from common.engine.cpu.kv_copy import PackedBlocks
 
 
 class PackedStorage:
-    """Keys lie in lanes of positions, values in lanes of channels. See BlockStorage.
+    """Keys lie in lanes of positions, values in lanes of channels. See LayerStorage.
 
-    `keys` is [layers, blocks, kv_heads, head_dim / pack, block_size, pack] and `values` is [layers, blocks,
-    kv_heads, block_size / pack, head_dim, pack], where `pack` numbers fill 4 bytes. A score is then a sum
+    `keys` is [layers, blocks, kv_heads, key_dim / pack, block_size, pack] and `values` is [layers, blocks,
+    kv_heads, block_size / pack, value_dim, pack], where `pack` numbers fill 4 bytes. A score is then a sum
     over lanes of positions, an output a sum over lanes of channels. A CPU's dot-product instruction takes
     pairs of two-byte numbers; where a size is odd they make no pairs, and `pack` is 1.
     """
 
-    def __init__(
-        self,
-        spec: ModelSpec,
-        num_blocks: int,
-        block_size: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> None:
-        heads, dim = spec.num_kv_heads, spec.head_dim
-        is_paired = not block_size % 2 and not dim % 2
-        self._block_size = block_size
-        self._pack = pack = 4 // dtype.itemsize if is_paired else 1
-        blocks = (spec.num_layers, num_blocks, heads)
-        self.keys = zeros((*blocks, dim // pack, block_size, pack), dtype, device)
-        self.values = zeros((*blocks, block_size // pack, dim, pack), dtype, device)
+    def __init__(self, num_layers: int, shape: KVShape, blocks: BlockFormat) -> None:
+        self._block_size = size = blocks.block_size
+        self._pack = pack = 4 // blocks.dtype.itemsize if blocks.is_paired else 1
+        heads = (num_layers, blocks.num_blocks, shape.num_kv_heads)
+        kind = blocks.dtype, blocks.device
+        self.keys = zeros((*heads, shape.key_dim // pack, size, pack), *kind)
+        self.values = zeros((*heads, size // pack, shape.value_dim, pack), *kind)
         self._words = _as_words(self.keys, self.values)
 
     def read(self, block_table: list[int], start: int, end: int) -> torch.Tensor:
-        """Copy word by word, on all cores. See BlockStorage."""
-        slots = self._slots(block_table, start, end)
+        """Copy word by word, on all cores. See LayerStorage."""
+        slots = find_slots(block_table, start, end, self._block_size)
         if self._words is None:
-            return self._gather_slots(torch.from_numpy(slots))
+            pair = self._gather_slots(torch.from_numpy(slots), slice(None))
+            return torch.stack(pair).permute(2, 0, 1, 3, 4).contiguous()
         layers, _, heads, channels, _, pack = self.keys.shape
         shape = (layers, 2, end - start, heads, channels * pack)
         # numpy asks for huge pages where torch would take one fault for every 4 KiB
@@ -54,8 +49,8 @@ class PackedStorage:
         return wire
 
     def write(self, block_table: list[int], start: int, payload: torch.Tensor) -> None:
-        """Copy word by word, on all cores. See BlockStorage."""
-        slots = self._slots(block_table, start, start + payload.shape[2])
+        """Copy word by word, on all cores. See LayerStorage."""
+        slots = find_slots(block_table, start, start + payload.shape[2], self._block_size)
         if self._words is not None:
             self._words.write(payload.contiguous(), slots)
             return
@@ -72,8 +67,26 @@ class PackedStorage:
         row, lane = offset // self._pack, offset % self._pack
         self.values[layer, block, :, row, :, lane] = values.to(self.values.dtype)
 
+    def load(self, pieces: Sequence[Piece], slots: NDArray[np.int64]) -> None:
+        """Copy word by word where possible. See LayerStorage."""
+        for layer, (keys, values) in enumerate(pieces):
+            if self._words is not None:
+                self._words.read_layer(layer, keys, values, slots)
+                continue
+            found = self._gather_slots(torch.from_numpy(slots), slice(layer, layer + 1))
+            for piece, kv in zip((keys, values), found, strict=True):
+                piece.copy_(kv[:, 0])
+
+    def save(self, pieces: Sequence[Piece], slots: NDArray[np.int64]) -> None:
+        """Copy word by word where possible. See LayerStorage."""
+        if self._words is not None:
+            self._words.write_layers(pieces, slots)
+            return
+        for layer, (keys, values) in enumerate(pieces):
+            self.store(layer, torch.from_numpy(slots), keys, values)
+
     def gather(self, layer: int, blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Put the channels last. See BlockStorage."""
+        """Put the channels last. See LayerStorage."""
         keys = self.keys[layer, blocks].permute(1, 0, 3, 2, 4).flatten(3).flatten(1, 2)
         values = self.values[layer, blocks].permute(1, 0, 2, 4, 3).flatten(1, 3)
         return keys, values
@@ -82,18 +95,12 @@ class PackedStorage:
         """Raise ValueError: no page lies in memory."""
         raise ValueError("packed blocks are no pages")
 
-    def _slots(self, block_table: list[int], start: int, end: int) -> NDArray[np.int64]:
-        positions = np.arange(start, end)
-        blocks = np.array(block_table)[positions // self._block_size]
-        slots: NDArray[np.int64] = blocks * self._block_size + positions % self._block_size
-        return slots
-
-    def _gather_slots(self, slots: torch.Tensor) -> torch.Tensor:
+    def _gather_slots(self, slots: torch.Tensor, layers: slice) -> Piece:
+        """Return keys and values [tokens, layers, kv_heads, dim] of some layers."""
         block, offset = slots // self._block_size, slots % self._block_size
         row, lane = offset // self._pack, offset % self._pack
-        keys = self.keys[:, block, :, :, offset].flatten(3)  # [tokens, layers, kv_heads, head_dim]
-        wire = torch.stack((keys, self.values[:, block, :, row, :, lane])).permute(2, 0, 1, 3, 4)
-        return wire.contiguous()
+        keys = self.keys[layers, block, :, :, offset].flatten(3)
+        return keys, self.values[layers, block, :, row, :, lane]
 
 
 def _as_words(keys: torch.Tensor, values: torch.Tensor) -> "PackedBlocks | None":

@@ -1,25 +1,25 @@
 """Blocks as pages, each position's numbers side by side: what CUDA kernels and plain torch read."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from common.engine.memory.block_memory import zeros
-from common.engine.model_spec import ModelSpec
+from common.engine.memory.block_storage import BlockFormat, Piece
+from common.kv_transfer.layout import KVShape
 
 
 class PagedStorage:
-    """`keys` and `values` [layers, blocks, block_size, kv_heads, head_dim]. See BlockStorage."""
+    """`keys` and `values` [layers, blocks, block_size, kv_heads, their channels]. See LayerStorage."""
 
-    def __init__(
-        self,
-        spec: ModelSpec,
-        num_blocks: int,
-        block_size: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> None:
-        self._block_size = block_size
-        shape = (spec.num_layers, num_blocks, block_size, spec.num_kv_heads, spec.head_dim)
-        self.keys, self.values = (zeros(shape, dtype, device) for _ in range(2))
+    def __init__(self, num_layers: int, shape: KVShape, blocks: BlockFormat) -> None:
+        self._block_size = blocks.block_size
+        pages = (num_layers, blocks.num_blocks, blocks.block_size, shape.num_kv_heads)
+        kind = blocks.dtype, blocks.device
+        self.keys = zeros((*pages, shape.key_dim), *kind)
+        self.values = zeros((*pages, shape.value_dim), *kind)
 
     def read(self, block_table: list[int], start: int, end: int) -> torch.Tensor:
         """Gather the blocks whole, then cut the window out of them."""
@@ -49,16 +49,29 @@ class PagedStorage:
     def store(
         self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> None:
-        """Scatter by slot. See BlockStorage."""
+        """Scatter by slot. See LayerStorage."""
         slots = slots.to(self.keys.device)
         for pages, new in ((self.keys, keys), (self.values, values)):
             pages[layer].flatten(0, 1).index_copy_(0, slots, new.to(pages.dtype))
 
+    def load(self, pieces: Sequence[Piece], slots: NDArray[np.int64]) -> None:
+        """Gather by slot. See LayerStorage."""
+        rows = torch.from_numpy(slots).to(self.keys.device)
+        for layer, piece in enumerate(pieces):
+            for part, pages in zip(piece, (self.keys, self.values), strict=True):
+                part.copy_(pages[layer].flatten(0, 1)[rows])
+
+    def save(self, pieces: Sequence[Piece], slots: NDArray[np.int64]) -> None:
+        """Scatter by slot. See LayerStorage."""
+        rows = torch.from_numpy(slots).to(self.keys.device)
+        for layer, (keys, values) in enumerate(pieces):
+            self.store(layer, rows, keys, values)
+
     def gather(self, layer: int, blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Put the heads first. See BlockStorage."""
+        """Put the heads first. See LayerStorage."""
         keys, values = (kv[layer, blocks].flatten(0, 1) for kv in (self.keys, self.values))
         return keys.transpose(0, 1), values.transpose(0, 1)
 
     def pages(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the memory itself. See BlockStorage."""
+        """Return the memory itself. See LayerStorage."""
         return self.keys[layer], self.values[layer]

@@ -7,18 +7,29 @@ chat's next turn finds its last one. A block with a key is never written again, 
 only behind its computed tokens and shares whole blocks only.
 """
 
+from collections.abc import Iterable
+
 from common.engine.memory.block_pool import BlockPool
 from common.engine.sequence import Sequence
+from common.engine.state.slots import StateSlots
 from common.engine.timeline import Timeline
 from common.messages import WorkRequest
 from common.prefix_chain import PrefixChain
 
 
 class PrefixCache:
-    """Allocator of sequences' blocks, shared ones first."""
+    """Allocator of sequences' blocks, shared ones first, and of their slots in a model with state."""
 
-    def __init__(self, pool: BlockPool, fingerprint: str, *, is_enabled: bool = True) -> None:
+    def __init__(
+        self,
+        pool: BlockPool,
+        fingerprint: str,
+        *,
+        is_enabled: bool = True,
+        slots: StateSlots | None = None,
+    ) -> None:
         self.pool = pool
+        self.slots = slots
         self.num_query_tokens = 0
         self.num_hit_tokens = 0
         self._fingerprint = fingerprint
@@ -34,19 +45,21 @@ class PrefixCache:
         return seq
 
     def reserve(self, seq: Sequence, num_tokens: int, *, keep_free: int = 0) -> bool:
-        """Give a sequence without blocks those of its first `num_tokens` positions.
+        """Give a sequence without blocks those of its first `num_tokens` positions, and its slot.
 
-        Returns False where fewer than `keep_free` blocks would be left, or while another sequence of the
-        group computes the prompt. Positions of a known prefix count as computed from here on.
+        Returns False where fewer than `keep_free` blocks would be left, or no slot is free, or while another
+        sequence of the group computes the prompt. Positions of a known prefix count as computed from here on.
         """
         pool = self.pool
-        if self.is_led(seq):
+        if self.is_led(seq) or (self.slots is not None and not self.slots.num_free):
             return False
         num_blocks = pool.num_blocks_for(num_tokens)
         known = pool.find(self._findable_keys(seq))
         num_new = num_blocks - len(known)
         if not pool.can_allocate(num_new + pool.num_cached_among(known), keep_free=keep_free):
             return False
+        if self.slots is not None:
+            seq.state_slot = self.slots.take()
         pool.share(known)
         seq.block_table = known + pool.allocate(num_new)
         seq.num_shared_blocks = len(known)
@@ -65,10 +78,20 @@ class PrefixCache:
         return seq.request.group in self._leaders
 
     def release(self, seq: Sequence) -> None:
-        """Take the sequence's blocks back. Safe to repeat."""
+        """Take the sequence's blocks and slot back. Safe to repeat."""
         self._stop_leading(seq)
+        if self.slots is not None and seq.state_slot is not None:
+            self.slots.give_back(seq.state_slot)
+            seq.state_slot = None
         self.pool.release(seq.block_table)
         seq.block_table = []  # another list: see BlockTables
+
+    def check_integrity(self, live: Iterable[Sequence]) -> None:
+        """Verify that these sequences, and nobody else, hold blocks and slots. Raises AssertionError."""
+        live = tuple(live)
+        self.pool.check_integrity([block for seq in live for block in seq.block_table])
+        if self.slots is not None:
+            self.slots.check_integrity(s.state_slot for s in live if s.state_slot is not None)
 
     def num_held_prefix_blocks(self, seq: Sequence) -> int:
         """Count blocks that `reserve` would find now and that others hold, so that they cost nothing."""

@@ -1,6 +1,6 @@
 """Start-up measurements on disk, so that a worker measures itself once a model and machine, not each time.
 
-1. A start without measurements takes one, about two seconds.
+1. A start without measurements takes one, in about two seconds, in ten at most on a slow machine.
 2. While the worker runs, its corrections say whether that was right (costs.py). On a machine that was busy
    then, or has changed since, steps take less than half or more than twice the predicted time. After a
    minute of them the file is marked.

@@ -9,6 +9,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from common.engine.weights.config_file import CONFIG
+from common.engine.weights.text_part import multimodal_class
 from pdserve.errors import SetupError
 
 _ADAPTER = "adapter_config.json"
@@ -23,9 +24,11 @@ def refuse_other_kinds(folder: Path, config: PreTrainedConfig) -> None:
     A folder that says nothing is judged by its weights alone.
     """
     known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    if config.model_type not in known:
+    multimodal = multimodal_class(config)
+    if config.model_type not in known and multimodal is None:
         raise SetupError(f"the model is not supported: {config.model_type} is no causal LM")
-    names = {*_classes(known[config.model_type])}
+    names = {*_classes(known.get(config.model_type, ()))}
+    names.update({multimodal.__name__} if multimodal else ())
     names.update(_classes(MODEL_MAPPING_NAMES.get(config.model_type, ())))
     for architecture in config.architectures or ():
         if architecture not in names and not architecture.endswith(_HEADS):

@@ -6,14 +6,19 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 
 from common.config import StoredDtype
+from common.engine.attention.layer_form import extras_of
 from common.engine.model_spec import ModelSpec
 from common.engine.weights.fingerprint import fingerprint
 from common.engine.weights.folder import read_eos_token_ids
+from common.engine.weights.hybrid import is_hybrid, read_layers
+from common.engine.weights.kv_shapes import read_shapes
+from common.kv_transfer.layout import shape_of_all
 from common.telemetry.logs import get_logger
 from pdserve.errors import SetupError
 
-_LAYER_TYPES = {"full_attention", "sliding_attention"}
+_LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
 _NEEDED = ("num_hidden_layers", "num_attention_heads", "vocab_size")
+_TUNED = {"llama4_text"}  # families whose scaling by position is ours (attention/temperature.py)
 _ALIBI = {"bloom", "mpt"}  # families that know no other positions
 
 _log = get_logger()
@@ -22,23 +27,29 @@ _log = get_logger()
 def read_spec(path: Path, config: PreTrainedConfig, dtype: StoredDtype) -> ModelSpec:
     """Read the model's numbers.
 
-    Raises SetupError for layers that are not attention over all, or a window of, earlier positions,
+    Raises SetupError for layers that are not attention over all, a window or a chunk of earlier positions,
     and for a configuration without the numbers.
     """
     text = config.get_text_config()
     _refuse_unsupported(config, text)
-    heads = text.num_attention_heads
-    kv_heads = 1 if getattr(text, "multi_query", False) else None
+    layers, shapes = read_layers(text), read_shapes(text)
+    own = shapes.own if layers.kv is None else tuple(shapes.own[layer] for layer in layers.kv)
+    is_alike = shape_of_all(own) is not None and not shapes.places
     return ModelSpec(
-        num_layers=text.num_hidden_layers,
-        num_heads=heads,
-        num_kv_heads=kv_heads or getattr(text, "num_key_value_heads", None) or heads,
-        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        num_layers=text.num_hidden_layers if layers.kv is None else len(layers.kv),
+        num_heads=text.num_attention_heads,
+        num_kv_heads=own[0].num_kv_heads,
+        head_dim=own[0].key_dim,
         vocab_size=text.vocab_size,
         max_context_tokens=max_context_tokens(text),
         eos_token_ids=read_eos_token_ids(path, text.vocab_size),
         dtype=dtype,
         fingerprint=f"{fingerprint(path)}-{dtype}",
+        extras=extras_of(text),
+        own_kv_shapes=() if is_alike else own,
+        kv_places=shapes.places,
+        kv_layers=layers.kv,
+        state_layers=layers.state,
     )
 
 
@@ -67,9 +78,9 @@ def _refuse_unsupported(config: PreTrainedConfig, text: PreTrainedConfig) -> Non
     if getattr(config, "is_encoder_decoder", False):
         raise _unsupported(f"{config.model_type} is an encoder with a decoder, not a decoder alone")
     for layer, kind in enumerate(getattr(text, "layer_types", None) or ()):
-        if kind not in _LAYER_TYPES:
+        if kind not in _LAYER_TYPES and not is_hybrid(text):
             raise _unsupported(f"its layer {layer} is {kind}")
-    if getattr(text, "attn_temperature_tuning", False):
+    if getattr(text, "attn_temperature_tuning", False) and text.model_type not in _TUNED:
         raise _unsupported(f"layers of {text.model_type} scale queries by positions of their own")
     if text.model_type in _ALIBI or getattr(text, "alibi", False):
         raise _unsupported(f"every layer of {text.model_type} adds ALiBi biases to its scores")

@@ -15,6 +15,7 @@ from common.engine.weights.loading_report import LoadingReport, check_report
 from common.engine.weights.quantization import refuse_quantized_tensors
 from common.engine.weights.stored import read_tensors, weight_files
 from common.engine.weights.streamed import unmapped
+from common.engine.weights.text_part import as_causal_lm, multimodal_class, without_towers
 
 
 def load_whole(
@@ -25,16 +26,19 @@ def load_whole(
     *,
     allow_unused: bool,
 ) -> torch.nn.Module:
-    """Load the model with the folder's weights and our attention, each tensor straight to `device`.
+    """Load the model with the folder's weights and our attention; of a multimodal one, its text part.
 
+    Each tensor is read straight to `device`.
     Raises SetupError, naming the tensor, for weights that are not exactly the model's; whatever else
     `transformers` raises passes through.
     """
     tensors = read_tensors(weight_files(path))
     refuse_quantized_tensors(tensors)
+    multimodal = multimodal_class(config)
+    kind: Any = without_towers(multimodal) if multimodal else AutoModelForCausalLM
     with _reported_to_us(), unmapped():
         try:
-            model, raw = AutoModelForCausalLM.from_pretrained(
+            model, raw = kind.from_pretrained(
                 path,
                 config=config,
                 dtype=dtype,
@@ -53,7 +57,7 @@ def load_whole(
     if report.mismatched:
         refuse_uneven_experts(path, tensors)
     check_report(report, path, _head(model), allow_unused=allow_unused)
-    loaded: torch.nn.Module = model
+    loaded: torch.nn.Module = as_causal_lm(model, config) if multimodal else model
     return loaded
 
 

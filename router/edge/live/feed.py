@@ -82,20 +82,20 @@ class Feed:
             while self._is_watched():  # also by one who came after the last frame
                 async with aclosing(self._frames()) as frames:
                     async for frame in frames:
-                        if not self._publish(frame):
+                        self._publish(frame)
+                        if not self._is_watched():
                             break
         except Exception:
             _log.exception("live_page_failed")  # viewers see no frame in time, and come again
         finally:
             self._task = None
 
-    def _publish(self, frame: bytes) -> bool:
-        """Show a frame to all viewers; return False if there are none."""
+    def _publish(self, frame: bytes) -> None:
+        """Show a frame to all viewers."""
         with self._changed:
             self._number += 1
             self._latest = frame
             self._changed.notify_all()
-            return bool(self._num_viewers) and not self._is_closed
 
     def _is_watched(self) -> bool:
         with self._changed:

@@ -3,11 +3,10 @@
 from urllib.parse import urlsplit
 from wsgiref.types import WSGIEnvironment
 
+from common.rpc.bearer import token_of
 from pdserve.errors import PermissionDeniedError
 from router.access.server_security import ServerSecurity, is_loopback
 from router.access.tenant import Tenant
-
-_BEARER = "Bearer "
 
 
 class Gate:
@@ -19,7 +18,7 @@ class Gate:
     def admit(self, environ: WSGIEnvironment) -> Tenant:
         """Return the admin who asks. Raises UnauthenticatedError, PermissionDeniedError."""
         self._check_host(environ)
-        tenant = self._security.authorize(_token(environ))
+        tenant = self._security.authorize(token_of(environ.get("HTTP_AUTHORIZATION", "")))
         if not tenant.is_admin:
             raise PermissionDeniedError(
                 f"the live page is for admins; tenant {tenant.name} is a user"
@@ -43,10 +42,3 @@ def _hostname(host: str) -> str:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return ""
-
-
-def _token(environ: WSGIEnvironment) -> bytes | None:
-    header: str = environ.get("HTTP_AUTHORIZATION", "")
-    if header[: len(_BEARER)].lower() != _BEARER.lower():
-        return None
-    return header[len(_BEARER) :].strip().encode("latin-1", "replace")

@@ -34,7 +34,7 @@ def _describe(request: LiveRequest, sources: Sources, holders: Holders) -> dict[
         "pulled_tokens": holders.num_computed_tokens(decode, name) if is_pulled else None,
         "output_tokens": request.ticket.num_output_tokens,
         "max_tokens": job.sampling.max_tokens * job.num_choices,
-        "moves": sum(choice.attempt - 1 for choice in request.choices),
+        "moves": request.num_moves,
         "arrival_s": round(request.arrival.at_s, 6),
         "submitted_s": _offset(request, request.submitted_s or None),
         "first_token_s": _offset(request, request.first_token_s),

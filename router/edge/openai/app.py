@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from common.rpc.bearer import token_of
 from common.telemetry.logs import get_logger
 from common.telemetry.tracing.caller import note_caller
 from pdserve.errors import InternalError, NotFoundError, Reason, RequestError
@@ -99,7 +100,9 @@ class OpenAiPages:
 
         async def handle(request: Request) -> Response:
             try:
-                set_current_tenant(self._authorize(bearer_token(request)))
+                set_current_tenant(
+                    self._authorize(token_of(request.headers.get("authorization", "")))
+                )
                 page = await handler(request)
             except RequestError as error:
                 return _refusal(error)
@@ -166,7 +169,7 @@ class OpenAiPages:
 
     def _check_of(self, request: Request) -> Check:
         """Return the check that the caller's key is valid still."""
-        token = bearer_token(request)
+        token = token_of(request.headers.get("authorization", ""))
 
         def check() -> None:
             self._authorize(token)
@@ -212,14 +215,6 @@ class OpenAiPages:
     async def _openapi(self, request: Request) -> Response:
         version = importlib.metadata.version("pdserve")
         return _json(await asyncio.to_thread(document, version))
-
-
-def bearer_token(request: Request) -> bytes | None:
-    """Return the token of the Authorization header; None without one."""
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
-        return None
-    return token.strip().encode("latin-1")
 
 
 async def _next(events: AsyncGenerator[bytes]) -> bytes:

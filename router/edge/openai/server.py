@@ -10,6 +10,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from pdserve.errors import SetupError
+from router.edge.ports import bind, not_free
 
 _POLL_S = 0.01
 _KEEP_ALIVE_S = 75
@@ -72,21 +73,11 @@ class OpenAiServer:
 
 
 def listen(host: str, port: int, *, is_shared: bool) -> socket.socket:
-    """Return a socket that listens; `port` 0 takes any free one.
-
-    Sockets of one port share its connections if all have `is_shared`. Raises SetupError when the
-    port is taken.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if is_shared:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    """Return a socket that listens, as `bind` makes it. Raises SetupError when the port is taken."""
+    bound = bind(host, "openai_port", port, is_shared=is_shared)
     try:
-        bound.bind((host, port))
         bound.listen(_MAX_BACKLOG)
-    except OSError as error:
+    except OSError as error:  # another one listened since
         bound.close()
-        message = f"openai_port {port} on {host} is not free: {error.strerror}"
-        raise SetupError(message, "choose another") from error
+        raise not_free(host, "openai_port", port, error) from error
     return bound

@@ -127,15 +127,22 @@ async def test_a_resumable_stream_of_a_sync_client_is_read_on_too(model_dir: Pat
         serving(model_dir, worker, config=config) as stack,
         relaying(stack.address) as (address, relay),
     ):
+        has_come = asyncio.Event()
+        loop = asyncio.get_running_loop()
 
         def read() -> str:
             with Client(address) as client:
-                return "".join(part.text for part in client.stream("x", resumable=True))
+                text = ""
+                for part in client.stream("x", resumable=True, timeout=WITHIN_S):
+                    text += part.text
+                    loop.call_soon_threadsafe(has_come.set)
+                return text
 
         reading = asyncio.create_task(asyncio.to_thread(read))
         request = await asyncio.to_thread(worker.wait_for_request)
         worker.say(request, "one ", 0)
-        await stack.until(lambda status: status.router.requests_queued == 0)
+        async with asyncio.timeout(WITHIN_S):
+            await has_come.wait()
         relay.lose()
         worker.say(request, "two", 4, ends=True)
         assert await reading == "one two"

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 from common.config import TransferConfig
 from common.engine.sequence import Sequence
-from common.kv_transfer.layout import KVLayout
+from common.kv_transfer.layout import KVLayout, KVShape
 from common.kv_transfer.node_store import UNLIMITED, NodeStore
 from decode_worker.pull_credit import PullCredit
 
-LAYOUT = KVLayout("m", 1, 1, 1, "float32", 4, 100)  # 8 bytes a token
+LAYOUT = KVLayout("m", (KVShape(1, 1, 1),), "float32", 4, 100)  # 8 bytes a token
 
 
 def make_credit(max_pulls: int = 16, store: NodeStore = UNLIMITED) -> PullCredit:

@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.config import TransferConfig
-from common.kv_transfer.layout import KVLayout
+from common.kv_transfer.layout import KVLayout, KVShape
 from common.kv_transfer.node_store import FixedStore
 from decode_worker.pull_credit import PullCredit
 from tests.unit.common.engine.sequences import make_sequence
 
 MIB = 2**20
-LAYOUT = KVLayout("m", 1, 1, MIB // 4, "bfloat16", 2, 100)
+LAYOUT = KVLayout("m", (KVShape(1, MIB // 4, MIB // 4),), "bfloat16", 2, 100)
 assert LAYOUT.num_bytes(1) == MIB
 
 
@@ -51,7 +51,7 @@ def test_pulls_start_while_they_fit_and_the_first_always() -> None:
         credit.taken_bytes += credit.cost(long)
     assert not credit.can_pull(long)
     assert not credit.can_pull(make_sequence(1))
-    tiny = PullCredit(TransferConfig(), replace(LAYOUT, num_layers=99), FixedStore(MIB))
+    tiny = PullCredit(TransferConfig(), replace(LAYOUT, shapes=LAYOUT.shapes * 99), FixedStore(MIB))
     assert tiny.cost(long) > tiny.total_bytes
     assert tiny.can_pull(long)
 

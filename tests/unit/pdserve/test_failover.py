@@ -120,11 +120,8 @@ def test_each_router_gets_a_request_of_which_nothing_has_come_once() -> None:
     [
         begun(resumable=False),
         begun(is_on=False),
-        Resumption(
-            inference_pb2.GenerateRequest(text="x", resumable=True), Routers(["a"]), is_on=True
-        ),
     ],
-    ids=["not resumable", "switched off", "nothing came"],
+    ids=["not resumable", "switched off"],
 )
 def test_other_breaks_are_raised(resumption: Resumption[str]) -> None:
     with pytest.raises(UnavailableError) as caught:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from common.kv_transfer.layout import KVLayout
+from common.kv_transfer.layout import KVLayout, KVShape
 from common.kv_transfer.node_store import AHEAD, FixedStore
 from common.kv_transfer.wire import WireItem
 from common.messages import SamplingParams, WorkRequest
@@ -18,7 +18,7 @@ from tests.patience import WITHIN_S
 
 ITEM: WireItem = (b"chunk", np.zeros(10, np.uint8))
 TOKEN: WireItem = (b"token", None)
-LAYOUT = KVLayout("model", 1, 1, 1, "float32", 5, 100)
+LAYOUT = KVLayout("model", (KVShape(1, 1, 1),), "float32", 5, 100)
 COST = 30
 
 

@@ -3,7 +3,7 @@ import ast
 from tests.unit.repository.sources import ROOT, modules, packages
 
 MAX_FILE, MAX_FUNCTION = 250, 40
-FOLDERS = [*packages(), ROOT / "tests"]
+FOLDERS = [*packages(), ROOT / "scripts", ROOT / "tests"]
 # "path" or "path:function" -> the reason for its length
 LONGER: dict[str, str] = {}
 

@@ -1,15 +1,13 @@
 """Wheel: one package, imports that stay inside it, and a client that needs little."""
 
 import ast
-import subprocess
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from tests.patience import WITHIN_S
 from tests.unit.repository.sources import ROOT, packages
-from tests.wheels import build_wheel, foreign_packages, install, installed_only, link_dependencies
+from tests.wheels import build_wheel, foreign_packages, install, link_dependencies, run_installed
 
 HOME = "pdserve/_server"
 SERVER = {package.name for package in packages()} - {"pdserve"}
@@ -98,7 +96,7 @@ def test_a_name_of_the_checkout_would_be_found(source: str) -> None:
 
 
 def test_a_client_needs_only_the_light_dependencies(light: Path, tmp_path: Path) -> None:
-    ended = run(light / "python", "-c", IMPORTS, cwd=tmp_path)
+    ended = run_installed(light / "python", "-c", IMPORTS, cwd=tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.startswith(f"[] {light.parent}")
 
@@ -107,25 +105,15 @@ def test_the_light_program_asks_a_router_and_says_what_a_server_needs(
     light: Path, tmp_path: Path
 ) -> None:
     folder = foreign_packages(tmp_path)
-    asked = run(light / "pdserve", "generate", "hello", "--address", "127.0.0.1:1", cwd=folder)
+    asked = run_installed(
+        light / "pdserve", "generate", "hello", "--address", "127.0.0.1:1", cwd=folder
+    )
     (line,) = asked.stderr.splitlines()
     assert asked.returncode == 1
     assert line.startswith("pdserve: ")
     assert "127.0.0.1:1" in line
-    refused = run(light / "pdserve", "serve", "--prefill", "2", cwd=folder)
+    refused = run_installed(light / "pdserve", "serve", "--prefill", "2", cwd=folder)
     (line,) = refused.stderr.splitlines()
     assert refused.returncode == 2
     assert line.endswith("is not installed. pip install 'pdserve[serve]'")
-    assert run(light / "pdserve", "--help", cwd=folder).returncode == 0
-
-
-def run(program: Path, *arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [str(program), *arguments],
-        cwd=cwd,
-        env=installed_only(),
-        capture_output=True,
-        text=True,
-        timeout=WITHIN_S,
-        check=False,
-    )
+    assert run_installed(light / "pdserve", "--help", cwd=folder).returncode == 0

@@ -13,9 +13,11 @@ def continuations(
     sequences = [make_sequence(prompt, max_tokens=new_tokens) for prompt in prompts]
     for seq in sequences:
         hold(engine.pool, seq, seq.num_prompt_tokens + new_tokens)
+        if engine.prefix.slots is not None:
+            seq.state_slot = engine.prefix.slots.take()
     generate(engine, sequences, budget)
     for seq in sequences:
-        engine.pool.release(seq.block_table)
+        engine.prefix.release(seq)
     return [seq.token_ids[seq.num_prompt_tokens :] for seq in sequences]
 
 

@@ -30,17 +30,6 @@ COMMON: dict[str, object] = {
     "pad_token_id": None,
 }
 EXPERTS: dict[str, object] = {"num_local_experts": 2, "num_experts_per_tok": 1}
-DEEPSEEK: dict[str, object] = {
-    "num_key_value_heads": 4,
-    "q_lora_rank": 16,
-    "kv_lora_rank": 16,
-    "qk_rope_head_dim": 16,
-    "qk_nope_head_dim": 16,
-    "v_head_dim": 16,
-    "first_k_dense_replace": 2,
-    "n_group": 1,
-    "topk_group": 1,
-}
 # what each family needs that we have not, and what the refusal says of it
 UNSUPPORTED: dict[str, tuple[dict[str, object], str]] = {
     "gemma2": ({"head_dim": 16}, r"Gemma2Attention \(layer 0\) asks for a soft cap on scores"),
@@ -48,9 +37,8 @@ UNSUPPORTED: dict[str, tuple[dict[str, object], str]] = {
         {"head_dim": 16, **EXPERTS},
         r"GptOssAttention \(layer 0\) asks for attention sinks",
     ),
-    "deepseek_v3": (DEEPSEEK, r"layer 0\) asks for values of another shape than its keys"),
     "stablelm": ({}, "StableLmAttention drops the keyword"),
-    "qwen3_next": ({"head_dim": 16}, "layer 0 is linear_attention"),
+    "jamba": ({}, "layer 0 is linear_attention"),
     "llama4_text": ({"head_dim": 16, "num_local_experts": 1}, "layer 0 is chunked_attention"),
     "bert": (
         {"num_key_value_heads": 4},

@@ -25,7 +25,46 @@ _SHAPE: dict[str, object] = {
     "pad_token_id": None,
     "tie_word_embeddings": False,
 }
+# multi-head latent attention: keys of 32 channels, values of 16
+_LATENT: dict[str, object] = {
+    **{name: value for name, value in _SHAPE.items() if name != "head_dim"},
+    "num_key_value_heads": 4,
+    "q_lora_rank": 24,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 16,
+}
+_LATENT_MOE: dict[str, object] = {
+    **_LATENT,
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+}
+_EXPERTS: dict[str, object] = {"num_local_experts": 4, "num_experts_per_tok": 2}
+_LOCAL_AND_GLOBAL: dict[str, object] = {
+    "sliding_window": 8,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
 FAMILIES: dict[str, dict[str, object]] = {
+    "deepseek_v2": {**_LATENT_MOE, "topk_method": "greedy"},
+    "deepseek_v3": _LATENT_MOE,
+    "minicpm3": _LATENT,
+    "glm4_moe_lite": _LATENT_MOE,
+    # heads of 16 channels in local layers, of 32 in global ones
+    "gemma4_text": {
+        **_SHAPE,
+        "num_hidden_layers": 4,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "global_head_dim": 32,
+        "vocab_size_per_layer_input": VOCAB,
+        "hidden_size_per_layer_input": 16,
+    },
     "llama": _SHAPE,
     "qwen2": _SHAPE,
     "mistral": {**_SHAPE, "sliding_window": 8},
@@ -33,8 +72,7 @@ FAMILIES: dict[str, dict[str, object]] = {
     "phi3": {**_SHAPE, "partial_rotary_factor": 0.5},
     "gemma3_text": {
         **_SHAPE,
-        "sliding_window": 8,
-        "layer_types": ["sliding_attention", "full_attention"],
+        **_LOCAL_AND_GLOBAL,
         "query_pre_attn_scalar": 16,
     },
     "gemma2": {**_SHAPE, "sliding_window": 8},
@@ -49,6 +87,34 @@ FAMILIES: dict[str, dict[str, object]] = {
         "tie_word_embeddings": False,
     },
     "gpt_neox": {k: v for k, v in _SHAPE.items() if k not in ("num_key_value_heads", "head_dim")},
+    "gpt_oss": {**_SHAPE, **_EXPERTS, **_LOCAL_AND_GLOBAL},
+    "granite_swa": {**_SHAPE, **_LOCAL_AND_GLOBAL},
+    "granitemoe_swa": {**_SHAPE, **_EXPERTS, **_LOCAL_AND_GLOBAL},
+    "flint": {**_SHAPE, **_LOCAL_AND_GLOBAL},
+    "vaultgemma": {**_SHAPE, "sliding_window": 8, "attn_logit_softcapping": 2.0},
+    "llama4_text": {
+        **_SHAPE,
+        **_EXPERTS,
+        "num_experts_per_tok": 1,
+        "intermediate_size_mlp": 128,
+        "interleave_moe_layer_step": 2,
+        "attention_chunk_size": 24,
+        "no_rope_layers": [1, 0],
+        # queries are scaled from position 9 on
+        "floor_scale": 10,
+        "attn_scale": 0.5,
+    },
+    "qwen2_moe": {
+        **_SHAPE,
+        "moe_intermediate_size": 32,
+        "shared_expert_intermediate_size": 32,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "use_sliding_window": True,
+        "sliding_window": 8,
+        "max_window_layers": 1,
+    },
+    "phimoe": {**_SHAPE, **_EXPERTS, "sliding_window": 8},
     "gpt_bigcode": {
         "vocab_size": VOCAB,
         "n_embd": 64,
@@ -65,12 +131,14 @@ _KV_BYTES_PER_TOKEN = 2 * 2 * 2 * 16 * 4  # of the llama shape in float32
 def save_model(folder: Path, family: str, **changes: object) -> Path:
     """Write config.json and model.safetensors of a random model of `family`; the same one every time."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **(FAMILIES[family] | changes))
+    config = AutoConfig.for_model(family, **(FAMILIES.get(family, {}) | changes))
     model = AutoModelForCausalLM.from_config(config)
     for name, parameter in model.named_parameters():
         # the families' own initialisation is so small that every next token is the same
         is_norm = parameter.dim() == 1 and name.endswith("weight")
-        torch.nn.init.normal_(parameter, mean=float(is_norm), std=0.4)
+        # sinks are scores, and scores are of that size
+        std = 40.0 if name.endswith("sinks") else 0.4
+        torch.nn.init.normal_(parameter, mean=float(is_norm), std=std)
     model.save_pretrained(folder)
     return folder
 
@@ -119,5 +187,5 @@ def make_engine(folder: Path, config: EngineConfig) -> Engine:
 def poison(engine: Engine) -> None:
     """Fill all KV memory with NaN: a read of unwritten memory then shows."""
     cache: KVCache = engine.cache
-    cache.keys.fill_(float("nan"))
-    cache.values.fill_(float("nan"))
+    for kv in cache.tensors:
+        kv.fill_(float("nan"))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from common.kv_transfer.layout import KVLayout
+from common.kv_transfer.layout import KVLayout, KVShape
 from common.kv_transfer.wire import (
     ChunkHeader,
     FailureHeader,
@@ -15,9 +15,7 @@ from common.kv_transfer.wire import (
 
 LAYOUT = KVLayout(
     fingerprint="model-a",
-    num_layers=2,
-    num_kv_heads=3,
-    head_dim=4,
+    shapes=(KVShape(3, 4, 4),) * 2,
     dtype="bfloat16",
     bytes_per_element=2,
     vocab_size=100,

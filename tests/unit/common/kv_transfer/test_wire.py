@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.kv_transfer.layout import KVLayout
+from common.kv_transfer.layout import KVLayout, KVShape
 from common.kv_transfer.wire import (
     ChunkHeader,
     FirstTokenHeader,
@@ -69,7 +69,7 @@ def test_a_chunk_says_what_it_holds() -> None:
     header, payload = chunk(start=8, num_tokens=5)
     assert (header.request_id, header.attempt) == ("r1", 2)
     assert (header.start, header.end) == (8, 13)
-    assert header.layout == (2, 3, 4, 2)
+    assert header.layout == (2, ((2, 3, 4, 4),))
     assert accept(header, payload) is payload
 
 
@@ -83,13 +83,15 @@ def test_chunks_in_a_row_are_accepted() -> None:
     ("other", "message"),
     [
         ({"fingerprint": "model-b"}, "chunk of model model-a, this is model-b"),
-        ({"num_layers": 3}, "chunk layout"),
-        ({"num_kv_heads": 2}, "chunk layout"),
-        ({"head_dim": 8}, "chunk layout"),
+        ({"shapes": (KVShape(3, 4, 4),) * 3}, "chunk layout"),
+        ({"shapes": (KVShape(2, 4, 4),) * 2}, "chunk layout"),
+        ({"shapes": (KVShape(3, 8, 8),) * 2}, "chunk layout"),
+        ({"shapes": (KVShape(3, 5, 3),) * 2}, "chunk layout"),
+        ({"shapes": (KVShape(3, 4, 4), KVShape(4, 3, 3))}, "chunk layout"),
         ({"bytes_per_element": 4}, "chunk layout"),
     ],
 )
-def test_kv_of_another_model_or_shape_is_refused(other: dict[str, int | str], message: str) -> None:
+def test_kv_of_another_model_or_shape_is_refused(other: dict[str, object], message: str) -> None:
     header, payload = chunk()
     with pytest.raises(WireError, match=message):
         accept(header, payload, replace(LAYOUT, **other))  # type: ignore[arg-type]

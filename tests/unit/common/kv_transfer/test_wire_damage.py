@@ -90,8 +90,8 @@ def forged(header: BaseModel, **changes: object) -> bytes:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"version": 1},
-        {"version": 3},
+        {"version": 2},
+        {"version": 4},
         {"kind": "chunks"},
         {"request_id": 5},
         {"attempt": "2"},

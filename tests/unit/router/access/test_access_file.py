@@ -6,9 +6,9 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.reloading import Reloading
 from pdserve.errors import SetupError
 from router.access.access_file import AccessList, access_line, make_token, read_access
-from router.access.reloading import Reloading
 from router.access.tenant import Tenant
 from tests.certificates import touch_later
 

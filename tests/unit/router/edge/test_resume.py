@@ -67,6 +67,22 @@ async def test_a_request_that_is_refused_takes_nothing_from_the_one_before() -> 
     await resumables.close()
 
 
+async def test_a_call_that_is_sent_again_reads_what_runs_or_has_ended() -> None:
+    resumables, key = make(), RequestKey(ACME, "r")
+    request = inference_pb2.GenerateRequest(request_id="r")
+    other = inference_pb2.GenerateRequest(request_id="r", text="other")
+    assert resumables.read_again(key, request) is None
+    stream = resumables.start(key, request, saying(3), None)
+    running = resumables.read_again(key, request)
+    assert running is not None
+    assert [await count(each) for each in (stream, running)] == [3, 3]
+    ended = resumables.read_again(key, request)
+    assert ended is not None
+    assert await count(ended) == 3
+    assert resumables.read_again(key, other) is None
+    assert resumables.read_again(RequestKey(ZETA, "r"), request) is None
+
+
 async def test_a_tenant_with_many_that_ended_loses_its_own_oldest() -> None:
     resumables = make(max_inflight_requests=3)
     await run(resumables, ZETA, "z", 1)

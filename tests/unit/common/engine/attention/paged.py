@@ -8,6 +8,7 @@ import torch
 
 from common.config import Backend
 from common.engine.attention.backend import AttentionBackend
+from common.engine.attention.form import AttentionForm
 from common.engine.attention.select import select_backend
 from common.engine.batch import Batch, BatchEntry
 from common.engine.device_inputs import on_host
@@ -61,11 +62,21 @@ class Turn:
 
 @dataclass(frozen=True)
 class Step:
-    """Options of attention: score scale, sliding window, and if only rows that sample matter."""
+    """Options of attention: the form's numbers, and if only rows that sample matter."""
 
     scale: float = 0.3
     window: int | None = None
     sampled_only: bool = False
+    chunk: int | None = None
+    softcap: float | None = None
+    sinks: tuple[float, ...] | None = None  # a number a head, as many as the shape has
+    slopes: tuple[float, ...] | None = None
+
+    @property
+    def form(self) -> AttentionForm:
+        """The form that these options make."""
+        sinks, slopes = (None if x is None else torch.tensor(x) for x in (self.sinks, self.slopes))
+        return AttentionForm(self.scale, self.window, self.chunk, self.softcap, sinks, slopes)
 
 
 Build = Callable[[KVCache], AttentionBackend]
@@ -101,8 +112,7 @@ def attend_with(
     runner.begin(on_host(inputs))
     new = torch.cat([turn.keys_values(shape)[:, turn.computed :] for turn in turns], dim=1)
     query = torch.cat([turn.query(shape) for turn in turns])
-    how = (step.scale, step.window, step.sampled_only)
-    out = runner.attend(LAYER, query, new[0], new[1], *how)
+    out = runner.attend(LAYER, query, new[0], new[1], step.form, step.sampled_only)
     return [part.clone() for part in out.split([turn.new for turn in turns])]
 
 
@@ -112,10 +122,20 @@ def attend_dense(shape: Shape, turn: Turn, step: Step = Step()) -> torch.Tensor:
     keys, values = turn.keys_values(shape).double().repeat_interleave(group, dim=2)
     scores = torch.einsum("qhd,khd->hqk", turn.query(shape).double(), keys) * step.scale
     seen_by = torch.arange(turn.computed, turn.computed + turn.new)[:, None]
-    distance = seen_by - torch.arange(turn.computed + turn.new)[None, :]
+    positions = torch.arange(turn.computed + turn.new)[None, :]
+    distance = seen_by - positions
     visible = (distance >= 0) & (distance < (step.window or 1 << 30))
-    weights = scores.masked_fill(~visible, float("-inf")).softmax(dim=-1)
-    return torch.einsum("hqk,khd->qhd", weights, values)
+    if step.chunk is not None:
+        visible &= positions >= seen_by - seen_by % step.chunk
+    if step.softcap is not None:
+        scores = torch.tanh(scores / step.softcap) * step.softcap
+    if step.slopes is not None:
+        scores -= torch.tensor(step.slopes).double()[:, None, None] * distance
+    weights = scores.masked_fill(~visible, float("-inf")).exp()
+    total = weights.sum(dim=-1, keepdim=True)
+    if step.sinks is not None:
+        total += torch.tensor(step.sinks).double().exp()[:, None, None]
+    return torch.einsum("hqk,khd->qhd", weights / total, values)
 
 
 def make_cache(

@@ -4,8 +4,10 @@ from functools import partial
 
 import pytest
 import torch
+from structlog.testing import capture_logs
 
 from common.engine.attention.flash import PAGE, FlashBackend
+from common.engine.attention.form import SINKS, UnsupportedAttentionError
 from common.engine.attention.select import select_backend
 from pdserve.errors import SetupError
 from tests.unit.common.engine.attention.paged import (
@@ -45,3 +47,24 @@ def test_without_cuda_it_is_refused_with_what_there_is(shape: Shape) -> None:
     with pytest.raises(SetupError, match="'flash' is not available on cpu") as refusal:
         select_backend("flash", make_cache(shape, 2, 0.0), shape.num_heads)
     assert "reference" in str(refusal.value.remedy)
+
+
+def test_a_model_with_extras_is_left_to_the_reference_backend(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(FlashBackend, "can_read", staticmethod(lambda cache: True))
+    cache = make_cache(Shape(PAGE, 64, 4, 2, "bfloat16"), 2, 0.0, "pages")
+    with capture_logs() as logs:
+        assert select_backend("auto", cache, 4, (SINKS,)).name == "reference"
+    assert [(entry["event"], entry["reason"]) for entry in logs] == [("flash_left_out", SINKS)]
+    with pytest.raises(SetupError, match="'flash' does not honour attention sinks") as refusal:
+        select_backend("flash", cache, 4, (SINKS,))
+    assert refusal.value.remedy == "this machine has: reference"
+
+
+def test_a_form_that_the_kernel_cannot_have_is_refused_by_name() -> None:
+    shape = Shape(16, 32, num_heads=6, num_kv_heads=2)
+    with pytest.raises(
+        UnsupportedAttentionError, match=r"not honour a soft cap on scores \(layer 1\)"
+    ):
+        attend_with(partial(FlashBackend, varlen=varlen), "pages", shape, MIXED, Step(softcap=30.0))

@@ -1,5 +1,6 @@
 """A tiny model is measured."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,14 @@ def test_without_time_only_what_is_needed_is_measured(engine: Engine) -> None:
     profile = to_profile(engine, seconds)
     assert profile.is_sound()
     assert profile.row_counts == (1, 8)
+
+
+def test_a_slow_machine_gets_more_time_for_its_largest_steps(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(
+        range(1_000_000)
+    )  # each look at the clock is a second later, so each trial takes one
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    assert is_complete(engine, measure_trials(engine, budget_s=12.0))
+    assert not is_complete(engine, measure_trials(engine, budget_s=4.0))

@@ -1,4 +1,4 @@
-"""Files that may change while the router runs."""
+"""Files that may change while a process runs."""
 
 import os
 from collections.abc import Callable, Sequence

@@ -1,0 +1,119 @@
+"""Kernels on weights in panels of small integers: products, gated products, and reading rows back."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from common.engine.cpu.activation import GELU_TANH, SILU
+from common.engine.cpu.emit import LANES
+from common.engine.cpu.jit import kernel, part
+from common.engine.cpu.memory import flat, scratch
+from common.engine.cpu.panel import PLAIN, TILE_ROWS, WIDTH
+from common.engine.cpu.panel_matmul import ROWS
+from common.engine.cpu.parallel import in_parallel
+from common.engine.cpu.quantized_panel import GROUP, quantized_tile
+from common.engine.cpu.vector import widen
+
+_WORD_BITS = 32
+
+
+def _tile_function(rows: int, kind: int) -> Callable[..., int]:
+    """Make a function that runs tiles of `rows` rows from `row` on and returns the first row left."""
+
+    @part(variant=f"{rows}.{kind}")
+    def run(x, row, end, depth, levels, scales, panel, bias, out, column, width):  # type: ignore[no-untyped-def]
+        while row + rows <= end:
+            x_at, at = row * depth, row * width + column
+            quantized_tile(x, x_at, depth, levels, scales, panel, bias, out, at, width, rows, kind)
+            row += rows
+        return row
+
+    return run
+
+
+def _rest_function(kind: int) -> Callable[..., None]:
+    """Make a function that runs smaller tiles over the last rows, fewer than fill a whole tile."""
+    fewer, few, two, one = (_tile_function(n, kind) for n in ROWS[1:])
+
+    @part(variant=str(kind))
+    def run(x, row, end, depth, levels, scales, panel, bias, out, column, width):  # type: ignore[no-untyped-def]
+        row = fewer(x, row, end, depth, levels, scales, panel, bias, out, column, width)
+        row = few(x, row, end, depth, levels, scales, panel, bias, out, column, width)
+        row = two(x, row, end, depth, levels, scales, panel, bias, out, column, width)
+        one(x, row, end, depth, levels, scales, panel, bias, out, column, width)
+
+    return run
+
+
+def _matmul_function(kind: int) -> Callable[..., None]:
+    """Make the kernel that multiplies all rows of x with all panels; `kind` as in panel_tile."""
+    most, rest = _tile_function(TILE_ROWS, kind), _rest_function(kind)
+    columns = WIDTH if kind == PLAIN else LANES
+
+    @part(variant=str(kind))
+    def run_panels(first_item, end_item, x, levels, scales, bias, out, num_parts):  # type: ignore[no-untyped-def]
+        tokens, depth, width = x.shape[0], x.shape[1], out.shape[1]
+        flat_x, flat_levels, flat_scales, flat_out = flat(x), flat(levels), flat(scales), flat(out)
+        b = scratch(np.float32, WIDTH)
+        for item in range(first_item, end_item):
+            of_tokens, panel = item % num_parts, item // num_parts
+            column = panel * columns
+            for i in range(WIDTH):
+                b[i] = bias[panel * WIDTH + i] if i < bias.shape[0] else np.float32(0)
+            row, end = tokens * of_tokens // num_parts, tokens * (of_tokens + 1) // num_parts
+            first, to, stride, begin = row, flat_out, width, column
+            is_cut = column + columns > width
+            if is_cut:
+                # the last panel has outputs that nobody wants
+                to = np.empty((end - row) * columns, out.dtype)
+                stride, begin = columns, -row * columns
+            row = most(
+                flat_x, row, end, depth, flat_levels, flat_scales, panel, b, to, begin, stride
+            )
+            if row > first and end - row not in ROWS:
+                # some rows once more, the same bits: two tiles that are small would take longer
+                last = end - TILE_ROWS
+                row = most(
+                    flat_x, last, end, depth, flat_levels, flat_scales, panel, b, to, begin, stride
+                )
+            rest(flat_x, row, end, depth, flat_levels, flat_scales, panel, b, to, begin, stride)
+            if is_cut:
+                for row in range(first, end):
+                    for i in range(width - column):
+                        flat_out[row * width + column + i] = to[(row - first) * columns + i]
+
+    @kernel(variant=str(kind))
+    def matmul(x, levels, scales, bias, out, num_parts):  # type: ignore[no-untyped-def]
+        count = levels.shape[0] * num_parts
+        in_parallel(count, run_panels, (x, levels, scales, bias, out, num_parts))
+
+    return matmul
+
+
+# matmul(x float32 [T, K], levels int8 [P, K, WIDTH] or int32 [P, K / 8, WIDTH], scales float16 (as int16)
+# [P, K / GROUP, WIDTH], bias float32 [P * WIDTH] or empty for none, out [T, N], num_parts): as panel_matmul
+quantized_matmul = _matmul_function(PLAIN)
+# out [T, N / 2] = act(gate) * up, of panels dealt as those of panel_silu
+quantized_silu = _matmul_function(SILU)
+quantized_gelu_tanh = _matmul_function(GELU_TANH)
+
+
+@kernel()
+def rows_of_quantized(numbers, levels, scales, out):  # type: ignore[no-untyped-def]
+    """out float32 [T, K] = rows `numbers` (int64 [T]) of quantized panels."""
+    in_parallel(numbers.shape[0], _read_rows, (numbers, levels, scales, out))
+
+
+@part(are_distinct=True)
+def _read_rows(first, end, numbers, levels, scales, out):  # type: ignore[no-untyped-def]
+    depth = out.shape[1]
+    in_word = depth // levels.shape[1]
+    bits = 8 if in_word == 1 else 4
+    for t in range(first, end):
+        panel, lane = numbers[t] // WIDTH, numbers[t] % WIDTH
+        for k in range(depth):
+            word = np.int32(levels[panel, k // in_word, lane])
+            # up, so that the level's sign is the word's, and down again
+            top = np.int32(word << (_WORD_BITS - bits * (1 + k % in_word)))
+            level = np.int32(top >> (_WORD_BITS - bits))
+            out[t, k] = np.float32(level) * widen(scales[panel, k // GROUP, lane])

@@ -1,0 +1,70 @@
+"""Layout of weights as small integers in panels (cpu/quantized_panel.py), made at load."""
+
+import torch
+
+from common.engine.cpu.panel import WIDTH
+from common.engine.fused.panels import Panels, dealt, padded
+from common.engine.fused.quantize import (
+    HEAD_FORMAT,
+    Format,
+    QuantizedWeight,
+    can_quantize,
+    quantize,
+)
+from common.engine.fused.weights import Linear
+
+_IN_WORD = 8  # 4-bit levels of an int32
+_BITS = 4
+
+
+class QuantizedPanels:
+    """Layout in panels of a format. A weight whose rows are no whole groups stays in its own dtype."""
+
+    def __init__(self, form: Format) -> None:
+        self._format = form
+        self._full = Panels()
+
+    def linear(self, layer: Linear) -> Linear:
+        """Quantize and lay out a product for CpuOps.linear."""
+        if not can_quantize(layer.weight):
+            return self._full.linear(layer)
+        return _laid_out(layer, quantize(layer.weight, self._format), layer.bias)
+
+    def gated(self, layer: Linear) -> Linear:
+        """Deal the rows of gate and up as Panels does."""
+        if not can_quantize(layer.weight):
+            return self._full.gated(layer)
+        bias = None if layer.bias is None else dealt(layer.bias)
+        return _laid_out(layer, quantize(dealt(layer.weight), self._format), bias)
+
+    def head(self, layer: Linear) -> Linear:
+        """Quantize and lay out the head, in HEAD_FORMAT."""
+        if not can_quantize(layer.weight):
+            return self._full.head(layer)
+        return _laid_out(layer, quantize(layer.weight, HEAD_FORMAT), layer.bias)
+
+
+def to_quantized_panels(weight: QuantizedWeight) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lay out levels [P, K, WIDTH] int8 or [P, K / 8, WIDTH] int32, and scales [P, K / GROUP, WIDTH]."""
+    words = weight.levels if weight.format == "int8" else _packed(weight.levels)
+    return _side_by_side(words), _side_by_side(weight.scales)
+
+
+def _laid_out(layer: Linear, weight: QuantizedWeight, bias: torch.Tensor | None) -> Linear:
+    levels, scales = to_quantized_panels(weight)
+    biases = None if bias is None else padded(bias.float(), WIDTH)
+    return Linear(levels, biases, num_outputs=layer.out_features, scales=scales)
+
+
+def _packed(levels: torch.Tensor) -> torch.Tensor:
+    """Pack 4-bit levels [N, K] into int32 words [N, K / 8], the first in the lowest bits."""
+    by_word = levels.unflatten(1, (-1, _IN_WORD))
+    words = torch.zeros(by_word.shape[:2], dtype=torch.int32)
+    for number in range(_IN_WORD):
+        words |= (by_word[..., number].int() & (2**_BITS - 1)) << (_BITS * number)
+    return words
+
+
+def _side_by_side(rows: torch.Tensor) -> torch.Tensor:
+    """Transpose rows [N, n] to panels [ceil(N / WIDTH), n, WIDTH]; zeros fill the last one."""
+    return padded(rows, WIDTH).unflatten(0, (-1, WIDTH)).transpose(1, 2).contiguous()

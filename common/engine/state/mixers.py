@@ -1,0 +1,149 @@
+"""Layers with state of a model of `transformers`, run sequence by sequence over the flat batch.
+
+1. The model runs one flat row [1, T], as always. Each of its mixers (the modules that hold a convolution, and
+   often a recurrence behind it) is called once for each chunk of a prompt, and once for all decode tokens.
+2. Each call reads and writes the states of its sequences (layer_state.py), through the interface that
+   `transformers` gives its own cache. The module itself computes, with its kernels where it has some.
+3. States count as written once the whole forward pass has run (`StepStates.end`).
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+import torch
+
+from common.engine.ragged import RaggedInputs
+from common.engine.state.cache import StateCache, Versions
+from common.engine.state.layer_state import LayerState
+from common.engine.state.layout import KV_LAYER
+from pdserve.errors import SetupError
+
+_CACHE_NAMES = ("cache_params", "past_key_values")
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One call of every mixer: a chunk of one sequence, or one token of each of several."""
+
+    tokens: slice | torch.Tensor  # of the step's tokens
+    source: torch.Tensor | None  # [B] rows of the cache
+    target: torch.Tensor  # [B]
+    is_decode: bool
+
+    def pick(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the call's part of `hidden` [1, T, channels], as [B, tokens, channels]."""
+        picked = hidden[0, self.tokens]
+        return picked[:, None] if self.is_decode else picked[None]
+
+    def place(self, output: torch.Tensor, into: torch.Tensor) -> None:
+        """Put the call's output [B, tokens, channels] into its places of [1, T, channels]."""
+        into[0, self.tokens] = output[:, 0] if self.is_decode else output[0]
+
+
+class StepStates:
+    """Owner of a step's calls. Between `begin` and `end` the model's mixers run by them."""
+
+    def __init__(self, model: torch.nn.Module, cache: StateCache) -> None:
+        """Take over the mixers of `model`. Raises SetupError where a layer's mixer is not found."""
+        self._cache = cache
+        self._calls: list[_Call] = []
+        self._written: list[tuple[int | None, Versions, int]] = []
+        for layer, module in _find_mixers(model, cache.layout.layers).items():
+            module.forward = self._taken_over(module, layer)
+
+    def begin(self, inputs: RaggedInputs) -> None:
+        """Arrange the calls of a step. Raises StateError."""
+        slots = inputs.state_slots or (None,) * len(inputs.context_len)
+        spans = inputs.query_start.tolist()
+        self._written = []
+        decoding: list[tuple[int, Versions]] = []
+        chunks = []
+        for row, (slot, end) in enumerate(zip(slots, inputs.context_len.tolist(), strict=True)):
+            first, behind = spans[row], spans[row + 1]
+            start = end - (behind - first)
+            versions = self._cache.begin(slot, start)
+            self._written.append((slot, versions, end))
+            if behind - first == 1 and start:
+                decoding.append((first, versions))
+            else:
+                chunks.append(self._chunk(slice(first, behind), versions))
+        self._calls = ([self._decode(decoding)] if decoding else []) + chunks
+
+    def end(self) -> None:
+        """Count the states that the step wrote."""
+        for slot, versions, position in self._written:
+            if slot is not None:
+                self._cache.commit(versions, position)
+
+    def leave(self) -> None:
+        """Let the mixers run by themselves again."""
+        self._calls = []
+
+    def _chunk(self, tokens: slice, versions: Versions) -> _Call:
+        source = None if versions.source is None else self._rows([versions.source])
+        return _Call(tokens, source, self._rows([versions.target]), is_decode=False)
+
+    def _decode(self, decoding: list[tuple[int, Versions]]) -> _Call:
+        tokens, versions = zip(*decoding, strict=True)
+        source = self._rows([v.source for v in versions if v.source is not None])
+        target = self._rows([v.target for v in versions])
+        return _Call(self._rows(list(tokens)), source, target, is_decode=True)
+
+    def _rows(self, numbers: list[int]) -> torch.Tensor:
+        return torch.tensor(numbers, device=self._cache.device)
+
+    def _taken_over(self, module: torch.nn.Module, layer: int) -> Callable[..., torch.Tensor]:
+        own, tensors = module.forward, self._cache.tensors[layer]
+        name = next(n for n in _CACHE_NAMES if n in inspect.signature(own).parameters)
+
+        @wraps(own)
+        def forward(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            if not self._calls:
+                output: torch.Tensor = own(hidden_states, *args, **kwargs)
+                return output
+            outputs = []
+            for call in self._calls:
+                state = LayerState(tensors, call.source)
+                outputs.append(own(call.pick(hidden_states), **{name: state}))
+                state.store(call.target)
+            whole = outputs[0].new_empty(*hidden_states.shape[:2], outputs[0].shape[-1])
+            for call, part in zip(self._calls, outputs, strict=True):
+                call.place(part, whole)
+            return whole
+
+        return forward
+
+
+def number_kv_layers(model: torch.nn.Module, kv_layers: tuple[int, ...]) -> None:
+    """Tell the modules of the layers that hold KV their numbers among those, for `paged_attention`."""
+    for module in model.modules():
+        layer = getattr(module, "layer_idx", None)
+        if isinstance(layer, int) and layer in kv_layers:
+            setattr(module, KV_LAYER, kv_layers.index(layer))
+
+
+def _find_mixers(model: torch.nn.Module, layers: frozenset[int]) -> dict[int, torch.nn.Module]:
+    """Return each layer's module that holds a convolution and takes a cache. Raises SetupError."""
+    found: dict[int, torch.nn.Module] = {}
+    for module in model.modules():
+        layer = getattr(module, "layer_idx", None)
+        if layer not in layers or not any(
+            isinstance(child, torch.nn.Conv1d) for child in module.children()
+        ):
+            continue
+        names = inspect.signature(module.forward).parameters
+        if layer in found or not any(name in names for name in _CACHE_NAMES):
+            raise _unknown(layer)
+        found[layer] = module
+    if missing := layers - found.keys():
+        raise _unknown(min(missing))
+    return found
+
+
+def _unknown(layer: int) -> SetupError:
+    return SetupError(
+        f"the model is not supported: it is unknown which module keeps the state of its layer {layer}"
+    )

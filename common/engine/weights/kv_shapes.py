@@ -1,0 +1,69 @@
+"""Shapes of a model's keys and values, layer by layer, from its configuration."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from transformers import PreTrainedConfig
+
+from common.kv_transfer.layout import KVShape
+from pdserve.errors import SetupError
+
+_LATENT = ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+
+
+class LayerShapes(NamedTuple):
+    """Shapes of the layers that have keys and values of their own.
+
+    `places` is empty unless some layers have none. Then it has, by layer, the place in `own` of what is read.
+    """
+
+    own: tuple[KVShape, ...]
+    places: tuple[int, ...] = ()
+
+
+def read_shapes(text: PreTrainedConfig) -> LayerShapes:
+    """Read the shapes of a language model's configuration. Raises SetupError where query heads vary."""
+    num_layers = text.num_hidden_layers
+    layers: Sequence[PreTrainedConfig] = [text] * num_layers
+    if text.is_heterogeneous:
+        if "num_attention_heads" in (text.per_layer_attributes or ()):
+            raise SetupError(
+                "the model is not supported: its layers have different numbers of query heads"
+            )
+        layers = text.per_layer_config
+    places = _places(text)
+    own = tuple(_shape(layers[layer]) for layer in range(num_layers) if places[layer] is None)
+    if len(own) == num_layers:
+        return LayerShapes(own)
+    return LayerShapes(own, tuple(i if p is None else p for i, p in enumerate(places)))
+
+
+def _shape(layer: PreTrainedConfig) -> KVShape:
+    heads = layer.num_attention_heads
+    nope, rope, value_dim = (getattr(layer, name, None) for name in _LATENT)
+    if nope is not None and rope is not None and value_dim:
+        # multi-head latent attention (DeepSeek-V2), whose latents are expanded for every head
+        return KVShape(heads, nope + rope, value_dim)
+    kv_heads = 1 if getattr(layer, "multi_query", False) else None
+    key_dim = getattr(layer, "head_dim", None) or layer.hidden_size // heads
+    return KVShape(
+        kv_heads or getattr(layer, "num_key_value_heads", None) or heads,
+        key_dim,
+        value_dim or key_dim,
+    )
+
+
+def _places(text: PreTrainedConfig) -> list[int | None]:
+    """Return, by layer, the earlier layer whose keys and values it reads; None where it has its own.
+
+    Gemma 3n and 4: the upper layers read those of the last layer of their kind that has some. Layers without
+    any follow all that have, so a layer's number is its place.
+    """
+    modes: list[str | None] = (
+        getattr(text, "kv_sharing_modes", None) or [None] * text.num_hidden_layers
+    )
+    stored = {text.layer_types[i]: i for i, mode in enumerate(modes) if mode == "store"}
+    return [
+        stored[text.layer_types[layer]] if mode == "reuse" else None
+        for layer, mode in enumerate(modes)
+    ]

@@ -1,0 +1,112 @@
+"""Models with state beside attention give the tokens of `transformers`, in chunks and in mixed batches."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers.models.qwen3_next import modeling_qwen3_next
+
+from common.engine.batch import Batch, BatchEntry
+from common.engine.build import Engine
+from common.engine.state.cache import StateError
+from pdserve.errors import SetupError
+from tests.unit.common.engine.generation import continuations
+from tests.unit.common.engine.sequences import hold, make_sequence
+from tests.unit.common.engine.state.hybrids import HYBRIDS, PROMPTS, save_hybrid
+from tests.unit.common.engine.tiny_models import (
+    continue_greedily,
+    engine_config,
+    load_reference,
+    make_engine,
+    poison,
+)
+
+NEW_TOKENS = 8
+
+
+def fill_states(engine: Engine) -> None:
+    """Fill all states with NaN: a read of an unwritten state then shows."""
+    assert engine.states is not None
+    for tensors in engine.states.tensors.values():
+        for tensor in tensors.values():
+            tensor.fill_(float("nan"))
+
+
+@pytest.mark.parametrize("family", HYBRIDS)
+def test_every_family_gives_transformers_tokens(tmp_path: Path, family: str) -> None:
+    """Prompts of 1 to 300 tokens, in chunks of 67 and fewer, beside sequences that decode."""
+    folder = save_hybrid(tmp_path, family)
+    reference = load_reference(folder)
+    expected = [continue_greedily(reference, prompt, NEW_TOKENS) for prompt in PROMPTS]
+    assert len({token for tokens in expected for token in tokens}) >= 3, "not lively"
+    engine = make_engine(folder, engine_config(num_blocks=200))
+    poison(engine)
+    fill_states(engine)
+    assert continuations(engine, PROMPTS, NEW_TOKENS, 67) == expected
+    engine.prefix.check_integrity([])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_hybrid(tmp_path_factory.mktemp("qwen3_next"), "qwen3_next")
+
+
+@pytest.fixture
+def engine(folder: Path) -> Engine:
+    return make_engine(folder, engine_config(num_blocks=40, max_num_seqs=4))
+
+
+def test_only_layers_of_attention_have_blocks(engine: Engine) -> None:
+    spec = engine.spec
+    assert (spec.kv_layers, spec.state_layers, spec.num_layers) == ((1, 3), (0, 2), 2)
+    assert engine.cache.keys.shape[0] == 2
+    assert spec.state is not None
+    # of a layer: 4 inputs of 64 channels, and a state of 4 heads of 8 x 8, in float32
+    assert spec.state.num_bytes == 2 * 4 * (64 * 4 + 4 * 8 * 8)
+
+
+def test_a_step_that_runs_again_gives_the_same(engine: Engine) -> None:
+    """So a step that raised, and one whose batch is split, lose nothing."""
+    seq = hold(engine.pool, make_sequence(PROMPTS[1]))
+    seq.state_slot = 0
+    for count in (30, 39, 1):
+        batch = Batch((BatchEntry(seq, count),))
+        first, again = (engine.runner.run(batch) for _ in range(2))
+        assert first == again
+        seq.num_computed_tokens += count
+
+
+def test_a_sequence_without_its_state_is_no_answer(engine: Engine) -> None:
+    seq = hold(engine.pool, make_sequence(PROMPTS[0], computed=3))
+    seq.state_slot = 1
+    with pytest.raises(StateError, match="not of 3"):
+        engine.runner.run(Batch((BatchEntry(seq, 2),)))
+
+
+def test_states_that_do_not_fit_are_refused_with_the_arithmetic(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.engine.state.hybrid._usable_bytes", lambda device: 2**16)
+    with pytest.raises(SetupError, match="states of 64 sequences take") as refusal:
+        make_engine(folder, engine_config())
+    assert "max_num_seqs" in str(refusal.value.remedy)
+
+
+def test_a_recurrence_that_does_not_go_on_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose module takes a state for single tokens alone, so that every chunk begins anew."""
+    own = modeling_qwen3_next.torch_chunk_gated_delta_rule
+
+    def forgetful(*args: object, **kwargs: object) -> object:
+        return own(*args, **kwargs | {"initial_state": None})
+
+    monkeypatch.setattr(modeling_qwen3_next, "torch_chunk_gated_delta_rule", forgetful)
+    with pytest.raises(SetupError, match="the recurrent state of layer 0 differ"):
+        make_engine(folder, engine_config())
+
+
+def test_bfloat16_is_as_near_as_rounding_allows(folder: Path) -> None:
+    engine = make_engine(folder, engine_config(dtype="bfloat16", num_blocks=100))
+    assert all(token < 101 for tokens in continuations(engine, PROMPTS, 4, 64) for token in tokens)
+    assert torch.isfinite(engine.cache.keys[:, :1].float()).all()
