@@ -14,6 +14,7 @@ from typing import IO
 from pdserve.client import AsyncClient
 from pdserve.v1 import inference_pb2
 
+PDSERVE = str(Path(sys.executable).parent / "pdserve")
 _START_TIMEOUT_S = 300.0  # on a busy machine
 
 
@@ -51,28 +52,32 @@ async def logged_deployment(
     log: IO[str] | None, args: Sequence[str], settings: Mapping[str, str]
 ) -> AsyncGenerator[Served]:
     """Run as `deployment` does; what the server writes to stderr goes to `log`, if given."""
-    pdserve = str(Path(sys.executable).parent / "pdserve")
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {**settings}
     process = await asyncio.create_subprocess_exec(
-        *(pdserve, "serve", *args, "--grpc-port", "0", "--http-port", "0"),
+        *(PDSERVE, "serve", *args, "--grpc-port", "0", "--http-port", "0"),
         stdout=asyncio.subprocess.PIPE,
         stderr=log,
         env=environment,
     )
     try:
-        if process.stdout is None:
-            raise RuntimeError("no pipe")
-        line = b""
-        async with asyncio.timeout(_START_TIMEOUT_S):
-            while b"pdserve ready" not in line:
-                line = await process.stdout.readline()
-                if not line:
-                    raise RuntimeError("pdserve serve ended before it was ready")
-        yield Served(line.decode().split("grpc=")[1].split()[0], process.pid)
+        yield Served(await ready_address(process), process.pid)
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
         await process.wait()
+
+
+async def ready_address(process: asyncio.subprocess.Process) -> str:
+    """Return the gRPC address of a router when it is ready. Raises RuntimeError, TimeoutError."""
+    if process.stdout is None:
+        raise RuntimeError("no pipe")
+    line = b""
+    async with asyncio.timeout(_START_TIMEOUT_S):
+        while b"pdserve ready" not in line:
+            line = await process.stdout.readline()
+            if not line:
+                raise RuntimeError("pdserve ended before it was ready")
+    return line.decode().split("grpc=")[1].split()[0]
 
 
 async def first_token_after_start(model: str) -> float:

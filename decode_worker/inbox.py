@@ -108,7 +108,7 @@ class Inbox:
             if self.pulls.get(pull.seq) is not pull:
                 continue  # discarded meanwhile
             if isinstance(news, Chunk):
-                num_tokens = news.kv.shape[2]
+                num_tokens = news.num_tokens
                 left -= num_tokens
                 self._insert(pull, news, at_s, found)
             elif isinstance(news, StatePiece):
@@ -139,7 +139,7 @@ class Inbox:
         self._wake()
 
     def _insert(self, pull: Pull, chunk: Chunk, at_s: float, found: Collected) -> None:
-        seq, num_tokens = pull.seq, chunk.kv.shape[2]
+        seq, num_tokens = pull.seq, chunk.num_tokens
         start_s = time.monotonic()
         self._cache.write(seq.block_table, chunk.start, chunk.kv)
         end_s = time.monotonic()

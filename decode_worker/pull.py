@@ -41,6 +41,7 @@ class Chunk:
     """KV of the positions from `start` on, in the wire layout, in the model's dtype."""
 
     start: int
+    num_tokens: int
     kv: torch.Tensor
     num_bytes: int
     copied: tuple[float, float]  # as in ChunkHeader
@@ -170,7 +171,8 @@ class Pull:
         payload = check_chunk(header, item[1], self._layout, self._next_start, limit)
         self._next_start = header.end
         kv = self._to_tensor(payload, header)
-        return Chunk(header.start, kv, payload.nbytes, header.copied)
+        num_tokens = header.end - header.start
+        return Chunk(header.start, num_tokens, kv, payload.nbytes, header.copied)
 
     def _parse_state(self, header: StateHeader, payload: Payload | None) -> StatePiece:
         position = self.seq.num_given_tokens

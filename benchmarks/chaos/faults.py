@@ -16,6 +16,7 @@ from benchmarks.chaos.killed_client import kill_a_client
 from pdserve.errors import NotFoundError
 from pdserve.v1 import admin_pb2
 
+ROUTER_KILLED = "router killed"  # needs a second router
 _STOP_S = (1.0, 7.0)  # on both sides of the 5 s after which a silent worker's requests move
 
 
@@ -99,8 +100,19 @@ async def _cancel(fleet: Fleet, draw: random.Random) -> Strike:
     askings = draw.sample(running, (len(running) + 1) // 2)
     at_s = time.monotonic()
     for asking in askings:
-        with contextlib.suppress(NotFoundError):  # it has ended
-            await fleet.client.cancel(asking.request_id, timeout=30.0)
+        for router in fleet.routers:
+            with contextlib.suppress(NotFoundError):  # it has ended, or is at the other one
+                await router.cancel(asking.request_id, timeout=30.0)
+    return Strike(at_s, askings)
+
+
+async def _kill_router(fleet: Fleet, draw: random.Random) -> Strike:
+    if fleet.joined is None:
+        raise LookupError("the fleet has no second router")
+    askings = [asking for asking in fleet.running.values() if asking.is_resumable]
+    at_s = time.monotonic()
+    await fleet.joined.kill()
+    await fleet.joined.start_again()
     return Strike(at_s, askings)
 
 
@@ -127,6 +139,7 @@ FAULTS = (
     Fault("decode worker stopped for 1 to 7 s", f"{_SAME}; moved after 5 s", _stopping(DECODE)),
     Fault("connections of a worker cut", f"{_SAME}; attached again", _cut),
     Fault("supervisor killed", "nothing but a restart of it", _kill_supervisor),
+    Fault(ROUTER_KILLED, f"{_SAME}, at another router", _kill_router),
     Fault("requests cancelled", "what came is right; blocks are free", _cancel),
     Fault("client killed", "others notice nothing", _kill_client),
 )

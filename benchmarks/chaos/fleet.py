@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import psutil
 
 from benchmarks.chaos.asking import Asking
+from benchmarks.chaos.joined_router import JoinedRouter
 from pdserve.client import AsyncClient
 from pdserve.errors import PdserveError
 from pdserve.v1 import admin_pb2
@@ -26,13 +27,28 @@ class Fleet:
     pid: int  # of `pdserve serve`
     running: dict[str, Asking] = field(default_factory=dict)  # by request id
     seen: set[psutil.Process] = field(default_factory=set)  # every process so far
+    joined: JoinedRouter | None = None  # half of the users go there first
+
+    @property
+    def routers(self) -> list[AsyncClient]:
+        """Clients of each router."""
+        return [self.client, self.joined.client] if self.joined else [self.client]
 
     def processes(self) -> list[psutil.Process]:
         """Return the deployment's processes of this moment, and keep them in `seen`."""
-        root = psutil.Process(self.pid)
-        found = [root, *root.children(recursive=True)]
+        pids = [self.pid, self.joined.process.pid] if self.joined else [self.pid]
+        found = []
+        for pid in pids:
+            root = psutil.Process(pid)
+            found += [root, *root.children(recursive=True)]
         self.seen.update(found)
         return found
+
+    def gcs_address(self) -> str:
+        """Return the address of the deployment's private Ray. Raises StopIteration without one."""
+        raylet = next(one for one in self.processes() if one.name() == "raylet")
+        given = next(part for part in raylet.cmdline() if part.startswith("--gcs-address="))
+        return given.partition("=")[2]
 
     def process(self, name: str) -> psutil.Process:
         """Return the process of one of Ray's actors. Raises LookupError."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from benchmarks.chaos.asking import Asking, Choice
 from benchmarks.chaos.fleet import Fleet
 from benchmarks.chaos.questions import Question
+from pdserve.client import AsyncClient
 
 ANSWER_WITHIN_S = 300.0  # waits for restarts included
 _ORACLES_AT_ONCE = 4
@@ -47,14 +48,24 @@ class Load:
 
     async def run(self, users: int, until_s: float) -> None:
         """Ask till then; return when every question has ended."""
-        await asyncio.gather(*(self._use(until_s) for _ in range(users)))
+        joined = self._fleet.joined
+        for_two = [joined.address, self._fleet.address] if joined else None
+        await asyncio.gather(
+            *(self._use(until_s, for_two if user % 2 else None) for user in range(users))
+        )
 
-    async def _use(self, until_s: float) -> None:
+    async def _use(self, until_s: float, routers: list[str] | None) -> None:
+        """Ask one question after another; resumable ones where the user has these `routers`."""
         while time.monotonic() < until_s:
             self._number += 1
-            asking = Asking(self._draw.choice(self._questions), f"chaos-{self._number}")
+            question, name = self._draw.choice(self._questions), f"chaos-{self._number}"
+            asking = Asking(question, name, is_resumable=routers is not None)
             self._fleet.running[asking.request_id] = asking
-            await asking.run(self._fleet.client, ANSWER_WITHIN_S)
+            if routers is None:
+                await asking.run(self._fleet.client, ANSWER_WITHIN_S)
+            else:
+                async with AsyncClient(routers) as client:
+                    await asking.run(client, ANSWER_WITHIN_S)
             del self._fleet.running[asking.request_id]
             self.ended.append(asking)
             self.num_right += asking.agrees_with(self._expected[asking.question])

@@ -50,19 +50,19 @@ class Remains:
     @classmethod
     def of(
         cls,
-        status: admin_pb2.StatusResponse,
+        routers: Sequence[admin_pb2.StatusResponse],
         ledgers: Sequence[ledger_pb2.WorkerBlocks],
         before: StoreUse,
         after: StoreUse,
     ) -> "Remains":
-        """Count them."""
+        """Count them; each of the routers knows the same workers."""
         lost = sum(one.ledger.blocks_unaccounted for one in ledgers)
         return cls(
-            sum(held(status).values()) + lost,
+            sum(held(routers[0]).values()) + lost,
             max(after.num_objects - before.num_objects, 0),
-            status.router.requests_in_flight,
+            sum(status.router.requests_in_flight for status in routers),
             after.spilled_bytes - before.spilled_bytes,
-            adds_up(status.router.totals),
+            all(adds_up(status.router.totals) for status in routers),
         )
 
 

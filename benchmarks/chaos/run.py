@@ -1,8 +1,8 @@
 """One chaos run: a deployment of its own, users, random faults one after another, and a report.
 
 1. Each question is asked once before any fault.
-2. Users ask for `minutes`. Meanwhile a fault strikes, and the next one when it is over: all workers
-   serve again, and 0.5 to 3 s have passed.
+2. A second router joins, to which half of the users go first. Users ask for `minutes`. Meanwhile a
+   fault strikes, and the next one when it is over: all workers serve again, and 0.5 to 3 s have passed.
 3. Then nothing may be left: no request, no block, no object, and after the end no process.
 """
 
@@ -20,14 +20,16 @@ import psutil
 from benchmarks.chaos.connections import can_cut
 from benchmarks.chaos.faults import FAULTS, Fault
 from benchmarks.chaos.fleet import Fleet
+from benchmarks.chaos.joined_router import joined_router
 from benchmarks.chaos.load import Load, ask_undisturbed
 from benchmarks.chaos.questions import Sizes, draw_questions
 from benchmarks.chaos.report import Remains, Report, Run, make_report
-from benchmarks.chaos.store import StoreUse, store_use
+from benchmarks.chaos.store import StoreUse, auth, store_use
 from benchmarks.pdserve_server import logged_deployment
 from pdserve.client import AsyncClient
 
-_FLAGS = ("--prefill", "1", "--decode", "2", "--dtype", "float32", "--policy", "least_loaded")
+_POLICY = ("--policy", "least_loaded")
+_FLAGS = ("--prefill", "1", "--decode", "2", "--dtype", "float32", *_POLICY)
 _SETTINGS = {
     "PDSERVE_ENGINE__KV_CACHE_GIB": "0.2",
     "PDSERVE_ROUTER__WATCHDOG_S": "10",
@@ -105,10 +107,13 @@ async def run(plan: Plan, log: IO[str], on_start: Callable[[Chaos], None]) -> Re
         expected = await ask_undisturbed(fleet, questions)
         load = Load(fleet, expected, draw)
         before = await store_use(fleet, token)
-        chaos = Chaos(plan, fleet, load)
-        on_start(chaos)
-        await chaos.run()
-        remains = await _look_at_remains(fleet, before, token)
+        joining = ("--ray-address", fleet.gcs_address(), *_POLICY)
+        async with joined_router(log, joining, settings | auth(token)) as fleet.joined:
+            chaos = Chaos(plan, fleet, load)
+            on_start(chaos)
+            await chaos.run()
+            remains = await _look_at_remains(fleet, before, token)
+        fleet.joined = None
     processes = await asyncio.to_thread(_count_left, fleet)
     return make_report(chaos.runs, load.ended, expected, remains, processes)
 
@@ -117,7 +122,8 @@ async def _look_at_remains(fleet: Fleet, before: StoreUse, token: str) -> Remain
     status = await fleet.until_at_rest(_SETTLE_S)
     ledgers = (await fleet.client.blocks(timeout=30.0)).workers
     after = await store_use(fleet, token)
-    return Remains.of(status, ledgers, before, after)
+    others = [await router.status(timeout=30.0) for router in fleet.routers[1:]]
+    return Remains.of([status, *others], ledgers, before, after)
 
 
 def _count_left(fleet: Fleet) -> int:

@@ -27,20 +27,23 @@ class StoreUse:
 
 async def store_use(fleet: Fleet, ray_token: str) -> StoreUse:
     """Return the use of the fleet's store. Raises OSError, TimeoutError."""
-    raylet = next(one for one in fleet.processes() if one.name() == "raylet")
-    given = next(part for part in raylet.cmdline() if part.startswith("--gcs-address="))
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", __name__, given.partition("=")[2]),
+        *(sys.executable, "-m", __name__, fleet.gcs_address()),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         cwd=_FOLDER,
-        env=os.environ | {"RAY_AUTH_TOKEN": ray_token, "RAY_AUTH_MODE": "token"},
+        env=os.environ | auth(ray_token),
     )
     async with asyncio.timeout(_WITHIN_S):
         out, err = await process.communicate()
     if process.returncode:
         raise OSError(f"the object store is unknown: {err.decode().strip()[-500:]}")
     return StoreUse(**json.loads(out))
+
+
+def auth(ray_token: str) -> dict[str, str]:
+    """Return the environment of a process that joins a Ray with this token."""
+    return {"RAY_AUTH_TOKEN": ray_token, "RAY_AUTH_MODE": "token"}
 
 
 def _main(address: str) -> None:

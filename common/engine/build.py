@@ -31,7 +31,7 @@ from common.engine.raising import with_failpoint
 from common.engine.self_check import CHECK_TOKENS, SelfCheck
 from common.engine.stages import BeginStage, untold
 from common.engine.state.cache import StateCache
-from common.engine.state.hybrid import add_state
+from common.engine.state.hybrid import add_state, fit_states
 from common.engine.state.slots import StateSlots
 from common.engine.weights.load import load_model
 from common.grammar.matcher import MaskFiller
@@ -108,15 +108,13 @@ def assemble_engine(
     with stage("running the model alone"), rounded_products(model, quantized_format(config)):
         check = SelfCheck(model, spec)
     spec = replace(spec, state=check.state_layout)
-    block_size = block_size_of(config, device)
-    # a block of the graphs, of which the pool does not know
-    has_graphs = device.type == "cuda" and config.cuda_graphs == "auto" and spec.state is None
-    num_scratch = int(has_graphs)
+    num_scratch = _num_scratch(config, spec, device)
     with stage("preparing weights"):
         with_backend = select_model(model, config, device, may_empty=room is not None)
     num_bytes = _kv_bytes(spec, config, device, room, with_backend, stage)
-    num_blocks = _count_blocks(config, spec, block_size, num_bytes, num_scratch)
-    limits = fit_blocks(choose_limits(config, device.type), config, num_blocks)
+    limits, num_bytes = fit_states(choose_limits(config, device.type), config, spec, num_bytes)
+    num_blocks = _count_blocks(config, spec, device, num_bytes, num_scratch)
+    limits = fit_blocks(limits, config, num_blocks)
     with stage("allocating KV memory") as remark:
         cache = _cache(spec, config, device, num_blocks + num_scratch)
         remark.text = _told(cache, num_blocks, spec, limits)
@@ -125,13 +123,11 @@ def assemble_engine(
     token_model, states = add_state(token_model, model, spec, limits.max_num_seqs, device)
     # with state no step begins before the one before it has landed: see StateCache
     copies = DeviceCopies() if device.type == "cuda" and states is None else None
-    rest = (block_size, spec.eos_token_ids, MaskFiller(spec.vocab_size), copies)
-    runner = ModelRunner(token_model, *rest)
-    pool = BlockPool(num_blocks, block_size)
+    rest = (cache.block_size, spec.eos_token_ids, MaskFiller(spec.vocab_size), copies)
+    runner, pool = ModelRunner(token_model, *rest), BlockPool(num_blocks, cache.block_size)
     with stage("probing attention"):
         check.run(runner, cache, pool, states)
     if num_scratch:
-        # captured after the check, so that an error of the model itself is not blamed on graphs
         with stage("capturing CUDA graphs"):
             token_model = graph_decode(token_model, backend, _graph_limits(limits, spec, pool))
         runner = ModelRunner(token_model, *rest)
@@ -165,10 +161,8 @@ def _kv_bytes(
 ) -> int:
     """Return the memory for KV: a size that is set, else what the worker has. Raises SetupError."""
     want, room = _want(spec, config, device), room or read_room(config, device)
-    num_seqs = choose_limits(config, device.type).max_num_seqs
-    state_bytes = StateCache.bytes_for(spec.state, num_seqs) if spec.state else 0
     if isinstance(room, HostRoom):
-        return room.taking(state_bytes).kv_bytes(config.kv_cache_gib, want)
+        return room.kv_bytes(config.kv_cache_gib, want)
     if config.kv_cache_gib != "auto":
         return int(config.kv_cache_gib * 2**30)
     with stage("measuring memory"):
@@ -176,13 +170,24 @@ def _kv_bytes(
         trial = GpuTrial(spec, config, device, with_backend, block_size)
         # steps with states need more than the trial has; they capture no graphs
         left = trial.measure(room) if spec.state is None else GpuRoom.read(device, room.share)
-    return left.taking(state_bytes).kv_bytes(config.gpu_memory_utilization, want)
+    return left.kv_bytes(config.gpu_memory_utilization, want)
+
+
+def _num_scratch(config: EngineConfig, spec: ModelSpec, device: torch.device) -> int:
+    """Return how many blocks the graphs have of their own, of which the pool does not know."""
+    has_graphs = device.type == "cuda" and config.cuda_graphs == "auto" and spec.state is None
+    return int(has_graphs)
 
 
 def _count_blocks(
-    config: EngineConfig, spec: ModelSpec, block_size: int, num_bytes: int, num_scratch: int
+    config: EngineConfig,
+    spec: ModelSpec,
+    device: torch.device,
+    num_bytes: int,
+    num_scratch: int,
 ) -> int:
     """Count the blocks that fit into the memory for KV. Raises SetupError when they are too few."""
+    block_size = block_size_of(config, device)
     block_bytes = KVCache.block_bytes(spec, block_size)
     num_blocks = num_bytes // block_bytes - num_scratch
     if num_blocks < 2 or num_blocks * block_size < CHECK_TOKENS:
@@ -204,6 +209,7 @@ def _told(cache: KVCache, num_blocks: int, spec: ModelSpec, limits: Limits) -> s
     return f"{cache.num_bytes / 2**30:.2f} GiB: {capacity}"
 
 
+# Graphs are captured after the check, so that an error of the model itself is not blamed on them.
 def _graph_limits(limits: Limits, spec: ModelSpec, pool: BlockPool) -> GraphLimits:
     longest = pool.num_blocks_for(spec.max_context_tokens)
     return GraphLimits(

@@ -94,6 +94,11 @@ class ModelRunner:
         self._copies = copies
         self._tables = BlockTables()
 
+    @property
+    def path(self) -> str:
+        """Return the name of the forward pass: "fused" or "general"."""
+        return self._model.name
+
     def run(self, batch: Batch) -> list[Sample | None]:
         """Run a step and wait for its samples: `launch`, then `result`."""
         return self.launch(batch).result()

@@ -10,7 +10,7 @@ from common.kv_transfer.layout import KVShape, count_numbers
 class ModelSpec:
     """Shape and limits of one loaded model."""
 
-    num_layers: int  # that hold keys and values
+    num_layers: int
     num_heads: int
     num_kv_heads: int
     head_dim: int
@@ -21,14 +21,13 @@ class ModelSpec:
     fingerprint: str
     extras: tuple[str, ...] = ()  # of its attention, in words; see AttentionForm.extras
     dtype_reason: str = ""  # why the dtype was chosen
-    # of a hybrid model: numbers of the layers that hold keys and values; None: all of them
-    kv_layers: tuple[int, ...] | None = None
     state_layers: tuple[int, ...] = ()  # numbers of the layers that hold state
     state: StateLayout | None = None  # of one sequence; known once the model has run
     quantization: str = "none"  # of the weights of products
     # where keys differ from values, or layer from layer: those of each layer that has some of its own
     own_kv_shapes: tuple[KVShape, ...] = ()
-    # where layers share keys and values: by layer, the place in `kv_shapes` of those that it reads
+    # where layers share keys and values, or have none: by layer, the place in `kv_shapes` of those that it
+    # reads, or the number of places
     kv_places: tuple[int, ...] = ()
 
     @property
@@ -41,6 +40,12 @@ class ModelSpec:
         """Shapes of all keys and values that are kept, layer by layer."""
         alike = KVShape(self.num_kv_heads, self.head_dim, self.head_dim)
         return self.own_kv_shapes or (alike,) * self.num_layers
+
+    @property
+    def kv_layers(self) -> tuple[int, ...]:
+        """Number in the model of the layer that stores each of `kv_shapes`."""
+        places = range(len(self.kv_shapes))
+        return tuple(map(self.kv_places.index, places)) if self.kv_places else tuple(places)
 
     def quantized(self, quantization: str) -> "ModelSpec":
         """Return the numbers of this model with quantized weights: another model, to other workers."""

@@ -120,14 +120,15 @@ class SelfCheck:
         layout, self._own_states = read_states(layers)
         if layout.parts:
             self.state_layout = layout
-        kv_layers = layers if self._kv_layers is None else [layers[n] for n in self._kv_layers]
-        self._own_layers = [_keys_and_values(layer) for layer in kv_layers]
+        # other kinds of cache have no layers to compare
+        known = (layers[n] if n < len(layers) else None for n in self._kv_layers)
+        self._own_layers = [_keys_and_values(layer) for layer in known]
 
     def _check_layers(self, kv: list[Piece]) -> None:
         for layer, (keys, _) in enumerate(kv):
             if not keys.any():
                 raise UnsupportedAttentionError(
-                    f"layer {self._number(layer)} does not attend over keys and values"
+                    f"layer {self._kv_layers[layer]} does not attend over keys and values"
                 )
         for layer, (stored, own) in enumerate(zip(kv, self._own_layers, strict=False)):
             if own is not None and _sizes(own) == _sizes(stored):
@@ -135,12 +136,8 @@ class SelfCheck:
                 last = torch.cat([x[len(x) - num_kept :].flatten() for x in stored])
                 limit = self._limit if layer else min(self._limit, _FIRST_LAYER)
                 expected = torch.cat([x.flatten() for x in own])
-                what = f"the keys and values of layer {self._number(layer)}"
+                what = f"the keys and values of layer {self._kv_layers[layer]}"
                 _check(what, last, expected, limit)
-
-    def _number(self, layer: int) -> int:
-        """Return the number in the model of a layer of the KV memory."""
-        return layer if self._kv_layers is None else self._kv_layers[layer]
 
     def _check_states(self, states: StateCache) -> None:
         ours = states.parts(states.read(_SLOT, CHECK_TOKENS))

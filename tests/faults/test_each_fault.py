@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.chaos.asking import Choice
 from benchmarks.chaos.connections import can_cut
-from benchmarks.chaos.faults import FAULTS, Fault, named
+from benchmarks.chaos.faults import FAULTS, ROUTER_KILLED, Fault, named
 from benchmarks.chaos.fleet import Fleet
 from benchmarks.chaos.questions import Question
 from tests.faults.texts import (
@@ -23,7 +23,8 @@ Expected = Mapping[Question, tuple[Choice, ...]]
 KILLS = named(
     ("prefill worker killed", "decode worker killed", "all decode workers killed")
 )  # 20 moments each
-OTHERS = [fault for fault in FAULTS if fault not in KILLS]
+# a router's loss is in test_router_loss.py
+OTHERS = [fault for fault in FAULTS if fault not in [*KILLS, *named([ROUTER_KILLED])]]
 FAST = named(("decode worker killed", "connections of a worker cut", "requests cancelled"))
 NUM_MESSAGES = 600  # of all answers together, about
 

@@ -35,8 +35,8 @@ class _Layer:
     values: Array
     store: KVStore
     place: int
-    kernel: Kernel  # of a plain form
-    make_extended: Callable[[], Kernel]  # for the others
+    kernel: Kernel
+    make_extended: Callable[[], Kernel]  # for forms that are not plain
 
 
 class CpuBackend:
@@ -107,12 +107,6 @@ class CpuBackend:
         return self._out
 
 
-def _extras(form: AttentionForm) -> tuple[object, ...]:
-    """Return the last arguments of a kernel with extras: chunk, cap, sinks, slopes."""
-    rows = (_NOTHING if x is None else as_array(x) for x in (form.sinks, form.slopes))
-    return form.chunk or _UNLIMITED, np.float32(form.softcap or 0), *rows
-
-
 def _find_layers(cache: KVCache, num_heads: int) -> list[_Layer]:
     stores: dict[KVShape, KVStore] = {}
     layers = []
@@ -122,14 +116,17 @@ def _find_layers(cache: KVCache, num_heads: int) -> list[_Layer]:
             stores[shape] = KVStore(storage.keys, storage.values)
         keys, values = as_array(storage.keys[place]), as_array(storage.values[place])
         group = num_heads // shape.num_kv_heads
-        make = partial(
-            attention_kernel,
-            *(cache.block_size, shape.key_dim, group, keys.dtype.name),
-            value_dim=shape.value_dim,
-        )
-        extended = partial(make, has_extras=True)
-        layers.append(_Layer(keys, values, stores[shape], place, make(), extended))
+        block = cache.block_size, (shape.key_dim, shape.value_dim), group, keys.dtype.name
+        make_extended = partial(attention_kernel, *block, has_extras=True)
+        own = keys, values, stores[shape], place
+        layers.append(_Layer(*own, attention_kernel(*block), make_extended))
     return layers
+
+
+def _extras(form: AttentionForm) -> tuple[object, ...]:
+    """Return the last arguments of a kernel with extras: chunk, cap, sinks, slopes."""
+    rows = (_NOTHING if x is None else as_array(x) for x in (form.sinks, form.slopes))
+    return form.chunk or _UNLIMITED, np.float32(form.softcap or 0), *rows
 
 
 def _work_items(inputs: RaggedInputs, num_threads: int) -> NDArray[np.int32]:

@@ -12,7 +12,6 @@ from common.engine.attention.backend import AttentionBackend
 from common.engine.attention.form import UnsupportedAttentionError
 from common.engine.attention.layer_form import layer_form, unhonoured
 from common.engine.attention.temperature import scaled_by_position
-from common.engine.state.layout import KV_LAYER
 from common.kv_transfer.layout import KVShape
 
 ATTENTION_NAME = "pdserve_paged"
@@ -41,20 +40,15 @@ def paged_attention(
     Returns [1, T, heads, value channels]. Raises UnsupportedAttentionError.
     """
     layer = getattr(module, "layer_idx", None)
-    asked = _unknown(module, features)
-    asked |= unhonoured(module, layer, sliding_window, softcap, s_aux)
+    asked = _unknown(module, features) | unhonoured(module, layer, sliding_window, softcap, s_aux)
     if key.shape[:3] != value.shape[:3]:
         asked.add("fewer or more values than keys")
-    if asked or not isinstance(layer, int):
-        raise UnsupportedAttentionError(
-            f"{type(module).__name__} (layer {layer}) asks for {', '.join(sorted(asked)) or 'no layer index'}"
-        )
+    layer = _require_layer(module, layer, asked)
     if paged_attention is None:
         raise UnsupportedAttentionError(
             f"{type(module).__name__} drops the keyword paged_attention"
         )
-    kv_layer = getattr(module, KV_LAYER, layer)  # not all layers of a hybrid have blocks
-    place = _place(module, kv_layer, key, value, paged_attention)
+    place = _place(module, layer, key, value, paged_attention)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     form = layer_form(module, layer, scale, sliding_window, softcap, s_aux)
     query = scaled_by_position(module, query, token_positions)
@@ -88,6 +82,15 @@ def _place(
 def _without_repeat(shape: KVShape) -> tuple[int, ...]:
     heads, *dims = shape
     return heads, *dict.fromkeys(dims)
+
+
+def _require_layer(module: torch.nn.Module, layer: object, asked: set[str]) -> int:
+    """Return the layer's index; raise UnsupportedAttentionError without one, or where anything is `asked`."""
+    if asked or not isinstance(layer, int):
+        raise UnsupportedAttentionError(
+            f"{type(module).__name__} (layer {layer}) asks for {', '.join(sorted(asked)) or 'no layer index'}"
+        )
+    return layer
 
 
 def _unknown(module: torch.nn.Module, features: dict[str, object]) -> set[str]:

@@ -15,7 +15,7 @@ def take_over(model: torch.nn.Module) -> bool:
     """Stop the model's modules from scaling queries; return True if there are such modules."""
     tuning = [module for module in model.modules() if _is_tuned(module)]
     for module in tuning:
-        module.attn_temperature_tuning = False  # type: ignore[assignment]
+        module.attn_temperature_tuning = False
     return bool(tuning)
 
 

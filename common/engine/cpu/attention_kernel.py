@@ -17,13 +17,14 @@ from numba import types
 
 from common.engine.cpu import scores, softmax
 from common.engine.cpu import vector as vec
+from common.engine.cpu.attention_rows import begin_function, end_function
 from common.engine.cpu.emit import LANES
 from common.engine.cpu.jit import kernel, part
 from common.engine.cpu.memory import scratch
 from common.engine.cpu.packed import partner_of
 from common.engine.cpu.parallel import in_parallel
 from common.engine.cpu.score_extras import row_functions
-from common.engine.cpu.softmax import LOWEST_PEAK, TILE
+from common.engine.cpu.softmax import TILE
 from common.engine.cpu.target import host_target
 
 QUERY_TILE = 16
@@ -31,6 +32,7 @@ _MAX_ROWS = host_target().attention_rows
 
 Kernel = Callable[..., None]
 Jitable = Callable[..., None]
+Block = tuple[int, int, int, int]  # positions, channels of a key and a value, queries of a KV head
 
 
 def can_compile_kernel(block_size: int, head_dim: int) -> bool:
@@ -40,31 +42,24 @@ def can_compile_kernel(block_size: int, head_dim: int) -> bool:
 
 @lru_cache(maxsize=16)
 def attention_kernel(
-    block_size: int,
-    head_dim: int,
-    group: int,
-    storage: str,
-    *,
-    value_dim: int = 0,
-    has_extras: bool = False,
+    block_size: int, dims: tuple[int, int], group: int, storage: str, *, has_extras: bool = False
 ) -> Kernel:
     """Compile (once per machine, on disk) the kernel for one block shape; see can_compile_kernel.
 
-    `storage` is the numpy name of the blocks' dtype. Values have `value_dim` channels; 0: as many as keys.
-    The signature is explicit, so that queries of any stride share one compilation. A plain kernel ends its
+    `dims` are the channels of a key and a value, `storage` is the numpy name of the blocks' dtype. The
+    signature is explicit, so that queries of any stride share one compilation. A plain kernel ends its
     arguments with a window, one with extras with the five of a call (score_extras.py).
     """
     decode_rows = next(n for n in range(min(group, _MAX_ROWS), 0, -1) if group % n == 0)
     chunk_rows = decode_rows * (_MAX_ROWS // decode_rows)
     partner, pack = partner_of(storage), 4 // np.dtype(storage).itemsize
     # decode steps have few rows to fill the registers with, and chunks follow them
-    parts = scores.num_score_parts(decode_rows, head_dim // pack)
-    dims = head_dim, value_dim or head_dim
+    parts = scores.num_score_parts(decode_rows, dims[0] // pack)
+    block, extras = (block_size, *dims, group), "-extras" * has_extras
     decode_one, run_chunk = (
-        _item_function(block_size, dims, group, rows, parts, partner, has_extras)
-        for rows in (decode_rows, chunk_rows)
+        _item_function(block, rows, parts, partner, extras) for rows in (decode_rows, chunk_rows)
     )
-    variant = f"{block_size}-{dims}-{group}-{storage}" + "-extras" * has_extras
+    variant = f"{block}-{storage}{extras}"
 
     @part(variant=variant)
     def run_items(  # type: ignore[no-untyped-def]
@@ -85,9 +80,8 @@ def attention_kernel(
 
 
 def _kernel_function(run_items: Jitable, storage: str, variant: str, has_extras: bool) -> Kernel:
-    # query [T, heads, dim], out [T, heads, value_dim], a head's numbers side by side;
-    # keys [blocks, kv_heads, dim / pack, size, pack];
-    # values [blocks, kv_heads, size / pack, value_dim, pack];
+    # query [T, heads, dim], out [T, heads, value_dim], a head's numbers side by side; keys [blocks,
+    # kv_heads, dim / pack, size, pack]; values [blocks, kv_heads, size / pack, value_dim, pack];
     # items [n, 3]: sequence, first query, end query (within the sequence), QUERY_TILE at most
     if has_extras:
 
@@ -124,30 +118,22 @@ def _signature(storage: str, has_extras: bool) -> types.Type:
     return types.void(*tensors, *layout, f32, i64, *extras)
 
 
-def _item_function(
-    block_size: int,
-    dims: tuple[int, int],
-    group: int,
-    rows: int,
-    parts: int,
-    partner: str,
-    has_extras: bool,
-) -> Jitable:
+def _item_function(block: Block, rows: int, parts: int, partner: str, extras: str) -> Jitable:
     """Make the function for a work item: queries at consecutive positions, for one KV head.
 
-    `dims` are the channels of a key and a value. Queries and weights are held as `partner`, what keys and
-    values are multiplied with. Scores are summed in `parts`.
+    Queries and weights are held as `partner`, what keys and values are multiplied with. Scores are summed
+    in `parts`. `extras` ends the names of parts: "-extras", or nothing for a plain kernel.
     """
-    head_dim, value_dim = dims
-    extras = "-extras" * has_extras
-    attend_tile = _tile_function(block_size, dims, rows, parts, rows == group, extras)
-    begin_form, window_of = row_functions(group, has_extras=has_extras)
-    begin_rows, write_rows = _begin_function(dims, group), _end_function(value_dim, group)
+    _, head_dim, value_dim, group = block
+    attend_tile = _tile_function(block, rows, parts, rows == group, extras)
+    begin_form, window_of = row_functions(group, has_extras=bool(extras))
+    begin_rows = begin_function(head_dim, value_dim, group)
+    write_rows = end_function(value_dim, group)
     held = np.dtype(partner)
     most = -(-QUERY_TILE * group // rows) * rows  # of the longest item
     most_lanes, tile = most * LANES, rows * TILE
 
-    @part(variant=f"{block_size}-{dims}-{group}-{rows}-{parts}-{partner}{extras}")
+    @part(variant=f"{block}-{rows}-{parts}-{partner}{extras}")
     def run_item(query, keys, values, out, table, position, head, scale, form):  # type: ignore[no-untyped-def]
         n = query.shape[0] * group
         padded = (n + rows - 1) // rows * rows
@@ -173,56 +159,16 @@ def _item_function(
     return run_item
 
 
-def _begin_function(dims: tuple[int, int], group: int) -> Jitable:
-    """Make the function that sets up an item's rows: queries, sums, and the first position not seen."""
-    head_dim, value_dim = dims
-
-    @part(variant=f"{dims}-{group}")
-    def begin_rows(query, head, position, padded, q, acc, peak, norm, limits):  # type: ignore[no-untyped-def]
-        n = query.shape[0] * group
-        for r in range(padded):
-            limits[r] = position + min(r, n - 1) // group + 1
-            peak[r] = LOWEST_PEAK
-        for i in range(padded * head_dim):
-            q[i] = 0
-        for i in range(padded * value_dim):
-            acc[i] = 0
-        for i in range(padded * LANES):
-            norm[i] = 0
-        for r in range(n):
-            vec.copy_row(query[r // group, head * group + r % group], q, r * head_dim, head_dim)
-
-    return begin_rows
-
-
-def _end_function(value_dim: int, group: int) -> Jitable:
-    """Make the function that writes an item's rows: weighted sums of values over sums of weights."""
-
-    @part(variant=f"{value_dim}-{group}")
-    def write_rows(acc, norm, out, head):  # type: ignore[no-untyped-def]
-        for r in range(out.shape[0] * group):
-            row = out[r // group, head * group + r % group]
-            total = np.float32(0)
-            for i in range(r * LANES, (r + 1) * LANES):
-                total += norm[i]
-            for d in range(value_dim):
-                row[d] = vec.narrow(row[d], acc[r * value_dim + d] / total)
-
-    return write_rows
-
-
-def _tile_function(
-    block_size: int, dims: tuple[int, int], rows: int, parts: int, is_decode: bool, extras: str
-) -> Jitable:
+def _tile_function(block: Block, rows: int, parts: int, is_decode: bool, extras: str) -> Jitable:
     """Make the function for `rows` rows from row r against the TILE positions from `first_key`.
 
     A decode step reads each block once, from memory, and prefetches the next tile's: the CPU cannot guess.
     """
     value_rows = next(n for n in (4, 3, 2, 1) if rows % n == 0)
-    head_dim, value_dim = dims
-    block, value_block = block_size * head_dim, block_size * value_dim
+    block_size, head_dim, value_dim, _ = block
+    k_block, v_block = block_size * head_dim, block_size * value_dim
 
-    @part(variant=f"{block_size}-{dims}-{rows}-{parts}-{is_decode}{extras}")
+    @part(variant=f"{block}-{rows}-{parts}-{is_decode}{extras}")
     def attend_tile(  # type: ignore[no-untyped-def]
         q, r, first_key, limits, form, keys, values, head, table, scale, acc, peak, norm, s, p
     ):  # fmt: skip
@@ -230,21 +176,20 @@ def _tile_function(
         seen = min(limits[r + rows - 1] - first_key, TILE)  # limits never fall from row to row
         first = first_key // block_size
         for b in range((seen + block_size - 1) // block_size):
-            at = (np.int64(table[first + b]) * kv_heads + head) * block
+            at = (np.int64(table[first + b]) * kv_heads + head) * k_block
             if is_decode:
                 ahead = min(first + b + TILE // block_size, table.shape[0] - 1)
-                vec.prefetch(keys, (np.int64(table[ahead]) * kv_heads + head) * block, block)
+                vec.prefetch(keys, (np.int64(table[ahead]) * kv_heads + head) * k_block, k_block)
             scores.score_block(
                 q, r * head_dim, keys, at, scale, s, b * block_size,
                 rows, head_dim, block_size, parts,
             )  # fmt: skip
         softmax.softmax_rows(s, limits, r, first_key, form, p, acc, peak, norm, rows, value_dim)
         for b in range((seen + block_size - 1) // block_size):
-            at = (np.int64(table[first + b]) * kv_heads + head) * value_block
+            at = (np.int64(table[first + b]) * kv_heads + head) * v_block
             if is_decode:
                 ahead = min(first + b + TILE // block_size, table.shape[0] - 1)
-                start = (np.int64(table[ahead]) * kv_heads + head) * value_block
-                vec.prefetch(values, start, value_block)
+                vec.prefetch(values, (np.int64(table[ahead]) * kv_heads + head) * v_block, v_block)
             count = min(seen - b * block_size, block_size)
             for i in range(0, rows, value_rows):
                 vec.accumulate_block(

@@ -11,7 +11,7 @@ from common.engine.cpu.memory import flat, scratch
 from common.engine.cpu.panel import PLAIN, TILE_ROWS, WIDTH
 from common.engine.cpu.panel_matmul import ROWS
 from common.engine.cpu.parallel import in_parallel
-from common.engine.cpu.quantized_panel import GROUP, quantized_tile
+from common.engine.cpu.quantized_panel import GROUP, group_sum, quantized_tile
 from common.engine.cpu.vector import widen
 
 _WORD_BITS = 32
@@ -21,10 +21,12 @@ def _tile_function(rows: int, kind: int) -> Callable[..., int]:
     """Make a function that runs tiles of `rows` rows from `row` on and returns the first row left."""
 
     @part(variant=f"{rows}.{kind}")
-    def run(x, row, end, depth, levels, scales, panel, bias, out, column, width):  # type: ignore[no-untyped-def]
+    def run(x, row, end, depth, sums, levels, scales, panel, bias, out, column, width):  # type: ignore[no-untyped-def]
         while row + rows <= end:
             x_at, at = row * depth, row * width + column
-            quantized_tile(x, x_at, depth, levels, scales, panel, bias, out, at, width, rows, kind)
+            quantized_tile(
+                x, x_at, depth, sums, levels, scales, panel, bias, out, at, width, rows, kind
+            )
             row += rows
         return row
 
@@ -36,11 +38,11 @@ def _rest_function(kind: int) -> Callable[..., None]:
     fewer, few, two, one = (_tile_function(n, kind) for n in ROWS[1:])
 
     @part(variant=str(kind))
-    def run(x, row, end, depth, levels, scales, panel, bias, out, column, width):  # type: ignore[no-untyped-def]
-        row = fewer(x, row, end, depth, levels, scales, panel, bias, out, column, width)
-        row = few(x, row, end, depth, levels, scales, panel, bias, out, column, width)
-        row = two(x, row, end, depth, levels, scales, panel, bias, out, column, width)
-        one(x, row, end, depth, levels, scales, panel, bias, out, column, width)
+    def run(x, row, end, depth, sums, levels, scales, panel, bias, out, column, width):  # type: ignore[no-untyped-def]
+        row = fewer(x, row, end, depth, sums, levels, scales, panel, bias, out, column, width)
+        row = few(x, row, end, depth, sums, levels, scales, panel, bias, out, column, width)
+        row = two(x, row, end, depth, sums, levels, scales, panel, bias, out, column, width)
+        one(x, row, end, depth, sums, levels, scales, panel, bias, out, column, width)
 
     return run
 
@@ -55,6 +57,9 @@ def _matmul_function(kind: int) -> Callable[..., None]:
         tokens, depth, width = x.shape[0], x.shape[1], out.shape[1]
         flat_x, flat_levels, flat_scales, flat_out = flat(x), flat(levels), flat(scales), flat(out)
         b = scratch(np.float32, WIDTH)
+        sums = np.empty(0 if levels.shape[1] == depth else tokens * depth // GROUP, np.float32)
+        for group in range(sums.shape[0]):
+            sums[group] = group_sum(flat_x, group * GROUP)
         for item in range(first_item, end_item):
             of_tokens, panel = item % num_parts, item // num_parts
             column = panel * columns
@@ -68,15 +73,28 @@ def _matmul_function(kind: int) -> Callable[..., None]:
                 to = np.empty((end - row) * columns, out.dtype)
                 stride, begin = columns, -row * columns
             row = most(
-                flat_x, row, end, depth, flat_levels, flat_scales, panel, b, to, begin, stride
+                flat_x, row, end, depth, sums, flat_levels, flat_scales, panel, b, to, begin, stride
             )
             if row > first and end - row not in ROWS:
                 # some rows once more, the same bits: two tiles that are small would take longer
                 last = end - TILE_ROWS
                 row = most(
-                    flat_x, last, end, depth, flat_levels, flat_scales, panel, b, to, begin, stride
+                    flat_x,
+                    last,
+                    end,
+                    depth,
+                    sums,
+                    flat_levels,
+                    flat_scales,
+                    panel,
+                    b,
+                    to,
+                    begin,
+                    stride,
                 )
-            rest(flat_x, row, end, depth, flat_levels, flat_scales, panel, b, to, begin, stride)
+            rest(
+                flat_x, row, end, depth, sums, flat_levels, flat_scales, panel, b, to, begin, stride
+            )
             if is_cut:
                 for row in range(first, end):
                     for i in range(width - column):
@@ -91,7 +109,8 @@ def _matmul_function(kind: int) -> Callable[..., None]:
 
 
 # matmul(x float32 [T, K], levels int8 [P, K, WIDTH] or int32 [P, K / 8, WIDTH], scales float16 (as int16)
-# [P, K / GROUP, WIDTH], bias float32 [P * WIDTH] or empty for none, out [T, N], num_parts): as panel_matmul
+# [P, K / GROUP, 1, WIDTH] or, with the offsets of 4-bit levels, [P, K / GROUP, 2, WIDTH], bias float32
+# [P * WIDTH] or empty for none, out [T, N], num_parts): as panel_matmul
 quantized_matmul = _matmul_function(PLAIN)
 # out [T, N / 2] = act(gate) * up, of panels dealt as those of panel_silu
 quantized_silu = _matmul_function(SILU)
@@ -116,4 +135,6 @@ def _read_rows(first, end, numbers, levels, scales, out):  # type: ignore[no-unt
             # up, so that the level's sign is the word's, and down again
             top = np.int32(word << (_WORD_BITS - bits * (1 + k % in_word)))
             level = np.int32(top >> (_WORD_BITS - bits))
-            out[t, k] = np.float32(level) * widen(scales[panel, k // GROUP, lane])
+            out[t, k] = np.float32(level) * widen(scales[panel, k // GROUP, 0, lane])
+            if in_word > 1:
+                out[t, k] += widen(scales[panel, k // GROUP, 1, lane])

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba.core import types
+from numba.core.types.containers import BaseTuple
 from numba.core.typing.templates import Signature
 
 from common.engine.cpu import emit
@@ -89,7 +89,7 @@ def row_form(
 ) -> RowForm:
     """Return the form of a row, of which the i-th argument is a window or a tuple for all rows."""
     kind = sig.args[i]
-    if not isinstance(kind, types.BaseTuple):
+    if not isinstance(kind, BaseTuple):
         return RowForm(args[i])
     windows, cap, slopes = (builder.extract_value(args[i], k) for k in range(3))
     window, slope = (

@@ -5,6 +5,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.types.containers import BaseTuple
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
 
@@ -28,7 +29,7 @@ def softmax_rows(ctx, s, ends, r, first_key, form, p, acc, peak, norm, rows, dim
     """
     num_rows, channels = emit.literal(rows), emit.literal(dim)
     i64 = types.intp
-    kind = form if isinstance(form, types.BaseTuple) else i64
+    kind = form if isinstance(form, BaseTuple) else i64
     sig = types.void(s, ends, i64, i64, kind, p, acc, peak, norm, rows, dim)
 
     def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:

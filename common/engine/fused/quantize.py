@@ -1,11 +1,11 @@
 """Weights as small integers: each row in groups of 32 numbers, with a float16 scale a group.
 
-The formats are those of llama.cpp (ggml-quants.c), so that files of theirs keep their numbers:
+The formats are those of llama.cpp (ggml-quants.c):
 
-- int8 (Q8_0): levels -127 to 127; the scale is the group's largest absolute value / 127;
-- int4 (Q4_0): levels -8 to 7; the scale puts the group's largest number at -8, whatever its sign.
-
-A number is scale * level, computed in float32, where that product is exact.
+- int8 (Q8_0): levels -127 to 127; the scale is the group's largest absolute value / 127. A number is
+  scale * level, exactly in float32.
+- int4 (Q4_1): levels -8 to 7 from the group's smallest number to its largest. A number is
+  scale * level + offset. The offset, a float16 too, is the number at level 0.
 """
 
 from dataclasses import dataclass
@@ -17,6 +17,8 @@ Format = Literal["int8", "int4"]
 
 HEAD_FORMAT: Format = "int8"  # whatever the other weights are: the head decides between tokens
 GROUP = 32  # numbers of a row that share a scale
+_INT8 = 127
+_INT4_LOWEST, _INT4_HIGHEST = -8, 7
 _CHUNK_NUMBERS = 1 << 20  # as many at a time are held in float32
 
 
@@ -25,13 +27,14 @@ class QuantizedWeight:
     """Weight [N, K] as levels and scales."""
 
     levels: torch.Tensor  # int8 [N, K]
-    scales: torch.Tensor  # float16 [N, K / GROUP]
+    scales: torch.Tensor  # float16 [N, K / GROUP, 1], or with offsets behind them [N, K / GROUP, 2]
     format: Format
 
     def dequantized(self) -> torch.Tensor:
         """Return the numbers, float32 [N, K]."""
         groups = self.levels.unflatten(1, (-1, GROUP)).float()
-        return (groups * self.scales.float().unsqueeze(-1)).flatten(1)
+        scales, *offsets = self.scales.float().split(1, dim=-1)
+        return sum(offsets, groups * scales).flatten(1)
 
 
 def can_quantize(weight: torch.Tensor) -> bool:
@@ -54,14 +57,17 @@ def quantize(weight: torch.Tensor, form: Format) -> QuantizedWeight:
 def _quantize_rows(rows: torch.Tensor, form: Format) -> tuple[torch.Tensor, torch.Tensor]:
     groups = rows.unflatten(1, (-1, GROUP))
     if form == "int8":
-        lowest, highest = -127, 127
-        wanted = groups.abs().amax(-1, keepdim=True) / highest
-    else:
-        lowest, highest = -8, 7
-        at = groups.abs().argmax(-1, keepdim=True)
-        wanted = groups.gather(-1, at) / lowest
-    scales = wanted.half()
-    # by the scale as it is stored; a group of zeros has the scale 0, and any level means 0 there
+        scales = (groups.abs().amax(-1, keepdim=True) / _INT8).half()
+        return _levels(groups, scales, -_INT8, _INT8), scales
+    lowest, highest = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
+    scales = ((highest - lowest) / (_INT4_HIGHEST - _INT4_LOWEST)).half()
+    offsets = (lowest - _INT4_LOWEST * scales.float()).half()
+    levels = _levels(groups - offsets.float(), scales, _INT4_LOWEST, _INT4_HIGHEST)
+    return levels, torch.cat((scales, offsets), dim=-1)
+
+
+def _levels(groups: torch.Tensor, scales: torch.Tensor, lowest: int, highest: int) -> torch.Tensor:
+    """Return the nearest levels [N, K] by scales as they are stored; where a scale is 0 any level will do."""
     inverse = torch.where(scales == 0, 0.0, 1 / scales.float())
     levels = (groups * inverse).round_().clamp_(lowest, highest).nan_to_num_(0.0)
-    return levels.to(torch.int8).flatten(1), scales.squeeze(-1)
+    return levels.to(torch.int8).flatten(1)

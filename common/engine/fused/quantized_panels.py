@@ -45,9 +45,10 @@ class QuantizedPanels:
 
 
 def to_quantized_panels(weight: QuantizedWeight) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lay out levels [P, K, WIDTH] int8 or [P, K / 8, WIDTH] int32, and scales [P, K / GROUP, WIDTH]."""
+    """Lay out levels [P, K, WIDTH] int8 or [P, K / 8, WIDTH] int32, and scales [P, K / GROUP, n, WIDTH]."""
     words = weight.levels if weight.format == "int8" else _packed(weight.levels)
-    return _side_by_side(words), _side_by_side(weight.scales)
+    scales = _side_by_side(weight.scales.flatten(1))
+    return _side_by_side(words), scales.unflatten(1, weight.scales.shape[1:])
 
 
 def _laid_out(layer: Linear, weight: QuantizedWeight, bias: torch.Tensor | None) -> Linear:

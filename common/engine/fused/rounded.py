@@ -34,7 +34,7 @@ class Rounded:
 
 
 def rounded(weight: torch.Tensor, form: Format) -> torch.Tensor:
-    """Return the numbers that a format leaves of a weight [N, K]; all of them where it cannot be quantized."""
+    """Return what a format leaves of a weight [N, K]: the weight itself where it cannot be quantized."""
     if not can_quantize(weight):
         return weight
     return quantize(weight, form).dequantized().to(weight.dtype)

@@ -4,7 +4,7 @@ The weights stay, and KV memory is reserved whole at the start. Without the chec
 process that does not fit, without a word.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -36,10 +36,6 @@ class HostRoom:
     ) -> Self:
         """Read the memory that there is now; `model_dir` holds weights to load, None: all is loaded."""
         return cls(read_memory(tree), share, fixed_bytes(model_dir, dtype) if model_dir else 0.0)
-
-    def taking(self, num_bytes: int) -> Self:
-        """Return the room of a worker that takes so many bytes more beside its KV memory."""
-        return replace(self, fixed_bytes=self.fixed_bytes + num_bytes)
 
     def check(self, kv_cache_gib: float | Auto, want: KVWant) -> None:
         """Raise SetupError where weights and KV do not fit."""

@@ -50,6 +50,11 @@ class StateCache:
         """Return the memory of a cache."""
         return 2 * (num_slots + 1) * layout.num_bytes
 
+    @staticmethod
+    def slots_in(layout: StateLayout, num_bytes: int) -> int:
+        """Return the number of slots of the largest cache that this memory holds."""
+        return num_bytes // (2 * layout.num_bytes) - 1
+
     @property
     def device(self) -> torch.device:
         """Device of the memory."""

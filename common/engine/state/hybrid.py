@@ -1,11 +1,15 @@
 """Parts that a model with state gets beside its attention: memory for states, and their forward pass."""
 
+from dataclasses import replace
+
 import torch
 
+from common.config import EngineConfig
+from common.engine.limits import Limits
 from common.engine.model_runner import TokenModel
 from common.engine.model_spec import ModelSpec
 from common.engine.state.cache import StateCache
-from common.engine.state.mixers import StepStates, number_kv_layers
+from common.engine.state.mixers import StepStates
 from common.engine.state.model import StatefulModel
 from common.machine import read_memory
 from common.telemetry.logs import get_logger
@@ -13,6 +17,26 @@ from pdserve.errors import SetupError
 
 _GIB = 2**30
 _log = get_logger()
+
+
+def fit_states(
+    limits: Limits, config: EngineConfig, spec: ModelSpec, num_bytes: int
+) -> tuple[Limits, int]:
+    """Return the limits, and the bytes for blocks, in a worker that has `num_bytes` for blocks and states.
+
+    Where the number of sequences is `auto`, states take half at most. A size that is set is for blocks alone.
+    """
+    if spec.state is None:
+        return limits, num_bytes
+    if config.max_num_seqs == "auto":
+        most = max(StateCache.slots_in(spec.state, num_bytes // 2), 1)
+        limits = replace(limits, max_num_seqs=min(limits.max_num_seqs, most))
+    if config.kv_cache_gib != "auto":
+        return limits, num_bytes
+    state_bytes = StateCache.bytes_for(spec.state, limits.max_num_seqs)
+    if state_bytes >= num_bytes:
+        raise _too_large(limits.max_num_seqs, state_bytes, num_bytes)
+    return limits, num_bytes - state_bytes
 
 
 def add_state(
@@ -32,11 +56,7 @@ def add_state(
     num_bytes = StateCache.bytes_for(spec.state, num_slots)
     usable = _usable_bytes(device)
     if num_bytes > usable:
-        raise SetupError(
-            f"the states of {num_slots} sequences take {num_bytes / _GIB:.2f} GiB, "
-            f"and {usable / _GIB:.2f} GiB are left",
-            "lower engine.max_num_seqs",
-        )
+        raise _too_large(num_slots, num_bytes, usable)
     _log.info(
         "prefix_sharing_off",
         reason="layers with state",
@@ -44,8 +64,15 @@ def add_state(
         slots=num_slots,
     )
     cache = StateCache(spec.state, num_slots, device)
-    number_kv_layers(model, spec.kv_layers or ())
     return StatefulModel(token_model, StepStates(model, cache)), cache
+
+
+def _too_large(num_slots: int, num_bytes: int, left: int) -> SetupError:
+    return SetupError(
+        f"the states of {num_slots} sequences take {num_bytes / _GIB:.2f} GiB, "
+        f"and {left / _GIB:.2f} GiB are left",
+        "lower engine.max_num_seqs",
+    )
 
 
 def _usable_bytes(device: torch.device) -> int:

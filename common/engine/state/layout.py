@@ -6,7 +6,6 @@ from itertools import accumulate
 
 _ALIGNMENT = 16  # bytes; each tensor begins at a multiple, and so does each sequence's state
 
-KV_LAYER = "kv_layer"  # attribute of a module: the layer's number among those that hold KV
 Key = tuple[str, int]  # "conv" or "recurrent", and the `state_idx` of `transformers`
 
 

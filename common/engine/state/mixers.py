@@ -18,7 +18,6 @@ import torch
 from common.engine.ragged import RaggedInputs
 from common.engine.state.cache import StateCache, Versions
 from common.engine.state.layer_state import LayerState
-from common.engine.state.layout import KV_LAYER
 from pdserve.errors import SetupError
 
 _CACHE_NAMES = ("cache_params", "past_key_values")
@@ -115,14 +114,6 @@ class StepStates:
             return whole
 
         return forward
-
-
-def number_kv_layers(model: torch.nn.Module, kv_layers: tuple[int, ...]) -> None:
-    """Tell the modules of the layers that hold KV their numbers among those, for `paged_attention`."""
-    for module in model.modules():
-        layer = getattr(module, "layer_idx", None)
-        if isinstance(layer, int) and layer in kv_layers:
-            setattr(module, KV_LAYER, kv_layers.index(layer))
 
 
 def _find_mixers(model: torch.nn.Module, layers: frozenset[int]) -> dict[int, torch.nn.Module]:

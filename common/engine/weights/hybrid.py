@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
 
+from common.engine.weights.kv_shapes import LayerShapes
 from pdserve.errors import SetupError
 
 # Each of them gave the tokens of `transformers` in tests/unit/common/engine/state; others are refused.
@@ -32,6 +33,17 @@ class HybridLayers:
 
     kv: tuple[int, ...] | None
     state: tuple[int, ...]
+
+    def with_kv(self, shapes: LayerShapes) -> LayerShapes:
+        """Return the shapes of the layers that hold KV, of those of all layers."""
+        if self.kv is None or len(self.kv) == len(shapes.own):
+            return shapes
+        places = {layer: place for place, layer in enumerate(self.kv)}
+        nowhere = len(self.kv)
+        return LayerShapes(
+            tuple(shapes.own[layer] for layer in self.kv),
+            tuple(places.get(layer, nowhere) for layer in range(len(shapes.own))),
+        )
 
 
 def is_hybrid(text: PreTrainedConfig) -> bool:

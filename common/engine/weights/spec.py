@@ -32,24 +32,24 @@ def read_spec(path: Path, config: PreTrainedConfig, dtype: StoredDtype) -> Model
     """
     text = config.get_text_config()
     _refuse_unsupported(config, text)
-    layers, shapes = read_layers(text), read_shapes(text)
-    own = shapes.own if layers.kv is None else tuple(shapes.own[layer] for layer in layers.kv)
-    is_alike = shape_of_all(own) is not None and not shapes.places
+    layers = read_layers(text)
+    shapes = layers.with_kv(read_shapes(text))
+    first = shapes.own[0]
+    is_alike = shape_of_all(shapes.own) is not None and not shapes.places
     return ModelSpec(
-        num_layers=text.num_hidden_layers if layers.kv is None else len(layers.kv),
+        num_layers=text.num_hidden_layers,
         num_heads=text.num_attention_heads,
-        num_kv_heads=own[0].num_kv_heads,
-        head_dim=own[0].key_dim,
+        num_kv_heads=first.num_kv_heads,
+        head_dim=first.key_dim,
         vocab_size=text.vocab_size,
         max_context_tokens=max_context_tokens(text),
         eos_token_ids=read_eos_token_ids(path, text.vocab_size),
         dtype=dtype,
         fingerprint=f"{fingerprint(path)}-{dtype}",
         extras=extras_of(text),
-        own_kv_shapes=() if is_alike else own,
-        kv_places=shapes.places,
-        kv_layers=layers.kv,
         state_layers=layers.state,
+        own_kv_shapes=() if is_alike else shapes.own,
+        kv_places=shapes.places,
     )
 
 

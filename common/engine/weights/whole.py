@@ -26,11 +26,10 @@ def load_whole(
     *,
     allow_unused: bool,
 ) -> torch.nn.Module:
-    """Load the model with the folder's weights and our attention; of a multimodal one, its text part.
+    """Load a model, or a multimodal one's text part, with our attention and the folder's weights.
 
-    Each tensor is read straight to `device`.
-    Raises SetupError, naming the tensor, for weights that are not exactly the model's; whatever else
-    `transformers` raises passes through.
+    Each tensor goes straight to `device`. Raises SetupError, naming the tensor, for weights that are not
+    exactly the model's; whatever else `transformers` raises passes through.
     """
     tensors = read_tensors(weight_files(path))
     refuse_quantized_tensors(tensors)

@@ -36,6 +36,10 @@ DIFFERENCES = {
         "dtype": "float32",
         "model_fingerprint": "aa-float32",
     },
+    "dtype bfloat16/int8, worker prefill-0 has bfloat16": {
+        "dtype": "bfloat16/int8",
+        "model_fingerprint": "aa-bfloat16-int8",
+    },
     "model bb-bfloat16, worker prefill-0 has aa-bfloat16": {"model_fingerprint": "bb-bfloat16"},
     "KV wire version 2, worker prefill-0 has 1": {"wire_version": 2},
 }
@@ -64,6 +68,16 @@ def test_two_kinds_of_cpus_are_told_what_each_chose_and_to_set_the_dtype() -> No
         "(float32: the fastest on baseline; bfloat16: as fast as float32 on avx2)"
     )
     check_compatibility(replace(new, dtype="bfloat16"), known)  # reasons may differ
+
+
+def test_quantized_weights_beside_full_ones_are_told_which_setting_to_set() -> None:
+    new = replace(KNOWN, name="decode-1", dtype="bfloat16/int4")
+    with pytest.raises(SetupError) as caught:
+        check_compatibility(new, KNOWN)
+    assert str(caught.value) == (
+        "worker decode-1 has dtype bfloat16/int4, worker prefill-0 has bfloat16. "
+        "set engine.quantization"
+    )
 
 
 async def test_a_deployment_whose_workers_differ_does_not_start(model_dir: Path) -> None:

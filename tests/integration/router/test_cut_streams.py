@@ -35,6 +35,7 @@ from tests.unit.common.engine.tiny_models import VOCAB, engine_config, save_mode
 from tests.unit.router.tiny_tokenizer import write_folder
 
 NUM_STREAMS, NUM_TOKENS = 8, 150
+ENDLESS = 8000  # more tokens than come before the connection is cut
 NOBODY_WAITS = ALWAYS_PREFILL.model_copy(update={"max_outage_s": 0})
 Parts = list[inference_pb2.GenerateResponse]
 
@@ -47,11 +48,11 @@ class Rig:
     workers: Workers
     relay: Relay
 
-    async def run(self, number: int, parts: Parts) -> Parts:
+    async def run(self, number: int, parts: Parts, num_tokens: int = NUM_TOKENS) -> Parts:
         """Run a request, and put its messages into `parts` as they come."""
         prompt = [(7 * place + number) % VOCAB for place in range(40)]
         sampling = inference_pb2.SamplingParams(
-            seed=number, temperature=0.8, max_tokens=NUM_TOKENS, ignore_eos=True, logprobs=2
+            seed=number, temperature=0.8, max_tokens=num_tokens, ignore_eos=True, logprobs=2
         )
         async for part in self.stack.client.stream(prompt, sampling):
             parts.append(part)
@@ -139,7 +140,7 @@ async def test_the_blocks_of_a_router_that_stays_away_are_free_after_the_lease(
 ) -> None:
     async with behind_relay(tmp_path, 0.2, NOBODY_WAITS) as rig:
         parts: Parts = []
-        run = asyncio.create_task(rig.run(0, parts))
+        run = asyncio.create_task(rig.run(0, parts, ENDLESS))
         async with asyncio.timeout(WITHIN_S):
             while not parts:
                 await asyncio.sleep(0.002)

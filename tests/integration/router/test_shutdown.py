@@ -95,6 +95,7 @@ async def test_a_stream_that_is_left_is_told(
     async with grpc.aio.insecure_channel(stack.address) as channel:
         call = inference_pb2_grpc.InferenceStub(channel).Generate(asked)
         reading = asyncio.create_task(read(call))
+        await asyncio.to_thread(worker.wait_for_request, choices)
         await stop(stack)
         assert told(await failure_of(reading)) == TOLD
     await asyncio.to_thread(worker.wait, lambda worker: not worker.live)
@@ -122,12 +123,20 @@ async def test_an_http_answer_becomes_a_refusal_that_may_be_sent_again(api: Open
 
 
 async def test_an_event_stream_ends_with_the_error(api: OpenAiStack) -> None:
+    has_begun = asyncio.Event()
+
     async def events() -> list[str]:
         asked: Any = {**ASKED, "stream": True}
+        lines = []
         async with api.http.stream("POST", TEXT, json=asked) as response:
-            return [line async for line in response.aiter_lines() if line]
+            async for line in response.aiter_lines():
+                lines += [line] if line else []
+                has_begun.set()
+        return lines
 
     reading = asyncio.create_task(events())
+    async with asyncio.timeout(WITHIN_S):
+        await has_begun.wait()
     await stop(api.stack)
     first, last, done = await reading
     assert json.loads(first.removeprefix("data: "))["choices"][0]["text"] == "a"
@@ -137,6 +146,7 @@ async def test_an_event_stream_ends_with_the_error(api: OpenAiStack) -> None:
 
 async def test_a_request_without_a_worker_is_told_too(stack: Stack) -> None:
     await stack.lose(0)
+    await stack.until(lambda status: status.workers[0].state == 3)
     waiting = asyncio.create_task(collect(stack.client, "x"))
     await stack.until(lambda status: status.router.requests_queued == 1)
     await asyncio.wait_for(stack.router.stop(0.0), WITHIN_S)

@@ -67,6 +67,7 @@ async def test_an_end_that_comes_while_the_connection_is_cut_is_not_lost(rig: Ri
 async def test_a_submit_that_a_cut_swallowed_is_sent_again(rig: Rig) -> None:
     rig.relay.freeze(to_client=False)
     stream = rig.submit("r")
+    await until(lambda: rig.relay.num_held > 0)
     rig.relay.lose()
     rig.relay.heal()
     await rig.arrival()
@@ -80,6 +81,7 @@ async def test_a_cut_before_token_0_runs_nothing_twice(rig: Rig) -> None:
     stream = rig.submit("r")
     await rig.arrival()
     rig.worker.say(rig.worker.requests[0], "x")
+    await until(lambda: rig.relay.num_held > 0)
     rig.relay.lose()
     rig.relay.heal()
     rig.worker.say(rig.worker.requests[0], "y", 1, ends=True)

@@ -91,6 +91,7 @@ async def test_requests_of_a_lost_worker_go_on_at_another(model_dir: Path) -> No
         streams = [asyncio.create_task(collect(stack.client, text)) for text in ("x", "y")]
         spread = [await arrival(worker) for worker in (lost, kept)]
         lost.say(spread[0], "so f")
+        await stack.until(lambda status: status.router.requests_queued == 1)
         await stack.lose(0)
         moved = await arrival(kept, 2)
         assert moved.prompt_token_ids == spread[0].prompt_token_ids

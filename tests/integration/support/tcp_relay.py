@@ -13,6 +13,7 @@ class Relay:
         self._writers: list[asyncio.StreamWriter] = []
         self._to_server, self._to_client = asyncio.Event(), asyncio.Event()
         self.num_accepted = 0
+        self.num_held = 0  # pieces of data that a freeze held up
         self.heal()
 
     def lose(self) -> None:
@@ -49,8 +50,21 @@ class Relay:
             return
         self._writers.append(to_writer)
         await asyncio.gather(
-            _pass(reader, to_writer, self._to_server), _pass(to_reader, writer, self._to_client)
+            self._pass(reader, to_writer, self._to_server),
+            self._pass(to_reader, writer, self._to_client),
         )
+
+    async def _pass(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_open: asyncio.Event
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(2**16):
+                self.num_held += not is_open.is_set()
+                await is_open.wait()
+                writer.write(data)
+                await writer.drain()
+        await is_open.wait()
+        writer.close()
 
 
 @contextlib.asynccontextmanager
@@ -66,15 +80,3 @@ async def relaying(address: str) -> AsyncIterator[tuple[str, Relay]]:
         relay.lose()
         server.close()
         await server.wait_closed()
-
-
-async def _pass(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_open: asyncio.Event
-) -> None:
-    with contextlib.suppress(OSError):
-        while data := await reader.read(2**16):
-            await is_open.wait()
-            writer.write(data)
-            await writer.drain()
-    await is_open.wait()
-    writer.close()

@@ -38,6 +38,7 @@ def test_the_defaults_serve_the_default_model_on_this_machine_alone() -> None:
         ("", "start_timeout_s", 0),
         ("", "drain_timeout_s", -0.1),
         ("engine", "dtype", "int3"),
+        ("engine", "quantization", "int3"),
         ("engine", "block_size", 0),
         ("engine", "block_size", 257),
         ("engine", "block_size", 1.5),

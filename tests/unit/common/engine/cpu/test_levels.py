@@ -15,7 +15,7 @@ from tests.patience import DEPLOYMENT_S
 # LLVM's name, and the level that the host must have; its code runs on the host
 CPUS = {"haswell": "avx2", "skylake-avx512": "avx512"}
 ORDER = ["baseline", "avx2", "avx512", "avx512-bf16"]
-FAMILIES = ("attention", "products", "sampling")
+FAMILIES = ("attention", "products", "int4-products", "sampling")
 ROOT = Path(__file__).parents[5]
 # what each argument asks of common.engine.kernel_checks, in one process
 SCRIPT = """

@@ -24,6 +24,7 @@ def test_the_layout_is_aligned_and_says_its_dtypes() -> None:
     assert (LAYOUT.num_bytes, LAYOUT.dtypes) == (64, "bfloat16,float32")
     assert LAYOUT.layers == {0, 4}
     assert StateCache.bytes_for(LAYOUT, 2) == 6 * 64
+    assert [StateCache.slots_in(LAYOUT, n) for n in (6 * 64 - 1, 6 * 64)] == [1, 2]
 
 
 def test_a_state_moves_from_cache_to_cache_in_pieces() -> None:

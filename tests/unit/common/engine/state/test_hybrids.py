@@ -6,9 +6,12 @@ import pytest
 import torch
 from transformers.models.qwen3_next import modeling_qwen3_next
 
+from common.config import EngineConfig
 from common.engine.batch import Batch, BatchEntry
 from common.engine.build import Engine
+from common.engine.limits import Limits
 from common.engine.state.cache import StateError
+from common.engine.state.hybrid import fit_states
 from pdserve.errors import SetupError
 from tests.unit.common.engine.generation import continuations
 from tests.unit.common.engine.sequences import hold, make_sequence
@@ -58,7 +61,7 @@ def engine(folder: Path) -> Engine:
 
 def test_only_layers_of_attention_have_blocks(engine: Engine) -> None:
     spec = engine.spec
-    assert (spec.kv_layers, spec.state_layers, spec.num_layers) == ((1, 3), (0, 2), 2)
+    assert (spec.kv_layers, spec.state_layers, spec.num_layers) == ((1, 3), (0, 2), 4)
     assert engine.cache.keys.shape[0] == 2
     assert spec.state is not None
     # of a layer: 4 inputs of 64 channels, and a state of 4 heads of 8 x 8, in float32
@@ -90,6 +93,17 @@ def test_states_that_do_not_fit_are_refused_with_the_arithmetic(
     with pytest.raises(SetupError, match="states of 64 sequences take") as refusal:
         make_engine(folder, engine_config())
     assert "max_num_seqs" in str(refusal.value.remedy)
+
+
+def test_states_take_half_of_the_memory_at_most_unless_their_number_is_set(engine: Engine) -> None:
+    spec, limits = engine.spec, Limits(64, 512)
+    assert spec.state is not None
+    each = 2 * spec.state.num_bytes
+    found = fit_states(limits, EngineConfig(), spec, 20 * each)
+    assert found == (Limits(9, 512), 10 * each)
+    assert fit_states(limits, EngineConfig(kv_cache_gib=1), spec, 20 * each)[1] == 20 * each
+    with pytest.raises(SetupError, match="states of 40 sequences take"):
+        fit_states(Limits(40, 512), EngineConfig(max_num_seqs=40), spec, 20 * each)
 
 
 def test_a_recurrence_that_does_not_go_on_is_refused(

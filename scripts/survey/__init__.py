@@ -1,0 +1,1 @@
+"""Survey of `transformers`: every model type that writes text, tiny, by its own modules and by our engine."""
