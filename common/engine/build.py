@@ -17,6 +17,7 @@ from common.engine.graphs.cuda_graphs import graph_decode
 from common.engine.graphs.graphed import GraphLimits
 from common.engine.limits import Limits, choose_limits, fit_blocks
 from common.engine.memory.block_pool import BlockPool
+from common.engine.memory.gpu_share import GpuRoom
 from common.engine.memory.host_budget import HostRoom
 from common.engine.memory.kv_cache import KVCache
 from common.engine.memory.kv_want import KVWant
@@ -102,7 +103,7 @@ def assemble_engine(
     stage: BeginStage = untold,
     room: Room | None = None,
 ) -> Engine:
-    """Build an engine of a model on `device` with our attention; `room`: before it was loaded."""
+    """Build an engine; with `room`, the memory before `model` was loaded, the engine may empty the model."""
     check_quantization(model, config, device)
     with stage("running the model alone"), rounded_products(model, quantized_format(config)):
         check = SelfCheck(model, spec)
@@ -110,7 +111,7 @@ def assemble_engine(
     block_size = block_size_of(config, device)
     num_scratch = _num_scratch(spec, config, device)
     with stage("preparing weights"):
-        with_backend = select_model(model, config, device)
+        with_backend = select_model(model, config, device, may_empty=room is not None)
     num_bytes = _kv_bytes(spec, config, device, room, with_backend, stage)
     num_blocks, limits = _fit(spec, config, device, num_bytes, num_scratch)
     with stage("allocating KV memory") as remark:
@@ -125,7 +126,6 @@ def assemble_engine(
     with stage("probing attention"):
         check.run(runner, cache, pool, states)
     if num_scratch:
-        # captured after the check, so that an error of the model itself is not blamed on graphs
         with stage("capturing CUDA graphs"):
             token_model = graph_decode(token_model, backend, _graph_limits(limits, spec, pool))
         runner = ModelRunner(token_model, *rest)
@@ -146,7 +146,7 @@ def _fit(
 ) -> tuple[int, Limits]:
     """Return the blocks in `num_bytes`, and the limits of sequences that fit there with their states."""
     limits, num_bytes = fit_states(choose_limits(config, device.type), config, spec, num_bytes)
-    num_blocks = _count_blocks(config, spec, block_size_of(config, device), num_bytes, num_scratch)
+    num_blocks = _count_blocks(config, spec, device, num_bytes, num_scratch)
     return num_blocks, fit_blocks(limits, config, num_blocks)
 
 
@@ -185,14 +185,21 @@ def _kv_bytes(
         return int(config.kv_cache_gib * 2**30)
     with stage("measuring memory"):
         block_size = block_size_of(config, device)
-        left = GpuTrial(spec, config, device, with_backend, block_size).measure(room)
+        trial = GpuTrial(spec, config, device, with_backend, block_size)
+        # steps with states need more than the trial has; they capture no graphs
+        left = trial.measure(room) if spec.state is None else GpuRoom.read(device, room.share)
     return left.kv_bytes(config.gpu_memory_utilization, want)
 
 
 def _count_blocks(
-    config: EngineConfig, spec: ModelSpec, block_size: int, num_bytes: int, num_scratch: int
+    config: EngineConfig,
+    spec: ModelSpec,
+    device: torch.device,
+    num_bytes: int,
+    num_scratch: int,
 ) -> int:
     """Count the blocks that fit into the memory for KV. Raises SetupError when they are too few."""
+    block_size = block_size_of(config, device)
     block_bytes = KVCache.block_bytes(spec, block_size)
     num_blocks = num_bytes // block_bytes - num_scratch
     if num_blocks < 2 or num_blocks * block_size < CHECK_TOKENS:
@@ -214,6 +221,7 @@ def _told(cache: KVCache, num_blocks: int, spec: ModelSpec, limits: Limits) -> s
     return f"{cache.num_bytes / 2**30:.2f} GiB: {capacity}"
 
 
+# Graphs are captured after the check, so that an error of the model itself is not blamed on them.
 def _graph_limits(limits: Limits, spec: ModelSpec, pool: BlockPool) -> GraphLimits:
     longest = pool.num_blocks_for(spec.max_context_tokens)
     return GraphLimits(

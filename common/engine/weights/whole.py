@@ -28,10 +28,8 @@ def load_whole(
 ) -> torch.nn.Module:
     """Load a model, or a multimodal one's text part, with our attention and the folder's weights.
 
-    Each tensor goes straight to `device`.
-
-    Raises SetupError, naming the tensor, for weights that are not exactly the model's; whatever else
-    `transformers` raises passes through.
+    Each tensor goes straight to `device`. Raises SetupError, naming the tensor, for weights that are not
+    exactly the model's; whatever else `transformers` raises passes through.
     """
     tensors = read_tensors(weight_files(path))
     refuse_quantized_tensors(tensors)
