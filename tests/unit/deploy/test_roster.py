@@ -100,3 +100,15 @@ def test_a_router_takes_the_news_of_the_next_supervisor_for_newer() -> None:
     news = second.await_news(before.membership.version, before.num_events, 0.0)
     assert news.membership.version > before.membership.version
     assert [event.name for event in news.events] == ["supervisor_back"]
+
+
+@pytest.mark.parametrize("retired", ["", "no memory"])
+def test_a_worker_that_died_with_its_supervisor_is_started_again_unless_it_was_retired(
+    retired: str,
+) -> None:
+    roster = Roster()
+    roster.add_dead(process(), retired)
+    assert roster.take_due(1e9)[0] == ([] if retired else ["decode-0"])
+    [member] = roster.await_news(-1, 0, 0.0).membership.members
+    assert (member.name, member.address, member.retired) == ("decode-0", "", retired)
+    assert [worker.retired for worker in roster.saved()] == [retired]

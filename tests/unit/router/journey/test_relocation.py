@@ -99,9 +99,8 @@ async def test_a_worker_that_is_lost_just_as_it_is_sent_to_is_not_the_last_one(
     for link in spares:
 
         def submit(request: WorkRequest, stream: WorkStream, link: WorkerLink = link) -> None:
-            if not lost:
-                lost.append(link)
-                link.is_connected = False
+            link.is_connected = bool(lost)
+            lost[:] = lost or [link]
             WorkerLink.submit(link, request, stream)
 
         monkeypatch.setattr(link, "submit", submit)
