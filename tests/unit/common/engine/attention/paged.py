@@ -131,11 +131,12 @@ def attend_dense(shape: Shape, turn: Turn, step: Step = Step()) -> torch.Tensor:
         scores = torch.tanh(scores / step.softcap) * step.softcap
     if step.slopes is not None:
         scores -= torch.tensor(step.slopes).double()[:, None, None] * distance
-    weights = scores.masked_fill(~visible, float("-inf")).exp()
-    total = weights.sum(dim=-1, keepdim=True)
+    scores = scores.masked_fill(~visible, float("-inf"))
     if step.sinks is not None:
-        total += torch.tensor(step.sinks).double().exp()[:, None, None]
-    return torch.einsum("hqk,khd->qhd", weights / total, values)
+        sinks = torch.tensor(step.sinks).double()[:, None, None].expand(-1, turn.new, 1)
+        scores = torch.cat((scores, sinks), dim=-1)
+    weights = scores.softmax(dim=-1)[..., : turn.computed + turn.new]
+    return torch.einsum("hqk,khd->qhd", weights, values)
 
 
 def make_cache(
