@@ -32,13 +32,25 @@ def read_shapes(text: PreTrainedConfig) -> LayerShapes:
             )
         layers = text.per_layer_config
     places = _places(text)
-    own = tuple(_shape(layers[layer]) for layer in range(num_layers) if places[layer] is None)
+    own = tuple(
+        _shape(layers[layer], _kv_factor(text, layer))
+        for layer in range(num_layers)
+        if places[layer] is None
+    )
     if len(own) == num_layers:
         return LayerShapes(own)
     return LayerShapes(own, tuple(i if p is None else p for i, p in enumerate(places)))
 
 
-def _shape(layer: PreTrainedConfig) -> KVShape:
+def _kv_factor(text: PreTrainedConfig, layer: int) -> int:
+    """Return by what to multiply a layer's KV heads: MiMo v2 has twice as many under windows."""
+    is_doubled = (
+        text.model_type == "mimo_v2_flash" and text.layer_types[layer] == "sliding_attention"
+    )
+    return 2 if is_doubled else 1
+
+
+def _shape(layer: PreTrainedConfig, kv_factor: int) -> KVShape:
     heads = layer.num_attention_heads
     nope, rope, value_dim = (getattr(layer, name, None) for name in _LATENT)
     if nope is not None and rope is not None and value_dim:
@@ -47,7 +59,7 @@ def _shape(layer: PreTrainedConfig) -> KVShape:
     kv_heads = 1 if getattr(layer, "multi_query", False) else None
     key_dim = getattr(layer, "head_dim", None) or layer.hidden_size // heads
     return KVShape(
-        kv_heads or getattr(layer, "num_key_value_heads", None) or heads,
+        (kv_heads or getattr(layer, "num_key_value_heads", None) or heads) * kv_factor,
         key_dim,
         value_dim or key_dim,
     )

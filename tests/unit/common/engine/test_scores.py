@@ -27,6 +27,7 @@ CASES: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
     "granite_swa": ({}, (SINKS,)),
     "granitemoe_swa": ({}, (SINKS,)),
     "flint": ({}, (SINKS,)),
+    "mimo_v2_flash": ({}, (SINKS,)),
     "gemma2": ({"attn_logit_softcapping": 2.0}, (SOFTCAP,)),
     "vaultgemma": ({}, (SOFTCAP,)),
     "llama4_text": ({}, (CHUNKS,)),

@@ -114,6 +114,18 @@ FAMILIES: dict[str, dict[str, object]] = {
         "sliding_window": 8,
         "max_window_layers": 1,
     },
+    "mimo_v2_flash": {
+        **_SHAPE,
+        "sliding_window": 8,
+        "layer_types": ["full_attention", "sliding_attention"],
+        "num_key_value_heads": 1,
+        "v_head_dim": 32,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "n_group": 1,
+        "topk_group": 1,
+    },
     "bloom": {
         "vocab_size": VOCAB,
         "hidden_size": 64,

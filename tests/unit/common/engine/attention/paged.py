@@ -132,12 +132,11 @@ def attend_dense(shape: Shape, turn: Turn, step: Step = Step()) -> torch.Tensor:
     if step.slopes is not None:
         scores -= torch.tensor(step.slopes).double()[:, None, None] * distance
     scores = scores.masked_fill(~visible, float("-inf"))
-    peak = scores.amax(dim=-1, keepdim=True)
-    weights = (scores - peak).exp()
-    total = weights.sum(dim=-1, keepdim=True)
     if step.sinks is not None:
-        total += (torch.tensor(step.sinks).double()[:, None, None] - peak).exp()
-    return torch.einsum("hqk,khd->qhd", weights / total, values)
+        sinks = torch.tensor(step.sinks).double()[:, None, None].expand(-1, turn.new, 1)
+        scores = torch.cat((scores, sinks), dim=-1)
+    weights = scores.softmax(dim=-1)[..., : turn.computed + turn.new]
+    return torch.einsum("hqk,khd->qhd", weights, values)
 
 
 def make_cache(

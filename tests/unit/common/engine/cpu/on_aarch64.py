@@ -40,7 +40,7 @@ def main(family: str, dtypes: list[str]) -> None:
 
     for dtype in dtypes:
         if family == "attention":
-            attention.check(AttentionShape(dtype, 16, 64, 3))
+            attention.check(AttentionShape(dtype, 16, 64, 3, has_extras=True))
         elif family == "products":
             for activation in ("silu", "gelu_tanh"):
                 products.check(dtype, activation)
