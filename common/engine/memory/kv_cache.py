@@ -87,7 +87,8 @@ class KVCache:
     @property
     def num_bytes(self) -> int:
         """Memory held: blocks x block bytes."""
-        return sum(kv.nbytes for kv in self.tensors)
+        num_bytes: int = sum(kv.nbytes for kv in self.tensors)
+        return num_bytes
 
     @property
     def num_bytes_per_token(self) -> int:
