@@ -48,7 +48,7 @@ class GpuTrial:
         num_bytes = self._run()
         torch.cuda.synchronize(self.device)
         # before anything is given back: what steps and graphs took once, they will take again
-        left = GpuRoom.read(self.device, before.share).without(num_bytes)
+        left = GpuRoom.read(self.device, before.share).taking(-num_bytes)
         gc.collect()
         torch.cuda.empty_cache()
         return left
@@ -58,7 +58,7 @@ class GpuTrial:
         spec, limits = self.spec, choose_limits(self.config, self.device.type)
         num_blocks = num_trial_blocks(limits, self.block_size)
         cache = KVCache(spec, num_blocks + 1, self.block_size, self.device, "pages")
-        backend = select_backend(self.config.attention_backend, cache, spec.num_heads)
+        backend = select_backend(self.config.attention_backend, cache, spec.num_heads, spec.extras)
         model, pool = self.with_backend(backend), BlockPool(num_blocks, self.block_size)
         eos, masks = spec.eos_token_ids, MaskFiller(spec.vocab_size)
         runner = ModelRunner(model, self.block_size, eos, masks, DeviceCopies())

@@ -5,14 +5,22 @@ Anything unexpected leaves it to the general path, which is slower and never wro
 product, a bias, a new norm in a later `transformers`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
+from common.engine.fused.emptied import Emptied, Kept, Used
 from common.engine.fused.plain import is_plain
-from common.engine.fused.weights import Activation, DecoderWeights, LayerWeights, Layout, Linear
+from common.engine.fused.weights import (
+    Activation,
+    AsStored,
+    DecoderWeights,
+    LayerWeights,
+    Layout,
+    Linear,
+)
 
 _FAMILIES = {
     "LlamaForCausalLM",
@@ -24,6 +32,7 @@ _FAMILIES = {
 }
 _ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 
+Look = Callable[[nn.Parameter], torch.Tensor]
 Module = Any  # modules of `transformers`, read by attribute name
 
 
@@ -42,26 +51,43 @@ def known_activation(architecture: str, config: Module) -> Activation | None:
     return _ACTIVATIONS.get(name)
 
 
-def fuse(model: nn.Module, activation: Activation, layout: Layout) -> DecoderWeights | None:
-    """Merge the weights of a model with this `activation_of`; return None where a part is unknown."""
-    return _Reader(model, layout, activation).read()
+def fuse(
+    model: nn.Module, activation: Activation, layout: Layout, *, may_empty: bool = False
+) -> DecoderWeights | None:
+    """Merge the weights of a model with this `activation_of`; return None where a part is unknown.
+
+    With `may_empty` the model loses each layer's weights once they are laid out, so that no more than a
+    layer is held twice. It can run no more then, unless the result is None.
+    """
+    if may_empty and _Reader(model, AsStored(), activation, look=_shape_of).read() is None:
+        return None
+    return _Reader(model, layout, activation, used=Emptied() if may_empty else Kept()).read()
 
 
 class _Reader:
-    def __init__(self, model: Module, layout: Layout, activation: Activation) -> None:
+    def __init__(
+        self,
+        model: Module,
+        layout: Layout,
+        activation: Activation,
+        look: Look = nn.Parameter.detach,
+        used: Used | None = None,
+    ) -> None:
         self._model = model
         self._activation = activation
         self._layout = layout
         self._config = model.config
         self._is_gemma = type(model).__name__.startswith("Gemma")
         self._taken: set[int] = set()
+        self._look = look
+        self._used: Used = used or Kept()
 
     def read(self) -> DecoderWeights | None:
         config, body = self._config, self._model.model
         attention = body.layers[0].self_attn
         if getattr(attention, "attn_logit_softcapping", None):
             return None
-        layers = tuple(self._layer(layer) for layer in body.layers)
+        layers = tuple(self._used.parts(self._layer(layer)) for layer in body.layers)
         head = self._layout.head(self._stored(self._model.lm_head))
         embedding = self._take(body.embed_tokens.weight)
         is_tied = self._model.lm_head.weight is body.embed_tokens.weight
@@ -81,6 +107,7 @@ class _Reader:
             activation=self._activation,
             logit_softcap=getattr(config, "final_logit_softcapping", None),
         )
+        self._used.parts(weights)
         is_complete = all(id(parameter) in self._taken for parameter in self._model.parameters())
         return weights if is_complete and _is_uniform(layers) else None
 
@@ -147,7 +174,13 @@ class _Reader:
 
     def _take(self, parameter: nn.Parameter) -> torch.Tensor:
         self._taken.add(id(parameter))
-        return parameter.detach()
+        self._used.take(parameter)
+        return self._look(parameter)
+
+
+def _shape_of(parameter: nn.Parameter) -> torch.Tensor:
+    """Return a tensor of the same shape and dtype without memory."""
+    return parameter.detach().to("meta")
 
 
 def _is_uniform(layers: tuple[LayerWeights, ...]) -> bool:

@@ -20,11 +20,12 @@ from pdserve.errors import SetupError
 
 
 def select_model(
-    model: torch.nn.Module, config: EngineConfig, device: torch.device
+    model: torch.nn.Module, config: EngineConfig, device: torch.device, *, may_empty: bool = False
 ) -> Callable[[AttentionBackend], TokenModel]:
     """Lay a model's weights out for the fastest forward pass; what is returned makes it for a backend.
 
-    All passes that are made share the weights. Raises SetupError where quantized weights have no pass.
+    All passes that are made share the weights. `may_empty` lets the model itself lose them. Raises SetupError
+    where quantized weights have no pass.
     """
     to_device: ToDevice = on_host if device.type == "cpu" else DeviceInputs(device).put
     activation = activation_of(model) if config.fusion == "auto" else None
@@ -32,7 +33,7 @@ def select_model(
         dtype = next(model.parameters()).dtype
         form = quantized_format(config)
         layout, ops = _fastest(device, str(dtype).removeprefix("torch."), activation, form)
-        weights = fuse(model, activation, layout)
+        weights = fuse(model, activation, layout, may_empty=may_empty)
         if weights is not None:
             return lambda backend: FusedDecoder(weights, ops, backend, to_device)
     check_quantization(model, config, device, is_fused=False)

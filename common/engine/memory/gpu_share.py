@@ -58,9 +58,9 @@ class GpuRoom:
         free, total = torch.cuda.mem_get_info(device)
         return cls(total, free, torch.cuda.memory_reserved(device), share, weights_bytes)
 
-    def without(self, num_bytes: int) -> Self:
-        """Return the memory as it will be once this process has given so many bytes back."""
-        free, own = self.free_bytes + num_bytes, self.own_bytes - num_bytes
+    def taking(self, num_bytes: int) -> Self:
+        """Return the memory as it will be once this process takes so many bytes more, or gives them back."""
+        free, own = self.free_bytes - num_bytes, self.own_bytes + num_bytes
         return replace(self, free_bytes=free, own_bytes=own)
 
     @property

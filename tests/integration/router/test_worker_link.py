@@ -229,6 +229,17 @@ async def test_another_router_s_connection_takes_nothing(rig: Rig) -> None:
     assert rig.worker.cancelled == []
 
 
+async def test_a_worker_that_drains_does_so_again_after_a_cut(rig: Rig) -> None:
+    async with direct(rig, "another") as other:
+        rig.link.set_draining(True)
+        await until(lambda: other.load.is_draining)
+        rig.relay.freeze()
+        await rig.cut()
+        await until(lambda: not other.load.is_draining)  # forgotten with the connection
+        rig.relay.heal()
+        await until(lambda: other.load.is_draining)
+
+
 async def test_a_loss_and_a_return_are_one_line_each_with_the_worker_s_name(rig: Rig) -> None:
     with capture_logs() as lines:
         rig.relay.freeze()

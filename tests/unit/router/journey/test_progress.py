@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from common.messages import FinishReason, SequenceOutput
+from common.messages import FinishReason, SequenceOutput, TokenLogprobs
 from common.timings import PrefillChunkTiming, TransferTiming, WorkTimings
 from tests.unit.router.journey.world import FIRST, World
 
@@ -42,3 +42,14 @@ async def test_a_prefill_worker_is_named_if_anything_came_of_it(world: World, ca
     assert summary is not None
     assert (summary.route.prefill, summary.route.decode) == (prefill, "d")
     assert summary.timings.num_cached_tokens == timings.num_cached_tokens
+
+
+async def test_a_token_that_comes_again_is_dropped_with_its_log_probability(world: World) -> None:
+    task = await world.start_sent()
+    scores = tuple(TokenLogprobs(-float(number)) for number in range(3))
+    decode = world.routed.decode
+    decode._hand_out(SequenceOutput(FIRST, 0, (7, 8), logprobs=scores[:2]))
+    decode._hand_out(SequenceOutput(FIRST, 1, (8, 9), FinishReason.LENGTH, logprobs=scores[1:]))
+    deltas = await task
+    assert [delta.token_ids for delta in deltas] == [(7, 8), (9,)]
+    assert [delta.logprobs for delta in deltas] == [scores[:2], scores[2:]]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.messages import FinishReason, SequenceOutput, WorkFailure
+from common.messages import FinishReason, SequenceOutput, WorkFailure, WorkRequest
 from common.router_config import RouterConfig
 from pdserve.errors import (
     AbortedError,
@@ -20,6 +20,7 @@ from pdserve.v1 import worker_pb2
 from router.access.tenant import ANONYMOUS
 from router.journey.progress import Delta
 from router.workers.link import WorkerLink
+from router.workers.work_stream import WorkStream
 from tests.unit.router.journey.routed import make_job, read, take_messages, until
 from tests.unit.router.journey.world import FIRST, World
 
@@ -88,6 +89,27 @@ async def test_before_token_0_the_prompt_runs_elsewhere_and_keeps_its_turn(world
     await until(lambda: spare.num_live == 1)
     say(spare, "me/1/waits", "two", 0, ends=True)
     assert text_of(await second) == "two"
+
+
+async def test_a_worker_that_is_lost_just_as_it_is_sent_to_is_not_the_last_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spares, task = [world.routed.add_decode(name) for name in "ef"], await world.start_sent()
+    lost: list[WorkerLink] = []
+    for link in spares:
+
+        def submit(request: WorkRequest, stream: WorkStream, link: WorkerLink = link) -> None:
+            if not lost:
+                lost.append(link)
+                link.is_connected = False
+            WorkerLink.submit(link, request, stream)
+
+        monkeypatch.setattr(link, "submit", submit)
+    lose(world, world.routed.decode)
+    await until(lambda: any(link.num_live for link in spares))
+    (taker,) = (link for link in spares if link not in lost)
+    say(taker, f"{FIRST}~2", "one", 0, ends=True)
+    assert text_of(await task) == "one"
 
 
 async def test_each_choice_moves_with_its_own_output(world: World) -> None:

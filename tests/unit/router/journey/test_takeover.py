@@ -92,6 +92,20 @@ async def test_times_count_from_the_first_token_here(world: World) -> None:
         assert 0 <= sum_s < WITHIN_S
 
 
+async def test_one_token_here_has_no_gap_and_no_more_than_the_prompt_was_cached(
+    world: World,
+) -> None:
+    task = await start(world, taken_over("one"))
+    timings = WorkTimings(num_cached_tokens=NUM_TOKENS + 3)  # the worker counts the output too
+    end = SequenceOutput(FIRST, 3, (7,), FinishReason.LENGTH, timings=timings)
+    world.routed.decode._hand_out(end)
+    summary = (await task)[-1].summary
+    assert summary is not None
+    assert summary.timings.num_cached_tokens == NUM_TOKENS
+    name = "pdserve_request_time_per_output_token_seconds_count"
+    assert world.routed.metrics.registry.get_sample_value(name) == 0
+
+
 async def test_text_goes_on_inside_a_character_and_a_stop_text(world: World) -> None:
     job = replace(taken_over("x"), stop=("END",))
     tokens = tuple("日EN".encode())

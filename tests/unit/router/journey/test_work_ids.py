@@ -23,3 +23,12 @@ def test_old_names_are_forgotten() -> None:
     assert len(names._latest) == 4096
     assert names.find("r0") is None
     assert names.find("r4999") == "me/4999/r4999"
+
+
+def test_an_id_that_came_again_is_as_young_as_its_last_name() -> None:
+    names = WorkIds("me")
+    for number in range(4096):
+        names.begin(f"r{number}")
+    again = names.begin("r0")
+    names.begin("new")
+    assert (names.find("r0"), names.find("r1")) == (again, None)

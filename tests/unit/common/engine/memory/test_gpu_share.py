@@ -37,7 +37,7 @@ def test_what_is_left_keeps_to_the_share(found: GpuRoom, left: int) -> None:
 
 
 def test_what_is_given_back_is_left_again() -> None:
-    assert room(20, 16, HALF).without(2 * GIB).left_bytes == 22 * GIB
+    assert room(20, 16, HALF).taking(-2 * GIB).left_bytes == 22 * GIB
 
 
 @pytest.mark.parametrize(("free", "kv"), [(50, 45), (60, 48)])
