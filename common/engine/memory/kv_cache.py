@@ -92,7 +92,8 @@ class KVCache:
     @property
     def num_bytes_per_token(self) -> int:
         """Memory of one position over all layers."""
-        return count_numbers(self.shapes) * self.keys.dtype.itemsize
+        num_bytes: int = self.keys.dtype.itemsize * count_numbers(self.shapes)
+        return num_bytes
 
     @staticmethod
     def block_bytes(spec: ModelSpec, block_size: int) -> int:

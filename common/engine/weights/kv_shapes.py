@@ -8,6 +8,8 @@ from transformers import PreTrainedConfig
 from common.kv_transfer.layout import KVShape
 from pdserve.errors import SetupError
 
+# families whose layers with a window have twice the KV heads, which no number of theirs says
+_DOUBLED_IN_WINDOWS = {"mimo_v2_flash"}
 _LATENT = ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
 
 
@@ -32,37 +34,24 @@ def read_shapes(text: PreTrainedConfig) -> LayerShapes:
             )
         layers = text.per_layer_config
     places = _places(text)
-    own = tuple(
-        _shape(layers[layer], _kv_factor(text, layer))
-        for layer in range(num_layers)
-        if places[layer] is None
-    )
+    own = tuple(_shape(layers[i], i) for i in range(num_layers) if places[i] is None)
     if len(own) == num_layers:
         return LayerShapes(own)
     return LayerShapes(own, tuple(i if p is None else p for i, p in enumerate(places)))
 
 
-def _kv_factor(text: PreTrainedConfig, layer: int) -> int:
-    """Return by what to multiply a layer's KV heads: MiMo v2 has twice as many under windows."""
-    is_doubled = (
-        text.model_type == "mimo_v2_flash" and text.layer_types[layer] == "sliding_attention"
-    )
-    return 2 if is_doubled else 1
-
-
-def _shape(layer: PreTrainedConfig, kv_factor: int) -> KVShape:
+def _shape(layer: PreTrainedConfig, index: int) -> KVShape:
     heads = layer.num_attention_heads
     nope, rope, value_dim = (getattr(layer, name, None) for name in _LATENT)
     if nope is not None and rope is not None and value_dim:
         # multi-head latent attention (DeepSeek-V2), whose latents are expanded for every head
         return KVShape(heads, nope + rope, value_dim)
-    kv_heads = 1 if getattr(layer, "multi_query", False) else None
+    is_single = getattr(layer, "multi_query", False)
+    kv_heads = 1 if is_single else getattr(layer, "num_key_value_heads", None) or heads
+    if layer.model_type in _DOUBLED_IN_WINDOWS and layer.layer_types[index] == "sliding_attention":
+        kv_heads *= 2
     key_dim = getattr(layer, "head_dim", None) or layer.hidden_size // heads
-    return KVShape(
-        (kv_heads or getattr(layer, "num_key_value_heads", None) or heads) * kv_factor,
-        key_dim,
-        value_dim or key_dim,
-    )
+    return KVShape(kv_heads, key_dim, value_dim or key_dim)
 
 
 def _places(text: PreTrainedConfig) -> list[int | None]:
