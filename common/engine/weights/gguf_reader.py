@@ -16,14 +16,14 @@ from gguf import GGUFReader, GGUFValueType
 _Part = Any  # array of one field's bytes, as gguf has it
 
 
-class QuickReader(GGUFReader):
+class QuickReader(GGUFReader):  # type: ignore[misc]  # gguf has no types
     """GGUFReader that reads arrays whole; its fields are the same."""
 
     def _get_field_parts(
         self, orig_offs: int, raw_type: int
     ) -> tuple[int, list[_Part], list[int], list[GGUFValueType]]:
         if raw_type != GGUFValueType.ARRAY:
-            return super()._get_field_parts(orig_offs, raw_type)
+            return self._own_parts(orig_offs, raw_type)
         kind = self._get(orig_offs, np.uint32)
         length = self._get(orig_offs + 4, np.uint64)
         start, inner = orig_offs + 12, GGUFValueType(int(kind[0]))
@@ -38,9 +38,15 @@ class QuickReader(GGUFReader):
             parts, end = self._texts(start, int(length[0]))
             indices = list(range(3, 3 + len(parts), 2))
         else:
-            return super()._get_field_parts(orig_offs, raw_type)
+            return self._own_parts(orig_offs, raw_type)
         types = [GGUFValueType.ARRAY, *([inner] if parts else [])]
         return end - orig_offs, [kind, length, *parts], indices, types
+
+    def _own_parts(
+        self, offset: int, kind: int
+    ) -> tuple[int, list[_Part], list[int], list[GGUFValueType]]:
+        size, parts, indices, types = super()._get_field_parts(offset, kind)
+        return size, parts, indices, types
 
     def _texts(self, start: int, count: int) -> tuple[list[_Part], int]:
         """Return length and bytes of each of `count` texts, and the offset behind them."""
@@ -71,8 +77,8 @@ def open_parts(parts: Sequence[Path]) -> QuickReader:
 def shared(reader: GGUFReader) -> Iterator[None]:
     """Give `reader` to whoever opens a GGUF file meanwhile; for one thread."""
     own = gguf.GGUFReader
-    gguf.GGUFReader = lambda *_, **__: reader  # type: ignore[misc,assignment]
+    gguf.GGUFReader = lambda *_, **__: reader
     try:
         yield
     finally:
-        gguf.GGUFReader = own  # type: ignore[misc]
+        gguf.GGUFReader = own
