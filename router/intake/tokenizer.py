@@ -15,6 +15,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer as FastTokenizer
 
 from pdserve.errors import InvalidRequestError, SetupError
+from router.intake.content_parts import wants_parts, with_parts
 from router.intake.literal_text import LiteralText
 from router.intake.token_bound import find_bound
 from router.intake.token_bytes import find_token_bytes
@@ -108,6 +109,13 @@ class Tokenizer:
 
     def render(self, variables: Mapping[str, object]) -> str:
         """Return what the chat template makes of its variables. Raises InvalidRequestError."""
+        return self._render(with_parts(variables) if self._wants_parts else variables)
+
+    @cached_property
+    def _wants_parts(self) -> bool:
+        return self._template is not None and wants_parts(self._render)
+
+    def _render(self, variables: Mapping[str, object]) -> str:
         if self._template is None:
             raise InvalidRequestError(
                 "this model has no chat template; send text (`pdserve generate --raw`)",
@@ -188,7 +196,10 @@ def _chat_template(model_dir: Path, config: dict[str, object]) -> str | None:
     file = model_dir / "chat_template.jinja"
     if file.exists():
         return file.read_text("utf-8")
-    template = config.get("chat_template")
+    # processors of multimodal models once kept theirs apart
+    template = config.get("chat_template") or _read_json(model_dir / "chat_template.json").get(
+        "chat_template"
+    )
     if isinstance(template, list):  # several named templates; chats use the default one
         named = {entry["name"]: entry["template"] for entry in template}
         return named.get("default")

@@ -77,6 +77,9 @@ UNSAID: Mapping[str, int] = {
     "head_dim": 16,
     "num_experts_per_tok": 2,
     "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "n_group": 1,
+    "topk_group": 1,
     "num_key_value_heads": 4,
 }
 LAYERS = (

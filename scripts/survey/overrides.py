@@ -8,7 +8,8 @@ _MROPE: dict[str, object] = {
     "mrope_section": [2, 3, 3],
 }
 OVERRIDES: Mapping[str, Mapping[str, object]] = {
-    "dbrx": {"attn_config.rope_theta": 10000.0},
+    "bamba": {"attn_layer_indices": [1]},
+    "dbrx": {"attn_config.rope_theta": 10000.0, "attn_config.clip_qkv": 8.0},
     "ernie4_5_vl_moe": {"text_config.rope_parameters": _MROPE | {"mrope_section": [3, 3, 2]}},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
     "mamba2": {"num_heads": 8},

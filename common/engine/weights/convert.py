@@ -11,8 +11,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from common.engine.weights.gguf_facts import GgufFacts, read_gguf_facts
+from common.engine.weights.gguf_facts import GgufFacts, open_gguf, read_gguf_facts
+from common.engine.weights.gguf_parts import find_parts
 from common.engine.weights.progress import Progress
 from pdserve.errors import SetupError
 
@@ -21,7 +23,7 @@ _REMEDY = "Use the model's safetensors folder instead"
 
 
 def convert_gguf(gguf: Path, out: Path, progress: Progress) -> None:
-    """Write the model of a GGUF file to the new folder `out`, whose parent must exist.
+    """Write the model of a GGUF file, given any of its parts, to the new folder `out` in one that exists.
 
     The folder gets config.json and generation_config.json (both with eos_token_id), float32 safetensors,
     tokenizer.json and the chat template.
@@ -29,12 +31,21 @@ def convert_gguf(gguf: Path, out: Path, progress: Progress) -> None:
     Raises SetupError for a file that is cut short or no GGUF, and for a model that transformers
     cannot rebuild exactly. Needs memory for the whole model in float32.
     """
-    facts = read_gguf_facts(gguf)
+    parts = find_parts(gguf)
+    reader = open_gguf(parts)
+    facts = read_gguf_facts(reader, gguf.name)
+    # loaded late: it takes numpy and gguf
+    from common.engine.weights.gguf_reader import shared
+
     progress.stage("convert to safetensors", _STEPS)
     try:
         # Alone in a folder: transformers would read a config or tokenizer that lies beside it.
-        with tempfile.TemporaryDirectory(dir=out.parent) as alone, _quiet_transformers():
-            (Path(alone) / "model.gguf").symlink_to(gguf.resolve())
+        with (
+            tempfile.TemporaryDirectory(dir=out.parent) as alone,
+            _quiet_transformers(),
+            shared(reader),
+        ):
+            (Path(alone) / "model.gguf").symlink_to(parts[0].resolve())
             _convert(Path(alone), out, facts, progress)
     except SetupError:
         raise
@@ -75,12 +86,27 @@ def _convert(folder: Path, out: Path, facts: GgufFacts, progress: Progress) -> N
     eos = _eos_token_ids(model.config.eos_token_id, tokenizer.eos_token_id, facts.end_of_turn)
     for config in (model.config, model.generation_config):
         config.eos_token_id = eos
+    if facts.frequency_divisors:
+        model.config.rope_parameters = _divided(model.config, facts.frequency_divisors)
     model.save_pretrained(out)
     for weights in out.glob("*.safetensors"):
         # safetensors makes them readable to their owner alone, whatever the umask says.
         weights.chmod((out / "config.json").stat().st_mode)
     tokenizer.save_pretrained(out)
     progress.advance(1)
+
+
+def _divided(config: Any, divisors: tuple[float, ...]) -> dict[str, object]:
+    """Return rotary parameters that divide each frequency at every length: LongRoPE, one set of factors."""
+    factors = list(divisors)
+    return {
+        "rope_type": "longrope",
+        "rope_theta": config.rope_parameters["rope_theta"],
+        "short_factor": factors,
+        "long_factor": factors,
+        "attention_factor": 1.0,
+        "original_max_position_embeddings": config.max_position_embeddings,
+    }
 
 
 def _eos_token_ids(

@@ -8,6 +8,8 @@ from common.telemetry.logs import get_logger
 from pdserve.errors import SetupError
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# forms of older tokenizers, which transformers turns into tokenizer.json
+_SLOW_TOKENIZERS = {"tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt"}
 INDEX = "model.safetensors.index.json"
 
 _log = get_logger()
@@ -28,6 +30,12 @@ def check_folder(folder: Path) -> None:
     missing += sorted(read_shards(folder) - files) if INDEX in files else []
     if not any(name.endswith(".safetensors") for name in files):
         missing.append("*.safetensors")
+    if missing == ["tokenizer.json"] and (slow := sorted(files & _SLOW_TOKENIZERS)):
+        script = f"AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
+        raise SetupError(
+            f"{folder} has its tokenizer as {', '.join(slow)}, and lacks tokenizer.json",
+            f"Write it once with transformers: {script}",
+        )
     if missing:
         raise SetupError(
             f"{folder} is not a whole model: it lacks {', '.join(sorted(missing))}",

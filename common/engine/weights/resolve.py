@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from common.engine.weights.cache import entry_name, publish
 from common.engine.weights.catalog import CATALOG, look_up
 from common.engine.weights.convert import convert_gguf
 from common.engine.weights.folder import PICKLE_SUFFIXES, check_folder, refuse_pickle
+from common.engine.weights.gguf_parts import find_parts, model_name
 from common.engine.weights.hub import fetch_from_hub
 from common.engine.weights.progress import Progress
 from common.engine.weights.pull import pull
@@ -71,20 +72,21 @@ def _from_file(path: Path, cache_dir: Path, progress: Progress) -> ModelSource:
         convert_gguf(path, work / "model", progress)
         return work / "model"
 
-    entry = entry_name(_sha256(path, progress))
-    return ModelSource(path.stem, publish(cache_dir, entry, build, progress).absolute())
+    entry = entry_name(_sha256(find_parts(path), progress))
+    return ModelSource(model_name(path), publish(cache_dir, entry, build, progress).absolute())
 
 
-def _sha256(path: Path, progress: Progress) -> str:
+def _sha256(parts: Sequence[Path], progress: Progress) -> str:
     digest = hashlib.sha256()
-    progress.stage(f"check {path.name}", path.stat().st_size)
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
-                progress.advance(len(chunk))
-    except OSError as error:
-        raise SetupError(f"cannot read {path}: {error.strerror}") from error
+    for path in parts:
+        progress.stage(f"check {path.name}", path.stat().st_size)
+        try:
+            with path.open("rb") as file:
+                while chunk := file.read(_CHUNK_BYTES):
+                    digest.update(chunk)
+                    progress.advance(len(chunk))
+        except OSError as error:
+            raise SetupError(f"cannot read {path}: {error.strerror}") from error
     return digest.hexdigest()
 
 

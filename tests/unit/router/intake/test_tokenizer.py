@@ -85,6 +85,23 @@ def test_of_several_named_templates_the_default_is_the_chat(tmp_path: Path) -> N
         Tokenizer(tmp_path).render_chat(TURNS)
 
 
+SMOLVLM = (
+    "{% for m in messages %}{{ m['role'] }}: {% for part in m['content'] %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }}{% elif part['type'] == 'image' %}<image>{% endif %}"
+    "{% endfor %};{% endfor %}"
+)
+
+
+def test_a_template_that_reads_parts_alone_gets_parts(tmp_path: Path) -> None:
+    assert with_template(tmp_path, SMOLVLM).render_chat(TURNS) == "system: be brief;user: hé?;"
+
+
+def test_a_template_in_a_processor_s_file_is_found(tmp_path: Path) -> None:
+    write_folder(tmp_path, chat_template=None)
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": SMOLVLM}))
+    assert Tokenizer(tmp_path).render_chat(TURNS[1:]) == "user: hé?;"
+
+
 def test_a_model_without_a_template_asks_for_text(tmp_path: Path) -> None:
     tokenizer = Tokenizer(write_folder(tmp_path, chat_template=None))
     with pytest.raises(InvalidRequestError, match="send text") as caught:

@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 from tokenizers import Tokenizer, models
 
-from common.engine.weights.folder import read_eos_token_ids
+from common.engine.weights.folder import check_folder, read_eos_token_ids
 from pdserve.errors import SetupError
 from tests.unit.router.tiny_tokenizer import IM_END, VOCAB_SIZE, byte_level
 
@@ -111,3 +111,12 @@ def test_a_file_that_is_no_json_is_refused_by_name(
     (tmp_path / name).write_bytes(content)
     with pytest.raises(SetupError, match=f"{name} cannot be read"):
         read_eos_token_ids(tmp_path, VOCAB)
+
+
+def test_an_older_tokenizer_is_named_with_the_way_to_convert_it(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text("{}")
+    (folder / "merges.txt").write_text("")
+    with pytest.raises(SetupError, match=r"its tokenizer as merges\.txt, vocab\.json") as caught:
+        check_folder(folder)
+    assert "AutoTokenizer.from_pretrained" in caught.value.remedy

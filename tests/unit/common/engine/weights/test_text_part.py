@@ -88,4 +88,4 @@ def test_a_causal_lm_alone_is_no_multimodal_model(tmp_path: Path) -> None:
 
 
 def _language(whole: torch.nn.Module) -> list[torch.nn.Module]:
-    return [whole.get_decoder(), whole.get_output_embeddings()]  # type: ignore[operator]
+    return [whole.get_decoder(), whole.get_output_embeddings()]

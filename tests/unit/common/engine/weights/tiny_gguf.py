@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFWriter, TokenType, quantize
+from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, TokenType, quantize
 
 DIM, FEED_FORWARD, VOCABULARY = 32, 64, 64
 Q8 = GGMLQuantizationType.Q8_0
@@ -25,6 +25,7 @@ class GgufOptions:
     end_of_turn: int | None = None
     quantize: bool = False
     architecture: str = "llama"
+    frequency_divisor: float = 0.0  # of every second rotary frequency; 0: no such tensor
 
 
 def random_tensors() -> Tensors:
@@ -63,10 +64,37 @@ def write_gguf(path: Path, tensors: Tensors, options: GgufOptions) -> None:
             writer.add_tensor(name, quantize(values, Q8), raw_dtype=Q8)
         else:
             writer.add_tensor(name, values)
+    if options.frequency_divisor:
+        divisors = np.ones(DIM // 4, np.float32)
+        divisors[1::2] = options.frequency_divisor
+        writer.add_tensor("rope_freqs.weight", divisors)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def write_parts(folder: Path, tensors: Tensors, count: int) -> list[Path]:
+    """Write the tiny llama in `count` files, as llama.cpp splits: the first one has the metadata."""
+    whole = folder / "whole.gguf"
+    write_gguf(whole, tensors, GgufOptions())
+    writer = GGUFWriter(folder / "tiny.gguf", "llama", split_max_tensors=-(-len(tensors) // count))
+    copy_metadata(whole, writer)
+    for name, values in tensors.items():
+        writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    whole.unlink()
+    return sorted(folder.glob("tiny-*.gguf"))
+
+
+def copy_metadata(file: Path, writer: GGUFWriter) -> None:
+    for name, field in GGUFReader(file).fields.items():
+        if not name.startswith("GGUF.") and name != "general.architecture":
+            inner = field.types[1] if len(field.types) > 1 else None
+            writer.add_key_value(name, field.contents(), field.types[0], inner)
 
 
 def add_tokenizer(writer: GGUFWriter, options: GgufOptions) -> None:
