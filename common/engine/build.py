@@ -108,24 +108,18 @@ def assemble_engine(
         check = SelfCheck(model, spec)
     spec = replace(spec, state=check.state_layout)
     block_size = block_size_of(config, device)
-    # a block of the graphs, of which the pool does not know
-    has_graphs = device.type == "cuda" and config.cuda_graphs == "auto" and spec.state is None
-    num_scratch = int(has_graphs)
+    num_scratch = _num_scratch(spec, config, device)
     with stage("preparing weights"):
         with_backend = select_model(model, config, device)
     num_bytes = _kv_bytes(spec, config, device, room, with_backend, stage)
-    limits, num_bytes = fit_states(choose_limits(config, device.type), config, spec, num_bytes)
-    num_blocks = _count_blocks(config, spec, block_size, num_bytes, num_scratch)
-    limits = fit_blocks(limits, config, num_blocks)
+    num_blocks, limits = _fit(spec, config, device, num_bytes, num_scratch)
     with stage("allocating KV memory") as remark:
         cache = _cache(spec, config, device, num_blocks + num_scratch)
         remark.text = _told(cache, num_blocks, spec, limits)
     backend = select_backend(config.attention_backend, cache, spec.num_heads, spec.extras)
     token_model = with_failpoint(with_backend(backend))
     token_model, states = add_state(token_model, model, spec, limits.max_num_seqs, device)
-    # with state no step begins before the one before it has landed: see StateCache
-    copies = DeviceCopies() if device.type == "cuda" and states is None else None
-    rest = (block_size, spec.eos_token_ids, MaskFiller(spec.vocab_size), copies)
+    rest = (block_size, spec.eos_token_ids, MaskFiller(spec.vocab_size), _copies(device, states))
     runner = ModelRunner(token_model, *rest)
     pool = BlockPool(num_blocks, block_size)
     with stage("probing attention"):
@@ -139,6 +133,26 @@ def assemble_engine(
     prefix = _prefix_cache(pool, spec, config, limits)
     costs = Costs(within_limits(WorkerProfile(), limits))
     return Engine(spec, config, prefix, cache, runner, costs, limits, states)
+
+
+def _num_scratch(spec: ModelSpec, config: EngineConfig, device: torch.device) -> int:
+    """Return the number of blocks of the graphs, of which the pool does not know."""
+    has_graphs = device.type == "cuda" and config.cuda_graphs == "auto" and spec.state is None
+    return int(has_graphs)
+
+
+def _fit(
+    spec: ModelSpec, config: EngineConfig, device: torch.device, num_bytes: int, num_scratch: int
+) -> tuple[int, Limits]:
+    """Return the blocks in `num_bytes`, and the limits of sequences that fit there with their states."""
+    limits, num_bytes = fit_states(choose_limits(config, device.type), config, spec, num_bytes)
+    num_blocks = _count_blocks(config, spec, block_size_of(config, device), num_bytes, num_scratch)
+    return num_blocks, fit_blocks(limits, config, num_blocks)
+
+
+def _copies(device: torch.device, states: StateCache | None) -> DeviceCopies | None:
+    """Return the copier for steps that are queued; with state, each lands at once (see StateCache)."""
+    return DeviceCopies() if device.type == "cuda" and states is None else None
 
 
 def _prefix_cache(
