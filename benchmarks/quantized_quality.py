@@ -44,7 +44,7 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What an engine makes of the text."""
+    """Results of one engine on the text."""
 
     perplexity: float
     likeliest: torch.Tensor  # token ids, one a position

@@ -11,7 +11,8 @@ from common.engine.cpu.memory import flat, scratch
 from common.engine.cpu.panel import PLAIN, TILE_ROWS, WIDTH
 from common.engine.cpu.panel_matmul import ROWS
 from common.engine.cpu.parallel import in_parallel
-from common.engine.cpu.quantized_panel import GROUP, group_sum, quantized_tile
+from common.engine.cpu.quantized_levels import GROUP
+from common.engine.cpu.quantized_panel import group_sum, quantized_tile
 from common.engine.cpu.vector import widen
 
 _WORD_BITS = 32
@@ -47,6 +48,20 @@ def _rest_function(kind: int) -> Callable[..., None]:
     return run
 
 
+@part()
+def _sum_groups(x, sums):  # type: ignore[no-untyped-def]
+    for group in range(sums.shape[0]):
+        sums[group] = group_sum(x, group * GROUP)
+
+
+@part()
+def _copy_wanted(results, columns, out, first, end, column):  # type: ignore[no-untyped-def]
+    """Copy the wanted columns, from `column` on, of a last panel's results for rows first to end."""
+    for row in range(first, end):
+        for i in range(out.shape[1] - column):
+            out[row, column + i] = results[(row - first) * columns + i]
+
+
 def _matmul_function(kind: int) -> Callable[..., None]:
     """Make the kernel that multiplies all rows of x with all panels; `kind` as in panel_tile."""
     most, rest = _tile_function(TILE_ROWS, kind), _rest_function(kind)
@@ -55,11 +70,10 @@ def _matmul_function(kind: int) -> Callable[..., None]:
     @part(variant=str(kind))
     def run_panels(first_item, end_item, x, levels, scales, bias, out, num_parts):  # type: ignore[no-untyped-def]
         tokens, depth, width = x.shape[0], x.shape[1], out.shape[1]
-        flat_x, flat_levels, flat_scales, flat_out = flat(x), flat(levels), flat(scales), flat(out)
-        b = scratch(np.float32, WIDTH)
-        sums = np.empty(0 if levels.shape[1] == depth else tokens * depth // GROUP, np.float32)
-        for group in range(sums.shape[0]):
-            sums[group] = group_sum(flat_x, group * GROUP)
+        rows, lev, sca, flat_out = flat(x), flat(levels), flat(scales), flat(out)
+        b, is_int8 = scratch(np.float32, WIDTH), levels.shape[1] == depth
+        sums = np.empty(0 if is_int8 else tokens * depth // GROUP, np.float32)
+        _sum_groups(rows, sums)
         for item in range(first_item, end_item):
             of_tokens, panel = item % num_parts, item // num_parts
             column = panel * columns
@@ -67,38 +81,18 @@ def _matmul_function(kind: int) -> Callable[..., None]:
                 b[i] = bias[panel * WIDTH + i] if i < bias.shape[0] else np.float32(0)
             row, end = tokens * of_tokens // num_parts, tokens * (of_tokens + 1) // num_parts
             first, to, stride, begin = row, flat_out, width, column
-            is_cut = column + columns > width
-            if is_cut:
+            if column + columns > width:
                 # the last panel has outputs that nobody wants
                 to = np.empty((end - row) * columns, out.dtype)
                 stride, begin = columns, -row * columns
-            row = most(
-                flat_x, row, end, depth, sums, flat_levels, flat_scales, panel, b, to, begin, stride
-            )
+            row = most(rows, row, end, depth, sums, lev, sca, panel, b, to, begin, stride)
             if row > first and end - row not in ROWS:
                 # some rows once more, the same bits: two tiles that are small would take longer
                 last = end - TILE_ROWS
-                row = most(
-                    flat_x,
-                    last,
-                    end,
-                    depth,
-                    sums,
-                    flat_levels,
-                    flat_scales,
-                    panel,
-                    b,
-                    to,
-                    begin,
-                    stride,
-                )
-            rest(
-                flat_x, row, end, depth, sums, flat_levels, flat_scales, panel, b, to, begin, stride
-            )
-            if is_cut:
-                for row in range(first, end):
-                    for i in range(width - column):
-                        flat_out[row * width + column + i] = to[(row - first) * columns + i]
+                row = most(rows, last, end, depth, sums, lev, sca, panel, b, to, begin, stride)
+            rest(rows, row, end, depth, sums, lev, sca, panel, b, to, begin, stride)
+            if column + columns > width:
+                _copy_wanted(to, columns, out, first, end, column)
 
     @kernel(variant=str(kind))
     def matmul(x, levels, scales, bias, out, num_parts):  # type: ignore[no-untyped-def]

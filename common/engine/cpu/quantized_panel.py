@@ -19,19 +19,22 @@ from numba.extending import intrinsic
 
 from common.engine.cpu import emit
 from common.engine.cpu.activation import GELU_TANH, gated
-from common.engine.cpu.emit import INTS, LANES, Builder, Context, Values
+from common.engine.cpu.emit import LANES, Builder, Context, Values
 from common.engine.cpu.panel import PLAIN, WIDTH
+from common.engine.cpu.quantized_levels import (
+    COLUMNS,
+    GROUP,
+    LINE_BYTES,
+    STEP,
+    Panel,
+    load_level,
+    load_scales,
+    panel_of,
+    prefetch_group,
+)
 from common.engine.cpu.target import host_target
 
-GROUP = 32
 _PART = 16  # numbers that are summed before their scale is applied
-_STEP = 8  # numbers of a row in a word of 4-bit levels; so many are unrolled
-_AHEAD_BYTES = 8192
-_LINE_BYTES = 64
-_COLUMNS = range(0, WIDTH, LANES)
-_BYTES = ir.VectorType(ir.IntType(8), LANES)
-# float32 of each 4-bit level in two's complement
-_LEVELS = [float(level if level < 8 else level - 16) for level in range(16)]
 
 
 class _Rows(NamedTuple):
@@ -41,20 +44,6 @@ class _Rows(NamedTuple):
     first: Any
     depth: Any
     sums: Any
-
-
-class _Panel(NamedTuple):
-    levels: Any
-    first: Any  # of its levels, in words or bytes
-    scales: Any
-    first_scale: Any
-    is_int8: bool
-    scale_array: types.Array
-
-    @property
-    def scale_rows(self) -> int:
-        """Rows of WIDTH float16 that a group has: scales, and the offsets of 4-bit levels."""
-        return 1 if self.is_int8 else 2
 
 
 @intrinsic(prefer_literal=True)
@@ -74,17 +63,17 @@ def quantized_tile(  # type: ignore[no-untyped-def]
             emit.array_data(context, builder, sig, args, i) for i in (0, 3, 7, 8)
         )
         groups = builder.udiv(args[2], emit.index(GROUP))
-        weights = _panel(context, builder, sig, args, groups)
+        weights = panel_of(context, builder, sig, args, groups)
         x_rows = _Rows(x_data, args[1], args[2], x_sums)
         totals = _begin_totals(builder, biases, num_rows)
         with cgutils.for_range(builder, groups) as loop:
             _add_group(builder, x_rows, weights, loop.index, totals)
         for i in range(num_rows):
             row = emit.multiply_add(builder, args[10], i, args[9])
-            sums = [emit.load_f32(builder, totals[i][0], emit.index(c)) for c in _COLUMNS]
+            sums = [emit.load_f32(builder, totals[i][0], emit.index(c)) for c in COLUMNS]
             is_plain, is_gelu = (emit.literal(kind) == one for one in (PLAIN, GELU_TANH))
             results = sums if is_plain else [gated(builder, sums[0], sums[1], is_gelu)]
-            for column, result in zip(_COLUMNS, results, strict=False):
+            for column, result in zip(COLUMNS, results, strict=False):
                 at = builder.add(row, emit.index(column))
                 emit.store_as(builder, result, out_data, at, sig.args[8])
         return context.get_dummy_value()
@@ -107,47 +96,34 @@ def group_sum(ctx, x, at):  # type: ignore[no-untyped-def]
     return types.float32(x, types.intp), generate
 
 
-def _panel(context: Context, builder: Builder, sig: Signature, args: Values, groups: Any) -> _Panel:
-    """Return the panel that arguments 4 to 6 of a tile name: levels, scales and its number."""
-    levels, scales = (emit.array_data(context, builder, sig, args, i) for i in (4, 5))
-    is_int8 = bool(sig.args[4].dtype == types.int8)
-    panel = _Panel(levels, None, scales, None, is_int8, sig.args[5])
-    in_group = GROUP if is_int8 else GROUP // _STEP
-    group = builder.mul(args[6], groups)
-    first, first_scale = (
-        builder.mul(group, emit.index(rows * WIDTH)) for rows in (in_group, panel.scale_rows)
-    )
-    return panel._replace(first=first, first_scale=first_scale)
-
-
 def _begin_totals(builder: Builder, biases: Any, num_rows: int) -> list[list[Any]]:
     """Make the totals, WIDTH a row; each begins at the bias."""
     with builder.goto_entry_block():
         memory = builder.alloca(emit.F32, size=emit.index(num_rows * WIDTH))
-        memory.align = _LINE_BYTES
+        memory.align = LINE_BYTES
     _escape(builder, memory)
     totals = [[builder.gep(memory, [emit.index(i * WIDTH)])] for i in range(num_rows)]
     for row in totals:
-        for column in map(emit.index, _COLUMNS):
+        for column in map(emit.index, COLUMNS):
             emit.store(builder, emit.load_f32(builder, biases, column), row[0], column)
     return totals
 
 
 def _add_group(
-    builder: Builder, x: _Rows, panel: _Panel, group: Any, totals: list[list[Any]]
+    builder: Builder, x: _Rows, panel: Panel, group: Any, totals: list[list[Any]]
 ) -> None:
     """Add a group's products. Few rows run both parts at once: a chain of sums waits for each of its own."""
-    _prefetch(builder, panel, group)
+    prefetch_group(builder, panel, group)
     together = 2 if len(totals) <= _few_rows() else 1
     for first_part in range(0, GROUP // _PART, together):
         parts = range(first_part, first_part + together)
         zero = emit.constant(0.0)
-        sums = [[[emit.variable(builder, zero) for _ in _COLUMNS] for _ in totals] for _ in parts]
-        with cgutils.for_range(builder, emit.index(_PART // _STEP)) as loop:
-            for number in range(_STEP):
+        sums = [[[emit.variable(builder, zero) for _ in COLUMNS] for _ in totals] for _ in parts]
+        with cgutils.for_range(builder, emit.index(_PART // STEP)) as loop:
+            for number in range(STEP):
                 for part, of_part in zip(parts, sums, strict=True):
-                    step = builder.add(loop.index, emit.index(part * (_PART // _STEP)))
-                    step = emit.multiply_add(builder, group, GROUP // _STEP, step)
+                    step = builder.add(loop.index, emit.index(part * (_PART // STEP)))
+                    step = emit.multiply_add(builder, group, GROUP // STEP, step)
                     _add_products(builder, x, panel, step, number, of_part)
         for part, of_part in zip(parts, sums, strict=True):
             is_last = part == GROUP // _PART - 1
@@ -155,11 +131,11 @@ def _add_group(
 
 
 def _add_products(
-    builder: Builder, x: _Rows, panel: _Panel, step: Any, number: int, sums: list[list[Any]]
+    builder: Builder, x: _Rows, panel: Panel, step: Any, number: int, sums: list[list[Any]]
 ) -> None:
     """Add the products of one number of each row, the `number`-th of a step."""
-    weights = [_widened(builder, panel, step, number, column) for column in _COLUMNS]
-    at = builder.add(emit.multiply_add(builder, step, _STEP, x.first), emit.index(number))
+    weights = [load_level(builder, panel, step, number, column) for column in COLUMNS]
+    at = builder.add(emit.multiply_add(builder, step, STEP, x.first), emit.index(number))
     for i, row in enumerate(sums):
         if len(sums) > _few_rows():
             _keep_order(builder)
@@ -169,39 +145,19 @@ def _add_products(
             emit.add_product(builder, total, left, weight)
 
 
-def _widened(builder: Builder, panel: _Panel, step: Any, number: int, column: int) -> Any:
-    """Load one level of LANES rows as float32."""
-    if panel.is_int8:
-        at = emit.multiply_add(builder, step, _STEP * WIDTH, panel.first)
-        at = builder.add(at, emit.index(number * WIDTH + column))
-        levels = emit.aligned_load(builder, builder.gep(panel.levels, [at]), _BYTES, 1)
-        return builder.sitofp(builder.sext(levels, INTS), emit.VECTOR)
-    at = builder.add(emit.multiply_add(builder, step, WIDTH, panel.first), emit.index(column))
-    words = emit.aligned_load(builder, builder.gep(panel.levels, [at]), INTS, 4)
-    if host_target().level.startswith("avx512"):
-        # one instruction looks all lanes up by the lowest 4 bits
-        shifted = builder.lshr(words, _alike(4 * number))
-        kind = ir.FunctionType(emit.VECTOR, [emit.VECTOR, INTS])
-        name = "llvm.x86.avx512.permvar.sf.512"
-        function = cgutils.get_or_insert_function(builder.module, kind, name)
-        return builder.call(function, [ir.Constant(emit.VECTOR, _LEVELS), shifted])
-    top = builder.shl(words, _alike(28 - 4 * number))
-    return builder.sitofp(builder.ashr(top, _alike(28)), emit.VECTOR)
-
-
 def _add_scaled(
     builder: Builder,
     x: _Rows | None,
-    panel: _Panel,
+    panel: Panel,
     group: Any,
     sums: list[list[Any]],
     totals: list[list[Any]],
 ) -> None:
     """Add a part's sums to the totals; `x`, given with a group's last part, adds offsets where there are."""
-    scales = _scales(builder, panel, group, 0)
-    offsets = _scales(builder, panel, group, 1) if x is not None and not panel.is_int8 else []
+    scales = load_scales(builder, panel, group, 0)
+    offsets = load_scales(builder, panel, group, 1) if x is not None and not panel.is_int8 else []
     for i, (row, (total,)) in enumerate(zip(sums, totals, strict=True)):
-        spots = [emit.index(column) for column in _COLUMNS]
+        spots = [emit.index(column) for column in COLUMNS]
         found = [emit.load_f32(builder, total, spot) for spot in spots]
         for c, (part, scale) in enumerate(zip(row, scales, strict=True)):
             found[c] = emit.call(builder, "llvm.fma", [scale, builder.load(part), found[c]])
@@ -215,35 +171,9 @@ def _add_scaled(
             emit.store(builder, result, total, spot)
 
 
-def _scales(builder: Builder, panel: _Panel, group: Any, row: int) -> list[Any]:
-    """Load a group's scales, row 0, or its offsets, row 1, as float32."""
-    at = emit.multiply_add(builder, group, panel.scale_rows * WIDTH, panel.first_scale)
-    spots = [builder.add(at, emit.index(row * WIDTH + column)) for column in _COLUMNS]
-    return [emit.load(builder, panel.scales, spot, panel.scale_array) for spot in spots]
-
-
-def _prefetch(builder: Builder, panel: _Panel, group: Any) -> None:
-    """Ask for the levels and scales of a group further on; panels lie one behind the other."""
-    words, item_bytes = (GROUP, 1) if panel.is_int8 else (GROUP // _STEP, 4)
-    at = emit.multiply_add(builder, group, words * WIDTH, panel.first)
-    for offset in range(0, words * WIDTH * item_bytes, _LINE_BYTES):
-        ahead = emit.index((_AHEAD_BYTES + offset) // item_bytes)
-        emit.prefetch(builder, panel.levels, builder.add(at, ahead))
-    scales = panel.scale_rows * WIDTH
-    at = emit.multiply_add(builder, group, scales, panel.first_scale)
-    ahead_groups = _AHEAD_BYTES // (words * WIDTH * item_bytes)
-    for offset in range(0, scales, _LINE_BYTES // 2):
-        ahead = emit.index(ahead_groups * scales + offset)
-        emit.prefetch(builder, panel.scales, builder.add(at, ahead))
-
-
 def _few_rows() -> int:
     """Return how many rows have the sums of both parts of a group in registers."""
     return 4 if host_target().level.startswith("avx512") else 2
-
-
-def _alike(value: int) -> Any:
-    return ir.Constant(INTS, [value] * LANES)
 
 
 def _escape(builder: Builder, pointer: Any) -> None:

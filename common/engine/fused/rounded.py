@@ -63,7 +63,13 @@ def _rounded_forwards(model: Any, form: Format) -> Iterator[tuple[Any, Callable[
 
 
 def _product_of(module: nn.Linear, form: Format) -> Callable[..., torch.Tensor]:
-    return lambda x: functional.linear(x, rounded(module.weight, form), module.bias)
+    def multiply(x: torch.Tensor) -> torch.Tensor:
+        # in float32, as the kernels do: rounded once more, 4-bit weights are too far from theirs
+        bias = None if module.bias is None else module.bias.float()
+        weight = rounded(module.weight.float(), form)
+        return functional.linear(x.float(), weight, bias).to(x.dtype)
+
+    return multiply
 
 
 def _embedding_of(module: Any) -> Callable[..., torch.Tensor]:
