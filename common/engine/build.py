@@ -1,5 +1,6 @@
 """Engine of one worker: the model, its KV memory and the runner, built together."""
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from common.engine.state.cache import StateCache
 from common.engine.state.hybrid import add_state, fit_states
 from common.engine.state.slots import StateSlots
 from common.engine.weights.load import load_model
+from common.engine.weights.size import told_rate, weights_bytes
 from common.grammar.matcher import MaskFiller
 from common.kv_capacity import describe_capacity
 from common.profile import WorkerProfile
@@ -82,6 +84,7 @@ def build_engine(
     chosen = choose_dtype(config, model_dir, device, share.memory_bytes)
     config = config.model_copy(update={"dtype": chosen.dtype})
     room = read_room(config, device, share, model_dir)
+    began_s = time.monotonic()
     with stage("loading weights") as remark:
         model, spec = load_model(
             model_dir,
@@ -90,7 +93,8 @@ def build_engine(
             allow_unused_weights=config.allow_unused_weights,
             admit=lambda spec: room.check(config.kv_cache_gib, _want(spec, config, device)),
         )
-        remark.text = f"{chosen.dtype}, {chosen.reason}"
+        rate = told_rate(weights_bytes(model_dir, chosen.dtype), time.monotonic() - began_s)
+        remark.text = f"{chosen.dtype}, {chosen.reason}; {rate}"
     spec = replace(spec, dtype_reason=chosen.reason).quantized(config.quantization)
     return assemble_engine(model, spec, config, device, stage, room)
 

@@ -17,11 +17,17 @@ def weights_bytes(model_dir: Path, dtype: str) -> int:
     return sum(math.prod(shape) for shape, _ in _tensors(model_dir)) * _ITEM_BYTES[dtype]
 
 
+def told_rate(num_bytes: int, seconds: float) -> str:
+    """Return, for example, "1.50 GB at 0.75 GB/s"."""
+    gb = num_bytes / 1e9
+    return f"{gb:.2f} GB at {gb / max(seconds, 1e-9):.2f} GB/s"
+
+
 def loading_bytes(model_dir: Path, dtype: str) -> int:
     """Return the bytes of a folder's weights in `dtype` at the time when most of them are held.
 
-    Weights stored in another dtype count twice: the converted ones stay while the fused pass lays them
-    out anew. Weights stored in `dtype` are mapped from the file, memory that the system can take back.
+    Weights stored in another dtype count twice. That is more than is held at a time, and leaves room for
+    tensors that are read, converted or laid out meanwhile.
     """
     copies = ((2 - (stored == _STORED[dtype]), shape) for shape, stored in _tensors(model_dir))
     return sum(n * math.prod(shape) for n, shape in copies) * _ITEM_BYTES[dtype]

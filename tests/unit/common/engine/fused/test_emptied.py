@@ -7,7 +7,7 @@ import torch
 
 from common.engine.build import build_engine
 from common.engine.fused.families import activation_of, fuse
-from common.engine.fused.weights import AsStored
+from common.engine.fused.weights import AsStored, Linear
 from tests.unit.common.engine.fused.fusing import fuse_as_stored
 from tests.unit.common.engine.generation import continuations
 from tests.unit.common.engine.tiny_models import (
@@ -46,6 +46,26 @@ def test_merged_weights_are_the_same_and_their_parts_are_gone(
     if family != "phi3":  # whose three products are stored as one
         assert not attention.q_proj.weight.numel()
         assert not model.model.layers[0].mlp.up_proj.weight.numel()
+
+
+class Watching(AsStored):
+    """Layout that notes how many numbers the model still holds when a gate is laid out."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.model, self.held = model, list[int]()
+
+    def gated(self, layer: Linear) -> Linear:
+        self.held.append(sum(parameter.numel() for parameter in self.model.parameters()))
+        return layer
+
+
+def test_no_more_than_a_layer_is_held_twice(tmp_path: Path) -> None:
+    model = load(save_model(tmp_path, "llama", num_hidden_layers=4))
+    merged = 64 * (64 + 2 * 32) + 64 * 2 * 128  # q, k, v, gate and up of a layer
+    layout = Watching(model)
+    assert fuse(model, "silu", layout, may_empty=True) is not None
+    first = layout.held[0]
+    assert layout.held == [first - merged * layer for layer in range(4)]
 
 
 def test_a_model_that_cannot_be_fused_keeps_its_weights(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from common.engine.weights.size import loading_bytes
+from common.engine.weights.size import loading_bytes, told_rate, weights_bytes
 
 
 @pytest.fixture
@@ -32,3 +32,13 @@ def test_files_that_cannot_be_read_count_nothing(folder: Path) -> None:
     (folder / "2.safetensors").write_bytes(b"")
     (folder / "3.safetensors").symlink_to(folder / "nowhere")
     assert loading_bytes(folder, "float32") == 0
+
+
+def test_weights_alone_count_once(folder: Path) -> None:
+    assert weights_bytes(folder, "bfloat16") == 2 * 1010
+    assert weights_bytes(folder, "float32") == 4 * 1010
+
+
+def test_a_rate_is_told_with_the_bytes() -> None:
+    assert told_rate(1_500_000_000, 2.0) == "1.50 GB at 0.75 GB/s"
+    assert told_rate(0, 0.0) == "0.00 GB at 0.00 GB/s"
