@@ -7,7 +7,6 @@ the backend, takes the place of each and uses its products.
 from typing import Any
 
 import torch
-from torch import nn
 
 from common.engine.attention.backend import AttentionBackend
 from common.engine.attention.form import ALIBI_FAMILIES, AttentionForm
@@ -33,7 +32,7 @@ def take_over_alibi(model: Module, backend: AttentionBackend) -> None:
         block.attn = _MptAttention(block.attn, slopes, backend)
 
 
-class _BloomAttention(nn.Module):
+class _BloomAttention(torch.nn.Module):  # type: ignore[misc]
     """Module in the place of BloomAttention; it adds the residual too."""
 
     def __init__(self, theirs: Module, slopes: torch.Tensor, backend: AttentionBackend) -> None:
@@ -48,12 +47,12 @@ class _BloomAttention(nn.Module):
         """Attend for `hidden` [1, T, n], whatever mask and biases are given."""
         theirs = self._theirs
         merged = theirs.query_key_value(hidden)[0]
-        qkv = merged.view(len(merged), theirs.num_heads, 3, theirs.head_dim).unbind(2)
-        out = self._backend.attend(self._place, *qkv, self._form)
+        query, key, value = merged.view(len(merged), theirs.num_heads, 3, theirs.head_dim).unbind(2)
+        out = self._backend.attend(self._place, query, key, value, self._form)
         return theirs.dense(out.flatten(1))[None] + residual, None
 
 
-class _MptAttention(nn.Module):
+class _MptAttention(torch.nn.Module):  # type: ignore[misc]
     """Module in the place of MptAttention."""
 
     def __init__(self, theirs: Module, slopes: torch.Tensor, backend: AttentionBackend) -> None:
@@ -68,6 +67,6 @@ class _MptAttention(nn.Module):
         merged = theirs.Wqkv(hidden)[0]
         if theirs.clip_qkv:
             merged = merged.clamp(min=-theirs.clip_qkv, max=theirs.clip_qkv)
-        qkv = merged.view(len(merged), 3, theirs.n_heads, theirs.head_dim).unbind(1)
-        out = self._backend.attend(self._place, *qkv, self._form)
+        query, key, value = merged.view(len(merged), 3, theirs.n_heads, theirs.head_dim).unbind(1)
+        out = self._backend.attend(self._place, query, key, value, self._form)
         return theirs.out_proj(out.flatten(1))[None], None
