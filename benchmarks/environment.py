@@ -44,9 +44,8 @@ def _command_name() -> str:
     script = Path(sys.argv[0])
     if script.stem == "pdserve":
         return "pdserve"
-    return (
-        f"python -m benchmarks.{script.parent.name if script.stem == '__main__' else script.stem}"
-    )
+    module = script.parent if script.stem == "__main__" else script
+    return f"python -m {module.parent.name}.{module.stem}"
 
 
 def _version(library: str) -> str:

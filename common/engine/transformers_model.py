@@ -38,5 +38,7 @@ class TransformersModel:
                 **told,
             )
             logits: torch.Tensor = output.logits[0]
+            if len(logits) != len(step.sample_rows):  # the model knows no logits_to_keep
+                logits = logits[step.sample_rows]
             # the CPU's sampling kernels are compiled for float32 alone
             return logits.float() if logits.is_cpu else logits

@@ -30,14 +30,14 @@ more of each kind.
 
 
 def shares(outcomes: Sequence[Outcome]) -> Iterator[str]:
-    """Yield a line for causal LMs and one for multimodal models: how many are equal, of those built."""
+    """Yield a line for causal LMs and one for multimodal models: the equal ones' share of those built."""
     for name, is_seeing in (("causal LMs", False), ("multimodal models, for text", True)):
         group = [o for o in outcomes if is_multimodal(o.kind) == is_seeing]
         counts = Counter(o.verdict for o in group)
         built = len(group) - counts["not built"]
         share = counts["equal"] / built if built else 0.0
         each = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts[v])
-        yield f"{name}: {share:.0%} of {built} that can be built are equal ({each})"
+        yield f"{name}: {share:.0%} of {built} are equal ({each})"
 
 
 def markdown(outcomes: Sequence[Outcome]) -> str:

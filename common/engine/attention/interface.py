@@ -18,7 +18,14 @@ from common.kv_transfer.layout import KVShape
 
 ATTENTION_NAME, OWN_NAME = "pdserve_paged", "eager"
 # Keywords that carry no mathematics of their own here: rotary is already applied, dropout is off.
-_HARMLESS = {"position_ids", "cache_position", "use_cache", "output_attentions", "is_causal"}
+_HARMLESS = {
+    "position_ids",
+    "cache_position",
+    "use_cache",
+    "output_attentions",
+    "is_causal",
+    "logits_to_keep",  # passed on by models that give the logits of every row
+}
 
 
 def paged_attention(

@@ -33,8 +33,7 @@ def load_whole(
     """
     tensors = read_tensors(weight_files(path))
     refuse_quantized_tensors(tensors)
-    multimodal = multimodal_class(config)
-    kind: Any = without_towers(multimodal) if multimodal else AutoModelForCausalLM
+    kind, is_part = _class_of(config)
     with _reported_to_us(), unmapped():
         try:
             model, raw = kind.from_pretrained(
@@ -56,8 +55,14 @@ def load_whole(
     if report.mismatched:
         refuse_uneven_experts(path, tensors)
     check_report(report, path, _head(model), allow_unused=allow_unused)
-    loaded: torch.nn.Module = as_causal_lm(model, config) if multimodal else model
+    loaded: torch.nn.Module = as_causal_lm(model, config) if is_part else model
     return loaded
+
+
+def _class_of(config: PreTrainedConfig) -> tuple[Any, bool]:
+    """Return the class that loads the model, and True if that is a multimodal one's text part."""
+    multimodal = multimodal_class(config)
+    return (without_towers(multimodal), True) if multimodal else (AutoModelForCausalLM, False)
 
 
 def _head(model: Any) -> str | None:
