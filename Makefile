@@ -11,7 +11,7 @@ QUICK  := not slow and not gpu and not clients and not faults
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test static test-units test-deployments check test-cpus test-slow test-faults chaos test-clients test-gpu proto sync-client dashboards bench bench-cpus bench-handoff bench-overload bench-gpu docs clean proto-baseline
+.PHONY: help model-survey setup demo test static test-units test-deployments check test-cpus test-slow test-faults chaos test-clients test-gpu proto sync-client dashboards bench bench-cpus bench-handoff bench-overload bench-gpu docs clean proto-baseline
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -105,6 +105,9 @@ sync-client: $(STAMP)  ## regenerate pdserve/sync_client.py from pdserve/client.
 
 proto-baseline: $(STAMP)  ## after a release: what later changes of proto/ must not break
 	$(VENV)/bin/buf build --exclude-source-info -o $(BASELINE)
+
+model-survey: $(STAMP)  ## try every model type of transformers, tiny; writes docs/use/model-table.md
+	OMP_NUM_THREADS=1 $(PY) -m scripts.survey
 
 dashboards: $(STAMP)  ## write the Grafana boards of deploy/observability from scripts/dashboards
 	$(PY) -m scripts.dashboards

@@ -33,7 +33,7 @@ from common.engine.weights.resolve import resolve_model
 from common.messages import SamplingParams, WorkRequest
 
 _TEXT = Path(__file__).parents[1] / "docs" / "adr"
-_WINDOW, _NUM_WINDOWS = 256, 24
+_WINDOW, _NUM_WINDOWS = 256, 12
 _KINDS = {
     "float32": EngineConfig(dtype="float32", kv_cache_gib=0.1),
     "bfloat16": EngineConfig(dtype="bfloat16", kv_cache_gib=0.1),

@@ -112,26 +112,25 @@ def assemble_engine(
     with stage("running the model alone"), rounded_products(model, quantized_format(config)):
         check = SelfCheck(model, spec)
     spec = replace(spec, state=check.state_layout)
-    num_scratch = _num_scratch(config, spec, device)
+    block_size = block_size_of(config, device)
+    num_scratch = _num_scratch(spec, config, device)
     with stage("preparing weights"):
         with_backend = select_model(model, config, device, may_empty=room is not None)
     num_bytes = _kv_bytes(spec, config, device, room, with_backend, stage)
-    limits, num_bytes = fit_states(choose_limits(config, device.type), config, spec, num_bytes)
-    num_blocks = _count_blocks(config, spec, device, num_bytes, num_scratch)
-    limits = fit_blocks(limits, config, num_blocks)
+    num_blocks, limits = _fit(spec, config, device, num_bytes, num_scratch)
     with stage("allocating KV memory") as remark:
         cache = _cache(spec, config, device, num_blocks + num_scratch)
         remark.text = _told(cache, num_blocks, spec, limits)
     backend = select_backend(config.attention_backend, cache, spec.num_heads, spec.extras)
     token_model = with_failpoint(with_backend(backend))
     token_model, states = add_state(token_model, model, spec, limits.max_num_seqs, device)
-    # with state no step begins before the one before it has landed: see StateCache
-    copies = DeviceCopies() if device.type == "cuda" and states is None else None
-    rest = (cache.block_size, spec.eos_token_ids, MaskFiller(spec.vocab_size), copies)
-    runner, pool = ModelRunner(token_model, *rest), BlockPool(num_blocks, cache.block_size)
+    rest = (block_size, spec.eos_token_ids, MaskFiller(spec.vocab_size), _copies(device, states))
+    runner = ModelRunner(token_model, *rest)
+    pool = BlockPool(num_blocks, block_size)
     with stage("probing attention"):
         check.run(runner, cache, pool, states)
     if num_scratch:
+        # captured after the check, so that an error of the model itself is not blamed on graphs
         with stage("capturing CUDA graphs"):
             token_model = graph_decode(token_model, backend, _graph_limits(limits, spec, pool))
         runner = ModelRunner(token_model, *rest)
@@ -139,6 +138,26 @@ def assemble_engine(
     prefix = _prefix_cache(pool, spec, config, limits)
     costs = Costs(within_limits(WorkerProfile(), limits))
     return Engine(spec, config, prefix, cache, runner, costs, limits, states)
+
+
+def _num_scratch(spec: ModelSpec, config: EngineConfig, device: torch.device) -> int:
+    """Return the number of blocks of the graphs, of which the pool does not know."""
+    has_graphs = device.type == "cuda" and config.cuda_graphs == "auto" and spec.state is None
+    return int(has_graphs)
+
+
+def _fit(
+    spec: ModelSpec, config: EngineConfig, device: torch.device, num_bytes: int, num_scratch: int
+) -> tuple[int, Limits]:
+    """Return the blocks in `num_bytes`, and the limits of sequences that fit there with their states."""
+    limits, num_bytes = fit_states(choose_limits(config, device.type), config, spec, num_bytes)
+    num_blocks = _count_blocks(config, spec, block_size_of(config, device), num_bytes, num_scratch)
+    return num_blocks, fit_blocks(limits, config, num_blocks)
+
+
+def _copies(device: torch.device, states: StateCache | None) -> DeviceCopies | None:
+    """Return the copier for steps that are queued; with state, each lands at once (see StateCache)."""
+    return DeviceCopies() if device.type == "cuda" and states is None else None
 
 
 def _prefix_cache(
@@ -177,21 +196,10 @@ def _kv_bytes(
     return left.kv_bytes(config.gpu_memory_utilization, want)
 
 
-def _num_scratch(config: EngineConfig, spec: ModelSpec, device: torch.device) -> int:
-    """Return how many blocks the graphs have of their own, of which the pool does not know."""
-    has_graphs = device.type == "cuda" and config.cuda_graphs == "auto" and spec.state is None
-    return int(has_graphs)
-
-
 def _count_blocks(
-    config: EngineConfig,
-    spec: ModelSpec,
-    device: torch.device,
-    num_bytes: int,
-    num_scratch: int,
+    config: EngineConfig, spec: ModelSpec, block_size: int, num_bytes: int, num_scratch: int
 ) -> int:
     """Count the blocks that fit into the memory for KV. Raises SetupError when they are too few."""
-    block_size = block_size_of(config, device)
     block_bytes = KVCache.block_bytes(spec, block_size)
     num_blocks = num_bytes // block_bytes - num_scratch
     if num_blocks < 2 or num_blocks * block_size < CHECK_TOKENS:
@@ -213,7 +221,6 @@ def _told(cache: KVCache, num_blocks: int, spec: ModelSpec, limits: Limits) -> s
     return f"{cache.num_bytes / 2**30:.2f} GiB: {capacity}"
 
 
-# Graphs are captured after the check, so that an error of the model itself is not blamed on them.
 def _graph_limits(limits: Limits, spec: ModelSpec, pool: BlockPool) -> GraphLimits:
     longest = pool.num_blocks_for(spec.max_context_tokens)
     return GraphLimits(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from common.engine.attention.form import UnsupportedAttentionError
-from common.engine.attention.interface import ATTENTION_NAME
+from common.engine.attention.interface import ATTENTION_NAME, OWN_NAME, choose_attention
 from common.engine.batch import Batch, BatchEntry
 from common.engine.memory.block_pool import BlockPool
 from common.engine.memory.block_storage import Piece
@@ -111,10 +111,10 @@ class SelfCheck:
 
     def _run_alone(self, model: torch.nn.Module) -> None:
         ids = torch.tensor([self._tokens], device=next(model.parameters()).device)
-        model.set_attn_implementation("eager")
+        choose_attention(model, OWN_NAME)
         with torch.inference_mode():
             output = model(input_ids=ids, use_cache=True)
-        model.set_attn_implementation(ATTENTION_NAME)
+        choose_attention(model, ATTENTION_NAME)
         self._own_logits: torch.Tensor = output.logits[0, -1].float()
         layers = _cache_layers(output)
         layout, self._own_states = read_states(layers)

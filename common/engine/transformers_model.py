@@ -2,6 +2,7 @@
 
 import torch
 
+from common.engine.attention.alibi import take_over_alibi
 from common.engine.attention.backend import AttentionBackend
 from common.engine.attention.temperature import take_over
 from common.engine.device_inputs import ToDevice
@@ -19,6 +20,7 @@ class TransformersModel:
         self._model = model
         self._backend = backend
         self._to_device = to_device
+        take_over_alibi(model, backend)
         self._tells_positions = take_over(model)
 
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:

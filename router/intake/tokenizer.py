@@ -95,7 +95,10 @@ class Tokenizer:
     def render_chat(self, messages: Sequence[ChatMessage]) -> str:
         """Return the chat as the model's template writes it. Raises InvalidRequestError."""
         if self._template is None:
-            raise InvalidRequestError("this model has no chat template; send text", field="chat")
+            raise InvalidRequestError(
+                "this model has no chat template; send text (`pdserve generate --raw`)",
+                field="chat",
+            )
         turns = [{"role": m.role, "content": m.content} for m in messages]
         return self.render({"messages": turns, "add_generation_prompt": True})
 
@@ -106,7 +109,10 @@ class Tokenizer:
     def render(self, variables: Mapping[str, object]) -> str:
         """Return what the chat template makes of its variables. Raises InvalidRequestError."""
         if self._template is None:
-            raise InvalidRequestError("this model has no chat template; send text", field="chat")
+            raise InvalidRequestError(
+                "this model has no chat template; send text (`pdserve generate --raw`)",
+                field="chat",
+            )
         try:
             return self._template.render({**self._specials, **variables})
         except Exception as error:  # a template is a program: it raises what Python raises

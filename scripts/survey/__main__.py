@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.environment import write_result
 from scripts.survey.forked import run_all
 from scripts.survey.kinds import all_kinds
-from scripts.survey.outcome import Outcome
+from scripts.survey.outcome import RESULT, Outcome, known_outcomes, to_row
 from scripts.survey.table import PAGE, markdown, shares
 from scripts.survey.trial import run_trial
 
@@ -20,17 +20,18 @@ def main(
     kinds: Annotated[list[str] | None, typer.Argument(help="Model types; none: all")] = None,
     children: Annotated[int, typer.Option(min=1, help="Trials at one time")] = 2,
 ) -> None:
-    """Try the model types; write docs/use/model-table.md and the results' JSON when it was all."""
+    """Try the model types and write docs/use/model-table.md; of those named alone, replace the rows."""
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     console = Console(stderr=True)
-    outcomes = sorted(_try(kinds or all_kinds(), children, console), key=lambda o: o.kind)
+    found = {} if kinds is None else known_outcomes()
+    found |= {outcome.kind: outcome for outcome in _try(kinds or all_kinds(), children, console)}
+    outcomes = [found[kind] for kind in sorted(found)]
     for line in shares(outcomes):
         print(line)
-    if not kinds:
-        PAGE.write_text(markdown(outcomes), "utf-8")
-        write_result("model_survey", [_row(outcome) for outcome in outcomes])
+    PAGE.write_text(markdown(outcomes), "utf-8")
+    write_result(RESULT, [to_row(outcome) for outcome in outcomes])
 
 
 def _try(kinds: list[str], children: int, console: Console) -> list[Outcome]:
@@ -49,11 +50,6 @@ def _try(kinds: list[str], children: int, console: Console) -> list[Outcome]:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
             bar.update(task, advance=1, description=f"{outcome.kind}: {outcome.verdict}")
     return outcomes
-
-
-def _row(outcome: Outcome) -> dict[str, str]:
-    fields = (outcome.kind, outcome.verdict, outcome.path, outcome.reason)
-    return dict(zip(("model_type", "verdict", "path", "reason"), fields, strict=True))
 
 
 if __name__ == "__main__":

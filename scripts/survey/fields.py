@@ -17,7 +17,6 @@ SIZES: Mapping[str, int] = {
         "vocab_size unpadded_vocab_size decoder_vocab_size vocab_size_per_layer_input "
         "codebook_vocab_size encoder_hash_byte_group_vocab",
     ),
-    **_named(CONTEXT, "max_position_embeddings n_positions n_ctx max_seq_len model_max_length"),
     **_named(
         64,
         "hidden_size d_model n_embd dim embed_dim dim_model model_dim embedding_size "
@@ -61,13 +60,24 @@ SIZES: Mapping[str, int] = {
     **_named(
         2, "num_experts_per_tok num_experts_per_token moe_topk moe_k top_k_experts index_topk"
     ),
-    **_named(1, "n_group topk_group num_expert_group first_k_dense_replace num_dense_layers"),
-    **_named(1, "depth encoder_layers insert_layer_id num_kv_shared_layers zero_expert_num"),
+    **_named(
+        1,
+        "n_groups index_kpool n_group topk_group num_expert_group first_k_dense_replace num_dense_layers",
+    ),
+    **_named(1, "depth insert_layer_id num_kv_shared_layers zero_expert_num"),
     **_named(0, "num_nextn_predict_layers"),
     **_named(
         2,
-        "num_layers_per_stack decoder_layers num_decoder_layers n_layer n_layers layers num_layers",
+        "num_layers_per_stack encoder_layers decoder_layers num_decoder_layers n_layer n_layers "
+        "layers num_layers",
     ),
+}
+# where the default says nothing, and the modules want a number
+UNSAID: Mapping[str, int] = {
+    "head_dim": 16,
+    "num_experts_per_tok": 2,
+    "n_routed_experts": 4,
+    "num_key_value_heads": 4,
 }
 LAYERS = (
     "num_hidden_layers",
@@ -78,6 +88,8 @@ LAYERS = (
     "layers",
     "num_decoder_layers",
 )
+# set whatever the default is
+CONTEXTS = _named(CONTEXT, "max_position_embeddings n_positions n_ctx max_seq_len model_max_length")
 KV_HEADS = "num_key_value_heads"
 HEADS = "num_attention_heads"
 # layers of towers: one is enough

@@ -5,7 +5,17 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
-from scripts.survey.fields import HEADS, KV_HEADS, LAYERS, SIZES, TOWER, is_token_id, token_ids
+from scripts.survey.fields import (
+    CONTEXTS,
+    HEADS,
+    KV_HEADS,
+    LAYERS,
+    SIZES,
+    TOWER,
+    UNSAID,
+    is_token_id,
+    token_ids,
+)
 from scripts.survey.overrides import OVERRIDES
 
 _FEWEST, _MOST = 2, 6  # layers
@@ -28,6 +38,9 @@ def _shrunk(config: PreTrainedConfig, *, is_tower: bool) -> Fields:
     parts = getattr(config, "sub_configs", None) or {}
     fields = {name: value for name, value in config.to_dict().items() if name not in parts}
     small = _sizes(fields, TOWER if is_tower else {})
+    if not is_tower:
+        small |= {n: v for n, v in UNSAID.items() if n in fields and fields[n] is None}
+        small |= {name: size for name, size in CONTEXTS.items() if type(fields.get(name)) is int}
     small |= _layers(fields, is_tower=is_tower)
     small |= token_ids([name for name, value in fields.items() if is_token_id(name, value)])
     small |= _rotary(config, fields, small)
@@ -79,13 +92,15 @@ def _layers(fields: Fields, *, is_tower: bool) -> Fields:
 def _rotary(config: PreTrainedConfig, fields: Fields, small: Fields) -> Fields:
     """Return rotary parameters whose sections (of time, height, width) fit the small head."""
     parameters = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+    if any(isinstance(value, dict) for value in parameters.values()):
+        return {}  # one for each kind of layer
     sections = parameters.get("mrope_section")
     if not sections and "mrope_section" in config.ignore_keys_at_rope_validation:
         sections = [16, 24, 24]  # the modules' own default
     if not sections:
         return {}
-    default_half = (fields.get("head_dim") or 128) / 2
-    total = int(small.get("head_dim", 16) / 2 * min(1.0, sum(sections) / default_half))
+    share = parameters.get("partial_rotary_factor") or 1.0
+    total = int(small.get("head_dim", 16) / 2 * share)
     scaled = [size * total // sum(sections) for size in sections]
     scaled[0] += total - sum(scaled)
     return {"rope_parameters": {**parameters, "mrope_section": scaled}}

@@ -132,4 +132,6 @@ def _first(text: str) -> str:
     text = (
         lines[-1] if lines and lines[0].startswith("Class validation error") else "".join(lines[:1])
     )
-    return text.removeprefix("the model is not supported: ")[:200]
+    for known in ("the model is not supported: ", "the model's attention is not supported: "):
+        text = text.removeprefix(known)
+    return text[:200]

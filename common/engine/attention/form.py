@@ -6,6 +6,7 @@ import torch
 
 CHUNKS, SOFTCAP = "chunks of attention", "a soft cap on scores"
 SINKS, ALIBI = "attention sinks", "ALiBi biases"
+ALIBI_FAMILIES = {"bloom", "mpt"}  # alibi.py replaces their modules
 
 
 class UnsupportedAttentionError(ValueError):

@@ -5,16 +5,18 @@ registered function. A layer that asks for a feature the backends cannot honour 
 self-check, and never computed wrongly.
 """
 
+from typing import Any
+
 import torch
 from transformers import AttentionInterface
 
 from common.engine.attention.backend import AttentionBackend
-from common.engine.attention.form import UnsupportedAttentionError
+from common.engine.attention.form import ALIBI_FAMILIES, UnsupportedAttentionError
 from common.engine.attention.layer_form import layer_form, unhonoured
 from common.engine.attention.temperature import scaled_by_position
 from common.kv_transfer.layout import KVShape
 
-ATTENTION_NAME = "pdserve_paged"
+ATTENTION_NAME, OWN_NAME = "pdserve_paged", "eager"
 # Keywords that carry no mathematics of their own here: rotary is already applied, dropout is off.
 _HARMLESS = {"position_ids", "cache_position", "use_cache", "output_attentions", "is_causal"}
 
@@ -98,6 +100,17 @@ def _unknown(module: torch.nn.Module, features: dict[str, object]) -> set[str]:
     if getattr(module, "is_causal", True) is False:
         names.add("attention to later positions")
     return names - _HARMLESS
+
+
+def our_name(family: str) -> str:
+    """Return the attention to load a family with: its own where alibi.py will replace its modules."""
+    return OWN_NAME if family in ALIBI_FAMILIES else ATTENTION_NAME
+
+
+def choose_attention(model: Any, name: str) -> None:
+    """Choose OWN_NAME or ATTENTION_NAME for a loaded model; alibi.py's families know one way alone."""
+    if our_name(model.config.model_type) == ATTENTION_NAME:
+        model.set_attn_implementation(name)
 
 
 def register() -> None:

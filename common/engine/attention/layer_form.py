@@ -4,7 +4,14 @@ from typing import Any
 
 import torch
 
-from common.engine.attention.form import ALIBI, CHUNKS, SINKS, SOFTCAP, AttentionForm
+from common.engine.attention.form import (
+    ALIBI,
+    ALIBI_FAMILIES,
+    CHUNKS,
+    SINKS,
+    SOFTCAP,
+    AttentionForm,
+)
 
 _SLIDING, _CHUNKED = "sliding_attention", "chunked_attention"
 # families whose mask has the window in every layer, and whose modules do not pass it
@@ -58,7 +65,7 @@ def extras_of(text: Any) -> tuple[str, ...]:
         CHUNKS: any(_chunk(text, layer) for layer in range(len(kinds))),
         SOFTCAP: getattr(text, "attn_logit_softcapping", None),
         SINKS: text.model_type in _WITH_SINKS,
-        ALIBI: False,
+        ALIBI: text.model_type in ALIBI_FAMILIES,
     }
     return tuple(name for name, is_there in found.items() if is_there)
 

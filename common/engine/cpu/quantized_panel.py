@@ -58,9 +58,9 @@ class _Panel(NamedTuple):
 
 
 @intrinsic(prefer_literal=True)
-def quantized_tile(
+def quantized_tile(  # type: ignore[no-untyped-def]
     ctx, x, x_at, depth, sums, levels, scales, panel, bias, out, out_at, out_width, rows, kind
-):  # type: ignore[no-untyped-def]
+):
     """out[i, 0:WIDTH] = x[row i] . panel number `panel` + bias[0:WIDTH] for `rows` rows of x.
 
     `kind` is as in panel_tile. `depth` is a multiple of GROUP. `sums` are those of all groups of x.

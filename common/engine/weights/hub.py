@@ -23,39 +23,52 @@ def fetch_from_hub(
     endpoint: str | None = None,
     hub_cache: Path | None = None,
 ) -> Path:
-    """Return the folder of a hub model (`org/name`), fetched if need be; never pickled weights.
+    """Return the folder of a hub model, fetched if need be; never pickled weights.
 
-    `endpoint` (a mirror's address) and `hub_cache` default to the hub client's own settings, so
-    that what other tools have fetched is found. A whole copy from an earlier fetch serves when the
-    hub does not answer. Raises SetupError, within about 20 s when there is no hub.
+    `repo_id` is `org/name`, or `org/name@revision` for a branch, tag or commit. The hub client takes a token
+    for gated models from HF_TOKEN or from its own login. `endpoint` (a mirror's address) and `hub_cache`
+    default to its own settings, so that what other tools have fetched is found. A whole copy from an earlier
+    fetch serves when the hub does not answer. Raises SetupError, within about 20 s when there is no hub.
     """
+    given = repo_id
+    repo_id, _, revision = repo_id.partition("@")
     try:
-        return _download(repo_id, progress, endpoint, hub_cache)
+        return _download(repo_id, revision, progress, endpoint, hub_cache)
     # The hub client lets its HTTP library's errors through, and has changed that library twice.
     except Exception as error:
-        if copy := _earlier_copy(repo_id, hub_cache):
+        if copy := _earlier_copy(repo_id, revision, hub_cache):
             return copy
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise SetupError(
-            f"there is no folder {repo_id!r} here, and the hub did not give it: {reason}",
-            "Check the name and the network, or fetch the model elsewhere and give its folder",
+            f"there is no folder {given!r} here, and the hub did not give it: {reason}",
+            _remedy(error),
         ) from error
 
 
+def _remedy(error: Exception) -> str:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):  # a private model, or one whose licence must be accepted
+        return "Set HF_TOKEN to a token that may read it, or fetch it elsewhere and give its folder"
+    return "Check the name and the network, or fetch the model elsewhere and give its folder"
+
+
 def _download(
-    repo_id: str, progress: Progress, endpoint: str | None, hub_cache: Path | None
+    repo_id: str, revision: str, progress: Progress, endpoint: str | None, hub_cache: Path | None
 ) -> Path:
     # Half a second, needed for hub ids alone.
     from huggingface_hub import HfApi, snapshot_download
 
     progress.stage(f"ask the hub for {repo_id}", None)
     # Also for its deadline: snapshot_download would wait for ever for this answer.
-    info = HfApi(endpoint).model_info(repo_id, timeout=_ANSWER_WITHIN_S, files_metadata=True)
+    info = HfApi(endpoint).model_info(
+        repo_id, revision=revision or None, timeout=_ANSWER_WITHIN_S, files_metadata=True
+    )
     sizes = {file.rfilename: file.size for file in info.siblings or ()}
     progress.stage(f"download {repo_id}", _wanted_bytes(sizes))
     with _no_bars(), _watching(_blobs(repo_id, hub_cache), progress):
         folder = snapshot_download(
             repo_id,
+            revision=revision or None,
             endpoint=endpoint,
             cache_dir=hub_cache,
             etag_timeout=_ANSWER_WITHIN_S,
@@ -116,13 +129,14 @@ def _size(folder: Path) -> int:
     return total
 
 
-def _earlier_copy(repo_id: str, hub_cache: Path | None) -> Path | None:
+def _earlier_copy(repo_id: str, revision: str, hub_cache: Path | None) -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
         return Path(
             snapshot_download(
                 repo_id,
+                revision=revision or None,
                 local_files_only=True,
                 cache_dir=hub_cache,
                 allow_patterns=_WANTED,

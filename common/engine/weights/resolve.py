@@ -16,7 +16,7 @@ from common.engine.weights.progress import Progress
 from common.engine.weights.pull import pull
 from pdserve.errors import SetupError
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?")
 _CHUNK_BYTES = 1 << 20
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 
 from common.config import StoredDtype
+from common.engine.attention.form import ALIBI_FAMILIES
 from common.engine.attention.layer_form import extras_of
 from common.engine.model_spec import ModelSpec
 from common.engine.weights.fingerprint import fingerprint
@@ -19,7 +20,8 @@ from pdserve.errors import SetupError
 _LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
 _NEEDED = ("num_hidden_layers", "num_attention_heads", "vocab_size")
 _TUNED = {"llama4_text"}  # families whose scaling by position is ours (attention/temperature.py)
-_ALIBI = {"bloom", "mpt"}  # families that know no other positions
+# names of the limit; the last two are those of BLOOM and MPT, which know no positions but by ALiBi
+_LIMITS = ("max_position_embeddings", "seq_length", "max_seq_len")
 
 _log = get_logger()
 
@@ -62,7 +64,8 @@ def max_context_tokens(text: PreTrainedConfig) -> int:
     length of its pretraining: the context ends there, where its short factors hold for every sequence.
     Raises SetupError when the configuration names no limit.
     """
-    limit = getattr(text, "max_position_embeddings", None)
+    names = _LIMITS if text.model_type in ALIBI_FAMILIES else _LIMITS[:1]
+    limit = next((getattr(text, name) for name in names if hasattr(text, name)), None)
     if not isinstance(limit, int) or limit < 1:
         raise _unsupported(f"{text.model_type} says no context length (max_position_embeddings)")
     for rope in _rope_parameters(text):
@@ -82,7 +85,7 @@ def _refuse_unsupported(config: PreTrainedConfig, text: PreTrainedConfig) -> Non
             raise _unsupported(f"its layer {layer} is {kind}")
     if getattr(text, "attn_temperature_tuning", False) and text.model_type not in _TUNED:
         raise _unsupported(f"layers of {text.model_type} scale queries by positions of their own")
-    if text.model_type in _ALIBI or getattr(text, "alibi", False):
+    if getattr(text, "alibi", False):
         raise _unsupported(f"every layer of {text.model_type} adds ALiBi biases to its scores")
     if missing := [name for name in _NEEDED if not hasattr(text, name)]:
         raise _unsupported(f"{text.model_type} has no {missing[0]}")

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
-from common.engine.attention.interface import ATTENTION_NAME
+from common.engine.attention.interface import our_name
 from common.engine.weights.experts import refuse_uneven_experts
 from common.engine.weights.loading_report import LoadingReport, check_report
 from common.engine.weights.quantization import refuse_quantized_tensors
@@ -42,7 +42,7 @@ def load_whole(
                 config=config,
                 dtype=dtype,
                 device_map={"": device},
-                attn_implementation=ATTENTION_NAME,
+                attn_implementation=our_name(config.model_type),
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,

@@ -122,7 +122,7 @@ def test_a_preempted_sequence_is_computed_again(model: Path) -> None:
     prompts = [PROMPTS[3][start : start + 25] for start in range(0, 100, 25)]
     reference: Any = load_reference(model)
     undisturbed = [continue_greedily(reference, prompt, 24) for prompt in prompts]
-    tight = engine_config(num_blocks=7, preemption="swap")
+    tight = engine_config(num_blocks=7, preemption="swap", max_num_seqs=4)
     with Workers(model, decode_config=tight) as workers:
         expect_short_answers(workers)
         for index, prompt in enumerate(prompts):

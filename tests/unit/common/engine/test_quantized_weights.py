@@ -34,8 +34,8 @@ FORMATS = pytest.mark.parametrize("form", ["int8", "int4"])
 has_kernels = pytest.mark.skipif(not host_target().has_kernels, reason="no kernel is run here")
 
 
-def quantized_config(form: Format, **changes: object) -> EngineConfig:
-    return engine_config(quantization=form, **changes)
+def quantized_config(form: Format, dtype: str = "float32") -> EngineConfig:
+    return engine_config(quantization=form, dtype=dtype)
 
 
 def reference_tokens(folder: Path, form: Format) -> list[list[int]]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from common.config import Backend
-from common.engine.attention.form import CHUNKS, SINKS, SOFTCAP
+from common.engine.attention.form import ALIBI, CHUNKS, SINKS, SOFTCAP
 from tests.unit.common.engine.generation import continuations
 from tests.unit.common.engine.test_shapes import assert_same_logits
 from tests.unit.common.engine.tiny_models import (
@@ -32,13 +32,17 @@ CASES: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
     "llama4_text": ({}, (CHUNKS,)),
     "qwen2_moe": ({}, ()),
     "phimoe": ({}, ()),
+    "bloom": ({}, (ALIBI,)),
+    "bloom, six heads": ({"n_head": 6, "hidden_size": 96}, (ALIBI,)),
+    "mpt": ({}, (ALIBI,)),
+    "mpt, clipped": ({"attn_config": {"clip_qkv": 1.5, "softmax_scale": 0.1}}, (ALIBI,)),
 }
 
 
-@pytest.mark.parametrize("family", CASES)
-def test_tokens_and_logits_are_those_of_transformers(tmp_path: Path, family: str) -> None:
-    changes, extras = CASES[family]
-    folder = save_model(tmp_path, family, **changes)
+@pytest.mark.parametrize("case", CASES)
+def test_tokens_and_logits_are_those_of_transformers(tmp_path: Path, case: str) -> None:
+    changes, extras = CASES[case]
+    folder = save_model(tmp_path, case.split(",")[0], **changes)
     reference = load_reference(folder)
     expected = [continue_greedily(reference, prompt, NEW_TOKENS) for prompt in PROMPTS]
     assert len({token for tokens in expected for token in tokens}) >= 3, "not lively"

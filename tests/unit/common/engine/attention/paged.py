@@ -131,10 +131,12 @@ def attend_dense(shape: Shape, turn: Turn, step: Step = Step()) -> torch.Tensor:
         scores = torch.tanh(scores / step.softcap) * step.softcap
     if step.slopes is not None:
         scores -= torch.tensor(step.slopes).double()[:, None, None] * distance
-    weights = scores.masked_fill(~visible, float("-inf")).exp()
+    scores = scores.masked_fill(~visible, float("-inf"))
+    peak = scores.amax(dim=-1, keepdim=True)
+    weights = (scores - peak).exp()
     total = weights.sum(dim=-1, keepdim=True)
     if step.sinks is not None:
-        total += torch.tensor(step.sinks).double().exp()[:, None, None]
+        total += (torch.tensor(step.sinks).double()[:, None, None] - peak).exp()
     return torch.einsum("hqk,khd->qhd", weights / total, values)
 
 

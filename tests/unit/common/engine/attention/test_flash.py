@@ -56,7 +56,8 @@ def test_a_model_with_extras_is_left_to_the_reference_backend(
     cache = make_cache(Shape(PAGE, 64, 4, 2, "bfloat16"), 2, 0.0, "pages")
     with capture_logs() as logs:
         assert select_backend("auto", cache, 4, (SINKS,)).name == "reference"
-    assert [(entry["event"], entry["reason"]) for entry in logs] == [("flash_left_out", SINKS)]
+    reasons = [entry["reason"] for entry in logs if entry["event"] == "flash_left_out"]
+    assert reasons == [SINKS]
     with pytest.raises(SetupError, match="'flash' does not honour attention sinks") as refusal:
         select_backend("flash", cache, 4, (SINKS,))
     assert refusal.value.remedy == "this machine has: reference"

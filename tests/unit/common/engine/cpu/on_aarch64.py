@@ -44,6 +44,8 @@ def main(family: str, dtypes: list[str]) -> None:
         elif family == "products":
             for activation in ("silu", "gelu_tanh"):
                 products.check(dtype, activation)
+        elif family == "int4-products":
+            products.check(dtype, "silu", "int4")
         else:
             sampling.check()
 

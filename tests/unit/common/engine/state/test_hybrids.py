@@ -91,7 +91,7 @@ def test_states_that_do_not_fit_are_refused_with_the_arithmetic(
 ) -> None:
     monkeypatch.setattr("common.engine.state.hybrid._usable_bytes", lambda device: 2**16)
     with pytest.raises(SetupError, match="states of 64 sequences take") as refusal:
-        make_engine(folder, engine_config())
+        make_engine(folder, engine_config(max_num_seqs=64))
     assert "max_num_seqs" in str(refusal.value.remedy)
 
 

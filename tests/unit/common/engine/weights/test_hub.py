@@ -28,6 +28,7 @@ class FakeHub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
+        self.server.asked.append((path, self.headers.get("Authorization")))  # type: ignore[attr-defined]
         names = list(FILES)
         if path.startswith("/api/models/org/name/tree/"):
             tree = [
@@ -35,6 +36,10 @@ class FakeHub(BaseHTTPRequestHandler):
                 for i, name in enumerate(names)
             ]
             self._answer(json.dumps(tree).encode())
+        elif path.startswith("/api/models/org/gated"):
+            self.send_error(401)
+        elif path.startswith("/api/models/org/name/revision/lost"):
+            self.send_error(404)
         elif path.startswith("/api/models/org/name"):
             siblings = [{"rfilename": name, "size": len(FILES[name])} for name in names]
             info = {"id": "org/name", "sha": COMMIT, "siblings": siblings}
@@ -61,8 +66,15 @@ class FakeHub(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def hub() -> Iterator[str]:
+def asked() -> list[tuple[str, str | None]]:
+    """Paths that were asked for, each with its authorization."""
+    return []
+
+
+@pytest.fixture
+def hub(asked: list[tuple[str, str | None]]) -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), FakeHub) as server:
+        server.asked = asked  # type: ignore[attr-defined]
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -114,3 +126,30 @@ def test_a_model_the_hub_does_not_give_is_one_line(hub: str, tmp_path: Path, awa
         )
     assert "\n" not in str(caught.value)
     assert "give its folder" in caught.value.remedy
+
+
+def test_a_revision_is_asked_for_by_its_name_and_one_that_is_not_there_is_named(
+    hub: str, tmp_path: Path, asked: list[tuple[str, str | None]]
+) -> None:
+    folder = fetch_from_hub("org/name@v1.0", NoProgress(), endpoint=hub, hub_cache=tmp_path)
+    check_folder(folder)
+    assert asked[0][0] == "/api/models/org/name/revision/v1.0"
+    again = fetch_from_hub("org/name@v1.0", NoProgress(), endpoint=NOBODY, hub_cache=tmp_path)
+    assert again == folder
+    with pytest.raises(SetupError, match="no folder 'org/name@lost' here"):
+        fetch_from_hub("org/name@lost", NoProgress(), endpoint=hub, hub_cache=tmp_path)
+
+
+def test_the_token_of_the_environment_is_sent(
+    hub: str,
+    tmp_path: Path,
+    asked: list[tuple[str, str | None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    fetch_from_hub("org/name", NoProgress(), endpoint=hub, hub_cache=tmp_path)
+    assert {authorization for _, authorization in asked} == {"Bearer hf_secret"}
+    with pytest.raises(SetupError, match="org/gated") as caught:
+        fetch_from_hub("org/gated", NoProgress(), endpoint=hub, hub_cache=tmp_path)
+    assert "HF_TOKEN" in caught.value.remedy
+    assert "hf_secret" not in str(caught.value)
