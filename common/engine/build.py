@@ -130,6 +130,7 @@ def assemble_engine(
     with stage("probing attention"):
         check.run(runner, cache, pool, states)
     if num_scratch:
+        # captured after the check, so that an error of the model itself is not blamed on graphs
         with stage("capturing CUDA graphs"):
             token_model = graph_decode(token_model, backend, _graph_limits(limits, spec, pool))
         runner = ModelRunner(token_model, *rest)
@@ -196,14 +197,9 @@ def _kv_bytes(
 
 
 def _count_blocks(
-    config: EngineConfig,
-    spec: ModelSpec,
-    device: torch.device,
-    num_bytes: int,
-    num_scratch: int,
+    config: EngineConfig, spec: ModelSpec, block_size: int, num_bytes: int, num_scratch: int
 ) -> int:
     """Count the blocks that fit into the memory for KV. Raises SetupError when they are too few."""
-    block_size = block_size_of(config, device)
     block_bytes = KVCache.block_bytes(spec, block_size)
     num_blocks = num_bytes // block_bytes - num_scratch
     if num_blocks < 2 or num_blocks * block_size < CHECK_TOKENS:
@@ -225,7 +221,6 @@ def _told(cache: KVCache, num_blocks: int, spec: ModelSpec, limits: Limits) -> s
     return f"{cache.num_bytes / 2**30:.2f} GiB: {capacity}"
 
 
-# Graphs are captured after the check, so that an error of the model itself is not blamed on them.
 def _graph_limits(limits: Limits, spec: ModelSpec, pool: BlockPool) -> GraphLimits:
     longest = pool.num_blocks_for(spec.max_context_tokens)
     return GraphLimits(

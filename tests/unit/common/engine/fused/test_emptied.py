@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from common.config import Backend
 from common.engine.build import build_engine
 from common.engine.fused.families import activation_of, fuse
 from common.engine.fused.weights import AsStored, Linear
@@ -78,7 +79,7 @@ def test_a_model_that_cannot_be_fused_keeps_its_weights(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_an_engine_of_an_emptied_model_gives_the_tokens_of_transformers(
-    tmp_path: Path, backend: str
+    tmp_path: Path, backend: Backend
 ) -> None:
     folder = save_model(tmp_path, "llama")
     engine = build_engine(folder, engine_config(backend=backend), num_threads=1)
