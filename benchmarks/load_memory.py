@@ -55,7 +55,7 @@ def main(
 
 def peak_bytes(folder: Path, dtype: str) -> int:
     """Return the most bytes that a build took at a time, of a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.load_memory_child", str(folder), dtype]
+    command = [sys.executable, "-m", f"{__package__}.load_memory_child", str(folder), dtype]
     ended = subprocess.run(
         command, check=True, capture_output=True, text=True, timeout=_TIMEOUT_S, env=os.environ
     )

@@ -151,7 +151,8 @@ def _fit(
 ) -> tuple[int, Limits]:
     """Return the blocks in `num_bytes`, and the limits of sequences that fit there with their states."""
     limits, num_bytes = fit_states(choose_limits(config, device.type), config, spec, num_bytes)
-    num_blocks = _count_blocks(config, spec, device, num_bytes, num_scratch)
+    block_size = block_size_of(config, device)
+    num_blocks = _count_blocks(config, spec, block_size, num_bytes, num_scratch)
     return num_blocks, fit_blocks(limits, config, num_blocks)
 
 
