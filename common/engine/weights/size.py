@@ -5,6 +5,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from common.engine.weights.stored import weight_files
+from pdserve.errors import SetupError
+
 _STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -34,8 +37,12 @@ def loading_bytes(model_dir: Path, dtype: str) -> int:
 
 
 def _tensors(model_dir: Path) -> list[tuple[tuple[int, ...], str]]:
-    """Return the shape and the stored dtype of every tensor of the files that can be read."""
-    return [tensor for path in model_dir.glob("*.safetensors") for tensor in _file_tensors(path)]
+    """Return the shape and the stored dtype of every tensor of the files that are loaded and readable."""
+    try:
+        files = weight_files(model_dir)
+    except SetupError:
+        return []
+    return [tensor for path in files for tensor in _file_tensors(path)]
 
 
 def _file_tensors(path: Path) -> list[tuple[tuple[int, ...], str]]:

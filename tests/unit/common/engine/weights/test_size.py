@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ def folder(tmp_path: Path) -> Path:
     """A thousand numbers in bfloat16 and ten in float32."""
     save_file({"a": torch.zeros(10, 100, dtype=torch.bfloat16)}, tmp_path / "1.safetensors")
     save_file({"b": torch.zeros(10)}, tmp_path / "2.safetensors")
+    shards = {"a": "1.safetensors", "b": "2.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    (tmp_path / "config.json").write_text("{}")
     return tmp_path
 
 
@@ -30,8 +34,14 @@ def test_converted_weights_count_twice(folder: Path, dtype: str, num_bytes: int)
 def test_files_that_cannot_be_read_count_nothing(folder: Path) -> None:
     (folder / "1.safetensors").write_bytes(b"\xff" * 100)
     (folder / "2.safetensors").write_bytes(b"")
-    (folder / "3.safetensors").symlink_to(folder / "nowhere")
     assert loading_bytes(folder, "float32") == 0
+
+
+def test_files_that_are_not_loaded_count_nothing(folder: Path) -> None:
+    save_file({"a": torch.zeros(10)}, folder / "consolidated.safetensors")
+    assert weights_bytes(folder, "float32") == 4 * 1010
+    (folder / "model.safetensors.index.json").unlink()
+    assert weights_bytes(folder, "float32") == 0
 
 
 def test_weights_alone_count_once(folder: Path) -> None:
