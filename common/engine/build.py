@@ -123,7 +123,7 @@ def assemble_engine(
         remark.text = _told(cache, num_blocks, spec, limits)
     backend = select_backend(config.attention_backend, cache, spec.num_heads, spec.extras)
     token_model = with_failpoint(with_backend(backend))
-    token_model, states = add_state(token_model, model, spec, limits.max_num_seqs, device)
+    token_model, states = add_state(token_model, model, spec, limits.max_num_seqs, cache)
     rest = (block_size, spec.eos_token_ids, MaskFiller(spec.vocab_size), _copies(device, states))
     runner = ModelRunner(token_model, *rest)
     pool = BlockPool(num_blocks, block_size)
@@ -204,9 +204,10 @@ def _count_blocks(
     block_bytes = KVCache.block_bytes(spec, block_size)
     num_blocks = num_bytes // block_bytes - num_scratch
     if num_blocks < 2 or num_blocks * block_size < CHECK_TOKENS:
+        is_set = config.kv_cache_gib != "auto"
         raise SetupError(
             f"engine.kv_cache_gib {config.kv_cache_gib} holds {num_blocks} blocks of {block_bytes} bytes",
-            "raise it",
+            "raise it" if is_set else "give the worker more memory",
         )
     return num_blocks
 

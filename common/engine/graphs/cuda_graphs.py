@@ -83,5 +83,5 @@ def capture_decode(
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise SetupError(
             f"engine.cuda_graphs 'auto': decode steps cannot be captured: {reason}",
-            "set engine.cuda_graphs to 'off', or give less memory to engine.kv_cache_gib",
+            "set engine.cuda_graphs to 'off', or lower engine.kv_cache_gib or gpu_memory_utilization",
         ) from error

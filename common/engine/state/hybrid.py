@@ -6,6 +6,7 @@ import torch
 
 from common.config import EngineConfig
 from common.engine.limits import Limits
+from common.engine.memory.kv_cache import KVCache
 from common.engine.model_runner import TokenModel
 from common.engine.model_spec import ModelSpec
 from common.engine.state.cache import StateCache
@@ -44,7 +45,7 @@ def add_state(
     model: torch.nn.Module,
     spec: ModelSpec,
     num_slots: int,
-    device: torch.device,
+    cache: KVCache,
 ) -> tuple[TokenModel, StateCache | None]:
     """Return a forward pass that keeps the states of `num_slots` sequences, and their memory.
 
@@ -54,7 +55,7 @@ def add_state(
     if spec.state is None:
         return token_model, None
     num_bytes = StateCache.bytes_for(spec.state, num_slots)
-    usable = _usable_bytes(device)
+    usable = _usable_bytes(cache)
     if num_bytes > usable:
         raise _too_large(num_slots, num_bytes, usable)
     _log.info(
@@ -63,8 +64,8 @@ def add_state(
         state_mib=round(num_bytes / 2**20, 1),
         slots=num_slots,
     )
-    cache = StateCache(spec.state, num_slots, device)
-    return StatefulModel(token_model, StepStates(model, cache)), cache
+    states = StateCache(spec.state, num_slots, cache.keys.device)
+    return StatefulModel(token_model, StepStates(model, states)), states
 
 
 def _too_large(num_slots: int, num_bytes: int, left: int) -> SetupError:
@@ -75,8 +76,8 @@ def _too_large(num_slots: int, num_bytes: int, left: int) -> SetupError:
     )
 
 
-def _usable_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        free_bytes, _ = torch.cuda.mem_get_info(device)
+def _usable_bytes(cache: KVCache) -> int:
+    if cache.keys.is_cuda:
+        free_bytes, _ = torch.cuda.mem_get_info(cache.keys.device)
         return int(free_bytes)
-    return read_memory().usable_bytes
+    return read_memory().usable_bytes - cache.num_bytes  # a host's pages are taken when first used
