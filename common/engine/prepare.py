@@ -25,7 +25,6 @@ from common.engine.kernel_checks.verdicts import (
 )
 from common.engine.weights.spec import read_spec
 from common.engine.weights.text_part import text_architecture
-from pdserve.errors import SetupError
 
 Family = Callable[[], object]
 
@@ -57,8 +56,9 @@ def _families(model_dir: Path, config: EngineConfig, device: torch.device) -> li
         dtype = choose_dtype(config, model_dir, device).dtype
         model = AutoConfig.from_pretrained(model_dir, trust_remote_code=False)
         spec = read_spec(model_dir, model, dtype)
+        activation = known_activation(text_architecture(model), model.get_text_config())
     # whatever is wrong with the folder: loading it, which comes next, says it
-    except (SetupError, OSError, ValueError, KeyError):
+    except Exception:
         return []
     families: list[Family] = []
     for shape in attention_shapes(spec, config, device):
@@ -66,7 +66,6 @@ def _families(model_dir: Path, config: EngineConfig, device: torch.device) -> li
     # apart, and first: with it two processes that meet in the middle have compiled as much each
     families.append(compile_truncation)
     families.append(trusted_sampling)
-    activation = known_activation(text_architecture(model), model.get_text_config())
     if activation is not None and config.fusion == "auto":
         families.append(lambda: trusted_products(dtype, activation, config.quantization))
     return families
