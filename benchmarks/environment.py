@@ -41,11 +41,12 @@ def _on_one_line(numbers: re.Match[str]) -> str:
 
 
 def _command_name() -> str:
-    script = Path(sys.argv[0])
-    if script.stem == "pdserve":
+    if Path(sys.argv[0]).stem == "pdserve":
         return "pdserve"
-    module = script.parent if script.stem == "__main__" else script
-    return f"python -m {module.parent.name}.{module.stem}"
+    spec = sys.modules["__main__"].__spec__
+    if spec is None:
+        return f"python {Path(sys.argv[0]).name}"
+    return f"python -m {spec.name.removesuffix('.__main__')}"
 
 
 def _version(library: str) -> str:

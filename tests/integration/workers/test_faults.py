@@ -184,7 +184,7 @@ STRANGE: dict[str, tuple[int, Callable[[WireItem], list[WireItem]], int, int]] =
     "a chunk comes twice": (1, lambda item: [item, item], 8, 1),
     "a chunk is cut short": (1, cut_short, 24, 1),
     "a chunk of another model": (1, with_fields(fingerprint="x"), 24, 1),
-    "a chunk of another shape": (1, with_fields(layout=(2, 4, 8, 4)), 24, 1),
+    "a chunk of another shape": (1, with_fields(layout=(4, ((2, 4, 8, 8),))), 24, 1),
     "a chunk of another request": (1, with_fields(request_id="x"), 24, 1),
     "a chunk out of order": (1, with_fields(start=24, end=40), 24, 1),
     "a chunk without payload": (1, lambda item: [(item[0], None)], 24, 1),

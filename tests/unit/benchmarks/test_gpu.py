@@ -1,4 +1,5 @@
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,8 @@ def test_a_part_that_would_begin_too_late_is_left_out_and_named() -> None:
 
 def test_a_report_is_written_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "RESULTS", tmp_path)
+    spec = ModuleSpec("benchmarks.gpu.__main__", None)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
     monkeypatch.setattr(sys, "argv", ["somewhere/gpu/__main__.py"])
     path = environment.write_result("gpu", report().to_json())
     text = path.read_text()
