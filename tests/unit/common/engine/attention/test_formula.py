@@ -11,7 +11,7 @@ HEADS, KV_HEADS, CONTEXT, NEW = 6, 2, 150, 37
 BYTES_OF_A_QUERY = HEADS * CONTEXT * 4
 
 
-class Largest(TorchDispatchMode):
+class Largest(TorchDispatchMode):  # type: ignore[misc]
     """Watcher of the largest tensor that an operation gives."""
 
     num_bytes = 0
