@@ -12,7 +12,12 @@ from common.engine.attention.select import select_backend
 from common.engine.device_copy import DeviceCopies
 from common.engine.dtype import choose_dtype
 from common.engine.fused.rounded import rounded_products
-from common.engine.fused.select import check_quantization, quantized_format, select_model
+from common.engine.fused.select import (
+    check_device,
+    check_quantization,
+    quantized_format,
+    select_model,
+)
 from common.engine.gpu_trial import GpuTrial, WithBackend
 from common.engine.graphs.cuda_graphs import graph_decode
 from common.engine.graphs.graphed import GraphLimits
@@ -76,6 +81,7 @@ def build_engine(
     Raises SetupError when the machine, the worker's share of it, or the model does not allow it.
     """
     device = select_device(config)
+    check_device(config, device)
     if device.type == "cpu":
         # numba takes 0.3 s to import; a CUDA worker never needs it
         from common.engine.cpu.threads import set_num_threads

@@ -19,7 +19,7 @@ from common.engine.graphs.cuda_graphs import graph_decode
 from common.engine.graphs.graphed import GraphLimits
 from common.engine.limits import Limits, choose_limits
 from common.engine.memory.block_pool import BlockPool
-from common.engine.memory.gpu_share import GpuRoom
+from common.engine.memory.gpu_share import STEP_REMEDY, GpuRoom
 from common.engine.memory.kv_cache import KVCache
 from common.engine.model_runner import ModelRunner, TokenModel
 from common.engine.model_spec import ModelSpec
@@ -27,6 +27,7 @@ from common.engine.sequence import Sequence
 from common.engine.timeline import Timeline
 from common.grammar.matcher import MaskFiller
 from common.messages import SamplingParams, WorkRequest
+from pdserve.errors import SetupError
 
 WithBackend = Callable[[AttentionBackend], TokenModel]
 
@@ -44,8 +45,19 @@ class GpuTrial:
     block_size: int
 
     def measure(self, before: GpuRoom) -> GpuRoom:
-        """Return the memory that is left for KV, for the share of `before`."""
-        num_bytes = self._run()
+        """Return the memory that is left for KV, for the share of `before`.
+
+        Raises SetupError where the largest steps do not fit.
+        """
+        limits = choose_limits(self.config, self.device.type)
+        try:
+            num_bytes = self._run(limits)
+        except torch.OutOfMemoryError as error:
+            raise SetupError(
+                f"the model does not fit: beside its weights, steps of {limits.max_batch_tokens} tokens "
+                "and their graphs need more of the GPU's memory than this worker may still take",
+                STEP_REMEDY,
+            ) from error
         torch.cuda.synchronize(self.device)
         # before anything is given back: what steps and graphs took once, they will take again
         left = GpuRoom.read(self.device, before.share).taking(-num_bytes)
@@ -53,9 +65,9 @@ class GpuTrial:
         torch.cuda.empty_cache()
         return left
 
-    def _run(self) -> int:
+    def _run(self, limits: Limits) -> int:
         """Run the largest steps and capture the graphs; return the bytes of the blocks."""
-        spec, limits = self.spec, choose_limits(self.config, self.device.type)
+        spec = self.spec
         num_blocks = num_trial_blocks(limits, self.block_size)
         cache = KVCache(spec, num_blocks + 1, self.block_size, self.device, "pages")
         backend = select_backend(self.config.attention_backend, cache, spec.num_heads, spec.extras)

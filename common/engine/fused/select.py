@@ -53,15 +53,19 @@ def check_quantization(
     is_fused: bool = True,
 ) -> None:
     """Raise SetupError where weights are to be quantized that only the fused pass on a CPU could read."""
-    if config.quantization == "none":
-        return
-    reason = ""
-    if device.type != "cpu":
-        reason = "works on a CPU alone"
-    elif not is_fused or activation_of(model) is None:
-        reason = f"needs the fused pass, and {type(model).__name__} has none"
-    if reason:
-        raise SetupError(f"engine.quantization {config.quantization} {reason}", "set it to none")
+    check_device(config, device)
+    if config.quantization != "none" and not (is_fused and activation_of(model) is not None):
+        raise _refusal(config, f"needs the fused pass, and {type(model).__name__} has none")
+
+
+def check_device(config: EngineConfig, device: torch.device) -> None:
+    """Raise SetupError where weights are to be quantized for a device other than a CPU."""
+    if config.quantization != "none" and device.type != "cpu":
+        raise _refusal(config, "works on a CPU alone")
+
+
+def _refusal(config: EngineConfig, reason: str) -> SetupError:
+    return SetupError(f"engine.quantization {config.quantization} {reason}", "set it to none")
 
 
 def _fastest(

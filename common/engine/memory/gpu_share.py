@@ -16,6 +16,7 @@ from pdserve.errors import SetupError
 
 _GIB = 2**30
 _REMEDY = "take a smaller or quantized model, a larger GPU, or fewer workers on it"
+STEP_REMEDY = f"{_REMEDY}, or lower engine.max_batch_tokens"
 
 
 def keep_to_share(share: float, config: EngineConfig) -> None:
@@ -94,7 +95,7 @@ class GpuRoom:
             raise SetupError(
                 f"the model does not fit: {want.least_told}, and weights, graphs and the largest step "
                 f"leave {self._describe()}, of which engine.gpu_memory_utilization gives {utilization:g}",
-                f"{_REMEDY}, or lower engine.max_batch_tokens",
+                STEP_REMEDY,
             )
         return min(part, want.most_bytes)
 

@@ -124,6 +124,15 @@ def test_a_model_without_a_fused_pass_is_refused_by_name(tmp_path: Path) -> None
     )
 
 
+def test_a_gpu_is_refused_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(SetupError) as caught:
+        make_engine(tmp_path / "missing", engine_config(quantization="int8", device="auto"))
+    assert str(caught.value) == "engine.quantization int8 works on a CPU alone. set it to none"
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
