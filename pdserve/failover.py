@@ -102,7 +102,8 @@ class Resumption(Generic[R]):
     1. As long as nothing has come, each router gets the request once.
     2. A resumable request that may have reached one of them is then sent again in turn
        (`SENT_AGAIN`). A router that has the very same one reads it, and any other begins it. Its id
-       alone is not asked for: that may be another request's, which ended before.
+       alone is not asked for: that may be another request's, which ended before. An answer that is
+       read again (`resume`) is asked for in turn, until every router has said that it is not there.
     3. A resumable answer whose stream breaks is read on at the same router (`resume_from`).
     4. If that is gone, shuts down, or has forgotten it, a router gets the request with the output so
        far (`received`).
@@ -123,6 +124,7 @@ class Resumption(Generic[R]):
         self._next = request.resume_from
         self._has_begun = False
         self._is_sent_again = False
+        self._without: set[R] = set()  # routers that do not have the answer to read again
         self._holder: R | None = None  # the router that has the messages to come
         self._break: RequestError | None = None  # since the last message
         self._broken_s = 0.0
@@ -166,6 +168,8 @@ class Resumption(Generic[R]):
         if self._is_sent_again and error.reason is Reason.NOT_RESUMABLE:
             self._is_sent_again = False
             return 0.0  # the router no longer has the first messages, and begins it anew
+        if self._break is not None and self._output is None and error.reason in _FORGOTTEN:
+            return self._ask_another(error, self._break)
         if not can_go_elsewhere(error):
             raise error
         is_lost = error.reason is Reason.ROUTER_UNREACHABLE and self._routers.has_answered
@@ -180,6 +184,17 @@ class Resumption(Generic[R]):
             raise error
         self.router = self._routers.after(self.router)
         return self._next_try(error, self._break)
+
+    def _ask_another(self, error: RequestError, begun: RequestError) -> float:
+        """Return the seconds to wait where a router does not have the answer to read again.
+
+        One that broke may have it. Raises the error once no router is left.
+        """
+        self._without.add(self.router)
+        if not self._can_resume or len(self._without) == len(self._routers.members):
+            raise error
+        self.router = self._routers.after(self.router)
+        return self._next_try(error, begun)
 
     def _note_break(self, error: RequestError) -> RequestError:
         """Return the error that began the break, this one if none did."""

@@ -15,6 +15,7 @@ from pdserve.failover import Resumption, Routers, is_broken
 from pdserve.v1 import inference_pb2
 
 ASKED = inference_pb2.GenerateRequest(text="x", request_id="r", resumable=True)
+REREAD = inference_pb2.GenerateRequest(request_id="r", resume_from=7)
 MARKED = ((failover.SENT_AGAIN, "1"),)
 BROKEN = UnavailableError("Socket closed", reason=Reason.ROUTER_UNREACHABLE)
 AWAY = UnavailableError(
@@ -148,12 +149,61 @@ def test_a_router_that_does_not_come_back_is_given_up_with_the_break(
 
 
 def test_an_answer_that_is_read_again_is_asked_for_from_its_place_until_it_is_forgotten() -> None:
-    asked = inference_pb2.GenerateRequest(request_id="r", resume_from=7)
-    answer = sent(asked=asked)
+    answer = sent(asked=REREAD)
     assert answer.recover(BROKEN) is not None
-    assert answer.request == asked
+    assert answer.request == REREAD
     with pytest.raises(NotFoundError):
         answer.recover(FORGOTTEN)
+
+
+@pytest.mark.parametrize(
+    ("routers", "errors", "asked"),
+    [
+        ("ab", [BROKEN, FORGOTTEN, AWAY, FORGOTTEN, AWAY], "babab"),
+        ("ab", [BROKEN, TOO_OLD, BROKEN], "bab"),
+        ("abc", [GONE, BROKEN, FORGOTTEN, FORGOTTEN], "bcab"),
+    ],
+    ids=["the first breaks", "the other is beyond it", "the second breaks"],
+)
+def test_an_answer_to_read_again_is_looked_for_at_the_router_that_broke(
+    routers: str, errors: list[RequestError], asked: str
+) -> None:
+    answer = sent(routers, REREAD)
+    for error, router in zip(errors, asked, strict=True):
+        answer.recover(error)
+        assert (answer.router, answer.request, answer.metadata) == (router, REREAD, ())
+
+
+@pytest.mark.parametrize(
+    ("routers", "errors"),
+    [
+        ("ab", [BROKEN, FORGOTTEN, FORGOTTEN]),
+        ("ab", [BROKEN, FORGOTTEN, AWAY, FORGOTTEN, TOO_OLD]),
+        ("ab", [AWAY, FORGOTTEN]),
+        ("ab", [FORGOTTEN]),
+    ],
+    ids=["both", "after a restart", "no break", "at once"],
+)
+def test_an_answer_that_no_router_has_is_not_looked_for_any_longer(
+    routers: str, errors: list[RequestError]
+) -> None:
+    answer = sent(routers, REREAD)
+    for error in errors[:-1]:
+        answer.recover(error)
+    with pytest.raises(type(errors[-1])) as caught:
+        answer.recover(errors[-1])
+    assert caught.value is errors[-1]
+
+
+def test_an_answer_to_read_again_is_looked_for_no_longer_than_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answer = sent("ab", REREAD)
+    answer.recover(BROKEN)
+    monkeypatch.setattr(failover, "RESUME_WITHIN_S", -1.0)
+    with pytest.raises(UnavailableError) as caught:
+        answer.recover(FORGOTTEN)
+    assert caught.value is BROKEN
 
 
 def test_messages_that_come_then_are_followed_by_the_next() -> None:
