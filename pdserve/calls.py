@@ -127,7 +127,7 @@ class AsyncCalls:
         while True:
             method = answer.router.inference.Generate
             try:
-                stream = self._read(method, answer.request, deadline)
+                stream = self._read(method, answer.request, deadline, answer.metadata)
                 async with aclosing(stream):
                     async for response in stream:
                         answer.note(response)
@@ -163,8 +163,10 @@ class AsyncCalls:
         method: "grpc.aio.UnaryStreamMultiCallable[S, T]",
         request: S,
         deadline: Deadline,
+        more: tuple[tuple[str, str], ...] = (),
     ) -> AsyncGenerator[T]:
-        call = method(request, timeout=deadline.left_s, metadata=self._metadata)
+        metadata = (*self._metadata, *more)
+        call = method(request, timeout=deadline.left_s, metadata=metadata)
         try:
             async for response in call:
                 yield response

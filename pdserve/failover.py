@@ -15,6 +15,9 @@ from pdserve.errors import (
 from pdserve.received import OutputSoFar
 from pdserve.v1 import inference_pb2
 
+# Metadata of a request that is sent again, word for word: one that ended is then read, not begun anew.
+# gRPC takes its own "grpc-previous-rpc-attempts" away from what a caller sends.
+SENT_AGAIN = "pdserve-sent-again"
 RESUME_WITHIN_S = 10.0  # router.resume_grace_s, unless it was changed
 _PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 _LEAST_S = 0.001  # gRPC takes no deadline that has passed
@@ -97,8 +100,10 @@ class Resumption(Generic[R]):
     """An answer on its way: the message to send, and the router to send it to, when a call fails.
 
     1. As long as nothing has come, each router gets the request once.
-    2. A resumable request that may have reached one of them is then asked for in turn
-       (`resume_from`). A router that does not have it gets it anew.
+    2. A resumable request that may have reached one of them is then sent again in turn
+       (`SENT_AGAIN`). A router that has the very same one reads it, and any other begins it. Its id
+       alone is not asked for: that may be another request's, which ended before. An answer that is
+       read again (`resume`) is asked for in turn, until every router has said that it is not there.
     3. A resumable answer whose stream breaks is read on at the same router (`resume_from`).
     4. If that is gone, shuts down, or has forgotten it, a router gets the request with the output so
        far (`received`).
@@ -109,7 +114,7 @@ class Resumption(Generic[R]):
     def __init__(
         self, request: inference_pb2.GenerateRequest, routers: Routers[R], *, is_on: bool
     ) -> None:
-        self.request = self._whole = request
+        self.request = request
         self.router = routers.present
         self._routers = routers
         is_reread = request.HasField("resume_from")
@@ -118,10 +123,17 @@ class Resumption(Generic[R]):
         self._request_id = request.request_id
         self._next = request.resume_from
         self._has_begun = False
+        self._is_sent_again = False
+        self._without: set[R] = set()  # routers that do not have the answer to read again
         self._holder: R | None = None  # the router that has the messages to come
         self._break: RequestError | None = None  # since the last message
         self._broken_s = 0.0
         self._num_tries = 0
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """The metadata that `request` goes with, besides the caller's credentials."""
+        return ((SENT_AGAIN, "1"),) if self._is_sent_again else ()
 
     def note(self, response: inference_pb2.GenerateResponse) -> None:
         """Note a message that has come. Raises InternalError if it does not follow the one before."""
@@ -132,6 +144,7 @@ class Resumption(Generic[R]):
         self._holder = self.router
         self._routers.has_answered = True
         self._has_begun, self._break, self._num_tries = True, None, 0
+        self._is_sent_again = False
 
     def recover(self, error: RequestError) -> float | None:
         """Return the seconds after which to send `request` to `router`; None if the answer is whole.
@@ -152,14 +165,17 @@ class Resumption(Generic[R]):
 
     def _begin_again(self, error: RequestError) -> float:
         """Return the seconds to wait, as `recover` does, where nothing of the answer has come."""
-        if self.request != self._whole and error.reason in _FORGOTTEN:
-            self.request = self._whole
-            return 0.0  # the router that has answered gets it anew
+        if self._is_sent_again and error.reason is Reason.NOT_RESUMABLE:
+            self._is_sent_again = False
+            return 0.0  # the router no longer has the first messages, and begins it anew
+        if self._break is not None and self._output is None and error.reason in _FORGOTTEN:
+            return self._ask_another(error, self._break)
         if not can_go_elsewhere(error):
             raise error
         is_lost = error.reason is Reason.ROUTER_UNREACHABLE and self._routers.has_answered
         if is_lost or is_broken(error):
             self._note_break(error)
+        self._is_sent_again = self._break is not None and self._output is not None
         if self._num_tries + 1 < len(self._routers.members):
             self._num_tries += 1
             self.router = self._routers.after(self.router)
@@ -167,8 +183,18 @@ class Resumption(Generic[R]):
         if self._break is None or not (self._can_resume and self._request_id):
             raise error
         self.router = self._routers.after(self.router)
-        self.request = self._ask_for_next()
         return self._next_try(error, self._break)
+
+    def _ask_another(self, error: RequestError, begun: RequestError) -> float:
+        """Return the seconds to wait where a router does not have the answer to read again.
+
+        One that broke may have it. Raises the error once no router is left.
+        """
+        self._without.add(self.router)
+        if not self._can_resume or len(self._without) == len(self._routers.members):
+            raise error
+        self.router = self._routers.after(self.router)
+        return self._next_try(error, begun)
 
     def _note_break(self, error: RequestError) -> RequestError:
         """Return the error that began the break, this one if none did."""

@@ -128,7 +128,7 @@ class Calls:
         while True:
             method = answer.router.inference.Generate
             try:
-                stream = self._read(method, answer.request, deadline)
+                stream = self._read(method, answer.request, deadline, answer.metadata)
                 with closing(stream):
                     for response in stream:
                         answer.note(response)
@@ -164,8 +164,10 @@ class Calls:
         method: "grpc.UnaryStreamMultiCallable[S, T]",
         request: S,
         deadline: Deadline,
+        more: tuple[tuple[str, str], ...] = (),
     ) -> Generator[T]:
-        call = method(request, timeout=deadline.left_s, metadata=self._metadata)
+        metadata = (*self._metadata, *more)
+        call = method(request, timeout=deadline.left_s, metadata=metadata)
         try:
             yield from call
         except grpc.RpcError as error:

@@ -10,6 +10,7 @@ from common.rpc.status import to_status
 from common.telemetry.logs import get_logger
 from common.telemetry.tracing.caller import note_caller
 from pdserve.errors import InternalError, InvalidRequestError, RequestError
+from pdserve.failover import SENT_AGAIN
 from pdserve.v1 import inference_pb2, inference_pb2_grpc
 from router.access.tenant import RequestKey, current_tenant
 from router.edge.explain import Explainer
@@ -22,8 +23,8 @@ from router.intake.job import Job
 from router.intake.sampling import values_in_use
 from router.journey.journey import Journeys
 
-# gRPC's own mark of a call that it sends again, since nothing of the answer has come
-_PREVIOUS_ATTEMPTS = "grpc-previous-rpc-attempts"
+# marks of a call that gRPC itself, or a client, sends again, since nothing of the answer has come
+_SENT_AGAIN = ("grpc-previous-rpc-attempts", SENT_AGAIN)
 _RESUME_FIELDS = {"request_id", "resume_from"}
 _log = get_logger()
 
@@ -158,4 +159,4 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
 
 
 def _is_sent_again(context: GenerateContext) -> bool:
-    return any(name == _PREVIOUS_ATTEMPTS for name, _ in context.invocation_metadata() or ())
+    return any(name in _SENT_AGAIN for name, _ in context.invocation_metadata() or ())

@@ -3,7 +3,7 @@
 1. `start` runs a request in a task of its own, which keeps the latest messages. The stream reads
    those. gRPC may send a call again whose connection broke before the first message. So a client
    that sends a running request again, word for word, gets a stream of it from the beginning. So
-   does gRPC itself after the end (`read_again`).
+   does a call after the end that is marked as sent again (`read_again`).
 2. `resume` opens another stream. Each stream gets every message from the number it asks for, in
    order.
 3. When the last stream leaves before the end, the request goes on for `resume_grace_s`. Then it is

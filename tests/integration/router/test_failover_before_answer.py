@@ -36,11 +36,16 @@ class Rig:
         """Return the number-th request when the worker has it."""
         return await asyncio.to_thread(self.worker.wait_for_request, number)
 
-    async def cut_each_attempt(self) -> None:
-        """Cut the stream as often as gRPC sends a call, each time when the router serves it."""
+    async def cut_each_attempt(self, *, freezes: bool = False) -> None:
+        """Cut the stream as often as gRPC sends a call, each time when the router serves it.
+
+        The relay `freezes` before the last cut, so that no later call comes through.
+        """
         (run,) = self.stack.router._resumables._running.values()
-        for _ in range(ATTEMPTS):
+        for number in range(ATTEMPTS):
             await until(lambda: run.num_streams == 1)
+            if freezes and number == ATTEMPTS - 1:
+                self.relay.freeze()
             self.relay.lose()
             await until(lambda: run.num_streams == 0)
 
@@ -121,6 +126,43 @@ async def test_an_answer_that_ended_before_grpc_sends_the_call_again_is_not_begu
         rig.relay.heal()
         assert await answer == "done"
     assert len(rig.worker.requests) == 1
+
+
+@both_clients
+async def test_an_answer_that_ended_before_the_client_sends_it_again_is_not_begun_anew(
+    rig: Rig, read: Read
+) -> None:
+    async with reading(read([rig.address])) as answer:
+        request = await rig.request()
+        await rig.cut_each_attempt(freezes=True)
+        rig.worker.say(request, "done", ends=True)
+        await rig.stack.until_idle()
+        rig.relay.heal()
+        assert await answer == "done"
+    assert len(rig.worker.requests) == 1
+
+
+async def test_a_request_that_is_sent_again_never_gets_the_answer_of_an_earlier_one_of_its_id(
+    rig: Rig,
+) -> None:
+    async with AsyncClient(rig.address) as client:
+
+        async def read(prompt: str) -> str:
+            parts = client.stream(prompt, request_id="r", resumable=True, timeout=WITHIN_S)
+            return "".join([part.text async for part in parts])
+
+        async with reading(read("x")) as answer:
+            rig.worker.say(await rig.request(), "old", ends=True)
+            assert await answer == "old"
+        await rig.stack.until_idle()
+        num_before = rig.relay.num_accepted
+        rig.relay.redirect(DEAD)
+        rig.relay.lose()
+        async with reading(read("y")) as answer:
+            await until(lambda: rig.relay.num_accepted > num_before)
+            rig.relay.redirect(rig.stack.address)
+            rig.worker.say(await rig.request(2), "new", ends=True)
+            assert await answer == "new"
 
 
 @both_clients

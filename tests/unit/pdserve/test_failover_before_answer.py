@@ -4,6 +4,7 @@ import pytest
 
 from pdserve import failover
 from pdserve.errors import (
+    DuplicateRequestError,
     NotFoundError,
     OverloadedError,
     Reason,
@@ -14,7 +15,8 @@ from pdserve.failover import Resumption, Routers, is_broken
 from pdserve.v1 import inference_pb2
 
 ASKED = inference_pb2.GenerateRequest(text="x", request_id="r", resumable=True)
-AGAIN = inference_pb2.GenerateRequest(request_id="r", resume_from=0)
+REREAD = inference_pb2.GenerateRequest(request_id="r", resume_from=7)
+MARKED = ((failover.SENT_AGAIN, "1"),)
 BROKEN = UnavailableError("Socket closed", reason=Reason.ROUTER_UNREACHABLE)
 AWAY = UnavailableError(
     "failed to connect to all addresses; last error: refused", reason=Reason.ROUTER_UNREACHABLE
@@ -22,6 +24,7 @@ AWAY = UnavailableError(
 FORGOTTEN = NotFoundError("no resumable request r")
 TOO_OLD = RequestError("messages before 9 are no longer kept", reason=Reason.NOT_RESUMABLE)
 FULL = OverloadedError("full", retry_after_s=0.25)
+OTHER_RUNS = DuplicateRequestError("request r is running")
 GONE = UnavailableError("the router shuts down", reason=Reason.SHUTTING_DOWN)
 
 
@@ -39,33 +42,33 @@ def sent(
 
 
 def step(answer: Resumption[str], error: RequestError) -> str:
-    """Return the router that is asked after an error; in capitals if it gets the whole request."""
+    """Return the router that gets the request after an error; in capitals if not as sent again."""
     answer.recover(error)
-    assert answer.request in (ASKED, AGAIN)
-    return answer.router.upper() if answer.request == ASKED else answer.router
+    assert answer.request == ASKED
+    return answer.router if answer.metadata == MARKED else answer.router.upper()
 
 
 @pytest.mark.parametrize(
     ("routers", "errors", "asked"),
     [
         ("a", [BROKEN, BROKEN, AWAY], ["a", "a", "a"]),
-        ("a", [BROKEN, FORGOTTEN, BROKEN, TOO_OLD], ["a", "A", "a", "A"]),
-        ("ab", [BROKEN, AWAY, AWAY, FORGOTTEN], ["B", "a", "b", "B"]),
-        ("ab", [AWAY, BROKEN, FORGOTTEN, BROKEN], ["B", "a", "A", "b"]),
-        ("abc", [GONE, BROKEN, AWAY, FORGOTTEN], ["B", "C", "a", "A"]),
+        ("a", [BROKEN, TOO_OLD, BROKEN, TOO_OLD], ["a", "A", "a", "A"]),
+        ("ab", [BROKEN, AWAY, AWAY, TOO_OLD], ["b", "a", "b", "B"]),
+        ("ab", [AWAY, BROKEN, TOO_OLD, BROKEN], ["B", "a", "A", "b"]),
+        ("abc", [GONE, BROKEN, AWAY, TOO_OLD], ["B", "c", "a", "A"]),
     ],
-    ids=["breaks", "is restarted", "the first breaks", "the last breaks", "one shuts down"],
+    ids=["breaks", "keeps too little", "the first breaks", "the last breaks", "one shuts down"],
 )
-def test_each_router_gets_the_request_once_and_is_then_asked_for_it(
+def test_after_a_break_the_routers_get_the_whole_request_as_sent_again(
     routers: str, errors: list[RequestError], asked: list[str]
 ) -> None:
     answer = sent(routers)
     assert [step(answer, error) for error in errors] == asked
 
 
-def test_a_round_of_the_routers_has_a_pause_before_it_and_a_forgotten_request_none() -> None:
+def test_a_round_of_the_routers_has_a_pause_before_it_and_one_begun_anew_none() -> None:
     alone = sent()
-    pauses = [alone.recover(error) for error in (BROKEN, FORGOTTEN, BROKEN, BROKEN)]
+    pauses = [alone.recover(error) for error in (BROKEN, TOO_OLD, BROKEN, BROKEN)]
     assert pauses == [0.05, 0.0, 0.1, 0.2]
     two = sent("ab")
     assert [two.recover(BROKEN) for _ in range(5)] == [0.0, 0.0, 0.1, 0.0, 0.2]
@@ -108,11 +111,30 @@ def test_other_requests_are_not_asked_for(answer: Resumption[str]) -> None:
     assert caught.value is BROKEN
 
 
-def test_what_a_router_says_of_the_request_itself_ends_it() -> None:
+@pytest.mark.parametrize("error", [FULL, OTHER_RUNS], ids=["full", "another of its id runs"])
+def test_what_a_router_says_of_the_request_itself_ends_it(error: RequestError) -> None:
     answer = sent()
     answer.recover(BROKEN)
-    with pytest.raises(OverloadedError):
-        answer.recover(FULL)
+    with pytest.raises(type(error)):
+        answer.recover(error)
+
+
+def test_messages_that_not_even_a_running_request_keeps_end_it() -> None:
+    answer = sent()
+    assert [step(answer, error) for error in (BROKEN, TOO_OLD)] == ["a", "A"]
+    with pytest.raises(RequestError) as caught:
+        answer.recover(TOO_OLD)
+    assert caught.value is TOO_OLD
+
+
+def test_a_request_with_output_of_another_router_is_sent_again_with_it() -> None:
+    asked = inference_pb2.GenerateRequest(text="x", request_id="r", resumable=True)
+    asked.received.add(token_ids=[1, 2])
+    answer = sent(asked=asked)
+    answer.recover(BROKEN)
+    assert (answer.request, answer.metadata) == (asked, MARKED)
+    answer.note(inference_pb2.GenerateResponse(request_id="r", index=2, token_ids=[3]))
+    assert answer.metadata == ()
 
 
 def test_a_router_that_does_not_come_back_is_given_up_with_the_break(
@@ -127,17 +149,66 @@ def test_a_router_that_does_not_come_back_is_given_up_with_the_break(
 
 
 def test_an_answer_that_is_read_again_is_asked_for_from_its_place_until_it_is_forgotten() -> None:
-    asked = inference_pb2.GenerateRequest(request_id="r", resume_from=7)
-    answer = sent(asked=asked)
+    answer = sent(asked=REREAD)
     assert answer.recover(BROKEN) is not None
-    assert answer.request == asked
+    assert answer.request == REREAD
     with pytest.raises(NotFoundError):
         answer.recover(FORGOTTEN)
 
 
+@pytest.mark.parametrize(
+    ("routers", "errors", "asked"),
+    [
+        ("ab", [BROKEN, FORGOTTEN, AWAY, FORGOTTEN, AWAY], "babab"),
+        ("ab", [BROKEN, TOO_OLD, BROKEN], "bab"),
+        ("abc", [GONE, BROKEN, FORGOTTEN, FORGOTTEN], "bcab"),
+    ],
+    ids=["the first breaks", "the other is beyond it", "the second breaks"],
+)
+def test_an_answer_to_read_again_is_looked_for_at_the_router_that_broke(
+    routers: str, errors: list[RequestError], asked: str
+) -> None:
+    answer = sent(routers, REREAD)
+    for error, router in zip(errors, asked, strict=True):
+        answer.recover(error)
+        assert (answer.router, answer.request, answer.metadata) == (router, REREAD, ())
+
+
+@pytest.mark.parametrize(
+    ("routers", "errors"),
+    [
+        ("ab", [BROKEN, FORGOTTEN, FORGOTTEN]),
+        ("ab", [BROKEN, FORGOTTEN, AWAY, FORGOTTEN, TOO_OLD]),
+        ("ab", [AWAY, FORGOTTEN]),
+        ("ab", [FORGOTTEN]),
+    ],
+    ids=["both", "after a restart", "no break", "at once"],
+)
+def test_an_answer_that_no_router_has_is_not_looked_for_any_longer(
+    routers: str, errors: list[RequestError]
+) -> None:
+    answer = sent(routers, REREAD)
+    for error in errors[:-1]:
+        answer.recover(error)
+    with pytest.raises(type(errors[-1])) as caught:
+        answer.recover(errors[-1])
+    assert caught.value is errors[-1]
+
+
+def test_an_answer_to_read_again_is_looked_for_no_longer_than_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answer = sent("ab", REREAD)
+    answer.recover(BROKEN)
+    monkeypatch.setattr(failover, "RESUME_WITHIN_S", -1.0)
+    with pytest.raises(UnavailableError) as caught:
+        answer.recover(FORGOTTEN)
+    assert caught.value is BROKEN
+
+
 def test_messages_that_come_then_are_followed_by_the_next() -> None:
     answer = sent("ab")
-    assert [step(answer, error) for error in (BROKEN, BROKEN)] == ["B", "a"]
+    assert [step(answer, error) for error in (BROKEN, BROKEN)] == ["b", "a"]
     answer.note(inference_pb2.GenerateResponse(request_id="r", sequence=0, token_ids=[7]))
     answer.recover(BROKEN)
     assert (answer.router, answer.request.resume_from) == ("a", 1)
