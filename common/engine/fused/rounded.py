@@ -15,6 +15,8 @@ from torch.nn import functional
 from common.engine.fused.quantize import HEAD_FORMAT, Format, can_quantize, quantize
 from common.engine.fused.weights import Linear
 
+_ROWS = 4096  # of a weight that are rounded at a time: a head has hundreds of thousands
+
 
 class Rounded:
     """Layout that rounds weights to a format's numbers and keeps them in their own dtype."""
@@ -65,9 +67,12 @@ def _rounded_forwards(model: Any, form: Format) -> Iterator[tuple[Any, Callable[
 def _product_of(module: nn.Linear, form: Format) -> Callable[..., torch.Tensor]:
     def multiply(x: torch.Tensor) -> torch.Tensor:
         # in float32, as the kernels do: rounded once more, 4-bit weights are too far from theirs
-        bias = None if module.bias is None else module.bias.float()
-        weight = rounded(module.weight.float(), form)
-        return functional.linear(x.float(), weight, bias).to(x.dtype)
+        wide = x.float()
+        parts = module.weight.split(_ROWS)
+        product = torch.cat(
+            [functional.linear(wide, rounded(rows.float(), form)) for rows in parts], dim=-1
+        )
+        return (product if module.bias is None else product + module.bias.float()).to(x.dtype)
 
     return multiply
 

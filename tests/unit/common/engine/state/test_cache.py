@@ -73,6 +73,6 @@ def test_a_new_owner_finds_nothing_of_the_one_before() -> None:
 def test_without_a_slot_any_position_runs_and_nothing_is_kept() -> None:
     cache = make_cache()
     for position in (0, 9):
-        cache.begin(None, position)
+        cache.commit(cache.begin(None, position), position + 1)
     with pytest.raises(StateError):
         cache.read(0, 9)
