@@ -43,6 +43,7 @@ from common.engine.weights.load import load_model
 from common.engine.weights.size import told_rate, weights_bytes
 from common.grammar.matcher import MaskFiller
 from common.kv_capacity import describe_capacity
+from common.machine import read_memory
 from common.profile import WorkerProfile
 from pdserve.errors import SetupError
 
@@ -87,7 +88,7 @@ def build_engine(
         from common.engine.cpu.threads import set_num_threads
 
         set_num_threads(num_threads)
-    chosen = choose_dtype(config, model_dir, device, share.memory_bytes)
+    chosen = choose_dtype(config, model_dir, device, share.most_bytes(read_memory()))
     config = config.model_copy(update={"dtype": chosen.dtype})
     room = read_room(config, device, share, model_dir)
     began_s = time.monotonic()

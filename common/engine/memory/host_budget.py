@@ -65,9 +65,7 @@ class HostRoom:
         return self.memory.usable_bytes if given is None else given
 
     def _choose(self, want: KVWant) -> int:
-        # also by the machine's size: a worker that starts again beside others gets as much as before
-        num_workers = self.share.num_workers
-        most = min(self._most_bytes, self.memory.largest_bytes // num_workers)
+        most = self.share.most_bytes(self.memory)
         left = int(most - self.fixed_bytes)
         if left < want.least_bytes:
             raise SetupError(
@@ -75,7 +73,7 @@ class HostRoom:
                 f"{want.least_told}, and a worker may have {most / _GIB:.2f} GiB ({_describe(self.memory)})",
                 _remedy(0.0, self.memory),
             )
-        part = self.memory.total_bytes // (_KV_PART * num_workers)
+        part = self.memory.total_bytes // (_KV_PART * self.share.num_workers)
         return min(max(min(part, left // _HALF), want.least_bytes), want.most_bytes)
 
 

@@ -31,6 +31,8 @@ def folder_of(path: Path, numbers: int, **config: object) -> Path:
     half = torch.zeros(numbers // 2, dtype=torch.float16)
     save_file({"a": half, "scalar": torch.zeros(())}, path / "model-1.safetensors")
     save_file({"b": half.reshape(2, -1)}, path / "model-2.safetensors")
+    shards = {"a": "model-1.safetensors", "b": "model-2.safetensors"}
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
     return path
 
 
@@ -79,7 +81,7 @@ def test_a_damaged_file_does_not_matter_here_and_loading_it_tells(
 ) -> None:
     on(monkeypatch, "baseline")
     folder_of(tmp_path, 1000)
-    (tmp_path / "model-3.safetensors").write_bytes(content)
+    (tmp_path / "model-2.safetensors").write_bytes(content)
     assert choose_dtype(config(), tmp_path, CPU).dtype == "float32"
 
 

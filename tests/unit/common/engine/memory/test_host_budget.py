@@ -7,7 +7,7 @@ from common.engine.build import build_engine
 from common.engine.memory.host_budget import HostRoom
 from common.engine.memory.kv_want import KVWant
 from common.engine.memory.worker_share import WorkerShare
-from common.machine import Memory
+from common.machine import Memory, read_memory
 from pdserve.errors import SetupError
 from tests.unit.common.cgroup_trees import GIB, v2
 from tests.unit.common.engine.tiny_models import engine_config, save_model
@@ -124,3 +124,10 @@ def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_loaded(tmp_
     config = engine_config(kv_cache_gib="auto")
     with pytest.raises(SetupError, match=r"the model does not fit: .* 512 tokens 0\.00 GiB of KV"):
         build_engine(folder, config, num_threads=1, share=WorkerShare(GIB // 4))
+
+
+def test_workers_of_a_machine_may_take_equal_parts_of_it(container: CgroupTree) -> None:
+    memory = read_memory(container)
+    assert WHOLE.most_bytes(memory) == memory.usable_bytes
+    assert WorkerShare(num_workers=4).most_bytes(memory) == memory.largest_bytes // 4
+    assert WorkerShare(memory_bytes=MIB, num_workers=4).most_bytes(memory) == MIB
