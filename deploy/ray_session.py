@@ -143,6 +143,12 @@ def _init(**options: object) -> None:
             raise _refused(address) from error
         first_line = str(error).strip().splitlines()[0]
         raise _no_answer(address, first_line) from error
+    except OSError as error:  # its folder of sockets, for example, has too long a name
+        first_line = str(error).strip().splitlines()[0]
+        raise SetupError(
+            f"Ray did not start: {first_line}",
+            "set TMPDIR to a folder that has space and a short path",
+        ) from error
 
 
 def _job_without_current_folder() -> JobConfig:

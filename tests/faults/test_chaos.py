@@ -13,8 +13,11 @@ from tests.patience import DEPLOYMENT_S
 
 @pytest.mark.faults
 def test_a_short_run_is_clean_and_its_report_makes_a_table(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tmp_path = tmp_path_factory.mktemp(
+        "chaos"
+    )  # Ray's sockets lie there, and their paths must be short
     monkeypatch.setenv("PDSERVE_FAILPOINTS", FAILPOINTS)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     file = tmp_path / "faults.json"

@@ -1,5 +1,6 @@
 import shutil
 import socket
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -48,3 +49,17 @@ def test_an_error_about_the_token_is_known_by_what_caused_it() -> None:
     assert not _is_about_token(error)
     error.__cause__ = cause
     assert _is_about_token(error)
+
+
+def test_a_folder_too_deep_for_rays_sockets_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)  # or the start would set one for later tests
+    monkeypatch.setenv("TMPDIR", str(tmp_path / ("deep" * 20)))
+    with pytest.raises(
+        SetupError, match=r"^Ray did not start: .* cannot exceed 107 bytes"
+    ) as caught:
+        start_ray(ServeConfig(), 1)
+    assert "TMPDIR" in str(caught.value.remedy)
+    assert "\n" not in str(caught.value)
