@@ -3,9 +3,7 @@
 import math
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
-from common.engine.weights.stored import weight_files
+from common.engine.weights.stored import StoredTensor, read_header, weight_files
 from pdserve.errors import SetupError
 
 _STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -17,7 +15,7 @@ def weights_bytes(model_dir: Path, dtype: str) -> int:
 
     A file that cannot be read counts nothing: loading it says what is wrong.
     """
-    return sum(math.prod(shape) for shape, _ in _tensors(model_dir)) * _ITEM_BYTES[dtype]
+    return sum(math.prod(tensor.shape) for tensor in _tensors(model_dir)) * _ITEM_BYTES[dtype]
 
 
 def told_rate(num_bytes: int, seconds: float) -> str:
@@ -32,12 +30,13 @@ def loading_bytes(model_dir: Path, dtype: str) -> int:
     Weights stored in another dtype count twice. That is more than is held at a time, and leaves room for
     tensors that are read, converted or laid out meanwhile.
     """
-    copies = ((2 - (stored == _STORED[dtype]), shape) for shape, stored in _tensors(model_dir))
-    return sum(n * math.prod(shape) for n, shape in copies) * _ITEM_BYTES[dtype]
+    tensors = _tensors(model_dir)
+    copies = sum((2 - (t.dtype == _STORED[dtype])) * math.prod(t.shape) for t in tensors)
+    return copies * _ITEM_BYTES[dtype]
 
 
-def _tensors(model_dir: Path) -> list[tuple[tuple[int, ...], str]]:
-    """Return the shape and the stored dtype of every tensor of the files that are loaded and readable."""
+def _tensors(model_dir: Path) -> list[StoredTensor]:
+    """Return the entries of every tensor of the files that are loaded and readable."""
     try:
         files = weight_files(model_dir)
     except SetupError:
@@ -45,10 +44,8 @@ def _tensors(model_dir: Path) -> list[tuple[tuple[int, ...], str]]:
     return [tensor for path in files for tensor in _file_tensors(path)]
 
 
-def _file_tensors(path: Path) -> list[tuple[tuple[int, ...], str]]:
+def _file_tensors(path: Path) -> list[StoredTensor]:
     try:
-        with safe_open(path, framework="np") as file:
-            slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118 - no mapping
-            return [(tuple(part.get_shape()), part.get_dtype()) for part in slices]
-    except (OSError, SafetensorError):
+        return list(read_header(path).values())
+    except SetupError:
         return []
