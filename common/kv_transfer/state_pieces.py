@@ -4,8 +4,6 @@ Pieces are no longer than chunks, so that credit (prefill_worker/send_credit.py)
 receiver trusts nothing here either: what does not fit is refused with a WireError.
 """
 
-import xxhash
-
 from common.kv_transfer.layout import KVLayout
 from common.kv_transfer.wire import (
     Payload,
@@ -13,6 +11,7 @@ from common.kv_transfer.wire import (
     StateHeader,
     WireError,
     WireItem,
+    checksum_of,
     encode_header,
 )
 
@@ -35,7 +34,7 @@ def make_state_piece(
         num_bytes=layout.state_bytes,
         dtypes=layout.state_dtypes,
         start=start,
-        checksum=xxhash.xxh3_64_intdigest(payload.data),
+        checksum=checksum_of(payload),
         copied=copied,
     )
     return encode_header(header), payload
@@ -62,6 +61,6 @@ def check_state_piece(
     num_left = layout.state_bytes - expected_start
     if payload is None or not 0 < payload.nbytes <= num_left:
         raise WireError("state payload has the wrong size")
-    if xxhash.xxh3_64_intdigest(payload.data) != header.checksum:
+    if checksum_of(payload) != header.checksum:
         raise WireError("state payload fails its checksum")
     return payload

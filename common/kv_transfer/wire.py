@@ -143,7 +143,7 @@ def make_chunk(
         layout=layout.key,
         start=start,
         end=start + payload.nbytes // layout.num_bytes(1),
-        checksum=_checksum(payload),
+        checksum=checksum_of(payload),
         copied=copied,
     )
     return encode_header(header), payload
@@ -163,7 +163,7 @@ def check_chunk(
         )
     if payload is None or payload.nbytes != layout.num_bytes(header.end - header.start):
         raise WireError("chunk payload has the wrong size")
-    if _checksum(payload) != header.checksum:
+    if checksum_of(payload) != header.checksum:
         raise WireError("chunk payload fails its checksum")
     return payload
 
@@ -174,7 +174,7 @@ def make_first_token(header: FirstTokenHeader, prompt: Sequence[TokenLogprobs] |
         return encode_header(header), None
     num_top = len(prompt[0].top_token_ids) if prompt else 0
     payload = prompt_logprobs.pack(prompt, num_top)
-    marks = {"prompt_top": num_top, "checksum": _checksum(payload)}
+    marks = {"prompt_top": num_top, "checksum": checksum_of(payload)}
     return encode_header(header.model_copy(update=marks)), payload
 
 
@@ -184,7 +184,7 @@ def check_first_token(
     """Return the prompt's log-probabilities, which must be there if `scored`. Raises WireError."""
     if not scored:
         return None
-    if payload is None or header.prompt_top is None or _checksum(payload) != header.checksum:
+    if payload is None or header.prompt_top is None or checksum_of(payload) != header.checksum:
         raise WireError("log-probabilities of the prompt are missing or fail their checksum")
     try:
         return prompt_logprobs.unpack(payload, num_prompt_tokens - 1, header.prompt_top)
@@ -205,5 +205,6 @@ def _digest(packed: bytes) -> bytes:
     return digest
 
 
-def _checksum(payload: Payload) -> int:
+def checksum_of(payload: Payload) -> int:
+    """Return the XXH3-64 of a payload's bytes."""
     return xxhash.xxh3_64_intdigest(payload.data)
