@@ -51,21 +51,7 @@ class _Rows(NamedTuple):
 
 @intrinsic(prefer_literal=True)
 def quantized_tile(  # type: ignore[no-untyped-def]
-    ctx,
-    x,
-    x_at,
-    depth,
-    sums,
-    levels,
-    scales,
-    panel,
-    shift,
-    bias,
-    out,
-    out_at,
-    out_width,
-    rows,
-    kind,
+    ctx, x, x_at, depth, sums, levels, scales, panel, shift, bias, out, out_at, stride, rows, kind
 ):
     """out[i, 0:WIDTH] = x[row i] . panel number `panel` + bias[0:WIDTH] for `rows` rows of x.
 
