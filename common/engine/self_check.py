@@ -15,6 +15,7 @@ from common.engine.attention.interface import ATTENTION_NAME, OWN_NAME, choose_a
 from common.engine.batch import Batch, BatchEntry
 from common.engine.memory.block_pool import BlockPool
 from common.engine.memory.block_storage import Piece
+from common.engine.memory.freed import give_freed_back
 from common.engine.memory.kv_cache import KVCache
 from common.engine.model_runner import ModelRunner
 from common.engine.model_spec import ModelSpec
@@ -63,6 +64,7 @@ class SelfCheck:
         except Exception as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise SetupError(f"the model does not run on token ids alone: {reason}") from error
+        give_freed_back()
         found = frozenset[int]() if self.state_layout is None else self.state_layout.layers
         if unlike := found ^ set(spec.state_layers):
             raise SetupError(

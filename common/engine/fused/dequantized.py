@@ -4,8 +4,6 @@ import torch
 
 from common.engine.fused.weights import Linear
 
-_CHUNK_NUMBERS = 1 << 22  # of a weight that are unpacked at a time
-
 
 class Dequantized:
     """Layout in a dtype for TorchOps: the numbers are the file's, the size is not."""
@@ -27,6 +25,5 @@ class Dequantized:
     def _full(self, part: Linear) -> torch.Tensor:
         if part.held is None:
             raise TypeError("all parts of a weight are held, or none")
-        num_rows = max(_CHUNK_NUMBERS // part.held.num_columns, 1)
-        chunks = torch.arange(part.held.num_rows).split(num_rows)
-        return torch.cat([part.held.rows(n).dequantized().to(self._dtype) for n in chunks])
+        chunks = (part.held.rows(numbers).dequantized() for numbers in part.held.chunks())
+        return torch.cat([numbers.to(self._dtype) for numbers in chunks])

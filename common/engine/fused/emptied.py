@@ -9,6 +9,8 @@ from typing import Protocol, TypeVar
 import torch
 from torch import nn
 
+from common.engine.memory.freed import give_freed_back
+
 Parts = TypeVar("Parts")
 
 _MADV_DONTNEED = 4
@@ -54,6 +56,7 @@ class Emptied:
                 _give_pages_back(parameter)
                 parameter.data = parameter.new_empty(0)
         self._taken.clear()
+        give_freed_back()
         return made
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from common.engine.fused.quantize import PanelForm, QuantizedWeight
 
-_ROWS = 4096  # of a weight that are dequantized at a time: a head has hundreds of thousands
+CHUNK_NUMBERS = 1 << 20  # of a weight that are unpacked at a time; as float32 they take 4 MiB
 
 
 class HeldWeight(nn.Module):  # type: ignore[misc]  # torch is not followed
@@ -26,6 +26,12 @@ class HeldWeight(nn.Module):  # type: ignore[misc]  # torch is not followed
     def rows(self, numbers: torch.Tensor) -> QuantizedWeight:
         """Return the rows of these numbers, int64 [n], in that order."""
         raise NotImplementedError
+
+    def chunks(self) -> tuple[torch.Tensor, ...]:
+        """Return the numbers of all rows, in parts that are small enough to be unpacked."""
+        num_rows = max(CHUNK_NUMBERS // self.num_columns, 1)
+        parts: tuple[torch.Tensor, ...] = torch.arange(self.num_rows).split(num_rows)
+        return parts
 
 
 class StackedWeights(HeldWeight):
@@ -65,9 +71,11 @@ class HeldLinear(nn.Module):  # type: ignore[misc]  # torch is not followed
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply in float32, as the kernels do, a part of the rows at a time."""
         wide = x.float()
-        parts = torch.arange(self.held.num_rows).split(_ROWS)
-        products = [functional.linear(wide, self.held.rows(n).dequantized()) for n in parts]
-        product = torch.cat(products, dim=-1)
+        # in one memory: products that are kept apart would leave gaps in the heap between the parts
+        product = wide.new_empty(*x.shape[:-1], self.held.num_rows)
+        for numbers in self.held.chunks():
+            weight = self.held.rows(numbers).dequantized()
+            product[..., numbers] = functional.linear(wide, weight)
         return (product if self.bias is None else product + self.bias.float()).to(x.dtype)
 
 

@@ -3,12 +3,10 @@
 import torch
 
 from common.engine.cpu.panel import WIDTH
-from common.engine.fused.held import HeldWeight
+from common.engine.fused.held import CHUNK_NUMBERS, HeldWeight
 from common.engine.fused.panels import Panels, dealt, padded
 from common.engine.fused.quantized_panels import to_quantized_panels
 from common.engine.fused.weights import Linear
-
-_CHUNK_NUMBERS = 1 << 22  # of a weight that are unpacked at a time
 
 
 class HeldPanels:
@@ -42,7 +40,7 @@ def _laid_out(
 ) -> Linear:
     """Lay out the rows of these numbers, a chunk at a time."""
     num_panels = -(-len(order) // WIDTH)
-    chunk = max(_CHUNK_NUMBERS // held.num_columns // WIDTH, 1)
+    chunk = max(CHUNK_NUMBERS // held.num_columns // WIDTH, 1)
     whole: list[torch.Tensor] = []
     for first in range(0, num_panels, chunk):
         parts = to_quantized_panels(held.rows(order[first * WIDTH : (first + chunk) * WIDTH]))
