@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from common.engine.cpu import step_kernels
-from common.engine.cpu.arrays import as_array, as_words
+from common.engine.cpu.arrays import Array, as_array, as_words
 from common.engine.cpu.jit import Compiled
 from common.engine.cpu.packed import partner_of
 from common.engine.cpu.panel import TILE_ROWS
@@ -97,7 +97,7 @@ class CpuOps:
         out: torch.Tensor,
     ) -> None:
         """Compute products and gate in one pass over panels; without panels the products first."""
-        if gate_up.is_panels:
+        if gate_up.is_panels and not gate_up.rest:
             self._by_panels(_SILU if activation == "silu" else _GELU_TANH, x, gate_up, out)
         else:
             self.linear(x, gate_up, products)
@@ -135,15 +135,28 @@ class CpuOps:
     def _by_panels(
         self, kernels: _Kernels, x: torch.Tensor, layer: Linear, out: torch.Tensor
     ) -> None:
+        if layer.scales is not None:
+            self._by_quantized(kernels.quantized, x, layer, as_array(out))
+            return
         bias = _NO_BIAS if layer.bias is None else layer.bias.numpy()
+        rows = as_array(self._converted(x, _partner(layer.weight.dtype)))
         parts = _parts(len(x), len(layer.weight))
-        weight, result = as_array(layer.weight), as_array(out)
-        if layer.scales is None:
-            rows = as_array(self._converted(x, _partner(layer.weight.dtype)))
-            self._recorder.call(kernels.full, rows, weight, bias, result, parts)
-        else:
-            rows, scales = as_array(self._converted(x, torch.float32)), as_array(layer.scales)
-            self._recorder.call(kernels.quantized, rows, weight, scales, bias, result, parts)
+        given = rows, as_array(layer.weight), bias, as_array(out), parts
+        self._recorder.call(kernels.full, *given)
+
+    def _by_quantized(self, matmul: Compiled, x: torch.Tensor, layer: Linear, out: Array) -> None:
+        """Multiply by each form of panels that a weight has; their columns lie side by side."""
+        rows, first = as_array(self._converted(x, torch.float32)), 0
+        for one in (layer, *layer.rest):
+            if one.scales is None:
+                raise TypeError("all forms of one weight are of small integers")
+            # gated ones are half as many
+            end = first + one.own_features if layer.rest else out.shape[1]
+            bias = _NO_BIAS if one.bias is None else one.bias.numpy()
+            parts = _parts(len(rows), len(one.weight))
+            given = rows, as_array(one.weight), as_array(one.scales), bias, out, first, end, parts
+            self._recorder.call(matmul, *given)
+            first = end
 
     def _converted(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Return x, or memory of another dtype to which it is copied, in every step that repeats this one."""
