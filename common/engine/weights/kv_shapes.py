@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedConfig
 
-from common.kv_transfer.layout import KVShape
+from common.kv_transfer.layout import KVShape, LatentShape
 from pdserve.errors import SetupError
 
 # families whose layers with a window have twice the KV heads, which no number of theirs says
@@ -44,8 +44,8 @@ def _shape(layer: PreTrainedConfig, index: int) -> KVShape:
     heads = layer.num_attention_heads
     nope, rope, value_dim = (getattr(layer, name, None) for name in _LATENT)
     if nope is not None and rope is not None and value_dim:
-        # multi-head latent attention (DeepSeek-V2), whose latents are expanded for every head
-        return KVShape(heads, nope + rope, value_dim)
+        # multi-head latent attention (DeepSeek-V2): see attention/latent.py
+        return LatentShape(1, layer.kv_lora_rank + rope, layer.kv_lora_rank)
     is_grouped = getattr(layer, "new_decoder_architecture", False)  # Falcon 40B's, not 7B's
     is_single = getattr(layer, "multi_query", False) and not is_grouped
     named = "num_kv_heads" if is_grouped else "num_key_value_heads"
