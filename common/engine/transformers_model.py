@@ -4,6 +4,7 @@ import torch
 
 from common.engine.attention.alibi import take_over_alibi
 from common.engine.attention.backend import AttentionBackend
+from common.engine.attention.by_cache import cache_for
 from common.engine.attention.temperature import take_over
 from common.engine.device_inputs import ToDevice
 from common.engine.ragged import RaggedInputs
@@ -22,6 +23,7 @@ class TransformersModel:
         self._to_device = to_device
         take_over_alibi(model, backend)
         self._tells_positions = take_over(model)
+        self._ways = _ways(model, backend)
 
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:
         """Implement TokenModel.logits."""
@@ -33,8 +35,7 @@ class TransformersModel:
                 input_ids=step.input_ids[None],
                 position_ids=step.positions[None],
                 logits_to_keep=step.sample_rows,
-                use_cache=False,
-                paged_attention=self._backend,
+                **self._ways,
                 **told,
             )
             logits: torch.Tensor = output.logits[0]
@@ -42,3 +43,11 @@ class TransformersModel:
                 logits = logits[step.sample_rows]
             # the CPU's sampling kernels are compiled for float32 alone
             return logits.float() if logits.is_cpu else logits
+
+
+def _ways(model: torch.nn.Module, backend: AttentionBackend) -> dict[str, object]:
+    """Return the keywords that bring `backend` to the model's layers."""
+    cache = cache_for(model, backend)
+    if cache is None:
+        return {"use_cache": False, "paged_attention": backend}
+    return {"use_cache": True, "past_key_values": cache}

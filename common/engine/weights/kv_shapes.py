@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedConfig
 
-from common.kv_transfer.layout import KVShape
+from common.kv_transfer.layout import KVShape, LatentShape
 from pdserve.errors import SetupError
 
 # families whose layers with a window have twice the KV heads, which no number of theirs says
@@ -44,10 +44,12 @@ def _shape(layer: PreTrainedConfig, index: int) -> KVShape:
     heads = layer.num_attention_heads
     nope, rope, value_dim = (getattr(layer, name, None) for name in _LATENT)
     if nope is not None and rope is not None and value_dim:
-        # multi-head latent attention (DeepSeek-V2), whose latents are expanded for every head
-        return KVShape(heads, nope + rope, value_dim)
-    is_single = getattr(layer, "multi_query", False)
-    kv_heads = 1 if is_single else getattr(layer, "num_key_value_heads", None) or heads
+        # multi-head latent attention (DeepSeek-V2): see attention/latent.py
+        return LatentShape(1, layer.kv_lora_rank + rope, layer.kv_lora_rank)
+    is_grouped = getattr(layer, "new_decoder_architecture", False)  # Falcon 40B's, not 7B's
+    is_single = getattr(layer, "multi_query", False) and not is_grouped
+    named = "num_kv_heads" if is_grouped else "num_key_value_heads"
+    kv_heads = 1 if is_single else getattr(layer, named, None) or heads
     if layer.model_type in _DOUBLED_IN_WINDOWS and layer.layer_types[index] == "sliding_attention":
         kv_heads *= 2
     key_dim = getattr(layer, "head_dim", None) or layer.hidden_size // heads
