@@ -160,7 +160,7 @@ def _check(what: str, ours: torch.Tensor, own: torch.Tensor, limit: float) -> No
 
 def _cache_layers(output: Any) -> list[Any]:
     """Return the layers of `transformers`' own cache; other kinds are not compared."""
-    return list(getattr(output.past_key_values, "layers", ()))
+    return list(getattr(getattr(output, "past_key_values", None), "layers", ()))
 
 
 def _keys_and_values(layer: Any) -> Piece | None:
