@@ -8,6 +8,7 @@ from common.engine.attention.cycles import take_over_cycles
 from common.engine.attention.differential import take_over_differential
 from common.engine.attention.own_positions import take_over_positions
 from common.engine.attention.temperature import take_over
+from common.engine.attention.without_cache import take_over_without_cache
 from common.engine.device_inputs import ToDevice
 from common.engine.ragged import RaggedInputs
 
@@ -26,6 +27,7 @@ class TransformersModel:
         take_over_alibi(model, backend)
         take_over_cycles(model)
         take_over_differential(model, backend)
+        take_over_without_cache(model, backend)
         self._step = take_over_positions(model)
         self._tells_positions = take_over(model)
 

@@ -17,6 +17,7 @@ from common.engine.attention.temperature import scaled_by_position
 from common.kv_transfer.layout import KVShape
 
 ATTENTION_NAME, OWN_NAME = "pdserve_paged", "eager"
+_CAUSAL_BY_MASK = {"BigBirdPegasusDecoderAttention"}  # modules that say otherwise of themselves
 # Keywords that carry no mathematics of their own here: rotary is already applied, dropout is off.
 _HARMLESS = {
     "position_ids",
@@ -104,7 +105,8 @@ def _require_layer(module: torch.nn.Module, layer: object, asked: set[str]) -> i
 
 def _unknown(module: torch.nn.Module, features: dict[str, object]) -> set[str]:
     names = {name for name, value in features.items() if value is not None and value is not False}
-    if getattr(module, "is_causal", True) is False:
+    is_masked = type(module).__name__ in _CAUSAL_BY_MASK
+    if getattr(module, "is_causal", True) is False and not is_masked:
         names.add("attention to later positions")
     return names - _HARMLESS
 

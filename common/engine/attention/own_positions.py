@@ -44,9 +44,12 @@ class _OwnPositions(torch.nn.Module):  # type: ignore[misc]
         self.theirs, self._first_row, self._step = theirs, first_row, step
 
     def forward(self, *unused: object, **unused_too: object) -> torch.Tensor:
-        """Return the table's rows [1, T, n] for the step's positions, whichever are asked for."""
-        rows = _table(self.theirs)[self._first_row :]
-        return embedding(self._step.positions, rows)[None]
+        """Return the table's rows for the step's positions, whichever are asked for.
+
+        [T, n], but [1, T, n] in the place of a module that does all of the counting.
+        """
+        found = embedding(self._step.positions, _table(self.theirs)[self._first_row :])
+        return found[None] if hasattr(self.theirs, _COUNTS) else found
 
 
 def _places(model: Module) -> Iterator[_Place]:

@@ -54,6 +54,10 @@ CASES: dict[str, tuple[str, dict[str, object]]] = {
     "positions behind those of padding": ("roberta", _BERT),
     "positions behind two rows": ("bart", _BART),
     "positions of sines": ("marian", {**_BART, "decoder_vocab_size": VOCAB}),
+    "no cache": (
+        "openai-gpt",
+        {"vocab_size": VOCAB, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT},
+    ),
     "two passes over halves of values": ("diffllama", {**_LLAMA, "num_key_value_heads": 2}),
     "experts with the same keys": (
         "jetmoe",
