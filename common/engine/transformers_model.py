@@ -4,6 +4,7 @@ import torch
 
 from common.engine.attention.alibi import take_over_alibi
 from common.engine.attention.backend import AttentionBackend
+from common.engine.attention.by_cache import cache_for
 from common.engine.attention.cycles import take_over_cycles
 from common.engine.attention.differential import take_over_differential
 from common.engine.attention.own_positions import take_over_positions
@@ -30,6 +31,7 @@ class TransformersModel:
         take_over_without_cache(model, backend)
         self._step = take_over_positions(model)
         self._tells_positions = take_over(model)
+        self._ways = _ways(model, backend)
 
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:
         """Implement TokenModel.logits."""
@@ -42,8 +44,7 @@ class TransformersModel:
                 input_ids=step.input_ids[None],
                 position_ids=step.positions[None],
                 logits_to_keep=step.sample_rows,
-                use_cache=False,
-                paged_attention=self._backend,
+                **self._ways,
                 **told,
             )
             logits: torch.Tensor = output.logits[0]
@@ -51,3 +52,11 @@ class TransformersModel:
                 logits = logits[step.sample_rows]
             # the CPU's sampling kernels are compiled for float32 alone
             return logits.float() if logits.is_cpu else logits
+
+
+def _ways(model: torch.nn.Module, backend: AttentionBackend) -> dict[str, object]:
+    """Return the keywords that bring `backend` to the model's layers."""
+    cache = cache_for(model, backend)
+    if cache is None:
+        return {"use_cache": False, "paged_attention": backend}
+    return {"use_cache": True, "past_key_values": cache}

@@ -49,8 +49,10 @@ def _shape(layer: PreTrainedConfig, index: int) -> KVShape:
     if nope is not None and rope is not None and value_dim:
         # multi-head latent attention (DeepSeek-V2), whose latents are expanded for every head
         return KVShape(heads, nope + rope, value_dim)
-    is_single = getattr(layer, "multi_query", False)
-    kv_heads = 1 if is_single else getattr(layer, "num_key_value_heads", None) or heads
+    is_grouped = getattr(layer, "new_decoder_architecture", False)  # Falcon 40B's, not 7B's
+    is_single = getattr(layer, "multi_query", False) and not is_grouped
+    named = "num_kv_heads" if is_grouped else "num_key_value_heads"
+    kv_heads = 1 if is_single else getattr(layer, named, None) or heads
     if layer.model_type in _DOUBLED_IN_WINDOWS and layer.layer_types[index] == "sliding_attention":
         kv_heads *= 2
     if layer.model_type in _REPEATED:
