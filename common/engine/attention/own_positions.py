@@ -33,6 +33,10 @@ def take_over_positions(model: Module) -> StepPositions:
     step = StepPositions()
     for owner, name, first_row in list(_places(model)):
         setattr(owner, name, _OwnPositions(_own(getattr(owner, name)), first_row, step))
+    for part in model.modules():
+        if type(part).__name__ == "BigBirdEmbeddings":
+            # zeros as long as the context, and a step may be longer: without them the model makes its own
+            part._buffers.pop("token_type_ids", None)
     return step
 
 

@@ -53,7 +53,9 @@ _LLAMA = {name: value for name, value in _SHAPE.items() if name != "pad_token_id
 CASES: dict[str, tuple[str, dict[str, object]]] = {
     "positions behind those of padding": ("roberta", _BERT),
     "positions behind two rows": ("bart", _BART),
-    "positions of sines": ("marian", {**_BART, "decoder_vocab_size": VOCAB}),
+    "a cache by hand": ("big_bird", {**_BERT, "attention_type": "original_full"}),
+    "a cache by hand, positions that turn queries": ("roformer", {**_BERT, "embedding_size": 64}),
+    "a cache by hand, positions behind two rows": ("mvp", _BART),
     "no cache": (
         "openai-gpt",
         {"vocab_size": VOCAB, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT},
@@ -93,9 +95,16 @@ def test_tokens_and_logits_are_those_of_transformers(tmp_path: Path, case: str) 
         assert_same_logits(engine, reference, PROMPTS[0])
 
 
-def test_an_encoder_is_refused(tmp_path: Path) -> None:
-    folder = save_model(tmp_path, "roberta", **(_SHAPE | {"is_decoder": False}))
-    with pytest.raises(SetupError, match=r"SelfAttention \(layer 0\) asks for"):
+@pytest.mark.parametrize(
+    ("family", "reason"),
+    [
+        ("roberta", r"SelfAttention \(layer 0\) asks for attention to later positions"),
+        ("megatron-bert", "is_decoder is false, so it sees later positions"),
+    ],
+)
+def test_an_encoder_is_refused(tmp_path: Path, family: str, reason: str) -> None:
+    folder = save_model(tmp_path, family, **(_SHAPE | {"is_decoder": False}))
+    with pytest.raises(SetupError, match=reason):
         make_engine(folder, engine_config())
 
 
