@@ -23,6 +23,7 @@ from common.engine.kernel_checks.verdicts import (
     trusted_products,
     trusted_sampling,
 )
+from common.engine.weights.decoder_part import use_decoder_sizes
 from common.engine.weights.spec import read_spec
 from common.engine.weights.text_part import text_architecture
 
@@ -55,6 +56,7 @@ def _families(model_dir: Path, config: EngineConfig, device: torch.device) -> li
     try:
         dtype = choose_dtype(config, model_dir, device).dtype
         model = AutoConfig.from_pretrained(model_dir, trust_remote_code=False)
+        use_decoder_sizes(model)
         spec = read_spec(model_dir, model, dtype)
         activation = known_activation(text_architecture(model), model.get_text_config())
     # whatever is wrong with the folder: loading it, which comes next, says it

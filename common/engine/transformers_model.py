@@ -5,7 +5,11 @@ import torch
 from common.engine.attention.alibi import take_over_alibi
 from common.engine.attention.backend import AttentionBackend
 from common.engine.attention.by_cache import cache_for
+from common.engine.attention.cycles import take_over_cycles
+from common.engine.attention.differential import take_over_differential
+from common.engine.attention.own_positions import take_over_positions
 from common.engine.attention.temperature import take_over
+from common.engine.attention.without_cache import take_over_without_cache
 from common.engine.device_inputs import ToDevice
 from common.engine.ragged import RaggedInputs
 
@@ -22,6 +26,10 @@ class TransformersModel:
         self._backend = backend
         self._to_device = to_device
         take_over_alibi(model, backend)
+        take_over_cycles(model)
+        take_over_differential(model, backend)
+        take_over_without_cache(model, backend)
+        self._step = take_over_positions(model)
         self._tells_positions = take_over(model)
         self._ways = _ways(model, backend)
 
@@ -30,6 +38,7 @@ class TransformersModel:
         step = self._to_device(inputs)
         with torch.inference_mode():
             self._backend.begin(step)
+            self._step.positions = step.positions
             told = {"token_positions": step.positions} if self._tells_positions else {}
             output = self._model(
                 input_ids=step.input_ids[None],

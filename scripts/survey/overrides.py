@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from scripts.survey.fields import CONTEXT
+
 _MROPE: dict[str, object] = {
     "rope_type": "default",
     "rope_theta": 10000.0,
@@ -9,9 +11,15 @@ _MROPE: dict[str, object] = {
 }
 OVERRIDES: Mapping[str, Mapping[str, object]] = {
     "bamba": {"attn_layer_indices": [1]},
+    # real ones have the number, which the default lacks
+    "bloom": {"seq_length": CONTEXT},
     "dbrx": {"attn_config.rope_theta": 10000.0, "attn_config.clip_qkv": 8.0},
     "ernie4_5_vl_moe": {"text_config.rope_parameters": _MROPE | {"mrope_section": [3, 3, 2]}},
+    # each layer runs in eight cycles
+    "hrm_text": {"num_layers_per_stack": 1, "num_hidden_layers": 8},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
     "mamba2": {"num_heads": 8},
+    # its window is the context, and its modules apply none
+    "moshi": {"sliding_window": CONTEXT},
     "paddleocr_vl": {"text_config.rope_parameters": _MROPE},
 }

@@ -20,13 +20,18 @@ from common.engine.attention.backend import AttentionBackend
 from common.engine.attention.form import AttentionForm, UnsupportedAttentionError
 from common.engine.attention.places import place_of
 
-BY_CACHE_FAMILIES = {
+# families whose layers see later positions too, unless the configuration says that they decode
+_BERT_KINDS = {"big_bird", "megatron-bert", "rembert", "roformer"}
+BY_CACHE_FAMILIES = _BERT_KINDS | {
     "codegen",
     "falcon",
     "git",
     "gpt_neo",
     "gpt_neox_japanese",
     "gptj",
+    "mvp",
+    "trocr",
+    "xglm",
     # these take another attention, but their layers do not pass our keyword on
     "nemotron",
     "stablelm",
@@ -124,6 +129,8 @@ class HandingCache(Cache):  # type: ignore[misc]
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return identities [1, heads, channels, channels] in the place of all keys and values so far."""
+        if self._config.model_type in _BERT_KINDS and not self._config.is_decoder:
+            raise UnsupportedAttentionError("is_decoder is false, so it sees later positions")
         once = self._once(key_states.shape[1])
         keys = self._identity(key_states).as_subclass(Scores)
         keys.handed = HandedOver(

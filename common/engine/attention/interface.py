@@ -19,6 +19,7 @@ from common.engine.attention.places import place_of
 from common.engine.attention.temperature import scaled_by_position
 
 ATTENTION_NAME, OWN_NAME = "pdserve_paged", "eager"
+_CAUSAL_BY_MASK = {"BigBirdPegasusDecoderAttention"}  # modules that say otherwise of themselves
 # multimodal families whose towers, which are taken out, are built by the name of their attention
 _TOWERS_KNOW_OWN = {"deepseek_vl_hybrid"}
 # Keywords that carry no mathematics of their own here: rotary is already applied, dropout is off.
@@ -84,7 +85,8 @@ def _require_layer(module: torch.nn.Module, layer: object, asked: set[str]) -> i
 
 def _unknown(module: torch.nn.Module, features: dict[str, object]) -> set[str]:
     names = {name for name, value in features.items() if value is not None and value is not False}
-    if getattr(module, "is_causal", True) is False:
+    is_masked = type(module).__name__ in _CAUSAL_BY_MASK
+    if getattr(module, "is_causal", True) is False and not is_masked:
         names.add("attention to later positions")
     return names - _HARMLESS
 

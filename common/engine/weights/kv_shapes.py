@@ -10,6 +10,9 @@ from pdserve.errors import SetupError
 
 # families whose layers with a window have twice the KV heads, which no number of theirs says
 _DOUBLED_IN_WINDOWS = {"mimo_v2_flash"}
+# families that attend over more KV heads, or wider values, than their numbers say: each kept head repeated
+# for every expert of attention (JetMoe), two heads' values side by side (attention/differential.py)
+_REPEATED, _PAIRED = {"jetmoe"}, {"diffllama"}
 _LATENT = ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
 
 
@@ -52,7 +55,11 @@ def _shape(layer: PreTrainedConfig, index: int) -> KVShape:
     kv_heads = 1 if is_single else getattr(layer, named, None) or heads
     if layer.model_type in _DOUBLED_IN_WINDOWS and layer.layer_types[index] == "sliding_attention":
         kv_heads *= 2
+    if layer.model_type in _REPEATED:
+        kv_heads = heads
     key_dim = getattr(layer, "head_dim", None) or layer.hidden_size // heads
+    if layer.model_type in _PAIRED:
+        value_dim = 2 * key_dim
     return KVShape(kv_heads, key_dim, value_dim or key_dim)
 
 

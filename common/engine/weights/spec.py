@@ -6,7 +6,6 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 
 from common.config import StoredDtype
-from common.engine.attention.form import ALIBI_FAMILIES
 from common.engine.attention.layer_form import extras_of
 from common.engine.model_spec import ModelSpec
 from common.engine.weights.fingerprint import fingerprint
@@ -20,8 +19,18 @@ from pdserve.errors import SetupError
 _LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
 _NEEDED = ("num_hidden_layers", "num_attention_heads", "vocab_size")
 _TUNED = {"llama4_text"}  # families whose scaling by position is ours (attention/temperature.py)
-# names of the limit; the last two are those of BLOOM and MPT, which know no positions but by ALiBi
-_LIMITS = ("max_position_embeddings", "seq_length", "max_seq_len")
+_LIMIT = "max_position_embeddings"
+# families that name the limit otherwise; BLOOM and MPT know no positions but by ALiBi
+_OTHER_LIMITS = {"bloom": "seq_length", "mpt": "max_seq_len", "whisper": "max_target_positions"}
+# families whose table of positions begins with the rows of padding (attention/own_positions.py)
+_AFTER_PADDING = {
+    "camembert",
+    "data2vec-text",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+}
 
 _log = get_logger()
 
@@ -64,10 +73,12 @@ def max_context_tokens(text: PreTrainedConfig) -> int:
     length of its pretraining: the context ends there, where its short factors hold for every sequence.
     Raises SetupError when the configuration names no limit.
     """
-    names = _LIMITS if text.model_type in ALIBI_FAMILIES else _LIMITS[:1]
+    names = (_LIMIT, _OTHER_LIMITS.get(text.model_type, _LIMIT))
     limit = next((getattr(text, name) for name in names if hasattr(text, name)), None)
     if not isinstance(limit, int) or limit < 1:
         raise _unsupported(f"{text.model_type} says no context length (max_position_embeddings)")
+    if text.model_type in _AFTER_PADDING:
+        limit -= (text.pad_token_id or 0) + 1
     for rope in _rope_parameters(text):
         if rope.get("rope_type") == "longrope":
             original = rope.get("original_max_position_embeddings")
