@@ -4,6 +4,7 @@ import torch
 
 from common.engine.attention.alibi import take_over_alibi
 from common.engine.attention.backend import AttentionBackend
+from common.engine.attention.indexed import attend_to_all
 from common.engine.attention.temperature import take_over
 from common.engine.device_inputs import ToDevice
 from common.engine.ragged import RaggedInputs
@@ -21,6 +22,7 @@ class TransformersModel:
         self._backend = backend
         self._to_device = to_device
         take_over_alibi(model, backend)
+        attend_to_all(model)
         self._tells_positions = take_over(model)
 
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:
