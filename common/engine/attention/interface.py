@@ -29,6 +29,7 @@ _HARMLESS = {
     "use_cache",
     "output_attentions",
     "is_causal",
+    "indices",  # of all positions; see indexed.py
     "logits_to_keep",  # passed on by models that give the logits of every row
 }
 

@@ -72,6 +72,8 @@ def _places(text: PreTrainedConfig) -> list[int | None]:
     modes: list[str | None] = (
         getattr(text, "kv_sharing_modes", None) or [None] * text.num_hidden_layers
     )
+    if getattr(text, "kv_lora_rank", None):
+        modes = [None] * text.num_hidden_layers  # latents are shared, which each layer expands anew
     stored = {text.layer_types[i]: i for i, mode in enumerate(modes) if mode == "store"}
     return [
         stored[text.layer_types[layer]] if mode == "reuse" else None
