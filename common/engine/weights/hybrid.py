@@ -1,11 +1,13 @@
 """Models with state beside attention: which families, and which of their layers hold what."""
 
 from dataclasses import dataclass
-
-from transformers import PreTrainedConfig
+from typing import TYPE_CHECKING
 
 from common.engine.weights.kv_shapes import LayerShapes
 from pdserve.errors import SetupError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 # Each of them gave the tokens of `transformers` in tests/unit/common/engine/state; others are refused.
 _FAMILIES = frozenset(
@@ -46,12 +48,12 @@ class HybridLayers:
         )
 
 
-def is_hybrid(text: PreTrainedConfig) -> bool:
+def is_hybrid(text: "PreTrainedConfig") -> bool:
     """Return True for a family whose layers with state are run."""
     return text.model_type in _FAMILIES
 
 
-def read_layers(text: PreTrainedConfig) -> HybridLayers:
+def read_layers(text: "PreTrainedConfig") -> HybridLayers:
     """Return which layers of a model hold what. Raises SetupError for kinds that nothing here runs."""
     if not is_hybrid(text):
         return HybridLayers(None, ())
