@@ -8,7 +8,6 @@ self-check, and never computed wrongly.
 from typing import Any
 
 import torch
-from transformers import AttentionInterface
 
 from common.engine.attention.backend import AttentionBackend
 from common.engine.attention.by_cache import BY_CACHE_FAMILIES, handed_over
@@ -110,4 +109,7 @@ def choose_attention(model: Any, name: str) -> None:
 
 def register() -> None:
     """Make the function known to `transformers` under ATTENTION_NAME; safe to repeat."""
+    # two seconds of a core, which a model without it does not take (weights/choose.py)
+    from transformers import AttentionInterface
+
     AttentionInterface.register(ATTENTION_NAME, paged_attention)

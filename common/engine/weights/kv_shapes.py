@@ -1,12 +1,13 @@
 """Shapes of a model's keys and values, layer by layer, from its configuration."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
-
-from transformers import PreTrainedConfig
+from typing import TYPE_CHECKING, NamedTuple
 
 from common.kv_transfer.layout import KVShape, LatentShape
 from pdserve.errors import SetupError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 # families whose layers with a window have twice the KV heads, which no number of theirs says
 _DOUBLED_IN_WINDOWS = {"mimo_v2_flash"}
@@ -26,7 +27,7 @@ class LayerShapes(NamedTuple):
     places: tuple[int, ...] = ()
 
 
-def read_shapes(text: PreTrainedConfig) -> LayerShapes:
+def read_shapes(text: "PreTrainedConfig") -> LayerShapes:
     """Read the shapes of a language model's configuration. Raises SetupError where query heads vary."""
     num_layers = text.num_hidden_layers
     layers: Sequence[PreTrainedConfig] = [text] * num_layers
@@ -43,7 +44,7 @@ def read_shapes(text: PreTrainedConfig) -> LayerShapes:
     return LayerShapes(own, tuple(i if p is None else p for i, p in enumerate(places)))
 
 
-def _shape(layer: PreTrainedConfig, index: int) -> KVShape:
+def _shape(layer: "PreTrainedConfig", index: int) -> KVShape:
     heads = layer.num_attention_heads
     nope, rope, value_dim = (getattr(layer, name, None) for name in _LATENT)
     if nope is not None and rope is not None and value_dim:
@@ -63,7 +64,7 @@ def _shape(layer: PreTrainedConfig, index: int) -> KVShape:
     return KVShape(kv_heads, key_dim, value_dim or key_dim)
 
 
-def _places(text: PreTrainedConfig) -> list[int | None]:
+def _places(text: "PreTrainedConfig") -> list[int | None]:
     """Return, by layer, the earlier layer whose keys and values it reads; None where it has its own.
 
     Gemma 3n and 4: the upper layers read those of the last layer of their kind that has some. Layers without

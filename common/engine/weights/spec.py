@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-
-from transformers import PreTrainedConfig
+from typing import TYPE_CHECKING
 
 from common.config import StoredDtype
 from common.engine.attention.indexed import INDEXED, INDEXED_FAMILIES
@@ -20,6 +19,9 @@ from common.engine.weights.hybrid import (
 from common.kv_transfer.layout import shape_of_all
 from common.telemetry.logs import get_logger
 from pdserve.errors import SetupError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 _LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
 _NEEDED = ("num_attention_heads", "num_hidden_layers", "vocab_size")
@@ -41,7 +43,7 @@ _AFTER_PADDING = {
 _log = get_logger()
 
 
-def read_spec(path: Path, config: PreTrainedConfig, dtype: StoredDtype) -> ModelSpec:
+def read_spec(path: Path, config: "PreTrainedConfig", dtype: StoredDtype) -> ModelSpec:
     """Read the model's numbers.
 
     Raises SetupError for layers that are not attention over all, a window or a chunk of earlier positions,
@@ -70,7 +72,7 @@ def read_spec(path: Path, config: PreTrainedConfig, dtype: StoredDtype) -> Model
     )
 
 
-def max_context_tokens(text: PreTrainedConfig) -> int:
+def max_context_tokens(text: "PreTrainedConfig") -> int:
     """Return the longest prompt and output together, in tokens: `max_position_embeddings`.
 
     Sliding windows do not bound it. Two kinds of rotary scaling turn keys by an angle that depends on the
@@ -103,7 +105,7 @@ def max_context_tokens(text: PreTrainedConfig) -> int:
     return limit
 
 
-def _refuse_unsupported(config: PreTrainedConfig, text: PreTrainedConfig) -> None:
+def _refuse_unsupported(config: "PreTrainedConfig", text: "PreTrainedConfig") -> None:
     if getattr(config, "is_encoder_decoder", False):
         raise _unsupported(f"{config.model_type} is an encoder with a decoder, not a decoder alone")
     for layer, kind in enumerate(getattr(text, "layer_types", None) or ()):
@@ -119,7 +121,7 @@ def _refuse_unsupported(config: PreTrainedConfig, text: PreTrainedConfig) -> Non
         raise _unsupported(f"{text.model_type} has no {missing[0]}")
 
 
-def _rope_parameters(text: PreTrainedConfig) -> Iterator[Mapping[str, object]]:
+def _rope_parameters(text: "PreTrainedConfig") -> Iterator[Mapping[str, object]]:
     """Yield the parameters of all layers, or those of each kind of layer."""
     parameters = getattr(text, "rope_parameters", None) or {}
     nested = [kind for kind in parameters.values() if isinstance(kind, dict)]

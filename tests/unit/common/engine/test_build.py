@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from common.engine.build import build_engine, select_device
+from common.engine.build import build_engine
+from common.engine.device import select_device
 from common.engine.stages import StageClock
 from pdserve.errors import SetupError
 from tests.unit.common.engine.tiny_models import (
