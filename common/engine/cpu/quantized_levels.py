@@ -31,7 +31,7 @@ class Panel(NamedTuple):
     scales: Any
     first_scale: Any
     shift: Any  # log2 of the parts of a row that share a scale
-    level_dtype: types.Type  # int8 or uint8; int32 or uint32 of 4-bit levels
+    level_dtype: types.Integer  # int8 or uint8; int32 or uint32 of 4-bit levels
     scale_array: types.Array
 
     @property
