@@ -104,7 +104,8 @@ def _rows_of(context: Context, builder: Builder, sig: Signature, args: Values) -
         context.make_array(kind)(context, builder, part).data
         for kind, part in zip(sig.args[0], parts, strict=True)
     ]
-    return _Rows(*arrays, first=args[1], depth=args[2])
+    high, low, scales, sums, offsets = arrays
+    return _Rows(high, low, scales, sums, offsets, args[1], args[2])
 
 
 def _begin_totals(builder: Builder, biases: Any, num_rows: int) -> list[list[Any]]:

@@ -32,7 +32,7 @@ class Panel(NamedTuple):
     scales: Any
     first_scale: Any
     shift: Any  # log2 of the parts of a row that share a scale
-    level_dtype: Any  # numba's type: int8 or uint8; int32 or uint32 of 4-bit levels
+    level_dtype: Any  # numba's int8 or uint8; int32 or uint32 of 4-bit levels
     scale_array: types.Array
 
     @property

@@ -5,6 +5,8 @@ from typing import Literal, Protocol
 
 import torch
 
+from common.engine.fused.held import HeldWeight
+
 Activation = Literal["silu", "gelu_tanh"]
 
 
@@ -24,6 +26,7 @@ class Linear:
     num_outputs: int | None = None
     scales: torch.Tensor | None = None
     rest: tuple["Linear", ...] = ()
+    held: HeldWeight | None = None  # before a layout; `weight` has no memory then
 
     @property
     def out_features(self) -> int:

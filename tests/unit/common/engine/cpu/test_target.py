@@ -30,18 +30,16 @@ FEATURES: list[tuple[str, str, Level]] = [
     ("nehalem", "+avx2", "baseline"),
 ]
 # with AVX512-VNNI
-BYTE_DOT = set(
-    [
-        "cascadelake",
-        "icelake-server",
-        "tigerlake",
-        "cooperlake",
-        "sapphirerapids",
-        "emeraldrapids",
-        "znver4",
-        "znver5",
-    ]
-)
+BYTE_DOT = {
+    "cascadelake",
+    "icelake-server",
+    "tigerlake",
+    "cooperlake",
+    "sapphirerapids",
+    "emeraldrapids",
+    "znver4",
+    "znver5",
+}
 on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="LLVM knows the host's kind")
 
 

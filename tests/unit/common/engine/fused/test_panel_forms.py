@@ -15,13 +15,14 @@ from tests.unit.common.engine.fused.integer_rows import multiplied
 OURS, PLAIN = CpuOps(is_quantized=True), TorchOps()
 CLOSE = {"atol": 2e-5, "rtol": 2e-5}
 DEPTH = 256
-# the forms of GGUF's Q8_0, Q4_0, Q4_1, Q4_K, Q5_K, Q6_K, and of AWQ's groups of 128
+# the forms of GGUF's Q8_0, Q4_0, Q4_1, Q5_1, Q4_K, Q5_K, Q6_K, and of AWQ's groups of 128
 FORMS = pytest.mark.parametrize(
     ("form", "group"),
     [
         (PanelForm(8, has_offsets=False), 32),
         (PanelForm(4, has_offsets=False), 32),
         (PanelForm(4, has_offsets=True), 32),
+        (PanelForm(8, has_offsets=True), 32),
         (PanelForm(4, has_offsets=True, has_wide_scales=True), 32),
         (PanelForm(8, has_offsets=True, has_wide_scales=True), 32),
         (PanelForm(8, has_offsets=False, has_wide_scales=True), 16),
