@@ -78,7 +78,7 @@ def test_a_window_by_mask_alone_is_refused(tmp_path: Path) -> None:
         make_engine(folder, engine_config(backend="reference"))
 
 
-class CountingPositions(torch.nn.Module):
+class CountingPositions(torch.nn.Module):  # type: ignore[misc]
     """Positions of a foreign kind: it numbers the columns of a call, so a decode step is at position 0."""
 
     def __init__(self, rows: torch.Tensor) -> None:
