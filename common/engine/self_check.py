@@ -22,6 +22,7 @@ from common.engine.own_kv import like_stored
 from common.engine.ragged import RaggedInputs
 from common.engine.sequence import Sequence
 from common.engine.state.cache import StateCache
+from common.engine.state.families import family_of
 from common.engine.state.layout import StateLayout
 from common.engine.state.own import read_states
 from common.engine.timeline import Timeline
@@ -112,24 +113,30 @@ class SelfCheck:
 
     def _run_alone(self, model: torch.nn.Module) -> None:
         ids = torch.tensor([self._tokens], device=next(model.parameters()).device)
-        choose_attention(model, OWN_NAME)
         with torch.inference_mode():
-            output = model(input_ids=ids, use_cache=True)
-        choose_attention(model, ATTENTION_NAME)
+            output = self._with_own_attention(model, ids)
         self._own_logits: torch.Tensor = output.logits[0, -1].float()
         layers = _cache_layers(output)
-        layout, self._own_states = read_states(layers)
+        layout, self._own_states = read_states(family_of(model).own_states(model, output))
         if layout.parts:
             self.state_layout = layout
         # other kinds of cache have no layers to compare
         known = (layers[n] if n < len(layers) else None for n in self._kv_layers)
         self._own_layers = [_keys_and_values(layer) for layer in known]
 
+    def _with_own_attention(self, model: Any, ids: torch.Tensor) -> Any:
+        if not self._kv_layers:
+            return model(input_ids=ids, use_cache=True)
+        choose_attention(model, OWN_NAME)
+        output = model(input_ids=ids, use_cache=True)
+        choose_attention(model, ATTENTION_NAME)
+        return output
+
     def _check_layers(self, kv: list[Piece]) -> None:
-        for layer, (keys, _) in enumerate(kv):
+        for layer, (keys, _) in zip(self._kv_layers, kv, strict=False):
             if not keys.any():
                 raise UnsupportedAttentionError(
-                    f"layer {self._kv_layers[layer]} does not attend over keys and values"
+                    f"layer {layer} does not attend over keys and values"
                 )
         for layer, (stored, own) in enumerate(zip(kv, self._own_layers, strict=False)):
             if own is not None and (own := like_stored(own, stored)) is not None:

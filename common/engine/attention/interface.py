@@ -8,11 +8,11 @@ self-check, and never computed wrongly.
 from typing import Any
 
 import torch
-from transformers import AttentionInterface
 
 from common.engine.attention.backend import AttentionBackend
 from common.engine.attention.by_cache import BY_CACHE_FAMILIES, handed_over
 from common.engine.attention.form import ALIBI_FAMILIES, UnsupportedAttentionError
+from common.engine.attention.latent import absorb, into_latents, out_of_latents
 from common.engine.attention.layer_form import layer_form, unhonoured
 from common.engine.attention.places import place_of
 from common.engine.attention.temperature import scaled_by_position
@@ -28,6 +28,7 @@ _HARMLESS = {
     "use_cache",
     "output_attentions",
     "is_causal",
+    "indices",  # of all positions; see indexed.py
     "logits_to_keep",  # passed on by models that give the logits of every row
 }
 
@@ -66,10 +67,11 @@ def paged_attention(
     place = place_of(type(module).__name__, layer, key, value, paged_attention)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     form = layer_form(module, layer, scale, sliding_window, softcap, s_aux)
-    query = scaled_by_position(module, query, token_positions)
+    query = into_latents(module, scaled_by_position(module, query, token_positions))
     # some models rotate in float32; blocks hold the model's dtype
     query, key, value = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
-    return paged_attention.attend(place, query, key, value, form)[None], None
+    out = paged_attention.attend(place, query, key, value, form)
+    return out_of_latents(module, out)[None], None
 
 
 def _require_layer(module: torch.nn.Module, layer: object, asked: set[str]) -> int:
@@ -102,8 +104,12 @@ def choose_attention(model: Any, name: str) -> None:
         model.config._attn_implementation = name  # with ours no mask is made
     elif family not in ALIBI_FAMILIES:
         model.set_attn_implementation(name)
+    absorb(model, is_absorbed=name == ATTENTION_NAME)
 
 
 def register() -> None:
     """Make the function known to `transformers` under ATTENTION_NAME; safe to repeat."""
+    # two seconds of a core, which a model without it does not take (weights/choose.py)
+    from transformers import AttentionInterface
+
     AttentionInterface.register(ATTENTION_NAME, paged_attention)

@@ -1,12 +1,13 @@
 """Shapes of a model's keys and values, layer by layer, from its configuration."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from transformers import PreTrainedConfig
-
-from common.kv_transfer.layout import KVShape
+from common.kv_transfer.layout import KVShape, LatentShape
 from pdserve.errors import SetupError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 # families whose layers with a window have twice the KV heads, which no number of theirs says
 _DOUBLED_IN_WINDOWS = {"mimo_v2_flash"}
@@ -26,7 +27,7 @@ class LayerShapes(NamedTuple):
     places: tuple[int, ...] = ()
 
 
-def read_shapes(text: PreTrainedConfig) -> LayerShapes:
+def read_shapes(text: "PreTrainedConfig") -> LayerShapes:
     """Read the shapes of a language model's configuration. Raises SetupError where query heads vary."""
     num_layers = text.num_hidden_layers
     layers: Sequence[PreTrainedConfig] = [text] * num_layers
@@ -43,12 +44,12 @@ def read_shapes(text: PreTrainedConfig) -> LayerShapes:
     return LayerShapes(own, tuple(i if p is None else p for i, p in enumerate(places)))
 
 
-def _shape(layer: PreTrainedConfig, index: int) -> KVShape:
+def _shape(layer: "PreTrainedConfig", index: int) -> KVShape:
     heads = layer.num_attention_heads
     nope, rope, value_dim = (getattr(layer, name, None) for name in _LATENT)
     if nope is not None and rope is not None and value_dim:
-        # multi-head latent attention (DeepSeek-V2), whose latents are expanded for every head
-        return KVShape(heads, nope + rope, value_dim)
+        # multi-head latent attention (DeepSeek-V2): see attention/latent.py
+        return LatentShape(1, layer.kv_lora_rank + rope, layer.kv_lora_rank)
     is_grouped = getattr(layer, "new_decoder_architecture", False)  # Falcon 40B's, not 7B's
     is_single = getattr(layer, "multi_query", False) and not is_grouped
     named = "num_kv_heads" if is_grouped else "num_key_value_heads"
@@ -63,7 +64,7 @@ def _shape(layer: PreTrainedConfig, index: int) -> KVShape:
     return KVShape(kv_heads, key_dim, value_dim or key_dim)
 
 
-def _places(text: PreTrainedConfig) -> list[int | None]:
+def _places(text: "PreTrainedConfig") -> list[int | None]:
     """Return, by layer, the earlier layer whose keys and values it reads; None where it has its own.
 
     Gemma 3n and 4: the upper layers read those of the last layer of their kind that has some. Layers without
@@ -72,6 +73,8 @@ def _places(text: PreTrainedConfig) -> list[int | None]:
     modes: list[str | None] = (
         getattr(text, "kv_sharing_modes", None) or [None] * text.num_hidden_layers
     )
+    if getattr(text, "kv_lora_rank", None):
+        modes = [None] * text.num_hidden_layers  # latents are shared, which each layer expands anew
     stored = {text.layer_types[i]: i for i, mode in enumerate(modes) if mode == "store"}
     return [
         stored[text.layer_types[layer]] if mode == "reuse" else None

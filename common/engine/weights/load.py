@@ -1,6 +1,5 @@
 """Loading of a model folder for serving."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,13 +12,12 @@ from common.engine.memory.kv_cache import DTYPES
 from common.engine.model_spec import ModelSpec
 from common.engine.weights.decoder_part import use_decoder_sizes
 from common.engine.weights.kind import refuse_other_kinds
+from common.engine.weights.plain import Admit
 from common.engine.weights.quantization import refuse_quantized_folder
 from common.engine.weights.spec import read_spec
 from common.engine.weights.stored import unchanged
 from common.engine.weights.whole import load_whole
 from pdserve.errors import SetupError
-
-Admit = Callable[[ModelSpec], object]
 
 
 def load_model(

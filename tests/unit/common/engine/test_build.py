@@ -8,7 +8,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from common.config import StoredDtype
-from common.engine.build import assemble_engine, build_engine, select_device
+from common.engine.build import assemble_engine, build_engine
+from common.engine.device import select_device
 from common.engine.stages import StageClock
 from common.engine.weights.load import load_model
 from pdserve.errors import SetupError
@@ -36,7 +37,6 @@ WITHOUT_GROUPS: dict[str, object] = {"num_key_value_heads": 4}
 EXPERTS: dict[str, object] = {"num_local_experts": 2, "num_experts_per_tok": 1}
 # what each family needs that we have not, and what the refusal says of it
 UNSUPPORTED: dict[str, tuple[dict[str, object], str]] = {
-    "jamba": ({}, "layer 0 is linear_attention"),
     "bert": (
         WITHOUT_GROUPS,
         r"BertSelfAttention \(layer 0\) asks for .* later positions",
