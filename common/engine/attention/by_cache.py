@@ -11,14 +11,16 @@ allows what keeps a scaled query, and refuses all else (biases, soft caps), so t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import Cache, PreTrainedConfig
 
 from common.engine.attention.backend import AttentionBackend
 from common.engine.attention.form import AttentionForm, UnsupportedAttentionError
 from common.engine.attention.places import place_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 # families whose layers see later positions too, unless the configuration says that they decode
 _BERT_KINDS = {"big_bird", "megatron-bert", "rembert", "roformer"}
@@ -117,13 +119,19 @@ class Scores(torch.Tensor):  # type: ignore[misc]
         return result
 
 
-class HandingCache(Cache):  # type: ignore[misc]
-    """Cache that keeps nothing: it hands a step's keys and values to a backend. One serves all steps."""
+class HandingCache:
+    """Cache that keeps nothing: it hands a step's keys and values to a backend. One serves all steps.
 
-    def __init__(self, config: PreTrainedConfig, backend: AttentionBackend) -> None:
-        super().__init__(layers=[])
+    It has what models ask of a `transformers.Cache`, whose import takes seconds.
+    """
+
+    def __init__(self, config: "PreTrainedConfig", backend: AttentionBackend) -> None:
         self._config, self._backend = config, backend
         self._identities: dict[object, torch.Tensor] = {}
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return 0: positions are told, and no mask is made."""
+        return 0
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any
@@ -181,7 +189,7 @@ def _is_number(x: object) -> bool:
     return isinstance(x, int | float) or (isinstance(x, torch.Tensor) and x.dim() == 0)
 
 
-def _own_window(config: PreTrainedConfig, layer: int) -> int | None:
+def _own_window(config: "PreTrainedConfig", layer: int) -> int | None:
     """Return the window of a layer's own mask (GPT-Neo's local layers)."""
     kinds = getattr(config, "attention_layers", None)
     if not kinds or kinds[layer] != "local":
