@@ -17,6 +17,7 @@ import torch
 
 from common.engine.attention.backend import AttentionBackend
 from common.engine.attention.form import AttentionForm, UnsupportedAttentionError
+from common.engine.attention.key_biases import KeyBiases, biases_of
 from common.engine.attention.places import place_of
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class HandedOver:
     backend: AttentionBackend
     form: AttentionForm
     has_own_mask: bool
+    biases: KeyBiases | None  # which the keys have already
 
     def attend(self, query: torch.Tensor) -> torch.Tensor:
         """Attend for scaled queries [..., T, key channels]; return [..., T, value channels].
@@ -69,6 +71,7 @@ class HandedOver:
         Raises UnsupportedAttentionError for what are no queries of this layer.
         """
         key, value = (x[0].transpose(0, 1) for x in (self.key, self.value))
+        query = query if self.biases is None else self.biases.asked_by(query)
         num_tokens, _, channels = key.shape
         if query.shape[-2:] != (num_tokens, channels):
             raise self.refused(f"takes a softmax over {list(query.shape)}")
@@ -110,6 +113,8 @@ class Scores(torch.Tensor):  # type: ignore[misc]
             return _attend(found[0], dim)
         if name == "where" and handed.has_own_mask:
             return found[0]
+        if name == "add" and handed.biases is not None:
+            return found[0]
         is_scaled = name not in _SCALING or all(x is found[0] or _is_number(x) for x in args)
         if name not in _ALLOWED or not is_scaled:
             raise handed.refused(f"changes its scores by {name}")
@@ -125,8 +130,15 @@ class HandingCache:
     It has what models ask of a `transformers.Cache`, whose import takes seconds.
     """
 
-    def __init__(self, config: "PreTrainedConfig", backend: AttentionBackend) -> None:
-        self._config, self._backend = config, backend
+    positions: torch.Tensor  # [T] int64 of the step that runs; the model's caller sets them
+
+    def __init__(
+        self,
+        config: "PreTrainedConfig",
+        backend: AttentionBackend,
+        biases: KeyBiases | None = None,
+    ) -> None:
+        self._config, self._backend, self._biases = config, backend, biases
         self._identities: dict[object, torch.Tensor] = {}
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -140,14 +152,16 @@ class HandingCache:
         if self._config.model_type in _BERT_KINDS and not self._config.is_decoder:
             raise UnsupportedAttentionError("is_decoder is false, so it sees later positions")
         once = self._once(key_states.shape[1])
+        stored = key_states[:, once]
         keys = self._identity(key_states).as_subclass(Scores)
         keys.handed = HandedOver(
             layer_idx,
-            key_states[:, once],
+            stored if self._biases is None else self._biases.behind(stored, self.positions),
             value_states[:, once],
             self._backend,
             AttentionForm(1.0, _own_window(self._config, layer_idx)),
             self._config.model_type in _MASKED_BY_BUFFER,
+            self._biases,
         )
         return keys, self._identity(value_states)
 
@@ -170,7 +184,7 @@ def cache_for(model: Any, backend: AttentionBackend) -> HandingCache | None:
     """Return the cache to call a model with; None where its modules take our attention."""
     config = getattr(model, "config", None)
     is_by_cache = getattr(config, "model_type", None) in BY_CACHE_FAMILIES
-    return HandingCache(config, backend) if is_by_cache else None
+    return HandingCache(config, backend, biases_of(model)) if is_by_cache else None
 
 
 def handed_over(key: torch.Tensor) -> HandedOver | None:

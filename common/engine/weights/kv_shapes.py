@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from common.engine.attention.key_biases import BIAS_CHANNELS, has_key_biases
 from common.kv_transfer.layout import KVShape, LatentShape
 from pdserve.errors import SetupError
 
@@ -63,7 +64,8 @@ def _shape(layer: "PreTrainedConfig", index: int) -> KVShape:
     key_dim = getattr(layer, "head_dim", None) or layer.hidden_size // heads
     if layer.model_type in _PAIRED:
         value_dim = 2 * key_dim
-    return KVShape(kv_heads, key_dim, value_dim or key_dim)
+    further = BIAS_CHANNELS if has_key_biases(layer) else 0
+    return KVShape(kv_heads, key_dim + further, value_dim or key_dim)
 
 
 def _places(text: "PreTrainedConfig") -> list[int | None]:
