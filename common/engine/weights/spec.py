@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from common.config import StoredDtype
 from common.engine.attention.indexed import INDEXED, INDEXED_FAMILIES
+from common.engine.attention.key_biases import has_key_biases
 from common.engine.attention.layer_form import extras_of
 from common.engine.model_spec import ModelSpec
 from common.engine.weights.fingerprint import fingerprint
@@ -114,7 +115,7 @@ def _refuse_unsupported(config: "PreTrainedConfig", text: "PreTrainedConfig") ->
             raise _unsupported(f"its layer {layer} is {kind}")
     if getattr(text, "attn_temperature_tuning", False) and text.model_type not in _TUNED:
         raise _unsupported(f"layers of {text.model_type} scale queries by positions of their own")
-    if getattr(text, "alibi", False):
+    if getattr(text, "alibi", False) and not has_key_biases(text):
         raise _unsupported(f"every layer of {text.model_type} adds ALiBi biases to its scores")
     needed = _NEEDED[1:] if has_no_attention(text) else _NEEDED
     if missing := [name for name in needed if not hasattr(text, name)]:
