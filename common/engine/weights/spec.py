@@ -17,6 +17,7 @@ from common.engine.weights.hybrid import (
     is_hybrid,
     needs_no_limit,
     read_layers,
+    refuse_dtype,
 )
 from common.kv_transfer.layout import shape_of_all
 from common.telemetry.logs import get_logger
@@ -36,10 +37,11 @@ def read_spec(path: Path, config: PreTrainedConfig, dtype: StoredDtype) -> Model
     """Read the model's numbers.
 
     Raises SetupError for layers that are not attention over all, a window or a chunk of earlier positions,
-    and for a configuration without the numbers.
+    for a configuration without the numbers, and for a dtype in which the family's modules fail.
     """
     text = config.get_text_config()
     _refuse_unsupported(config, text)
+    refuse_dtype(text, dtype)
     layers = read_layers(text)
     shapes = layers.shapes(text)
     first = shapes.own[0]
