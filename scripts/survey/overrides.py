@@ -16,6 +16,7 @@ OVERRIDES: Mapping[str, Mapping[str, object]] = {
     "bamba": {"attn_layer_indices": [1]},
     "dbrx": {"attn_config.rope_theta": 10000.0, "attn_config.clip_qkv": 8.0},
     "deepseek_v32": _ALL,
+    "dots3_note_text": _ALL,
     "ernie4_5_vl_moe": {"text_config.rope_parameters": _MROPE | {"mrope_section": [3, 3, 2]}},
     "glm5_next": {"text_config.index_topk": CONTEXT},
     "glm_moe_dsa": _ALL,
