@@ -14,10 +14,11 @@ from common.cache_dir import default_cache_dir
 from common.config import ServeConfig
 from common.engine.weights.resolve import resolve_model
 from common.telemetry.tracing.build import check_tracing
+from deploy.quick_ray import put_off_rarely_used
 from router.access.server_security import ServerSecurity
 
 if TYPE_CHECKING:
-    from deploy.serve import Endpoints
+    from deploy.endpoints import Endpoints
 
 # flags whose names differ from their keys
 _KEYS = {
@@ -84,8 +85,10 @@ def _serve(settings: ServeConfig) -> None:
     ServerSecurity(settings.security).check(settings.grpc_host)  # all before a model is fetched
     with progress_bars() as progress:
         source = resolve_model(settings.model, default_cache_dir(), progress)
+    put_off_rarely_used()
     # ray takes a second to import, and `pdserve --help` does not need it
-    from deploy.serve import Endpoints, serve
+    from deploy.endpoints import Endpoints
+    from deploy.serve import serve
 
     def ready(endpoints: Endpoints) -> None:
         lines.stop()

@@ -2,16 +2,17 @@
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.config import ServeConfig
-from common.kv_capacity import describe_capacity
 from common.telemetry.logs import configure_logs
 from common.telemetry.tracing.build import check_tracing, make_tracing
 from common.uninterrupted import uninterrupted
 from deploy.deployment import Deployment
+from deploy.endpoints import Endpoints, endpoints_of
 from deploy.fleet import DeploymentFleet
 from deploy.membership_feed import MembershipFeed
 from deploy.ray_session import lost_process, start_ray, stop_ray
@@ -22,42 +23,11 @@ from deploy.supervisor_actor import Facts
 from deploy.versions import check_router
 from pdserve.errors import PreconditionError, SetupError, WorkerDiedError
 from router.access.server_security import ServerSecurity
-from router.app import Router
 from router.edge.ports import check_port
 from router.workers.membership import Membership
 
 _RAY_POLL_S = 0.5
 FindModel = Callable[[str], Path]
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoints:
-    """Addresses of a running deployment."""
-
-    host: str
-    grpc_port: int
-    http_port: int
-    openai_port: int | None = None  # None: no OpenAI API
-    dtype: str = ""  # of weights and KV
-    dtype_reason: str = ""
-    kv_capacity: str = ""  # of each decode worker, in words
-    model: str = ""
-    has_live_page: bool = False
-
-    @property
-    def grpc_address(self) -> str:
-        """The address host:port for gRPC clients on this machine."""
-        return f"{self._near_host}:{self.grpc_port}"
-
-    @property
-    def live_page(self) -> str:
-        """The live page's address for browsers on this machine; empty if it is switched off."""
-        host = f"[{self._near_host}]" if ":" in self._near_host else self._near_host
-        return f"http://{host}:{self.http_port}/" if self.has_live_page else ""
-
-    @property
-    def _near_host(self) -> str:
-        return "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104 - a comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +94,8 @@ async def _routing(
     site: _Site, membership: Membership, security: ServerSecurity
 ) -> AsyncIterator[Endpoints]:
     """Run a router that follows the supervisor."""
+    from router.app import Router
+
     config, facts, feed = site.config, site.facts, None
     facts.access.router.check()
     router = Router(
@@ -142,7 +114,7 @@ async def _routing(
         )
         feed = MembershipFeed(site.supervisor.await_news, router.follow)
         feed.start()
-        endpoints = _endpoints_of(router, config, grpc_port, facts.model_name)
+        endpoints = endpoints_of(router, config, grpc_port, facts.model_name)
         if config.openai_port is not None:
             openai_port = await router.serve_openai(config.grpc_host, config.openai_port)
             endpoints = replace(endpoints, openai_port=openai_port)
@@ -153,22 +125,6 @@ async def _routing(
         finally:
             if feed is not None:
                 await feed.close()
-
-
-def _endpoints_of(router: Router, config: ServeConfig, grpc_port: int, model: str) -> Endpoints:
-    served = router.model_info
-    return Endpoints(
-        config.grpc_host,
-        grpc_port,
-        router.http_port,
-        model=model,
-        dtype=served.dtype,
-        dtype_reason=served.dtype_reason,
-        kv_capacity=describe_capacity(
-            router.kv_capacity_tokens, served.max_context_tokens, served.profile.max_num_seqs
-        ),
-        has_live_page=config.router.live_page,
-    )
 
 
 def _make_security(config: ServeConfig) -> ServerSecurity:
@@ -186,6 +142,8 @@ def _make_security(config: ServeConfig) -> ServerSecurity:
 async def _start(deployment: Deployment, report: StartReport) -> Membership:
     """Start in a thread; a cancellation waits until the thread has ended."""
     starting = asyncio.ensure_future(asyncio.to_thread(deployment.start, report))
+    # the router takes most of a second to import, and Ray is waited for meanwhile
+    threading.Thread(target=_import_router, daemon=True).start()
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
@@ -193,6 +151,10 @@ async def _start(deployment: Deployment, report: StartReport) -> Membership:
         with contextlib.suppress(SetupError):
             await uninterrupted(starting)
         raise
+
+
+def _import_router() -> None:
+    import router.app  # noqa: F401 - here its time costs nothing
 
 
 async def serve(

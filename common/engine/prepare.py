@@ -10,11 +10,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig
 
 from common.config import EngineConfig
 from common.engine.attention.kernel_shapes import attention_shapes
-from common.engine.build import select_device
+from common.engine.device import select_device
 from common.engine.dtype import choose_dtype
 from common.engine.fused.families import known_activation
 from common.engine.kernel_checks.verdicts import (
@@ -23,8 +22,8 @@ from common.engine.kernel_checks.verdicts import (
     trusted_products,
     trusted_sampling,
 )
+from common.engine.weights.choose import read_model_config
 from common.engine.weights.spec import read_spec
-from common.engine.weights.text_part import text_architecture
 
 Family = Callable[[], object]
 
@@ -54,9 +53,9 @@ def prepare_kernels(
 def _families(model_dir: Path, config: EngineConfig, device: torch.device) -> list[Family]:
     try:
         dtype = choose_dtype(config, model_dir, device).dtype
-        model = AutoConfig.from_pretrained(model_dir, trust_remote_code=False)
+        model, architecture = read_model_config(model_dir, config, device)
         spec = read_spec(model_dir, model, dtype)
-        activation = known_activation(text_architecture(model), model.get_text_config())
+        activation = known_activation(architecture, model.get_text_config())
     # whatever is wrong with the folder: loading it, which comes next, says it
     except Exception:
         return []

@@ -18,6 +18,7 @@ from common.engine.memory.block_storage import Piece
 from common.engine.memory.kv_cache import KVCache
 from common.engine.model_runner import ModelRunner
 from common.engine.model_spec import ModelSpec
+from common.engine.own_kv import like_stored
 from common.engine.ragged import RaggedInputs
 from common.engine.sequence import Sequence
 from common.engine.state.cache import StateCache
@@ -138,7 +139,7 @@ class SelfCheck:
                     f"layer {layer} does not attend over keys and values"
                 )
         for layer, (stored, own) in enumerate(zip(kv, self._own_layers, strict=False)):
-            if own is not None and _sizes(own) == _sizes(stored):
+            if own is not None and (own := like_stored(own, stored)) is not None:
                 num_kept = len(own[0])  # a window keeps the last ones
                 last = torch.cat([x[len(x) - num_kept :].flatten() for x in stored])
                 limit = self._limit if layer else min(self._limit, _FIRST_LAYER)
@@ -171,10 +172,7 @@ def _cache_layers(output: Any) -> list[Any]:
 
 
 def _keys_and_values(layer: Any) -> Piece | None:
-    """Return a cache layer's keys and values [tokens, kv_heads, dim], float32 on the host; None without both.
-
-    Latent attention caches what its keys and values are made of, in other shapes than ours.
-    """
+    """Return a cache layer's keys and values [tokens, kv_heads, dim], float32 on the host, or None."""
     keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
     if not isinstance(keys, torch.Tensor) or not isinstance(values, torch.Tensor):
         return None
@@ -182,7 +180,3 @@ def _keys_and_values(layer: Any) -> Piece | None:
         return None
     own_keys, own_values = (x[0].transpose(0, 1).float().cpu() for x in (keys, values))
     return own_keys, own_values
-
-
-def _sizes(pair: Piece) -> list[torch.Size]:
-    return [x.shape[1:] for x in pair]

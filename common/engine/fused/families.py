@@ -179,8 +179,12 @@ class _Reader:
 
 
 def _shape_of(parameter: nn.Parameter) -> torch.Tensor:
-    """Return a tensor of the same shape and dtype without memory."""
-    return parameter.detach().to("meta")
+    """Return a tensor of the same rows and dtype; a matrix has no columns, and so takes no memory.
+
+    Tensors on "meta" would do, but the first product of some has torch import its compiler, for two seconds.
+    """
+    whole = parameter.detach()
+    return whole[:, :0] if whole.dim() > 1 else whole
 
 
 def _is_uniform(layers: tuple[LayerWeights, ...]) -> bool:

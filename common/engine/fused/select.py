@@ -12,7 +12,7 @@ from common.engine.fused.families import activation_of, fuse
 from common.engine.fused.ops import FusedOps, TorchOps
 from common.engine.fused.quantize import Format
 from common.engine.fused.rounded import Rounded
-from common.engine.fused.weights import Activation, AsStored, Layout
+from common.engine.fused.weights import Activation, AsStored, DecoderWeights, Layout
 from common.engine.kernel_checks.verdicts import trusted_products
 from common.engine.model_runner import TokenModel
 from common.engine.transformers_model import TransformersModel
@@ -35,7 +35,7 @@ def select_model(
         layout, ops = _fastest(device, str(dtype).removeprefix("torch."), activation, form)
         weights = fuse(model, activation, layout, may_empty=may_empty)
         if weights is not None:
-            return lambda backend: FusedDecoder(weights, ops, backend, to_device)
+            return lambda backend: _decoder(weights, ops, backend, to_device)
     check_quantization(model, config, device, is_fused=False)
     return lambda backend: TransformersModel(model, backend, to_device)
 
@@ -62,6 +62,22 @@ def check_device(config: EngineConfig, device: torch.device) -> None:
     """Raise SetupError where weights are to be quantized for a device other than a CPU."""
     if config.quantization != "none" and device.type != "cpu":
         raise _refusal(config, "works on a CPU alone")
+
+
+def _decoder(
+    weights: DecoderWeights, ops: FusedOps, backend: AttentionBackend, to_device: ToDevice
+) -> TokenModel:
+    """Make the pass; where all of it is kernels of a CPU, their calls are kept."""
+    if isinstance(ops, TorchOps):  # else numba would be imported on CUDA too
+        return FusedDecoder(weights, ops, backend, to_device)
+    from common.engine.attention.cpu import CpuBackend
+    from common.engine.fused.cpu_ops import CpuOps
+    from common.engine.fused.replayed import ReplayedDecoder
+
+    if not isinstance(ops, CpuOps) or not isinstance(backend, CpuBackend):
+        return FusedDecoder(weights, ops, backend, to_device)
+    recorder = backend.recorder
+    return ReplayedDecoder(FusedDecoder(weights, ops.recorded_by(recorder), backend), recorder)
 
 
 def _refusal(config: EngineConfig, reason: str) -> SetupError:

@@ -7,7 +7,7 @@ import torch
 from common.engine.fused.cpu_ops import CpuOps
 from common.engine.fused.ops import FusedOps, TorchOps
 from common.engine.fused.panels import Panels
-from common.engine.fused.quantize import Format
+from common.engine.fused.quantize import Format, PanelForm
 from common.engine.fused.quantized_panels import QuantizedPanels
 from common.engine.fused.rounded import Rounded
 from common.engine.fused.weights import Activation, AsStored, Layout, Linear
@@ -18,18 +18,25 @@ from common.engine.memory.kv_cache import DTYPES
 _TOKENS, _DEPTH, _INNER, _HEADS, _HEAD_DIM = 31, 64, 72, 3, 16
 
 
-def check(dtype: str, activation: str, quantization: str = "none") -> None:
+def check(dtype: str, activation: str, quantization: str | PanelForm = "none") -> None:
     """Compile or load all kernels, and compare. Raises WrongNumbersError, KernelError."""
-    kind, is_quantized = DTYPES[dtype], quantization != "none"
-    form = cast(Format, quantization)
-    packed, stored = (
-        (QuantizedPanels(form), Rounded(form)) if is_quantized else (Panels(), AsStored())
-    )
-    ops = CpuOps(is_quantized=is_quantized)
+    kind = DTYPES[dtype]
+    packed, stored = _layouts(quantization)
+    ops = CpuOps(is_quantized=quantization != "none")
     ours = _run(ops, packed, kind, cast(Activation, activation))
     plain = _run(TorchOps(), stored, torch.float32, cast(Activation, activation), kind)
     for name, tensor in ours.items():
         require_close(name, tensor, plain[name], kind)
+
+
+def _layouts(quantization: str | PanelForm) -> tuple[Layout, Layout]:
+    """Return the layout that our kernels read, and one of the same numbers for torch."""
+    if quantization == "none":
+        return Panels(), AsStored()
+    if isinstance(quantization, PanelForm):
+        return QuantizedPanels(quantization, quantization), Rounded(quantization, quantization)
+    form = cast(Format, quantization)
+    return QuantizedPanels(form), Rounded(form)
 
 
 def _run(

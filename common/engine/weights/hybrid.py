@@ -1,13 +1,15 @@
 """Models with state beside attention: which families, and which of their layers hold what."""
 
 from dataclasses import dataclass
-
-from transformers import PreTrainedConfig
+from typing import TYPE_CHECKING
 
 from common.engine.attention.indexed import INDEXED
 from common.engine.weights.kv_shapes import LayerShapes, read_shapes
 from common.kv_transfer.layout import KVShape
 from pdserve.errors import SetupError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 # Each of both kinds gave the tokens of `transformers` in tests/unit/common/engine/state or in the survey
 # (docs/use/model-table.md); others are refused.
@@ -52,7 +54,7 @@ class HybridLayers:
     kv: tuple[int, ...] | None
     state: tuple[int, ...]
 
-    def shapes(self, text: PreTrainedConfig) -> LayerShapes:
+    def shapes(self, text: "PreTrainedConfig") -> LayerShapes:
         """Return the shapes of the layers that hold KV. Raises SetupError."""
         if self.kv == ():
             return LayerShapes((_UNREAD,), (1,) * text.num_hidden_layers)
@@ -67,22 +69,22 @@ class HybridLayers:
         )
 
 
-def is_hybrid(text: PreTrainedConfig) -> bool:
+def is_hybrid(text: "PreTrainedConfig") -> bool:
     """Return True for a family whose layers with state are run."""
     return text.model_type in _FAMILIES or has_no_attention(text)
 
 
-def has_no_attention(text: PreTrainedConfig) -> bool:
+def has_no_attention(text: "PreTrainedConfig") -> bool:
     """Return True for a family none of whose models attends: its configurations know no heads."""
     return text.model_type in _WITHOUT_ATTENTION
 
 
-def needs_no_limit(text: PreTrainedConfig) -> bool:
+def needs_no_limit(text: "PreTrainedConfig") -> bool:
     """Return True for a family whose configurations may name no longest context."""
     return text.model_type in _UNLIMITED
 
 
-def refuse_dtype(text: PreTrainedConfig, dtype: str) -> None:
+def refuse_dtype(text: "PreTrainedConfig", dtype: str) -> None:
     """Raise SetupError for a dtype in which a family's modules fail."""
     if dtype != "float32" and text.model_type in _FLOAT32_ALONE:
         raise SetupError(
@@ -91,7 +93,7 @@ def refuse_dtype(text: PreTrainedConfig, dtype: str) -> None:
         )
 
 
-def read_layers(text: PreTrainedConfig) -> HybridLayers:
+def read_layers(text: "PreTrainedConfig") -> HybridLayers:
     """Return which layers of a model hold what. Raises SetupError for kinds that nothing here runs."""
     if not is_hybrid(text):
         return HybridLayers(None, ())

@@ -1,6 +1,5 @@
 """Loading of a model folder for serving."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,14 +10,14 @@ from common.config import StoredDtype
 from common.engine.attention.interface import ATTENTION_NAME, register
 from common.engine.memory.kv_cache import DTYPES
 from common.engine.model_spec import ModelSpec
+from common.engine.weights.decoder_part import use_decoder_sizes
 from common.engine.weights.kind import refuse_other_kinds
+from common.engine.weights.plain import Admit
 from common.engine.weights.quantization import refuse_quantized_folder
 from common.engine.weights.spec import read_spec
 from common.engine.weights.stored import unchanged
 from common.engine.weights.whole import load_whole
 from pdserve.errors import SetupError
-
-Admit = Callable[[ModelSpec], object]
 
 
 def load_model(
@@ -40,6 +39,7 @@ def load_model(
     transformers_logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        use_decoder_sizes(config)
         refuse_quantized_folder(path)
         with unchanged(path):
             spec = read_spec(path, config, dtype)

@@ -2,11 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-
-from transformers import PreTrainedConfig
+from typing import TYPE_CHECKING
 
 from common.config import StoredDtype
-from common.engine.attention.form import ALIBI_FAMILIES
 from common.engine.attention.indexed import INDEXED, INDEXED_FAMILIES
 from common.engine.attention.layer_form import extras_of
 from common.engine.model_spec import ModelSpec
@@ -24,17 +22,30 @@ from common.kv_transfer.layout import shape_of_all
 from common.telemetry.logs import get_logger
 from pdserve.errors import SetupError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
 _LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
 _NEEDED = ("num_attention_heads", "num_hidden_layers", "vocab_size")
 _UNSAID_TOKENS = 32_768  # of context
 _TUNED = {"llama4_text"}  # families whose scaling by position is ours (attention/temperature.py)
-# names of the limit; the last two are those of BLOOM and MPT, which know no positions but by ALiBi
-_LIMITS = ("max_position_embeddings", "seq_length", "max_seq_len")
+_LIMIT = "max_position_embeddings"
+# families that name the limit otherwise; BLOOM and MPT know no positions but by ALiBi
+_OTHER_LIMITS = {"bloom": "seq_length", "mpt": "max_seq_len", "whisper": "max_target_positions"}
+# families whose table of positions begins with the rows of padding (attention/own_positions.py)
+_AFTER_PADDING = {
+    "camembert",
+    "data2vec-text",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+}
 
 _log = get_logger()
 
 
-def read_spec(path: Path, config: PreTrainedConfig, dtype: StoredDtype) -> ModelSpec:
+def read_spec(path: Path, config: "PreTrainedConfig", dtype: StoredDtype) -> ModelSpec:
     """Read the model's numbers.
 
     Raises SetupError for layers that are not attention over all, a window or a chunk of earlier positions,
@@ -64,7 +75,7 @@ def read_spec(path: Path, config: PreTrainedConfig, dtype: StoredDtype) -> Model
     )
 
 
-def _num_heads(text: PreTrainedConfig) -> int:
+def _num_heads(text: "PreTrainedConfig") -> int:
     """Return the query heads of a layer; 0 where their number varies, or no layer attends."""
     if has_various_heads(text) or has_no_attention(text):
         return 0
@@ -72,7 +83,7 @@ def _num_heads(text: PreTrainedConfig) -> int:
     return num_heads
 
 
-def max_context_tokens(text: PreTrainedConfig) -> int:
+def max_context_tokens(text: "PreTrainedConfig") -> int:
     """Return the longest prompt and output together, in tokens: `max_position_embeddings`.
 
     Sliding windows do not bound it. Two kinds of rotary scaling turn keys by an angle that depends on the
@@ -83,13 +94,15 @@ def max_context_tokens(text: PreTrainedConfig) -> int:
     A model that mostly keeps states may name no limit, since these have none: it gets one of 32,768.
     Raises SetupError when the configuration names no limit.
     """
-    names = _LIMITS if text.model_type in ALIBI_FAMILIES else _LIMITS[:1]
+    names = (_LIMIT, _OTHER_LIMITS.get(text.model_type, _LIMIT))
     limit = next((getattr(text, name) for name in names if hasattr(text, name)), None)
     if limit is None and needs_no_limit(text):
         _log.warning("context_limited", reason="config.json names no limit", tokens=_UNSAID_TOKENS)
         limit = _UNSAID_TOKENS
     if not isinstance(limit, int) or limit < 1:
         raise _unsupported(f"{text.model_type} says no context length (max_position_embeddings)")
+    if text.model_type in _AFTER_PADDING:
+        limit -= (text.pad_token_id or 0) + 1
     for rope in _rope_parameters(text):
         if rope.get("rope_type") == "longrope":
             original = rope.get("original_max_position_embeddings")
@@ -103,7 +116,7 @@ def max_context_tokens(text: PreTrainedConfig) -> int:
     return limit
 
 
-def _refuse_unsupported(config: PreTrainedConfig, text: PreTrainedConfig) -> None:
+def _refuse_unsupported(config: "PreTrainedConfig", text: "PreTrainedConfig") -> None:
     if getattr(config, "is_encoder_decoder", False):
         raise _unsupported(f"{config.model_type} is an encoder with a decoder, not a decoder alone")
     for layer, kind in enumerate(getattr(text, "layer_types", None) or ()):
@@ -120,7 +133,7 @@ def _refuse_unsupported(config: PreTrainedConfig, text: PreTrainedConfig) -> Non
         raise _unsupported(f"{text.model_type} has no {missing[0]}")
 
 
-def _rope_parameters(text: PreTrainedConfig) -> Iterator[Mapping[str, object]]:
+def _rope_parameters(text: "PreTrainedConfig") -> Iterator[Mapping[str, object]]:
     """Yield the parameters of all layers, or those of each kind of layer."""
     parameters = getattr(text, "rope_parameters", None) or {}
     nested = [kind for kind in parameters.values() if isinstance(kind, dict)]

@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from common.engine.build import build_engine, select_device
+from common.engine.build import build_engine
+from common.engine.device import select_device
 from common.engine.stages import StageClock
 from pdserve.errors import SetupError
 from tests.unit.common.engine.tiny_models import (
@@ -32,7 +33,6 @@ COMMON: dict[str, object] = {
 EXPERTS: dict[str, object] = {"num_local_experts": 2, "num_experts_per_tok": 1}
 # what each family needs that we have not, and what the refusal says of it
 UNSUPPORTED: dict[str, tuple[dict[str, object], str]] = {
-    "stablelm": ({}, "StableLmAttention drops the keyword"),
     "jamba": ({}, "layer 0 is linear_attention"),
     "bert": (
         {"num_key_value_heads": 4},
@@ -48,12 +48,6 @@ UNSUPPORTED: dict[str, tuple[dict[str, object], str]] = {
         },
         r"keys and values of layer 0 differ from the model's own by \d+%; it .* counts positions",
     ),
-    "gptj": ({"rotary_dim": 8}, "its attention layers cannot take another attention"),
-    "gpt_neo": (
-        {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "num_heads": 4},
-        "its attention layers cannot take another attention",
-    ),
-    "codegen": ({"rotary_dim": 8}, "layer 0 does not attend over keys and values"),
     "diffllama": ({"head_dim": 16}, "keys and values of layer 0 differ from the model's own"),
     "jetmoe": (
         {"kv_channels": 16, **EXPERTS, "num_experts_per_tok": 2},
