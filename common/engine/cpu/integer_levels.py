@@ -41,6 +41,7 @@ class WordPanel(NamedTuple):
 def panel_of(
     context: Context, builder: Builder, sig: Signature, args: Values, groups: Any, in_word: int
 ) -> WordPanel:
+    """Return the panel that arguments 3 to 6 of a tile name: words, scales, its number and `shift`."""
     words, scales = (emit.array_data(context, builder, sig, args, i) for i in (3, 4))
     has_offsets = not sig.args[3].dtype.signed
     panel = WordPanel(words, None, scales, None, args[6], in_word, has_offsets, sig.args[4])
@@ -64,6 +65,7 @@ def levels_of(builder: Builder, panel: WordPanel, words: Any) -> list[Any]:
 
 
 def load_scales(builder: Builder, panel: WordPanel, group: Any, row: int) -> list[Any]:
+    """Load the scales, row 0, or the offsets, row 1, of a group as float32."""
     at = _scales_at(builder, panel, group)
     spots = [builder.add(at, emit.index(row * WIDTH + column)) for column in COLUMNS]
     return [emit.load(builder, panel.scales, spot, panel.scale_array) for spot in spots]
@@ -89,4 +91,5 @@ def prefetch_words(builder: Builder, panel: WordPanel, group: Any) -> None:
 
 
 def alike(value: int) -> Any:
+    """Make a vector of one constant in every lane."""
     return ir.Constant(INTS, [value] * LANES)
