@@ -88,7 +88,7 @@ class _Reader:
         if getattr(attention, "attn_logit_softcapping", None):
             return None
         layers = tuple(self._used.parts(self._layer(layer)) for layer in body.layers)
-        head = self._layout.head(self._stored(self._model.lm_head))
+        head = self._layout.head(self._stored(self._model.lm_head), self._used.rows)
         embedding = self._take(body.embed_tokens.weight)
         is_tied = self._model.lm_head.weight is body.embed_tokens.weight
         weights = DecoderWeights(

@@ -11,7 +11,7 @@ from common.engine.fused.quantize import (
     can_quantize,
     quantize,
 )
-from common.engine.fused.weights import Linear
+from common.engine.fused.weights import Linear, RowsDone, keep_rows
 
 _IN_WORD = 8  # 4-bit levels of an int32
 _BITS = 4
@@ -37,10 +37,10 @@ class QuantizedPanels:
         bias = None if layer.bias is None else dealt(layer.bias)
         return _laid_out(layer, quantize(dealt(layer.weight), self._format), bias)
 
-    def head(self, layer: Linear) -> Linear:
+    def head(self, layer: Linear, done: RowsDone = keep_rows) -> Linear:
         """Quantize and lay out the head, in HEAD_FORMAT."""
         if not can_quantize(layer.weight):
-            return self._full.head(layer)
+            return self._full.head(layer, done)
         return _laid_out(layer, quantize(layer.weight, HEAD_FORMAT), layer.bias)
 
 

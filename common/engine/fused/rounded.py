@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from common.engine.fused.quantize import HEAD_FORMAT, Format, can_quantize, quantize
-from common.engine.fused.weights import Linear
+from common.engine.fused.weights import Linear, RowsDone, keep_rows
 
 _ROWS = 4096  # of a weight that are rounded at a time: a head has hundreds of thousands
 
@@ -30,7 +30,7 @@ class Rounded:
 
     gated = linear
 
-    def head(self, layer: Linear) -> Linear:
+    def head(self, layer: Linear, done: RowsDone = keep_rows) -> Linear:
         """Round the head's weight, to HEAD_FORMAT."""
         return Linear(rounded(layer.weight, HEAD_FORMAT), layer.bias)
 
