@@ -28,7 +28,7 @@ from common.engine.kernel_checks.verdicts import (
 from common.engine.weights.choose import read_model_config
 from common.engine.weights.gguf_blocks import BLOCK_TYPES
 from common.engine.weights.gguf_index import is_kept, read_index
-from common.engine.weights.spec import read_spec
+from common.engine.weights.spec import read_unhashed
 
 Family = Callable[[], object]
 
@@ -59,7 +59,7 @@ def _families(model_dir: Path, config: EngineConfig, device: torch.device) -> li
     try:
         dtype = choose_dtype(config, model_dir, device).dtype
         model, architecture = read_model_config(model_dir, config, device)
-        spec = read_spec(model_dir, model, dtype)
+        spec = read_unhashed(model_dir, model, dtype)
         activation = known_activation(architecture, model.get_text_config())
     # whatever is wrong with the folder: loading it, which comes next, says it
     except Exception:

@@ -90,7 +90,7 @@ class _Reader:
         if getattr(attention, "attn_logit_softcapping", None):
             return None
         layers = tuple(self._used.parts(self._layer(layer)) for layer in body.layers)
-        head = self._layout.head(self._stored(self._model.lm_head))
+        head = self._layout.head(self._stored(self._model.lm_head), self._used.rows)
         table = body.embed_tokens
         dtype = table.dtype if isinstance(table, HeldEmbedding) else table.weight.dtype
         weights = DecoderWeights(

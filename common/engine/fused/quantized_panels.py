@@ -14,7 +14,7 @@ from common.engine.fused.quantize import (
     can_quantize,
     quantize,
 )
-from common.engine.fused.weights import Linear
+from common.engine.fused.weights import Linear, RowsDone, keep_rows
 
 _IN_WORD = 8  # 4-bit levels of an int32
 _BITS = 4
@@ -42,10 +42,10 @@ class QuantizedPanels:
         bias = None if layer.bias is None else dealt(layer.bias)
         return laid_out(layer, quantize(dealt(layer.weight), self._format), bias)
 
-    def head(self, layer: Linear) -> Linear:
+    def head(self, layer: Linear, done: RowsDone = keep_rows) -> Linear:
         """Quantize and lay out the head, in a format of its own."""
         if not can_quantize(layer.weight):
-            return self._full.head(layer)
+            return self._full.head(layer, done)
         return laid_out(layer, quantize(layer.weight, self._head_format), layer.bias)
 
 
