@@ -42,9 +42,7 @@ class RouterMetrics:
     ) -> None:
         self.registry = registry = CollectorRegistry()
         self.ttft = self._seconds("time_to_first_token", "Arrival at the router to the first token")
-        self.itl = TokenHistogram(
-            "pdserve_inter_token_latency_seconds", "Gap between two tokens", SHORT_BUCKETS, registry
-        )
+        self.itl = self._gaps("inter_token_latency", "Gap between two tokens")
         self.e2e = self._seconds("e2e_request_latency", "Arrival at the router to the last token")
         self.tpot = self._seconds(
             "request_time_per_output_token", "First to last token, by token", SHORT_BUCKETS
@@ -79,6 +77,9 @@ class RouterMetrics:
         self, name: str, text: str, buckets: tuple[float, ...] = LATENCY_BUCKETS
     ) -> Histogram:
         return Histogram(f"pdserve_{name}_seconds", text, buckets=buckets, registry=self.registry)
+
+    def _gaps(self, name: str, text: str) -> TokenHistogram:
+        return TokenHistogram(f"pdserve_{name}_seconds", text, SHORT_BUCKETS, self.registry)
 
     def _tokens(self, name: str, text: str) -> Histogram:
         return Histogram(f"pdserve_{name}", text, buckets=_TOKENS, registry=self.registry)
