@@ -40,7 +40,7 @@ from common.engine.state.cache import StateCache
 from common.engine.state.hybrid import add_state, fit_states
 from common.engine.state.slots import StateSlots
 from common.engine.weights.load import load_model
-from common.engine.weights.size import told_rate, weights_bytes
+from common.engine.weights.size import told_weights
 from common.grammar.matcher import MaskFiller
 from common.kv_capacity import describe_capacity
 from common.machine import read_memory
@@ -100,8 +100,8 @@ def build_engine(
             allow_unused_weights=config.allow_unused_weights,
             admit=lambda spec: room.check(config.kv_cache_gib, _want(spec, config, device)),
         )
-        rate = told_rate(weights_bytes(model_dir, chosen.dtype), time.monotonic() - began_s)
-        remark.text = f"{chosen.dtype}, {chosen.reason}; {rate}"
+        told = told_weights(model_dir, chosen.dtype, time.monotonic() - began_s)
+        remark.text = f"{chosen.dtype}, {chosen.reason}; {told}"
     spec = replace(spec, dtype_reason=chosen.reason).quantized(config.quantization)
     return assemble_engine(model, spec, config, device, stage, room)
 

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+from common.engine.weights.prequantized.plan import DEQUANTIZED, plan_for, tell_plan
 from common.engine.weights.stored import StoredTensor, read_header, weight_files
 from pdserve.errors import SetupError
 
@@ -11,11 +12,16 @@ _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def weights_bytes(model_dir: Path, dtype: str) -> int:
-    """Return the bytes of a folder's weights in `dtype`.
+    """Return the bytes of a folder's weights in `dtype`; quantized ones count as they are dequantized.
 
     A file that cannot be read counts nothing: loading it says what is wrong.
     """
     return sum(math.prod(tensor.shape) for tensor in _tensors(model_dir)) * _ITEM_BYTES[dtype]
+
+
+def told_weights(model_dir: Path, dtype: str, seconds: float) -> str:
+    """Return words about a folder's weights that were loaded: bytes in memory, rate, and what they were."""
+    return told_rate(weights_bytes(model_dir, dtype), seconds) + tell_plan(model_dir)
 
 
 def told_rate(num_bytes: int, seconds: float) -> str:
@@ -28,24 +34,31 @@ def loading_bytes(model_dir: Path, dtype: str) -> int:
     """Return the bytes of a folder's weights in `dtype` at the time when most of them are held.
 
     Weights stored in another dtype count twice. That is more than is held at a time, and leaves room for
-    tensors that are read, converted or laid out meanwhile.
+    tensors that are read, converted or laid out meanwhile. Quantized ones count once: what is read of them is
+    small, and given back at once.
     """
     tensors = _tensors(model_dir)
-    copies = sum((2 - (t.dtype == _STORED[dtype])) * math.prod(t.shape) for t in tensors)
+    once = (_STORED[dtype], DEQUANTIZED)
+    copies = sum((1 if t.dtype in once else 2) * math.prod(t.shape) for t in tensors)
     return copies * _ITEM_BYTES[dtype]
 
 
 def _tensors(model_dir: Path) -> list[StoredTensor]:
-    """Return the entries of every tensor of the files that are loaded and readable."""
+    """Return the entries of every weight of the files that are loaded and readable."""
     try:
         files = weight_files(model_dir)
     except SetupError:
         return []
-    return [tensor for path in files for tensor in _file_tensors(path)]
-
-
-def _file_tensors(path: Path) -> list[StoredTensor]:
+    stored = {name: tensor for path in files for name, tensor in _file_tensors(path).items()}
     try:
-        return list(read_header(path).values())
+        plan = plan_for(model_dir, lambda: stored)
     except SetupError:
-        return []
+        plan = None
+    return list((stored if plan is None else plan.entries()).values())
+
+
+def _file_tensors(path: Path) -> dict[str, StoredTensor]:
+    try:
+        return read_header(path)
+    except SetupError:
+        return {}
