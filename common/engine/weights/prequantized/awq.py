@@ -15,7 +15,7 @@ from common.engine.weights.prequantized.integers import (
     groups_in_order,
     unpacked,
 )
-from common.engine.weights.prequantized.packed import PackedWeight, Parts, Read, Rows
+from common.engine.weights.prequantized.packed import IntegerForm, PackedWeight, Parts, Read
 from common.engine.weights.prequantized.parts import FLOATS, Beside
 from common.engine.weights.prequantized.settings import Settings
 from common.engine.weights.stored import StoredTensor
@@ -56,9 +56,11 @@ class Awq:
         beside.needed(f"{layer}.qzeros", ("I32",), (num_groups, words))
         beside.needed(f"{layer}.scales", FLOATS, (num_groups, words * _IN_WORD))
         parts = {role: f"{layer}.{role}" for role in ("qweight", "qzeros", "scales")}
-        return PackedWeight(f"{layer}.weight", (words * _IN_WORD, num_inputs), parts, self._rows_of)
+        shape = (words * _IN_WORD, num_inputs)
+        form = IntegerForm(4, num_groups)
+        return PackedWeight(f"{layer}.weight", shape, parts, self._numbers_of, form)
 
-    def _rows_of(self, parts: Parts) -> Rows:
+    def _numbers_of(self, parts: Parts) -> GroupedIntegers:
         words, scales = parts["qweight"], parts["scales"]
 
         def levels(first: int, last: int) -> torch.Tensor:
@@ -66,7 +68,7 @@ class Awq:
 
         in_order = groups_in_order(len(words), len(scales), self.group_size)
         zeros = _in_order(parts["qzeros"]).T.float()
-        return GroupedIntegers(levels, scales.T.float(), zeros, in_order).rows
+        return GroupedIntegers(levels, scales.T.float(), zeros, in_order)
 
 
 def _in_order(words: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from common.engine.weights.prequantized.packed import PackedWeight, Parts, Read, Rows
+from common.engine.weights.prequantized.integers import GroupedIntegers, Rows
+from common.engine.weights.prequantized.packed import IntegerForm, PackedWeight, Parts, Read
 from common.engine.weights.prequantized.parts import FLOATS, Beside
 from common.engine.weights.stored import StoredTensor
 
@@ -110,9 +111,10 @@ def _bytes(layer: str, beside: Beside, read: Read) -> PackedWeight:
             raise beside.refusal(f"{name} says that the rows are not in order")
         roles.append("weight_format")
     parts = {role: f"{layer}.{role}" for role in roles}
-    return PackedWeight(f"{layer}.weight", shape, parts, _rows_of_bytes)
+    return PackedWeight(f"{layer}.weight", shape, parts, _integers, IntegerForm(8, 1))
 
 
-def _rows_of_bytes(parts: Parts) -> Rows:
-    weight, scales = parts["weight"], parts["SCB"].float() / _INT8
-    return lambda first, last: weight[first:last].float() * scales[first:last, None]
+def _integers(parts: Parts) -> GroupedIntegers:
+    weight, scales = parts["weight"], parts["SCB"].float()[:, None] / _INT8
+    zeros = torch.zeros_like(scales)
+    return GroupedIntegers(lambda first, last: weight[first:last], scales, zeros, None)

@@ -1,13 +1,16 @@
 """Integer weights of compressed-tensors: packed in words with scales by group, or int8 with scales by row."""
 
+from typing import Literal
+
 import torch
 
 from common.engine.weights.prequantized.integers import GroupedIntegers, unpacked
-from common.engine.weights.prequantized.packed import PackedWeight, Parts, Read, Rows
+from common.engine.weights.prequantized.packed import IntegerForm, PackedWeight, Parts, Read
 from common.engine.weights.prequantized.parts import FLOATS, REMEDY, Beside
 from pdserve.errors import SetupError
 
 _WORD_BITS = 32
+_BITS: tuple[Literal[4, 8], ...] = (4, 8)
 
 
 def packed(layer: str, beside: Beside, read: Read) -> PackedWeight:
@@ -19,8 +22,7 @@ def packed(layer: str, beside: Beside, read: Read) -> PackedWeight:
     name = f"{layer}.weight_shape"
     beside.needed(name, ("I64", "I32"), (2,))
     stated, num_columns = (int(size) for size in read(name))
-    known = (b for b in (4, 8) if _count_words(num_columns, b) == num_words)
-    bits = next(known, None)
+    bits = next((b for b in _BITS if _count_words(num_columns, b) == num_words), None)
     if stated != num_outputs or bits is None:
         found = [num_outputs, num_words]
         raise beside.refusal(
@@ -38,8 +40,9 @@ def packed(layer: str, beside: Beside, read: Read) -> PackedWeight:
         raise beside.refusal(f"{num_columns} columns are no {num_groups} whole groups")
     parts = {role: f"{layer}.{role}" for role in roles}
     shape = (num_outputs, num_columns)
+    form = None if "weight_g_idx" in roles else IntegerForm(bits, num_groups)
     return PackedWeight(
-        f"{layer}.weight", shape, parts, lambda tensors: _rows_of_words(tensors, shape, bits)
+        f"{layer}.weight", shape, parts, lambda tensors: _words(tensors, shape, bits), form
     )
 
 
@@ -55,7 +58,8 @@ def whole(main: str, beside: Beside) -> PackedWeight:
         beside.needed(f"{main}_zero_point", ("I8", *FLOATS), scale)
         roles.append("_zero_point")
     parts = {role: f"{main}{role}" for role in roles}
-    return PackedWeight(main, shape, parts, lambda tensors: _rows_of_bytes(tensors, shape[0]))
+    form = IntegerForm(8, num_groups)
+    return PackedWeight(main, shape, parts, lambda tensors: _bytes(tensors, shape[0]), form)
 
 
 def _count_groups(beside: Beside, name: str, shape: tuple[int, int]) -> int:
@@ -72,7 +76,7 @@ def _count_words(num_numbers: int, bits: int) -> int:
     return -(-num_numbers * bits // _WORD_BITS)
 
 
-def _rows_of_words(parts: Parts, shape: tuple[int, int], bits: int) -> Rows:
+def _words(parts: Parts, shape: tuple[int, int], bits: int) -> GroupedIntegers:
     words = parts["weight_packed"]
     scales = _by_row(parts["weight_scale"], shape[0])
     half = 1 << bits - 1
@@ -90,16 +94,16 @@ def _rows_of_words(parts: Parts, shape: tuple[int, int], bits: int) -> Rows:
         scales,
         zeros,
         group_of,
-    ).rows
+    )
 
 
-def _rows_of_bytes(parts: Parts, num_rows: int) -> Rows:
+def _bytes(parts: Parts, num_rows: int) -> GroupedIntegers:
     levels = parts[""]
     scales = _by_row(parts["_scale"], num_rows)
     zeros = torch.zeros_like(scales)
     if "_zero_point" in parts:
         zeros = _by_row(parts["_zero_point"], num_rows)
-    return GroupedIntegers(lambda first, last: levels[first:last], scales, zeros, None).rows
+    return GroupedIntegers(lambda first, last: levels[first:last], scales, zeros, None)
 
 
 def _by_row(scales: torch.Tensor, num_rows: int) -> torch.Tensor:

@@ -10,7 +10,8 @@ from typing import Self
 
 import torch
 
-from common.engine.weights.prequantized.packed import PackedWeight, Parts, Read, Rows
+from common.engine.weights.prequantized.integers import Rows
+from common.engine.weights.prequantized.packed import PackedWeight, Parts, Read
 from common.engine.weights.prequantized.parts import FLOATS, Beside
 from common.engine.weights.prequantized.settings import Settings
 from common.engine.weights.stored import StoredTensor

@@ -6,7 +6,7 @@ Of a product with K inputs and N outputs, `qweight` holds int32 [K * bits / 32, 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 import torch
 
@@ -15,7 +15,7 @@ from common.engine.weights.prequantized.integers import (
     groups_in_order,
     unpacked,
 )
-from common.engine.weights.prequantized.packed import PackedWeight, Parts, Read, Rows
+from common.engine.weights.prequantized.packed import IntegerForm, PackedWeight, Parts, Read
 from common.engine.weights.prequantized.parts import FLOATS, REMEDY, Beside
 from common.engine.weights.prequantized.settings import Settings
 from common.engine.weights.stored import StoredTensor
@@ -29,9 +29,10 @@ _ONE_EACH = {4: 0x11111111, 8: 0x01010101}  # 1 in each number of a word
 class Gptq:
     """Format of GPTQ's checkpoints; `group_size` inputs share a scale, -1: all."""
 
-    bits: int
+    bits: Literal[4, 8]
     group_size: int
     is_one_less: bool  # zero points are stored less one: version 1 of the format
+    has_act_order: bool
     endings: tuple[str, ...] = (_MAIN, ".qzeros", ".scales", ".g_idx")
 
     @classmethod
@@ -45,8 +46,12 @@ class Gptq:
             settings.needs(key, False, "", None)
         _refuse_overrides(settings)
         version = settings.fields.get("checkpoint_format") or settings.fields.get("format")
-        is_one_less = version != "gptq_v2"
-        return cls(settings.number("bits", 4), settings.number("group_size", 128), is_one_less)
+        return cls(
+            bits=8 if settings.fields.get("bits") == 8 else 4,
+            group_size=settings.number("group_size", 128),
+            is_one_less=version != "gptq_v2",
+            has_act_order=bool(settings.fields.get("desc_act")),
+        )
 
     @property
     def told(self) -> str:
@@ -75,10 +80,11 @@ class Gptq:
             f"{layer}.weight",
             (num_outputs, num_inputs),
             parts,
-            lambda tensors: self._rows_of(tensors, layer),
+            lambda tensors: self._numbers_of(tensors, layer),
+            None if self.has_act_order else IntegerForm(self.bits, num_groups),
         )
 
-    def _rows_of(self, parts: Parts, layer: str) -> Rows:
+    def _numbers_of(self, parts: Parts, layer: str) -> GroupedIntegers:
         words, scales = parts["qweight"], parts["scales"].T.float()
         zeros = parts["qzeros"]
         if self.is_one_less:
@@ -90,7 +96,7 @@ class Gptq:
             scales,
             zeros,
             self._group_of(parts, layer),
-        ).rows
+        )
 
     def _group_of(self, parts: Parts, layer: str) -> torch.Tensor | None:
         """Return the group of each input; None: in order. Raises SetupError for one without scales."""

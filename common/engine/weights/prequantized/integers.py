@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
+Rows = Callable[[int, int], torch.Tensor]
+"""Function that gives the plain rows of a weight from a first one up to another, float32."""
+
 
 @dataclass(frozen=True, slots=True)
 class GroupedIntegers:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from common.engine.weights.prequantized.packed import PackedWeight, Parts, Read, Rows
+from common.engine.weights.prequantized.integers import Rows
+from common.engine.weights.prequantized.packed import PackedWeight, Parts, Read
 from common.engine.weights.prequantized.parts import Beside
 from common.engine.weights.stored import StoredTensor
 

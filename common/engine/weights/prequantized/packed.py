@@ -3,17 +3,15 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 
+from common.engine.weights.prequantized.integers import GroupedIntegers, Rows
 from common.engine.weights.stored import StoredTensor
 
 Parts = Mapping[str, torch.Tensor]
 """Stored tensors of one weight, by role: the end of the name that each has there."""
-
-Rows = Callable[[int, int], torch.Tensor]
-"""Function that gives the plain rows from a first one up to another, float32."""
 
 Read = Callable[[str], torch.Tensor]
 """Function that reads a stored tensor by its name."""
@@ -23,25 +21,39 @@ _WORD_ROWS = 8  # rows that may share a stored word, so that no chunk ends insid
 
 
 @dataclass(frozen=True, slots=True)
+class IntegerForm:
+    """Form of a matrix of integers: the bits of a level, and the groups of a row, all of one size."""
+
+    bits: Literal[4, 8]
+    num_groups: int
+
+
+@dataclass(frozen=True, slots=True)
 class PackedWeight:
     """Plain weight `name` of `shape`, and the names of the stored tensors that it is made of."""
 
     name: str
     shape: tuple[int, ...]
     parts: Mapping[str, str]  # by role; the first one holds the numbers
-    rows_of: Callable[[Parts], Rows]
+    numbers_of: Callable[[Parts], Rows | GroupedIntegers]
+    form: IntegerForm | None = None  # None: no integers, or in groups of no order
 
     @property
     def main(self) -> str:
         """Name of the stored tensor that holds the numbers."""
         return next(iter(self.parts.values()))
 
+    def numbers(self, read: Read) -> Rows | GroupedIntegers:
+        """Read the parts. Raises SetupError for parts that make no sense."""
+        return self.numbers_of({role: read(name) for role, name in self.parts.items()})
+
     def dequantized(self, read: Read, dtype: torch.dtype) -> torch.Tensor:
         """Compute the plain weight in float32, and round it once to `dtype`.
 
         Only a few rows at a time are held in float32. Raises SetupError for parts that make no sense.
         """
-        rows = self.rows_of({role: read(name) for role, name in self.parts.items()})
+        numbers = self.numbers(read)
+        rows = numbers.rows if isinstance(numbers, GroupedIntegers) else numbers
         weight = torch.empty(self.shape, dtype=dtype)
         at_a_time = max(_CHUNK_NUMBERS // math.prod(self.shape[1:]), 1)
         if weight.dim() == 2:
