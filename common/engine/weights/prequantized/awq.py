@@ -22,8 +22,7 @@ from common.engine.weights.stored import StoredTensor
 
 _MAIN = ".qweight"
 _IN_WORD = 8
-# Nibble i, counted from the lowest bits, holds the output 0, 2, 4, 6, 1, 3, 5, 7 of eight: this undoes it.
-_NIBBLE_OF_OUTPUT = [0, 4, 1, 5, 2, 6, 3, 7]
+_ORDER = (2, 4)  # a word holds, from its lowest bits, the outputs 0, 2, 4 and 6, then 1, 3, 5 and 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +63,14 @@ class Awq:
         words, scales = parts["qweight"], parts["scales"]
 
         def levels(first: int, last: int) -> torch.Tensor:
-            return _in_order(words[:, first // _IN_WORD : -(-last // _IN_WORD)]).T
+            return _by_output(words[:, first // _IN_WORD : -(-last // _IN_WORD)])
 
         in_order = groups_in_order(len(words), len(scales), self.group_size)
-        zeros = _in_order(parts["qzeros"]).T.float()
+        zeros = _by_output(parts["qzeros"]).float()
         return GroupedIntegers(levels, scales.T.float(), zeros, in_order)
 
 
-def _in_order(words: torch.Tensor) -> torch.Tensor:
-    """Return the outputs in words [K, n] in their order, uint8 [K, n * 8]."""
-    nibbles = unpacked(words, 4).unflatten(-1, (-1, _IN_WORD))
-    return nibbles[..., _NIBBLE_OF_OUTPUT].flatten(-2)
+def _by_output(words: torch.Tensor) -> torch.Tensor:
+    """Return the outputs in words [K, n] in their order, uint8 [n * 8, K]."""
+    numbers = unpacked(words, 4).view(*words.shape, *_ORDER)
+    return numbers.permute(1, 3, 2, 0).flatten(0, 2)

@@ -23,12 +23,13 @@ class GroupedIntegers:
 
     def rows(self, first: int, last: int) -> torch.Tensor:
         """Return plain rows, float32 [last - first, K]."""
-        levels = self.levels(first, last).float()
+        numbers = self.levels(first, last).contiguous().float()
         scales, zeros = self.scales[first:last], self.zeros[first:last]
         if self.group_of is not None:
-            return (levels - zeros[:, self.group_of]) * scales[:, self.group_of]
-        groups = levels.unflatten(1, (scales.shape[1], -1))
-        return ((groups - zeros[..., None]) * scales[..., None]).flatten(1)
+            return numbers.sub_(zeros[:, self.group_of]).mul_(scales[:, self.group_of])
+        groups = numbers.view(len(numbers), scales.shape[1], -1)
+        groups.sub_(zeros[..., None]).mul_(scales[..., None])
+        return numbers
 
 
 def unpacked(words: torch.Tensor, bits: int) -> torch.Tensor:

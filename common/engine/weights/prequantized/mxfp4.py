@@ -49,10 +49,12 @@ def _rows_of(parts: Parts) -> Rows:
     numbers = torch.tensor((*_POSITIVE, *(-number for number in _POSITIVE)))
     byte = torch.arange(256)
     pairs = torch.stack((numbers[byte & 15], numbers[byte >> 4]), dim=-1)
+    powers = torch.ldexp(torch.ones(256), byte - _BIAS)
 
     def rows(first: int, last: int) -> torch.Tensor:
-        exponents = scales[first:last].int() - _BIAS
-        of_blocks = pairs[blocks[first:last].int()].flatten(-2)
-        return torch.ldexp(of_blocks, exponents[..., None]).flatten(-2).transpose(1, 2)
+        stored = blocks[first:last]
+        numbers = pairs.index_select(0, stored.flatten().int()).view(*stored.shape[:3], _BLOCK)
+        numbers *= powers[scales[first:last].int()][..., None]
+        return numbers.flatten(-2).transpose(1, 2)
 
     return rows

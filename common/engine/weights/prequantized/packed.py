@@ -16,7 +16,7 @@ Parts = Mapping[str, torch.Tensor]
 Read = Callable[[str], torch.Tensor]
 """Function that reads a stored tensor by its name."""
 
-_CHUNK_NUMBERS = 1 << 22  # as many at a time are held in float32
+_CHUNK_NUMBERS = 1 << 18  # as many at a time are held in float32: they fit into a cache
 _WORD_ROWS = 8  # rows that may share a stored word, so that no chunk ends inside one
 
 
