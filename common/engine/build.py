@@ -14,6 +14,7 @@ from common.engine.dtype import choose_dtype
 from common.engine.fused.rounded import rounded_products
 from common.engine.fused.select import (
     check_device,
+    check_kept,
     check_quantization,
     quantized_format,
     select_model,
@@ -83,6 +84,7 @@ def build_engine(
     """
     device = select_device(config)
     check_device(config, device)
+    check_kept(model_dir, config, device)
     if device.type == "cpu":
         # numba takes 0.3 s to import; a CUDA worker never needs it
         from common.engine.cpu.threads import set_num_threads
@@ -102,7 +104,7 @@ def build_engine(
         )
         told = told_weights(model_dir, chosen.dtype, time.monotonic() - began_s)
         remark.text = f"{chosen.dtype}, {chosen.reason}; {told}"
-    spec = replace(spec, dtype_reason=chosen.reason).quantized(config.quantization)
+    spec = replace(spec, dtype_reason=chosen.reason).quantized(quantized_format(config) or "none")
     return assemble_engine(model, spec, config, device, stage, room)
 
 

@@ -12,53 +12,67 @@ from common.engine.cpu.panel import WIDTH
 from common.engine.cpu.target import host_target
 
 GROUP = 32
+PART = 16  # numbers that are summed before their scale is applied
 STEP = 8  # numbers of a row in a word of 4-bit levels
 _AHEAD_BYTES = 8192
 LINE_BYTES = 64
 COLUMNS = range(0, WIDTH, LANES)
 _BYTES = ir.VectorType(ir.IntType(8), LANES)
-# float32 of each 4-bit level in two's complement
-_LEVELS = [float(level if level < 8 else level - 16) for level in range(16)]
+# float32 of each 4-bit level, in two's complement or unsigned
+_SIGNED = [float(level if level < 8 else level - 16) for level in range(16)]
+_UNSIGNED = [float(level) for level in range(16)]
 
 
 class Panel(NamedTuple):
-    """Panel of levels, with the scales of its groups."""
+    """Panel of levels, with the scales of its groups. Unsigned levels have offsets behind their scales."""
 
     levels: Any
     first: Any  # of its levels, in words or bytes
     scales: Any
     first_scale: Any
-    is_int8: bool
+    shift: Any  # log2 of the parts of a row that share a scale
+    level_dtype: Any  # numba's int8 or uint8; int32 or uint32 of 4-bit levels
     scale_array: types.Array
 
     @property
+    def has_offsets(self) -> bool:
+        """True where a number is scale * level + offset, with levels from 0 on."""
+        return not self.level_dtype.signed
+
+    @property
+    def is_by_bytes(self) -> bool:
+        """True for levels of 8 bits, False for words of 4-bit levels."""
+        return bool(self.level_dtype.bitwidth == 8)
+
+    @property
     def scale_rows(self) -> int:
-        """Rows of WIDTH float16 that a group has: scales, and the offsets of 4-bit levels."""
-        return 1 if self.is_int8 else 2
+        """Rows of WIDTH numbers that a group has: scales, and perhaps offsets."""
+        return 2 if self.has_offsets else 1
 
 
 def panel_of(
     context: Context, builder: Builder, sig: Signature, args: Values, groups: Any
 ) -> Panel:
-    """Return the panel that arguments 4 to 6 of a tile name: levels, scales and its number."""
+    """Return the panel that arguments 4 to 7 of a tile name: levels, scales, its number and `shift`."""
     levels, scales = (emit.array_data(context, builder, sig, args, i) for i in (4, 5))
-    is_int8 = bool(sig.args[4].dtype == types.int8)
-    panel = Panel(levels, None, scales, None, is_int8, sig.args[5])
-    in_group = GROUP if is_int8 else GROUP // STEP
-    group = builder.mul(args[6], groups)
-    first, first_scale = (
-        builder.mul(group, emit.index(rows * WIDTH)) for rows in (in_group, panel.scale_rows)
+    panel = Panel(levels, None, scales, None, args[7], sig.args[4].dtype, sig.args[5])
+    in_group = GROUP if panel.is_by_bytes else GROUP // STEP
+    first = builder.mul(builder.mul(args[6], groups), emit.index(in_group * WIDTH))
+    num_scales = builder.lshr(builder.mul(groups, emit.index(GROUP // PART)), args[7])
+    first_scale = builder.mul(
+        builder.mul(args[6], num_scales), emit.index(panel.scale_rows * WIDTH)
     )
     return panel._replace(first=first, first_scale=first_scale)
 
 
 def load_level(builder: Builder, panel: Panel, step: Any, number: int, column: int) -> Any:
     """Load one level of LANES rows as float32."""
-    if panel.is_int8:
+    if panel.is_by_bytes:
         at = emit.multiply_add(builder, step, STEP * WIDTH, panel.first)
         at = builder.add(at, emit.index(number * WIDTH + column))
         levels = emit.aligned_load(builder, builder.gep(panel.levels, [at]), _BYTES, 1)
-        return builder.sitofp(builder.sext(levels, INTS), emit.VECTOR)
+        wide = builder.zext(levels, INTS) if panel.has_offsets else builder.sext(levels, INTS)
+        return builder.sitofp(wide, emit.VECTOR)
     at = builder.add(emit.multiply_add(builder, step, WIDTH, panel.first), emit.index(column))
     words = emit.aligned_load(builder, builder.gep(panel.levels, [at]), INTS, 4)
     if host_target().level.startswith("avx512"):
@@ -67,31 +81,40 @@ def load_level(builder: Builder, panel: Panel, step: Any, number: int, column: i
         kind = ir.FunctionType(emit.VECTOR, [emit.VECTOR, INTS])
         name = "llvm.x86.avx512.permvar.sf.512"
         function = cgutils.get_or_insert_function(builder.module, kind, name)
-        return builder.call(function, [ir.Constant(emit.VECTOR, _LEVELS), shifted])
+        table = _UNSIGNED if panel.has_offsets else _SIGNED
+        return builder.call(function, [ir.Constant(emit.VECTOR, table), shifted])
     top = builder.shl(words, _alike(28 - 4 * number))
-    return builder.sitofp(builder.ashr(top, _alike(28)), emit.VECTOR)
+    down = builder.lshr if panel.has_offsets else builder.ashr
+    return builder.sitofp(down(top, _alike(28)), emit.VECTOR)
 
 
-def load_scales(builder: Builder, panel: Panel, group: Any, row: int) -> list[Any]:
-    """Load a group's scales, row 0, or its offsets, row 1, as float32."""
-    at = emit.multiply_add(builder, group, panel.scale_rows * WIDTH, panel.first_scale)
+def load_scales(builder: Builder, panel: Panel, group: Any, part: int, row: int) -> list[Any]:
+    """Load the scales, row 0, or the offsets, row 1, of a part of a group as float32."""
+    at = _scales_at(builder, panel, group, part)
     spots = [builder.add(at, emit.index(row * WIDTH + column)) for column in COLUMNS]
     return [emit.load(builder, panel.scales, spot, panel.scale_array) for spot in spots]
 
 
 def prefetch_group(builder: Builder, panel: Panel, group: Any) -> None:
     """Ask for the levels and scales of a group further on; panels lie one behind the other."""
-    words, item_bytes = (GROUP, 1) if panel.is_int8 else (GROUP // STEP, 4)
+    words, item_bytes = (GROUP, 1) if panel.is_by_bytes else (GROUP // STEP, 4)
     at = emit.multiply_add(builder, group, words * WIDTH, panel.first)
     for offset in range(0, words * WIDTH * item_bytes, LINE_BYTES):
         ahead = emit.index((_AHEAD_BYTES + offset) // item_bytes)
         emit.prefetch(builder, panel.levels, builder.add(at, ahead))
-    scales = panel.scale_rows * WIDTH
-    at = emit.multiply_add(builder, group, scales, panel.first_scale)
     ahead_groups = _AHEAD_BYTES // (words * WIDTH * item_bytes)
-    for offset in range(0, scales, LINE_BYTES // 2):
-        ahead = emit.index(ahead_groups * scales + offset)
-        emit.prefetch(builder, panel.scales, builder.add(at, ahead))
+    is_wide = panel.scale_array.dtype == types.float32
+    # signed levels with wide scales may have one for each part
+    rows = GROUP // PART if is_wide else panel.scale_rows
+    at = _scales_at(builder, panel, builder.add(group, emit.index(ahead_groups)), 0)
+    for offset in range(0, rows * WIDTH, LINE_BYTES // (4 if is_wide else 2)):
+        emit.prefetch(builder, panel.scales, builder.add(at, emit.index(offset)))
+
+
+def _scales_at(builder: Builder, panel: Panel, group: Any, part: int) -> Any:
+    number = emit.multiply_add(builder, group, GROUP // PART, emit.index(part))
+    row = builder.lshr(number, panel.shift)
+    return emit.multiply_add(builder, row, panel.scale_rows * WIDTH, panel.first_scale)
 
 
 def _alike(value: int) -> Any:

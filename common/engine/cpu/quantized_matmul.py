@@ -11,7 +11,7 @@ from common.engine.cpu.memory import flat, scratch
 from common.engine.cpu.panel import PLAIN, TILE_ROWS, WIDTH
 from common.engine.cpu.panel_matmul import ROWS
 from common.engine.cpu.parallel import in_parallel
-from common.engine.cpu.quantized_levels import GROUP
+from common.engine.cpu.quantized_levels import GROUP, PART
 from common.engine.cpu.quantized_panel import group_sum, quantized_tile
 from common.engine.cpu.vector import widen
 
@@ -22,11 +22,11 @@ def _tile_function(rows: int, kind: int) -> Callable[..., int]:
     """Make a function that runs tiles of `rows` rows from `row` on and returns the first row left."""
 
     @part(variant=f"{rows}.{kind}")
-    def run(x, row, end, depth, sums, levels, scales, panel, bias, out, column, width):  # type: ignore[no-untyped-def]
+    def run(x, row, end, depth, sums, levels, scales, panel, shift, bias, out, column, width):  # type: ignore[no-untyped-def]
         while row + rows <= end:
             x_at, at = row * depth, row * width + column
             quantized_tile(
-                x, x_at, depth, sums, levels, scales, panel, bias, out, at, width, rows, kind
+                x, x_at, depth, sums, levels, scales, panel, shift, bias, out, at, width, rows, kind
             )
             row += rows
         return row
@@ -39,11 +39,13 @@ def _rest_function(kind: int) -> Callable[..., None]:
     fewer, few, two, one = (_tile_function(n, kind) for n in ROWS[1:])
 
     @part(variant=str(kind))
-    def run(x, row, end, depth, sums, levels, scales, panel, bias, out, column, width):  # type: ignore[no-untyped-def]
-        row = fewer(x, row, end, depth, sums, levels, scales, panel, bias, out, column, width)
-        row = few(x, row, end, depth, sums, levels, scales, panel, bias, out, column, width)
-        row = two(x, row, end, depth, sums, levels, scales, panel, bias, out, column, width)
-        one(x, row, end, depth, sums, levels, scales, panel, bias, out, column, width)
+    def run(x, row, end, depth, sums, levels, scales, panel, shift, bias, out, column, width):  # type: ignore[no-untyped-def]
+        row = fewer(
+            x, row, end, depth, sums, levels, scales, panel, shift, bias, out, column, width
+        )
+        row = few(x, row, end, depth, sums, levels, scales, panel, shift, bias, out, column, width)
+        row = two(x, row, end, depth, sums, levels, scales, panel, shift, bias, out, column, width)
+        one(x, row, end, depth, sums, levels, scales, panel, shift, bias, out, column, width)
 
     return run
 
@@ -55,58 +57,80 @@ def _sum_groups(x, sums):  # type: ignore[no-untyped-def]
 
 
 @part()
-def _copy_wanted(results, columns, out, first, end, column):  # type: ignore[no-untyped-def]
-    """Copy the wanted columns, from `column` on, of a last panel's results for rows first to end."""
+def _copy_wanted(results, columns, out, first, end, column, wanted):  # type: ignore[no-untyped-def]
+    """Copy a last panel's results for rows first to end to the `wanted` columns from `column` on."""
     for row in range(first, end):
-        for i in range(out.shape[1] - column):
+        for i in range(wanted):
             out[row, column + i] = results[(row - first) * columns + i]
 
 
-def _matmul_function(kind: int) -> Callable[..., None]:
-    """Make the kernel that multiplies all rows of x with all panels; `kind` as in panel_tile."""
+@part()
+def _shift_of(depth, num_scales):  # type: ignore[no-untyped-def]
+    """Return log2 of the parts of a row that share a scale."""
+    shift = 0
+    while num_scales * PART << shift < depth:
+        shift += 1
+    return shift
+
+
+def _panels_function(kind: int) -> Callable[..., None]:
+    """Make the part that runs a thread's panels; `kind` as in panel_tile."""
     most, rest = _tile_function(TILE_ROWS, kind), _rest_function(kind)
     columns = WIDTH if kind == PLAIN else LANES
 
     @part(variant=str(kind))
-    def run_panels(first_item, end_item, x, levels, scales, bias, out, num_parts):  # type: ignore[no-untyped-def]
+    def run_panels(  # type: ignore[no-untyped-def]
+        first_item, end_item, x, levels, scales, bias, out, first_column, end_column, num_parts
+    ):
         tokens, depth, width = x.shape[0], x.shape[1], out.shape[1]
         rows, lev, sca, flat_out = flat(x), flat(levels), flat(scales), flat(out)
-        b, is_int8 = scratch(np.float32, WIDTH), levels.shape[1] == depth
-        sums = np.empty(0 if is_int8 else tokens * depth // GROUP, np.float32)
+        b, shift = scratch(np.float32, WIDTH), _shift_of(depth, scales.shape[1])
+        sums = np.empty(tokens * depth // GROUP if scales.shape[2] > 1 else 0, np.float32)
         _sum_groups(rows, sums)
         for item in range(first_item, end_item):
             of_tokens, panel = item % num_parts, item // num_parts
-            column = panel * columns
+            column = first_column + panel * columns
             for i in range(WIDTH):
                 b[i] = bias[panel * WIDTH + i] if i < bias.shape[0] else np.float32(0)
             row, end = tokens * of_tokens // num_parts, tokens * (of_tokens + 1) // num_parts
             first, to, stride, begin = row, flat_out, width, column
-            if column + columns > width:
+            if column + columns > end_column:
                 # the last panel has outputs that nobody wants
                 to = np.empty((end - row) * columns, out.dtype)
                 stride, begin = columns, -row * columns
-            row = most(rows, row, end, depth, sums, lev, sca, panel, b, to, begin, stride)
+            row = most(rows, row, end, depth, sums, lev, sca, panel, shift, b, to, begin, stride)
             if row > first and end - row not in ROWS:
                 # some rows once more, the same bits: two tiles that are small would take longer
                 last = end - TILE_ROWS
-                row = most(rows, last, end, depth, sums, lev, sca, panel, b, to, begin, stride)
-            rest(rows, row, end, depth, sums, lev, sca, panel, b, to, begin, stride)
-            if column + columns > width:
-                _copy_wanted(to, columns, out, first, end, column)
+                row = most(
+                    rows, last, end, depth, sums, lev, sca, panel, shift, b, to, begin, stride
+                )
+            rest(rows, row, end, depth, sums, lev, sca, panel, shift, b, to, begin, stride)
+            if column + columns > end_column:
+                _copy_wanted(to, columns, out, first, end, column, end_column - column)
+
+    return run_panels
+
+
+def _matmul_function(kind: int) -> Callable[..., None]:
+    """Make the kernel that multiplies all rows of x with all panels."""
+    run_panels = _panels_function(kind)
 
     @kernel(variant=str(kind))
-    def matmul(x, levels, scales, bias, out, num_parts):  # type: ignore[no-untyped-def]
+    def matmul(x, levels, scales, bias, out, first_column, end_column, num_parts):  # type: ignore[no-untyped-def]
         count = levels.shape[0] * num_parts
-        in_parallel(count, run_panels, (x, levels, scales, bias, out, num_parts))
+        arguments = (x, levels, scales, bias, out, first_column, end_column, num_parts)
+        in_parallel(count, run_panels, arguments)
 
     return matmul
 
 
-# matmul(x float32 [T, K], levels int8 [P, K, WIDTH] or int32 [P, K / 8, WIDTH], scales float16 (as int16)
-# [P, K / GROUP, 1, WIDTH] or, with the offsets of 4-bit levels, [P, K / GROUP, 2, WIDTH], bias float32
-# [P * WIDTH] or empty for none, out [T, N], num_parts): as panel_matmul
+# matmul(x float32 [T, K], levels, scales, bias float32 [P * WIDTH] or empty for none, out [T, N], first,
+# end, num_parts): columns first to end of out = the panels' products; num_parts as in panel_matmul.
+# Levels are int8 or uint8 [P, K, WIDTH], or words of 4-bit ones, int32 or uint32 [P, K / 8, WIDTH]. Scales
+# are float16 (as int16) or float32 [P, K / n, 1, WIDTH], with offsets [P, K / n, 2, WIDTH].
 quantized_matmul = _matmul_function(PLAIN)
-# out [T, N / 2] = act(gate) * up, of panels dealt as those of panel_silu
+# columns of out = act(gate) * up, of panels dealt as those of panel_silu
 quantized_silu = _matmul_function(SILU)
 quantized_gelu_tanh = _matmul_function(GELU_TANH)
 
@@ -120,8 +144,8 @@ def rows_of_quantized(numbers, levels, scales, out):  # type: ignore[no-untyped-
 @part(are_distinct=True)
 def _read_rows(first, end, numbers, levels, scales, out):  # type: ignore[no-untyped-def]
     depth = out.shape[1]
-    in_word = depth // levels.shape[1]
-    bits = 8 if in_word == 1 else 4
+    in_word, group = depth // levels.shape[1], depth // scales.shape[1]
+    bits, has_offsets = 8 if in_word == 1 else 4, scales.shape[2] > 1
     for t in range(first, end):
         panel, lane = numbers[t] // WIDTH, numbers[t] % WIDTH
         for k in range(depth):
@@ -129,6 +153,8 @@ def _read_rows(first, end, numbers, levels, scales, out):  # type: ignore[no-unt
             # up, so that the level's sign is the word's, and down again
             top = np.int32(word << (_WORD_BITS - bits * (1 + k % in_word)))
             level = np.int32(top >> (_WORD_BITS - bits))
-            out[t, k] = np.float32(level) * widen(scales[panel, k // GROUP, 0, lane])
-            if in_word > 1:
-                out[t, k] += widen(scales[panel, k // GROUP, 1, lane])
+            if has_offsets:  # no sign, then
+                level = np.int32(level & ((1 << bits) - 1))
+            out[t, k] = np.float32(level) * widen(scales[panel, k // group, 0, lane])
+            if has_offsets:
+                out[t, k] += widen(scales[panel, k // group, 1, lane])

@@ -1,11 +1,15 @@
 """Products by panels of small integers, as a numba intrinsic.
 
-Weights lie in groups of GROUP numbers of a row, with a float16 scale each (fused/quantize.py). A panel is
-WIDTH rows, transposed: int8 levels one by one [K, WIDTH], or eight levels of 4 bits in an int32 word
-[K / 8, WIDTH], the first in its lowest bits. They are widened to float32 in registers; x is float32. Groups
-of 4-bit levels have an offset too, which is multiplied with the sum of the group's x.
+A panel is WIDTH rows of levels, transposed: of 8 bits one by one [K, WIDTH], or eight of 4 bits in a word
+[K / 8, WIDTH], the first in its lowest bits. They are widened to float32 in registers; x is float32. Their
+dtype says what a number is (fused/quantize.py):
 
-A sum has one order, whatever the number of rows. The products of a part, half a group, are added one after
+- int8, int32: scale * level; levels are signed;
+- uint8, uint32: scale * level + offset; levels begin at 0. The offset is multiplied with the sum of x.
+
+Scales and offsets are float16 or float32, for 16, 32, 64 or more numbers of a row; offsets for 32 at least.
+
+A sum has one order, whatever the number of rows. The products of a part, PART numbers, are added one after
 the other from zero; then total += scale * part, fused. Totals lie in memory, so that registers hold the parts
 of many rows.
 """
@@ -25,6 +29,7 @@ from common.engine.cpu.quantized_levels import (
     COLUMNS,
     GROUP,
     LINE_BYTES,
+    PART,
     STEP,
     Panel,
     load_level,
@@ -33,8 +38,6 @@ from common.engine.cpu.quantized_levels import (
     prefetch_group,
 )
 from common.engine.cpu.target import host_target
-
-_PART = 16  # numbers that are summed before their scale is applied
 
 
 class _Rows(NamedTuple):
@@ -48,19 +51,20 @@ class _Rows(NamedTuple):
 
 @intrinsic(prefer_literal=True)
 def quantized_tile(  # type: ignore[no-untyped-def]
-    ctx, x, x_at, depth, sums, levels, scales, panel, bias, out, out_at, out_width, rows, kind
+    ctx, x, x_at, depth, sums, levels, scales, panel, shift, bias, out, out_at, stride, rows, kind
 ):
     """out[i, 0:WIDTH] = x[row i] . panel number `panel` + bias[0:WIDTH] for `rows` rows of x.
 
     `kind` is as in panel_tile. `depth` is a multiple of GROUP. `sums` are those of all groups of x.
+    PART << `shift` numbers of a row share a scale.
     """
     num_rows = emit.literal(rows)
     i64 = types.intp
-    sig = types.void(x, i64, i64, sums, levels, scales, i64, bias, out, i64, i64, rows, kind)
+    sig = types.void(x, i64, i64, sums, levels, scales, i64, i64, bias, out, i64, i64, rows, kind)
 
     def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
         x_data, x_sums, biases, out_data = (
-            emit.array_data(context, builder, sig, args, i) for i in (0, 3, 7, 8)
+            emit.array_data(context, builder, sig, args, i) for i in (0, 3, 8, 9)
         )
         groups = builder.udiv(args[2], emit.index(GROUP))
         weights = panel_of(context, builder, sig, args, groups)
@@ -69,13 +73,10 @@ def quantized_tile(  # type: ignore[no-untyped-def]
         with cgutils.for_range(builder, groups) as loop:
             _add_group(builder, x_rows, weights, loop.index, totals)
         for i in range(num_rows):
-            row = emit.multiply_add(builder, args[10], i, args[9])
-            sums = [emit.load_f32(builder, totals[i][0], emit.index(c)) for c in COLUMNS]
-            is_plain, is_gelu = (emit.literal(kind) == one for one in (PLAIN, GELU_TANH))
-            results = sums if is_plain else [gated(builder, sums[0], sums[1], is_gelu)]
-            for column, result in zip(COLUMNS, results, strict=False):
+            row = emit.multiply_add(builder, args[11], i, args[10])
+            for column, result in _results(builder, totals[i][0], emit.literal(kind)):
                 at = builder.add(row, emit.index(column))
-                emit.store_as(builder, result, out_data, at, sig.args[8])
+                emit.store_as(builder, result, out_data, at, sig.args[9])
         return context.get_dummy_value()
 
     return sig, generate
@@ -109,25 +110,32 @@ def _begin_totals(builder: Builder, biases: Any, num_rows: int) -> list[list[Any
     return totals
 
 
+def _results(builder: Builder, total: Any, kind: int) -> list[tuple[int, Any]]:
+    """Return a row's results, each with its first column: its sums, or those of gates applied to the rest."""
+    sums = [emit.load_f32(builder, total, emit.index(column)) for column in COLUMNS]
+    if kind == PLAIN:
+        return list(zip(COLUMNS, sums, strict=True))
+    return [(0, gated(builder, sums[0], sums[1], kind == GELU_TANH))]
+
+
 def _add_group(
     builder: Builder, x: _Rows, panel: Panel, group: Any, totals: list[list[Any]]
 ) -> None:
     """Add a group's products. Few rows run both parts at once: a chain of sums waits for each of its own."""
     prefetch_group(builder, panel, group)
     together = 2 if len(totals) <= _few_rows() else 1
-    for first_part in range(0, GROUP // _PART, together):
+    for first_part in range(0, GROUP // PART, together):
         parts = range(first_part, first_part + together)
         zero = emit.constant(0.0)
         sums = [[[emit.variable(builder, zero) for _ in COLUMNS] for _ in totals] for _ in parts]
-        with cgutils.for_range(builder, emit.index(_PART // STEP)) as loop:
+        with cgutils.for_range(builder, emit.index(PART // STEP)) as loop:
             for number in range(STEP):
                 for part, of_part in zip(parts, sums, strict=True):
-                    step = builder.add(loop.index, emit.index(part * (_PART // STEP)))
+                    step = builder.add(loop.index, emit.index(part * (PART // STEP)))
                     step = emit.multiply_add(builder, group, GROUP // STEP, step)
                     _add_products(builder, x, panel, step, number, of_part)
         for part, of_part in zip(parts, sums, strict=True):
-            is_last = part == GROUP // _PART - 1
-            _add_scaled(builder, x if is_last else None, panel, group, of_part, totals)
+            _add_scaled(builder, x, panel, group, part, of_part, totals)
 
 
 def _add_products(
@@ -147,21 +155,23 @@ def _add_products(
 
 def _add_scaled(
     builder: Builder,
-    x: _Rows | None,
+    x: _Rows,
     panel: Panel,
     group: Any,
+    part: int,
     sums: list[list[Any]],
     totals: list[list[Any]],
 ) -> None:
-    """Add a part's sums to the totals; `x`, given with a group's last part, adds offsets where there are."""
-    scales = load_scales(builder, panel, group, 0)
-    offsets = load_scales(builder, panel, group, 1) if x is not None and not panel.is_int8 else []
+    """Add the sums of a part to the totals; a group's last part adds its offsets too, where it has some."""
+    is_last = part == GROUP // PART - 1
+    scales = load_scales(builder, panel, group, part, 0)
+    offsets = load_scales(builder, panel, group, part, 1) if is_last and panel.has_offsets else []
     for i, (row, (total,)) in enumerate(zip(sums, totals, strict=True)):
         spots = [emit.index(column) for column in COLUMNS]
         found = [emit.load_f32(builder, total, spot) for spot in spots]
-        for c, (part, scale) in enumerate(zip(row, scales, strict=True)):
-            found[c] = emit.call(builder, "llvm.fma", [scale, builder.load(part), found[c]])
-        if x is not None and offsets:
+        for c, (of_column, scale) in enumerate(zip(row, scales, strict=True)):
+            found[c] = emit.call(builder, "llvm.fma", [scale, builder.load(of_column), found[c]])
+        if offsets:
             first = builder.udiv(emit.multiply_add(builder, x.depth, i, x.first), emit.index(GROUP))
             number = builder.load(builder.gep(x.sums, [builder.add(first, group)]))
             of_row = emit.splat(builder, number)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from common.engine.cpu import step_kernels
-from common.engine.cpu.arrays import as_array, as_words
+from common.engine.cpu.arrays import Array, as_array, as_words
 from common.engine.cpu.jit import Compiled
 from common.engine.cpu.packed import partner_of
 from common.engine.cpu.panel import TILE_ROWS
@@ -90,7 +90,7 @@ class CpuOps:
         out: torch.Tensor,
     ) -> None:
         """Compute products and gate in one pass over panels; without panels the products first."""
-        if gate_up.is_panels:
+        if gate_up.is_panels and not gate_up.rest:
             _by_panels(_SILU if activation == "silu" else _GELU_TANH, x, gate_up, out)
         else:
             self.linear(x, gate_up, products)
@@ -125,15 +125,28 @@ class CpuOps:
 
 
 def _by_panels(kernels: _Kernels, x: torch.Tensor, layer: Linear, out: torch.Tensor) -> None:
+    if layer.scales is not None:
+        _by_quantized(kernels.quantized, as_array(x.float()), layer, as_array(out))
+        return
     bias = _NO_BIAS if layer.bias is None else layer.bias.numpy()
+    rows = as_array(x.to(_partner(layer.weight.dtype)))
     parts = _parts(len(x), len(layer.weight))
-    weight, result = as_array(layer.weight), as_array(out)
-    if layer.scales is None:
-        rows = as_array(x.to(_partner(layer.weight.dtype)))
-        kernels.full(rows, weight, bias, result, parts)
-    else:
-        rows = as_array(x.float())
-        kernels.quantized(rows, weight, as_array(layer.scales), bias, result, parts)
+    kernels.full(rows, as_array(layer.weight), bias, as_array(out), parts)
+
+
+def _by_quantized(matmul: Compiled, rows: Array, layer: Linear, out: Array) -> None:
+    """Multiply by each form of panels that a weight has; their columns lie side by side."""
+    first = 0
+    for one in (layer, *layer.rest):
+        end = (
+            first + one.own_features if layer.rest else out.shape[1]
+        )  # gated ones are half as many
+        if one.scales is None:
+            raise TypeError("all forms of one weight are of small integers")
+        bias = _NO_BIAS if one.bias is None else one.bias.numpy()
+        parts = _parts(len(rows), len(one.weight))
+        matmul(rows, as_array(one.weight), as_array(one.scales), bias, out, first, end, parts)
+        first = end
 
 
 def _partner(dtype: torch.dtype) -> torch.dtype:

@@ -1,13 +1,14 @@
-"""Weights as small integers: each row in groups of 32 numbers, with a float16 scale a group.
+"""Weights as small integers: levels of 8 or 4 bits, with a scale for each group of a row.
 
-The formats are those of llama.cpp (ggml-quants.c):
+Signed levels stand for scale * level, unsigned ones for scale * level + offset: so a group has an offset too.
+Weights that come quantized are held as they come. Full ones are rounded, in groups of 32 numbers with float16
+scales. The two formats for that are llama.cpp's (ggml-quants.c):
 
-- int8 (Q8_0): levels -127 to 127; the scale is the group's largest absolute value / 127. A number is
-  scale * level, exactly in float32.
-- int4 (Q4_1): levels -8 to 7 from the group's smallest number to its largest. A number is
-  scale * level + offset. The offset, a float16 too, is the number at level 0.
+- int8 (Q8_0): levels -127 to 127; the scale is the group's largest absolute value / 127.
+- int4 (Q4_1): levels 0 to 15 from the group's smallest number, the offset, to its largest.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,25 +17,63 @@ import torch
 Format = Literal["int8", "int4"]
 
 HEAD_FORMAT: Format = "int8"  # whatever the other weights are: the head decides between tokens
-GROUP = 32  # numbers of a row that share a scale
-_INT8 = 127
-_INT4_LOWEST, _INT4_HIGHEST = -8, 7
+GROUP = 32  # numbers of a row that share a scale, where full weights are rounded
 _CHUNK_NUMBERS = 1 << 20  # as many at a time are held in float32
 
 
 @dataclass(frozen=True, slots=True)
-class QuantizedWeight:
-    """Weight [N, K] as levels and scales."""
+class PanelForm:
+    """Form of panels of small integers; a kernel is compiled for each."""
 
-    levels: torch.Tensor  # int8 [N, K]
-    scales: torch.Tensor  # float16 [N, K / GROUP, 1], or with offsets behind them [N, K / GROUP, 2]
-    format: Format
+    bits: Literal[4, 8]
+    has_offsets: bool  # levels are unsigned then
+    has_wide_scales: bool = False  # float32; else float16
+
+    def __str__(self) -> str:
+        """Return its name in logs, for example "4-bit-offsets-float32"."""
+        parts = [f"{self.bits}-bit"]
+        parts += ["offsets"] if self.has_offsets else []
+        parts += ["float32"] if self.has_wide_scales else []
+        return "-".join(parts)
+
+    @property
+    def level_range(self) -> tuple[int, int]:
+        """Lowest and highest level, as far from 0 where levels are signed."""
+        if self.has_offsets:
+            return 0, 2**self.bits - 1
+        highest = 2 ** (self.bits - 1) - 1
+        return -highest, highest
+
+
+_ROUNDED: Mapping[Format, PanelForm] = {"int8": PanelForm(8, False), "int4": PanelForm(4, True)}
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedWeight:
+    """Weight [N, K] as levels and scales, for panels of small integers (quantized_panels.py)."""
+
+    levels: torch.Tensor  # [N, K]: int8, or uint8 where groups have offsets; of `bits` bits
+    # float16 or float32 [N, K / n, 1], or with offsets behind them [N, K / n, 2]. n is a power of two: 16 or
+    # more, with offsets 32 or more
+    scales: torch.Tensor
+    bits: Literal[4, 8]
+
+    @property
+    def form(self) -> PanelForm:
+        """Form of the panels that hold the weight."""
+        return PanelForm(
+            self.bits, self.levels.dtype == torch.uint8, self.scales.dtype == torch.float32
+        )
 
     def dequantized(self) -> torch.Tensor:
         """Return the numbers, float32 [N, K]."""
-        groups = self.levels.unflatten(1, (-1, GROUP)).float()
+        groups = self.levels.unflatten(1, (self.scales.shape[1], -1)).float()
         scales, *offsets = self.scales.float().split(1, dim=-1)
         return sum(offsets, groups * scales).flatten(1)
+
+    def changed(self, rows: Callable[[torch.Tensor], torch.Tensor]) -> "QuantizedWeight":
+        """Return the weight with other rows: what `rows` makes of each tensor of N rows."""
+        return QuantizedWeight(rows(self.levels), rows(self.scales), self.bits)
 
 
 def can_quantize(weight: torch.Tensor) -> bool:
@@ -43,31 +82,35 @@ def can_quantize(weight: torch.Tensor) -> bool:
     return is_whole and weight.is_floating_point()
 
 
-def quantize(weight: torch.Tensor, form: Format) -> QuantizedWeight:
+def quantize(weight: torch.Tensor, form: Format | PanelForm, group: int = GROUP) -> QuantizedWeight:
     """Round a weight [N, K] of any float dtype to the nearest levels, each group by itself.
 
     A group with a number that is not finite gets a scale that is not, so that its sums show it.
     """
+    panel_form = form if isinstance(form, PanelForm) else _ROUNDED[form]
     num_rows = max(_CHUNK_NUMBERS // weight.shape[1], 1)
-    parts = [_quantize_rows(rows.float(), form) for rows in weight.split(num_rows)]
+    parts = [_quantize_rows(rows.float(), panel_form, group) for rows in weight.split(num_rows)]
     levels, scales = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    return QuantizedWeight(levels, scales, form)
+    return QuantizedWeight(levels, scales, panel_form.bits)
 
 
-def _quantize_rows(rows: torch.Tensor, form: Format) -> tuple[torch.Tensor, torch.Tensor]:
-    groups = rows.unflatten(1, (-1, GROUP))
-    if form == "int8":
-        scales = (groups.abs().amax(-1, keepdim=True) / _INT8).half()
-        return _levels(groups, scales, -_INT8, _INT8), scales
-    lowest, highest = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
-    scales = ((highest - lowest) / (_INT4_HIGHEST - _INT4_LOWEST)).half()
-    offsets = (lowest - _INT4_LOWEST * scales.float()).half()
-    levels = _levels(groups - offsets.float(), scales, _INT4_LOWEST, _INT4_HIGHEST)
+def _quantize_rows(
+    rows: torch.Tensor, form: PanelForm, group: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    groups = rows.unflatten(1, (-1, group))
+    kept = torch.float32 if form.has_wide_scales else torch.float16
+    lowest, highest = form.level_range
+    if not form.has_offsets:
+        scales = (groups.abs().amax(-1, keepdim=True) / highest).to(kept)
+        return _levels(groups, scales, lowest, highest).to(torch.int8), scales
+    offsets = groups.amin(-1, keepdim=True)
+    scales = ((groups.amax(-1, keepdim=True) - offsets) / highest).to(kept)
+    offsets = offsets.to(kept)
+    levels = _levels(groups - offsets.float(), scales, lowest, highest).to(torch.uint8)
     return levels, torch.cat((scales, offsets), dim=-1)
 
 
 def _levels(groups: torch.Tensor, scales: torch.Tensor, lowest: int, highest: int) -> torch.Tensor:
     """Return the nearest levels [N, K] by scales as they are stored; where a scale is 0 any level will do."""
     inverse = torch.where(scales == 0, 0.0, 1 / scales.float())
-    levels = (groups * inverse).round_().clamp_(lowest, highest).nan_to_num_(0.0)
-    return levels.to(torch.int8).flatten(1)
+    return (groups * inverse).round_().clamp_(lowest, highest).nan_to_num_(0.0).flatten(1)

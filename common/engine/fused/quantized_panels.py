@@ -7,6 +7,7 @@ from common.engine.fused.panels import Panels, dealt, padded
 from common.engine.fused.quantize import (
     HEAD_FORMAT,
     Format,
+    PanelForm,
     QuantizedWeight,
     can_quantize,
     quantize,
@@ -20,41 +21,48 @@ _BITS = 4
 class QuantizedPanels:
     """Layout in panels of a format. A weight whose rows are no whole groups stays in its own dtype."""
 
-    def __init__(self, form: Format) -> None:
+    def __init__(self, form: Format | PanelForm, head: Format | PanelForm = HEAD_FORMAT) -> None:
         self._format = form
+        self._head_format = head
         self._full = Panels()
 
     def linear(self, layer: Linear) -> Linear:
         """Quantize and lay out a product for CpuOps.linear."""
         if not can_quantize(layer.weight):
             return self._full.linear(layer)
-        return _laid_out(layer, quantize(layer.weight, self._format), layer.bias)
+        return laid_out(layer, quantize(layer.weight, self._format), layer.bias)
 
     def gated(self, layer: Linear) -> Linear:
         """Deal the rows of gate and up as Panels does."""
         if not can_quantize(layer.weight):
             return self._full.gated(layer)
         bias = None if layer.bias is None else dealt(layer.bias)
-        return _laid_out(layer, quantize(dealt(layer.weight), self._format), bias)
+        return laid_out(layer, quantize(dealt(layer.weight), self._format), bias)
 
     def head(self, layer: Linear) -> Linear:
-        """Quantize and lay out the head, in HEAD_FORMAT."""
+        """Quantize and lay out the head, in a format of its own."""
         if not can_quantize(layer.weight):
             return self._full.head(layer)
-        return _laid_out(layer, quantize(layer.weight, HEAD_FORMAT), layer.bias)
+        return laid_out(layer, quantize(layer.weight, self._head_format), layer.bias)
 
 
-def to_quantized_panels(weight: QuantizedWeight) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lay out levels [P, K, WIDTH] int8 or [P, K / 8, WIDTH] int32, and scales [P, K / GROUP, n, WIDTH]."""
-    words = weight.levels if weight.format == "int8" else _packed(weight.levels)
-    scales = _side_by_side(weight.scales.flatten(1))
-    return _side_by_side(words), scales.unflatten(1, weight.scales.shape[1:])
-
-
-def _laid_out(layer: Linear, weight: QuantizedWeight, bias: torch.Tensor | None) -> Linear:
+def laid_out(layer: Linear, weight: QuantizedWeight, bias: torch.Tensor | None) -> Linear:
+    """Return the product of `layer` with a weight in panels; gated ones are dealt already."""
     levels, scales = to_quantized_panels(weight)
     biases = None if bias is None else padded(bias.float(), WIDTH)
     return Linear(levels, biases, num_outputs=layer.out_features, scales=scales)
+
+
+def to_quantized_panels(weight: QuantizedWeight) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lay out levels [P, K, WIDTH], or [P, K / 8, WIDTH] in words, and scales [P, K / n, 1 or 2, WIDTH].
+
+    The dtypes are those of quantized_matmul.
+    """
+    scales = _side_by_side(weight.scales.flatten(1)).unflatten(1, weight.scales.shape[1:])
+    if weight.bits == 8:
+        return _side_by_side(weight.levels), scales
+    words = _side_by_side(_packed(weight.levels))
+    return words.view(torch.uint32) if weight.levels.dtype == torch.uint8 else words, scales
 
 
 def _packed(levels: torch.Tensor) -> torch.Tensor:

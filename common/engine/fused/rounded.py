@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from common.engine.fused.quantize import HEAD_FORMAT, Format, can_quantize, quantize
+from common.engine.fused.quantize import HEAD_FORMAT, Format, PanelForm, can_quantize, quantize
 from common.engine.fused.weights import Linear
 
 _ROWS = 4096  # of a weight that are rounded at a time: a head has hundreds of thousands
@@ -21,8 +21,9 @@ _ROWS = 4096  # of a weight that are rounded at a time: a head has hundreds of t
 class Rounded:
     """Layout that rounds weights to a format's numbers and keeps them in their own dtype."""
 
-    def __init__(self, form: Format) -> None:
+    def __init__(self, form: Format | PanelForm, head: Format | PanelForm = HEAD_FORMAT) -> None:
         self._format = form
+        self._head_format = head
 
     def linear(self, layer: Linear) -> Linear:
         """Round a product's weight."""
@@ -31,11 +32,11 @@ class Rounded:
     gated = linear
 
     def head(self, layer: Linear) -> Linear:
-        """Round the head's weight, to HEAD_FORMAT."""
-        return Linear(rounded(layer.weight, HEAD_FORMAT), layer.bias)
+        """Round the head's weight, to a format of its own."""
+        return Linear(rounded(layer.weight, self._head_format), layer.bias)
 
 
-def rounded(weight: torch.Tensor, form: Format) -> torch.Tensor:
+def rounded(weight: torch.Tensor, form: Format | PanelForm) -> torch.Tensor:
     """Return what a format leaves of a weight [N, K]: the weight itself where it cannot be quantized."""
     if not can_quantize(weight):
         return weight

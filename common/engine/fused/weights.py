@@ -5,6 +5,8 @@ from typing import Literal, Protocol
 
 import torch
 
+from common.engine.fused.held import HeldWeight
+
 Activation = Literal["silu", "gelu_tanh"]
 
 
@@ -15,17 +17,25 @@ class Linear:
     The weight is contiguous: [out, in], as checkpoints store it, or panels [out / n, in / pack, n, pack] of
     `num_outputs` rows. Only CpuOps reads panels (panels.py); those of `gate_up` have an order of their own.
     The bias of panels is float32 and padded as they are. With `scales` the panels hold small integers
-    (quantized_panels.py).
+    (quantized_panels.py). Rows that one form of panels cannot hold together are several products: the columns
+    of `rest` follow those of this one.
     """
 
     weight: torch.Tensor
     bias: torch.Tensor | None
     num_outputs: int | None = None
     scales: torch.Tensor | None = None
+    rest: tuple["Linear", ...] = ()
+    held: HeldWeight | None = None  # before a layout; `weight` has no memory then
 
     @property
     def out_features(self) -> int:
         """Columns of the result."""
+        return sum((layer.own_features for layer in self.rest), self.own_features)
+
+    @property
+    def own_features(self) -> int:
+        """Columns of the result without those of `rest`."""
         return len(self.weight) if self.num_outputs is None else self.num_outputs
 
     @property

@@ -7,7 +7,7 @@ import torch
 from common.engine.fused.cpu_ops import CpuOps
 from common.engine.fused.ops import FusedOps, TorchOps
 from common.engine.fused.panels import Panels
-from common.engine.fused.quantize import Format
+from common.engine.fused.quantize import Format, PanelForm
 from common.engine.fused.quantized_panels import QuantizedPanels
 from common.engine.fused.rounded import Rounded
 from common.engine.fused.weights import Activation, AsStored, Layout, Linear
@@ -18,25 +18,33 @@ from common.engine.memory.kv_cache import DTYPES
 _TOKENS, _DEPTH, _INNER, _HEADS, _HEAD_DIM = 31, 64, 72, 3, 16
 
 
-def check(dtype: str, activation: str, quantization: str = "none") -> None:
+def check(dtype: str, activation: str | None, quantization: str | PanelForm = "none") -> None:
     """Compile or load all kernels, and compare. Raises WrongNumbersError, KernelError."""
-    kind, is_quantized = DTYPES[dtype], quantization != "none"
-    form = cast(Format, quantization)
-    packed, stored = (
-        (QuantizedPanels(form), Rounded(form)) if is_quantized else (Panels(), AsStored())
-    )
-    ops = CpuOps(is_quantized=is_quantized)
-    ours = _run(ops, packed, kind, cast(Activation, activation))
-    plain = _run(TorchOps(), stored, torch.float32, cast(Activation, activation), kind)
+    kind = DTYPES[dtype]
+    packed, stored = _layouts(quantization)
+    ops = CpuOps(is_quantized=quantization != "none")
+    gate = cast(Activation | None, activation)
+    ours = _run(ops, packed, kind, gate)
+    plain = _run(TorchOps(), stored, torch.float32, gate, kind)
     for name, tensor in ours.items():
         require_close(name, tensor, plain[name], kind)
+
+
+def _layouts(quantization: str | PanelForm) -> tuple[Layout, Layout]:
+    """Return the layout that our kernels read, and one of the same numbers for torch."""
+    if quantization == "none":
+        return Panels(), AsStored()
+    if isinstance(quantization, PanelForm):
+        return QuantizedPanels(quantization, quantization), Rounded(quantization, quantization)
+    form = cast(Format, quantization)
+    return QuantizedPanels(form), Rounded(form)
 
 
 def _run(
     ops: FusedOps,
     layout: Layout,
     dtype: torch.dtype,
-    activation: Activation,
+    activation: Activation | None,
     rounded_to: torch.dtype | None = None,
 ) -> dict[str, torch.Tensor]:
     """Return the result of each operation; the numbers going in are rounded to `rounded_to`."""
@@ -55,7 +63,7 @@ def _run(
         "a product in float32": torch.empty(_TOKENS, _INNER),
         "a product for the residual": torch.empty(_TOKENS, _INNER, dtype=inputs),
         "a product of one row": torch.empty(1, _INNER, dtype=inputs),
-        "a gated product": torch.empty(_TOKENS, _INNER, dtype=inputs),
+        "a gated product": torch.zeros(_TOKENS, _INNER, dtype=inputs),
         "an embedding": torch.empty(5, _DEPTH),
         "a product of the head": torch.empty(_TOKENS, _INNER),
     }
@@ -64,8 +72,9 @@ def _run(
     ops.linear(kept, product, found["a product in float32"])
     ops.linear(attended, product, found["a product for the residual"])
     ops.linear(kept[:1], product, found["a product of one row"])
-    products = torch.empty(_TOKENS, 2 * _INNER, dtype=inputs)
-    ops.gated(kept, gate_up, activation, products, found["a gated product"])
+    if activation is not None:
+        products = torch.empty(_TOKENS, 2 * _INNER, dtype=inputs)
+        ops.gated(kept, gate_up, activation, products, found["a gated product"])
     ops.embed(torch.tensor([0, 70, 8, 71, 8]), head, found["an embedding"])
     ops.linear(kept, head, found["a product of the head"])
     return found | _between_products(ops, dtype, stored, inputs)

@@ -9,8 +9,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 from common.telemetry.logs import get_logger
+
+if TYPE_CHECKING:
+    from common.engine.fused.quantize import PanelForm
 
 _log = get_logger()
 
@@ -38,10 +42,13 @@ def attention_verdict(shape: AttentionShape) -> str | None:
     return _judge(f"attention in {shape.dtype}", lambda: attention.check(shape))
 
 
-def products_verdict(dtype: str, activation: str, quantization: str = "none") -> str | None:
+def products_verdict(
+    dtype: str, activation: str | None, quantization: "str | PanelForm" = "none"
+) -> str | None:
     """Return the same for matrix products, norms and the rest of a fused layer.
 
-    With a `quantization` the products' weights are small integers.
+    With a `quantization` the products' weights are small integers: rounded to a format, or held in a form.
+    Without an `activation` no product is gated.
     """
     from common.engine.kernel_checks import products
 

@@ -11,6 +11,8 @@ from common.config import StoredDtype
 from common.engine.attention.interface import ATTENTION_NAME, register
 from common.engine.memory.kv_cache import DTYPES
 from common.engine.model_spec import ModelSpec
+from common.engine.weights.gguf_held import load_held
+from common.engine.weights.gguf_index import is_kept, read_index
 from common.engine.weights.kind import refuse_other_kinds
 from common.engine.weights.prequantized.plan import read_plan
 from common.engine.weights.spec import read_spec
@@ -31,7 +33,7 @@ def load_model(
 ) -> tuple[torch.nn.Module, ModelSpec]:
     """Load a causal LM in eval mode with our attention, and its numbers.
 
-    Safetensors only, never code from the folder. Quantized weights are turned into plain ones. Raises
+    Safetensors, or a GGUF file that is kept as it is (on a CPU); never code from the folder. Raises
     SetupError unless the folder holds a causal LM that `transformers` knows, with attention that can be
     replaced and exactly the model's tensors.
     `allow_unused_weights` lets it hold more. `admit` sees the numbers before the weights are loaded, and may
@@ -42,17 +44,17 @@ def load_model(
     try:
         config = _read_config(path)
         with unchanged(path):
+            kept = read_index(path) if is_kept(path) else None
             plan = read_plan(path)
-            spec = read_spec(path, config, dtype)
+            spec = read_spec(path, config, dtype).quantized(kept.form if kept else "none")
             refuse_other_kinds(path, config)
             admit(spec)
-            model = load_whole(
-                path,
-                config,
-                DTYPES[dtype],
-                device,
-                plan=plan,
-                allow_unused=allow_unused_weights,
+            model = (
+                load_whole(
+                    path, config, DTYPES[dtype], device, plan, allow_unused=allow_unused_weights
+                )
+                if kept is None
+                else load_held(path, kept, config, DTYPES[dtype])
             )
     except SetupError:
         raise

@@ -25,8 +25,8 @@ def load_whole(
     config: PreTrainedConfig,
     dtype: torch.dtype,
     device: torch.device,
-    *,
     plan: Plan | None,
+    *,
     allow_unused: bool,
 ) -> torch.nn.Module:
     """Load a model, or a multimodal one's text part, with our attention and the folder's weights.

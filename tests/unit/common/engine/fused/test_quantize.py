@@ -19,10 +19,10 @@ def test_int8_by_hand() -> None:
 
 
 def test_int4_by_hand() -> None:
-    """Levels go from the smallest number to the largest; the offset is the number at level 0."""
+    """Levels go from the smallest number, which is the offset, to the largest."""
     found = quantize(group(-3.0, 4.5, 1.3, 0.7), "int4")
-    assert found.scales.tolist() == [[[0.5, 1.0]]]
-    assert found.levels[0, :5].tolist() == [-8, 7, 1, -1, -2]
+    assert found.scales.tolist() == [[[0.5, -3.0]]]
+    assert found.levels[0, :5].tolist() == [0, 15, 9, 7, 6]
     assert found.dequantized()[0, :5].tolist() == [-3.0, 4.5, 1.5, 0.5, 0.0]
 
 

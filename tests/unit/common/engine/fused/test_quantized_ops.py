@@ -56,8 +56,8 @@ def test_a_row_has_the_same_bits_however_many_there_are(
     x, bias = as_array(normal(40, 96)), np.zeros(0, np.float32)
     levels, scales = map(as_array, to_quantized_panels(quantize(normal(60, 96, seed=1), form)))
     some, every = (torch.full((n, 60), float("nan")) for n in (num_tokens, 40))
-    quantized_matmul(x[:num_tokens], levels, scales, bias, as_array(some), num_parts)
-    quantized_matmul(x, levels, scales, bias, as_array(every), 1)
+    quantized_matmul(x[:num_tokens], levels, scales, bias, as_array(some), 0, 60, num_parts)
+    quantized_matmul(x, levels, scales, bias, as_array(every), 0, 60, 1)
     assert torch.equal(some, every[:num_tokens])
 
 
