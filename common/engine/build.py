@@ -42,7 +42,7 @@ from common.engine.state.cache import StateCache
 from common.engine.state.hybrid import add_state, fit_states
 from common.engine.state.slots import StateSlots
 from common.engine.weights.choose import load
-from common.engine.weights.size import told_rate, weights_bytes
+from common.engine.weights.size import told_weights
 from common.grammar.matcher import MaskFiller
 from common.kv_capacity import describe_capacity
 from common.machine import read_memory
@@ -103,8 +103,8 @@ def build_engine(
             device,
             lambda spec: room.check(config.kv_cache_gib, _want(spec, config, device)),
         )
-        rate = told_rate(weights_bytes(model_dir, chosen.dtype), time.monotonic() - began_s)
-        remark.text = f"{chosen.dtype}, {chosen.reason}; {rate}"
+        told = told_weights(model_dir, chosen.dtype, time.monotonic() - began_s)
+        remark.text = f"{chosen.dtype}, {chosen.reason}; {told}"
     spec = replace(spec, dtype_reason=chosen.reason).quantized(quantized_format(config) or "none")
     return assemble_engine(model, spec, config, device, stage, room)
 
