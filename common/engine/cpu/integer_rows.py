@@ -1,8 +1,8 @@
 """Rows of x as 16-bit integers, for products with panels of small integers (integer_panel.py).
 
 Each group of GROUP numbers has a float32 scale, its largest absolute value / LIMIT. A number is
-scale * (256 * high + low), both digits signed bytes; its error is below 2^-15 of the group's largest. bfloat16
-rounds 127 times as much, so weights alone decide how exact a product is.
+scale * (256 * high + low), both digits signed bytes; its error is below 2^-15 of the group's largest, of
+which bfloat16 loses a hundred times as much. So weights alone decide how exact a product is.
 """
 
 from typing import Any
