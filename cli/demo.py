@@ -23,6 +23,7 @@ from common.engine.weights.catalog import DEFAULT_ALIAS
 from common.engine.weights.resolve import ModelSource, resolve_model
 from common.router_config import RouterConfig
 from common.telemetry.logs import configure_logs
+from deploy.quick_ray import put_off_rarely_used
 from pdserve.client import AsyncClient
 from pdserve.errors import InternalError
 from pdserve.v1 import admin_pb2, inference_pb2
@@ -65,6 +66,7 @@ def command() -> None:
 
 
 async def _run(source: ModelSource) -> None:
+    put_off_rarely_used()
     from deploy.serve import running  # ray takes a second to import, and --help does not need it
 
     console = Console()

@@ -18,7 +18,7 @@ from pdserve.errors import SetupError
 from router.access.server_security import ServerSecurity
 
 if TYPE_CHECKING:
-    from deploy.serve import Endpoints
+    from deploy.endpoints import Endpoints
 
 
 def command(

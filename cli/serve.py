@@ -15,10 +15,11 @@ from common.config import ServeConfig
 from common.engine.weights.resolve import resolve_model
 from common.machine import has_gpu
 from common.telemetry.tracing.build import check_tracing
+from deploy.quick_ray import put_off_rarely_used
 from router.access.server_security import ServerSecurity
 
 if TYPE_CHECKING:
-    from deploy.serve import Endpoints
+    from deploy.endpoints import Endpoints
 
 # flags whose names differ from their keys
 _KEYS = {
@@ -90,8 +91,10 @@ def _serve(settings: ServeConfig) -> None:
             progress,
             keep_quantized=may_keep_quantized(settings),
         )
+    put_off_rarely_used()
     # ray takes a second to import, and `pdserve --help` does not need it
-    from deploy.serve import Endpoints, serve
+    from deploy.endpoints import Endpoints
+    from deploy.serve import serve
 
     def ready(endpoints: Endpoints) -> None:
         lines.stop()

@@ -46,6 +46,7 @@ class WorkerProfile:
     copy_out_byte_s: float = 5e-10
     insert_byte_s: float = 5e-10
     kv_bytes_per_token: int = 2**14
+    state_bytes: int = 0  # of one sequence; they ship behind its KV
     max_batch_tokens: int = 512
     max_num_seqs: int = 64
     itl_target_s: float = 0.0  # for a step's time; 0: none
@@ -63,7 +64,7 @@ class WorkerProfile:
             and all(low < high for low, high in pairwise(counts))
             and all(math.isfinite(cost) and cost >= 0 for cost in costs)
             and min(self.max_batch_tokens, self.max_num_seqs) >= 1
-            and self.kv_bytes_per_token >= 0
+            and min(self.kv_bytes_per_token, self.state_bytes) >= 0
         )
 
     def decode_step_s(self, num_sequences: int, num_positions: int) -> float:
@@ -147,6 +148,14 @@ class WorkerProfile:
         """Return the seconds of copying the KV of `num_tokens` into blocks."""
         num_bytes = num_tokens * self.kv_bytes_per_token
         return self.correction.insert * num_bytes * self.insert_byte_s
+
+    def copy_state_out_s(self) -> float:
+        """Return the seconds of copying a sequence's state out; 0 for a model without state."""
+        return self.correction.copy_out * self.state_bytes * self.copy_out_byte_s
+
+    def insert_state_s(self) -> float:
+        """Return the seconds of copying a sequence's state in."""
+        return self.correction.insert * self.state_bytes * self.insert_byte_s
 
     def _added_s(self, num_rows: int, num_decoding: int) -> float:
         if not num_rows:

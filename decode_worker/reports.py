@@ -94,4 +94,5 @@ def _unforeseen_s(seq: Sequence, profile: WorkerProfile, num_others: int) -> flo
     chunks = seq.timeline.prefill_chunks
     num_tokens = chunks[-1].num_tokens if chunks else seq.num_given_tokens
     copies_s = profile.copy_out_s(num_tokens) + profile.insert_s(num_tokens)
+    copies_s += profile.copy_state_out_s() + profile.insert_state_s()
     return handoff_s - copies_s - profile.decode_step_s(num_others, 0) / 2

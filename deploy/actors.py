@@ -14,6 +14,7 @@ import ray
 from ray._private import worker as ray_worker
 
 from common.config import WorkerSpec
+from common.engine.quick_torch import put_off_parts
 from common.engine.stages import BeginStage, Stages
 from common.kv_transfer.wire import WireItem
 from common.messages import Role, WorkRequest
@@ -94,13 +95,14 @@ class WorkerActor:
 
 def _build_host(spec: WorkerSpec, on_crash: OnCrash, stage: BeginStage) -> "EngineHost":
     with stage("importing torch"):
-        from common.engine.quick_import import import_transformers
-
-        import_transformers()
+        put_off_parts()
+        from common.engine.device import select_device
         from common.engine.memory.gpu_share import keep_to_share
+        from common.engine.weights.choose import import_loader
         from common.kv_transfer.ray_store import RayNodeStore
         from common.worker.host import build_host
 
+        import_loader(spec.model_dir, spec.engine, select_device(spec.engine))
     keep_to_share(spec.gpu_share, spec.engine)
     store = RayNodeStore(spec.name, spec.namespace, spec.transfer.store_share)
     return build_host(spec, on_crash, store, stage)

@@ -3,15 +3,17 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.config import ServeConfig
-from common.kv_capacity import describe_capacity
 from common.telemetry.logs import configure_logs
 from common.telemetry.tracing.build import check_tracing, make_tracing
 from common.uninterrupted import uninterrupted
 from deploy.deployment import Deployment
+from deploy.endpoints import Endpoints, endpoints_of
 from deploy.fleet import DeploymentFleet
 from deploy.membership_feed import MembershipFeed
 from deploy.ray_session import lost_process, start_ray, stop_ray
@@ -22,42 +24,14 @@ from deploy.supervisor_actor import Facts
 from deploy.versions import check_router
 from pdserve.errors import PreconditionError, SetupError, WorkerDiedError
 from router.access.server_security import ServerSecurity
-from router.app import Router
 from router.edge.ports import check_port
 from router.workers.membership import Membership
 
+if TYPE_CHECKING:
+    from router.intake.tokenizer import Tokenizer
+
 _RAY_POLL_S = 0.5
 FindModel = Callable[[str], Path]
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoints:
-    """Addresses of a running deployment."""
-
-    host: str
-    grpc_port: int
-    http_port: int
-    openai_port: int | None = None  # None: no OpenAI API
-    dtype: str = ""  # of weights and KV
-    dtype_reason: str = ""
-    kv_capacity: str = ""  # of each decode worker, in words
-    model: str = ""
-    has_live_page: bool = False
-
-    @property
-    def grpc_address(self) -> str:
-        """The address host:port for gRPC clients on this machine."""
-        return f"{self._near_host}:{self.grpc_port}"
-
-    @property
-    def live_page(self) -> str:
-        """The live page's address for browsers on this machine; empty if it is switched off."""
-        host = f"[{self._near_host}]" if ":" in self._near_host else self._near_host
-        return f"http://{host}:{self.http_port}/" if self.has_live_page else ""
-
-    @property
-    def _near_host(self) -> str:
-        return "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104 - a comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +42,7 @@ class _Site:
     facts: Facts
     supervisor: RemoteSupervisor
     model_dir: Path
+    tokenizer: "Future[Tokenizer]"
 
 
 @contextlib.asynccontextmanager
@@ -76,11 +51,11 @@ async def running(
 ) -> AsyncIterator[Endpoints]:
     """Run a deployment with its router; stop everything on exit, even after an error."""
     security = _make_security(config)
-    deployment = Deployment(config, model_name, model_dir)
+    deployment, tokenizer = Deployment(config, model_name, model_dir), _prepare_router(model_dir)
     try:
         membership = await _start(deployment, report)
         report.now("connecting the router")
-        site = _Site(config, deployment.facts, deployment.supervisor, model_dir)
+        site = _Site(config, deployment.facts, deployment.supervisor, model_dir, tokenizer)
         async with _routing(site, membership, security) as endpoints:
             yield endpoints
     finally:
@@ -95,7 +70,7 @@ async def joined(config: ServeConfig, find_model: FindModel) -> AsyncIterator[En
     try:
         supervisor, facts, membership = await asyncio.to_thread(_join, config)
         model_dir = await asyncio.to_thread(find_model, facts.config.model)
-        site = _Site(config, facts, supervisor, model_dir)
+        site = _Site(config, facts, supervisor, model_dir, _prepare_router(model_dir))
         async with _routing(site, membership, security) as endpoints:
             yield endpoints
     finally:
@@ -119,12 +94,31 @@ def _join(config: ServeConfig) -> tuple[RemoteSupervisor, Facts, Membership]:
         raise SetupError(error.message) from error
 
 
+def _prepare_router(model_dir: Path) -> "Future[Tokenizer]":
+    """Begin what a router needs before it knows its workers: Ray and they take longer."""
+    background = ThreadPoolExecutor(1, "router")
+    try:
+        return background.submit(_read_tokenizer, model_dir)
+    finally:
+        background.shutdown(wait=False)
+
+
+def _read_tokenizer(model_dir: Path) -> "Tokenizer":
+    import router.app  # noqa: F401 - half a second of a core, here and not at the end
+    from router.intake.tokenizer import Tokenizer
+
+    return Tokenizer(model_dir)
+
+
 @contextlib.asynccontextmanager
 async def _routing(
     site: _Site, membership: Membership, security: ServerSecurity
 ) -> AsyncIterator[Endpoints]:
     """Run a router that follows the supervisor."""
     config, facts, feed = site.config, site.facts, None
+    tokenizer = await asyncio.wrap_future(site.tokenizer)
+    from router.app import Router
+
     facts.access.router.check()
     router = Router(
         facts.model_name,
@@ -135,6 +129,7 @@ async def _routing(
         security,
         facts.access.router,
         make_tracing(config.telemetry, config.namespace, facts.model_name),
+        tokenizer,
     )
     try:
         grpc_port = await router.start(
@@ -142,7 +137,7 @@ async def _routing(
         )
         feed = MembershipFeed(site.supervisor.await_news, router.follow)
         feed.start()
-        endpoints = _endpoints_of(router, config, grpc_port, facts.model_name)
+        endpoints = endpoints_of(router, config, grpc_port, facts.model_name)
         if config.openai_port is not None:
             openai_port = await router.serve_openai(config.grpc_host, config.openai_port)
             endpoints = replace(endpoints, openai_port=openai_port)
@@ -153,22 +148,6 @@ async def _routing(
         finally:
             if feed is not None:
                 await feed.close()
-
-
-def _endpoints_of(router: Router, config: ServeConfig, grpc_port: int, model: str) -> Endpoints:
-    served = router.model_info
-    return Endpoints(
-        config.grpc_host,
-        grpc_port,
-        router.http_port,
-        model=model,
-        dtype=served.dtype,
-        dtype_reason=served.dtype_reason,
-        kv_capacity=describe_capacity(
-            router.kv_capacity_tokens, served.max_context_tokens, served.profile.max_num_seqs
-        ),
-        has_live_page=config.router.live_page,
-    )
 
 
 def _make_security(config: ServeConfig) -> ServerSecurity:

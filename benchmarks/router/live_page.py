@@ -65,7 +65,7 @@ async def _measure(
         grpc.aio.insecure_channel(f"127.0.0.1:{router.port}") as channel,
     ):
         stub = inference_pb2_grpc.InferenceStub(channel)
-        streams = [asyncio.create_task(_stream(stub, counted)) for _ in range(_STREAMS)]
+        streams = [asyncio.create_task(stream(stub, counted)) for _ in range(_STREAMS)]
         while counted.tokens < _SETTLED_TOKENS:
             await asyncio.sleep(0.1)
         for _ in range(rounds):
@@ -74,8 +74,8 @@ async def _measure(
                 for _ in range(pages):
                     await stack.enter_async_context(_page(router.http_port, counted))
                 _add(found, "open", await _phase(router, counted, seconds))
-        for stream in streams:
-            stream.cancel()
+        for one in streams:
+            one.cancel()
     return found
 
 
@@ -96,7 +96,7 @@ def _add(found: dict[str, list[float]], state: str, figures: dict[str, float]) -
         found.setdefault(f"{state}: {name}", []).append(value)
 
 
-async def _stream(stub: "inference_pb2_grpc.InferenceAsyncStub", counted: Counted) -> None:
+async def stream(stub: "inference_pb2_grpc.InferenceAsyncStub", counted: Counted) -> None:
     sampling = inference_pb2.SamplingParams(max_tokens=_TOKENS, ignore_eos=True)
     tokens = inference_pb2.TokenPrompt(token_ids=range(1, 17))
     request = inference_pb2.GenerateRequest(tokens=tokens, sampling=sampling)

@@ -1,6 +1,7 @@
 """Router in a process of its own, for workers at given addresses.
 
-Usage: python -m benchmarks.router.router_process MODEL_DIR [--all-metrics] [--traces=RATIO,URL] ADDRESS...
+Usage: python -m benchmarks.router.router_process MODEL_DIR [OPTIONS] ADDRESS... with --all-metrics,
+--traces=RATIO,URL and --shared-openai-port=PORT, on which other routers may listen too (0: a free one).
 Prints its gRPC, OpenAI and HTTP port, then its memory (bytes) for each line of input; ends with its input.
 """
 
@@ -22,7 +23,7 @@ _METRICS = {
     "metrics_compat": "vllm",
     "metrics_tenants": 10,
 }
-_TRACES = "--traces="
+_TRACES, _SHARED = "--traces=", "--shared-openai-port="
 
 
 def _resident_bytes() -> int:
@@ -45,12 +46,15 @@ async def main(model_dir: str, addresses: list[str]) -> None:
     )
     if _ALL_METRICS in addresses:
         config = config.model_copy(update=_METRICS)
+    shared = [int(a.removeprefix(_SHARED)) for a in addresses if a.startswith(_SHARED)]
+    if shared:
+        config = config.model_copy(update={"share_ports": True})
     traces = [address for address in addresses if address.startswith(_TRACES)]
     workers = [address for address in addresses if not address.startswith("--")]
     tracing = make_tracing(_telemetry(traces), "benchmark", "double")
     router = Router("double", Path(model_dir), workers, config, tracing=tracing)
     print(await router.start("127.0.0.1", 0, 0, 30.0), flush=True)
-    print(await router.serve_openai("127.0.0.1", 0), flush=True)
+    print(await router.serve_openai("127.0.0.1", *(shared or [0])), flush=True)
     print(router.http_port, flush=True)
     while await asyncio.to_thread(sys.stdin.readline):
         print(_resident_bytes(), flush=True)

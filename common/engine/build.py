@@ -9,6 +9,7 @@ import torch
 from common.config import EngineConfig
 from common.engine.attention.kernel_shapes import block_size_of, storage_of
 from common.engine.attention.select import select_backend
+from common.engine.device import select_device
 from common.engine.device_copy import DeviceCopies
 from common.engine.dtype import choose_dtype
 from common.engine.fused.rounded import rounded_products
@@ -40,8 +41,8 @@ from common.engine.stages import BeginStage, untold
 from common.engine.state.cache import StateCache
 from common.engine.state.hybrid import add_state, fit_states
 from common.engine.state.slots import StateSlots
-from common.engine.weights.load import load_model
-from common.engine.weights.size import told_rate, weights_bytes
+from common.engine.weights.choose import load
+from common.engine.weights.size import told_weights
 from common.grammar.matcher import MaskFiller
 from common.kv_capacity import describe_capacity
 from common.machine import read_memory
@@ -95,15 +96,15 @@ def build_engine(
     room = read_room(config, device, share, model_dir)
     began_s = time.monotonic()
     with stage("loading weights") as remark:
-        model, spec = load_model(
+        model, spec = load(
             model_dir,
+            config,
             chosen.dtype,
             device,
-            allow_unused_weights=config.allow_unused_weights,
-            admit=lambda spec: room.check(config.kv_cache_gib, _want(spec, config, device)),
+            lambda spec: room.check(config.kv_cache_gib, _want(spec, config, device)),
         )
-        rate = told_rate(weights_bytes(model_dir, chosen.dtype), time.monotonic() - began_s)
-        remark.text = f"{chosen.dtype}, {chosen.reason}; {rate}"
+        told = told_weights(model_dir, chosen.dtype, time.monotonic() - began_s)
+        remark.text = f"{chosen.dtype}, {chosen.reason}; {told}"
     spec = replace(spec, dtype_reason=chosen.reason).quantized(quantized_format(config) or "none")
     return assemble_engine(model, spec, config, device, stage, room)
 
@@ -240,11 +241,3 @@ def _graph_limits(limits: Limits, spec: ModelSpec, pool: BlockPool) -> GraphLimi
         block_size=pool.block_size,
         scratch_block=pool.num_blocks,
     )
-
-
-def select_device(config: EngineConfig) -> torch.device:
-    """Choose the device to run on. Raises SetupError when it is asked for and absent."""
-    has_cuda = torch.cuda.is_available()
-    if config.device == "cuda" and not has_cuda:
-        raise SetupError("engine.device 'cuda' is not available", "this machine has: cpu")
-    return torch.device("cuda" if config.device != "cpu" and has_cuda else "cpu")

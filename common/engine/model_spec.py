@@ -11,7 +11,7 @@ class ModelSpec:
     """Shape and limits of one loaded model."""
 
     num_layers: int
-    num_heads: int
+    num_heads: int  # of a layer's queries; 0 where their number varies, or no layer attends
     num_kv_heads: int
     head_dim: int
     vocab_size: int
@@ -43,9 +43,11 @@ class ModelSpec:
 
     @property
     def kv_layers(self) -> tuple[int, ...]:
-        """Number in the model of the layer that stores each of `kv_shapes`."""
+        """Number in the model of the layer that stores each of `kv_shapes`; none without attention."""
         places = range(len(self.kv_shapes))
-        return tuple(map(self.kv_places.index, places)) if self.kv_places else tuple(places)
+        if not self.kv_places:
+            return tuple(places)
+        return tuple(self.kv_places.index(place) for place in places if place in self.kv_places)
 
     def quantized(self, quantization: str) -> "ModelSpec":
         """Return the numbers of this model with quantized weights: another model, to other workers."""

@@ -10,11 +10,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig
 
 from common.config import EngineConfig
 from common.engine.attention.kernel_shapes import attention_shapes
-from common.engine.build import select_device
+from common.engine.device import select_device
 from common.engine.dtype import choose_dtype
 from common.engine.fused.families import known_activation
 from common.engine.fused.held import is_gate
@@ -26,10 +25,10 @@ from common.engine.kernel_checks.verdicts import (
     trusted_products,
     trusted_sampling,
 )
+from common.engine.weights.choose import read_model_config
 from common.engine.weights.gguf_blocks import BLOCK_TYPES
 from common.engine.weights.gguf_index import is_kept, read_index
-from common.engine.weights.spec import read_spec
-from common.engine.weights.text_part import text_architecture
+from common.engine.weights.spec import read_unhashed
 
 Family = Callable[[], object]
 
@@ -59,9 +58,9 @@ def prepare_kernels(
 def _families(model_dir: Path, config: EngineConfig, device: torch.device) -> list[Family]:
     try:
         dtype = choose_dtype(config, model_dir, device).dtype
-        model = AutoConfig.from_pretrained(model_dir, trust_remote_code=False)
-        spec = read_spec(model_dir, model, dtype)
-        activation = known_activation(text_architecture(model), model.get_text_config())
+        model, architecture = read_model_config(model_dir, config, device)
+        spec = read_unhashed(model_dir, model, dtype)
+        activation = known_activation(architecture, model.get_text_config())
     # whatever is wrong with the folder: loading it, which comes next, says it
     except Exception:
         return []

@@ -19,9 +19,11 @@ from common.engine.memory.freed import give_freed_back
 from common.engine.memory.kv_cache import KVCache
 from common.engine.model_runner import ModelRunner
 from common.engine.model_spec import ModelSpec
+from common.engine.own_kv import like_stored
 from common.engine.ragged import RaggedInputs
 from common.engine.sequence import Sequence
 from common.engine.state.cache import StateCache
+from common.engine.state.families import family_of
 from common.engine.state.layout import StateLayout
 from common.engine.state.own import read_states
 from common.engine.timeline import Timeline
@@ -56,7 +58,7 @@ class SelfCheck:
         # spread over the vocabulary: special tokens gather at its ends
         self._tokens = tuple(spec.vocab_size * (i + 1) // 10 for i in range(CHECK_TOKENS))
         self._limit = _TOLERANCE.get(spec.dtype, _HALF_TOLERANCE)
-        self._kv_layers = spec.kv_layers
+        self._kv_layers, self._kv_shapes = spec.kv_layers, spec.kv_shapes
         self.state_layout: StateLayout | None = None  # None: the model has no state
         try:
             self._run_alone(model)
@@ -113,27 +115,34 @@ class SelfCheck:
 
     def _run_alone(self, model: torch.nn.Module) -> None:
         ids = torch.tensor([self._tokens], device=next(model.parameters()).device)
-        choose_attention(model, OWN_NAME)
         with torch.inference_mode():
-            output = model(input_ids=ids, use_cache=True)
-        choose_attention(model, ATTENTION_NAME)
+            output = self._with_own_attention(model, ids)
         self._own_logits: torch.Tensor = output.logits[0, -1].float()
         layers = _cache_layers(output)
-        layout, self._own_states = read_states(layers)
+        layout, self._own_states = read_states(family_of(model).own_states(model, output))
         if layout.parts:
             self.state_layout = layout
         # other kinds of cache have no layers to compare
         known = (layers[n] if n < len(layers) else None for n in self._kv_layers)
         self._own_layers = [_keys_and_values(layer) for layer in known]
 
+    def _with_own_attention(self, model: Any, ids: torch.Tensor) -> Any:
+        if not self._kv_layers:
+            return model(input_ids=ids, use_cache=True)
+        choose_attention(model, OWN_NAME)
+        output = model(input_ids=ids, use_cache=True)
+        choose_attention(model, ATTENTION_NAME)
+        return output
+
     def _check_layers(self, kv: list[Piece]) -> None:
-        for layer, (keys, _) in enumerate(kv):
+        for layer, (keys, _) in zip(self._kv_layers, kv, strict=False):
             if not keys.any():
                 raise UnsupportedAttentionError(
-                    f"layer {self._kv_layers[layer]} does not attend over keys and values"
+                    f"layer {layer} does not attend over keys and values"
                 )
         for layer, (stored, own) in enumerate(zip(kv, self._own_layers, strict=False)):
-            if own is not None and _sizes(own) == _sizes(stored):
+            shape = self._kv_shapes[layer]
+            if own is not None and (own := like_stored(own, stored, shape)) is not None:
                 num_kept = len(own[0])  # a window keeps the last ones
                 last = torch.cat([x[len(x) - num_kept :].flatten() for x in stored])
                 limit = self._limit if layer else min(self._limit, _FIRST_LAYER)
@@ -162,14 +171,11 @@ def _check(what: str, ours: torch.Tensor, own: torch.Tensor, limit: float) -> No
 
 def _cache_layers(output: Any) -> list[Any]:
     """Return the layers of `transformers`' own cache; other kinds are not compared."""
-    return list(getattr(output.past_key_values, "layers", ()))
+    return list(getattr(getattr(output, "past_key_values", None), "layers", ()))
 
 
 def _keys_and_values(layer: Any) -> Piece | None:
-    """Return a cache layer's keys and values [tokens, kv_heads, dim], float32 on the host; None without both.
-
-    Latent attention caches what its keys and values are made of, in other shapes than ours.
-    """
+    """Return a cache layer's keys and values [tokens, kv_heads, dim], float32 on the host, or None."""
     keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
     if not isinstance(keys, torch.Tensor) or not isinstance(values, torch.Tensor):
         return None
@@ -177,7 +183,3 @@ def _keys_and_values(layer: Any) -> Piece | None:
         return None
     own_keys, own_values = (x[0].transpose(0, 1).float().cpu() for x in (keys, values))
     return own_keys, own_values
-
-
-def _sizes(pair: Piece) -> list[torch.Size]:
-    return [x.shape[1:] for x in pair]

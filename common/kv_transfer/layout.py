@@ -26,13 +26,35 @@ class KVShape(NamedTuple):
         """Count the numbers of a position: kv_heads x (key channels + value channels)."""
         return self.num_kv_heads * (self.key_dim + self.value_dim)
 
+    @property
+    def shipped(self) -> tuple[int, int]:
+        """Channels of a key and of a value in a payload."""
+        return self.key_dim, self.value_dim
+
+    @property
+    def num_shipped(self) -> int:
+        """Count the numbers of a position in a payload."""
+        return self.num_kv_heads * sum(self.shipped)
+
+
+class LatentShape(KVShape):
+    """Shape of latents: a value is the first channels of its key, so a payload has keys alone."""
+
+    __slots__ = ()
+
+    @property
+    def shipped(self) -> tuple[int, int]:
+        """Channels of a key, and none of a value."""
+        return self.key_dim, 0
+
 
 @dataclass(frozen=True, slots=True)
 class KVLayout:
     """Shape of KV that both sides must share, and the fingerprint of the weights that made it.
 
     A payload holds one layer after the other: its keys [tokens, kv_heads, key_dim], then its values
-    [tokens, kv_heads, value_dim]. Where all are alike, that is [layers, 2, tokens, kv_heads, head_dim].
+    [tokens, kv_heads, value_dim] unless its keys hold them (LatentShape). Where all are alike, that is
+    [layers, 2, tokens, kv_heads, head_dim].
     """
 
     fingerprint: str
@@ -46,7 +68,7 @@ class KVLayout:
 
     def __post_init__(self) -> None:
         """Sum up once what every step asks for."""
-        object.__setattr__(self, "numbers_per_token", count_numbers(self.shapes))
+        object.__setattr__(self, "numbers_per_token", count_shipped(self.shapes))
 
     def num_bytes(self, num_tokens: int) -> int:
         """Return the size of the payload for `num_tokens` positions, in bytes."""
@@ -67,15 +89,23 @@ class KVLayout:
     def key(self) -> tuple[int, tuple[Run, ...]]:
         """The part that a chunk's header states: bytes per element, and the runs of layers alike."""
         runs = groupby(self.shapes)
-        return self.bytes_per_element, tuple((len(list(same)), *shape) for shape, same in runs)
+        return self.bytes_per_element, tuple(
+            (len(list(same)), shape.num_kv_heads, *shape.shipped) for shape, same in runs
+        )
 
 
 def count_numbers(shapes: Iterable[KVShape]) -> int:
-    """Count the numbers of one position in layers of these shapes."""
+    """Count the numbers that blocks hold of one position, in layers of these shapes."""
     return sum(shape.num_numbers for shape in shapes)
+
+
+def count_shipped(shapes: Iterable[KVShape]) -> int:
+    """Count the numbers that a payload holds of one position, in layers of these shapes."""
+    return sum(shape.num_shipped for shape in shapes)
 
 
 def shape_of_all(shapes: tuple[KVShape, ...]) -> KVShape | None:
     """Return the shape of every layer; None where layers, or keys and values, differ."""
     first, *others = set(shapes)
-    return None if others or first.key_dim != first.value_dim else first
+    key_dim, value_dim = first.shipped
+    return None if others or key_dim != value_dim else first

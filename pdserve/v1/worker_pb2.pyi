@@ -516,6 +516,7 @@ class WorkerProfile(_message.Message):
     MAX_BATCH_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_NUM_SEQS_FIELD_NUMBER: _builtins.int
     ITL_TARGET_S_FIELD_NUMBER: _builtins.int
+    STATE_BYTES_FIELD_NUMBER: _builtins.int
     sample_s: _builtins.float
     """Seconds for each decoding sequence of a step."""
     position_s: _builtins.float
@@ -534,6 +535,8 @@ class WorkerProfile(_message.Message):
     """The most sequences of a step."""
     itl_target_s: _builtins.float
     """Seconds that a step may take while sequences decode; 0: any."""
+    state_bytes: _builtins.int
+    """Size of one sequence's state, which ships behind its KV; 0: the model has none."""
     @_builtins.property
     def row_counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Tokens that a step ran, ascending."""
@@ -556,10 +559,11 @@ class WorkerProfile(_message.Message):
         max_batch_tokens: _builtins.int = ...,
         max_num_seqs: _builtins.int = ...,
         itl_target_s: _builtins.float = ...,
+        state_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["copy_out_byte_s", b"copy_out_byte_s", "insert_byte_s", b"insert_byte_s", "itl_target_s", b"itl_target_s", "kv_bytes_per_token", b"kv_bytes_per_token", "max_batch_tokens", b"max_batch_tokens", "max_num_seqs", b"max_num_seqs", "pair_s", b"pair_s", "position_s", b"position_s", "row_counts", b"row_counts", "row_seconds", b"row_seconds", "sample_s", b"sample_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copy_out_byte_s", b"copy_out_byte_s", "insert_byte_s", b"insert_byte_s", "itl_target_s", b"itl_target_s", "kv_bytes_per_token", b"kv_bytes_per_token", "max_batch_tokens", b"max_batch_tokens", "max_num_seqs", b"max_num_seqs", "pair_s", b"pair_s", "position_s", b"position_s", "row_counts", b"row_counts", "row_seconds", b"row_seconds", "sample_s", b"sample_s", "state_bytes", b"state_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

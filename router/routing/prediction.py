@@ -189,13 +189,16 @@ class _Target:
         num_shipped = self._ask.num_prompt_tokens - worker.num_cached_tokens
         num_exposed, taper_s = source.taper(num_shipped)
         copies_s = source.worker.profile.copy_out_s(num_exposed) + profile.insert_s(num_exposed)
-        credit_s = _credit_s(num_shipped, worker, source.prefill_s + profile.insert_s(num_shipped))
+        insert_state_s = profile.insert_state_s()
+        copies_s += source.worker.profile.copy_state_out_s() + insert_state_s
+        insert_s = profile.insert_s(num_shipped) + insert_state_s
+        credit_s = _credit_s(num_shipped, worker, source.prefill_s + insert_s)
         return RouteCost(
             Route(worker.name, source.worker.name),
             queue_s=self._room_s + source.queue_s + credit_s,
             prefill_s=source.prefill_s + taper_s,
             transfer_s=profile.correction.handoff_s + copies_s + self._border_s,
-            interference_s=self._weight * self._others * profile.insert_s(num_shipped),
+            interference_s=self._weight * self._others * insert_s,
             decode_s=self._decode_s,
             step_s=self._larger_s,
             num_cached_tokens=source.worker.num_cached_tokens,
@@ -235,6 +238,8 @@ def _credit_s(num_shipped: int, worker: Candidate, pull_s: float) -> float:
 
     All of the worker's credit comes free in the time of a pull.
     """
-    num_bytes = min(num_shipped * worker.profile.kv_bytes_per_token, worker.credit_bytes)
+    profile = worker.profile
+    num_bytes = num_shipped * profile.kv_bytes_per_token + profile.state_bytes
+    num_bytes = min(num_bytes, worker.credit_bytes)
     missing = worker.credit_wanted_bytes + num_bytes - worker.credit_bytes
     return max(missing, 0) / worker.credit_bytes * pull_s if worker.credit_bytes else 0.0

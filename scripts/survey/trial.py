@@ -78,7 +78,7 @@ def _tiny_model(kind: str) -> Any:
     model = causal(config).eval().float()
     for name, parameter in model.named_parameters():
         # the families' own initialisation is so small that every next token is the same
-        if parameter.dim() > 1 or name.endswith(("weight", "bias")):
+        if parameter.dim() > 1 or name.endswith(("weight", "bias", "temp")):
             is_norm = parameter.dim() == 1 and name.endswith("weight")
             nn.init.normal_(parameter, mean=float(is_norm), std=0.4)
     return model

@@ -16,7 +16,8 @@ from common.engine.cpu.attention_kernel import (
     attention_kernel,
     can_compile_kernel,
 )
-from common.engine.cpu.kv_store import KVStore, find_runs
+from common.engine.cpu.kv_store import KVStore, StoreStep, find_runs
+from common.engine.cpu.recorder import Recorder
 from common.engine.cpu.threads import get_num_threads, limit_numba
 from common.engine.device_inputs import StepTensors
 from common.engine.memory.kv_cache import KVCache
@@ -40,11 +41,15 @@ class _Layer:
 
 
 class CpuBackend:
-    """Attention over packed blocks in host memory (see `can_read`); both worker roles use it."""
+    """Attention over packed blocks in host memory (see `can_read`); both worker roles use it.
+
+    `recorder` notes what `attend` does; who repeats it calls `begin` first, with as many tokens.
+    """
 
     name = "cpu"
 
     def __init__(self, cache: KVCache, num_heads: int) -> None:
+        self.recorder = Recorder()
         self.kv_shapes, self.kv_places = cache.shapes, cache.places
         self._block_size = cache.block_size
         self._layers = _find_layers(cache, num_heads)
@@ -77,28 +82,32 @@ class CpuBackend:
         sampled_only: bool = False,
     ) -> torch.Tensor:
         """Implement AttentionBackend.attend."""
-        inputs = self._inputs
-        own = self._layers[layer]
         query, key, value = (
             x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value)
         )
-        own.store.store(own.place, key, value, inputs.slot_mapping, self._runs)
+        own = self._layers[layer]
+        store = own.store.bind(own.place, key, value)
         out = self._reserve_out((*query.shape[:2], value.shape[2]), query.dtype)
+        tensors = as_array(query), own.keys, own.values, as_array(out)
         kernel = own.kernel if form.is_plain else own.make_extended()
-        kernel(
-            as_array(query),
-            own.keys,
-            own.values,
-            as_array(out),
-            inputs.block_tables,
-            inputs.query_start,
-            inputs.context_len,
-            self._sampled_items if sampled_only else self._items,
-            np.float32(form.scale),
-            form.window or _UNLIMITED,
-            *(() if form.is_plain else _extras(form)),
-        )
+        extras = () if form.is_plain else _extras(form)
+        numbers = np.float32(form.scale), form.window or _UNLIMITED, *extras
+        self.recorder.call(self._attend, store, kernel, tensors, numbers, sampled_only)
         return out
+
+    def _attend(
+        self,
+        store: StoreStep,
+        kernel: Kernel,
+        tensors: tuple[Array, ...],
+        numbers: tuple[object, ...],
+        sampled_only: bool,
+    ) -> None:
+        inputs = self._inputs
+        store(inputs.slot_mapping, self._runs)
+        items = self._sampled_items if sampled_only else self._items
+        tables = inputs.block_tables, inputs.query_start, inputs.context_len
+        kernel(*tensors, *tables, items, *numbers)
 
     def _reserve_out(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         # one for all layers of a step: a layer has used its output before the next one attends

@@ -8,15 +8,20 @@ self-check, and never computed wrongly.
 from typing import Any
 
 import torch
-from transformers import AttentionInterface
 
 from common.engine.attention.backend import AttentionBackend
+from common.engine.attention.by_cache import BY_CACHE_FAMILIES, handed_over
 from common.engine.attention.form import ALIBI_FAMILIES, UnsupportedAttentionError
+from common.engine.attention.key_biases import has_key_biases
+from common.engine.attention.latent import absorb, into_latents, out_of_latents
 from common.engine.attention.layer_form import layer_form, unhonoured
+from common.engine.attention.places import place_of
 from common.engine.attention.temperature import scaled_by_position
-from common.kv_transfer.layout import KVShape
 
 ATTENTION_NAME, OWN_NAME = "pdserve_paged", "eager"
+_CAUSAL_BY_MASK = {"BigBirdPegasusDecoderAttention"}  # modules that say otherwise of themselves
+# multimodal families whose towers, which are taken out, are built by the name of their attention
+_TOWERS_KNOW_OWN = {"deepseek_vl_hybrid"}
 # Keywords that carry no mathematics of their own here: rotary is already applied, dropout is off.
 _HARMLESS = {
     "position_ids",
@@ -24,6 +29,7 @@ _HARMLESS = {
     "use_cache",
     "output_attentions",
     "is_causal",
+    "indices",  # of all positions; see indexed.py
     "logits_to_keep",  # passed on by models that give the logits of every row
 }
 
@@ -49,6 +55,8 @@ def paged_attention(
     Returns [1, T, heads, value channels]. Raises UnsupportedAttentionError.
     """
     layer = getattr(module, "layer_idx", None)
+    if (handed := handed_over(key)) is not None:
+        key, value, paged_attention = handed.key, handed.value, handed.backend
     asked = _unknown(module, features) | unhonoured(module, layer, sliding_window, softcap, s_aux)
     if key.shape[:3] != value.shape[:3]:
         asked.add("fewer or more values than keys")
@@ -57,40 +65,14 @@ def paged_attention(
         raise UnsupportedAttentionError(
             f"{type(module).__name__} drops the keyword paged_attention"
         )
-    place = _place(module, layer, key, value, paged_attention)
+    place = place_of(type(module).__name__, layer, key, value, paged_attention)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     form = layer_form(module, layer, scale, sliding_window, softcap, s_aux)
-    query = scaled_by_position(module, query, token_positions)
+    query = into_latents(module, scaled_by_position(module, query, token_positions))
     # some models rotate in float32; blocks hold the model's dtype
     query, key, value = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
-    return paged_attention.attend(place, query, key, value, form)[None], None
-
-
-def _place(
-    module: torch.nn.Module,
-    layer: int,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    backend: AttentionBackend,
-) -> int:
-    """Return the place of a layer's keys and values. Raises UnsupportedAttentionError for other shapes."""
-    found = key.shape[1], key.shape[3], value.shape[3]
-    place = backend.kv_places[layer] if layer < len(backend.kv_places) else len(backend.kv_shapes)
-    expected = backend.kv_shapes[place] if place < len(backend.kv_shapes) else None
-    if found == expected:
-        return place
-    # blocks would be overrun
-    heads, *dims = found
-    says = "knows no such layer" if expected is None else f"says {_without_repeat(expected)}"
-    raise UnsupportedAttentionError(
-        f"{type(module).__name__} (layer {layer}) has {heads} KV heads of "
-        f"{' and '.join(map(str, dict.fromkeys(dims)))} channels, its configuration {says}"
-    )
-
-
-def _without_repeat(shape: KVShape) -> tuple[int, ...]:
-    heads, *dims = shape
-    return heads, *dict.fromkeys(dims)
+    out = paged_attention.attend(place, query, key, value, form)
+    return out_of_latents(module, out)[None], None
 
 
 def _require_layer(module: torch.nn.Module, layer: object, asked: set[str]) -> int:
@@ -104,22 +86,33 @@ def _require_layer(module: torch.nn.Module, layer: object, asked: set[str]) -> i
 
 def _unknown(module: torch.nn.Module, features: dict[str, object]) -> set[str]:
     names = {name for name, value in features.items() if value is not None and value is not False}
-    if getattr(module, "is_causal", True) is False:
+    is_masked = type(module).__name__ in _CAUSAL_BY_MASK
+    if getattr(module, "is_causal", True) is False and not is_masked:
         names.add("attention to later positions")
     return names - _HARMLESS
 
 
 def our_name(family: str) -> str:
-    """Return the attention to load a family with: its own where alibi.py will replace its modules."""
-    return OWN_NAME if family in ALIBI_FAMILIES else ATTENTION_NAME
+    """Return the attention to load a family with: its own where its classes know no other."""
+    knows_own = family in ALIBI_FAMILIES | BY_CACHE_FAMILIES | _TOWERS_KNOW_OWN
+    return OWN_NAME if knows_own else ATTENTION_NAME
 
 
 def choose_attention(model: Any, name: str) -> None:
     """Choose OWN_NAME or ATTENTION_NAME for a loaded model; alibi.py's families know one way alone."""
-    if our_name(model.config.model_type) == ATTENTION_NAME:
+    family = model.config.model_type
+    if family in BY_CACHE_FAMILIES:
+        # "eager" adds Falcon's biases twice; with ours no mask is made
+        is_twice = name == OWN_NAME and has_key_biases(model.config)
+        model.config._attn_implementation = "sdpa" if is_twice else name
+    elif family not in ALIBI_FAMILIES:
         model.set_attn_implementation(name)
+    absorb(model, is_absorbed=name == ATTENTION_NAME)
 
 
 def register() -> None:
     """Make the function known to `transformers` under ATTENTION_NAME; safe to repeat."""
+    # two seconds of a core, which a model without it does not take (weights/choose.py)
+    from transformers import AttentionInterface
+
     AttentionInterface.register(ATTENTION_NAME, paged_attention)

@@ -16,7 +16,7 @@ from common.engine.attention.form import (
 _SLIDING, _CHUNKED = "sliding_attention", "chunked_attention"
 # families whose mask has the window in every layer, and whose modules do not pass it
 _WINDOW_BY_MASK = {"phimoe"}
-_WITH_SINKS = {"flint", "gpt_oss", "granite_swa", "granitemoe_swa", "mimo_v2_flash"}
+_WITH_SINKS = {"flint", "gpt_oss", "granite_swa", "granitemoe_swa", "hy_v4", "mimo_v2_flash"}
 
 
 def layer_form(

@@ -19,8 +19,10 @@ def select_backend(
 ) -> AttentionBackend:
     """Build the named backend; `auto` takes the fastest that fits a model with these `extras`.
 
-    Raises SetupError.
+    Where no layer attends, any will do. Raises SetupError.
     """
+    if min(cache.places) >= len(cache.shapes):
+        return ReferenceBackend(cache)
     available = _available(cache)
     if extras and available.pop("flash", None) is not None:
         _log.warning("flash_left_out", reason=extras[0], instead="reference")

@@ -51,7 +51,7 @@ class PackedBlocks:
         """Copy keys and values [tokens, kv_heads, dim] of each layer, contiguous, to the slots."""
         runs = find_runs(slots, self._block_size)
         for layer, (keys, values) in enumerate(pieces):
-            self._store.store(layer, keys, values, slots, runs)
+            self._store.bind(layer, keys, values)(slots, runs)
 
     def read_layer(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor, slots: NDArray[np.int64]

@@ -19,6 +19,7 @@ from common.engine.cpu.panel import lay_out
 from common.engine.cpu.parallel import in_parallel
 
 Numbers = NDArray[np.int64]
+StoreStep = Callable[[Numbers, Numbers], None]  # slots and runs of one step
 _ENDS = slice(-1), slice(1, None)  # of find_runs' rows: those that begin a run, those that end one
 
 
@@ -32,14 +33,20 @@ class KVStore:
         self._blocks = *words, as_array(values).view(self._number)
         self._store = _store_kernel(keys.shape[-1] == 2)
 
-    def store(
-        self, layer: int, key: torch.Tensor, value: torch.Tensor, slots: Numbers, runs: Numbers
-    ) -> None:
-        """Store `key` and `value` [T, kv_heads, dim], a head's numbers side by side; `runs` of find_runs."""
+    def bind(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> StoreStep:
+        """Return a call that stores `key` and `value` [T, kv_heads, dim], a head's numbers side by side.
+
+        It takes their slots [T] and the runs that find_runs returns.
+        """
         words = as_array(key).view(np.uint32)
         numbers = as_array(value).view(self._number)
-        keys, values, halves = (x[layer] for x in self._blocks)
-        self._store(words, numbers, keys, values, halves, slots, *(runs[part] for part in _ENDS))
+        given = (words, numbers, *(x[layer] for x in self._blocks))
+        kernel = self._store
+
+        def store(slots: Numbers, runs: Numbers) -> None:
+            kernel(*given, slots, runs[:-1], runs[1:])
+
+        return store
 
     def store_layers(self, wire: torch.Tensor, slots: Numbers) -> None:
         """Store `wire` [layers, 2, T, kv_heads, dim], contiguous: every layer's keys and values at once."""

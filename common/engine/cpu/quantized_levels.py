@@ -14,6 +14,7 @@ from common.engine.cpu.target import host_target
 GROUP = 32
 PART = 16  # numbers that are summed before their scale is applied
 STEP = 8  # numbers of a row in a word of 4-bit levels
+BYTES_IN_WORD, NIBBLES_IN_WORD = 4, STEP
 _AHEAD_BYTES = 8192
 LINE_BYTES = 64
 COLUMNS = range(0, WIDTH, LANES)

@@ -7,6 +7,11 @@ import torch
 
 from common.engine.cpu import step_kernels
 from common.engine.cpu.arrays import Array, as_array, as_words
+from common.engine.cpu.integer_matmul import (
+    integer_gelu_tanh,
+    integer_matmul,
+    integer_silu,
+)
 from common.engine.cpu.jit import Compiled
 from common.engine.cpu.packed import partner_of
 from common.engine.cpu.panel import TILE_ROWS
@@ -22,8 +27,10 @@ from common.engine.cpu.quantized_matmul import (
     quantized_silu,
     rows_of_quantized,
 )
+from common.engine.cpu.recorder import Recorder
 from common.engine.cpu.threads import get_num_threads
 from common.engine.fused.ops import gate, matmul
+from common.engine.fused.quantized_panels import is_for_integers
 from common.engine.fused.weights import Activation, Linear
 
 _NO_BIAS = np.zeros(0, np.float32)
@@ -35,23 +42,30 @@ class _Kernels:
     """Kernels of one product, by what the panels hold."""
 
     full: Compiled
-    quantized: Compiled
+    quantized: Compiled  # of small integers, widened
+    integer: Compiled  # of small integers, with rows of integers
 
 
-_PLAIN = _Kernels(panel_matmul, quantized_matmul)
-_SILU = _Kernels(panel_silu, quantized_silu)
-_GELU_TANH = _Kernels(panel_gelu_tanh, quantized_gelu_tanh)
+_PLAIN = _Kernels(panel_matmul, quantized_matmul, integer_matmul)
+_SILU = _Kernels(panel_silu, quantized_silu, integer_silu)
+_GELU_TANH = _Kernels(panel_gelu_tanh, quantized_gelu_tanh, integer_gelu_tanh)
 _PART_TOKENS = 2 * TILE_ROWS  # a thread that reads a panel uses it for so many
 
 
 class CpuOps:
     """FusedOps in numba kernels; weights may lie in panels, of their own dtype or of small integers.
 
-    `is_quantized` says that products are with small integers, whose kernels want float32.
+    `is_quantized` says that products are with small integers, whose kernels want float32. All calls but those
+    of `embed` are made by `recorder`.
     """
 
-    def __init__(self, *, is_quantized: bool = False) -> None:
+    def __init__(self, *, is_quantized: bool = False, recorder: Recorder | None = None) -> None:
         self._is_quantized = is_quantized
+        self._recorder = recorder or Recorder()
+
+    def recorded_by(self, recorder: Recorder) -> "CpuOps":
+        """Return the same operations, called by another recorder."""
+        return CpuOps(is_quantized=self._is_quantized, recorder=recorder)
 
     def input_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """Implement FusedOps.input_dtype: float32 where numbers would be widened for every product."""
@@ -77,9 +91,9 @@ class CpuOps:
     def linear(self, x: torch.Tensor, layer: Linear, out: torch.Tensor) -> None:
         """Multiply by panels, or by torch where a weight is not in panels."""
         if layer.is_panels:
-            _by_panels(_PLAIN, x, layer, out)
+            self._by_panels(_PLAIN, x, layer, out)
         else:
-            matmul(x.to(layer.weight.dtype), layer, out)
+            self._recorder.call(matmul, self._converted(x, layer.weight.dtype), layer, out)
 
     def gated(
         self,
@@ -91,14 +105,15 @@ class CpuOps:
     ) -> None:
         """Compute products and gate in one pass over panels; without panels the products first."""
         if gate_up.is_panels and not gate_up.rest:
-            _by_panels(_SILU if activation == "silu" else _GELU_TANH, x, gate_up, out)
+            self._by_panels(_SILU if activation == "silu" else _GELU_TANH, x, gate_up, out)
         else:
             self.linear(x, gate_up, products)
-            gate(products, activation, out)
+            self._recorder.call(gate, products, activation, out)
 
     def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
         """Implement FusedOps.norm."""
-        step_kernels.rms_norm(as_array(x), weight.numpy(), np.float32(eps), as_array(out))
+        rows = as_array(x), weight.numpy(), np.float32(eps), as_array(out)
+        self._recorder.call(step_kernels.rms_norm, *rows)
 
     def add_norm(
         self,
@@ -109,44 +124,55 @@ class CpuOps:
         out: torch.Tensor,
     ) -> None:
         """Add and normalise in one pass."""
-        step_kernels.add_rms_norm(
-            as_array(residual), as_array(delta), weight.numpy(), np.float32(eps), as_array(out)
-        )
+        sums = as_array(residual), as_array(delta)
+        norm = weight.numpy(), np.float32(eps), as_array(out)
+        self._recorder.call(step_kernels.add_rms_norm, *sums, *norm)
 
     def norm_heads(
         self, x: torch.Tensor, first: int, end: int, weight: torch.Tensor, eps: float
     ) -> None:
         """Implement FusedOps.norm_heads."""
-        step_kernels.norm_heads(as_array(x), first, end, weight.numpy(), np.float32(eps))
+        heads = as_array(x), first, end, weight.numpy(), np.float32(eps)
+        self._recorder.call(step_kernels.norm_heads, *heads)
 
     def rotate(self, x: torch.Tensor, heads: int, cos: torch.Tensor, sin: torch.Tensor) -> None:
         """Implement FusedOps.rotate."""
-        step_kernels.rotate(as_array(x), heads, cos.numpy(), sin.numpy())
+        self._recorder.call(step_kernels.rotate, as_array(x), heads, cos.numpy(), sin.numpy())
 
+    def _by_panels(
+        self, kernels: _Kernels, x: torch.Tensor, layer: Linear, out: torch.Tensor
+    ) -> None:
+        if layer.scales is not None:
+            self._by_quantized(kernels, x, layer, as_array(out))
+            return
+        bias = _NO_BIAS if layer.bias is None else layer.bias.numpy()
+        rows = as_array(self._converted(x, _partner(layer.weight.dtype)))
+        parts = _parts(len(x), len(layer.weight))
+        given = rows, as_array(layer.weight), bias, as_array(out), parts
+        self._recorder.call(kernels.full, *given)
 
-def _by_panels(kernels: _Kernels, x: torch.Tensor, layer: Linear, out: torch.Tensor) -> None:
-    if layer.scales is not None:
-        _by_quantized(kernels.quantized, as_array(x.float()), layer, as_array(out))
-        return
-    bias = _NO_BIAS if layer.bias is None else layer.bias.numpy()
-    rows = as_array(x.to(_partner(layer.weight.dtype)))
-    parts = _parts(len(x), len(layer.weight))
-    kernels.full(rows, as_array(layer.weight), bias, as_array(out), parts)
+    def _by_quantized(self, kernels: _Kernels, x: torch.Tensor, layer: Linear, out: Array) -> None:
+        """Multiply by each form of panels that a weight has; their columns lie side by side."""
+        rows, first = as_array(self._converted(x, torch.float32)), 0
+        for one in (layer, *layer.rest):
+            if one.scales is None:
+                raise TypeError("all forms of one weight are of small integers")
+            # gated ones are half as many
+            end = first + one.own_features if layer.rest else out.shape[1]
+            bias = _NO_BIAS if one.bias is None else one.bias.numpy()
+            parts = _parts(len(rows), len(one.weight))
+            given = rows, as_array(one.weight), as_array(one.scales), bias, out, first, end, parts
+            is_integer = is_for_integers(x.shape[1], one.scales.shape[1])
+            self._recorder.call(kernels.integer if is_integer else kernels.quantized, *given)
+            first = end
 
-
-def _by_quantized(matmul: Compiled, rows: Array, layer: Linear, out: Array) -> None:
-    """Multiply by each form of panels that a weight has; their columns lie side by side."""
-    first = 0
-    for one in (layer, *layer.rest):
-        end = (
-            first + one.own_features if layer.rest else out.shape[1]
-        )  # gated ones are half as many
-        if one.scales is None:
-            raise TypeError("all forms of one weight are of small integers")
-        bias = _NO_BIAS if one.bias is None else one.bias.numpy()
-        parts = _parts(len(rows), len(one.weight))
-        matmul(rows, as_array(one.weight), as_array(one.scales), bias, out, first, end, parts)
-        first = end
+    def _converted(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Return x, or memory of another dtype to which it is copied, in every step that repeats this one."""
+        if x.dtype == dtype:
+            return x
+        converted = torch.empty(x.shape, dtype=dtype)
+        self._recorder.call(converted.copy_, x)
+        return converted
 
 
 def _partner(dtype: torch.dtype) -> torch.dtype:

@@ -119,17 +119,38 @@ class FusedDecoder:
         Puts work on the current stream and waits for none of it, but for rotary scaling "dynamic".
         """
         with torch.inference_mode():
-            self._backend.begin(step)
-            self._embed(step.input_ids, work)
-            tables = self._rotary_tables(step.positions)
-            for index, layer in enumerate(self.weights.layers):
-                attended = self._attend(index, layer, work, tables[layer.rotary])
-                if index == len(self.weights.layers) - 1:
-                    # all keys and values are stored, so that from here on only these rows matter
-                    work, attended = work.picked(step.sample_rows), attended[step.sample_rows]
-                if len(attended):
-                    self._finish_layer(layer, work, attended)
-            self._head(work, logits)
+            self.run_layers(work, self.begin(step, work), logits, step.sample_rows)
+            self.cap(logits)
+
+    def begin(self, step: StepTensors, work: Workspace) -> Tables:
+        """Prepare the backend, read the tokens' embeddings, and return the step's rotary tables."""
+        self._backend.begin(step)
+        self._embed(step.input_ids, work)
+        return self._rotary_tables(step.positions)
+
+    def run_layers(
+        self,
+        work: Workspace,
+        tables: Tables,
+        logits: torch.Tensor,
+        sample_rows: torch.Tensor | None = None,
+    ) -> None:
+        """Run all layers and the head; None stands for all rows, in their order."""
+        for index, layer in enumerate(self.weights.layers):
+            is_cut = sample_rows is not None and index == len(self.weights.layers) - 1
+            attended = self._attend(index, layer, work, tables[layer.rotary], is_cut)
+            if sample_rows is not None and is_cut:
+                # all keys and values are stored, so that from here on only these rows matter
+                work, attended = work.picked(sample_rows), attended[sample_rows]
+            if len(attended):
+                self._finish_layer(layer, work, attended)
+        self._head(work, logits)
+
+    def cap(self, logits: torch.Tensor) -> None:
+        """Cap the logits in place, where the model does."""
+        cap = self.weights.logit_softcap
+        if cap is not None:
+            logits.div_(cap).tanh_().mul_(cap)
 
     def _embed(self, input_ids: torch.Tensor, work: Workspace) -> None:
         self._ops.embed(input_ids, self.weights.embedding, work.residual)
@@ -152,6 +173,7 @@ class FusedDecoder:
         layer: LayerWeights,
         work: Workspace,
         table: tuple[torch.Tensor, torch.Tensor],
+        sampled_only: bool,
     ) -> torch.Tensor:
         """Run a layer's first half, up to the output of attention [T, heads * head_dim]."""
         weights, ops, eps = self.weights, self._ops, self.weights.norm_eps
@@ -167,8 +189,7 @@ class FusedDecoder:
             ops.norm_heads(heads, queries, rotated, layer.k_norm, weights.norm_eps)
         ops.rotate(heads, rotated, *table)
         query, key, value = heads[:, :queries], heads[:, queries:rotated], heads[:, rotated:]
-        is_last = index == len(weights.layers) - 1
-        out = self._backend.attend(index, query, key, value, self._forms[index], is_last)
+        out = self._backend.attend(index, query, key, value, self._forms[index], sampled_only)
         return out.flatten(1)
 
     def _finish_layer(self, layer: LayerWeights, work: Workspace, attended: torch.Tensor) -> None:
@@ -187,5 +208,3 @@ class FusedDecoder:
         weights, ops = self.weights, self._ops
         ops.add_norm(work.residual, work.delta, weights.final_norm, weights.norm_eps, work.normed)
         ops.linear(work.normed, weights.head, logits)
-        if weights.logit_softcap is not None:
-            logits.div_(weights.logit_softcap).tanh_().mul_(weights.logit_softcap)

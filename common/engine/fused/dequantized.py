@@ -2,7 +2,7 @@
 
 import torch
 
-from common.engine.fused.weights import Linear
+from common.engine.fused.weights import Linear, RowsDone, keep_rows
 
 
 class Dequantized:
@@ -20,7 +20,11 @@ class Dequantized:
         biases = [part.bias for part in parts if part.bias is not None]
         return Linear(weight, torch.cat(biases) if biases else None)
 
-    gated = head = linear
+    gated = linear
+
+    def head(self, layer: Linear, done: RowsDone = keep_rows) -> Linear:
+        """Dequantize the head as any product."""
+        return self.linear(layer)
 
     def _full(self, part: Linear) -> torch.Tensor:
         if part.held is None:

@@ -90,7 +90,7 @@ class _Reader:
         if getattr(attention, "attn_logit_softcapping", None):
             return None
         layers = tuple(self._used.parts(self._layer(layer)) for layer in body.layers)
-        head = self._layout.head(self._stored(self._model.lm_head))
+        head = self._layout.head(self._stored(self._model.lm_head), self._used.rows)
         table = body.embed_tokens
         dtype = table.dtype if isinstance(table, HeldEmbedding) else table.weight.dtype
         weights = DecoderWeights(
@@ -200,8 +200,12 @@ class _Reader:
 
 
 def _shape_of(parameter: nn.Parameter) -> torch.Tensor:
-    """Return a tensor of the same shape and dtype without memory."""
-    return parameter.detach().to("meta")
+    """Return a tensor of the same rows and dtype; a matrix has no columns, and so takes no memory.
+
+    Tensors on "meta" would do, but the first product of some has torch import its compiler, for two seconds.
+    """
+    whole = parameter.detach()
+    return whole[:, :0] if whole.dim() > 1 else whole
 
 
 def _side_by_side(parts: list[Linear]) -> Linear:

@@ -6,7 +6,7 @@ from common.engine.cpu.panel import WIDTH
 from common.engine.fused.held import CHUNK_NUMBERS, HeldWeight
 from common.engine.fused.panels import Panels, dealt, padded
 from common.engine.fused.quantized_panels import to_quantized_panels
-from common.engine.fused.weights import Linear
+from common.engine.fused.weights import Linear, RowsDone, keep_rows
 
 
 class HeldPanels:
@@ -22,7 +22,9 @@ class HeldPanels:
         rest = tuple(self.linear(one) for one in layer.rest)
         return _laid_out(layer.held, torch.arange(layer.held.num_rows), layer.bias, rest)
 
-    head = linear
+    def head(self, layer: Linear, done: RowsDone = keep_rows) -> Linear:
+        """Lay out the head as any product."""
+        return self._full.head(layer, done) if layer.held is None else self.linear(layer)
 
     def gated(self, layer: Linear) -> Linear:
         """Deal the rows of gate and up as Panels does, where both have one form."""

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from torch import nn
 
 from common.engine.fused.held import HeldEmbedding, HeldLinear, HeldWeight
+from common.engine.weights.llama import LlamaForCausalLM
 
 # by exact class: a subclass (bitsandbytes', torchao's, an adapter's) may compute something else
 _TORCH = {nn.Linear, nn.Embedding, nn.ModuleList, nn.Dropout, nn.SiLU}
 _OURS = {HeldLinear, HeldEmbedding}  # in the place of torch's
-_FAMILIES = "transformers.models."
+_FAMILIES = ("transformers.models.", LlamaForCausalLM.__module__)
 _ACTIVATIONS = "transformers.activations"
 
 

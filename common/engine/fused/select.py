@@ -15,7 +15,7 @@ from common.engine.fused.held import held_forms
 from common.engine.fused.ops import FusedOps, TorchOps
 from common.engine.fused.quantize import Format, PanelForm
 from common.engine.fused.rounded import Rounded
-from common.engine.fused.weights import Activation, AsStored, Layout
+from common.engine.fused.weights import Activation, AsStored, DecoderWeights, Layout
 from common.engine.kernel_checks.verdicts import trusted_products
 from common.engine.model_runner import TokenModel
 from common.engine.transformers_model import TransformersModel
@@ -37,7 +37,7 @@ def select_model(
         layout, ops = _fastest(model, config, device, activation)
         weights = fuse(model, activation, layout, may_empty=may_empty)
         if weights is not None:
-            return lambda backend: FusedDecoder(weights, ops, backend, to_device)
+            return lambda backend: _decoder(weights, ops, backend, to_device)
     check_quantization(model, config, device, is_fused=False)
     return lambda backend: TransformersModel(model, backend, to_device)
 
@@ -83,6 +83,22 @@ def check_kept(model_dir: Path, config: EngineConfig, device: torch.device) -> N
                 f"{model_dir} keeps the quantized weights of a GGUF file, and engine.{key} is {value}",
                 "start with the GGUF file itself, and engine.quantization none",
             )
+
+
+def _decoder(
+    weights: DecoderWeights, ops: FusedOps, backend: AttentionBackend, to_device: ToDevice
+) -> TokenModel:
+    """Make the pass; where all of it is kernels of a CPU, their calls are kept."""
+    if isinstance(ops, TorchOps):  # else numba would be imported on CUDA too
+        return FusedDecoder(weights, ops, backend, to_device)
+    from common.engine.attention.cpu import CpuBackend
+    from common.engine.fused.cpu_ops import CpuOps
+    from common.engine.fused.replayed import ReplayedDecoder
+
+    if not isinstance(ops, CpuOps) or not isinstance(backend, CpuBackend):
+        return FusedDecoder(weights, ops, backend, to_device)
+    recorder = backend.recorder
+    return ReplayedDecoder(FusedDecoder(weights, ops.recorded_by(recorder), backend), recorder)
 
 
 def _refusal(config: EngineConfig, reason: str) -> SetupError:

@@ -25,4 +25,6 @@ def require_equal(what: str, ours: object, plain: object) -> None:
 
 def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
     """Return normal random numbers, the same at every call."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    # torch.Generator() needs a part of torch that workers do without (quick_torch.py)
+    generator = torch.default_generator.clone_state().manual_seed(seed)
+    return torch.randn(*shape, generator=generator).to(dtype)

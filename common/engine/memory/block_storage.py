@@ -73,17 +73,19 @@ def find_slots(block_table: list[int], start: int, end: int, block_size: int) ->
     return slots
 
 
+def payload_parts(payload: torch.Tensor, shapes: Sequence[KVShape]) -> list[torch.Tensor]:
+    """View the parts [tokens, kv_heads, dim] of a payload in the wire layout, in their order."""
+    sizes = [(shape.num_kv_heads, dim) for shape in shapes for dim in shape.shipped if dim]
+    num_tokens = payload.numel() // sum(heads * dim for heads, dim in sizes)
+    flat = payload.reshape(-1).split([num_tokens * heads * dim for heads, dim in sizes])
+    return [part.view(num_tokens, *size) for part, size in zip(flat, sizes, strict=True)]
+
+
 def split_payload(payload: torch.Tensor, shapes: Sequence[KVShape]) -> list[Piece]:
     """View the keys and values of each layer in a payload in the wire layout."""
-    numbers = payload.reshape(-1)
-    num_tokens = len(numbers) // sum(shape.num_numbers for shape in shapes)
+    parts = iter(payload_parts(payload, shapes))
     pieces = []
-    start = 0
-    for heads, *dims in shapes:
-        parts = []
-        for dim in dims:
-            end = start + num_tokens * heads * dim
-            parts.append(numbers[start:end].view(num_tokens, heads, dim))
-            start = end
-        pieces.append((parts[0], parts[1]))
+    for shape in shapes:
+        keys = next(parts)
+        pieces.append((keys, next(parts) if shape.shipped[1] else keys[..., : shape.value_dim]))
     return pieces

@@ -13,13 +13,14 @@ from common.engine.memory.block_storage import (
     BlockStorage,
     LayerStorage,
     Piece,
+    payload_parts,
     split_payload,
 )
 from common.engine.memory.layered_storage import LayeredStorage
 from common.engine.memory.packed_storage import PackedStorage
 from common.engine.memory.paged_storage import PagedStorage
 from common.engine.model_spec import ModelSpec
-from common.kv_transfer.layout import KVLayout, KVShape, count_numbers, shape_of_all
+from common.kv_transfer.layout import KVLayout, KVShape, count_shipped, shape_of_all
 
 Storage = Literal["packed", "pages"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -91,8 +92,8 @@ class KVCache:
 
     @property
     def num_bytes_per_token(self) -> int:
-        """Memory of one position over all layers."""
-        num_bytes: int = self.keys.dtype.itemsize * count_numbers(self.shapes)
+        """Bytes of one position in a payload, over all layers; blocks may hold more."""
+        num_bytes: int = self.keys.dtype.itemsize * count_shipped(self.shapes)
         return num_bytes
 
     @staticmethod
@@ -127,8 +128,8 @@ class KVCache:
         """Return a payload's KV behind its first `num_tokens` positions; all, where that is 0."""
         if payload.dim() > 1 or not num_tokens:
             return payload[:, :, num_tokens:] if num_tokens else payload
-        parts = (kv[num_tokens:].reshape(-1) for pair in self.by_layer(payload) for kv in pair)
-        return torch.cat(tuple(parts))
+        parts = payload_parts(payload, self.shapes)
+        return torch.cat([part[num_tokens:].reshape(-1) for part in parts])
 
 
 def kv_layout(spec: ModelSpec) -> KVLayout:

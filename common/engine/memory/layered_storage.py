@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from common.engine.memory.block_storage import LayerStorage, Piece, find_slots, split_payload
-from common.kv_transfer.layout import KVShape, count_numbers
+from common.kv_transfer.layout import KVShape, count_shipped
 
 
 class LayeredStorage:
@@ -18,7 +18,7 @@ class LayeredStorage:
         self._shapes = shapes
         self._storages = storages
         self._block_size = block_size
-        self._numbers_per_token = count_numbers(shapes)
+        self._numbers_per_token = count_shipped(shapes)
         before = [shapes[:layer].count(shape) for layer, shape in enumerate(shapes)]
         self._places = [(storages[s], place) for s, place in zip(shapes, before, strict=True)]
 
@@ -57,8 +57,8 @@ class LayeredStorage:
         return storage.pages(place)
 
     def _pieces(self, payload: torch.Tensor) -> list[tuple[LayerStorage, list[Piece]]]:
-        """Split a payload into each storage's layers."""
-        pieces = split_payload(payload, self._shapes)
+        """Split a payload into each storage's layers; values that lie in keys become copies."""
+        pieces = [(k, v.contiguous()) for k, v in split_payload(payload, self._shapes)]
         return [
             (
                 storage,

@@ -12,6 +12,7 @@ from itertools import accumulate
 from common.engine.batch import Batch, BatchEntry
 from common.engine.build import Engine
 from common.engine.sequence import Sequence
+from common.engine.state.cache import StateCache
 from common.engine.timeline import Timeline
 from common.messages import SamplingParams, WorkRequest
 from common.profile import WorkerProfile, count_pairs
@@ -74,7 +75,12 @@ class _Trials:
     @property
     def sizes(self) -> tuple[int, ...]:
         others = (self._chunk, self._start, self._num_seqs, self._context, self._num_copied)
-        return (*self._counts, *others)
+        return (*self._counts, *others, self._state_bytes)
+
+    @property
+    def _state_bytes(self) -> int:
+        states = self._engine.states
+        return 0 if states is None else states.layout.num_bytes
 
     def measure(self, budget_s: float) -> dict[str, float]:
         return _fastest(self._needed(), self._rows(self._counts[2:]), budget_s)
@@ -86,7 +92,8 @@ class _Trials:
         counts = [count for count in self._counts if _row_trial(count) in best]
         seconds = _rising(best[_row_trial(count)] - count_pairs(count) * pair_s for count in counts)
         curve = WorkerProfile(tuple(counts), seconds, sample_s=0.0, position_s=0.0)
-        num_seqs, num_bytes = self._num_seqs, self._num_copied * cache.num_bytes_per_token
+        num_seqs, state_bytes = self._num_seqs, self._state_bytes
+        num_bytes = self._num_copied * cache.num_bytes_per_token + state_bytes
         sample_s = max(best["short"] - curve.decode_step_s(num_seqs, 0), 0.0) / num_seqs
         position_s = max(best["long"] - best["short"], 0.0) / (num_seqs * self._context)
         return WorkerProfile(
@@ -98,6 +105,7 @@ class _Trials:
             copy_out_byte_s=best["copy out"] / num_bytes,
             insert_byte_s=best["insert"] / num_bytes,
             kv_bytes_per_token=cache.num_bytes_per_token,
+            state_bytes=state_bytes,
             max_batch_tokens=limits.max_batch_tokens,
             max_num_seqs=limits.max_num_seqs,
         )
@@ -125,10 +133,17 @@ class _Trials:
         blocks = pool.allocate(pool.num_blocks_for(self._num_copied))
         pool.release(blocks)
         payload = cache.read(blocks, 0, self._num_copied)
-        return {
-            "copy out": lambda: cache.read(blocks, 0, self._num_copied),
-            "insert": lambda: cache.write(blocks, 0, payload),
-        }
+        read_state, write_state = _state_copies(self._engine.states)
+
+        def copy_out() -> None:
+            cache.read(blocks, 0, self._num_copied)
+            read_state()
+
+        def insert() -> None:
+            cache.write(blocks, 0, payload)
+            write_state()
+
+        return {"copy out": copy_out, "insert": insert}
 
     def _step(self, sequences: list[Sequence], num_tokens: int) -> None:
         pool = self._engine.pool
@@ -139,6 +154,24 @@ class _Trials:
         finally:
             for seq in sequences:
                 pool.release(seq.block_table)
+
+
+def _state_copies(states: StateCache | None) -> tuple[Trial, Trial]:
+    """Return the copies of a sequence's state out and in; nobody holds its slot yet."""
+    if states is None:
+        return _nothing, _nothing
+    states.complete(0, 1)
+    state = states.read(0, 1)
+
+    def write() -> None:
+        states.write(0, 0, state)
+        states.complete(0, 1)
+
+    return lambda: states.read(0, 1), write
+
+
+def _nothing() -> None:
+    """Copy no state."""
 
 
 def _row_trial(count: int) -> str:

@@ -63,6 +63,22 @@ class LayerState:
         self._now[("recurrent", state_idx)] = recurrent_states
         return recurrent_states
 
+    def get_linear_cache(self, layer_idx: int) -> torch.Tensor | None:
+        """Return the recurrent state as MiniMax's modules ask for it."""
+        return self._get(("recurrent", 0))
+
+    def set_linear_cache(self, layer_idx: int, linear_cache: torch.Tensor) -> None:
+        """Replace the recurrent state as MiniMax's modules do."""
+        self._now[("recurrent", 0)] = linear_cache
+
+    def get_or_fill(self, key: Key, num_sequences: int, number: float = 0.0) -> torch.Tensor:
+        """Return a state [num_sequences, ...]; full of `number` at position 0."""
+        state = self._get(key)
+        if state is not None:
+            return state
+        memory = self._tensors[key]
+        return memory.new_full((num_sequences, *memory.shape[1:]), number)
+
     def store(self, target: torch.Tensor) -> None:
         """Write the states to the rows `target` [B]. Raises KeyError where the mixer made none."""
         for key, memory in self._tensors.items():

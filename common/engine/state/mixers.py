@@ -1,13 +1,12 @@
 """Layers with state of a model of `transformers`, run sequence by sequence over the flat batch.
 
-1. The model runs one flat row [1, T], as always. Each of its mixers (the modules that hold a convolution, and
-   often a recurrence behind it) is called once for each chunk of a prompt, and once for all decode tokens.
+1. The model runs one flat row [1, T], as always. Each of its mixers (the modules that hold a convolution, a
+   recurrence or both) is called once for each chunk of a prompt, and once for all decode tokens.
 2. Each call reads and writes the states of its sequences (layer_state.py), through the interface that
    `transformers` gives its own cache. The module itself computes, with its kernels where it has some.
 3. States count as written once the whole forward pass has run (`StepStates.end`).
 """
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -17,10 +16,9 @@ import torch
 
 from common.engine.ragged import RaggedInputs
 from common.engine.state.cache import StateCache, Versions
+from common.engine.state.families import family_of
 from common.engine.state.layer_state import LayerState
-from pdserve.errors import SetupError
-
-_CACHE_NAMES = ("cache_params", "past_key_values")
+from common.engine.state.mixer import Mixer, Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +36,7 @@ class _Call:
         return picked[:, None] if self.is_decode else picked[None]
 
     def place(self, output: torch.Tensor, into: torch.Tensor) -> None:
-        """Put the call's output [B, tokens, channels] into its places of [1, T, channels]."""
+        """Put the call's output [B, tokens, ...] into its places of [1, T, ...]."""
         into[0, self.tokens] = output[:, 0] if self.is_decode else output[0]
 
 
@@ -50,8 +48,8 @@ class StepStates:
         self._cache = cache
         self._calls: list[_Call] = []
         self._written: list[tuple[int | None, Versions, int]] = []
-        for layer, module in _find_mixers(model, cache.layout.layers).items():
-            module.forward = self._taken_over(module, layer)
+        for mixer in family_of(model).mixers(model, cache.layout.layers):
+            mixer.module.forward = self._take_over(mixer)
 
     def begin(self, inputs: RaggedInputs) -> None:
         """Arrange the calls of a step. Raises StateError."""
@@ -94,47 +92,31 @@ class StepStates:
     def _rows(self, numbers: list[int]) -> torch.Tensor:
         return torch.tensor(numbers, device=self._cache.device)
 
-    def _taken_over(self, module: torch.nn.Module, layer: int) -> Callable[..., torch.Tensor]:
-        own, tensors = module.forward, self._cache.tensors[layer]
-        name = next(n for n in _CACHE_NAMES if n in inspect.signature(own).parameters)
+    def _take_over(self, mixer: Mixer) -> Callable[..., object]:
+        own = mixer.module.forward
+        tensors = {
+            key: tensor
+            for key, tensor in self._cache.tensors[mixer.layer].items()
+            if mixer.keys is None or key in mixer.keys
+        }
 
         @wraps(own)
-        def forward(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        def forward(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> object:
             if not self._calls:
-                output: torch.Tensor = own(hidden_states, *args, **kwargs)
-                return output
-            outputs = []
+                return own(hidden_states, *args, **kwargs)
+            parts = []
             for call in self._calls:
                 state = LayerState(tensors, call.source)
-                outputs.append(own(call.pick(hidden_states), **{name: state}))
+                parts.append(mixer.run(call.pick(hidden_states), state))
                 state.store(call.target)
-            whole = outputs[0].new_empty(*hidden_states.shape[:2], outputs[0].shape[-1])
-            for call, part in zip(self._calls, outputs, strict=True):
-                call.place(part, whole)
-            return whole
+            joined = (self._join(hidden_states, rows) for rows in zip(*parts, strict=True))
+            return mixer.give(tuple(joined))
 
         return forward
 
-
-def _find_mixers(model: torch.nn.Module, layers: frozenset[int]) -> dict[int, torch.nn.Module]:
-    """Return each layer's module that holds a convolution and takes a cache. Raises SetupError."""
-    found: dict[int, torch.nn.Module] = {}
-    for module in model.modules():
-        layer = getattr(module, "layer_idx", None)
-        if layer not in layers or not any(
-            isinstance(child, torch.nn.Conv1d) for child in module.children()
-        ):
-            continue
-        names = inspect.signature(module.forward).parameters
-        if layer in found or not any(name in names for name in _CACHE_NAMES):
-            raise _unknown(layer)
-        found[layer] = module
-    if missing := layers - found.keys():
-        raise _unknown(min(missing))
-    return found
-
-
-def _unknown(layer: int) -> SetupError:
-    return SetupError(
-        f"the model is not supported: it is unknown which module keeps the state of its layer {layer}"
-    )
+    def _join(self, hidden: torch.Tensor, parts: Rows) -> torch.Tensor:
+        """Put the rows of all calls, each [B, tokens, ...], into their places of [1, T, ...]."""
+        whole = parts[0].new_empty(*hidden.shape[:2], *parts[0].shape[2:])
+        for call, part in zip(self._calls, parts, strict=True):
+            call.place(part, whole)
+        return whole

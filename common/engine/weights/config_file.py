@@ -7,6 +7,7 @@ from pathlib import Path
 from pdserve.errors import SetupError
 
 CONFIG = "config.json"
+ADAPTER = "adapter_config.json"  # beside it where an adapter (LoRA) belongs to the weights
 
 
 def read_config(folder: Path) -> Mapping[str, object]:

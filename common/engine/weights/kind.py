@@ -8,11 +8,10 @@ from transformers.models.auto.modeling_auto import (
     MODEL_MAPPING_NAMES,
 )
 
-from common.engine.weights.config_file import CONFIG
+from common.engine.weights.config_file import ADAPTER, CONFIG
 from common.engine.weights.text_part import multimodal_class
 from pdserve.errors import SetupError
 
-_ADAPTER = "adapter_config.json"
 # the last is that of models which also see or hear: their text model has a head too
 _HEADS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
@@ -36,9 +35,9 @@ def refuse_other_kinds(folder: Path, config: PreTrainedConfig) -> None:
                 f"{folder / CONFIG}: {architecture} is no causal LM",
                 "Give the causal LM, not a classifier, a reward model or an encoder made from it",
             )
-    if (folder / _ADAPTER).exists():
+    if (folder / ADAPTER).exists():
         raise SetupError(
-            f"{folder / _ADAPTER} says that an adapter (LoRA) belongs to these weights",
+            f"{folder / ADAPTER} says that an adapter (LoRA) belongs to these weights",
             "Merge it into the weights (merge_and_unload), or remove it where that is done",
         )
 

@@ -85,6 +85,17 @@ def test_the_state_is_handed_off_behind_the_kv(model: Path, expected: list[list[
     assert len(said) == 2, "once a worker"
 
 
+def test_a_model_without_attention_is_handed_off(tmp_path: Path) -> None:
+    folder = save_hybrid(tmp_path, "mamba2")
+    reference: Any = load_reference(folder)
+    expected = [continue_greedily(reference, prompt, NEW_TOKENS) for prompt in PROMPTS]
+    with Workers(folder, prefill_config=ROOMY, decode_config=ROOMY) as workers:
+        assert answer_all(workers, "r") == expected
+        check_slots(workers)
+        load = load_now(workers.decode)
+        assert (load.prefill_tokens, load.prefill_fallbacks, load.kv_rejected) == (0, 0, 0)
+
+
 def test_a_small_store_makes_many_pieces(model: Path, expected: list[list[int]]) -> None:
     store = FixedStore(8 * 1024)
     with Workers(model, prefill_config=ROOMY, decode_config=ROOMY, store=store) as workers:

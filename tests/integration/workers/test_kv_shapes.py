@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from common.engine.memory.kv_cache import kv_layout
+from common.engine.weights.config_file import read_config
 from common.messages import SamplingParams
 from tests.integration.support.eight_prompts import PROMPTS, run_under_pressure, run_undisturbed
 from tests.integration.support.in_process_workers import (
@@ -19,6 +20,8 @@ from tests.unit.common.engine.tiny_models import (
     save_model,
 )
 
+# in blocks, in float32
+BYTES_PER_TOKEN: dict[object, int] = {"deepseek_v3": 640, "gemma4_text": 1536}
 GREEDY = SamplingParams(temperature=0.0, seed=0, max_tokens=8)
 
 
@@ -56,7 +59,8 @@ def test_preempted_text_is_that_of_an_undisturbed_run(
     model: Path, undisturbed: list[list[int]], mode: str
 ) -> None:
     """Eight sequences grow to 35 blocks together, and there are 12; half of the prompts are handed off."""
-    tight = engine_config(num_blocks=3 * 12, preemption=mode)
+    memory = 12.5 * 16 * BYTES_PER_TOKEN[read_config(model)["model_type"]] / 2**30
+    tight = engine_config(kv_cache_gib=memory, preemption=mode)
     with Workers(model, decode_config=tight) as workers:
         assert workers.decode._engine._engine.pool.num_blocks == 12
         answers = run_under_pressure(workers, [PREFILL, None])

@@ -6,7 +6,7 @@ import pytest
 
 from cli.serve import ready_lines
 from cli.status import dtype_lines, to_dict
-from deploy.serve import Endpoints
+from deploy.endpoints import Endpoints
 from pdserve.v1 import admin_pb2
 from tests.integration.support.processes import READY
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from cli.serve import ready_lines
 from cli.tour import describe, go_on_until_enter
-from deploy.serve import Endpoints
+from deploy.endpoints import Endpoints
 from pdserve.errors import UnavailableError
 
 

@@ -135,6 +135,7 @@ def test_more_tokens_never_take_less_time(few: int, more: int, num_decoding: int
         {"max_batch_tokens": 0},
         {"max_num_seqs": 0},
         {"kv_bytes_per_token": -1},
+        {"state_bytes": -1},
         {"correction": Correction(handoff_s=-1.0)},
     ],
 )

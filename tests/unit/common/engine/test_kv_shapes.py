@@ -10,7 +10,7 @@ from common.engine.batch import Batch, BatchEntry
 from common.engine.build import Engine
 from common.engine.memory.host_swap import HostSwap
 from common.engine.memory.kv_cache import kv_layout
-from common.kv_transfer.layout import KVShape
+from common.kv_transfer.layout import KVShape, LatentShape
 from tests.unit.common.engine.generation import continuations, generate
 from tests.unit.common.engine.sequences import hold, make_sequence
 from tests.unit.common.engine.tiny_models import (
@@ -25,15 +25,15 @@ from tests.unit.common.engine.tiny_models import (
 
 PROMPTS = [random.Random(n).choices(range(VOCAB), k=n) for n in (5, 70, 300)]
 NEW_TOKENS = 8
-LOCAL, GLOBAL, LATENT = KVShape(2, 16, 16), KVShape(2, 32, 32), KVShape(4, 32, 16)
+LOCAL, GLOBAL, LATENT = KVShape(2, 16, 16), KVShape(2, 32, 32), LatentShape(1, 48, 32)
 GEMMA = (LOCAL, GLOBAL)
 # what is kept, and the bytes of one position in float32, counted by hand
 CASES: dict[str, tuple[str, dict[str, object], tuple[KVShape, ...], int]] = {
-    "deepseek v2": ("deepseek_v2", {}, (LATENT,) * 2, 2 * 4 * (32 + 16) * 4),
-    "deepseek v3": ("deepseek_v3", {}, (LATENT,) * 2, 2 * 4 * (32 + 16) * 4),
-    "no latent of queries": ("deepseek_v3", {"q_lora_rank": None}, (LATENT,) * 2, 1536),
-    "minicpm 3": ("minicpm3", {}, (LATENT,) * 2, 1536),
-    "glm 4 lite": ("glm4_moe_lite", {}, (LATENT,) * 2, 1536),
+    "deepseek v2": ("deepseek_v2", {}, (LATENT,) * 2, 2 * (48 + 32) * 4),
+    "deepseek v3": ("deepseek_v3", {}, (LATENT,) * 2, 2 * (48 + 32) * 4),
+    "no latent of queries": ("deepseek_v3", {"q_lora_rank": None}, (LATENT,) * 2, 640),
+    "minicpm 3": ("minicpm3", {}, (LATENT,) * 2, 640),
+    "glm 4 lite": ("glm4_moe_lite", {}, (LATENT,) * 2, 640),
     "gemma 4": ("gemma4_text", {}, GEMMA * 2, 2 * 2 * 2 * (16 + 32) * 4),
     "gemma 4, upper layers read the KV of lower ones": (
         "gemma4_text",
@@ -61,10 +61,12 @@ def test_tokens_are_those_of_transformers(tmp_path: Path, case: str) -> None:
     for backend in ("cpu", "reference"):
         engine = make(folder, backend)
         assert engine.cache.shapes == shapes
-        assert engine.spec.kv_bytes_per_token(4) == engine.cache.num_bytes_per_token == num_bytes
+        assert engine.spec.kv_bytes_per_token(4) == num_bytes
         assert engine.cache.block_bytes(engine.spec, 16) == 16 * num_bytes
         assert engine.cache.num_bytes == engine.pool.num_blocks * 16 * num_bytes
-        assert kv_layout(engine.spec).num_bytes(3) == 3 * num_bytes
+        shipped = 2 * 48 * 4 if shapes[0] == LATENT else num_bytes  # latents are in keys already
+        assert engine.cache.num_bytes_per_token == shipped
+        assert kv_layout(engine.spec).num_bytes(3) == 3 * shipped
         poison(engine)
         assert continuations(engine, PROMPTS, NEW_TOKENS, 41) == expected, backend
 

@@ -126,8 +126,8 @@ profiles = st.builds(
     **dict.fromkeys(("sample_s", "position_s", "pair_s", "copy_out_byte_s"), costs),
     insert_byte_s=costs,
     kv_bytes_per_token=u32,
-    max_batch_tokens=st.integers(1, 2**32 - 1),
-    max_num_seqs=st.integers(1, 2**32 - 1),
+    state_bytes=u64,
+    **dict.fromkeys(("max_batch_tokens", "max_num_seqs"), st.integers(1, 2**32 - 1)),
 )
 digests = st.lists(st.binary(min_size=8, max_size=8), max_size=3).map(tuple)
 prefixes = st.builds(

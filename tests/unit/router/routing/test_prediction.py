@@ -56,6 +56,18 @@ def test_when_all_are_idle_the_transfer_alone_tells_them_apart() -> None:
     assert decide(Ask(50, 7), [PREFILL], [DECODE]).route == Route("d")
 
 
+def test_a_state_ships_behind_the_kv() -> None:
+    """One of 40 bytes takes 40 s each way. The three that decode wait, and the credit lacks 10 bytes."""
+    busy = replace(DECODE, num_sequences=3, credit_bytes=100, credit_wanted_bytes=20)
+    before, found = (
+        cost(Ask(50, 7), replace(PREFILL, profile=each), replace(busy, profile=each))[True]
+        for each in (PROFILE, replace(PROFILE, state_bytes=40))
+    )
+    assert found.transfer_s - before.transfer_s == 40 + 40
+    assert found.interference_s - before.interference_s == 3 * 40
+    assert found.queue_s - before.queue_s == pytest.approx(10 / 100 * (60 + 50 + 40))
+
+
 def test_a_prompt_beside_three_that_decode_makes_each_of_them_wait() -> None:
     """A step of the three takes 13, of four 14; half a step is left of the one that runs."""
     busy = replace(DECODE, num_sequences=3)

@@ -45,7 +45,7 @@ def test_every_slot_gets_its_own(dtype: str, size: int, dim: int) -> None:
         cache.values.fill_(1)
     plain.blocks.store(1, slots, key, value)
     store = KVStore(ours.keys, ours.values)
-    store.store(1, key, value, slots.numpy(), find_runs(slots.numpy(), size))
+    store.bind(1, key, value)(slots.numpy(), find_runs(slots.numpy(), size))
     assert torch.equal(ours.keys, plain.keys)
     assert torch.equal(ours.values, plain.values)
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.engine.memory.kv_cache import KVCache, Storage, kv_layout
-from common.kv_transfer.layout import KVLayout, KVShape
+from common.kv_transfer.layout import KVLayout, KVShape, LatentShape
 from tests.unit.common.engine.memory.test_kv_cache import CPU, NUM_BLOCKS, make_spec, table_for
 
 SHAPES = {
@@ -17,6 +17,8 @@ SHAPES = {
     "values longer": (KVShape(1, 8, 32),) * 2,
     "by layer": (KVShape(2, 8, 8), KVShape(1, 16, 16), KVShape(2, 8, 8)),
     "all at once": (KVShape(1, 4, 2), KVShape(3, 2, 6), KVShape(1, 4, 2)),
+    "latents": (LatentShape(1, 24, 16),) * 2,
+    "latents, not rotated": (LatentShape(1, 16, 16),) * 2,
     "odd": (KVShape(1, 3, 5), KVShape(2, 4, 4)),
 }
 kinds = pytest.mark.parametrize("kind", SHAPES)
@@ -32,16 +34,16 @@ def make_cache(kind: str, size: int, dtype: str, storage: Storage = "packed") ->
 
 
 def make_payload(cache: KVCache, num_tokens: int) -> torch.Tensor:
-    count = sum(shape.num_numbers for shape in cache.shapes) * num_tokens
+    count = sum(shape.num_shipped for shape in cache.shapes) * num_tokens
     return torch.randn(count, generator=torch.Generator().manual_seed(1)).to(cache.keys.dtype)
 
 
 def expect(cache: KVCache, payload: torch.Tensor, start: int, end: int) -> torch.Tensor:
     """Cut positions [start, end) out of a payload, by the definition of the wire layout."""
-    num_tokens = payload.numel() // sum(shape.num_numbers for shape in cache.shapes)
+    num_tokens = payload.numel() // sum(shape.num_shipped for shape in cache.shapes)
     parts, at = [], 0
-    for heads, key_dim, value_dim in cache.shapes:
-        for width in (heads * key_dim, heads * value_dim):
+    for shape in cache.shapes:
+        for width in (shape.num_kv_heads * channels for channels in shape.shipped):
             kv = payload[at : at + num_tokens * width].reshape(num_tokens, width)
             parts.append(kv[start:end].flatten())
             at += num_tokens * width
@@ -63,6 +65,9 @@ def test_what_was_written_is_read_at_every_alignment(
         assert found.is_contiguous()
         assert found.shape == layout_of(kind, dtype).shape(end - start)
         assert torch.equal(found, expect(cache, payload, start, end))
+    for layer, pair in enumerate(cache.by_layer(payload)):
+        for found, kv in zip(cache.blocks.gather(layer, torch.tensor(table)), pair, strict=True):
+            assert torch.equal(found[:, :10], kv.transpose(0, 1))
     unused = [block for block in range(NUM_BLOCKS) if block not in table]
     assert all(kv[:, unused].isnan().all() for kv in cache.tensors)
 

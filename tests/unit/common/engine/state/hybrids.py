@@ -33,6 +33,13 @@ _GATED_DELTA: dict[str, object] = {
     "linear_key_head_dim": 8,
     "linear_value_head_dim": 8,
 }
+_LATENT: dict[str, object] = {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 16,
+}
 _MAMBA2: dict[str, object] = {
     "mamba_n_heads": 8,
     "mamba_d_head": 16,
@@ -78,6 +85,50 @@ HYBRIDS: dict[str, dict[str, object]] = {
         "n_routed_experts": 4,
         "moe_intermediate_size": 32,
         "moe_shared_expert_intermediate_size": 32,
+    },
+}
+HYBRIDS |= {
+    # Kimi's delta attention beside latent attention
+    "kimi_linear": {
+        **_LINEAR,
+        **_LATENT,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "linear_head_dim": 16,
+        "linear_num_heads": 4,
+    },
+    # scans that go on from a state
+    "jamba": {
+        **_EXPERTS,
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "mamba_d_state": 8,
+        "mamba_dt_rank": 4,
+    },
+    # no layer of attention
+    "mamba2": {"num_heads": 8, "head_dim": 16, "state_size": 8, "n_groups": 2, "chunk_size": 16},
+    # projections of attention that keep a state
+    "zaya": {
+        "layer_types": ["hybrid", "hybrid_sliding"] * 2,
+        "head_dim": 16,
+        "sliding_window": 8,
+        "num_experts": 4,
+        "moe_intermediate_size": 32,
+        "router_hidden_size": 16,
+    },
+    # caches of their own
+    "minimax": {**_LINEAR, "head_dim": 16, "block_size": 16, "num_local_experts": 4},
+    "recurrent_gemma": {
+        "num_hidden_layers": 3,
+        "lru_width": 64,
+        "attention_window_size": 8,
+    },
+    "rwkv": {"rescale_every": 2},
+    "xlstm": {
+        "hidden_size": 128,
+        "num_heads": 4,
+        "chunk_size": 16,
     },
 }
 PROMPTS = [random.Random(n).choices(range(VOCAB), k=n) for n in (5, 70, 1, 300)]

@@ -1,5 +1,6 @@
 """Models with state beside attention give the tokens of `transformers`, in chunks and in mixed batches."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from common.config import EngineConfig
 from common.engine.batch import Batch, BatchEntry
 from common.engine.build import Engine
 from common.engine.limits import Limits
+from common.engine.ragged import RaggedInputs
 from common.engine.state.cache import StateError
 from common.engine.state.hybrid import fit_states
 from pdserve.errors import SetupError
@@ -40,7 +42,8 @@ def test_every_family_gives_transformers_tokens(tmp_path: Path, family: str) -> 
     """Prompts of 1 to 300 tokens, in chunks of 67 and fewer, beside sequences that decode."""
     folder = save_hybrid(tmp_path, family)
     reference = load_reference(folder)
-    expected = [continue_greedily(reference, prompt, NEW_TOKENS) for prompt in PROMPTS]
+    # copies, since RecurrentGemma's modules begin a prompt of one token with the state of the one before
+    expected = [continue_greedily(deepcopy(reference), prompt, NEW_TOKENS) for prompt in PROMPTS]
     assert len({token for tokens in expected for token in tokens}) >= 3, "not lively"
     engine = make_engine(folder, engine_config(num_blocks=200))
     poison(engine)
@@ -120,7 +123,28 @@ def test_a_recurrence_that_does_not_go_on_is_refused(
         make_engine(folder, engine_config())
 
 
-def test_bfloat16_passes_the_probe_and_runs(folder: Path) -> None:
+def logits_behind(engine: Engine, prompt: list[int]) -> torch.Tensor:
+    """Return the logits behind a prompt that runs in chunks of 64 tokens, its last one alone."""
+    seq = hold(engine.pool, make_sequence(prompt))
+    seq.state_slot = 0
+    for start in range(0, len(prompt) - 1, 64):
+        count = min(64, len(prompt) - 1 - start)
+        engine.runner.run(Batch((BatchEntry(seq, count),)))
+        seq.num_computed_tokens += count
+    last = RaggedInputs.from_batch(Batch((BatchEntry(seq, 1),)), engine.pool.block_size)
+    return engine.runner.logits(last)[0].float()
+
+
+def test_bfloat16_gives_transformers_logits_but_for_rounding(folder: Path) -> None:
+    """Rounding makes its logits 4 to 8 % other than those in float32. Ours differ from its by 3 % at most.
+
+    A last token without what is before it gives logits that are far from that.
+    """
     engine = make_engine(folder, engine_config(dtype="bfloat16", num_blocks=100))
-    assert [len(tokens) for tokens in continuations(engine, PROMPTS, 4, 64)] == [4] * len(PROMPTS)
-    assert torch.isfinite(engine.cache.keys[:, :1].float()).all()
+    rounded = load_reference(folder).bfloat16()
+    for prompt in (prompt for prompt in PROMPTS if len(prompt) > 1):
+        with torch.inference_mode():
+            theirs = rounded(torch.tensor([prompt])).logits[0, -1].float()
+        whole, last = (logits_behind(engine, prompt[start:]) for start in (0, -1))
+        assert (whole - theirs).norm() < 0.1 * theirs.norm()
+        assert (last - theirs).norm() > 0.9 * theirs.norm()

@@ -36,23 +36,18 @@ def read(folder: Path) -> ModelSpec:
 @pytest.mark.parametrize(
     ("family", "changes", "message"),
     [
-        ("mamba", {}, "its layer 0 is linear_attention"),
-        ("falcon_mamba", {}, "its layer 0 is linear_attention"),
-        ("recurrent_gemma", {}, "its layer 0 is linear_attention"),
-        ("jamba", {}, "its layer 0 is linear_attention"),
-        ("granitemoehybrid", {}, "none of its layers is attention"),
-        ("mamba2", {}, "its layer 0 is linear_attention"),
+        ("inkling_text", {}, "its layer 0 is hybrid_sliding"),
         ("llama", {"attn_temperature_tuning": True}, "layers of llama scale queries by positions"),
-        ("deepseek_v32", {}, "its layer 0 is indexed_attention"),
+        ("deepseek_v4", {}, "its layer 0 is heavily_compressed_attention"),
         ("t5", {}, "t5 is an encoder with a decoder"),
         ("bart", {}, "bart is an encoder with a decoder"),
         ("bloom", {}, "bloom says no context length"),
         ("falcon", {"alibi": True}, "every layer of falcon adds ALiBi biases"),
-        ("rwkv", {}, "rwkv has no num_attention_heads"),
         ("cpmant", {}, "cpmant says no context length"),
         ("vit", {}, "vit has no vocab_size"),
         ("distilbert", {}, "distilbert is no causal LM"),
         ("llama", {"max_position_embeddings": -1}, "llama says no context length"),
+        ("mamba", {"max_position_embeddings": -1}, "mamba says no context length"),
     ],
 )
 def test_what_cannot_be_served_is_refused_before_its_weights_are_read(
@@ -61,6 +56,12 @@ def test_what_cannot_be_served_is_refused_before_its_weights_are_read(
     folder = save_config(tmp_path, family, **changes)
     with pytest.raises(SetupError, match=message):
         load_model(folder, "float32", torch.device("cpu"))
+
+
+def test_a_family_that_fails_in_two_bytes_wants_float32(tmp_path: Path) -> None:
+    folder = save_config(tmp_path, "xlstm")
+    with pytest.raises(SetupError, match="xlstm runs in float32 alone, not in bfloat16"):
+        load_model(folder, "bfloat16", torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
@@ -77,6 +78,11 @@ def test_what_cannot_be_served_is_refused_before_its_weights_are_read(
             SHAPE | {"rope_parameters": {**LONGROPE, "original_max_position_embeddings": 100}},
             100,
         ),
+        ("deepseek_v32", {"index_topk": 1000, "max_position_embeddings": 4096}, 1000),
+        # states have no limit
+        ("mamba", {}, 32768),
+        ("mamba2", {"max_position_embeddings": 777}, 777),
+        ("rwkv", {"context_length": 2048}, 2048),
     ],
 )
 def test_the_context_is_what_the_configuration_says(

@@ -1,0 +1,74 @@
+"""Selective scan (Mamba, Gu and Dao 2023) from a given state; that of `transformers` begins at zero."""
+
+import inspect
+from types import FunctionType, MethodType
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from common.engine.state.layer_state import LayerState
+
+_SCAN = "mamba_selective_scan"
+
+
+def has_scan(module: torch.nn.Module) -> bool:
+    """Return True if the module's forward calls the selective scan."""
+    code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
+    return code is not None and _SCAN in code.co_names
+
+
+class ContinuedScan:
+    """Forward of one mixer, whose scan goes on from the state that the call begins with.
+
+    The mixer's own code runs, with another function under the scan's name. It calls the one of
+    `transformers`, which may be a kernel. A scan is linear in its state: what the state before it adds to
+    each output is added to a scan from zero.
+    """
+
+    def __init__(self, module: torch.nn.Module, layer: int) -> None:
+        own = inspect.unwrap(type(module).forward)
+        self._scan = own.__globals__[_SCAN]
+        self._layer = layer
+        self._before: torch.Tensor | None = None
+        names = own.__globals__ | {_SCAN: self._continued}
+        copied = FunctionType(own.__code__, names, own.__name__, own.__defaults__, own.__closure__)
+        self._forward = MethodType(copied, module)
+
+    def __call__(self, hidden: torch.Tensor, **cache: LayerState) -> Any:
+        """Run the mixer on tokens [B, T, channels] with the one cache that it takes."""
+        (state,) = cache.values()
+        self._before = state.get_recurrent_state(self._layer)
+        return self._forward(hidden, **cache)
+
+    def _continued(
+        self,
+        hidden: torch.Tensor,
+        dt: torch.Tensor,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        c: torch.Tensor,
+        *,
+        z: torch.Tensor | None = None,
+        delta_bias: torch.Tensor,
+        return_last_state: bool,
+        **others: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scan `hidden` and `dt` [B, inner, T] with `a` [inner, N], `b` and `c` [B, N, T]; gate by `z`."""
+        before = self._before
+        if before is None:
+            whole: tuple[torch.Tensor, torch.Tensor] = self._scan(
+                hidden, dt, a, b, c, z=z, delta_bias=delta_bias, return_last_state=True, **others
+            )
+            return whole
+        output, last = self._scan(
+            hidden, dt, a, b, c, delta_bias=delta_bias, return_last_state=True, **others
+        )
+        steps = functional.softplus(dt + delta_bias.to(dt.dtype)[..., None]).float()
+        # [B, inner, T, N]: the share of the state before that is left behind each token
+        left = torch.exp(steps.cumsum(dim=-1)[..., None] * a[None, :, None])
+        left = left * before.float()[:, :, None]
+        output = output + torch.einsum("bitn,bnt->bit", left, c.float()).to(output.dtype)
+        if z is not None:
+            output = output * functional.silu(z)
+        return output, last + left[:, :, -1].to(last.dtype)

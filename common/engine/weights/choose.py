@@ -1,0 +1,58 @@
+"""Choice of the loader: ours for a plain Llama on a CPU, `transformers` for all else.
+
+Nothing here imports `transformers` before a folder asks for it: that takes two seconds of a core.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from common.config import EngineConfig, StoredDtype
+from common.engine.model_spec import ModelSpec
+from common.engine.quick_import import import_transformers
+from common.engine.quick_torch import import_parts
+from common.engine.weights.plain import Admit, find_plain, load_plain
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+def load(
+    folder: Path, config: EngineConfig, dtype: StoredDtype, device: torch.device, admit: Admit
+) -> tuple[torch.nn.Module, ModelSpec]:
+    """Load a folder's model with its numbers. Raises SetupError as load_model does."""
+    plain = find_plain(folder, config, device)
+    if plain is not None:
+        return load_plain(plain, dtype, admit)
+    import_parts()
+    from common.engine.weights.load import load_model
+
+    return load_model(
+        folder, dtype, device, allow_unused_weights=config.allow_unused_weights, admit=admit
+    )
+
+
+def import_loader(folder: Path, config: EngineConfig, device: torch.device) -> None:
+    """Import what `load` will need."""
+    if find_plain(folder, config, device) is None:
+        import_parts()
+        import_transformers()
+        import common.engine.weights.load  # noqa: F401 - here its time is expected
+
+
+def read_model_config(
+    folder: Path, config: EngineConfig, device: torch.device
+) -> "tuple[PreTrainedConfig, str]":
+    """Return a model's configuration, and the name of the class that computes its text."""
+    plain = find_plain(folder, config, device)
+    if plain is not None:
+        return plain.config, plain.architecture
+    from transformers import AutoConfig
+
+    from common.engine.weights.decoder_part import use_decoder_sizes
+    from common.engine.weights.text_part import text_architecture
+
+    found = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    use_decoder_sizes(found)
+    return found, text_architecture(found)

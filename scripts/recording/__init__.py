@@ -1,0 +1,1 @@
+"""Recordings of commands in a terminal, and their pictures for the documents."""

@@ -1,0 +1,145 @@
+"""Steps that repeat the calls of an earlier one give the bits of steps that make their own."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common.config import Quantization
+from common.engine.batch import Batch, BatchEntry
+from common.engine.build import Engine
+from common.engine.cpu.recorder import Recorder
+from common.engine.cpu.target import host_target
+from common.engine.fused import replayed
+from common.engine.fused.decoder import FusedDecoder
+from common.engine.fused.replayed import ReplayedDecoder
+from common.engine.model_runner import TokenModel
+from common.engine.ragged import RaggedInputs
+from common.engine.sequence import Sequence
+from common.engine.timeline import Timeline
+from common.messages import SamplingParams, WorkRequest
+from tests.unit.common.engine.tiny_models import VOCAB, engine_config, make_engine, save_model
+
+pytestmark = pytest.mark.skipif(not host_target().has_kernels, reason="no kernel is run here")
+ROUNDS = 3
+
+
+def engine_of(folder: Path, family: str, form: Quantization, dtype: str) -> Engine:
+    config = engine_config(quantization=form, dtype=dtype)
+    return make_engine(save_model(folder, family), config)
+
+
+def replaying(engine: Engine) -> ReplayedDecoder:
+    model = engine.runner._model
+    assert isinstance(model, ReplayedDecoder)
+    return model
+
+
+def sequences(engine: Engine, lengths: list[int]) -> list[Sequence]:
+    made = []
+    for length in lengths:
+        prompt = tuple(random.Random(length).choices(range(VOCAB), k=length))
+        seq = Sequence(
+            WorkRequest(str(length), 0, prompt, SamplingParams(0.0, 0, 1)), Timeline(0.0)
+        )
+        seq.block_table = engine.pool.allocate(engine.pool.num_blocks_for(length))
+        made.append(seq)
+    return made
+
+
+def steps_of(held: list[Sequence], block_size: int) -> list[RaggedInputs]:
+    """Return steps over whole prompts: one token of each that is left."""
+    steps = []
+    while any(seq.num_computed_tokens < len(seq.token_ids) for seq in held):
+        waiting = [seq for seq in held if seq.num_computed_tokens < len(seq.token_ids)]
+        entries = [BatchEntry(seq, 1) for seq in waiting]
+        inputs = RaggedInputs.from_batch(Batch(tuple(entries)), block_size)
+        steps.append(replace(inputs, sample_rows=np.arange(len(entries))))
+        for entry in entries:
+            entry.seq.num_computed_tokens += 1
+    return steps
+
+
+def run_all(model: TokenModel, steps: list[RaggedInputs]) -> list[torch.Tensor]:
+    return [model.logits(step).clone() for step in steps]
+
+
+@pytest.mark.parametrize(
+    ("family", "form", "dtype"),
+    [
+        ("llama", "none", "bfloat16"),
+        ("qwen3", "none", "float32"),
+        ("gemma3_text", "none", "float32"),
+        ("llama", "int8", "bfloat16"),
+        ("phi3", "int4", "float32"),
+    ],
+)
+def test_repeated_steps_have_the_bits_of_steps_by_themselves(
+    tmp_path: Path, family: str, form: Quantization, dtype: str
+) -> None:
+    engine = engine_of(tmp_path, family, form, dtype)
+    model = replaying(engine)
+    steps = steps_of(sequences(engine, [5, 9, 3, 20]), engine.pool.block_size)
+    expected = run_all(model._decoder, steps)
+    for _ in range(ROUNDS):
+        found = run_all(model, steps)
+        assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+    assert set(model._by_size) == {len(step.input_ids) for step in steps}
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    return engine_of(tmp_path_factory.mktemp("llama"), "llama", "none", "float32")
+
+
+def test_a_step_that_wants_some_rows_makes_its_own_calls(llama: Engine) -> None:
+    model = replaying(llama)
+    (step,) = steps_of(sequences(llama, [1, 1, 1]), llama.pool.block_size)[:1]
+    known = set(model._by_size)
+    some = replace(step, sample_rows=np.array([2, 0]))
+    expected = model._decoder.logits(step)[[2, 0]].clone()
+    assert torch.equal(model.logits(some), expected)
+    assert set(model._by_size) == known
+
+
+def test_the_size_used_longest_ago_is_forgotten(
+    llama: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replayed, "_KEPT", 2)
+    model = ReplayedDecoder(replaying(llama)._decoder, replaying(llama)._recorder)
+    for size in (1, 2, 1, 3):
+        model.logits(steps_of(sequences(llama, [1] * size), llama.pool.block_size)[0])
+    assert list(model._by_size) == [1, 3]
+
+
+def test_a_step_that_fails_leaves_nothing_recorded(
+    llama: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ReplayedDecoder(replaying(llama)._decoder, replaying(llama)._recorder)
+    step = steps_of(sequences(llama, [1, 1]), llama.pool.block_size)[0]
+    expected = model._decoder.logits(step).clone()
+    with monkeypatch.context() as broken:
+        broken.setattr(FusedDecoder, "_finish_layer", _fail)
+        with pytest.raises(ArithmeticError):
+            model.logits(step)
+    assert torch.equal(model.logits(step), expected)
+    assert torch.equal(model.logits(step), expected)
+
+
+def _fail(*_args: object) -> None:
+    raise ArithmeticError
+
+
+def test_a_recorder_notes_calls_while_it_records_alone() -> None:
+    recorder = Recorder()
+    seen: list[int] = []
+    recorder.call(seen.append, 1)
+    with recorder.recording() as calls:
+        recorder.call(seen.append, 2)
+    recorder.call(seen.append, 3)
+    for call in calls:
+        call()
+    assert seen == [1, 2, 3, 2]
