@@ -11,7 +11,7 @@ class ModelSpec:
     """Shape and limits of one loaded model."""
 
     num_layers: int
-    num_heads: int
+    num_heads: int  # of a layer's queries; 0 where their number varies, or no layer attends
     num_kv_heads: int
     head_dim: int
     vocab_size: int

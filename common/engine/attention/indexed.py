@@ -16,6 +16,7 @@ INDEXED_FAMILIES = frozenset(
     {
         "axk2",
         "deepseek_v32",
+        "dots3_note_text",
         "glm_moe_dsa",
         "hy_v4",
         "mistral_large4_text",

@@ -21,7 +21,7 @@ def attention_shapes(
 ) -> list[AttentionShape]:
     """Return the shapes to compile the CPU's attention kernels for; none where they are not used."""
     is_used = config.attention_backend in ("auto", "cpu") and bool(spec.kv_layers)
-    if device.type != "cpu" or not is_used:
+    if device.type != "cpu" or not is_used or not spec.num_heads:
         return []
     # numba takes 0.3 s to import; a CUDA worker never needs it
     from common.engine.cpu.attention_kernel import can_compile_kernel

@@ -38,6 +38,8 @@ _FAMILIES = frozenset(
 _WITHOUT_ATTENTION = frozenset({"falcon_mamba", "mamba", "mamba2", "rwkv", "xlstm"})
 # families whose states, and windows beside them, hold for any context
 _UNLIMITED = _WITHOUT_ATTENTION | {"recurrent_gemma"}
+# families whose modules mix dtypes in chunks of 64 tokens, where their weights are not in float32
+_FLOAT32_ALONE = {"xlstm"}
 _WITH_KV = {"full_attention", "sliding_attention", INDEXED, "hybrid", "hybrid_sliding"}
 _WITH_STATE = {"linear_attention", "conv", "hybrid", "hybrid_sliding"}
 _WITH_NEITHER = {"mlp", "moe"}
@@ -80,6 +82,15 @@ def has_no_attention(text: "PreTrainedConfig") -> bool:
 def needs_no_limit(text: "PreTrainedConfig") -> bool:
     """Return True for a family whose configurations may name no longest context."""
     return text.model_type in _UNLIMITED
+
+
+def refuse_dtype(text: "PreTrainedConfig", dtype: str) -> None:
+    """Raise SetupError for a dtype in which a family's modules fail."""
+    if dtype != "float32" and text.model_type in _FLOAT32_ALONE:
+        raise SetupError(
+            f"the model is not supported: {text.model_type} runs in float32 alone, not in {dtype}",
+            "set engine.dtype to float32",
+        )
 
 
 def read_layers(text: "PreTrainedConfig") -> HybridLayers:

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from common.engine.attention.key_biases import BIAS_CHANNELS, has_key_biases
 from common.kv_transfer.layout import KVShape, LatentShape
-from pdserve.errors import SetupError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -29,20 +28,25 @@ class LayerShapes(NamedTuple):
 
 
 def read_shapes(text: "PreTrainedConfig") -> LayerShapes:
-    """Read the shapes of a language model's configuration. Raises SetupError where query heads vary."""
+    """Read the shapes of a language model's configuration."""
     num_layers = text.num_hidden_layers
     layers: Sequence[PreTrainedConfig] = [text] * num_layers
     if text.is_heterogeneous:
-        if "num_attention_heads" in (text.per_layer_attributes or ()):
-            raise SetupError(
-                "the model is not supported: its layers have different numbers of query heads"
-            )
         layers = text.per_layer_config
     places = _places(text)
     own = tuple(_shape(layers[i], i) for i in range(num_layers) if places[i] is None)
     if len(own) == num_layers:
         return LayerShapes(own)
     return LayerShapes(own, tuple(i if p is None else p for i, p in enumerate(places)))
+
+
+def has_various_heads(text: "PreTrainedConfig") -> bool:
+    """Return True if layers have different numbers of query heads; the model has no number then."""
+    return _varies(text, "num_attention_heads")
+
+
+def _varies(text: "PreTrainedConfig", name: str) -> bool:
+    return bool(text.is_heterogeneous) and name in (text.per_layer_attributes or ())
 
 
 def _shape(layer: "PreTrainedConfig", index: int) -> KVShape:
@@ -77,8 +81,8 @@ def _places(text: "PreTrainedConfig") -> list[int | None]:
     modes: list[str | None] = (
         getattr(text, "kv_sharing_modes", None) or [None] * text.num_hidden_layers
     )
-    if getattr(text, "kv_lora_rank", None):
-        modes = [None] * text.num_hidden_layers  # latents are shared, which each layer expands anew
+    if _varies(text, "kv_lora_rank") or getattr(text, "kv_lora_rank", None):
+        modes = [None] * text.num_hidden_layers  # layers that share latents may lie anywhere
     stored = {text.layer_types[i]: i for i, mode in enumerate(modes) if mode == "store"}
     return [
         stored[text.layer_types[layer]] if mode == "reuse" else None

@@ -1,6 +1,7 @@
 """Numbers of a model from its configuration files; configurations that no backend honours are refused."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,9 @@ from common.engine.weights.hybrid import (
     is_hybrid,
     needs_no_limit,
     read_layers,
+    refuse_dtype,
 )
+from common.engine.weights.kv_shapes import has_various_heads
 from common.kv_transfer.layout import shape_of_all
 from common.telemetry.logs import get_logger
 from pdserve.errors import SetupError
@@ -45,32 +48,47 @@ _log = get_logger()
 
 
 def read_spec(path: Path, config: "PreTrainedConfig", dtype: StoredDtype) -> ModelSpec:
-    """Read the model's numbers.
+    """Read the model's numbers, and hash its weights.
 
     Raises SetupError for layers that are not attention over all, a window or a chunk of earlier positions,
-    and for a configuration without the numbers.
+    for a configuration without the numbers, and for a dtype in which the family's modules fail.
     """
+    spec = read_unhashed(path, config, dtype)
+    return replace(spec, fingerprint=f"{fingerprint(path)}-{dtype}")
+
+
+def read_unhashed(path: Path, config: "PreTrainedConfig", dtype: StoredDtype) -> ModelSpec:
+    """Read the numbers without the fingerprint, which takes the time of reading all weights."""
     text = config.get_text_config()
     _refuse_unsupported(config, text)
+    refuse_dtype(text, dtype)
     layers = read_layers(text)
     shapes = layers.shapes(text)
     first = shapes.own[0]
     is_alike = shape_of_all(shapes.own) is not None and not shapes.places
     return ModelSpec(
         num_layers=text.num_hidden_layers,
-        num_heads=getattr(text, "num_attention_heads", first.num_kv_heads),
+        num_heads=_num_heads(text),
         num_kv_heads=first.num_kv_heads,
         head_dim=first.key_dim,
         vocab_size=text.vocab_size,
         max_context_tokens=max_context_tokens(text),
         eos_token_ids=read_eos_token_ids(path, text.vocab_size),
         dtype=dtype,
-        fingerprint=f"{fingerprint(path)}-{dtype}",
+        fingerprint="",
         extras=extras_of(text),
         state_layers=layers.state,
         own_kv_shapes=() if is_alike else shapes.own,
         kv_places=shapes.places,
     )
+
+
+def _num_heads(text: "PreTrainedConfig") -> int:
+    """Return the query heads of a layer; 0 where their number varies, or no layer attends."""
+    if has_various_heads(text) or has_no_attention(text):
+        return 0
+    num_heads: int = text.num_attention_heads
+    return num_heads
 
 
 def max_context_tokens(text: "PreTrainedConfig") -> int:
@@ -117,7 +135,8 @@ def _refuse_unsupported(config: "PreTrainedConfig", text: "PreTrainedConfig") ->
         raise _unsupported(f"layers of {text.model_type} scale queries by positions of their own")
     if getattr(text, "alibi", False) and not has_key_biases(text):
         raise _unsupported(f"every layer of {text.model_type} adds ALiBi biases to its scores")
-    needed = _NEEDED[1:] if has_no_attention(text) else _NEEDED
+    has_no_number = has_no_attention(text) or has_various_heads(text)
+    needed = _NEEDED[1:] if has_no_number else _NEEDED
     if missing := [name for name in needed if not hasattr(text, name)]:
         raise _unsupported(f"{text.model_type} has no {missing[0]}")
 

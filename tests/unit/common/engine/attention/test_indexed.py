@@ -47,6 +47,19 @@ FAMILIES: dict[str, dict[str, object]] = {
     "deepseek_v32": {},
     # the second layer takes the choice of the first
     "glm_moe_dsa": {"indexer_types": ["full", "shared", "full"]},
+    # its second layer has a window, and half as many heads
+    "dots3_note_text": {
+        "layer_types": ["indexed_attention", "sliding_attention", "indexed_attention"],
+        "head_dim": 32,
+        "sliding_window": 8,
+        "swa_num_attention_heads": 2,
+        "swa_num_key_value_heads": 2,
+        "swa_q_lora_rank": 24,
+        "swa_kv_lora_rank": 32,
+        "swa_head_dim": 32,
+        "swa_qk_nope_head_dim": 16,
+        "swa_v_head_dim": 16,
+    },
 }
 
 

@@ -129,7 +129,6 @@ HYBRIDS |= {
         "hidden_size": 128,
         "num_heads": 4,
         "chunk_size": 16,
-        "autocast_kernel_dtype": "float32",
     },
 }
 PROMPTS = [random.Random(n).choices(range(VOCAB), k=n) for n in (5, 70, 1, 300)]

@@ -58,6 +58,12 @@ def test_what_cannot_be_served_is_refused_before_its_weights_are_read(
         load_model(folder, "float32", torch.device("cpu"))
 
 
+def test_a_family_that_fails_in_two_bytes_wants_float32(tmp_path: Path) -> None:
+    folder = save_config(tmp_path, "xlstm")
+    with pytest.raises(SetupError, match="xlstm runs in float32 alone, not in bfloat16"):
+        load_model(folder, "bfloat16", torch.device("cpu"))
+
+
 @pytest.mark.parametrize(
     ("family", "changes", "tokens"),
     [
