@@ -1,12 +1,11 @@
 """Selective scan (Mamba, Gu and Dao 2023) from a given state; that of `transformers` begins at zero."""
 
-import inspect
-from types import FunctionType, MethodType
 from typing import Any
 
 import torch
 from torch.nn import functional
 
+from common.engine.state.copied import function_of, names_in, with_functions
 from common.engine.state.layer_state import LayerState
 
 _SCAN = "mamba_selective_scan"
@@ -14,8 +13,7 @@ _SCAN = "mamba_selective_scan"
 
 def has_scan(module: torch.nn.Module) -> bool:
     """Return True if the module's forward calls the selective scan."""
-    code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
-    return code is not None and _SCAN in code.co_names
+    return _SCAN in names_in(module)
 
 
 class ContinuedScan:
@@ -27,13 +25,10 @@ class ContinuedScan:
     """
 
     def __init__(self, module: torch.nn.Module, layer: int) -> None:
-        own = inspect.unwrap(type(module).forward)
-        self._scan = own.__globals__[_SCAN]
+        self._scan = function_of(module, _SCAN)
         self._layer = layer
         self._before: torch.Tensor | None = None
-        names = own.__globals__ | {_SCAN: self._continued}
-        copied = FunctionType(own.__code__, names, own.__name__, own.__defaults__, own.__closure__)
-        self._forward = MethodType(copied, module)
+        self._forward = with_functions(module, {_SCAN: self._continued})
 
     def __call__(self, hidden: torch.Tensor, **cache: LayerState) -> Any:
         """Run the mixer on tokens [B, T, channels] with the one cache that it takes."""

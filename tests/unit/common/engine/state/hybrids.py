@@ -106,6 +106,15 @@ HYBRIDS |= {
         "mamba_d_state": 8,
         "mamba_dt_rank": 4,
     },
+    # two layers that share one module of attention
+    "zamba2": {
+        "layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"],
+        "num_key_value_heads": 4,
+        "n_mamba_heads": 8,
+        "mamba_d_state": 8,
+        "chunk_size": 16,
+        "tie_word_embeddings": True,
+    },
     # no layer of attention
     "mamba2": {"num_heads": 8, "head_dim": 16, "state_size": 8, "n_groups": 2, "chunk_size": 16},
     # projections of attention that keep a state

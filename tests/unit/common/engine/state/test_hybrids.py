@@ -123,6 +123,17 @@ def test_a_recurrence_that_does_not_go_on_is_refused(
         make_engine(folder, engine_config())
 
 
+def test_decode_steps_limit_time_steps_as_chunks_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where all time steps are 0.5 at least, a step without the limit leaves another state."""
+    folder = save_hybrid(tmp_path, "nemotron_h", time_step_min=0.5)
+    make_engine(folder, engine_config())
+    monkeypatch.setattr("common.engine.state.find.has_limits", lambda module: False)
+    with pytest.raises(SetupError, match="the recurrent state of layer 0 differ"):
+        make_engine(folder, engine_config())
+
+
 def logits_behind(engine: Engine, prompt: list[int]) -> torch.Tensor:
     """Return the logits behind a prompt that runs in chunks of 64 tokens, its last one alone."""
     seq = hold(engine.pool, make_sequence(prompt))
