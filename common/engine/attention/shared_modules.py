@@ -1,4 +1,4 @@
-"""Attention modules that several layers share, and that are told for which of them they run: Zamba 2."""
+"""Attention modules that several layers share, and that are told for which of them they run: Zamba."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -6,13 +6,15 @@ from typing import Any
 
 import torch
 
-_NO_LAYER = -1
+_FAMILIES = {"zamba", "zamba2"}
 
 
 def name_layers(model: torch.nn.Module) -> None:
-    """Let each module without a layer of its own have the number of the layer for which it runs."""
+    """Let each shared module have the number of the layer for which it runs."""
+    if getattr(getattr(model, "config", None), "model_type", None) not in _FAMILIES:
+        return
     for module in model.modules():
-        if getattr(module, "layer_idx", None) == _NO_LAYER:
+        if hasattr(module, "layer_idx") and hasattr(module, "q_proj"):
             module.forward = _named(module)
 
 

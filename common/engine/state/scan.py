@@ -1,5 +1,7 @@
 """Selective scan (Mamba, Gu and Dao 2023) from a given state; that of `transformers` begins at zero."""
 
+from collections.abc import Iterator
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -27,13 +29,16 @@ class ContinuedScan:
     def __init__(self, module: torch.nn.Module, layer: int) -> None:
         self._scan = function_of(module, _SCAN)
         self._layer = layer
-        self._before: torch.Tensor | None = None
+        self._befores: Iterator[torch.Tensor | None] = repeat(None)
         self._forward = with_functions(module, {_SCAN: self._continued})
 
     def __call__(self, hidden: torch.Tensor, **cache: LayerState) -> Any:
         """Run the mixer on tokens [B, T, channels] with the one cache that it takes."""
         (state,) = cache.values()
-        self._before = state.get_recurrent_state(self._layer)
+        before = state.get_recurrent_state(self._layer)
+        # Zamba scans head by head, and its states are [B, heads, inner, N]
+        has_heads = before is not None and before.dim() == 4
+        self._befores = iter(before.unbind(1)) if has_heads else repeat(before)
         return self._forward(hidden, **cache)
 
     def _continued(
@@ -50,7 +55,7 @@ class ContinuedScan:
         **others: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Scan `hidden` and `dt` [B, inner, T] with `a` [inner, N], `b` and `c` [B, N, T]; gate by `z`."""
-        before = self._before
+        before = next(self._befores)
         if before is None:
             whole: tuple[torch.Tensor, torch.Tensor] = self._scan(
                 hidden, dt, a, b, c, z=z, delta_bias=delta_bias, return_last_state=True, **others

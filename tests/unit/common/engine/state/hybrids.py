@@ -106,13 +106,13 @@ HYBRIDS |= {
         "mamba_d_state": 8,
         "mamba_dt_rank": 4,
     },
-    # two layers that share one module of attention
-    "zamba2": {
-        "layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"],
+    # scans of several heads, and two layers that share one module of attention
+    "zamba": {
+        "layers_block_type": ["linear_attention", "hybrid"] * 2,
         "num_key_value_heads": 4,
-        "n_mamba_heads": 8,
+        "n_mamba_heads": 2,
         "mamba_d_state": 8,
-        "chunk_size": 16,
+        "mamba_dt_rank": 4,
         "tie_word_embeddings": True,
     },
     # no layer of attention
