@@ -37,8 +37,10 @@ class ContinuedScan:
         (state,) = cache.values()
         before = state.get_recurrent_state(self._layer)
         # Zamba scans head by head, and its states are [B, heads, inner, N]
-        has_heads = before is not None and before.dim() == 4
-        self._befores = iter(before.unbind(1)) if has_heads else repeat(before)
+        if before is not None and before.dim() == 4:
+            self._befores = iter(before.unbind(1))
+        else:
+            self._befores = repeat(before)
         return self._forward(hidden, **cache)
 
     def _continued(

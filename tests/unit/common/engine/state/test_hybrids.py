@@ -71,6 +71,14 @@ def test_only_layers_of_attention_have_blocks(engine: Engine) -> None:
     assert spec.state.num_bytes == 2 * 4 * (64 * 4 + 4 * 8 * 8)
 
 
+def test_without_attention_blocks_are_small_and_no_more_than_positions(tmp_path: Path) -> None:
+    config = engine_config(num_blocks=40, max_num_seqs=4)
+    engine = make_engine(save_hybrid(tmp_path, "mamba2"), config)
+    assert engine.spec.kv_layers == ()
+    assert engine.cache.num_bytes_per_token == 16
+    assert engine.pool.num_blocks == 4 * 512 // 16
+
+
 def test_a_step_that_runs_again_gives_the_same(engine: Engine) -> None:
     """So a step that raised, and one whose batch is split, lose nothing."""
     seq = hold(engine.pool, make_sequence(PROMPTS[1]))
