@@ -71,26 +71,26 @@ test-faults: setup  ## every fault on real processes, and 1,000 simulated plans 
 chaos: setup  ## ten minutes of random faults on a deployment, every answer compared
 	$(VENV)/bin/pdserve chaos --minutes 10
 
-# client libraries and load tools, each in an environment of its own
+# client libraries and load tools, each in an environment of its own; what cannot be installed here leaves
+# its reason, with which its tests are skipped
 CLIENTS := $(VENV)/clients
 INSTALLED := $(patsubst %,$(CLIENTS)/%/.installed,libraries aiperf guidellm inference-perf javascript)
 PYTHON312 ?= python3.12
+install_tool = mkdir -p $(@D); { $(1) -m venv $(@D) && $(@D)/bin/python -m pip install -q -r $<; } \
+  2> $(@D)/problem && touch $@ || cat $(@D)/problem
 
 $(CLIENTS)/%/.installed: tests/integration/clients/tools/%.txt
-	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install -q -r $<
-	touch $@
+	$(call install_tool,$(PYTHON))
 
-# it runs on no older Python; without one its tests are skipped
 $(CLIENTS)/inference-perf/.installed: tests/integration/clients/tools/inference-perf.txt
-	if $(PYTHON312) --version; then $(PYTHON312) -m venv $(@D) && $(@D)/bin/python -m pip install -q -r $< && touch $@; fi
+	$(call install_tool,$(PYTHON312))
 
 $(CLIENTS)/javascript/.installed: tests/integration/clients/javascript/package.json
 	mkdir -p $(@D) && cp $< $(@D)
-	if command -v npm; then npm install --silent --prefix $(@D) && touch $@; fi
+	npm install --silent --prefix $(@D) 2> $(@D)/problem && touch $@ || cat $(@D)/problem
 
 test-clients: setup $(INSTALLED)  ## client libraries, load tools and schemathesis, unmodified
-	PDSERVE_CLIENTS=$(abspath $(CLIENTS)) $(PY) -m pytest -q -m clients
+	PDSERVE_CLIENTS=$(abspath $(CLIENTS)) $(PY) -m pytest -q -rs -m clients
 
 test-gpu: setup  ## tests that need a CUDA device
 	$(PY) -m pytest -q -m gpu

@@ -16,7 +16,7 @@ from rich.table import Table
 from benchmarks.environment import write_result
 from benchmarks.timed_steps import CONTEXT, as_prefilled, build_warm, decode_again_ms, prefill_ms
 from common.cache_dir import default_cache_dir
-from common.config import EngineConfig, Quantization
+from common.config import EngineConfig, Quantization, Rounding
 from common.engine.build import Engine
 from common.engine.sequence import Sequence
 from common.engine.weights.catalog import DEFAULT_ALIAS
@@ -38,7 +38,7 @@ def main(
     """Measure and write benchmarks/results/quantized_weights.json."""
     folder = resolve_model(DEFAULT_ALIAS, default_cache_dir(), NoProgress()).path
     cores = threads or len(os.sched_getaffinity(0))
-    engines = {kind: _build(folder, kind, cores) for kind in get_args(Quantization)}
+    engines = {kind: _build(folder, kind, cores) for kind in ("none", *get_args(Rounding))}
     held = {kind: _hold(engine) for kind, engine in engines.items()}
     samples: Samples = {kind: {work: [] for work in _WORK} for kind in engines}
     for turn in track(range(rounds + 1), description="rounds"):

@@ -34,6 +34,8 @@ from common.engine.weights.resolve import resolve_model
 
 _TIMEOUT_S = 300.0
 _STAGE = re.compile(r"(?:(?P<worker>[a-z]+)-\d+: )?(?P<stage>.+?) took (?P<seconds>[\d.]+) s")
+# a Ray elsewhere; and bytecode is kept, as an installation has it
+_UNSET = {"RAY_ADDRESS", "PYTHONDONTWRITEBYTECODE"}
 _READY, _CPU, _LOAD = "ready, s", "CPU of all processes, s", "load average before"
 
 
@@ -85,7 +87,7 @@ def _link_model(cache: Path, model_dir: Path) -> None:
 
 async def _start(cache: Path) -> Start:
     start = Start({_LOAD: round(os.getloadavg()[0], 1)})
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    environment = {k: v for k, v in os.environ.items() if k not in _UNSET}
     begun_s = time.monotonic()
     process = await asyncio.create_subprocess_exec(
         *(str(Path(sys.executable).parent / "pdserve"), "serve", DEFAULT_ALIAS),

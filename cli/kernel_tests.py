@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
 from cli.findings import Finding
-from common.config import Quantization, StoredDtype
+from common.config import Rounding, StoredDtype
 from common.engine import kernel_checks
 from common.engine.kernel_checks.reports import FamilyReport, TargetReport
 
@@ -32,7 +32,7 @@ _VARIABLES = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")
 _TESTS = (
     *(("attention", dtype) for dtype in get_args(StoredDtype)),
     *(("products", dtype) for dtype in get_args(StoredDtype)),
-    *((f"{form}-products", "bfloat16") for form in get_args(Quantization) if form != "none"),
+    *((f"{form}-products", "bfloat16") for form in get_args(Rounding)),
     ("sampling", "float32"),
 )
 

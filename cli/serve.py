@@ -13,6 +13,7 @@ from cli.start_lines import start_lines
 from common.cache_dir import default_cache_dir
 from common.config import ServeConfig
 from common.engine.weights.resolve import resolve_model
+from common.machine import has_gpu
 from common.telemetry.tracing.build import check_tracing
 from deploy.quick_ray import put_off_rarely_used
 from router.access.server_security import ServerSecurity
@@ -84,7 +85,12 @@ def _serve(settings: ServeConfig) -> None:
     check_tracing(settings.telemetry)
     ServerSecurity(settings.security).check(settings.grpc_host)  # all before a model is fetched
     with progress_bars() as progress:
-        source = resolve_model(settings.model, default_cache_dir(), progress)
+        source = resolve_model(
+            settings.model,
+            default_cache_dir(),
+            progress,
+            keep_quantized=may_keep_quantized(settings),
+        )
     put_off_rarely_used()
     # ray takes a second to import, and `pdserve --help` does not need it
     from deploy.endpoints import Endpoints
@@ -96,7 +102,18 @@ def _serve(settings: ServeConfig) -> None:
         print(ready_lines(source.name, endpoints, scheme), flush=True)
 
     with start_lines() as lines:
+        if source.remark:
+            lines.done(source.remark)
         asyncio.run(serve(settings, source.name, source.path, lines, ready))
+
+
+def may_keep_quantized(settings: ServeConfig) -> bool:
+    """Return True if every worker can run a GGUF file's quantized weights: on a CPU, and not rounded anew."""
+    engine = settings.engine
+    has_cpus = engine.device == "cpu" or (
+        engine.device == "auto" and settings.ray_address is None and not has_gpu()
+    )
+    return has_cpus and engine.quantization == "auto" and engine.fusion == "auto"
 
 
 def ready_lines(model: str, endpoints: "Endpoints", openai_scheme: str) -> str:

@@ -36,7 +36,7 @@ OpenaiPort = Annotated[
 ]
 Dtype = Annotated[str | None, setting("engine.dtype", "auto, float32, bfloat16 or float16")]
 Quantization = Annotated[
-    str | None, setting("engine.quantization", "none; on a CPU weights as int8 or int4")
+    str | None, setting("engine.quantization", "auto, none; on a CPU int8 or int4")
 ]
 AllowUnusedWeights = Annotated[
     bool | None,

@@ -1,7 +1,7 @@
 """All settings, as frozen objects built once at the entry point (flag > PDSERVE_* > file > default)."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import (
     Field,
@@ -17,7 +17,8 @@ from common.telemetry_config import TelemetryConfig
 
 StoredDtype = Literal["float32", "bfloat16", "float16"]
 Dtype = Literal["auto", StoredDtype]
-Quantization = Literal["none", "int8", "int4"]
+Rounding = Literal["int8", "int4"]
+Quantization = Literal["auto", "none", Rounding]
 Backend = Literal["auto", "cpu", "flash", "reference"]
 MAX_PREFILL_WORKERS = 1024
 MAX_DECODE_WORKERS = 256
@@ -32,8 +33,8 @@ class EngineConfig(Frozen):
         description="Of weights and KV. auto: on CUDA the checkpoint's, on a CPU what it computes fastest",
     )
     quantization: Quantization = Field(
-        "none",
-        description="On a CPU: hold the weights of products as small integers, in groups of 32",
+        "auto",
+        description="Weights as small integers, on a CPU. auto: where a GGUF file has them so",
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     attention_backend: Backend = "auto"
@@ -76,7 +77,8 @@ class EngineConfig(Frozen):
 
     @model_validator(mode="after")
     def _quantize_the_fused_pass_alone(self) -> Self:
-        if self.quantization != "none" and (self.fusion == "off" or self.device == "cuda"):
+        is_rounded = self.quantization in get_args(Rounding)
+        if is_rounded and (self.fusion == "off" or self.device == "cuda"):
             other = "fusion: off" if self.fusion == "off" else "device: cuda"
             raise ValueError(f"quantization: {self.quantization} does not go with {other}")
         return self

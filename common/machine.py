@@ -64,3 +64,9 @@ def read_memory(tree: CgroupTree = HERE) -> Memory:
     if tightest is None or tightest.available_bytes >= machine.available:
         return Memory(total, machine.available)
     return Memory(total, tightest.available_bytes, tightest.file)
+
+
+def has_gpu(devices: Path = Path("/dev")) -> bool:
+    """Return True if this machine seems to have a GPU, by its device files; torch would take seconds."""
+    named = ("dxg", "kfd")  # of Windows' subsystem, and of AMD
+    return any(devices.glob("nvidia[0-9]*")) or any((devices / name).exists() for name in named)

@@ -23,25 +23,32 @@ _TRIED = ("2.60.",)  # versions of Ray
 _LATER = ["nice", "-n", "19"]
 _END_WITH_PARENT = ["setpriv", "--pdeathsig", "KILL"]  # of util-linux
 _AGENT_COMMAND = "_build_python_executable_command_memory_profileable"
+_PRESTART = ("--num_prestart_python_workers", "--maximum_startup_concurrency")
 _WORKER_SETUP = Path(__file__).with_name("ray_worker_setup.py")
 _raylet: Any = ray._raylet  # its type stubs are incomplete
 _NOT_SERVED = -1  # an agent's word for a port that it does not open
 
 
 @contextlib.contextmanager
-def quick_start() -> Iterator[None]:
-    """Have a Ray that is started inside start quickly, if its version is known."""
+def quick_start(num_processes: int) -> Iterator[None]:
+    """Have a Ray that is started inside start quickly, if its version is known.
+
+    It begins so many processes for actors at once, where Ray itself would begin one for each CPU.
+    """
     if not ray.__version__.startswith(_TRIED):
         yield
         return
     node, agent_command = ray_node.Node, getattr(ray_services, _AGENT_COMMAND)
+    start_process = ray_services.start_ray_process
     ray_node.Node = _QuickNode
     setattr(ray_services, _AGENT_COMMAND, _at_low_priority(agent_command))
+    ray_services.start_ray_process = _with_prestarted(num_processes, start_process)
     try:
         yield
     finally:
         ray_node.Node = node
         setattr(ray_services, _AGENT_COMMAND, agent_command)
+        ray_services.start_ray_process = start_process
 
 
 class _QuickNode(ray_node.Node):  # type: ignore[misc]  # Ray has no types
@@ -70,6 +77,18 @@ class _QuickNode(ray_node.Node):  # type: ignore[misc]  # Ray has no types
         for name, port in ports.items():
             _raylet.persist_port(self._session_dir, self._node_id, name, port)
         super().start_raylet(*arguments, **options)
+
+
+def _with_prestarted(num_processes: int, start: Callable[..., Any]) -> Callable[..., Any]:
+    """Change the number of processes in the raylet's command, and let it begin them side by side."""
+    changes = dict.fromkeys(_PRESTART, num_processes)
+
+    def start_with(command: list[str], *arguments: object, **options: object) -> Any:
+        parts = (part.partition("=") for part in command)
+        changed = [f"{name}{equals}{changes.get(name, value)}" for name, equals, value in parts]
+        return start(changed, *arguments, **options)
+
+    return start_with
 
 
 def _at_low_priority(build: Callable[..., list[str]]) -> Callable[..., list[str]]:

@@ -15,6 +15,7 @@ from ray.job_config import JobConfig
 
 from common.config import ServeConfig
 from common.machine import Memory, read_memory
+from deploy import actors
 from deploy.private_ray import quick_start
 from deploy.ray_token import refuses_token
 from pdserve.errors import SetupError
@@ -41,7 +42,8 @@ def start_ray(config: ServeConfig, num_cpus: int) -> bool:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         memory = read_memory()
         store_bytes = _store_bytes(config, memory)
-        with quick_start():
+        num_processes = 1 + config.prefill + config.decode  # the supervisor, and workers
+        with quick_start(num_processes):
             _init(
                 address="local",
                 namespace=config.namespace,
@@ -51,8 +53,14 @@ def start_ray(config: ServeConfig, num_cpus: int) -> bool:
                 # Ray reads only one memory cgroup, not those above or below it, and refuses to start
                 # if that one is nearly full. Room for the workers is checked when they start.
                 _memory=max(memory.available_bytes - store_bytes, _MIB),
-                # Ray would run workers at nice 15; the machine is reserved for ours
-                _system_config={"worker_niceness": 0},
+                _system_config={
+                    # Ray would run workers at nice 15; the machine is reserved for ours
+                    "worker_niceness": 0,
+                    # else Ray ends those that wait for a second for their work
+                    "num_workers_soft_limit": num_processes,
+                    # while they wait for it, they import what it needs
+                    "preload_python_modules": [actors.__name__],
+                },
             )
         return True
     _check_answer(config.ray_address)

@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.config import ServeConfig
 from common.telemetry.logs import configure_logs
@@ -26,6 +27,9 @@ from router.access.server_security import ServerSecurity
 from router.edge.ports import check_port
 from router.workers.membership import Membership
 
+if TYPE_CHECKING:
+    from router.intake.tokenizer import Tokenizer
+
 _RAY_POLL_S = 0.5
 FindModel = Callable[[str], Path]
 
@@ -38,6 +42,7 @@ class _Site:
     facts: Facts
     supervisor: RemoteSupervisor
     model_dir: Path
+    tokenizer: "Future[Tokenizer]"
 
 
 @contextlib.asynccontextmanager
@@ -46,11 +51,11 @@ async def running(
 ) -> AsyncIterator[Endpoints]:
     """Run a deployment with its router; stop everything on exit, even after an error."""
     security = _make_security(config)
-    deployment = Deployment(config, model_name, model_dir)
+    deployment, tokenizer = Deployment(config, model_name, model_dir), _prepare_router(model_dir)
     try:
         membership = await _start(deployment, report)
         report.now("connecting the router")
-        site = _Site(config, deployment.facts, deployment.supervisor, model_dir)
+        site = _Site(config, deployment.facts, deployment.supervisor, model_dir, tokenizer)
         async with _routing(site, membership, security) as endpoints:
             yield endpoints
     finally:
@@ -65,7 +70,7 @@ async def joined(config: ServeConfig, find_model: FindModel) -> AsyncIterator[En
     try:
         supervisor, facts, membership = await asyncio.to_thread(_join, config)
         model_dir = await asyncio.to_thread(find_model, facts.config.model)
-        site = _Site(config, facts, supervisor, model_dir)
+        site = _Site(config, facts, supervisor, model_dir, _prepare_router(model_dir))
         async with _routing(site, membership, security) as endpoints:
             yield endpoints
     finally:
@@ -89,14 +94,31 @@ def _join(config: ServeConfig) -> tuple[RemoteSupervisor, Facts, Membership]:
         raise SetupError(error.message) from error
 
 
+def _prepare_router(model_dir: Path) -> "Future[Tokenizer]":
+    """Begin what a router needs before it knows its workers: Ray and they take longer."""
+    background = ThreadPoolExecutor(1, "router")
+    try:
+        return background.submit(_read_tokenizer, model_dir)
+    finally:
+        background.shutdown(wait=False)
+
+
+def _read_tokenizer(model_dir: Path) -> "Tokenizer":
+    import router.app  # noqa: F401 - half a second of a core, here and not at the end
+    from router.intake.tokenizer import Tokenizer
+
+    return Tokenizer(model_dir)
+
+
 @contextlib.asynccontextmanager
 async def _routing(
     site: _Site, membership: Membership, security: ServerSecurity
 ) -> AsyncIterator[Endpoints]:
     """Run a router that follows the supervisor."""
+    config, facts, feed = site.config, site.facts, None
+    tokenizer = await asyncio.wrap_future(site.tokenizer)
     from router.app import Router
 
-    config, facts, feed = site.config, site.facts, None
     facts.access.router.check()
     router = Router(
         facts.model_name,
@@ -107,6 +129,7 @@ async def _routing(
         security,
         facts.access.router,
         make_tracing(config.telemetry, config.namespace, facts.model_name),
+        tokenizer,
     )
     try:
         grpc_port = await router.start(
@@ -142,8 +165,6 @@ def _make_security(config: ServeConfig) -> ServerSecurity:
 async def _start(deployment: Deployment, report: StartReport) -> Membership:
     """Start in a thread; a cancellation waits until the thread has ended."""
     starting = asyncio.ensure_future(asyncio.to_thread(deployment.start, report))
-    # the router takes most of a second to import, and Ray is waited for meanwhile
-    threading.Thread(target=_import_router, daemon=True).start()
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
@@ -151,10 +172,6 @@ async def _start(deployment: Deployment, report: StartReport) -> Membership:
         with contextlib.suppress(SetupError):
             await uninterrupted(starting)
         raise
-
-
-def _import_router() -> None:
-    import router.app  # noqa: F401 - here its time costs nothing
 
 
 async def serve(

@@ -69,8 +69,7 @@ from router.workers.membership import Membership
 from router.workers.outage import Outage
 from router.workers.pool import WorkerPool
 
-_LAST_WORDS_S = 0.5  # for statuses that are not sent yet
-_LAST_SPANS_S = 2.0  # for spans
+_LAST_WORDS_S, _LAST_SPANS_S = 0.5, 2.0  # for statuses and spans that are not sent yet
 _SERVICES = ("pdserve.v1.Inference", "pdserve.v1.Admin")
 
 
@@ -87,14 +86,15 @@ class Router:
         security: ServerSecurity | None = None,
         access: WorkerAccess = OPEN,
         tracing: Tracing = NO_TRACING,
+        tokenizer: Tokenizer | None = None,
     ) -> None:
-        """Put the router together. Without `security` every caller is served.
+        """Put the router together; without `security` every caller is served. Raises SetupError.
 
-        `access` is what the workers ask for. Raises SetupError.
+        `access` is what the workers ask for. `tokenizer` is the model's, where it has been read already.
         """
         self._model, self._model_dir, self._config = model, model_dir, config
         self._security = security or ServerSecurity(SecurityConfig())
-        self._tokenizer = Tokenizer(model_dir)
+        self._tokenizer = tokenizer or Tokenizer(model_dir)
         self._defaults = choose_sampling_defaults(model_dir, config.generation_config)
         self._pool = WorkerPool(worker_addresses, config, access)
         self._fleet = fleet or FixedFleet()

@@ -15,6 +15,7 @@ from common.engine.dtype import choose_dtype
 from common.engine.fused.rounded import rounded_products
 from common.engine.fused.select import (
     check_device,
+    check_kept,
     check_quantization,
     quantized_format,
     select_model,
@@ -41,7 +42,7 @@ from common.engine.state.cache import StateCache
 from common.engine.state.hybrid import add_state, fit_states
 from common.engine.state.slots import StateSlots
 from common.engine.weights.choose import load
-from common.engine.weights.size import told_rate, weights_bytes
+from common.engine.weights.size import told_weights
 from common.grammar.matcher import MaskFiller
 from common.kv_capacity import describe_capacity
 from common.machine import read_memory
@@ -84,6 +85,7 @@ def build_engine(
     """
     device = select_device(config)
     check_device(config, device)
+    check_kept(model_dir, config, device)
     if device.type == "cpu":
         # numba takes 0.3 s to import; a CUDA worker never needs it
         from common.engine.cpu.threads import set_num_threads
@@ -101,9 +103,9 @@ def build_engine(
             device,
             lambda spec: room.check(config.kv_cache_gib, _want(spec, config, device)),
         )
-        rate = told_rate(weights_bytes(model_dir, chosen.dtype), time.monotonic() - began_s)
-        remark.text = f"{chosen.dtype}, {chosen.reason}; {rate}"
-    spec = replace(spec, dtype_reason=chosen.reason).quantized(config.quantization)
+        told = told_weights(model_dir, chosen.dtype, time.monotonic() - began_s)
+        remark.text = f"{chosen.dtype}, {chosen.reason}; {told}"
+    spec = replace(spec, dtype_reason=chosen.reason).quantized(quantized_format(config) or "none")
     return assemble_engine(model, spec, config, device, stage, room)
 
 

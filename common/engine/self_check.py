@@ -57,7 +57,7 @@ class SelfCheck:
         # spread over the vocabulary: special tokens gather at its ends
         self._tokens = tuple(spec.vocab_size * (i + 1) // 10 for i in range(CHECK_TOKENS))
         self._limit = _TOLERANCE.get(spec.dtype, _HALF_TOLERANCE)
-        self._kv_layers = spec.kv_layers
+        self._kv_layers, self._kv_shapes = spec.kv_layers, spec.kv_shapes
         self.state_layout: StateLayout | None = None  # None: the model has no state
         try:
             self._run_alone(model)
@@ -139,7 +139,8 @@ class SelfCheck:
                     f"layer {layer} does not attend over keys and values"
                 )
         for layer, (stored, own) in enumerate(zip(kv, self._own_layers, strict=False)):
-            if own is not None and (own := like_stored(own, stored)) is not None:
+            shape = self._kv_shapes[layer]
+            if own is not None and (own := like_stored(own, stored, shape)) is not None:
                 num_kept = len(own[0])  # a window keeps the last ones
                 last = torch.cat([x[len(x) - num_kept :].flatten() for x in stored])
                 limit = self._limit if layer else min(self._limit, _FIRST_LAYER)

@@ -4,7 +4,7 @@ import torch
 
 from common.engine.attention.alibi import take_over_alibi
 from common.engine.attention.backend import AttentionBackend
-from common.engine.attention.by_cache import cache_for
+from common.engine.attention.by_cache import HandingCache, cache_for
 from common.engine.attention.cycles import take_over_cycles
 from common.engine.attention.differential import take_over_differential
 from common.engine.attention.indexed import attend_to_all
@@ -35,7 +35,8 @@ class TransformersModel:
         attend_to_all(model)
         name_layers(model)
         self._tells_positions = take_over(model)
-        self._ways = _ways(model, backend)
+        self._cache = cache_for(model, backend)
+        self._ways = _ways(self._cache, backend)
 
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:
         """Implement TokenModel.logits."""
@@ -43,6 +44,8 @@ class TransformersModel:
         with torch.inference_mode():
             self._backend.begin(step)
             self._step.positions = step.positions
+            if self._cache is not None:
+                self._cache.positions = step.positions
             told = {"token_positions": step.positions} if self._tells_positions else {}
             output = self._model(
                 input_ids=step.input_ids[None],
@@ -58,9 +61,8 @@ class TransformersModel:
             return logits.float() if logits.is_cpu else logits
 
 
-def _ways(model: torch.nn.Module, backend: AttentionBackend) -> dict[str, object]:
+def _ways(cache: HandingCache | None, backend: AttentionBackend) -> dict[str, object]:
     """Return the keywords that bring `backend` to the model's layers."""
-    cache = cache_for(model, backend)
     if cache is None:
         return {"use_cache": False, "paged_attention": backend}
     return {"use_cache": True, "past_key_values": cache}

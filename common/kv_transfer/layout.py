@@ -107,4 +107,5 @@ def count_shipped(shapes: Iterable[KVShape]) -> int:
 def shape_of_all(shapes: tuple[KVShape, ...]) -> KVShape | None:
     """Return the shape of every layer; None where layers, or keys and values, differ."""
     first, *others = set(shapes)
-    return None if others or first.key_dim != first.value_dim else first
+    key_dim, value_dim = first.shipped
+    return None if others or key_dim != value_dim else first

@@ -6,6 +6,7 @@ timeout, because after a node's death Ray alone would hang for 30 s.
 """
 
 import contextlib
+import gc
 import time
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from common.kv_transfer.wire import WireItem
 from common.messages import WorkRequest
 
 _CLOSED_WITHIN_S = 1.0
+_YOUNG = 1  # a generation of Python's collector: objects that outlived one collection at most
 
 
 class _Found(NamedTuple):
@@ -89,7 +91,8 @@ class RayKVStream:
         except GetTimeoutError as error:
             raise TransferError(f"a KV object could not be read in {timeout_s} s") from error
         except RayError as error:
-            raise TransferError(f"prefill worker failed: {type(error).__name__}") from error
+            message = f"prefill worker failed: {type(error).__name__}"
+            raise TransferError(message) from _let_go(error)
 
     def close(self) -> None:
         """End the stream and tell prefill (KVStream.close)."""
@@ -110,6 +113,18 @@ class RayKVStream:
                 if time.monotonic() >= deadline:
                     raise
         return None
+
+
+def _let_go(error: RayError) -> RayError:
+    """Return an error that holds no object; objects stay in the store while a reference to them lives.
+
+    The frame of `ray.get` in its traceback has both the error and the reference, which is a cycle. Ray's
+    generator has caught such an error before, with a reference to what the dead worker sent last. Python
+    would collect that cycle some day; it is young yet, and so quickly found.
+    """
+    error = error.with_traceback(None)
+    gc.collect(_YOUNG)
+    return error
 
 
 def _slice_s(deadline: float) -> float:

@@ -19,6 +19,7 @@ from router.journey.log_metrics import LogCollector
 from router.journey.slo_metrics import Slo, SloMetrics
 from router.journey.stage_metrics import LATENCY_BUCKETS, SHORT_BUCKETS, StageMetrics
 from router.journey.tenant_metrics import TenantMetrics
+from router.journey.token_histogram import TokenHistogram
 from router.journey.trace_metrics import TraceCollector
 from router.journey.worker_metrics import WorkerCollector
 from router.workers.view import WorkerView
@@ -41,7 +42,7 @@ class RouterMetrics:
     ) -> None:
         self.registry = registry = CollectorRegistry()
         self.ttft = self._seconds("time_to_first_token", "Arrival at the router to the first token")
-        self.itl = self._seconds("inter_token_latency", "Gap between two tokens", SHORT_BUCKETS)
+        self.itl = self._gaps("inter_token_latency", "Gap between two tokens")
         self.e2e = self._seconds("e2e_request_latency", "Arrival at the router to the last token")
         self.tpot = self._seconds(
             "request_time_per_output_token", "First to last token, by token", SHORT_BUCKETS
@@ -76,6 +77,9 @@ class RouterMetrics:
         self, name: str, text: str, buckets: tuple[float, ...] = LATENCY_BUCKETS
     ) -> Histogram:
         return Histogram(f"pdserve_{name}_seconds", text, buckets=buckets, registry=self.registry)
+
+    def _gaps(self, name: str, text: str) -> TokenHistogram:
+        return TokenHistogram(f"pdserve_{name}_seconds", text, SHORT_BUCKETS, self.registry)
 
     def _tokens(self, name: str, text: str) -> Histogram:
         return Histogram(f"pdserve_{name}", text, buckets=_TOKENS, registry=self.registry)

@@ -7,7 +7,6 @@ docs/operate/metrics.md has them as a table.
 
 from collections.abc import Callable, Iterable, Mapping
 
-from prometheus_client import Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -101,7 +100,7 @@ class VllmCollector(Collector):
         return (usage, preempted, cache)
 
 
-def _same(metrics: RouterMetrics) -> Mapping[str, Histogram | Counter]:
+def _same(metrics: RouterMetrics) -> Mapping[str, Collector]:
     """Return vLLM's names, without their prefix, of metrics that mean the same here."""
     stages = metrics.stages
     return {

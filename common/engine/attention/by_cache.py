@@ -11,14 +11,17 @@ allows what keeps a scaled query, and refuses all else (biases, soft caps), so t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import Cache, PreTrainedConfig
 
 from common.engine.attention.backend import AttentionBackend
 from common.engine.attention.form import AttentionForm, UnsupportedAttentionError
+from common.engine.attention.key_biases import KeyBiases, biases_of
 from common.engine.attention.places import place_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 # families whose layers see later positions too, unless the configuration says that they decode
 _BERT_KINDS = {"big_bird", "megatron-bert", "rembert", "roformer"}
@@ -60,6 +63,7 @@ class HandedOver:
     backend: AttentionBackend
     form: AttentionForm
     has_own_mask: bool
+    biases: KeyBiases | None  # which the keys have already
 
     def attend(self, query: torch.Tensor) -> torch.Tensor:
         """Attend for scaled queries [..., T, key channels]; return [..., T, value channels].
@@ -67,6 +71,7 @@ class HandedOver:
         Raises UnsupportedAttentionError for what are no queries of this layer.
         """
         key, value = (x[0].transpose(0, 1) for x in (self.key, self.value))
+        query = query if self.biases is None else self.biases.asked_by(query)
         num_tokens, _, channels = key.shape
         if query.shape[-2:] != (num_tokens, channels):
             raise self.refused(f"takes a softmax over {list(query.shape)}")
@@ -108,6 +113,8 @@ class Scores(torch.Tensor):  # type: ignore[misc]
             return _attend(found[0], dim)
         if name == "where" and handed.has_own_mask:
             return found[0]
+        if name == "add" and handed.biases is not None:
+            return found[0]
         is_scaled = name not in _SCALING or all(x is found[0] or _is_number(x) for x in args)
         if name not in _ALLOWED or not is_scaled:
             raise handed.refused(f"changes its scores by {name}")
@@ -117,13 +124,26 @@ class Scores(torch.Tensor):  # type: ignore[misc]
         return result
 
 
-class HandingCache(Cache):  # type: ignore[misc]
-    """Cache that keeps nothing: it hands a step's keys and values to a backend. One serves all steps."""
+class HandingCache:
+    """Cache that keeps nothing: it hands a step's keys and values to a backend. One serves all steps.
 
-    def __init__(self, config: PreTrainedConfig, backend: AttentionBackend) -> None:
-        super().__init__(layers=[])
-        self._config, self._backend = config, backend
+    It has what models ask of a `transformers.Cache`, whose import takes seconds.
+    """
+
+    positions: torch.Tensor  # [T] int64 of the step that runs; the model's caller sets them
+
+    def __init__(
+        self,
+        config: "PreTrainedConfig",
+        backend: AttentionBackend,
+        biases: KeyBiases | None = None,
+    ) -> None:
+        self._config, self._backend, self._biases = config, backend, biases
         self._identities: dict[object, torch.Tensor] = {}
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return 0: positions are told, and no mask is made."""
+        return 0
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any
@@ -132,14 +152,16 @@ class HandingCache(Cache):  # type: ignore[misc]
         if self._config.model_type in _BERT_KINDS and not self._config.is_decoder:
             raise UnsupportedAttentionError("is_decoder is false, so it sees later positions")
         once = self._once(key_states.shape[1])
+        stored = key_states[:, once]
         keys = self._identity(key_states).as_subclass(Scores)
         keys.handed = HandedOver(
             layer_idx,
-            key_states[:, once],
+            stored if self._biases is None else self._biases.behind(stored, self.positions),
             value_states[:, once],
             self._backend,
             AttentionForm(1.0, _own_window(self._config, layer_idx)),
             self._config.model_type in _MASKED_BY_BUFFER,
+            self._biases,
         )
         return keys, self._identity(value_states)
 
@@ -162,7 +184,7 @@ def cache_for(model: Any, backend: AttentionBackend) -> HandingCache | None:
     """Return the cache to call a model with; None where its modules take our attention."""
     config = getattr(model, "config", None)
     is_by_cache = getattr(config, "model_type", None) in BY_CACHE_FAMILIES
-    return HandingCache(config, backend) if is_by_cache else None
+    return HandingCache(config, backend, biases_of(model)) if is_by_cache else None
 
 
 def handed_over(key: torch.Tensor) -> HandedOver | None:
@@ -181,7 +203,7 @@ def _is_number(x: object) -> bool:
     return isinstance(x, int | float) or (isinstance(x, torch.Tensor) and x.dim() == 0)
 
 
-def _own_window(config: PreTrainedConfig, layer: int) -> int | None:
+def _own_window(config: "PreTrainedConfig", layer: int) -> int | None:
     """Return the window of a layer's own mask (GPT-Neo's local layers)."""
     kinds = getattr(config, "attention_layers", None)
     if not kinds or kinds[layer] != "local":

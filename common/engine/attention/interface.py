@@ -12,6 +12,7 @@ import torch
 from common.engine.attention.backend import AttentionBackend
 from common.engine.attention.by_cache import BY_CACHE_FAMILIES, handed_over
 from common.engine.attention.form import ALIBI_FAMILIES, UnsupportedAttentionError
+from common.engine.attention.key_biases import has_key_biases
 from common.engine.attention.latent import absorb, into_latents, out_of_latents
 from common.engine.attention.layer_form import layer_form, unhonoured
 from common.engine.attention.places import place_of
@@ -101,7 +102,9 @@ def choose_attention(model: Any, name: str) -> None:
     """Choose OWN_NAME or ATTENTION_NAME for a loaded model; alibi.py's families know one way alone."""
     family = model.config.model_type
     if family in BY_CACHE_FAMILIES:
-        model.config._attn_implementation = name  # with ours no mask is made
+        # "eager" adds Falcon's biases twice; with ours no mask is made
+        is_twice = name == OWN_NAME and has_key_biases(model.config)
+        model.config._attn_implementation = "sdpa" if is_twice else name
     elif family not in ALIBI_FAMILIES:
         model.set_attn_implementation(name)
     absorb(model, is_absorbed=name == ATTENTION_NAME)

@@ -14,6 +14,7 @@ from common.engine.cpu.target import host_target
 GROUP = 32
 PART = 16  # numbers that are summed before their scale is applied
 STEP = 8  # numbers of a row in a word of 4-bit levels
+BYTES_IN_WORD, NIBBLES_IN_WORD = 4, STEP
 _AHEAD_BYTES = 8192
 LINE_BYTES = 64
 COLUMNS = range(0, WIDTH, LANES)
@@ -31,7 +32,7 @@ class Panel(NamedTuple):
     scales: Any
     first_scale: Any
     shift: Any  # log2 of the parts of a row that share a scale
-    level_dtype: types.Integer  # int8 or uint8; int32 or uint32 of 4-bit levels
+    level_dtype: Any  # numba's int8 or uint8; int32 or uint32 of 4-bit levels
     scale_array: types.Array
 
     @property

@@ -11,11 +11,12 @@ from common.engine.cpu.memory import flat, scratch
 from common.engine.cpu.panel import PLAIN, TILE_ROWS, WIDTH
 from common.engine.cpu.panel_matmul import ROWS
 from common.engine.cpu.parallel import in_parallel
-from common.engine.cpu.quantized_levels import GROUP, PART
+from common.engine.cpu.quantized_levels import BYTES_IN_WORD, GROUP, NIBBLES_IN_WORD, PART
 from common.engine.cpu.quantized_panel import group_sum, quantized_tile
 from common.engine.cpu.vector import widen
 
 _WORD_BITS = 32
+_ADDED_BITS = np.int32(-0x7F7F7F80)  # 0x80 in every byte: takes 128 off signed levels
 
 
 def _tile_function(rows: int, kind: int) -> Callable[..., int]:
@@ -57,7 +58,7 @@ def _sum_groups(x, sums):  # type: ignore[no-untyped-def]
 
 
 @part()
-def _copy_wanted(results, columns, out, first, end, column, wanted):  # type: ignore[no-untyped-def]
+def copy_wanted(results, columns, out, first, end, column, wanted):  # type: ignore[no-untyped-def]
     """Copy a last panel's results for rows first to end to the `wanted` columns from `column` on."""
     for row in range(first, end):
         for i in range(wanted):
@@ -107,7 +108,7 @@ def _panels_function(kind: int) -> Callable[..., None]:
                 )
             rest(rows, row, end, depth, sums, lev, sca, panel, shift, b, to, begin, stride)
             if column + columns > end_column:
-                _copy_wanted(to, columns, out, first, end, column, end_column - column)
+                copy_wanted(to, columns, out, first, end, column, end_column - column)
 
     return run_panels
 
@@ -137,7 +138,7 @@ quantized_gelu_tanh = _matmul_function(GELU_TANH)
 
 @kernel()
 def rows_of_quantized(numbers, levels, scales, out):  # type: ignore[no-untyped-def]
-    """out float32 [T, K] = rows `numbers` (int64 [T]) of quantized panels."""
+    """out float32 [T, K] = rows `numbers` (int64 [T]) of quantized panels, or of those of integer_matmul."""
     in_parallel(numbers.shape[0], _read_rows, (numbers, levels, scales, out))
 
 
@@ -145,11 +146,13 @@ def rows_of_quantized(numbers, levels, scales, out):  # type: ignore[no-untyped-
 def _read_rows(first, end, numbers, levels, scales, out):  # type: ignore[no-untyped-def]
     depth = out.shape[1]
     in_word, group = depth // levels.shape[1], depth // scales.shape[1]
-    bits, has_offsets = 8 if in_word == 1 else 4, scales.shape[2] > 1
+    bits, has_offsets = 4 if in_word == NIBBLES_IN_WORD else 8, scales.shape[2] > 1
     for t in range(first, end):
         panel, lane = numbers[t] // WIDTH, numbers[t] % WIDTH
         for k in range(depth):
             word = np.int32(levels[panel, k // in_word, lane])
+            if in_word == BYTES_IN_WORD and not has_offsets:
+                word ^= _ADDED_BITS
             # up, so that the level's sign is the word's, and down again
             top = np.int32(word << (_WORD_BITS - bits * (1 + k % in_word)))
             level = np.int32(top >> (_WORD_BITS - bits))

@@ -51,21 +51,7 @@ class _Rows(NamedTuple):
 
 @intrinsic(prefer_literal=True)
 def quantized_tile(  # type: ignore[no-untyped-def]
-    ctx,
-    x,
-    x_at,
-    depth,
-    sums,
-    levels,
-    scales,
-    panel,
-    shift,
-    bias,
-    out,
-    out_at,
-    out_width,
-    rows,
-    kind,
+    ctx, x, x_at, depth, sums, levels, scales, panel, shift, bias, out, out_at, stride, rows, kind
 ):
     """out[i, 0:WIDTH] = x[row i] . panel number `panel` + bias[0:WIDTH] for `rows` rows of x.
 
@@ -88,10 +74,7 @@ def quantized_tile(  # type: ignore[no-untyped-def]
             _add_group(builder, x_rows, weights, loop.index, totals)
         for i in range(num_rows):
             row = emit.multiply_add(builder, args[11], i, args[10])
-            sums = [emit.load_f32(builder, totals[i][0], emit.index(c)) for c in COLUMNS]
-            is_plain, is_gelu = (emit.literal(kind) == one for one in (PLAIN, GELU_TANH))
-            results = sums if is_plain else [gated(builder, sums[0], sums[1], is_gelu)]
-            for column, result in zip(COLUMNS, results, strict=False):
+            for column, result in _results(builder, totals[i][0], emit.literal(kind)):
                 at = builder.add(row, emit.index(column))
                 emit.store_as(builder, result, out_data, at, sig.args[9])
         return context.get_dummy_value()
@@ -125,6 +108,14 @@ def _begin_totals(builder: Builder, biases: Any, num_rows: int) -> list[list[Any
         for column in map(emit.index, COLUMNS):
             emit.store(builder, emit.load_f32(builder, biases, column), row[0], column)
     return totals
+
+
+def _results(builder: Builder, total: Any, kind: int) -> list[tuple[int, Any]]:
+    """Return a row's results, each with its first column: its sums, or those of gates applied to the rest."""
+    sums = [emit.load_f32(builder, total, emit.index(column)) for column in COLUMNS]
+    if kind == PLAIN:
+        return list(zip(COLUMNS, sums, strict=True))
+    return [(0, gated(builder, sums[0], sums[1], kind == GELU_TANH))]
 
 
 def _add_group(

@@ -59,6 +59,20 @@ define void @whole(ptr %p) {
 }
 """
 
+# LLVM makes one instruction of it where the CPU multiplies bytes and sums four of them
+_BYTES_PROBE = """
+declare i32 @llvm.vector.reduce.add.v64i32(<64 x i32>)
+define i32 @bytes(ptr %p, ptr %q) {
+  %x = load <64 x i8>, ptr %p, align 1
+  %y = load <64 x i8>, ptr %q, align 1
+  %a = zext <64 x i8> %x to <64 x i32>
+  %b = sext <64 x i8> %y to <64 x i32>
+  %m = mul <64 x i32> %a, %b
+  %s = call i32 @llvm.vector.reduce.add.v64i32(<64 x i32> %m)
+  ret i32 %s
+}
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -66,6 +80,7 @@ class Target:
 
     cpu: str  # LLVM's name
     level: Level
+    has_byte_dot: bool = False  # AVX512-VNNI: products with small integers are those of integers
 
     @property
     def lanes(self) -> int:
@@ -140,7 +155,10 @@ def describe(triple: str, cpu: str, features: str) -> Target:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features)
-    return Target(cpu, _level(machine.emit_assembly(llvm.parse_assembly(_PROBE))))
+    level = _level(machine.emit_assembly(llvm.parse_assembly(_PROBE)))
+    by_bytes = machine.emit_assembly(llvm.parse_assembly(_BYTES_PROBE))
+    has_byte_dot = level.startswith("avx512") and "vpdpbusd" in by_bytes
+    return Target(cpu, level, has_byte_dot)
 
 
 def _level(assembly: str) -> Level:

@@ -7,6 +7,11 @@ import torch
 
 from common.engine.cpu import step_kernels
 from common.engine.cpu.arrays import Array, as_array, as_words
+from common.engine.cpu.integer_matmul import (
+    integer_gelu_tanh,
+    integer_matmul,
+    integer_silu,
+)
 from common.engine.cpu.jit import Compiled
 from common.engine.cpu.packed import partner_of
 from common.engine.cpu.panel import TILE_ROWS
@@ -25,6 +30,7 @@ from common.engine.cpu.quantized_matmul import (
 from common.engine.cpu.recorder import Recorder
 from common.engine.cpu.threads import get_num_threads
 from common.engine.fused.ops import gate, matmul
+from common.engine.fused.quantized_panels import is_for_integers
 from common.engine.fused.weights import Activation, Linear
 
 _NO_BIAS = np.zeros(0, np.float32)
@@ -36,12 +42,13 @@ class _Kernels:
     """Kernels of one product, by what the panels hold."""
 
     full: Compiled
-    quantized: Compiled
+    quantized: Compiled  # of small integers, widened
+    integer: Compiled  # of small integers, with rows of integers
 
 
-_PLAIN = _Kernels(panel_matmul, quantized_matmul)
-_SILU = _Kernels(panel_silu, quantized_silu)
-_GELU_TANH = _Kernels(panel_gelu_tanh, quantized_gelu_tanh)
+_PLAIN = _Kernels(panel_matmul, quantized_matmul, integer_matmul)
+_SILU = _Kernels(panel_silu, quantized_silu, integer_silu)
+_GELU_TANH = _Kernels(panel_gelu_tanh, quantized_gelu_tanh, integer_gelu_tanh)
 _PART_TOKENS = 2 * TILE_ROWS  # a thread that reads a panel uses it for so many
 
 
@@ -136,7 +143,7 @@ class CpuOps:
         self, kernels: _Kernels, x: torch.Tensor, layer: Linear, out: torch.Tensor
     ) -> None:
         if layer.scales is not None:
-            self._by_quantized(kernels.quantized, x, layer, as_array(out))
+            self._by_quantized(kernels, x, layer, as_array(out))
             return
         bias = _NO_BIAS if layer.bias is None else layer.bias.numpy()
         rows = as_array(self._converted(x, _partner(layer.weight.dtype)))
@@ -144,7 +151,7 @@ class CpuOps:
         given = rows, as_array(layer.weight), bias, as_array(out), parts
         self._recorder.call(kernels.full, *given)
 
-    def _by_quantized(self, matmul: Compiled, x: torch.Tensor, layer: Linear, out: Array) -> None:
+    def _by_quantized(self, kernels: _Kernels, x: torch.Tensor, layer: Linear, out: Array) -> None:
         """Multiply by each form of panels that a weight has; their columns lie side by side."""
         rows, first = as_array(self._converted(x, torch.float32)), 0
         for one in (layer, *layer.rest):
@@ -155,7 +162,8 @@ class CpuOps:
             bias = _NO_BIAS if one.bias is None else one.bias.numpy()
             parts = _parts(len(rows), len(one.weight))
             given = rows, as_array(one.weight), as_array(one.scales), bias, out, first, end, parts
-            self._recorder.call(matmul, *given)
+            is_integer = is_for_integers(x.shape[1], one.scales.shape[1])
+            self._recorder.call(kernels.integer if is_integer else kernels.quantized, *given)
             first = end
 
     def _converted(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

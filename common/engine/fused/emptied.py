@@ -21,6 +21,9 @@ class Used(Protocol):
     def take(self, parameter: nn.Parameter) -> None:
         """Note that a parameter is read."""
 
+    def rows(self, rows: torch.Tensor) -> None:
+        """Note that rows of a parameter are laid out, and read no more."""
+
     def parts(self, made: Parts) -> Parts:
         """Note what was made of all parameters that were read since the last call; return it."""
 
@@ -29,6 +32,9 @@ class Kept:
     """Parameters stay as they are."""
 
     def take(self, parameter: nn.Parameter) -> None:
+        """Do nothing."""
+
+    def rows(self, rows: torch.Tensor) -> None:
         """Do nothing."""
 
     def parts(self, made: Parts) -> Parts:
@@ -45,6 +51,10 @@ class Emptied:
     def take(self, parameter: nn.Parameter) -> None:
         """Note that a parameter is read."""
         self._taken[id(parameter)] = parameter
+
+    def rows(self, rows: torch.Tensor) -> None:
+        """Have the system take their memory."""
+        _give_pages_back(rows)
 
     def parts(self, made: Parts) -> Parts:
         """Empty the parameters of which `made` does not hold the memory."""

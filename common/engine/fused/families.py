@@ -6,12 +6,14 @@ product, a bias, a new norm in a later `transformers`.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from common.engine.fused.emptied import Emptied, Kept, Used
+from common.engine.fused.held import HeldEmbedding, HeldLinear, HeldWeight, StackedWeights
 from common.engine.fused.plain import is_plain
 from common.engine.fused.weights import (
     Activation,
@@ -88,13 +90,13 @@ class _Reader:
         if getattr(attention, "attn_logit_softcapping", None):
             return None
         layers = tuple(self._used.parts(self._layer(layer)) for layer in body.layers)
-        head = self._layout.head(self._stored(self._model.lm_head))
-        embedding = self._take(body.embed_tokens.weight)
-        is_tied = self._model.lm_head.weight is body.embed_tokens.weight
+        head = self._layout.head(self._stored(self._model.lm_head), self._used.rows)
+        table = body.embed_tokens
+        dtype = table.dtype if isinstance(table, HeldEmbedding) else table.weight.dtype
         weights = DecoderWeights(
-            dtype=embedding.dtype,
-            embedding=head if is_tied else Linear(embedding, None),
-            embedding_scale=self._embedding_scale(body.embed_tokens),
+            dtype=dtype,
+            embedding=self._embedding(table, head),
+            embedding_scale=self._embedding_scale(table, dtype),
             layers=layers,
             final_norm=self._norm(body.norm),
             head=head,
@@ -153,6 +155,8 @@ class _Reader:
         if hasattr(owner, merged):
             return self._stored(getattr(owner, merged))
         parts: list[Module] = [getattr(owner, name) for name in names]
+        if any(isinstance(part, HeldLinear) for part in parts):
+            return _side_by_side([self._stored(part) for part in parts])
         weight = torch.cat([self._take(part.weight) for part in parts])
         biases = [self._take(part.bias) for part in parts if part.bias is not None]
         return Linear(weight, torch.cat(biases) if biases else None)
@@ -162,15 +166,32 @@ class _Reader:
 
     def _stored(self, module: Module) -> Linear:
         bias = None if module.bias is None else self._take(module.bias)
+        if isinstance(module, HeldLinear):
+            return self._held(module.held, bias)
         return Linear(self._take(module.weight), bias)
+
+    def _held(self, held: HeldWeight, bias: torch.Tensor | None = None) -> Linear:
+        for parameter in held.parameters():
+            self._take(parameter)
+        shape = torch.empty(held.num_rows, held.num_columns, device="meta")
+        return Linear(shape, bias, held=held)
+
+    def _embedding(self, module: Module, head: Linear) -> Linear:
+        """Return the head where the two are one, else the rows as they are stored."""
+        if isinstance(module, HeldEmbedding):
+            is_tied = self._model.lm_head.held is module.held
+            return head if is_tied else self._layout.head(self._held(module.held))
+        embedding = self._take(module.weight)
+        is_tied = self._model.lm_head.weight is module.weight
+        return head if is_tied else Linear(embedding, None)
 
     def _norm(self, module: Module) -> torch.Tensor:
         weight = self._take(module.weight).float()
         return weight + 1 if self._is_gemma else weight
 
-    def _embedding_scale(self, module: Module) -> torch.Tensor | None:
+    def _embedding_scale(self, module: Module, dtype: torch.dtype) -> torch.Tensor | None:
         scale = getattr(module, "embed_scale", None)
-        return None if scale is None else scale.to(module.weight.dtype)
+        return None if scale is None else scale.to(dtype)
 
     def _take(self, parameter: nn.Parameter) -> torch.Tensor:
         self._taken.add(id(parameter))
@@ -185,6 +206,34 @@ def _shape_of(parameter: nn.Parameter) -> torch.Tensor:
     """
     whole = parameter.detach()
     return whole[:, :0] if whole.dim() > 1 else whole
+
+
+def _side_by_side(parts: list[Linear]) -> Linear:
+    """Merge held products: those of one form into one weight, the others behind it."""
+    runs: list[list[Linear]] = []
+    for part in parts:
+        kind = _kind(part)
+        if runs and _kind(runs[-1][0]) == kind:
+            runs[-1].append(part)
+        else:
+            runs.append([part])
+    first, *rest = (_stacked(run) for run in runs)
+    return replace(first, rest=tuple(rest))
+
+
+def _kind(part: Linear) -> tuple[object, ...]:
+    if part.held is None:
+        raise TypeError("the loader holds all parts of a weight, or none")
+    return part.held.form, part.held.group, part.bias is None
+
+
+def _stacked(run: list[Linear]) -> Linear:
+    if len(run) == 1:
+        return run[0]
+    biases = [part.bias for part in run if part.bias is not None]
+    weight = torch.cat([part.weight for part in run])
+    held = StackedWeights([part.held for part in run if part.held is not None])
+    return Linear(weight, torch.cat(biases) if biases else None, held=held)
 
 
 def _is_uniform(layers: tuple[LayerWeights, ...]) -> bool:

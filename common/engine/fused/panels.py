@@ -7,9 +7,10 @@ from common.engine.cpu.arrays import as_words
 from common.engine.cpu.emit import LANES
 from common.engine.cpu.panel import WIDTH
 from common.engine.cpu.panel_matmul import lay_out_panels
-from common.engine.fused.weights import Linear
+from common.engine.fused.weights import Linear, RowsDone, keep_rows
 
 _WORD_BYTES = 4
+_AT_A_TIME_BYTES = 2**24
 
 
 class Panels:
@@ -19,7 +20,11 @@ class Panels:
         """Lay out a product for CpuOps.linear."""
         return _laid_out(layer, layer.weight, layer.bias) if _can_pack(layer.weight) else layer
 
-    head = linear
+    def head(self, layer: Linear, done: RowsDone = keep_rows) -> Linear:
+        """Lay out the head some rows at a time: in a small model it is a fifth of all weights."""
+        if not _can_pack(layer.weight):
+            return layer
+        return _laid_out(layer, layer.weight, layer.bias, done)
 
     def gated(self, layer: Linear) -> Linear:
         """Put LANES rows of the gate and as many of up into every panel, so that a tile can gate its sums."""
@@ -29,19 +34,25 @@ class Panels:
         return _laid_out(layer, dealt(layer.weight), bias)
 
 
-def to_panels(weight: torch.Tensor) -> torch.Tensor:
+def to_panels(weight: torch.Tensor, done: RowsDone = keep_rows) -> torch.Tensor:
     """Lay out weight [N, K] as panels [ceil(N / WIDTH), K / pack, WIDTH, pack]; zeros fill the last one."""
-    pack = _pack(weight)
-    weight = padded(weight, WIDTH)
-    panels = weight.new_empty(len(weight) // WIDTH, weight.shape[1] // pack, WIDTH, pack)
+    pack, num_panels = _pack(weight), -(-len(weight) // WIDTH)
+    panels = weight.new_empty(num_panels, weight.shape[1] // pack, WIDTH, pack)
     words = as_words(panels).reshape(panels.shape[:3])
-    lay_out_panels(as_words(weight).reshape(len(weight), -1), words)
+    step = max(_AT_A_TIME_BYTES // max(panels[:1].nbytes, 1), 1)
+    for first in range(0, num_panels, step):
+        rows = weight[first * WIDTH : (first + step) * WIDTH]
+        whole = padded(rows, WIDTH)
+        lay_out_panels(as_words(whole).reshape(len(whole), -1), words[first : first + step])
+        done(rows)
     return panels
 
 
-def _laid_out(layer: Linear, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+def _laid_out(
+    layer: Linear, weight: torch.Tensor, bias: torch.Tensor | None, done: RowsDone = keep_rows
+) -> Linear:
     biases = None if bias is None else padded(bias.float(), WIDTH)
-    return Linear(to_panels(weight), biases, num_outputs=layer.out_features)
+    return Linear(to_panels(weight, done), biases, num_outputs=layer.out_features)
 
 
 def _can_pack(weight: torch.Tensor) -> bool:

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from common.engine.fused.held import HeldEmbedding, HeldLinear, HeldWeight
 from common.engine.weights.llama import LlamaForCausalLM
 
 # by exact class: a subclass (bitsandbytes', torchao's, an adapter's) may compute something else
 _TORCH = {nn.Linear, nn.Embedding, nn.ModuleList, nn.Dropout, nn.SiLU}
+_OURS = {HeldLinear, HeldEmbedding}  # in the place of torch's
 _FAMILIES = ("transformers.models.", LlamaForCausalLM.__module__)
 _ACTIVATIONS = "transformers.activations"
 
@@ -25,8 +27,10 @@ def is_plain(model: nn.Module) -> bool:
 
 
 def _is_plain(module: nn.Module, family: str) -> bool:
+    if isinstance(module, HeldWeight):
+        return True
     kind = type(module)
-    is_known = kind in _TORCH or kind.__module__ in (family, _ACTIVATIONS)
+    is_known = kind in _TORCH | _OURS or kind.__module__ in (family, _ACTIVATIONS)
     # a quantized tensor hides in an ordinary nn.Linear as a subclass of Parameter
     has_tensors = all(type(parameter) is nn.Parameter for parameter in module.parameters(False))
     return is_known and has_tensors and not any(_changes(module))

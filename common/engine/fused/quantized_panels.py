@@ -3,6 +3,8 @@
 import torch
 
 from common.engine.cpu.panel import WIDTH
+from common.engine.cpu.quantized_levels import GROUP as INTEGER_GROUP
+from common.engine.cpu.target import host_target
 from common.engine.fused.panels import Panels, dealt, padded
 from common.engine.fused.quantize import (
     HEAD_FORMAT,
@@ -12,10 +14,11 @@ from common.engine.fused.quantize import (
     can_quantize,
     quantize,
 )
-from common.engine.fused.weights import Linear
+from common.engine.fused.weights import Linear, RowsDone, keep_rows
 
 _IN_WORD = 8  # 4-bit levels of an int32
 _BITS = 4
+_SIGN = 0x80
 
 
 class QuantizedPanels:
@@ -39,10 +42,10 @@ class QuantizedPanels:
         bias = None if layer.bias is None else dealt(layer.bias)
         return laid_out(layer, quantize(dealt(layer.weight), self._format), bias)
 
-    def head(self, layer: Linear) -> Linear:
+    def head(self, layer: Linear, done: RowsDone = keep_rows) -> Linear:
         """Quantize and lay out the head, in a format of its own."""
         if not can_quantize(layer.weight):
-            return self._full.head(layer)
+            return self._full.head(layer, done)
         return laid_out(layer, quantize(layer.weight, self._head_format), layer.bias)
 
 
@@ -54,15 +57,28 @@ def laid_out(layer: Linear, weight: QuantizedWeight, bias: torch.Tensor | None) 
 
 
 def to_quantized_panels(weight: QuantizedWeight) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lay out levels [P, K, WIDTH], or [P, K / 8, WIDTH] in words, and scales [P, K / n, 1 or 2, WIDTH].
+    """Lay out levels [P, K / n, WIDTH], n of them in a word, and scales [P, K / group, 1 or 2, WIDTH].
 
-    The dtypes are those of quantized_matmul.
+    Levels and dtypes are those of quantized_matmul or, where the CPU computes with them, integer_matmul.
     """
     scales = _side_by_side(weight.scales.flatten(1)).unflatten(1, weight.scales.shape[1:])
-    if weight.bits == 8:
+    if weight.bits == 8 and not is_for_integers(weight.levels.shape[1], weight.scales.shape[1]):
         return _side_by_side(weight.levels), scales
-    words = _side_by_side(_packed(weight.levels))
+    rows = _packed(weight.levels) if weight.bits == _BITS else _in_words(weight.levels)
+    words = _side_by_side(rows)
     return words.view(torch.uint32) if weight.levels.dtype == torch.uint8 else words, scales
+
+
+def is_for_integers(depth: int, num_scales: int) -> bool:
+    """Return True where integer_matmul multiplies rows of `depth` numbers by panels with so many scales."""
+    return host_target().has_byte_dot and num_scales * INTEGER_GROUP <= depth
+
+
+def _in_words(levels: torch.Tensor) -> torch.Tensor:
+    """See four levels of 8 bits as an int32 word, with 128 added to those that have a sign."""
+    if levels.dtype == torch.int8:
+        levels = levels.view(torch.uint8) ^ _SIGN
+    return levels.contiguous().view(torch.int32)
 
 
 def _packed(levels: torch.Tensor) -> torch.Tensor:

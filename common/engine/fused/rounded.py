@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from common.engine.fused.quantize import HEAD_FORMAT, Format, PanelForm, can_quantize, quantize
-from common.engine.fused.weights import Linear
+from common.engine.fused.weights import Linear, RowsDone, keep_rows
 
 _ROWS = 4096  # of a weight that are rounded at a time: a head has hundreds of thousands
 
@@ -31,7 +31,7 @@ class Rounded:
 
     gated = linear
 
-    def head(self, layer: Linear) -> Linear:
+    def head(self, layer: Linear, done: RowsDone = keep_rows) -> Linear:
         """Round the head's weight, to a format of its own."""
         return Linear(rounded(layer.weight, self._head_format), layer.bias)
 

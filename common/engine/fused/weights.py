@@ -1,11 +1,15 @@
 """Weights of a fused decoder: those of every layer, merged once at load."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
 
+from common.engine.fused.held import HeldWeight
+
 Activation = Literal["silu", "gelu_tanh"]
+RowsDone = Callable[[torch.Tensor], None]  # is given rows of a weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,7 @@ class Linear:
     num_outputs: int | None = None
     scales: torch.Tensor | None = None
     rest: tuple["Linear", ...] = ()
+    held: HeldWeight | None = None  # before a layout; `weight` has no memory then
 
     @property
     def out_features(self) -> int:
@@ -41,6 +46,10 @@ class Linear:
         return self.num_outputs is not None
 
 
+def keep_rows(rows: torch.Tensor) -> None:
+    """Implement RowsDone for weights that others read too."""
+
+
 class Layout(Protocol):
     """Layout of the weights of products; asked for each one as soon as it is merged."""
 
@@ -50,8 +59,11 @@ class Layout(Protocol):
     def gated(self, layer: Linear) -> Linear:
         """Lay out a product for `FusedOps.gated`: the gate's rows, then those of up."""
 
-    def head(self, layer: Linear) -> Linear:
-        """Lay out the product that gives the logits, for `FusedOps.linear` and perhaps `FusedOps.embed`."""
+    def head(self, layer: Linear, done: RowsDone = keep_rows) -> Linear:
+        """Lay out the product that gives the logits, for `FusedOps.linear` and perhaps `FusedOps.embed`.
+
+        `done` may be told of rows of its weight that are laid out, and read no more.
+        """
 
 
 class AsStored:
@@ -61,7 +73,11 @@ class AsStored:
         """Return `layer` itself."""
         return layer
 
-    gated = head = linear
+    gated = linear
+
+    def head(self, layer: Linear, done: RowsDone = keep_rows) -> Linear:
+        """Return `layer` itself."""
+        return layer
 
 
 @dataclass(frozen=True, slots=True)

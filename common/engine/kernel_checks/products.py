@@ -18,13 +18,14 @@ from common.engine.memory.kv_cache import DTYPES
 _TOKENS, _DEPTH, _INNER, _HEADS, _HEAD_DIM = 31, 64, 72, 3, 16
 
 
-def check(dtype: str, activation: str, quantization: str | PanelForm = "none") -> None:
+def check(dtype: str, activation: str | None, quantization: str | PanelForm = "none") -> None:
     """Compile or load all kernels, and compare. Raises WrongNumbersError, KernelError."""
     kind = DTYPES[dtype]
     packed, stored = _layouts(quantization)
     ops = CpuOps(is_quantized=quantization != "none")
-    ours = _run(ops, packed, kind, cast(Activation, activation))
-    plain = _run(TorchOps(), stored, torch.float32, cast(Activation, activation), kind)
+    gate = cast(Activation | None, activation)
+    ours = _run(ops, packed, kind, gate)
+    plain = _run(TorchOps(), stored, torch.float32, gate, kind)
     for name, tensor in ours.items():
         require_close(name, tensor, plain[name], kind)
 
@@ -43,7 +44,7 @@ def _run(
     ops: FusedOps,
     layout: Layout,
     dtype: torch.dtype,
-    activation: Activation,
+    activation: Activation | None,
     rounded_to: torch.dtype | None = None,
 ) -> dict[str, torch.Tensor]:
     """Return the result of each operation; the numbers going in are rounded to `rounded_to`."""
@@ -62,7 +63,7 @@ def _run(
         "a product in float32": torch.empty(_TOKENS, _INNER),
         "a product for the residual": torch.empty(_TOKENS, _INNER, dtype=inputs),
         "a product of one row": torch.empty(1, _INNER, dtype=inputs),
-        "a gated product": torch.empty(_TOKENS, _INNER, dtype=inputs),
+        "a gated product": torch.zeros(_TOKENS, _INNER, dtype=inputs),
         "an embedding": torch.empty(5, _DEPTH),
         "a product of the head": torch.empty(_TOKENS, _INNER),
     }
@@ -71,8 +72,9 @@ def _run(
     ops.linear(kept, product, found["a product in float32"])
     ops.linear(attended, product, found["a product for the residual"])
     ops.linear(kept[:1], product, found["a product of one row"])
-    products = torch.empty(_TOKENS, 2 * _INNER, dtype=inputs)
-    ops.gated(kept, gate_up, activation, products, found["a gated product"])
+    if activation is not None:
+        products = torch.empty(_TOKENS, 2 * _INNER, dtype=inputs)
+        ops.gated(kept, gate_up, activation, products, found["a gated product"])
     ops.embed(torch.tensor([0, 70, 8, 71, 8]), head, found["an embedding"])
     ops.linear(kept, head, found["a product of the head"])
     return found | _between_products(ops, dtype, stored, inputs)

@@ -43,11 +43,12 @@ def attention_verdict(shape: AttentionShape) -> str | None:
 
 
 def products_verdict(
-    dtype: str, activation: str, quantization: "str | PanelForm" = "none"
+    dtype: str, activation: str | None, quantization: "str | PanelForm" = "none"
 ) -> str | None:
     """Return the same for matrix products, norms and the rest of a fused layer.
 
     With a `quantization` the products' weights are small integers: rounded to a format, or held in a form.
+    Without an `activation` no product is gated.
     """
     from common.engine.kernel_checks import products
 

@@ -31,6 +31,11 @@ def entry_name(sha256: str) -> str:
     return f"gguf-{sha256[:16]}"
 
 
+def kept_entry_name(sha256: str) -> str:
+    """Return the entry of a GGUF file whose weights stay in the file."""
+    return f"{entry_name(sha256)}-kept"
+
+
 def find(cache_dir: Path, entry: str) -> Path | None:
     """Return the finished entry's folder, or None when it is not there."""
     folder = cache_dir / entry

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pdserve.errors import SetupError
 
 if TYPE_CHECKING:
-    from gguf import GGUFReader
+    from common.engine.weights.gguf_reader import QuickReader
 
 _MAGIC = b"GGUF"
 _ARCHITECTURE = "general.architecture"
@@ -30,7 +30,7 @@ class GgufFacts:
     frequency_divisors: tuple[float, ...] = ()
 
 
-def open_gguf(parts: Sequence[Path]) -> "GGUFReader":
+def open_gguf(parts: Sequence[Path]) -> "QuickReader":
     """Open a GGUF model once, in a second for a vocabulary of 250,000.
 
     Raises SetupError when a file is cut short or is no GGUF.
@@ -49,7 +49,7 @@ def open_gguf(parts: Sequence[Path]) -> "GGUFReader":
         raise damaged from error
 
 
-def read_gguf_facts(reader: "GGUFReader", name: str) -> GgufFacts:
+def read_gguf_facts(reader: "QuickReader", name: str) -> GgufFacts:
     """Read the facts of the open file `name`.
 
     Raises SetupError when it scales its positions in a way that transformers ignores and we do not know.
@@ -70,6 +70,12 @@ def read_gguf_facts(reader: "GGUFReader", name: str) -> GgufFacts:
             "Use the model's safetensors folder instead",
         )
     return GgufFacts(fields.get(_END_OF_TURN), fields.get(_SPLITTER) in _DIGITS_FIRST, divisors)
+
+
+def architecture_of(reader: "QuickReader") -> str:
+    """Return llama.cpp's name of the model's architecture; empty where the file has none."""
+    field = reader.fields.get(_ARCHITECTURE)
+    return "" if field is None else str(field.contents())
 
 
 def _wanted(key: str) -> bool:

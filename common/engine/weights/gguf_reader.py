@@ -19,6 +19,8 @@ _Part = Any  # array of one field's bytes, as gguf has it
 class QuickReader(GGUFReader):  # type: ignore[misc]  # gguf has no types
     """GGUFReader that reads arrays whole; its fields are the same."""
 
+    num_tensors: tuple[int, ...] = ()  # of each part, where `tensors` are those of all
+
     def _get_field_parts(
         self, orig_offs: int, raw_type: int
     ) -> tuple[int, list[_Part], list[int], list[GGUFValueType]]:
@@ -68,6 +70,7 @@ def open_parts(parts: Sequence[Path]) -> QuickReader:
     Raises what gguf raises for a file that it cannot read: ValueError, IndexError, KeyError and others.
     """
     first, *others = (QuickReader(part) for part in parts)
+    first.num_tensors = tuple(len(reader.tensors) for reader in (first, *others))
     for other in others:
         first.tensors.extend(other.tensors)
     return first

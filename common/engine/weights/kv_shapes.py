@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from common.engine.attention.key_biases import BIAS_CHANNELS, has_key_biases
 from common.kv_transfer.layout import KVShape, LatentShape
 
 if TYPE_CHECKING:
@@ -13,8 +14,6 @@ _DOUBLED_IN_WINDOWS = {"mimo_v2_flash"}
 # families that attend over more KV heads, or wider values, than their numbers say: each kept head repeated
 # for every expert of attention (JetMoe), two heads' values side by side (attention/differential.py)
 _REPEATED, _PAIRED = {"jetmoe"}, {"diffllama"}
-# families with latents some of whose layers have no rotated part
-_WITHOUT_ROTATED = {"mistral_large4_text"}
 _LATENT = ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
 
 
@@ -55,9 +54,9 @@ def _shape(layer: "PreTrainedConfig", index: int) -> KVShape:
     nope, rope, value_dim = (getattr(layer, name, None) for name in _LATENT)
     if nope is not None and rope is not None and value_dim:
         # multi-head latent attention (DeepSeek-V2): see attention/latent.py
-        if layer.model_type in _WITHOUT_ROTATED and not layer.no_rope_layers[index]:
-            rope = 0
-        return LatentShape(1, layer.kv_lora_rank + rope, layer.kv_lora_rank)
+        is_rotated = (getattr(layer, "no_rope_layers", None) or {index: True})[index]
+        rotated = rope if is_rotated else 0  # Mistral Large 4 rotates in some layers
+        return LatentShape(1, layer.kv_lora_rank + rotated, layer.kv_lora_rank)
     is_grouped = getattr(layer, "new_decoder_architecture", False)  # Falcon 40B's, not 7B's
     is_single = getattr(layer, "multi_query", False) and not is_grouped
     named = "num_kv_heads" if is_grouped else "num_key_value_heads"
@@ -69,7 +68,8 @@ def _shape(layer: "PreTrainedConfig", index: int) -> KVShape:
     key_dim = getattr(layer, "head_dim", None) or layer.hidden_size // heads
     if layer.model_type in _PAIRED:
         value_dim = 2 * key_dim
-    return KVShape(kv_heads, key_dim, value_dim or key_dim)
+    further = BIAS_CHANNELS if has_key_biases(layer) else 0
+    return KVShape(kv_heads, key_dim + further, value_dim or key_dim)
 
 
 def _places(text: "PreTrainedConfig") -> list[int | None]:

@@ -18,7 +18,7 @@ from common.engine.model_spec import ModelSpec
 from common.engine.weights.config_file import ADAPTER, read_config
 from common.engine.weights.llama import LlamaForCausalLM, Take, shapes_of
 from common.engine.weights.plain_config import PlainConfig
-from common.engine.weights.quantization import refuse_quantized_folder
+from common.engine.weights.prequantized.plan import read_plan
 from common.engine.weights.spec import read_spec
 from common.engine.weights.stored import StoredTensor, read_tensors, unchanged, weight_files
 from pdserve.errors import SetupError
@@ -53,7 +53,8 @@ def find_plain(folder: Path, config: EngineConfig, device: torch.device) -> Plai
         model = PlainConfig.read(read_config(folder))
         if model is None or (folder / ADAPTER).exists():
             return None
-        refuse_quantized_folder(folder)
+        if read_plan(folder) is not None:  # quantized
+            return None
         tensors = read_tensors(weight_files(folder))
     except SetupError:  # the other path tells it, and finds more
         return None

@@ -1,11 +1,13 @@
 """Numbers of a model from its configuration files; configurations that no backend honours are refused."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.config import StoredDtype
 from common.engine.attention.indexed import INDEXED, INDEXED_FAMILIES
+from common.engine.attention.key_biases import has_key_biases
 from common.engine.attention.layer_form import extras_of
 from common.engine.model_spec import ModelSpec
 from common.engine.weights.fingerprint import fingerprint
@@ -46,11 +48,17 @@ _log = get_logger()
 
 
 def read_spec(path: Path, config: "PreTrainedConfig", dtype: StoredDtype) -> ModelSpec:
-    """Read the model's numbers.
+    """Read the model's numbers, and hash its weights.
 
     Raises SetupError for layers that are not attention over all, a window or a chunk of earlier positions,
     for a configuration without the numbers, and for a dtype in which the family's modules fail.
     """
+    spec = read_unhashed(path, config, dtype)
+    return replace(spec, fingerprint=f"{fingerprint(path)}-{dtype}")
+
+
+def read_unhashed(path: Path, config: "PreTrainedConfig", dtype: StoredDtype) -> ModelSpec:
+    """Read the numbers without the fingerprint, which takes the time of reading all weights."""
     text = config.get_text_config()
     _refuse_unsupported(config, text)
     refuse_dtype(text, dtype)
@@ -67,7 +75,7 @@ def read_spec(path: Path, config: "PreTrainedConfig", dtype: StoredDtype) -> Mod
         max_context_tokens=max_context_tokens(text),
         eos_token_ids=read_eos_token_ids(path, text.vocab_size),
         dtype=dtype,
-        fingerprint=f"{fingerprint(path)}-{dtype}",
+        fingerprint="",
         extras=extras_of(text),
         state_layers=layers.state,
         own_kv_shapes=() if is_alike else shapes.own,
@@ -125,7 +133,7 @@ def _refuse_unsupported(config: "PreTrainedConfig", text: "PreTrainedConfig") ->
             raise _unsupported(f"its layer {layer} is {kind}")
     if getattr(text, "attn_temperature_tuning", False) and text.model_type not in _TUNED:
         raise _unsupported(f"layers of {text.model_type} scale queries by positions of their own")
-    if getattr(text, "alibi", False):
+    if getattr(text, "alibi", False) and not has_key_biases(text):
         raise _unsupported(f"every layer of {text.model_type} adds ALiBi biases to its scores")
     has_no_number = has_no_attention(text) or has_various_heads(text)
     needed = _NEEDED[1:] if has_no_number else _NEEDED

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from common.engine.weights.config_file import CONFIG, read_config
 from common.engine.weights.folder import INDEX, read_shards
+from common.engine.weights.gguf_index import is_kept, part_files, read_index
 from pdserve.errors import SetupError
 
 _SINGLE = "model.safetensors"
@@ -25,10 +26,13 @@ class StoredTensor:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the files that `transformers` loads: model.safetensors, or else the shards of the index.
+    """Return the files that are loaded: model.safetensors, or else the shards of the index.
 
-    Other files are never read. Raises SetupError when there are none, or when config.json names others.
+    Of a GGUF model that is kept as it is, these are the file's parts. Other files are never read. Raises
+    SetupError when there are none, or when config.json names others.
     """
+    if is_kept(folder):
+        return part_files(folder, read_index(folder).num_parts)
     if named := read_config(folder).get("transformers_weights"):
         raise SetupError(
             f"{folder / CONFIG}: transformers_weights names {named!r} as the weights",

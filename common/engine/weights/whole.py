@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from transformers.utils import logging as transformers_logging
 from common.engine.attention.interface import our_name
 from common.engine.weights.experts import refuse_uneven_experts
 from common.engine.weights.loading_report import LoadingReport, check_report
+from common.engine.weights.prequantized.plain_files import plain_files
+from common.engine.weights.prequantized.plan import Plan
 from common.engine.weights.quantization import refuse_quantized_tensors
 from common.engine.weights.stored import read_tensors, weight_files
-from common.engine.weights.streamed import unmapped
 from common.engine.weights.text_part import as_causal_lm, multimodal_class, without_towers
 
 
@@ -23,18 +25,19 @@ def load_whole(
     config: PreTrainedConfig,
     dtype: torch.dtype,
     device: torch.device,
+    plan: Plan | None,
     *,
     allow_unused: bool,
 ) -> torch.nn.Module:
     """Load a model, or a multimodal one's text part, with our attention and the folder's weights.
 
-    Each tensor goes straight to `device`. Raises SetupError, naming the tensor, for weights that are not
-    exactly the model's; whatever else `transformers` raises passes through.
+    Each tensor goes straight to `device`; `plan` is that of quantized weights. Raises SetupError, naming the
+    tensor, for weights that are not exactly the model's; whatever else `transformers` raises passes through.
     """
-    tensors = read_tensors(weight_files(path))
+    tensors = read_tensors(weight_files(path)) if plan is None else plan.entries()
     refuse_quantized_tensors(tensors)
     kind, is_part = _class_of(config)
-    with _reported_to_us(), unmapped():
+    with _reported_to_us(), plain_files(plan, dtype):
         try:
             model, raw = kind.from_pretrained(
                 path,
@@ -51,7 +54,7 @@ def load_whole(
         except RuntimeError:
             refuse_uneven_experts(path, tensors)  # names the expert that cannot be stacked
             raise
-    report = LoadingReport.read(raw)
+    report = _read_report(raw, plan)
     if report.mismatched:
         refuse_uneven_experts(path, tensors)
     check_report(report, path, _head(model), allow_unused=allow_unused)
@@ -63,6 +66,14 @@ def _class_of(config: PreTrainedConfig) -> tuple[Any, bool]:
     """Return the class that loads the model, and True if that is a multimodal one's text part."""
     multimodal = multimodal_class(config)
     return (without_towers(multimodal), True) if multimodal else (AutoModelForCausalLM, False)
+
+
+def _read_report(raw: dict[str, Any], plan: Plan | None) -> LoadingReport:
+    report = LoadingReport.read(raw)
+    if plan is None or not report.unused:
+        return report
+    harmless = plan.zero_biases(report.unused)
+    return replace(report, unused=tuple(n for n in report.unused if n not in harmless))
 
 
 def _head(model: Any) -> str | None:

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Sequence
 from itertools import pairwise
 
-from prometheus_client import Histogram
+from prometheus_client.registry import Collector
 
 _WINDOW_S = 30.0
 
@@ -12,7 +12,7 @@ _WINDOW_S = 30.0
 class LatencyWindow:
     """Counts of a histogram's buckets over the last 30 s, or since the first look."""
 
-    def __init__(self, histogram: Histogram, window_s: float = _WINDOW_S) -> None:
+    def __init__(self, histogram: Collector, window_s: float = _WINDOW_S) -> None:
         self._histogram = histogram
         self._window_s = window_s
         self._looks: deque[tuple[float, list[float]]] = deque()  # with cumulative counts

@@ -1,7 +1,6 @@
 """OpenAI's package for JavaScript, unmodified, against a real deployment; by `make test-clients`."""
 
 import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.support.client_tools import installed
 from tests.integration.support.openai_deployment import MODEL
 from tests.integration.support.processes import Served
 from tests.patience import WITHIN_S
@@ -16,7 +16,6 @@ from tests.patience import WITHIN_S
 pytestmark = [pytest.mark.deployment, pytest.mark.clients]
 
 SCRIPT = Path(__file__).parent / "javascript" / "openai_chat.mjs"
-FOLDER = Path(os.environ.get("PDSERVE_CLIENTS", "")) / "javascript"  # has node_modules
 NODE = shutil.which("node")
 PARIS = "The capital of France is Paris."
 
@@ -25,9 +24,9 @@ PARIS = "The capital of France is Paris."
 def found(served: Served) -> Any:
     if NODE is None:
         pytest.skip("node is not installed")
-    assert (FOLDER / "node_modules").is_dir(), "run `make test-clients`"
+    folder = installed("javascript")  # has node_modules
     ended = subprocess.run(
-        [NODE, str(SCRIPT), served.openai, MODEL, str(FOLDER.resolve())],
+        [NODE, str(SCRIPT), served.openai, MODEL, str(folder.resolve())],
         capture_output=True,
         text=True,
         timeout=WITHIN_S,

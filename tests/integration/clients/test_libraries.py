@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.support.client_tools import installed
 from tests.integration.support.openai_deployment import MODEL
 from tests.integration.support.processes import Served
 from tests.patience import WITHIN_S
@@ -15,18 +16,17 @@ from tests.patience import WITHIN_S
 pytestmark = [pytest.mark.deployment, pytest.mark.clients]
 
 SCRIPTS = Path(__file__).parent / "scripts"
-VENVS = os.environ.get("PDSERVE_CLIENTS", "")  # `libraries` has what tools/libraries.txt lists
 PARIS = "The capital of France is Paris."
 
 
 def run(script: str, served: Served) -> Any:
     """Return the JSON that a script prints."""
-    assert VENVS, "run `make test-clients`"
+    python = installed("libraries") / "bin" / "python"  # has what tools/libraries.txt lists
     # litellm asks the net for prices otherwise
     environment = os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     environment.pop("PYTHONPATH", None)
     ended = subprocess.run(
-        [f"{VENVS}/libraries/bin/python", str(SCRIPTS / script), served.openai, MODEL],
+        [str(python), str(SCRIPTS / script), served.openai, MODEL],
         capture_output=True,
         text=True,
         env=environment,

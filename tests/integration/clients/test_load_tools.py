@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from common.engine.weights.resolve import ModelSource
+from tests.integration.support.client_tools import installed
 from tests.integration.support.openai_deployment import MODEL
 from tests.integration.support.processes import Served
 from tests.patience import DEPLOYMENT_S
 
 pytestmark = [pytest.mark.deployment, pytest.mark.clients]
 
-VENVS = os.environ.get("PDSERVE_CLIENTS", "")  # the folder with an environment a tool
 VLLM = os.environ.get("PDSERVE_VLLM", "")  # the command of an installed vLLM
 NUM_REQUESTS, NUM_USERS, NUM_INPUT, NUM_OUTPUT = 32, 8, 64, 8
 
@@ -38,8 +38,7 @@ def run(command: list[str], **variables: str) -> None:
 
 
 def tool(name: str) -> str:
-    assert VENVS, "run `make test-clients`"
-    return f"{VENVS}/{name}/bin/{name}"
+    return str(installed(name) / "bin" / name)
 
 
 def root_of(served: Served) -> str:
@@ -93,14 +92,17 @@ def test_guidellm(served: Served, model: ModelSource, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["chat", "completion"])
 def test_inference_perf(served: Served, model: ModelSource, tmp_path: Path, kind: str) -> None:
     command = tool("inference-perf")
-    if not Path(command).exists():
-        pytest.skip("inference-perf needs Python 3.12")
-    fixed = {"type": "fixed", "std_dev": 0, "total_count": NUM_REQUESTS}
-    num_in, num_out = ({**fixed, "min": n, "max": n, "mean": n} for n in (NUM_INPUT, NUM_OUTPUT))
+    prompts = {  # its random ones are for completions alone
+        "num_unique_system_prompts": NUM_REQUESTS // 8,
+        "num_users_per_system_prompt": 8,
+        "system_prompt_len": NUM_INPUT // 2,
+        "question_len": NUM_INPUT // 2,
+        "output_len": NUM_OUTPUT,
+    }
     stage = {"num_requests": NUM_REQUESTS, "concurrency_level": NUM_USERS}
     config = {
         "api": {"type": kind, "streaming": True},
-        "data": {"type": "random", "input_distribution": num_in, "output_distribution": num_out},
+        "data": {"type": "shared_prefix", "shared_prefix": prompts},
         "load": {"type": "concurrent", "stages": [stage], "num_workers": 2, "base_seed": 7},
         "server": {"type": "vllm", "model_name": MODEL, "base_url": root_of(served)},
         "tokenizer": {"pretrained_model_name_or_path": str(model.path)},

@@ -5,7 +5,7 @@ import psutil
 import pytest
 
 from common.cgroup import CpuQuota
-from common.machine import Cores, Memory, read_cores, read_memory
+from common.machine import Cores, Memory, has_gpu, read_cores, read_memory
 from tests.unit.common.cgroup_trees import GIB, UNLIMITED_V1, make_tree, v2
 
 MASK = tuple(range(64))
@@ -76,3 +76,11 @@ def test_the_group_with_the_least_left_is_named(tmp_path: Path) -> None:
     }
     tree = v2(tmp_path, "/a/b", files)
     assert read_memory(tree) == Memory(4 * GIB, GIB, tree.root / "a/memory.max")
+
+
+@pytest.mark.parametrize("name", ["nvidia0", "nvidia12", "kfd", "dxg"])
+def test_a_gpu_shows_by_its_device_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / "null").touch()
+    assert not has_gpu(tmp_path)
+    (tmp_path / name).touch()
+    assert has_gpu(tmp_path)

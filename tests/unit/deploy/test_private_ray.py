@@ -42,7 +42,7 @@ def test_a_worker_with_an_environment_begins_as_ray_wants(tmp_path: Path) -> Non
 
 
 def fail_to_start() -> None:
-    with quick_start():
+    with quick_start(3):
         assert ray_node.Node is private_ray._QuickNode
         raise OSError("no Ray")
 
@@ -57,6 +57,24 @@ def test_ray_is_as_it_was_after_a_start_that_failed() -> None:
 
 def test_a_ray_of_another_version_starts_as_it_always_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "__version__", "2.61.0")
-    node = ray_node.Node
-    with quick_start():
+    node, start_process = ray_node.Node, ray_services.start_ray_process
+    with quick_start(3):
         assert ray_node.Node is node
+        assert ray_services.start_ray_process is start_process
+
+
+def test_the_raylet_begins_as_many_processes_as_will_be_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(
+        ray_services, "start_ray_process", lambda command, kind, **_: started.append(command)
+    )
+    fake = ray_services.start_ray_process
+    prestart, at_once = "--num_prestart_python_workers", "--maximum_startup_concurrency"
+    with quick_start(3):
+        ray_services.start_ray_process(
+            ["raylet", f"{prestart}=64", f"{at_once}=2", "--labels=a=b", "--head"], "raylet"
+        )
+    assert started == [["raylet", f"{prestart}=3", f"{at_once}=3", "--labels=a=b", "--head"]]
+    assert ray_services.start_ray_process is fake

@@ -1,14 +1,17 @@
 """A model that our attention cannot honour is refused at load, by name; never run wrongly."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from common.engine.build import build_engine
+from common.config import StoredDtype
+from common.engine.build import assemble_engine, build_engine
 from common.engine.device import select_device
 from common.engine.stages import StageClock
+from common.engine.weights.load import load_model
 from pdserve.errors import SetupError
 from tests.unit.common.engine.tiny_models import (
     VOCAB,
@@ -30,31 +33,16 @@ COMMON: dict[str, object] = {
     "eos_token_id": None,
     "pad_token_id": None,
 }
+WITHOUT_GROUPS: dict[str, object] = {"num_key_value_heads": 4}
 EXPERTS: dict[str, object] = {"num_local_experts": 2, "num_experts_per_tok": 1}
 # what each family needs that we have not, and what the refusal says of it
 UNSUPPORTED: dict[str, tuple[dict[str, object], str]] = {
-    "jamba": ({}, "layer 0 is linear_attention"),
     "bert": (
-        {"num_key_value_heads": 4},
+        WITHOUT_GROUPS,
         r"BertSelfAttention \(layer 0\) asks for .* later positions",
     ),
-    "bart": (
-        {
-            "num_key_value_heads": 4,
-            "d_model": 64,
-            "decoder_layers": 2,
-            "decoder_ffn_dim": 64,
-            "decoder_attention_heads": 4,
-        },
-        r"keys and values of layer 0 differ from the model's own by \d+%; it .* counts positions",
-    ),
-    "diffllama": ({"head_dim": 16}, "keys and values of layer 0 differ from the model's own"),
-    "jetmoe": (
-        {"kv_channels": 16, **EXPERTS, "num_experts_per_tok": 2},
-        r"\(layer 0\) has 4 KV heads of 16 channels, its configuration says \(2, 16\)",
-    ),
-    "xglm": (
-        {"d_model": 64, "num_layers": 2, "attention_heads": 4, "ffn_dim": 64},
+    "xlm": (
+        {**WITHOUT_GROUPS, "emb_dim": 64, "causal": True, "pad_token_id": 1},
         "layer 0 does not attend over keys and values",
     ),
 }
@@ -90,12 +78,34 @@ def test_a_window_by_mask_alone_is_refused(tmp_path: Path) -> None:
         make_engine(folder, engine_config(backend="reference"))
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_rounding_hides_no_wrong_positions(tmp_path: Path, dtype: str) -> None:
-    """Bart counts positions itself: its decode step is at position 0. The logits hardly show it here."""
-    folder = save_random(tmp_path, "bart", UNSUPPORTED["bart"][0])
-    with pytest.raises(SetupError, match="keys and values of layer 0 differ"):
-        make_engine(folder, engine_config(backend="reference", dtype=dtype))
+class CountingPositions(torch.nn.Module):  # type: ignore[misc]
+    """Positions of a foreign kind: it numbers the columns of a call, so a decode step is at position 0."""
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        super().__init__()
+        self._rows = rows
+
+    def forward(self, ids: torch.Tensor, *unused: object, **unused_too: object) -> torch.Tensor:
+        return self._rows[: ids.shape[1]]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_rounding_hides_no_wrong_positions(tmp_path: Path, dtype: StoredDtype) -> None:
+    """The logits hardly show it here."""
+    changes: dict[str, object] = {"d_model": 64, "decoder_layers": 2, "decoder_ffn_dim": 64}
+    folder = save_random(
+        tmp_path, "bart", changes | {"decoder_attention_heads": 4} | WITHOUT_GROUPS
+    )
+    cpu = torch.device("cpu")
+    model, spec = load_model(folder, dtype, cpu)
+    decoder: Any = model.get_submodule("model.decoder")
+    decoder.embed_positions = CountingPositions(decoder.embed_positions.weight[2:])
+    config = engine_config(backend="reference", dtype=dtype)
+    message = (
+        r"keys and values of layer 0 differ from the model's own by \d+%; it .* counts positions"
+    )
+    with pytest.raises(SetupError, match=message):
+        assemble_engine(model, spec, config, cpu)
 
 
 def test_a_window_as_wide_as_the_context_is_none(tmp_path: Path) -> None:

@@ -68,6 +68,11 @@ CASES: dict[str, tuple[str, dict[str, object], KVShape]] = {
         {**SHAPE, "new_decoder_architecture": True, "num_kv_heads": 2},
         KVShape(2, 16, 16),
     ),
+    "falcon rw, biases of rounded ALiBi in keys": (
+        "falcon",
+        {**SHAPE, "alibi": True, "multi_query": False, "parallel_attn": False, "bias": True},
+        KVShape(4, 32, 16),
+    ),
     "stablelm": (
         "stablelm",
         {**SHAPE, "num_key_value_heads": 2, "intermediate_size": 128},

@@ -9,6 +9,7 @@ from common.engine.attention.latent import has_latents
 from common.engine.memory.block_storage import Piece
 from common.engine.own_kv import like_stored
 from common.engine.weights.load import load_model
+from common.kv_transfer.layout import KVShape, LatentShape
 from tests.unit.common.engine.tiny_models import save_model
 
 
@@ -28,14 +29,17 @@ def test_a_model_runs_by_itself_again_after_it_was_absorbed(tmp_path: Path) -> N
 
 
 def test_own_keys_and_values_are_compared_in_the_shapes_of_stored_ones() -> None:
-    latent, rotated = torch.randn(9, 1, 32), torch.randn(9, 1, 16)
+    latent, rotated = torch.randn(9, 1, 16), torch.randn(9, 1, 16)
     stored = torch.cat((latent, rotated), dim=-1), latent
     keys, values = torch.randn(9, 2, 16), torch.randn(9, 2, 16)
+    own, plain = (keys, values), KVShape(2, 16, 16)
     repeated = keys.repeat_interleave(3, dim=1), values.repeat_interleave(3, dim=1)
-    assert are_same(like_stored((latent, rotated), stored), stored)
-    assert are_same(like_stored(repeated, (keys, values)), (keys, values))
-    assert are_same(like_stored((keys, values), (values, keys)), (keys, values))
-    assert like_stored((keys, values), stored) is None
+    biased = torch.cat((keys, torch.ones(9, 2, 16)), dim=-1), values
+    assert are_same(like_stored((latent, rotated), stored, LatentShape(1, 32, 16)), stored)
+    assert are_same(like_stored(repeated, own, plain), own)
+    assert are_same(like_stored(own, (values, keys), plain), own)
+    assert are_same(like_stored(own, biased, KVShape(2, 32, 16)), biased)
+    assert like_stored(own, (keys[..., :8], values[..., :8]), KVShape(2, 8, 8)) is None
 
 
 def are_same(found: Piece | None, expected: Piece) -> bool:

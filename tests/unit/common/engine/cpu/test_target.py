@@ -29,6 +29,17 @@ FEATURES: list[tuple[str, str, Level]] = [
     ("x86-64", "+avx2,+fma,+f16c", "avx2"),
     ("nehalem", "+avx2", "baseline"),
 ]
+# with AVX512-VNNI
+BYTE_DOT = {
+    "cascadelake",
+    "icelake-server",
+    "tigerlake",
+    "cooperlake",
+    "sapphirerapids",
+    "emeraldrapids",
+    "znver4",
+    "znver5",
+}
 on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="LLVM knows the host's kind")
 
 
@@ -37,13 +48,29 @@ on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="LLVM knows t
     ("cpu", "level"), [(cpu, level) for level, cpus in LEVELS.items() for cpu in cpus.split()]
 )
 def test_a_cpu_has_the_level_of_its_instructions(cpu: str, level: Level) -> None:
-    assert describe(X86, cpu, "") == Target(cpu, level)
+    assert describe(X86, cpu, "") == Target(cpu, level, has_byte_dot=cpu in BYTE_DOT)
 
 
 @on_x86
 @pytest.mark.parametrize(("cpu", "features", "level"), FEATURES)
 def test_features_count_and_not_the_name(cpu: str, features: str, level: Level) -> None:
-    assert describe(X86, cpu, features) == Target(cpu, level)
+    assert describe(X86, cpu, features).level == level
+
+
+@on_x86
+@pytest.mark.parametrize(
+    ("cpu", "features", "has_it"),
+    [
+        ("skylake-avx512", "+avx512vnni", True),
+        ("icelake-server", "-avx512vnni", False),
+        ("znver4", "-avx512f", False),
+        ("alderlake", "", False),  # its instruction is one of 256 bits
+    ],
+)
+def test_bytes_are_multiplied_where_vectors_of_512_bits_can(
+    cpu: str, features: str, has_it: bool
+) -> None:
+    assert describe(X86, cpu, features).has_byte_dot == has_it
 
 
 def test_other_architectures_are_known_by_their_triple() -> None:

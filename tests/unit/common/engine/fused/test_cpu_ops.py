@@ -9,6 +9,7 @@ import torch
 from common.engine.cpu.arrays import as_array
 from common.engine.cpu.panel import WIDTH
 from common.engine.cpu.panel_matmul import panel_matmul
+from common.engine.fused import panels
 from common.engine.fused.cpu_ops import CpuOps
 from common.engine.fused.ops import TorchOps
 from common.engine.fused.panels import Panels, to_panels
@@ -57,10 +58,24 @@ def test_linear(
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_panels_hold_the_rows_side_by_side(dtype: torch.dtype) -> None:
     weight = normal(64, 96, dtype=dtype)
-    panels = to_panels(weight)
+    laid_out = to_panels(weight)
     for number in (0, 1, 8, 15, 16, 31, 32, 63):
-        row = panels[number // WIDTH, :, number % WIDTH].reshape(-1)
+        row = laid_out[number // WIDTH, :, number % WIDTH].reshape(-1)
         assert torch.equal(row, weight[number])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_head_is_laid_out_in_pieces_and_each_is_let_go(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    weight, pieces = normal(2 * WIDTH + 5, 96, dtype=dtype), list[torch.Tensor]()
+    whole = to_panels(weight)
+    monkeypatch.setattr(panels, "_AT_A_TIME_BYTES", whole[:1].nbytes)
+    layer = Panels().head(Linear(weight, None), pieces.append)
+    assert [len(piece) for piece in pieces] == [WIDTH, WIDTH, 5]
+    assert torch.equal(torch.cat(pieces), weight)
+    assert torch.equal(layer.weight, whole)
+    assert layer.out_features == len(weight)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -10,17 +10,19 @@ from common.engine.fused.quantize import PanelForm, QuantizedWeight, quantize
 from common.engine.fused.quantized_panels import laid_out, to_quantized_panels
 from common.engine.fused.weights import Linear
 from common.engine.kernel_checks.verdicts import products_verdict
+from tests.unit.common.engine.fused.integer_rows import multiplied
 
 OURS, PLAIN = CpuOps(is_quantized=True), TorchOps()
 CLOSE = {"atol": 2e-5, "rtol": 2e-5}
 DEPTH = 256
-# the forms of GGUF's Q8_0, Q4_0, Q4_1, Q4_K, Q5_K, Q6_K, and of AWQ's groups of 128
+# the forms of GGUF's Q8_0, Q4_0, Q4_1, Q5_1, Q4_K, Q5_K, Q6_K, and of AWQ's groups of 128
 FORMS = pytest.mark.parametrize(
     ("form", "group"),
     [
         (PanelForm(8, has_offsets=False), 32),
         (PanelForm(4, has_offsets=False), 32),
         (PanelForm(4, has_offsets=True), 32),
+        (PanelForm(8, has_offsets=True), 32),
         (PanelForm(4, has_offsets=True, has_wide_scales=True), 32),
         (PanelForm(8, has_offsets=True, has_wide_scales=True), 32),
         (PanelForm(8, has_offsets=False, has_wide_scales=True), 16),
@@ -53,7 +55,8 @@ def test_products(form: PanelForm, group: int) -> None:
     for tokens in (1, 2, 5, 13, 31):
         x, ours = normal(tokens, DEPTH, seed=3), torch.full((tokens, 75), float("nan"))
         OURS.linear(x, product(weight, bias), ours)
-        exact = x.double() @ weight.dequantized().double().T + bias
+        rows = multiplied(x, weight.scales.shape[1])
+        exact = rows.double() @ weight.dequantized().double().T + bias
         torch.testing.assert_close(ours.double(), exact, **CLOSE)
 
 
@@ -88,16 +91,19 @@ def test_one_weight_in_several_forms_gives_columns_side_by_side() -> None:
     """So query, key and value of a Q4_K_M file: the values are Q6_K in half of its layers."""
     wide = weight_of(PanelForm(4, True, True), 32, 2 * WIDTH + 3, seed=4)
     fine = weight_of(PanelForm(8, False, True), 16, 21, seed=5)
-    biases = normal(2 * WIDTH + 3, seed=6), normal(21, seed=7)
-    first, second = product(wide, biases[0]), product(fine, biases[1])
+    biases_of = normal(2 * WIDTH + 3, seed=6), normal(21, seed=7)
+    first, second = product(wide, biases_of[0]), product(fine, biases_of[1])
     assert first.num_outputs is not None
     merged = Linear(first.weight, first.bias, first.num_outputs, first.scales, rest=(second,))
     assert merged.out_features == 2 * WIDTH + 24
-    exact = torch.cat([wide.dequantized(), fine.dequantized()]), torch.cat(biases)
+    biases = torch.cat(biases_of)
     for tokens in (1, 7):
         x, ours = normal(tokens, DEPTH), torch.full((tokens, merged.out_features), float("nan"))
         OURS.linear(x, merged, ours)
-        torch.testing.assert_close(ours, x @ exact[0].T + exact[1], **CLOSE)
+        expected = [
+            multiplied(x, one.scales.shape[1]) @ one.dequantized().T for one in (wide, fine)
+        ]
+        torch.testing.assert_close(ours, torch.cat(expected, dim=1) + biases, **CLOSE)
 
 
 def test_the_check_at_load_passes_a_form_with_offsets_and_float32_scales() -> None:
@@ -111,5 +117,5 @@ def test_gate_and_up_in_two_forms_are_gated_behind_their_products() -> None:
     x, products, ours, plain = normal(3, DEPTH), *(torch.empty(3, n) for n in (80, 40, 40))
     OURS.gated(x, merged, "silu", products, ours)
     full = Linear(torch.cat([gate.dequantized(), up.dequantized()]), None)
-    PLAIN.gated(x, full, "silu", torch.empty(3, 80), plain)
+    PLAIN.gated(multiplied(x), full, "silu", torch.empty(3, 80), plain)
     torch.testing.assert_close(ours, plain, **CLOSE)

@@ -5,14 +5,20 @@ import pytest
 import torch
 
 from common.engine.cpu.arrays import as_array
+from common.engine.cpu.integer_matmul import integer_matmul
 from common.engine.cpu.panel import WIDTH
 from common.engine.cpu.quantized_matmul import quantized_matmul
 from common.engine.fused.cpu_ops import CpuOps
 from common.engine.fused.ops import TorchOps
 from common.engine.fused.quantize import Format, quantize
-from common.engine.fused.quantized_panels import QuantizedPanels, to_quantized_panels
+from common.engine.fused.quantized_panels import (
+    QuantizedPanels,
+    is_for_integers,
+    to_quantized_panels,
+)
 from common.engine.fused.rounded import rounded
 from common.engine.fused.weights import Activation, Linear
+from tests.unit.common.engine.fused.integer_rows import multiplied
 
 OURS, PLAIN = CpuOps(is_quantized=True), TorchOps()
 # one rounding for each product of a row
@@ -35,7 +41,7 @@ def test_linear(form: Format, tokens: int, shape: tuple[int, int], has_bias: boo
     assert layer.out_features == shape[0]
     ours = torch.full((tokens, shape[0]), float("nan"))
     OURS.linear(x, layer, ours)
-    exact = x.double() @ rounded(weight, form).double().T
+    exact = multiplied(x).double() @ rounded(weight, form).double().T
     torch.testing.assert_close(ours.double(), exact + (0 if bias is None else bias), **CLOSE)
 
 
@@ -56,8 +62,9 @@ def test_a_row_has_the_same_bits_however_many_there_are(
     x, bias = as_array(normal(40, 96)), np.zeros(0, np.float32)
     levels, scales = map(as_array, to_quantized_panels(quantize(normal(60, 96, seed=1), form)))
     some, every = (torch.full((n, 60), float("nan")) for n in (num_tokens, 40))
-    quantized_matmul(x[:num_tokens], levels, scales, bias, as_array(some), 0, 60, num_parts)
-    quantized_matmul(x, levels, scales, bias, as_array(every), 0, 60, 1)
+    product = integer_matmul if is_for_integers(96, 3) else quantized_matmul
+    product(x[:num_tokens], levels, scales, bias, as_array(some), 0, 60, num_parts)
+    product(x, levels, scales, bias, as_array(every), 0, 60, 1)
     assert torch.equal(some, every[:num_tokens])
 
 
@@ -88,7 +95,7 @@ def test_gated(
     products, ours, plain = (torch.empty(tokens, n) for n in (2 * inner, inner, inner))
     layer = QuantizedPanels(form).gated(Linear(weight, bias))
     OURS.gated(x, layer, activation, products, ours)
-    PLAIN.gated(x, Linear(rounded(weight, form), bias), activation, products, plain)
+    PLAIN.gated(multiplied(x), Linear(rounded(weight, form), bias), activation, products, plain)
     torch.testing.assert_close(ours, plain, **CLOSE)
 
 

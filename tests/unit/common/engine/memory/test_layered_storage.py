@@ -18,6 +18,7 @@ SHAPES = {
     "by layer": (KVShape(2, 8, 8), KVShape(1, 16, 16), KVShape(2, 8, 8)),
     "all at once": (KVShape(1, 4, 2), KVShape(3, 2, 6), KVShape(1, 4, 2)),
     "latents": (LatentShape(1, 24, 16),) * 2,
+    "latents, not rotated": (LatentShape(1, 16, 16),) * 2,
     "odd": (KVShape(1, 3, 5), KVShape(2, 4, 4)),
 }
 kinds = pytest.mark.parametrize("kind", SHAPES)

@@ -10,9 +10,10 @@ from safetensors.numpy import load_file
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
-from common.engine.weights.convert import convert_gguf
+from common.engine.weights.convert import check_memory, convert_gguf, open_alone
 from common.engine.weights.folder import check_folder
 from common.engine.weights.progress import NoProgress
+from common.machine import Memory
 from pdserve.errors import SetupError
 
 MakeGguf = Callable[..., Path]
@@ -120,3 +121,14 @@ def test_a_noisy_count_does_not_hang(gguf: Path) -> None:
     gguf.write_bytes(content)
     with pytest.raises(SetupError, match="is cut short or not a GGUF file"):
         convert(gguf)
+
+
+def test_a_model_that_does_not_fit_into_memory_is_refused_with_the_arithmetic(gguf: Path) -> None:
+    with open_alone(gguf, gguf.parent) as opened:
+        check_memory(opened, "tiny.gguf", Memory(2**30, 2**30))
+        with pytest.raises(SetupError) as caught:
+            check_memory(opened, "tiny.gguf", Memory(2**30, 2**30 // 20 + 1000))
+    assert str(caught.value) == (
+        "cannot convert tiny.gguf: its 0.00 billion weights take 0.0 GiB meanwhile, "
+        "and 0.0 are available. Free memory, or use a machine with more"
+    )

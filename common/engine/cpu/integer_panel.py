@@ -1,0 +1,184 @@
+"""Products of rows of 16-bit integers with panels of small integers, as a numba intrinsic.
+
+Where a CPU multiplies bytes and sums four of them in one instruction (AVX512-VNNI), it does the work of eight
+instructions of quantized_panel.py. A panel is words for WIDTH rows: four levels of 8 bits [K / 4, WIDTH], or
+eight of 4 bits [K / 8, WIDTH]. The instruction wants levels without a sign. So signed ones of 8 bits are held
+with 128 added, and to those of 4 bits 8 is added here. What that adds to a sum is where the sum begins.
+
+A group's sum is exact, so a result does not depend on the number of rows. Then total += scale * sum, fused.
+"""
+
+from typing import Any, NamedTuple
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.typing.templates import Signature
+from numba.extending import intrinsic
+
+from common.engine.cpu import emit
+from common.engine.cpu.activation import GELU_TANH, gated
+from common.engine.cpu.emit import INTS, LANES, Builder, Context, Values
+from common.engine.cpu.integer_levels import (
+    WordPanel,
+    alike,
+    levels_of,
+    load_scales,
+    panel_of,
+    prefetch_words,
+)
+from common.engine.cpu.panel import PLAIN, WIDTH
+from common.engine.cpu.quantized_levels import (
+    BYTES_IN_WORD,
+    COLUMNS,
+    GROUP,
+    NIBBLES_IN_WORD,
+)
+
+_ADDED = {BYTES_IN_WORD: 128, NIBBLES_IN_WORD: 8}  # to signed levels
+_DOT = "llvm.x86.avx512.vpdpbusd.512"
+
+
+class _Rows(NamedTuple):
+    """Rows of x as integers, and numbers of their groups."""
+
+    high: Any
+    low: Any
+    scales: Any
+    sums: Any
+    offsets: Any
+    first: Any  # number, in bytes
+    depth: Any
+
+
+@intrinsic(prefer_literal=True)
+def integer_tile(  # type: ignore[no-untyped-def]
+    ctx,
+    x,
+    row,
+    depth,
+    words,
+    scales,
+    panel,
+    shift,
+    bias,
+    out,
+    out_at,
+    out_width,
+    rows,
+    kind,
+    in_word,
+):
+    """out[i, 0:WIDTH] = x[row + i] . panel number `panel` + bias[0:WIDTH] for `rows` rows of x.
+
+    `x` is a tuple of what split_group writes: high, low, scales, sums, offsets, flat. `row` is the place of
+    x's first number, `shift` log2 of the groups that share a scale, and `kind` as in panel_tile.
+    """
+    num_rows, levels = emit.literal(rows), emit.literal(in_word)
+    i64 = types.intp
+    sig = types.void(x, i64, i64, words, scales, i64, i64, bias, out, i64, i64, rows, kind, in_word)
+
+    def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
+        biases, out_data = (emit.array_data(context, builder, sig, args, i) for i in (7, 8))
+        groups = builder.udiv(args[2], emit.index(GROUP))
+        x_rows = _rows_of(context, builder, sig, args)
+        weights = panel_of(context, builder, sig, args, groups, levels)
+        totals = _begin_totals(builder, biases, num_rows)
+        with cgutils.for_range(builder, groups) as loop:
+            _add_group(builder, x_rows, weights, loop.index, totals)
+        for i, row_totals in enumerate(totals):
+            at = emit.multiply_add(builder, args[10], i, args[9])
+            sums = [builder.load(total) for total in row_totals]
+            is_plain, is_gelu = (emit.literal(kind) == one for one in (PLAIN, GELU_TANH))
+            results = sums if is_plain else [gated(builder, sums[0], sums[1], is_gelu)]
+            for column, result in zip(COLUMNS, results, strict=False):
+                spot = builder.add(at, emit.index(column))
+                emit.store_as(builder, result, out_data, spot, sig.args[8])
+        return context.get_dummy_value()
+
+    return sig, generate
+
+
+def _rows_of(context: Context, builder: Builder, sig: Signature, args: Values) -> _Rows:
+    parts = cgutils.unpack_tuple(builder, args[0], len(sig.args[0]))
+    arrays = [
+        context.make_array(kind)(context, builder, part).data
+        for kind, part in zip(sig.args[0], parts, strict=True)
+    ]
+    high, low, scales, sums, offsets = arrays
+    return _Rows(high, low, scales, sums, offsets, args[1], args[2])
+
+
+def _begin_totals(builder: Builder, biases: Any, num_rows: int) -> list[list[Any]]:
+    begins = [emit.load_f32(builder, biases, emit.index(column)) for column in COLUMNS]
+    return [[emit.variable(builder, begin) for begin in begins] for _ in range(num_rows)]
+
+
+def _add_group(
+    builder: Builder, x: _Rows, panel: WordPanel, group: Any, totals: list[list[Any]]
+) -> None:
+    prefetch_words(builder, panel, group)
+    numbers = [_group_number(builder, x, i, group) for i in range(len(totals))]
+    sums = [_begin_sums(builder, x, panel, number) for number in numbers]
+    for step in range(panel.words_in_group):
+        _add_words(builder, x, panel, group, step, sums)
+    scales = load_scales(builder, panel, group, 0)
+    offsets = load_scales(builder, panel, group, 1) if panel.has_offsets else []
+    for number, row_sums, row_totals in zip(numbers, sums, totals, strict=True):
+        scale = emit.splat(builder, builder.load(builder.gep(x.scales, [number])))
+        for c, ((high, low), total) in enumerate(zip(row_sums, row_totals, strict=True)):
+            whole = builder.add(builder.shl(high, alike(8)), low)
+            factor = builder.fmul(scale, scales[c])
+            emit.add_product(builder, total, factor, builder.sitofp(whole, emit.VECTOR))
+            if offsets:
+                offset = emit.splat(builder, builder.load(builder.gep(x.offsets, [number])))
+                emit.add_product(builder, total, offset, offsets[c])
+
+
+def _begin_sums(builder: Builder, x: _Rows, panel: WordPanel, number: Any) -> list[list[Any]]:
+    """Return sums of the high and the low digits, for each column of a row."""
+    nothing = ir.Constant(INTS, [0] * LANES)
+    if panel.has_offsets:
+        return [[nothing, nothing] for _ in COLUMNS]
+    of_group = builder.load(builder.gep(x.sums, [number]))
+    too_much = builder.mul(of_group, ir.Constant(emit.I32, -_ADDED[panel.in_word]))
+    return [[nothing, emit.splat_as(builder, too_much, INTS)] for _ in COLUMNS]
+
+
+def _add_words(
+    builder: Builder, x: _Rows, panel: WordPanel, group: Any, step: int, sums: list[Any]
+) -> None:
+    """Add the products of a word of each column with all rows."""
+    first = emit.multiply_add(builder, group, panel.words_in_group * WIDTH, panel.first)
+    at = builder.add(first, emit.index(step * WIDTH))
+    columns = []
+    for column in COLUMNS:
+        spot = builder.add(at, emit.index(column))
+        words = emit.aligned_load(builder, builder.gep(panel.words, [spot]), INTS, 4)
+        columns.append(levels_of(builder, panel, words))
+    base = emit.multiply_add(builder, group, GROUP, x.first)
+    for i, row in enumerate(sums):
+        of_row = emit.multiply_add(builder, x.depth, i, base)
+        for part in range(len(columns[0])):
+            spot = builder.add(of_row, emit.index(step * panel.in_word + 4 * part))
+            digits = [_four(builder, data, spot) for data in (x.high, x.low)]
+            for c, levels in enumerate(columns):
+                for d, digit in enumerate(digits):
+                    row[c][d] = _dot(builder, row[c][d], levels[part], digit)
+
+
+def _four(builder: Builder, data: Any, at: Any) -> Any:
+    """Put four bytes of x into every lane."""
+    pointer = builder.bitcast(builder.gep(data, [at]), emit.I32.as_pointer())
+    return emit.splat_as(builder, builder.load(pointer, align=1), INTS)
+
+
+def _dot(builder: Builder, total: Any, levels: Any, digits: Any) -> Any:
+    kind = ir.FunctionType(INTS, [INTS] * 3)
+    function = cgutils.get_or_insert_function(builder.module, kind, _DOT)
+    return builder.call(function, [total, levels, digits])
+
+
+def _group_number(builder: Builder, x: _Rows, row: int, group: Any) -> Any:
+    """Return the number of a row's group among those of all rows."""
+    first = builder.udiv(emit.multiply_add(builder, x.depth, row, x.first), emit.index(GROUP))
+    return builder.add(first, group)

@@ -1,0 +1,1 @@
+"""Checkpoints that somebody else has quantized: turned into plain weights as they are read."""
