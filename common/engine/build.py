@@ -157,6 +157,11 @@ def _fit(
     limits, num_bytes = fit_states(choose_limits(config, device.type), config, spec, num_bytes)
     block_size = block_size_of(config, device)
     num_blocks = _count_blocks(config, spec, block_size, num_bytes, num_scratch)
+    if (
+        not spec.kv_layers
+    ):  # nothing is kept there, so more than sequences can count in are of no use
+        each = -(-spec.max_context_tokens // block_size)
+        num_blocks = min(num_blocks, each * limits.max_num_seqs)
     return num_blocks, fit_blocks(limits, config, num_blocks)
 
 
