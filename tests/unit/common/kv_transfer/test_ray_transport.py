@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import ray
 from ray.exceptions import ActorDiedError
 
-from common.kv_transfer import ray_transport
 from common.kv_transfer.ray_transport import RayKVStream
 from common.kv_transfer.transport import TransferError
 
@@ -51,8 +51,8 @@ class RefsLikeRay:
 
 @pytest.mark.usefixtures("no_collector")
 def test_a_stream_whose_worker_died_holds_no_object(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_transport.ray, "wait", lambda refs, timeout: (refs, []))
-    monkeypatch.setattr(ray_transport.ray, "get", get_like_ray)
+    monkeypatch.setattr(ray, "wait", lambda refs, timeout: (refs, []))
+    monkeypatch.setattr(ray, "get", get_like_ray)
     refs: Any = RefsLikeRay()
     stream = RayKVStream(A, refs, A)
     with pytest.raises(TransferError, match="prefill worker failed: ActorDiedError"):
