@@ -150,11 +150,17 @@ class WorkRequest:
 
 @dataclass(frozen=True, slots=True)
 class WorkFailure:
-    """Reason why a sequence ended badly; `is_death` if its worker's process died with it."""
+    """Reason why a sequence ended badly; `is_death` if its worker's process died with it.
+
+    `is_blamed_elsewhere` if that was more likely another sequence's doing; `is_of_prefill` if the worker
+    is the one that the prompt was to come from.
+    """
 
     reason: Reason
     message: str
     is_death: bool = False
+    is_blamed_elsewhere: bool = False
+    is_of_prefill: bool = False
 
 
 @dataclass(slots=True)  # not frozen, which halves the time to make one: there is one for each token

@@ -80,6 +80,10 @@ class Deployment:
         if self._supervisor is not None and self._is_starting:
             self._supervisor.handle.abort.remote()
 
+    def forget_workers(self) -> None:
+        """Let `stop` leave the workers alone: Ray is gone, and ends them itself."""
+        self._supervisor = None
+
     def stop(self) -> None:
         """Stop workers, then the supervisor, then Ray; where others own the workers, leave them.
 

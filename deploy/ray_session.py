@@ -80,6 +80,15 @@ def lost_process() -> str:
     return next((name for name, _ in dead if name in _VITAL), "")
 
 
+def head_address() -> str:
+    """Return the host:port of the head of the cluster that this process has joined.
+
+    Empty for a private Ray, and for Ray's client, which knows only its server.
+    """
+    node = ray_worker._global_node
+    return "" if node is None or node.all_processes else str(node.gcs_address)
+
+
 def kill_ray() -> None:
     """Kill a private Ray's processes; for one that lacks a process, which would not stop in time."""
     node = ray_worker._global_node

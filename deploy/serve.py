@@ -15,14 +15,15 @@ from common.uninterrupted import uninterrupted
 from deploy.deployment import Deployment
 from deploy.endpoints import Endpoints, endpoints_of
 from deploy.fleet import DeploymentFleet
+from deploy.head_watch import until_ray_is_lost
 from deploy.membership_feed import MembershipFeed
-from deploy.ray_session import lost_process, start_ray, stop_ray
+from deploy.ray_session import start_ray, stop_ray
 from deploy.remote_supervisor import RemoteSupervisor, find_supervisor
 from deploy.signals import EndSignals
 from deploy.starting import StartReport
 from deploy.supervisor_actor import Facts
 from deploy.versions import check_router
-from pdserve.errors import PreconditionError, SetupError, WorkerDiedError
+from pdserve.errors import PreconditionError, RayLostError, SetupError
 from router.access.server_security import ServerSecurity
 from router.edge.ports import check_port
 from router.workers.membership import Membership
@@ -30,7 +31,6 @@ from router.workers.membership import Membership
 if TYPE_CHECKING:
     from router.intake.tokenizer import Tokenizer
 
-_RAY_POLL_S = 0.5
 FindModel = Callable[[str], Path]
 
 
@@ -58,6 +58,9 @@ async def running(
         site = _Site(config, deployment.facts, deployment.supervisor, model_dir, tokenizer)
         async with _routing(site, membership, security) as endpoints:
             yield endpoints
+    except RayLostError:
+        deployment.forget_workers()
+        raise
     finally:
         deployment.abort()  # gives up a start that still runs
         await uninterrupted(asyncio.to_thread(deployment.stop))
@@ -209,19 +212,8 @@ async def _until_a_signal(
         async with serving as endpoints:
             signals.settle()
             on_ready(endpoints)
-            await _until_ray_is_lost()
+            await until_ray_is_lost()
     except asyncio.CancelledError:
         return
     finally:
         signals.settle()
-
-
-async def _until_ray_is_lost() -> None:
-    """Wait for ever, or raise WorkerDiedError: without Ray nothing can be started again.
-
-    Without its head (GCS) Ray would end this process after a minute, in the midst of requests.
-    """
-    while not (lost := lost_process()):
-        await asyncio.sleep(_RAY_POLL_S)
-    remedy = "look into Ray's session folder, and serve again"
-    raise WorkerDiedError(f"Ray's process {lost} died, and with it this deployment", remedy)

@@ -18,6 +18,7 @@ PdserveError
 └── SetupError                  a command could not start; `remedy` says what to do
     ├── UntrustedWorkerError    a worker showed its router no certificate of their deployment
     └── WorkerDiedError         a worker's process ended while it was waited for
+        └── RayLostError        the Ray of a deployment that served is gone
 """
 
 from enum import StrEnum
@@ -170,6 +171,10 @@ class SetupError(PdserveError):
 
 class WorkerDiedError(SetupError):
     """A worker's process ended during its start; the message has the cause and its last output."""
+
+
+class RayLostError(WorkerDiedError):
+    """A deployment that served has lost its Ray, so nothing can be started again."""
 
 
 class UntrustedWorkerError(SetupError):

@@ -23,6 +23,7 @@ from router.journey.attempt import Attempt
 from router.journey.forecaster import Forecaster, queue_rank
 from router.journey.live_request import Arrival, LiveChoice, LiveRequest, Resources
 from router.journey.placement import Placement
+from router.journey.probation import Allows, anywhere
 from router.journey.work_ids import WorkIds, attempt_name, choice_names
 from router.journey.work_requests import make_work_request
 from router.routing.policy import Decision
@@ -96,17 +97,22 @@ class Dispatcher:
         self._placement.commit(job, decision, arrival.at_s)
         return decision
 
-    async def place(self, request: LiveRequest, prior_token_ids: Sequence[int]) -> Decision:
+    async def place(
+        self, request: LiveRequest, prior_token_ids: Sequence[int], allows: Allows = anywhere
+    ) -> Decision:
         """Choose workers; with none ready, wait while an outage may last. Changes nothing.
 
+        While it is not allowed at those that are ready, it waits until the client's deadline.
         Raises UnavailableError, RequestCancelledError, RequestTimeoutError.
         """
         job, arrival = request.job, request.arrival
         while True:
             try:
-                return self._placement.choose(job, arrival.at_s, prior_token_ids)
+                return self._placement.choose(job, arrival.at_s, prior_token_ids, allows)
             except UnavailableError:
-                self._outage.look()
+                # a look wakes all that wait: those that wait for a place would wake each other for ever
+                if allows is anywhere:
+                    self._outage.look()
                 await self._wait_for_worker(request, self._outage.left_s())
 
     def send(self, request: LiveRequest, decision: Decision) -> None:

@@ -5,7 +5,8 @@
 3. `Dispatcher.send` adds the workers that it needs, and for each choice a prompt sent to a worker.
 4. `first_token` gives back a choice's prompt and the turn, and with the last choice the prefill
    worker.
-5. `LiveChoice.begin_attempt` gives back what a choice holds when it moves to other workers.
+5. `LiveChoice.begin_attempt` gives back what a choice holds when it moves to other workers. One
+   whose worker died is on probation there (probation.py).
 6. `end_choice` ends a choice's stream: a worker that still computes it is told to stop.
 7. `close` gives back whatever is still held, at any point. Safe to repeat.
 """
@@ -21,6 +22,7 @@ from router.admission.admission import Admission, Outcome, Ticket
 from router.admission.prompt_queue import PromptQueue, Turn
 from router.intake.job import Job
 from router.journey.attempt import Attempt
+from router.journey.probation import ProbationPlace
 from router.routing.policy import Decision
 from router.routing.prediction import Route
 from router.workers.pool import WorkerPool
@@ -59,7 +61,8 @@ class LiveChoice:
 
     The output may begin with what another router sent.
 
-    `prompt` is set while the choice's prompt is at its worker, `workers` while it needs them.
+    `prompt` is set while the choice's prompt is at its worker, `workers` while it needs them, and
+    `probation` while it may be the cause of a death.
     """
 
     number: int
@@ -67,6 +70,7 @@ class LiveChoice:
     stream: WorkStream
     prompt: SentPrompt | None = None
     workers: HeldWorkers | None = None
+    probation: ProbationPlace | None = None
     has_output: bool = False  # of the present attempt
     token_ids: list[int] = field(default_factory=list)
     attempt: int = 1
@@ -98,6 +102,24 @@ class LiveChoice:
         self.stream.close()
         if self.workers is not None:
             self.workers.release(self.number)
+        self._end_probation()
+
+    def prove(self, place: ProbationPlace, num_tokens: int) -> None:
+        """Count new tokens on probation; enough of them end it."""
+        if place.has_proven(num_tokens):
+            self._end_probation()
+
+    def begin_probation(self, place: ProbationPlace | None) -> None:
+        """Have a death of the attempt's workers count for this choice rather than for others."""
+        self.probation = place
+        if place is not None and self.workers is not None:
+            self.stream.is_on_probation = self.workers.is_on_probation = True
+
+    def _end_probation(self) -> None:
+        if self.probation is not None:
+            self.probation.release()
+            self.probation = None
+            self.stream.is_on_probation = False
 
 
 @dataclass(eq=False, slots=True)
@@ -152,6 +174,8 @@ class LiveRequest:
         if not choice.has_output:
             self.first_token(choice)
         choice.token_ids += token_ids
+        if choice.probation is not None:
+            choice.prove(choice.probation, len(token_ids))
         self.resources.admission.note_tokens(self.ticket, len(token_ids))
 
     def first_token(self, choice: LiveChoice) -> None:

@@ -11,6 +11,7 @@ from router.admission.arrival_rate import ArrivalRate
 from router.intake.job import Job
 from router.journey.answer_lengths import AnswerLengths
 from router.journey.decisions import DecisionLog
+from router.journey.probation import Allows, anywhere
 from router.journey.progress import Summary
 from router.routing.policy import Decision, RoutingPolicy
 from router.routing.prediction import Ask
@@ -37,10 +38,16 @@ class Placement:
         self._arrivals = ArrivalRate()
         self._num_committed = 0
 
-    def choose(self, job: Job, arrival_s: float, prior_token_ids: Sequence[int] = ()) -> Decision:
+    def choose(
+        self,
+        job: Job,
+        arrival_s: float,
+        prior_token_ids: Sequence[int] = (),
+        allows: Allows = anywhere,
+    ) -> Decision:
         """Return the workers for a job, as of now, behind an output that it may have already.
 
-        Raises UnavailableError when no decode worker is ready.
+        Raises UnavailableError when no decode worker is ready where the job is allowed.
         """
         # a request for every prompt token's logits shares none of the prompt
         token_ids = job.prompt_token_ids
@@ -52,7 +59,8 @@ class Placement:
         rate, turn = self._arrivals.per_s(arrival_s), self._num_committed
         ask = Ask(len(token_ids), expected, rate, job.worker_priority, turn)
         prefill, decode = (
-            self._pool.candidates(role, keys, ask) for role in (Role.PREFILL, Role.DECODE)
+            [one for one in self._pool.candidates(role, keys, ask) if allows(one.name)]
+            for role in (Role.PREFILL, Role.DECODE)
         )
         decision = self._policy.choose(ask, prefill, decode)
         if decision is None:

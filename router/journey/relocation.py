@@ -2,8 +2,8 @@
 
 1. `Journeys._run_choice` reads a failure with WORKER_LOST. The worker died, hangs, left, or its
    connection is gone.
-2. `move` counts a death. A request that was with more dead workers than `max_deaths` may be their
-   cause: it ends with POISON.
+2. `move` counts a death, unless others are blamed for it. A request with more than `max_deaths` may
+   be their cause: it ends with POISON. One that met fewer is on probation (probation.py).
 3. The choice gives back what its last attempt held, and gets a stream of a new name. So nothing that
    the old worker still sends can reach it.
 4. `Dispatcher.place` chooses workers for prompt and output as for any prompt. With nobody ready it
@@ -21,18 +21,20 @@ from pdserve.errors import AbortedError, Reason, UnavailableError
 from router.journey.dispatch import Dispatcher
 from router.journey.live_request import LiveChoice, LiveRequest
 from router.journey.metrics import RouterMetrics
+from router.journey.probation import Probation
 from router.routing.policy import Decision
 
 _log = get_logger()
 
 
 class Relocation:
-    """Moves choices to other workers. Holds no state of any of them."""
+    """Moves choices to other workers. Holds no state of any, but who is on probation where."""
 
     def __init__(self, dispatcher: Dispatcher, metrics: RouterMetrics, max_deaths: int) -> None:
         self._dispatcher = dispatcher
         self._metrics = metrics
         self._max_deaths = max_deaths
+        self._probation = Probation(max_deaths)
 
     async def move(
         self, request: LiveRequest, choice: LiveChoice, failure: WorkFailure
@@ -51,14 +53,16 @@ class Relocation:
                 self._dispatcher.send_choice(request, choice, decision)
             except UnavailableError:  # lost just now; the next choice is another one
                 continue
+            choice.begin_probation(self._probation.begin(choice.num_deaths, decision.route))
             self._note(request, choice, failure, decision)
             return decision
 
     async def _place(
         self, request: LiveRequest, choice: LiveChoice, failure: WorkFailure
     ) -> Decision:
+        allows = self._probation.allows(choice.num_deaths)
         try:
-            return await self._dispatcher.place(request, choice.token_ids)
+            return await self._dispatcher.place(request, choice.token_ids, allows)
         except UnavailableError as error:
             if error.reason is not Reason.NO_WORKER:  # the router shuts down
                 raise
@@ -68,7 +72,7 @@ class Relocation:
     def _check(self, choice: LiveChoice, failure: WorkFailure) -> None:
         if failure.reason is not Reason.WORKER_LOST:
             raise error_from_reason(failure.reason, failure.message)
-        choice.num_deaths += failure.is_death
+        choice.num_deaths += failure.is_death and not failure.is_blamed_elsewhere
         if choice.num_deaths > self._max_deaths:
             message = f"{choice.num_deaths} workers died while they ran this request"
             raise AbortedError(message, reason=Reason.POISON)

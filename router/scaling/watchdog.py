@@ -15,6 +15,7 @@ from common.telemetry.logs import get_logger
 from pdserve.errors import PreconditionError
 from router.scaling.fleet import Fleet
 from router.workers.pool import WorkerPool
+from router.workers.silence import SILENT_AFTER_S
 from router.workers.view import WorkerState, WorkerView
 
 _EVERY_S = 0.5
@@ -65,8 +66,10 @@ class Watchdog:
             age_s = view.load.progress_age_s
             is_hung = view.is_connected and age_s > max(self._after_s, _longest_step_s(view))
             return f"has work and ended no step for {age_s:.0f} s" if is_hung else ""
-        since_s = self._unreachable_since_s.setdefault(view.address, self._clock())
-        is_lost = self._clock() - since_s >= self._after_s
+        now_s = self._clock()
+        since_s = now_s - SILENT_AFTER_S if view.is_silent else now_s
+        since_s = self._unreachable_since_s.setdefault(view.address, since_s)
+        is_lost = now_s - since_s >= self._after_s
         return f"does not answer for {self._after_s:g} s" if is_lost else ""
 
     async def _restart(self, view: WorkerView, reason: str) -> None:

@@ -1,11 +1,14 @@
 """Work that a router waits for at one worker."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 
 from common.messages import SequenceOutput, WorkFailure, WorkRequest
 from pdserve.errors import Reason
 from router.workers.unread import SLOW_CLIENT
 from router.workers.work_stream import WorkStream
+
+_STOPPED_WITHIN_S = 1.0
 
 
 @dataclass(eq=False, slots=True)
@@ -26,6 +29,9 @@ class OpenWork:
     def __init__(self) -> None:
         self._open: dict[str, Open] = {}
         self._ended: list[str] = []
+        self._orphaned_s = (
+            -_STOPPED_WITHIN_S
+        )  # when a prompt was stopped whose prefill worker is lost
 
     def __len__(self) -> int:
         return len(self._open)
@@ -36,6 +42,8 @@ class OpenWork:
 
     def remove(self, stream: WorkStream) -> bool:
         """Forget a stream; return False if it is not there."""
+        if stream.has_lost_prefill:
+            self._orphaned_s = time.monotonic()
         return self._open.pop(stream.request_id, None) is not None
 
     def hand_out(self, output: SequenceOutput) -> WorkStream | None:
@@ -68,8 +76,17 @@ class OpenWork:
         return [*self._open.values()]
 
     def fail(self, failure: WorkFailure) -> list[str]:
-        """End all streams with a failure; return their requests' ids."""
+        """End all streams with a failure; return their requests' ids.
+
+        Those on probation are blamed for a death, if there are any, or one that has just left.
+        """
         failed, self._open, self._ended = self._open, {}, []
-        for work in failed.values():
-            work.stream.fail(failure)
+        streams = [work.stream for work in failed.values()]
+        has_orphan = time.monotonic() - self._orphaned_s < _STOPPED_WITHIN_S or any(
+            stream.has_lost_prefill for stream in streams
+        )
+        is_blamed = any(stream.is_on_probation for stream in streams)
+        for stream in streams:
+            is_elsewhere = has_orphan or (is_blamed and not stream.is_on_probation)
+            stream.fail(replace(failure, is_blamed_elsewhere=is_elsewhere))
         return [*failed]

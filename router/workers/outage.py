@@ -46,7 +46,12 @@ class Outage:
                 ended.set_result(None)
 
     def left_s(self) -> float:
-        """Return the seconds for which a request may wait. Raises UnavailableError without any."""
+        """Return the seconds for which a request may wait. Raises UnavailableError without any.
+
+        While a worker is ready there is no outage: who waits may look for itself again soon.
+        """
+        if self._since_s is None and self._is_ready():
+            return max(self._max_s, _POLL_S)
         since_s = self._clock() if self._since_s is None else self._since_s
         left_s = since_s + self._max_s - self._clock()
         if left_s <= 0:

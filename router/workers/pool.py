@@ -211,8 +211,8 @@ class WorkerPool:
         # a process that is gone holds nothing of what its last report says
         is_gone = state in (WorkerState.RESTARTING, WorkerState.RETIRED)
         load = WorkerLoad() if is_gone else link.load
-        restarts = self._members.num_restarts(info.name)
-        return WorkerView(info, load, state, link.address, link.is_connected, note, restarts)
+        more = note, self._members.num_restarts(info.name), link.is_silent
+        return WorkerView(info, load, state, link.address, link.is_connected, *more)
 
     def _state(self, link: WorkerLink) -> WorkerState:
         if not link.is_connected:

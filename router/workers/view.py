@@ -28,6 +28,7 @@ class WorkerView:
     is_connected: bool
     note: str = ""  # why it is retired
     num_restarts: int = 0  # processes that took its name since this router started
+    is_silent: bool = False  # for SILENT_AFTER_S or longer
 
     @property
     def is_coming_back(self) -> bool:

@@ -18,6 +18,10 @@ class WorkStream:
 
     def __init__(self, request_id: str, max_unread_tokens: int) -> None:
         self.request_id = request_id
+        self.is_on_probation = False  # its choice may be the cause of an earlier worker's death
+        self.has_lost_prefill = (
+            False  # so the decode worker runs the prompt, until it is told to stop
+        )
         self._outputs = Unread(max_unread_tokens)
         self._sender: Sender | None = None
 
@@ -32,6 +36,7 @@ class WorkStream:
 
     def fail(self, failure: WorkFailure) -> None:
         """End the stream with a failure."""
+        self.has_lost_prefill |= failure.is_of_prefill
         self.put(SequenceOutput(self.request_id, 0, failure=failure))
 
     def submitted(self, sender: Sender) -> None:

@@ -31,10 +31,16 @@ class WorkerUse:
         return self._num_requests[worker]
 
     def lose_prefill(self, worker: str, failure: WorkFailure) -> None:
-        """Tell the choices that wait for token 1 from this worker that it does not come."""
-        failure = replace(failure, message="the prefill worker is gone")
-        for held in [*self._by_prefill[worker]]:
-            held.lose(failure)
+        """Tell the choices that wait for token 1 from this worker that it does not come.
+
+        Those on probation are blamed for it, if there are any.
+        """
+        failure = replace(failure, message="the prefill worker is gone", is_of_prefill=True)
+        waiting = [*self._by_prefill[worker]]
+        is_blamed = any(held.is_on_probation for held in waiting)
+        for held in waiting:
+            is_elsewhere = is_blamed and not held.is_on_probation
+            held.lose(replace(failure, is_blamed_elsewhere=is_elsewhere))
 
     def give_back(self, held: "HeldWorkers", workers: set[str]) -> None:
         """Count a request no more at these workers, which it needed."""
@@ -51,6 +57,7 @@ class HeldWorkers:
     ) -> None:
         self.prefill = route.prefill or ""
         self.needed = {route.decode, route.prefill or route.decode}
+        self.is_on_probation = False  # they may be the cause of an earlier worker's death
         self._use = use
         self._on_loss = on_loss
         self._open = set(choices)

@@ -12,7 +12,7 @@ from tests.integration.support.processes import Served, serving
 FAILPOINTS = "slow_steps=*:0.02"
 SETTINGS = {
     "PDSERVE_ENGINE__KV_CACHE_GIB": "0.02",
-    "PDSERVE_ROUTER__WATCHDOG_S": "10",
+    "PDSERVE_ROUTER__WATCHDOG_S": "15",
     # a request may meet many faults here, and may wait for the restart on a slow machine
     "PDSERVE_ROUTER__MAX_WORKER_DEATHS": "1000",
     "PDSERVE_ROUTER__MAX_OUTAGE_S": "600",

@@ -5,6 +5,7 @@ reads the KV of the position before from its block, wherever that came from: ano
 a shared prefix, host memory. The next token is a function of that hash and the request's seed.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 from typing import Any
 
@@ -41,21 +42,24 @@ def answer(prompt: Tokens[int], seed: int, max_tokens: int) -> list[int]:
     return output
 
 
-def make_engine(num_blocks: int, config: EngineConfig) -> Engine:
-    """Build an engine with that many blocks of 4 positions."""
+def make_engine(
+    num_blocks: int, config: EngineConfig, on_entry: Callable[[BatchEntry], None]
+) -> Engine:
+    """Build an engine with that many blocks of 4 positions; `on_entry` is told of each part of a step."""
     cache = KVCache(SPEC, num_blocks, BLOCK_SIZE, torch.device("cpu"), "pages")
     prefix = PrefixCache(BlockPool(num_blocks, BLOCK_SIZE), SPEC.fingerprint)
     limits = choose_limits(config)
     costs = Costs(within_limits(WorkerProfile(), limits))
-    runner: Any = HashRunner(cache)
+    runner: Any = HashRunner(cache, on_entry)
     return Engine(SPEC, config, prefix, cache, runner, costs, limits)
 
 
 class HashRunner:
     """Stands in for the ModelRunner."""
 
-    def __init__(self, cache: KVCache) -> None:
+    def __init__(self, cache: KVCache, on_entry: Callable[[BatchEntry], None]) -> None:
         self._cache = cache
+        self._on_entry = on_entry
 
     def run(self, batch: Batch) -> list[Sample | None]:
         """Run a step (ModelRunner.run)."""
@@ -63,6 +67,8 @@ class HashRunner:
 
     def launch(self, batch: Batch, previous: Launched | None = None) -> Launched:
         """Run a step (ModelRunner.launch)."""
+        for entry in batch.entries:
+            self._on_entry(entry)
         states = [self._advance(entry) for entry in batch.entries]
         pairs = zip(batch.entries, states, strict=True)
         found = [

@@ -3,6 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+SEEDS_APART = 100  # of one request and the next
+
 
 @dataclass(frozen=True)
 class Request:
@@ -27,6 +29,19 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class Poison:
+    """Request whose worker dies in every step that runs one of its positions from `position` on."""
+
+    request: int  # its number
+    position: int
+
+    @property
+    def seed(self) -> int:
+        """Seed of the request, which no other one has."""
+        return SEEDS_APART * self.request
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything that happens in one simulation."""
 
@@ -40,6 +55,7 @@ class Plan:
         False  # then processes start again at other addresses, and routers are told
     )
     max_worker_deaths: int | None = None  # None: as many as there are kills
+    poison: Poison | None = None
 
     @property
     def num_kills(self) -> int:
@@ -54,3 +70,4 @@ class Result:
     num_identical: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     migrations: float = 0.0
+    num_poisoned: int = 0  # processes that died of poison

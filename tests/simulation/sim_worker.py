@@ -4,27 +4,26 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from common.config import EngineConfig, TransferConfig, WorkerSpec
+from common.engine.batch import BatchEntry
 from common.engine.build import Engine
 from common.kv_transfer.transport import TransferError
-from common.kv_transfer.wire import WireItem
-from common.messages import Role, WorkRequest
+from common.messages import Role
 from common.rpc.worker_service import WorkerService
 from common.worker.host import EngineHost
 from common.worker.loop import Message
 from decode_worker.pull import Chunk, News, Pull, PullFailed
 from decode_worker.worker import make_decode_worker
-from prefill_worker.outbox import KVOutbox
 from prefill_worker.source import PrefillSource
 from prefill_worker.worker import make_prefill_worker
 from tests.simulation.hash_engine import make_engine
+from tests.simulation.sim_transport import POLL_S, SimStream, SimTransport
 
-STEP_S, POLL_S, DEATH_SEEN_S = 0.02, 0.004, 0.01
+STEP_S = 0.02
 Deliver = Callable[[Pull, News], None]
 
 
@@ -82,9 +81,7 @@ class SimPulls:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def submit(
-        self, run: Any, transport: "SimTransport", timeout_s: float, deliver: Deliver
-    ) -> None:
+    def submit(self, run: Any, transport: SimTransport, timeout_s: float, deliver: Deliver) -> None:
         task = asyncio.create_task(self._drive(run.__self__, transport, timeout_s, deliver))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -94,7 +91,7 @@ class SimPulls:
             task.cancel()
 
     async def _drive(
-        self, pull: Pull, transport: "SimTransport", timeout_s: float, deliver: Deliver
+        self, pull: Pull, transport: SimTransport, timeout_s: float, deliver: Deliver
     ) -> None:
         """Do as Pull.run."""
         try:
@@ -110,7 +107,7 @@ class SimPulls:
                 deliver(pull, PullFailed(error))
 
     async def _pass_on(
-        self, pull: Pull, stream: "SimStream", timeout_s: float, deliver: Deliver
+        self, pull: Pull, stream: SimStream, timeout_s: float, deliver: Deliver
     ) -> bool:
         while not pull._room.acquire(blocking=False):
             await asyncio.sleep(POLL_S)
@@ -124,57 +121,6 @@ class SimPulls:
         return True
 
 
-class SimStream:
-    """Items of one prompt; those that prefill has sent stay readable when it dies, as Ray's do."""
-
-    def __init__(self, process: "SimProcess", request: WorkRequest, outbox: KVOutbox) -> None:
-        self._process = process
-        self._key = request.request_id, request.attempt
-        self._outbox = outbox
-
-    async def next_item(self, pull: Pull, timeout_s: float) -> WireItem | None:
-        """Return the next item, None at the end. Raises TransferError."""
-        deadline_s, items = time.monotonic() + timeout_s, self._outbox._items
-        while items.empty():
-            await asyncio.sleep(POLL_S)
-            if pull.is_closed:
-                return None
-            if not self._process.is_alive and items.empty():
-                await asyncio.sleep(DEATH_SEEN_S)
-                raise TransferError("prefill worker failed: ActorDiedError")
-            if time.monotonic() > deadline_s:
-                raise TransferError(f"no KV for {timeout_s} s")
-        return items.get_nowait()
-
-    def next(self, timeout_s: float) -> WireItem | None:
-        """Never called: pulls are tasks."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """End the stream and tell prefill."""
-        if self._process.is_alive:
-            self._process.loop.post(lambda: self._process.prefill.cancel(self._key))
-
-
-@dataclass
-class SimTransport:
-    """Streams between the processes of the simulation, by their names."""
-
-    processes: dict[str, "SimProcess"] = field(default_factory=dict)
-
-    def open(self, worker: str, request: WorkRequest) -> SimStream:
-        """Ask a prefill worker for a prompt's KV. Raises TransferError."""
-        process = self.processes.get(worker)
-        if process is None or not process.is_alive or process.source is None:
-            raise TransferError(f"prefill worker {worker} is not reachable")
-        source = process.source
-        request = replace(request, max_item_tokens=source.credit.max_item_tokens(request))
-        seq = source._prefix.new_sequence(request, time.monotonic())
-        outbox = KVOutbox(source.credit.look_again)
-        process.loop.post(lambda: process.prefill.accept(seq, outbox))
-        return SimStream(process, request, outbox)
-
-
 class SimProcess:
     """One life of a worker's process."""
 
@@ -185,11 +131,11 @@ class SimProcess:
         transport: SimTransport,
         config: EngineConfig,
         num_blocks: int,
-        step_s: float = STEP_S,
+        on_entry: Callable[[BatchEntry], None] = lambda entry: None,
     ) -> None:
         self.name, self.role, self.is_alive = name, role, True
-        self.loop = SimLoop(step_s)
-        self.engine: Engine = make_engine(num_blocks, config)
+        self.loop, self.streams = SimLoop(STEP_S), list[SimStream]()
+        self.engine: Engine = make_engine(num_blocks, config, on_entry)
         self.source: PrefillSource | None = None
         spec = WorkerSpec(
             name=name,
@@ -223,6 +169,8 @@ class SimProcess:
         """End the process at once; whoever holds its connections must break them."""
         self.is_alive = False
         self.loop.kill()
+        for stream in self.streams:
+            stream.end_here()
         if self.role is Role.DECODE:
             self.shell._engine._inbox._threads.shutdown()
 

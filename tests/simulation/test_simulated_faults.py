@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.simulation.plan import Fault, Plan, Request, Result
+from tests.simulation.plan import Fault, Plan, Poison, Request, Result
 from tests.simulation.plans import PLANS
 from tests.simulation.virtual_loop import run
 from tests.simulation.world import World
@@ -56,3 +56,29 @@ def test_every_death_of_a_request_s_workers_is_counted_once(
     for seed in range(10):
         plan = Plan(seed, num_prefill, 1, requests, kills, "least_loaded", is_supervised, 2)
         assert simulate(plan).outcomes == {"kill": 3, "completed": 1, "poison": 1}
+
+
+@pytest.mark.parametrize(
+    ("num_prefill", "num_decode", "policy"),
+    [(0, 1, "cost"), (0, 2, "least_loaded"), (1, 1, "least_loaded"), (1, 2, "cost")],
+)
+def test_a_request_that_kills_its_workers_takes_no_neighbour_along(
+    num_prefill: int, num_decode: int, policy: str
+) -> None:
+    requests = tuple(Request(0.03 * number, 9 + 5 * number, 40) for number in range(6))
+    for seed in range(2):
+        # in its prompt, or when it has an output
+        for poison in (Poison(2, 5), Poison(0, 20), Poison(3, 24 + 30)):
+            plan = Plan(seed, num_prefill, num_decode, requests, (), policy, True, 2, poison)
+            result = simulate(plan)
+            assert result.outcomes == {"poison": 1, "completed": 5}
+            # three deaths count; decode may run a prompt that has killed prefill
+            assert 3 <= result.num_poisoned <= 3 * (1 + num_prefill)
+
+
+def test_it_takes_none_along_while_workers_die_of_other_things_too() -> None:
+    requests = tuple(Request(0.02 * number, 12, 30, num_choices=2) for number in range(4))
+    kill = Fault(0.3, "kill", 0)
+    for seed in range(6):
+        plan = Plan(seed, 0, 2, requests, (kill,), max_worker_deaths=3, poison=Poison(1, 25))
+        assert simulate(plan).outcomes == {"kill": 1, "poison": 1, "completed": 3}

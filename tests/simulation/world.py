@@ -29,7 +29,7 @@ from router.workers.outage import Outage
 from router.workers.pool import WorkerPool
 from tests.simulation.deployment import Deployment
 from tests.simulation.hash_engine import VOCAB, answer
-from tests.simulation.plan import Fault, Plan, Request, Result
+from tests.simulation.plan import SEEDS_APART, Fault, Plan, Request, Result
 from tests.simulation.sim_network import Network, conversations
 
 AT_REST_S = 60.0
@@ -61,7 +61,8 @@ class World:
             faults = [asyncio.create_task(self._suffer(fault)) for fault in plan.faults]
             clients = [self._ask(number, request) for number, request in enumerate(plan.requests)]
             await asyncio.gather(*clients)
-            await asyncio.gather(*faults)
+            await asyncio.gather(*faults, *self._deployment.poisoned)
+            self.result.num_poisoned = len(self._deployment.poisoned)
             await self._check_at_rest()
             watching.cancel()
             await self._pool.close()
@@ -96,7 +97,7 @@ class World:
     async def _ask(self, number: int, request: Request) -> None:
         await asyncio.sleep(request.at_s)
         prompt = _prompt(number, request.num_prompt_tokens)
-        sampling = SamplingParams(0.0, 100 * number, request.max_tokens)
+        sampling = SamplingParams(0.0, SEEDS_APART * number, request.max_tokens)
         job = Job(f"r{number}", prompt, sampling, (), num_choices=request.num_choices)
         found: list[list[int]] = [[] for _ in range(request.num_choices)]
         began_s = time.monotonic()

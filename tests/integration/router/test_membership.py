@@ -134,6 +134,18 @@ async def test_a_worker_that_does_not_answer_is_restarted(model_dir: Path) -> No
         assert set(fleet.restarted) == {("decode-0", "does not answer for 20 s")}
 
 
+async def test_the_time_until_a_worker_is_known_to_be_silent_counts(model_dir: Path) -> None:
+    now_s = 0.0
+    async with scaling(model_dir, *pair()) as (stack, fleet):
+        watchdog = Watchdog(stack.router._pool, fleet, 20.0, lambda: now_s)
+        link = stack.router._pool.link("decode-0")
+        for now_s, num_asked in ((100.0, 0), (114.9, 0), (115.0, 1)):  # noqa: B007
+            while not link.is_silent:
+                link._silence.tick()
+            await watchdog.look()
+            assert len(fleet.restarted) == num_asked
+
+
 async def test_a_worker_that_ends_no_step_is_restarted_unless_its_steps_are_that_long(
     model_dir: Path,
 ) -> None:
