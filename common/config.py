@@ -34,7 +34,7 @@ class EngineConfig(Frozen):
     )
     quantization: Quantization = Field(
         "auto",
-        description="Weights as small integers, on a CPU. auto: where a GGUF file has them so",
+        description="Weights as small integers, on a CPU. auto: where the files have them so",
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     attention_backend: Backend = "auto"

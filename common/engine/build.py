@@ -1,6 +1,5 @@
 """Engine of one worker: the model, its KV memory and the runner, built together."""
 
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from common.engine.gpu_trial import GpuTrial, WithBackend
 from common.engine.graphs.cuda_graphs import graph_decode
 from common.engine.graphs.graphed import GraphLimits
 from common.engine.limits import Limits, choose_limits, fit_blocks
+from common.engine.loading import load_weights
 from common.engine.memory.block_pool import BlockPool
 from common.engine.memory.gpu_share import GpuRoom
 from common.engine.memory.host_budget import HostRoom
@@ -41,8 +41,6 @@ from common.engine.stages import BeginStage, untold
 from common.engine.state.cache import StateCache
 from common.engine.state.hybrid import add_state, fit_states
 from common.engine.state.slots import StateSlots
-from common.engine.weights.choose import load
-from common.engine.weights.size import told_weights
 from common.grammar.matcher import MaskFiller
 from common.kv_capacity import describe_capacity
 from common.machine import read_memory
@@ -94,18 +92,14 @@ def build_engine(
     chosen = choose_dtype(config, model_dir, device, share.most_bytes(read_memory()))
     config = config.model_copy(update={"dtype": chosen.dtype})
     room = read_room(config, device, share, model_dir)
-    began_s = time.monotonic()
-    with stage("loading weights") as remark:
-        model, spec = load(
-            model_dir,
-            config,
-            chosen.dtype,
-            device,
-            lambda spec: room.check(config.kv_cache_gib, _want(spec, config, device)),
-        )
-        told = told_weights(model_dir, chosen.dtype, time.monotonic() - began_s)
-        remark.text = f"{chosen.dtype}, {chosen.reason}; {told}"
-    spec = replace(spec, dtype_reason=chosen.reason).quantized(quantized_format(config) or "none")
+    model, spec = load_weights(
+        model_dir,
+        config,
+        chosen,
+        device,
+        lambda spec: room.check(config.kv_cache_gib, _want(spec, config, device)),
+        stage,
+    )
     return assemble_engine(model, spec, config, device, stage, room)
 
 
@@ -163,6 +157,11 @@ def _fit(
     limits, num_bytes = fit_states(choose_limits(config, device.type), config, spec, num_bytes)
     block_size = block_size_of(config, device)
     num_blocks = _count_blocks(config, spec, block_size, num_bytes, num_scratch)
+    if (
+        not spec.kv_layers
+    ):  # nothing is kept there, so more than sequences can count in are of no use
+        each = -(-spec.max_context_tokens // block_size)
+        num_blocks = min(num_blocks, each * limits.max_num_seqs)
     return num_blocks, fit_blocks(limits, config, num_blocks)
 
 

@@ -49,7 +49,8 @@ def choose_dtype(
         return ChosenDtype("bfloat16", f"the fastest all in all on {target.level}")
     share = read_memory(tree).usable_bytes if share_bytes is None else share_bytes
     kv_gib = _ROOM_GIB if config.kv_cache_gib == "auto" else config.kv_cache_gib
-    needed = fixed_bytes(model_dir, "float32") + kv_gib * _GIB
+    in_float32 = config.model_copy(update={"dtype": "float32"})
+    needed = fixed_bytes(model_dir, in_float32) + kv_gib * _GIB
     if needed > share:
         reason = f"float32, the fastest on {target.level}, needs {needed / _GIB:.1f} GiB"
         return ChosenDtype(_FALLBACK, reason)

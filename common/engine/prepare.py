@@ -28,6 +28,7 @@ from common.engine.kernel_checks.verdicts import (
 from common.engine.weights.choose import read_model_config
 from common.engine.weights.gguf_blocks import BLOCK_TYPES
 from common.engine.weights.gguf_index import is_kept, read_index
+from common.engine.weights.prequantized.keeping import expected_forms
 from common.engine.weights.spec import read_unhashed
 
 Family = Callable[[], object]
@@ -80,7 +81,7 @@ def _families(model_dir: Path, config: EngineConfig, device: torch.device) -> li
 def _products(model_dir: Path, config: EngineConfig) -> dict[str | PanelForm, bool]:
     """Return the forms of products' weights, and True for those of gates: those of a kept file, or one."""
     if not is_kept(model_dir):
-        return {quantized_format(config) or "none": True}
+        return expected_forms(model_dir, config) or {quantized_format(config) or "none": True}
     found: dict[str | PanelForm, bool] = {}
     for name, tensor in read_index(model_dir).tensors.items():
         if block := BLOCK_TYPES.get(tensor.kind):

@@ -9,6 +9,7 @@ from common.engine.attention.cycles import take_over_cycles
 from common.engine.attention.differential import take_over_differential
 from common.engine.attention.indexed import attend_to_all
 from common.engine.attention.own_positions import take_over_positions
+from common.engine.attention.shared_modules import name_layers
 from common.engine.attention.temperature import take_over
 from common.engine.attention.without_cache import take_over_without_cache
 from common.engine.device_inputs import ToDevice
@@ -32,6 +33,7 @@ class TransformersModel:
         take_over_without_cache(model, backend)
         self._step = take_over_positions(model)
         attend_to_all(model)
+        name_layers(model)
         self._tells_positions = take_over(model)
         self._cache = cache_for(model, backend)
         self._ways = _ways(self._cache, backend)

@@ -37,5 +37,12 @@ OVERRIDES: Mapping[str, Mapping[str, object]] = {
     "moshi": {"sliding_window": CONTEXT},
     "paddleocr_vl": {"text_config.rope_parameters": _MROPE},
     "recurrent_gemma": {"num_hidden_layers": 3},
+    "zamba": {
+        "attention_head_dim": 32,
+        "attention_hidden_size": 128,
+        "layers_block_type": ["linear_attention", "hybrid"] * 2,
+        "num_hidden_layers": 4,
+    },
+    "zamba2": {"attention_hidden_size": 128},
     "xlstm": {"hidden_size": 128, "embedding_dim": 128},
 }

@@ -10,8 +10,10 @@ from typing import Self
 
 from common.auto_setting import Auto
 from common.cgroup import HERE, CgroupTree
+from common.config import EngineConfig
 from common.engine.memory.kv_want import KVWant
 from common.engine.memory.worker_share import WorkerShare
+from common.engine.weights.prequantized.keeping import keeps_integers
 from common.engine.weights.size import loading_bytes
 from common.machine import Memory, read_memory
 from pdserve.errors import SetupError
@@ -32,10 +34,17 @@ class HostRoom:
 
     @classmethod
     def read(
-        cls, model_dir: Path | None, dtype: str, share: WorkerShare, tree: CgroupTree = HERE
+        cls,
+        model_dir: Path | None,
+        config: EngineConfig,
+        share: WorkerShare,
+        tree: CgroupTree = HERE,
     ) -> Self:
-        """Read the memory that there is now; `model_dir` holds weights to load, None: all is loaded."""
-        return cls(read_memory(tree), share, fixed_bytes(model_dir, dtype) if model_dir else 0.0)
+        """Read the memory that there is now; `model_dir` holds weights to load, None: all is loaded.
+
+        The dtype of `config` is chosen already.
+        """
+        return cls(read_memory(tree), share, fixed_bytes(model_dir, config) if model_dir else 0.0)
 
     def check(self, kv_cache_gib: float | Auto, want: KVWant) -> None:
         """Raise SetupError where weights and KV do not fit."""
@@ -77,9 +86,10 @@ class HostRoom:
         return min(max(min(part, left // _HALF), want.least_bytes), want.most_bytes)
 
 
-def fixed_bytes(model_dir: Path, dtype: str) -> float:
-    """Return the most bytes that a worker takes beside its KV memory."""
-    return loading_bytes(model_dir, dtype) + _PROCESS_BYTES
+def fixed_bytes(model_dir: Path, config: EngineConfig) -> float:
+    """Return the most bytes that a worker takes beside its KV memory, with the dtype of `config`."""
+    keeps = keeps_integers(model_dir, config)
+    return loading_bytes(model_dir, config.dtype, keeps_integers=keeps) + _PROCESS_BYTES
 
 
 def _describe(memory: Memory) -> str:

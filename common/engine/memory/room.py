@@ -25,5 +25,5 @@ def read_room(
     The dtype of `config` is chosen already.
     """
     if device.type == "cpu":
-        return HostRoom.read(model_dir, config.dtype, share)
+        return HostRoom.read(model_dir, config, share)
     return GpuRoom.read(device, share, weights_bytes(model_dir, config.dtype) if model_dir else 0)

@@ -1,12 +1,13 @@
 """Search for a model's modules with state that ask `transformers`' own cache for it."""
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from common.engine.state.copied import Function, names_in
 from common.engine.state.layer_state import LayerState
+from common.engine.state.limited_step import has_limits, with_limits
 from common.engine.state.mixer import Mixer, Rows, alone, with_nothing
 from common.engine.state.scan import ContinuedScan, has_scan
 from pdserve.errors import SetupError
@@ -21,7 +22,7 @@ def find_mixers(model: torch.nn.Module, layers: frozenset[int]) -> list[Mixer]:
     found: dict[int, Mixer] = {}
     for module in model.modules():
         layer: Any = getattr(module, "layer_idx", None)
-        asked = _QUESTIONS.intersection(_names_in(module))
+        asked = _QUESTIONS.intersection(names_in(module))
         if layer not in layers or not asked:
             continue
         names = inspect.signature(module.forward).parameters
@@ -34,15 +35,9 @@ def find_mixers(model: torch.nn.Module, layers: frozenset[int]) -> list[Mixer]:
     return list(found.values())
 
 
-def _names_in(module: torch.nn.Module) -> tuple[str, ...]:
-    """Return the names that the module's forward looks up."""
-    code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
-    return () if code is None else code.co_names
-
-
 def _mixer(module: torch.nn.Module, layer: int, cache: str, *, keeps_first: bool) -> Mixer:
     """Return the mixer of a module that takes `cache`; `keeps_first`: one of its outputs has rows."""
-    own: Callable[..., Any] = ContinuedScan(module, layer) if has_scan(module) else module.forward
+    own = _forward(module, layer)
     _, *others = inspect.signature(module.forward).parameters.values()
     # what a state needs not, such as rotary tables
     nothing = {
@@ -61,6 +56,12 @@ def _mixer(module: torch.nn.Module, layer: int, cache: str, *, keeps_first: bool
         return alone(rows) if len(rows) == 1 else rows
 
     return Mixer(layer, module, run, with_nothing if keeps_first else give)
+
+
+def _forward(module: torch.nn.Module, layer: int) -> Function:
+    if has_scan(module):
+        return ContinuedScan(module, layer)
+    return with_limits(module) if has_limits(module) else module.forward
 
 
 def _unknown(layer: int) -> SetupError:

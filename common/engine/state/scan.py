@@ -1,12 +1,13 @@
 """Selective scan (Mamba, Gu and Dao 2023) from a given state; that of `transformers` begins at zero."""
 
-import inspect
-from types import FunctionType, MethodType
+from collections.abc import Iterator
+from itertools import repeat
 from typing import Any
 
 import torch
 from torch.nn import functional
 
+from common.engine.state.copied import function_of, names_in, with_functions
 from common.engine.state.layer_state import LayerState
 
 _SCAN = "mamba_selective_scan"
@@ -14,8 +15,7 @@ _SCAN = "mamba_selective_scan"
 
 def has_scan(module: torch.nn.Module) -> bool:
     """Return True if the module's forward calls the selective scan."""
-    code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
-    return code is not None and _SCAN in code.co_names
+    return _SCAN in names_in(module)
 
 
 class ContinuedScan:
@@ -27,18 +27,20 @@ class ContinuedScan:
     """
 
     def __init__(self, module: torch.nn.Module, layer: int) -> None:
-        own = inspect.unwrap(type(module).forward)
-        self._scan = own.__globals__[_SCAN]
+        self._scan = function_of(module, _SCAN)
         self._layer = layer
-        self._before: torch.Tensor | None = None
-        names = own.__globals__ | {_SCAN: self._continued}
-        copied = FunctionType(own.__code__, names, own.__name__, own.__defaults__, own.__closure__)
-        self._forward = MethodType(copied, module)
+        self._befores: Iterator[torch.Tensor | None] = repeat(None)
+        self._forward = with_functions(module, {_SCAN: self._continued})
 
     def __call__(self, hidden: torch.Tensor, **cache: LayerState) -> Any:
         """Run the mixer on tokens [B, T, channels] with the one cache that it takes."""
         (state,) = cache.values()
-        self._before = state.get_recurrent_state(self._layer)
+        before = state.get_recurrent_state(self._layer)
+        # Zamba scans head by head, and its states are [B, heads, inner, N]
+        if before is not None and before.dim() == 4:
+            self._befores = iter(before.unbind(1))
+        else:
+            self._befores = repeat(before)
         return self._forward(hidden, **cache)
 
     def _continued(
@@ -55,7 +57,7 @@ class ContinuedScan:
         **others: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Scan `hidden` and `dt` [B, inner, T] with `a` [inner, N], `b` and `c` [B, N, T]; gate by `z`."""
-        before = self._before
+        before = next(self._befores)
         if before is None:
             whole: tuple[torch.Tensor, torch.Tensor] = self._scan(
                 hidden, dt, a, b, c, z=z, delta_bias=delta_bias, return_last_state=True, **others

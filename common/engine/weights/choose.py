@@ -19,9 +19,15 @@ if TYPE_CHECKING:
 
 
 def load(
-    folder: Path, config: EngineConfig, dtype: StoredDtype, device: torch.device, admit: Admit
+    folder: Path,
+    config: EngineConfig,
+    dtype: StoredDtype,
+    device: torch.device,
+    admit: Admit,
+    *,
+    keeps_integers: bool = False,
 ) -> tuple[torch.nn.Module, ModelSpec]:
-    """Load a folder's model with its numbers. Raises SetupError as load_model does."""
+    """Load a folder's model with its numbers, as load_model does and with its errors."""
     plain = find_plain(folder, config, device)
     if plain is not None:
         return load_plain(plain, dtype, admit)
@@ -29,7 +35,12 @@ def load(
     from common.engine.weights.load import load_model
 
     return load_model(
-        folder, dtype, device, allow_unused_weights=config.allow_unused_weights, admit=admit
+        folder,
+        dtype,
+        device,
+        allow_unused_weights=config.allow_unused_weights,
+        keeps_integers=keeps_integers,
+        admit=admit,
     )
 
 

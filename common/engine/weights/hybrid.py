@@ -32,6 +32,8 @@ _FAMILIES = frozenset(
         "qwen3_5_text",
         "qwen3_next",
         "recurrent_gemma",
+        "zamba",
+        "zamba2",
         "zaya",
     }
 )

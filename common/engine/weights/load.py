@@ -1,5 +1,6 @@
 """Loading of a model folder for serving."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,10 +13,10 @@ from common.engine.memory.kv_cache import DTYPES
 from common.engine.model_spec import ModelSpec
 from common.engine.weights.decoder_part import use_decoder_sizes
 from common.engine.weights.gguf_held import load_held
-from common.engine.weights.gguf_index import is_kept, read_index
+from common.engine.weights.gguf_index import GgufIndex, is_kept, read_index
 from common.engine.weights.kind import refuse_other_kinds
 from common.engine.weights.plain import Admit
-from common.engine.weights.prequantized.plan import read_plan
+from common.engine.weights.prequantized.plan import Plan, read_plan
 from common.engine.weights.spec import read_spec
 from common.engine.weights.stored import unchanged
 from common.engine.weights.whole import load_whole
@@ -28,6 +29,7 @@ def load_model(
     device: torch.device,
     *,
     allow_unused_weights: bool = False,
+    keeps_integers: bool = False,
     admit: Admit = lambda spec: None,
 ) -> tuple[torch.nn.Module, ModelSpec]:
     """Load a causal LM in eval mode with our attention, and its numbers.
@@ -35,26 +37,24 @@ def load_model(
     Safetensors, or a GGUF file that is kept as it is (on a CPU); never code from the folder. Raises
     SetupError unless the folder holds a causal LM that `transformers` knows, with attention that can be
     replaced and exactly the model's tensors.
-    `allow_unused_weights` lets it hold more. `admit` sees the numbers before the weights are loaded, and may
-    raise SetupError.
+    `allow_unused_weights` lets it hold more. With `keeps_integers` quantized weights are held as they are: on
+    a CPU, where can_keep allows it. `admit` sees the numbers before the weights are loaded, and may raise
+    SetupError.
     """
     register()
     transformers_logging.disable_progress_bar()
     try:
         config = _read_config(path)
         with unchanged(path):
-            kept = read_index(path) if is_kept(path) else None
-            plan = read_plan(path)
-            spec = read_spec(path, config, dtype).quantized(kept.form if kept else "none")
+            source = _read_source(path, keeps_integers)
+            spec = read_spec(path, config, dtype).quantized(_form_of(source))
             refuse_other_kinds(path, config)
             admit(spec)
-            model = (
-                load_whole(
-                    path, config, DTYPES[dtype], device, plan, allow_unused=allow_unused_weights
-                )
-                if kept is None
-                else load_held(path, kept, config, DTYPES[dtype])
-            )
+            if isinstance(source, GgufIndex):
+                model = load_held(path, source, config, DTYPES[dtype])
+            else:
+                allow = allow_unused_weights
+                model = load_whole(path, config, DTYPES[dtype], device, source, allow_unused=allow)
     except SetupError:
         raise
     # transformers has no error class for folders it does not expect: OSError, ValueError, KeyError,
@@ -62,6 +62,20 @@ def load_model(
     except Exception as error:
         raise SetupError(f"{path} is not a model pdserve can load: {_reason(error)}") from error
     return model.to(device).eval(), spec
+
+
+def _read_source(path: Path, keeps_integers: bool) -> GgufIndex | Plan | None:
+    """Read where quantized weights lie, and what becomes of them; None: they are full."""
+    if is_kept(path):
+        return read_index(path)
+    plan = read_plan(path)
+    return replace(plan, keeps=True) if plan and keeps_integers else plan
+
+
+def _form_of(source: GgufIndex | Plan | None) -> str:
+    if isinstance(source, GgufIndex):
+        return source.form
+    return source.method if source and source.keeps else "none"
 
 
 def _read_config(path: Path) -> PreTrainedConfig:

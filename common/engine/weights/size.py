@@ -1,10 +1,13 @@
 """Memory that a checkpoint takes, by the headers of its files."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 from common.engine.weights.gguf_index import is_kept, read_index
-from common.engine.weights.prequantized.plan import DEQUANTIZED, plan_for, tell_plan
+from common.engine.weights.prequantized.packed import PackedWeight
+from common.engine.weights.prequantized.panel_groups import kept_form
+from common.engine.weights.prequantized.plan import plan_for, tell_plan
 from common.engine.weights.stored import StoredTensor, read_header, weight_files
 from pdserve.errors import SetupError
 
@@ -14,20 +17,21 @@ _CONVERTED = 1.4
 _KEPT_PEAK = 1.1  # panels, and the blocks of the weight that is laid out
 
 
-def weights_bytes(model_dir: Path, dtype: str) -> int:
-    """Return the bytes of a folder's weights in `dtype`; quantized ones of a GGUF file are held as they are.
+def weights_bytes(model_dir: Path, dtype: str, *, keeps_integers: bool = False) -> int:
+    """Return the bytes of a folder's weights in `dtype`; those of a kept GGUF file are held as they are.
 
-    Other quantized ones count as they are dequantized. A file that cannot be read counts nothing: loading
-    it says what is wrong.
+    Other quantized ones count as they are dequantized, or with `keeps_integers` as they are. A file that
+    cannot be read counts nothing: loading it says what is wrong.
     """
     if is_kept(model_dir):
         return _kept_bytes(model_dir, dtype)
-    return sum(math.prod(tensor.shape) for tensor in _tensors(model_dir)) * _ITEM_BYTES[dtype]
+    return int(_sum_bytes(_read(model_dir), dtype, keeps_integers))
 
 
-def told_weights(model_dir: Path, dtype: str, seconds: float) -> str:
+def told_weights(model_dir: Path, dtype: str, seconds: float, keeps_integers: bool) -> str:
     """Return words about a folder's weights that were loaded: bytes in memory, rate, and what they were."""
-    return told_rate(weights_bytes(model_dir, dtype), seconds) + tell_plan(model_dir)
+    num_bytes = weights_bytes(model_dir, dtype, keeps_integers=keeps_integers)
+    return told_rate(num_bytes, seconds) + tell_plan(model_dir, keeps_integers)
 
 
 def told_rate(num_bytes: int, seconds: float) -> str:
@@ -36,7 +40,7 @@ def told_rate(num_bytes: int, seconds: float) -> str:
     return f"{gb:.2f} GB at {gb / max(seconds, 1e-9):.2f} GB/s"
 
 
-def loading_bytes(model_dir: Path, dtype: str) -> int:
+def loading_bytes(model_dir: Path, dtype: str, *, keeps_integers: bool = False) -> int:
     """Return the bytes of a folder's weights in `dtype` at the time when most of them are held.
 
     Weights stored in another dtype count 1.4 times: that is more than a build was measured to take
@@ -45,10 +49,23 @@ def loading_bytes(model_dir: Path, dtype: str) -> int:
     """
     if is_kept(model_dir):
         return int(_KEPT_PEAK * _kept_bytes(model_dir, dtype))
-    alike = (_STORED[dtype], DEQUANTIZED)
-    counts = [(math.prod(t.shape), t.dtype in alike) for t in _tensors(model_dir)]
-    numbers = sum(count if is_alike else _CONVERTED * count for count, is_alike in counts)
-    return int(numbers * _ITEM_BYTES[dtype])
+    weights = _read(model_dir)
+    peak = _KEPT_PEAK if keeps_integers and weights.packed else 1.0
+    return int(peak * _sum_bytes(weights, dtype, keeps_integers, _CONVERTED))
+
+
+def _sum_bytes(
+    weights: "_Weights", dtype: str, keeps_integers: bool, converted: float = 1.0
+) -> float:
+    """Sum the bytes of weights; those that are stored in another dtype count `converted` times."""
+    item_bytes, num_bytes = _ITEM_BYTES[dtype], 0.0
+    for tensor in weights.plain:
+        times = 1.0 if tensor.dtype == _STORED[dtype] else converted
+        num_bytes += times * math.prod(tensor.shape) * item_bytes
+    for weight in weights.packed:
+        count, kept = math.prod(weight.shape), kept_form(weight) if keeps_integers else None
+        num_bytes += count * item_bytes if kept is None else kept.most_bytes(count)
+    return num_bytes
 
 
 def _kept_bytes(model_dir: Path, dtype: str) -> int:
@@ -63,18 +80,26 @@ def _kept_bytes(model_dir: Path, dtype: str) -> int:
     return sum(stored_bytes(t.kind, math.prod(t.shape), item_bytes) for t in tensors.values())
 
 
-def _tensors(model_dir: Path) -> list[StoredTensor]:
-    """Return the entries of every weight of the files that are loaded and readable."""
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    plain: list[StoredTensor]
+    packed: list[PackedWeight]
+
+
+def _read(model_dir: Path) -> _Weights:
+    """Read the entries of every weight of the files that are loaded and readable."""
     try:
         files = weight_files(model_dir)
     except SetupError:
-        return []
+        return _Weights([], [])
     stored = {name: tensor for path in files for name, tensor in _file_tensors(path).items()}
     try:
         plan = plan_for(model_dir, lambda: stored)
     except SetupError:
         plan = None
-    return list((stored if plan is None else plan.entries()).values())
+    if plan is None:
+        return _Weights(list(stored.values()), [])
+    return _Weights(list(plan.plain.values()), list(plan.packed.values()))
 
 
 def _file_tensors(path: Path) -> dict[str, StoredTensor]:

@@ -24,6 +24,11 @@ class StoredTensor:
     dtype: str  # as safetensors writes it: F32, BF16, F8_E4M3
     shape: tuple[int, ...]
 
+    @property
+    def is_wide(self) -> bool:
+        """True for numbers of float32."""
+        return self.dtype == "F32"
+
 
 def weight_files(folder: Path) -> list[Path]:
     """Return the files that are loaded: model.safetensors, or else the shards of the index.

@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 from common.engine.attention.interface import our_name
 from common.engine.weights.experts import refuse_uneven_experts
 from common.engine.weights.loading_report import LoadingReport, check_report
+from common.engine.weights.prequantized.held_integers import put_held
 from common.engine.weights.prequantized.plain_files import plain_files
 from common.engine.weights.prequantized.plan import Plan
 from common.engine.weights.quantization import refuse_quantized_tensors
@@ -37,7 +38,7 @@ def load_whole(
     tensors = read_tensors(weight_files(path)) if plan is None else plan.entries()
     refuse_quantized_tensors(tensors)
     kind, is_part = _class_of(config)
-    with _reported_to_us(), plain_files(plan, dtype):
+    with _reported_to_us(), plain_files(plan, dtype) as held:
         try:
             model, raw = kind.from_pretrained(
                 path,
@@ -58,8 +59,7 @@ def load_whole(
     if report.mismatched:
         refuse_uneven_experts(path, tensors)
     check_report(report, path, _head(model), allow_unused=allow_unused)
-    loaded: torch.nn.Module = as_causal_lm(model, config) if is_part else model
-    return loaded
+    return put_held(as_causal_lm(model, config) if is_part else model, held)
 
 
 def _class_of(config: PreTrainedConfig) -> tuple[Any, bool]:

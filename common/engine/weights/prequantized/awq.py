@@ -53,10 +53,10 @@ class Awq:
         num_inputs, words = beside.matrix("I32")
         num_groups = beside.count_groups(num_inputs, self.group_size)
         beside.needed(f"{layer}.qzeros", ("I32",), (num_groups, words))
-        beside.needed(f"{layer}.scales", FLOATS, (num_groups, words * _IN_WORD))
+        scales = beside.needed(f"{layer}.scales", FLOATS, (num_groups, words * _IN_WORD))
         parts = {role: f"{layer}.{role}" for role in ("qweight", "qzeros", "scales")}
         shape = (words * _IN_WORD, num_inputs)
-        form = IntegerForm(4, num_groups)
+        form = IntegerForm(4, num_groups, False, scales.is_wide)
         return PackedWeight(f"{layer}.weight", shape, parts, self._numbers_of, form)
 
     def _numbers_of(self, parts: Parts) -> GroupedIntegers:

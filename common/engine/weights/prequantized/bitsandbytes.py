@@ -111,7 +111,7 @@ def _bytes(layer: str, beside: Beside, read: Read) -> PackedWeight:
             raise beside.refusal(f"{name} says that the rows are not in order")
         roles.append("weight_format")
     parts = {role: f"{layer}.{role}" for role in roles}
-    return PackedWeight(f"{layer}.weight", shape, parts, _integers, IntegerForm(8, 1))
+    return PackedWeight(f"{layer}.weight", shape, parts, _integers, IntegerForm(8, 1, True, True))
 
 
 def _integers(parts: Parts) -> GroupedIntegers:

@@ -30,6 +30,7 @@ def packed(layer: str, beside: Beside, read: Read) -> PackedWeight:
         )
     roles = ["weight_packed", "weight_shape", "weight_scale"]
     num_groups = _count_groups(beside, f"{layer}.weight_scale", (num_outputs, num_columns))
+    is_wide = beside.tensors[f"{layer}.weight_scale"].is_wide
     if beside.has(name := f"{layer}.weight_zero_point"):
         beside.needed(name, ("I32",), (_count_words(num_outputs, bits), num_groups))
         roles.append("weight_zero_point")
@@ -40,7 +41,10 @@ def packed(layer: str, beside: Beside, read: Read) -> PackedWeight:
         raise beside.refusal(f"{num_columns} columns are no {num_groups} whole groups")
     parts = {role: f"{layer}.{role}" for role in roles}
     shape = (num_outputs, num_columns)
-    form = None if "weight_g_idx" in roles else IntegerForm(bits, num_groups)
+    is_centred = "weight_zero_point" not in roles
+    form = None
+    if "weight_g_idx" not in roles:
+        form = IntegerForm(bits, num_groups, is_centred, is_wide)
     return PackedWeight(
         f"{layer}.weight", shape, parts, lambda tensors: _words(tensors, shape, bits), form
     )
@@ -58,7 +62,8 @@ def whole(main: str, beside: Beside) -> PackedWeight:
         beside.needed(f"{main}_zero_point", ("I8", *FLOATS), scale)
         roles.append("_zero_point")
     parts = {role: f"{main}{role}" for role in roles}
-    form = IntegerForm(8, num_groups)
+    is_wide = beside.tensors[f"{main}_scale"].is_wide
+    form = IntegerForm(8, num_groups, "_zero_point" not in roles, is_wide)
     return PackedWeight(main, shape, parts, lambda tensors: _bytes(tensors, shape[0]), form)
 
 

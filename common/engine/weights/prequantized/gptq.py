@@ -33,6 +33,7 @@ class Gptq:
     group_size: int
     is_one_less: bool  # zero points are stored less one: version 1 of the format
     has_act_order: bool
+    is_centred: bool  # all zero points are in the middle
     endings: tuple[str, ...] = (_MAIN, ".qzeros", ".scales", ".g_idx")
 
     @classmethod
@@ -51,6 +52,7 @@ class Gptq:
             group_size=settings.number("group_size", 128),
             is_one_less=version != "gptq_v2",
             has_act_order=bool(settings.fields.get("desc_act")),
+            is_centred=bool(settings.fields.get("sym")),
         )
 
     @property
@@ -70,7 +72,8 @@ class Gptq:
         num_inputs = words * in_word
         num_groups = beside.count_groups(num_inputs, self.group_size)
         beside.needed(f"{layer}.qzeros", ("I32",), (num_groups, -(-num_outputs // in_word)))
-        beside.needed(f"{layer}.scales", FLOATS, (num_groups, num_outputs))
+        scales = beside.needed(f"{layer}.scales", FLOATS, (num_groups, num_outputs))
+        form = IntegerForm(self.bits, num_groups, self.is_centred, scales.is_wide)
         roles = ["qweight", "qzeros", "scales"]
         if beside.has(f"{layer}.g_idx"):
             beside.needed(f"{layer}.g_idx", ("I32", "I64"), (num_inputs,))
@@ -81,7 +84,7 @@ class Gptq:
             (num_outputs, num_inputs),
             parts,
             lambda tensors: self._numbers_of(tensors, layer),
-            None if self.has_act_order else IntegerForm(self.bits, num_groups),
+            None if self.has_act_order else form,
         )
 
     def _numbers_of(self, parts: Parts, layer: str) -> GroupedIntegers:

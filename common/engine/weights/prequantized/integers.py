@@ -42,6 +42,6 @@ def unpacked(words: torch.Tensor, bits: int) -> torch.Tensor:
 
 def groups_in_order(num_columns: int, num_groups: int, group_size: int) -> torch.Tensor | None:
     """Return the group of each column, int64; None where all groups have one size."""
-    if num_columns % num_groups == 0 and group_size in (-1, num_columns // num_groups):
+    if num_groups == 1 or num_groups * group_size == num_columns:
         return None
     return torch.arange(num_columns) // group_size

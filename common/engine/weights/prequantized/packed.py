@@ -26,6 +26,8 @@ class IntegerForm:
 
     bits: Literal[4, 8]
     num_groups: int
+    is_centred: bool  # all zero points are in the middle, by the settings
+    has_wide_scales: bool  # in float32
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,9 +27,11 @@ class Plan:
     """Weights of a quantized folder, by the names that they have when they are not quantized."""
 
     told: str  # "AWQ 4-bit", and what of the folder is not used
+    method: str  # "awq"
     packed: Mapping[str, PackedWeight]
     plain: Stored  # tensors that are stored as they are
     stored: Stored  # all tensors of the files
+    keeps: bool = False  # integers are held as they are, for panels (keeping.py)
 
     def entries(self) -> dict[str, StoredTensor]:
         """Return the tensors as a model takes them, with DEQUANTIZED as the dtype of packed ones."""
@@ -67,13 +69,14 @@ def plan_for(folder: Path, tensors: Callable[[], Stored]) -> Plan | None:
     return _plan(settings, form, tensors())
 
 
-def tell_plan(folder: Path) -> str:
-    """Return words about what a folder's weights were before they were dequantized; "": they were not."""
+def tell_plan(folder: Path, keeps: bool) -> str:
+    """Return words about a folder's quantized weights, dequantized or not; "": they are none."""
     plan = read_plan(folder)
     if plan is None:
         return ""
     num_bytes = sum(file.stat().st_size for file in {t.file for t in plan.stored.values()})
-    return f"; dequantized from {plan.told}, {num_bytes / 1e9:.2f} GB in files"
+    done = "integers kept" if keeps else "dequantized"
+    return f"; {done} from {plan.told}, {num_bytes / 1e9:.2f} GB in files"
 
 
 def _plan(settings: Settings, form: Format, stored: Stored) -> Plan:
@@ -93,7 +96,7 @@ def _plan(settings: Settings, form: Format, stored: Stored) -> Plan:
             raise _twice(name, tensor)
         if name.endswith(form.endings):
             raise SetupError(f"{tensor.file}: {name} belongs to no quantized weight", REMEDY)
-    return Plan(_told(form.told, unused), packed, plain, stored)
+    return Plan(_told(form.told, unused), settings.method, packed, plain, stored)
 
 
 def _twice(name: str, tensor: StoredTensor) -> SetupError:

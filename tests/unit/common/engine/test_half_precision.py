@@ -32,7 +32,16 @@ CHUNKS = (7, 16, 1, 1, 1, 30, 1, 1, 1, 1)
 
 @pytest.fixture(
     scope="module",
-    params=["llama", "mistral", "gemma3_text", "qwen2", "gpt2", "vaultgemma", "gpt_oss"],
+    params=[
+        "llama",
+        "mistral",
+        "gemma3_text",
+        "qwen2",
+        "gpt2",
+        "vaultgemma",
+        "gpt_oss",
+        "minicpm3",
+    ],
 )
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("models"), request.param)

@@ -34,7 +34,7 @@ def container(tmp_path: Path) -> CgroupTree:
 def test_what_fits_the_container_passes(
     llama: Path, container: CgroupTree, kv_cache_gib: float
 ) -> None:
-    room = HostRoom.read(llama, "float32", WHOLE, container)
+    room = HostRoom.read(llama, engine_config(), WHOLE, container)
     assert room.kv_bytes(kv_cache_gib, TINY) == int(kv_cache_gib * GIB)
 
 
@@ -43,7 +43,7 @@ def test_what_does_not_fit_is_named_with_limit_and_remedy(
 ) -> None:
     # 1.5 available less 0.1, 0.3 for libraries, next to nothing for weights
     with pytest.raises(SetupError) as caught:
-        HostRoom.read(llama, "float32", WHOLE, container).kv_bytes(1.125, TINY)
+        HostRoom.read(llama, engine_config(), WHOLE, container).kv_bytes(1.125, TINY)
     assert "engine.kv_cache_gib 1.125 does not fit" in str(caught.value)
     assert f"1.50 available of 2.00, limited by {container.root}/memory.max" in str(caught.value)
     assert caught.value.remedy == (
@@ -53,7 +53,7 @@ def test_what_does_not_fit_is_named_with_limit_and_remedy(
 
 
 def test_a_worker_keeps_to_its_share(llama: Path, container: CgroupTree) -> None:
-    room = HostRoom.read(llama, "float32", WorkerShare(3 * GIB // 4), container)
+    room = HostRoom.read(llama, engine_config(), WorkerShare(3 * GIB // 4), container)
     room.check(0.4, TINY)
     with pytest.raises(SetupError, match=r"may have 0\.75 GiB") as caught:
         room.check(0.5, TINY)

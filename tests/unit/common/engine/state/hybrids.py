@@ -106,6 +106,15 @@ HYBRIDS |= {
         "mamba_d_state": 8,
         "mamba_dt_rank": 4,
     },
+    # scans of several heads, and two layers that share one module of attention
+    "zamba": {
+        "layers_block_type": ["linear_attention", "hybrid"] * 2,
+        "num_key_value_heads": 4,
+        "n_mamba_heads": 2,
+        "mamba_d_state": 8,
+        "mamba_dt_rank": 4,
+        "tie_word_embeddings": True,
+    },
     # no layer of attention
     "mamba2": {"num_heads": 8, "head_dim": 16, "state_size": 8, "n_groups": 2, "chunk_size": 16},
     # projections of attention that keep a state

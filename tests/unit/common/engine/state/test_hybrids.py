@@ -71,6 +71,14 @@ def test_only_layers_of_attention_have_blocks(engine: Engine) -> None:
     assert spec.state.num_bytes == 2 * 4 * (64 * 4 + 4 * 8 * 8)
 
 
+def test_without_attention_blocks_are_small_and_no_more_than_positions(tmp_path: Path) -> None:
+    config = engine_config(num_blocks=40, max_num_seqs=4)
+    engine = make_engine(save_hybrid(tmp_path, "mamba2"), config)
+    assert engine.spec.kv_layers == ()
+    assert engine.cache.num_bytes_per_token == 16
+    assert engine.pool.num_blocks == 4 * 512 // 16
+
+
 def test_a_step_that_runs_again_gives_the_same(engine: Engine) -> None:
     """So a step that raised, and one whose batch is split, lose nothing."""
     seq = hold(engine.pool, make_sequence(PROMPTS[1]))
@@ -119,6 +127,17 @@ def test_a_recurrence_that_does_not_go_on_is_refused(
         return own(*args, **kwargs | {"initial_state": None})
 
     monkeypatch.setattr(modeling_qwen3_next, "torch_chunk_gated_delta_rule", forgetful)
+    with pytest.raises(SetupError, match="the recurrent state of layer 0 differ"):
+        make_engine(folder, engine_config())
+
+
+def test_decode_steps_limit_time_steps_as_chunks_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where all time steps are 0.5 at least, a step without the limit leaves another state."""
+    folder = save_hybrid(tmp_path, "nemotron_h", time_step_min=0.5)
+    make_engine(folder, engine_config())
+    monkeypatch.setattr("common.engine.state.find.has_limits", lambda module: False)
     with pytest.raises(SetupError, match="the recurrent state of layer 0 differ"):
         make_engine(folder, engine_config())
 

@@ -32,6 +32,7 @@ from tests.unit.common.engine.weights.prequantized.writing import Folders, Write
 
 PROMPT = random.Random(0).choices(range(VOCAB), k=20)
 NEW_TOKENS = 8
+DEQUANTIZING = engine_config(quantization="none")
 FP8: dict[str, object] = {"quant_method": "fp8", "activation_scheme": "dynamic"}
 BLOCKS = FP8 | {"weight_block_size": [32, 48]}
 NF4: dict[str, object] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
@@ -100,5 +101,5 @@ def test_tokens_are_those_of_transformers_on_the_same_numbers(tmp_path: Path, na
     folders = folders_of(tmp_path, name)
     expected = continue_greedily(load_reference(folders.plain), PROMPT, NEW_TOKENS)
     assert len(set(expected)) > 2
-    engine = make_engine(folders.quantized, engine_config())
+    engine = make_engine(folders.quantized, DEQUANTIZING)
     assert continuations(engine, [PROMPT], NEW_TOKENS, 16) == [expected]

@@ -121,11 +121,11 @@ def test_memory_is_that_of_plain_weights(folders: Folders) -> None:
 
 
 def test_the_start_tells_what_the_weights_were(tmp_path: Path, folders: Folders) -> None:
-    assert tell_plan(folders.quantized) == "; dequantized from AWQ 4-bit, 0.00 GB in files"
-    assert tell_plan(folders.plain) == ""
+    assert tell_plan(folders.quantized, False) == "; dequantized from AWQ 4-bit, 0.00 GB in files"
+    assert tell_plan(folders.plain, False) == ""
     static = write(tmp_path / "fp8", FLOAT, Floats(rows=1, has_input_scale=True)).quantized
     edit(static, add("model.layers.0.self_attn.k_scale", torch.ones(())))
-    assert "without its scales of activations and KV" in tell_plan(static)
+    assert "without its scales of activations and KV" in tell_plan(static, False)
 
 
 @pytest.mark.parametrize("fill", [0.0, 0.5])
