@@ -60,6 +60,8 @@ def _index(opened: OpenGguf, model: Any) -> GgufIndex:
     kinds = {tensor.name: tensor.tensor_type.name for tensor in tensors}
     if set(kinds.values()) <= _PLAIN:
         raise CannotKeepError("")
+    if opened.reader.byte_order == "S":
+        raise CannotKeepError("its bytes are in another order than this machine's")
     if known_activation(type(model).__name__, model.config) is None:
         raise CannotKeepError(f"{type(model).__name__} has no fused pass")
     names = _model_names(opened, model)

@@ -16,6 +16,7 @@ from common.config import EngineConfig, StoredDtype
 from common.engine.memory.kv_cache import DTYPES
 from common.engine.model_spec import ModelSpec
 from common.engine.weights.config_file import ADAPTER, read_config
+from common.engine.weights.gguf_index import is_kept
 from common.engine.weights.llama import LlamaForCausalLM, Take, shapes_of
 from common.engine.weights.plain_config import PlainConfig
 from common.engine.weights.prequantized.plan import read_plan
@@ -47,7 +48,7 @@ def find_plain(folder: Path, config: EngineConfig, device: torch.device) -> Plai
 
     The fused pass must run it: it has no other.
     """
-    if device.type != "cpu" or config.fusion != "auto":
+    if device.type != "cpu" or config.fusion != "auto" or is_kept(folder):
         return None
     try:
         model = PlainConfig.read(read_config(folder))

@@ -108,7 +108,9 @@ def test_logits_are_those_of_transformers(mixed: Path) -> None:
     inputs = RaggedInputs.from_batch(Batch((BatchEntry(seq, len(PROMPTS[2])),)), 16)
     with torch.inference_mode():
         expected = model(torch.tensor([PROMPTS[2]])).logits[0, -1]
-    torch.testing.assert_close(engine.runner.logits(inputs)[0], expected, atol=2e-5, rtol=2e-5)
+    error = (engine.runner.logits(inputs)[0] - expected).norm() / expected.norm()
+    # products of bytes round activations to 16 bits (docs/design/cpu-kernels.md)
+    assert error <= (1e-4 if host_target().has_byte_dot else 1e-5)
 
 
 @has_kernels
