@@ -24,8 +24,12 @@ class FailOnce:
             raise RuntimeError("not this time")
 sys.meta_path.insert(0, FailOnce())
 """
+# as a worker does it whose model is loaded by transformers
 _RUN = """
+from common.engine.quick_torch import import_parts, put_off_parts
+put_off_parts()
 from common.engine.quick_import import import_transformers
+import_parts()
 import_transformers()
 from tests.unit.common.engine.test_quick_import import LEFT_OUT, generate
 result = {

@@ -13,6 +13,7 @@ HEAVY = (
     "tokenizers",
     "huggingface_hub",
     "sympy",
+    "torch._decomp",
     "torch._dynamo",
     "torch._inductor",
     "torch.distributed.tensor",
@@ -26,6 +27,8 @@ _BUILD = """
 import json, sys
 from pathlib import Path
 from common.config import EngineConfig
+from common.engine.quick_torch import put_off_parts
+put_off_parts()
 from common.engine.device import select_device
 from common.engine.weights.choose import import_loader
 config = EngineConfig(device="cpu", dtype="float32", kv_cache_gib=0.01)
