@@ -8,11 +8,14 @@ from pdserve.errors import SetupError
 
 _ROOT = Path("/sys/fs/cgroup/cpu")
 _PERIOD_US = 20_000
+_WEIGHT = 65_536  # of the group beside others, which is 1,024 by default
 
 
 @contextlib.contextmanager
 def cpu_share(pid: int, share: float) -> Iterator[None]:
-    """Give a process at most `share` seconds of processor time a second while the block runs.
+    """Give a process `share` seconds of processor time a second, and no more, while the block runs.
+
+    Its weight is so high that it gets them beside other processes too.
 
     Raises SetupError where this process may make no control groups.
     """
@@ -27,6 +30,7 @@ def cpu_share(pid: int, share: float) -> Iterator[None]:
     try:
         (group / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
         (group / "cpu.cfs_quota_us").write_text(str(round(share * _PERIOD_US)))
+        (group / "cpu.shares").write_text(str(_WEIGHT))
         (group / "cgroup.procs").write_text(str(pid))
         yield
     finally:

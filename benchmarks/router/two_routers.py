@@ -26,6 +26,7 @@ from common.engine.weights.resolve import resolve_model
 
 _MAX_TOKENS = 8000  # of a stream, more than it gets meanwhile
 _START_S, _SETTLE_S = 60.0, 3.0
+_USED = 0.9  # of its share, by a router that has more tokens than it can forward
 _TOKENS, _BY_CPU, _BUSY = "tokens/s", "tokens by CPU second", "routers, percent of a core"
 
 
@@ -86,6 +87,11 @@ async def _turn(model_dir: Path, num_routers: int, load: _Load) -> dict[str, flo
                 stream.result()
                 raise RuntimeError("a stream ended while it was measured")
             stream.cancel()
+    if load.share < 1 and figures[_BUSY] < 100 * _USED * load.share * num_routers:
+        raise RuntimeError(
+            f"the routers used {figures[_BUSY]:.0f} % of a core, and not their whole shares: "
+            "the machine is busy, or there are too few streams"
+        )
     return figures
 
 
