@@ -112,6 +112,9 @@ model-survey: $(STAMP)  ## try every model type of transformers, tiny; writes do
 dashboards: $(STAMP)  ## write the Grafana boards of deploy/observability from scripts/dashboards
 	$(PY) -m scripts.dashboards
 
+helm-chart: $(STAMP)  ## write the templates of deploy/helm/pdserve from deploy/k8s
+	$(PY) -m scripts.helm_chart
+
 bench: setup  ## the benchmarks that need no extra install; writes benchmarks/results/
 	$(PY) -m benchmarks.engine_step
 	$(PY) -m benchmarks.peers

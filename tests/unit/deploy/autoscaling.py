@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
+from scripts.kustomize import REPOSITORY, Doc, all_of, one
 from tests.unit.deploy.commands import option
-from tests.unit.deploy.rendering import REPOSITORY, Doc, all_of, one
 
 _PAGE = Path(REPOSITORY, "docs", "operate", "metrics.md").read_text("utf-8")
 METRICS = set(re.findall(r"^\| `(pdserve_\w+)` \|", _PAGE, re.MULTILINE))

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from cli.main import app
-from tests.unit.deploy.rendering import Doc, containers, pod_templates
+from scripts.kustomize import Doc, containers, pod_templates
 
 
 def container_commands(docs: list[Doc]) -> list[list[str]]:

@@ -7,10 +7,10 @@ from typing import get_args
 
 from cli.settings import load_config
 from common.config import ServeConfig, WorkerSpec
+from scripts.kustomize import Doc, containers, one, pod_templates
 from tests.unit.deploy.commands import container_commands, option
 from tests.unit.deploy.network import pod_labels
 from tests.unit.deploy.quantities import bytes_of
-from tests.unit.deploy.rendering import Doc, containers, one, pod_templates
 
 ROLES = get_args(WorkerSpec.model_fields["role"].annotation)  # also the names of Ray's resources
 _COMPONENT = "app.kubernetes.io/component"

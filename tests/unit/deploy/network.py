@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from tests.unit.deploy.rendering import Doc, all_of, one, pod_templates
+from scripts.kustomize import Doc, all_of, one, pod_templates
 
 Labels = dict[str, str]
 _RAY = {"ray.io/cluster": "pdserve"}

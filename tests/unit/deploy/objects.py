@@ -7,7 +7,7 @@ from pathlib import Path
 import jsonschema
 import kubernetes_validate
 
-from tests.unit.deploy.rendering import Doc, pod_templates
+from scripts.kustomize import Doc, pod_templates
 
 KUBERNETES = "1.30"  # the version that deploy/k8s/README.md requires
 # objects of operators: the fields that ours use

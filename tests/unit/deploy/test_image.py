@@ -4,7 +4,7 @@ import tomllib
 
 import yaml
 
-from tests.unit.deploy.rendering import (
+from scripts.kustomize import (
     FOLDERS,
     OVERLAYS,
     REPOSITORY,

@@ -1,27 +1,29 @@
 """deploy/k8s, base and overlays: accepted by Kubernetes and KubeRay, and in line with the code."""
 
+import shutil
+import subprocess
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
+import yaml
 from prometheus_client import CollectorRegistry
 
 from router.edge.http import HttpServer
+from scripts.kustomize import (
+    FOLDERS,
+    REPOSITORY,
+    Doc,
+    one,
+    render,
+)
 from tests.patience import WITHIN_S
 from tests.unit.deploy import fitting
 from tests.unit.deploy.autoscaling import scaling_problems
 from tests.unit.deploy.commands import container_commands, pdserve_problems
 from tests.unit.deploy.network import policy_problems, reach_problems
 from tests.unit.deploy.objects import object_problems
-from tests.unit.deploy.rendering import (
-    FOLDERS,
-    REPOSITORY,
-    Doc,
-    one,
-    render,
-    render_with_kubectl,
-)
 
 
 @pytest.fixture(scope="module", params=FOLDERS, ids=lambda folder: folder.name)
@@ -38,7 +40,7 @@ def docs(folder: Path) -> list[Doc]:
 
 
 def test_our_renderer_and_kubectl_agree(folder: Path, docs: list[Doc]) -> None:
-    by_kubectl = render_with_kubectl(folder)
+    by_kubectl = _render_with_kubectl(folder)
     if by_kubectl is None:
         pytest.skip("no kubectl here")
 
@@ -93,6 +95,22 @@ def test_probes_ask_for_pages_that_the_router_has(docs: list[Doc]) -> None:
 def test_the_rays_are_of_one_version(docs: list[Doc]) -> None:
     version = one(docs, "RayCluster")["spec"]["rayVersion"]
     assert f"ray=={version}" in (REPOSITORY / "constraints.txt").read_text().splitlines()
+
+
+def _render_with_kubectl(folder: Path) -> list[Doc] | None:
+    """Render with kubectl, without the hash in the ConfigMap's name; None if it is missing."""
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        return None
+    done = subprocess.run(
+        [kubectl, "kustomize", str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=WITHIN_S,
+        check=True,
+    )
+    hashed = one(list(yaml.safe_load_all(done.stdout)), "ConfigMap")["metadata"]["name"]
+    return list(yaml.safe_load_all(done.stdout.replace(hashed, hashed.rpartition("-")[0])))
 
 
 def _status(url: str) -> int:

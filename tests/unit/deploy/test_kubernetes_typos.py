@@ -7,12 +7,12 @@ import pytest
 
 from common.config import ServeConfig
 from pdserve.errors import SetupError
+from scripts.kustomize import BASE, OVERLAYS, Doc, one, render
 from tests.unit.deploy import fitting
 from tests.unit.deploy.autoscaling import scaling_problems
 from tests.unit.deploy.commands import container_commands, pdserve_problems
 from tests.unit.deploy.network import policy_problems, reach_problems
 from tests.unit.deploy.objects import object_problems
-from tests.unit.deploy.rendering import BASE, OVERLAYS, Doc, one, render
 
 Edit = Callable[[list[Doc]], object]
 

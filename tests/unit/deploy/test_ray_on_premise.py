@@ -15,10 +15,10 @@ from ray.dashboard.modules.job.cli import submit
 from ray.runtime_env import RuntimeEnv
 
 from cli.settings import load_config
+from scripts.kustomize import REPOSITORY
 from tests.patience import WITHIN_S
 from tests.unit.deploy.commands import pdserve_problems, ray_problems, shell_commands
 from tests.unit.deploy.objects import schema_problems
-from tests.unit.deploy.rendering import REPOSITORY
 
 FOLDER = REPOSITORY / "deploy" / "ray"
 FILE = FOLDER / "on-premise.yaml"

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from cli.settings import load_config
+from scripts.kustomize import REPOSITORY
 from tests.unit.deploy.commands import option, pdserve_problems, ray_problems, shell_commands
 from tests.unit.deploy.fitting import ROLES
 from tests.unit.deploy.objects import schema_problems
-from tests.unit.deploy.rendering import REPOSITORY
 
 FOLDER = REPOSITORY / "deploy" / "ray"
 

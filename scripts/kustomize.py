@@ -1,20 +1,16 @@
-"""Objects that `kubectl apply -k` would send, as Python objects, with and without kubectl."""
+"""Objects that `kubectl apply -k` would send, as Python objects, without kubectl."""
 
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tests.patience import WITHIN_S
-
 Doc = dict[str, Any]
 
-REPOSITORY = Path(__file__).resolve().parents[3]
+REPOSITORY = Path(__file__).resolve().parents[1]
 BASE = REPOSITORY / "deploy" / "k8s" / "base"
 OVERLAYS = BASE.parent / "overlays"
 FOLDERS = (BASE, *(OVERLAYS / name for name in ("cpu-dev", "gpu", "secure")))
@@ -46,22 +42,6 @@ def render(folder: Path) -> list[Doc]:
         for _, template in pod_templates(doc):
             _set_images(template["spec"], {i["name"]: i["newTag"] for i in plan.get("images", ())})
     return docs
-
-
-def render_with_kubectl(folder: Path) -> list[Doc] | None:
-    """Render with kubectl, without the hash in the ConfigMap's name; None if it is missing."""
-    kubectl = shutil.which("kubectl")
-    if kubectl is None:
-        return None
-    done = subprocess.run(
-        [kubectl, "kustomize", str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=WITHIN_S,
-        check=True,
-    )
-    hashed = one(list(yaml.safe_load_all(done.stdout)), "ConfigMap")["metadata"]["name"]
-    return list(yaml.safe_load_all(done.stdout.replace(hashed, hashed.rpartition("-")[0])))
 
 
 def one(docs: list[Doc], kind: str) -> Doc:
