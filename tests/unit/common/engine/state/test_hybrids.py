@@ -134,7 +134,7 @@ def test_a_recurrence_that_does_not_go_on_is_refused(
 def test_decode_steps_limit_time_steps_as_chunks_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where all time steps are 0.5 at least, a step without the limit leaves another state."""
+    """A step without the limit leaves another state where all time steps of chunks are 0.5 at least."""
     folder = save_hybrid(tmp_path, "nemotron_h", time_step_min=0.5)
     make_engine(folder, engine_config())
     monkeypatch.setattr("common.engine.state.find.has_limits", lambda module: False)
