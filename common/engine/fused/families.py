@@ -178,11 +178,10 @@ class _Reader:
 
     def _embedding(self, module: Module, head: Linear) -> Linear:
         """Return the head where the two are one, else the rows as they are stored."""
+        is_tied = _numbers_of(self._model.lm_head) is _numbers_of(module)
         if isinstance(module, HeldEmbedding):
-            is_tied = self._model.lm_head.held is module.held
             return head if is_tied else self._layout.head(self._held(module.held))
         embedding = self._take(module.weight)
-        is_tied = self._model.lm_head.weight is module.weight
         return head if is_tied else Linear(embedding, None)
 
     def _norm(self, module: Module) -> torch.Tensor:
@@ -197,6 +196,11 @@ class _Reader:
         self._taken.add(id(parameter))
         self._used.take(parameter)
         return self._look(parameter)
+
+
+def _numbers_of(module: Module) -> object:
+    """Return the parameter or held weight of a product or an embedding."""
+    return module.held if isinstance(module, HeldLinear | HeldEmbedding) else module.weight
 
 
 def _shape_of(parameter: nn.Parameter) -> torch.Tensor:

@@ -14,12 +14,13 @@ from common.engine.weights.prequantized.keeping import expected_forms, keeps_int
 from common.engine.weights.size import loading_bytes, weights_bytes
 from tests.unit.common.engine.generation import continuations
 from tests.unit.common.engine.tiny_models import (
+    VOCAB,
     continue_greedily,
     engine_config,
     load_reference,
     make_engine,
 )
-from tests.unit.common.engine.weights.edited import edit
+from tests.unit.common.engine.weights.edited import add, drop, edit
 from tests.unit.common.engine.weights.prequantized.formats import (
     AWQ,
     Gptq,
@@ -78,6 +79,19 @@ def test_tokens_are_those_of_transformers_on_the_same_numbers(tmp_path: Path, na
     assert all(product.scales is not None for product in products_of(engine))
     assert list(expected_forms(folders.quantized, KEEPING)) == [form]
     assert engine.spec.stored_as == f"float32/{settings['quant_method']}"
+
+
+@has_kernels
+def test_the_head_may_be_quantized_and_the_embedding_not(tmp_path: Path) -> None:
+    folders = folders_of(tmp_path, "packed")
+    head = SYMMETRIC(torch.empty(VOCAB, 64))
+    edit(folders.plain, add("lm_head.weight", head.plain))
+    edit(folders.quantized, drop("lm_head.weight"))
+    for end, part in head.parts.items():
+        edit(folders.quantized, add(f"lm_head.{end}", part))
+    expected = continue_greedily(load_reference(folders.plain), PROMPT, NEW_TOKENS)
+    engine = make_engine(folders.quantized, KEEPING)
+    assert continuations(engine, [PROMPT], NEW_TOKENS, 16) == [expected]
 
 
 @pytest.mark.parametrize("name", ["gptq-act-order", "packed-act-order", "fp8-rows", "mxfp4"])
