@@ -52,21 +52,7 @@ class _Rows(NamedTuple):
 
 @intrinsic(prefer_literal=True)
 def integer_tile(  # type: ignore[no-untyped-def]
-    ctx,
-    x,
-    row,
-    depth,
-    words,
-    scales,
-    panel,
-    shift,
-    bias,
-    out,
-    out_at,
-    out_width,
-    rows,
-    kind,
-    in_word,
+    ctx, x, row, depth, words, scales, panel, shift, bias, out, at, stride, rows, kind, in_word
 ):
     """out[i, 0:WIDTH] = x[row + i] . panel number `panel` + bias[0:WIDTH] for `rows` rows of x.
 
@@ -85,14 +71,14 @@ def integer_tile(  # type: ignore[no-untyped-def]
         totals = _begin_totals(builder, biases, num_rows)
         with cgutils.for_range(builder, groups) as loop:
             _add_group(builder, x_rows, weights, loop.index, totals)
+        act = None if emit.literal(kind) == PLAIN else emit.literal(kind)
         for i, row_totals in enumerate(totals):
-            at = emit.multiply_add(builder, args[10], i, args[9])
             sums = [builder.load(total) for total in row_totals]
-            is_plain, is_gelu = (emit.literal(kind) == one for one in (PLAIN, GELU_TANH))
-            results = sums if is_plain else [gated(builder, sums[0], sums[1], is_gelu)]
+            results = sums if act is None else [gated(builder, *sums, act == GELU_TANH)]
+            spot = emit.multiply_add(builder, args[10], i, args[9])
             for column, result in zip(COLUMNS, results, strict=False):
-                spot = builder.add(at, emit.index(column))
-                emit.store_as(builder, result, out_data, spot, sig.args[8])
+                target = builder.add(spot, emit.index(column))
+                emit.store_as(builder, result, out_data, target, sig.args[8])
         return context.get_dummy_value()
 
     return sig, generate

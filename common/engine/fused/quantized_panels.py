@@ -75,7 +75,7 @@ def is_for_integers(depth: int, num_scales: int) -> bool:
 
 
 def _in_words(levels: torch.Tensor) -> torch.Tensor:
-    """See four levels of 8 bits as an int32 word, with 128 added to those that have a sign."""
+    """View four levels of 8 bits as an int32 word, with 128 added to those that have a sign."""
     if levels.dtype == torch.int8:
         levels = levels.view(torch.uint8) ^ _SIGN
     return levels.contiguous().view(torch.int32)
