@@ -6,10 +6,12 @@ Each build runs in a process of its own, behind the build of a tiny model: what 
 not count.
 """
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -47,33 +49,42 @@ def main(
     """Measure, and print a line for each dtype."""
     folder = resolve_model(model, default_cache_dir(), NoProgress()).path
     for each in [dtype] if dtype else ["float32", "bfloat16"]:
-        size, peak = weights_bytes(folder, each), peak_bytes(folder, each)
+        size, peak = weights_bytes(folder, each), measure(folder, each).peak_bytes
         print(
             f"{each}: weights {size / 2**20:.0f} MiB, peak {peak / 2**20:.0f}, {peak / size:.2f} x"
         )
 
 
-def peak_bytes(folder: Path, dtype: str) -> int:
-    """Return the most bytes that a build took at a time, of a process of its own."""
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Bytes of a process that a build added: at the worst moment, and at its end."""
+
+    peak_bytes: int
+    held_bytes: int
+
+
+def measure(folder: Path, dtype: str) -> Taken:
+    """Measure a build in a process of its own."""
     command = [sys.executable, "-m", f"{__package__}.load_memory_child", str(folder), dtype]
     ended = subprocess.run(
         command, check=True, capture_output=True, text=True, timeout=_TIMEOUT_S, env=os.environ
     )
-    return int(ended.stdout.splitlines()[-1])
+    return Taken(**json.loads(ended.stdout.splitlines()[-1]))
 
 
-def build_measured(folder: Path, dtype: str) -> int:
-    """Build a tiny engine, then one of `folder`; return the bytes of the second one's peak."""
+def build_measured(folder: Path, dtype: str) -> Taken:
+    """Build a tiny engine, then one of `folder`; return what the second one took."""
     config = EngineConfig.model_validate({"dtype": dtype, "device": "cpu", "kv_cache_gib": _KV_GIB})
     with tempfile.TemporaryDirectory() as tiny:
         save_llama(Path(tiny), {})
         build_engine(Path(tiny), config, num_threads=1)
     before = psutil.Process().memory_info().rss
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    build_engine(folder, config, num_threads=1)
+    engine = build_engine(folder, config, num_threads=1)
+    held = psutil.Process().memory_info().rss - before - engine.cache.num_bytes
     lines = Path("/proc/self/status").read_text().splitlines()
     peak_kib = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
-    return 1024 * peak_kib - before
+    return Taken(1024 * peak_kib - before, held)
 
 
 def save_llama(

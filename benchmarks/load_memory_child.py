@@ -1,6 +1,8 @@
-"""Process of benchmarks.load_memory that builds an engine: FOLDER DTYPE; prints the bytes of its peak."""
+"""Process of benchmarks.load_memory that builds an engine: FOLDER DTYPE; prints what it took."""
 
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from common.engine.quick_import import import_transformers
@@ -10,4 +12,4 @@ if __name__ == "__main__":
     # what it imports must come after the quick import
     from benchmarks.load_memory import build_measured
 
-    print(build_measured(Path(sys.argv[1]), sys.argv[2]))
+    print(json.dumps(asdict(build_measured(Path(sys.argv[1]), sys.argv[2]))))
