@@ -30,7 +30,6 @@ from common.engine.memory.host_budget import HostRoom
 from common.engine.memory.kv_cache import KVCache
 from common.engine.memory.kv_want import KVWant
 from common.engine.memory.prefix_cache import PrefixCache
-from common.engine.memory.returned import returned_at_once
 from common.engine.memory.room import Room, read_room
 from common.engine.memory.worker_share import WorkerShare
 from common.engine.model_runner import ModelRunner
@@ -71,7 +70,6 @@ class Engine:
         return self.prefix.pool
 
 
-@returned_at_once()
 def build_engine(
     model_dir: Path,
     config: EngineConfig,
