@@ -103,7 +103,7 @@ def _cpu_ns(step: Callable[[], None]) -> float:
 
 async def _serve(model: str, requests: int, users: int, idle_s: float) -> dict[str, float]:
     flags = ("--prefill", "1", "--decode", "1")
-    settings = {"PDSERVE_ROUTER__MAX_WAIT_S": "0"}
+    settings = {"PDSERVE_ROUTER__MAX_WAIT_S": "0", "PDSERVE_START_TIMEOUT_S": "300"}
     async with (
         deployment(model, *flags, **settings) as served,
         AsyncClient(served.address) as client,

@@ -86,7 +86,11 @@ def _medians(found: Sequence[Round], span: str) -> dict[str, float]:
 
 async def _measure(model: str, rounds: int, streams: int, span_s: float) -> list[Round]:
     flags = ("--prefill", "1", "--decode", "2", "--policy", "least_loaded")
-    settings = {"PDSERVE_ROUTER__MAX_WAIT_S": "0", "PDSERVE_ROUTER__MAX_OUTAGE_S": "600"}
+    settings = {
+        "PDSERVE_ROUTER__MAX_WAIT_S": "0",
+        "PDSERVE_ROUTER__MAX_OUTAGE_S": "600",
+        "PDSERVE_START_TIMEOUT_S": "300",
+    }
     async with (
         deployment(model, *flags, **settings) as served,
         AsyncClient(served.address) as client,
