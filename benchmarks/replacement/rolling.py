@@ -27,6 +27,8 @@ GOAL_RATIO = 1.5
 _USERS, _OUTPUT_TOKENS = 4, 64
 _DRAIN_S = 60.0
 _KV_GIB = "0.5"
+# least_loaded: every worker has requests when it is drained
+_MORE = ("--pin", "off", "--policy", "least_loaded")
 _PREFILL = admin_pb2.WORKER_ROLE_PREFILL
 _Span = tuple[float, float]  # begin and end, monotonic
 
@@ -52,7 +54,7 @@ def main(
 
 
 async def _measure(prefill: int, decode: int, seconds: float) -> dict[str, object]:
-    command = (DEFAULT_ALIAS, "--prefill", str(prefill), "--decode", str(decode), "--pin", "off")
+    command = (DEFAULT_ALIAS, "--prefill", str(prefill), "--decode", str(decode), *_MORE)
     async with (
         serving(*command, PDSERVE_ENGINE__KV_CACHE_GIB=_KV_GIB) as address,
         AsyncClient(address) as client,

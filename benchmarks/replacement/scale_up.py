@@ -24,7 +24,11 @@ from pdserve.client import AsyncClient
 GOAL_S = 20.0
 _USERS, _OUTPUT_TOKENS = 3, 16
 _WITHIN_S = 120.0
-_COMMAND = (DEFAULT_ALIAS, "--prefill", "1", "--decode", "1", "--pin", "off")
+# least_loaded: by default a new worker waits for work that the old one bears badly
+_COMMAND = (
+    *(DEFAULT_ALIAS, "--prefill", "1", "--decode", "1"),
+    *("--pin", "off", "--policy", "least_loaded"),
+)
 _KV_GIB = "0.5"
 
 

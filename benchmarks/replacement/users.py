@@ -20,7 +20,7 @@ _INPUTS = (64, 128)  # tokens
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of one request."""
+    """Outcome of one request."""
 
     start_s: float  # monotonic, as all times here
     token_times_s: tuple[float, ...]  # of messages with tokens

@@ -17,6 +17,8 @@ NEEDED = {
     f"{HOME}/deploy/Dockerfile",
     f"{HOME}/deploy/ray/cluster.yaml",
     f"{HOME}/deploy/k8s/base/kustomization.yaml",
+    f"{HOME}/deploy/helm/pdserve/values.schema.json",
+    f"{HOME}/deploy/helm/pdserve/templates/raycluster.yaml",
 }
 # what tells the two layouts apart
 NAMES = {"pdserve/__main__.py": ["cli.main"], f"{HOME}/cli/shadowing.py": ["cli.shadowing"]}
