@@ -74,7 +74,7 @@ def integer_tile(  # type: ignore[no-untyped-def]
         act = None if emit.literal(kind) == PLAIN else emit.literal(kind)
         for i, row_totals in enumerate(totals):
             sums = [builder.load(total) for total in row_totals]
-            results = sums if act is None else [gated(builder, *sums, act == GELU_TANH)]
+            results = sums if act is None else [gated(builder, sums[0], sums[1], act == GELU_TANH)]
             spot = emit.multiply_add(builder, args[10], i, args[9])
             for column, result in zip(COLUMNS, results, strict=False):
                 target = builder.add(spot, emit.index(column))
