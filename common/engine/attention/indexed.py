@@ -22,6 +22,7 @@ INDEXED_FAMILIES = frozenset(
         "mistral_large4_text",
     }
 )
+INDEXED_BY_LAYER = frozenset({"dots3_note_text"})  # have an indexer where a layer's kind says so
 
 
 def attend_to_all(model: torch.nn.Module) -> None:

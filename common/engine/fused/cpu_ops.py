@@ -49,6 +49,7 @@ class _Kernels:
 _PLAIN = _Kernels(panel_matmul, quantized_matmul, integer_matmul)
 _SILU = _Kernels(panel_silu, quantized_silu, integer_silu)
 _GELU_TANH = _Kernels(panel_gelu_tanh, quantized_gelu_tanh, integer_gelu_tanh)
+_KEPT_ROWS = 64  # as many as a step has whose calls are kept
 _PART_TOKENS = 2 * TILE_ROWS  # a thread that reads a panel uses it for so many
 
 
@@ -62,6 +63,7 @@ class CpuOps:
     def __init__(self, *, is_quantized: bool = False, recorder: Recorder | None = None) -> None:
         self._is_quantized = is_quantized
         self._recorder = recorder or Recorder()
+        self._kept: dict[tuple[int, torch.dtype], torch.Tensor] = {}
 
     def recorded_by(self, recorder: Recorder) -> "CpuOps":
         """Return the same operations, called by another recorder."""
@@ -170,9 +172,18 @@ class CpuOps:
         """Return x, or memory of another dtype to which it is copied, in every step that repeats this one."""
         if x.dtype == dtype:
             return x
-        converted = torch.empty(x.shape, dtype=dtype)
+        converted = self._reserve(x.shape, dtype)
         self._recorder.call(converted.copy_, x)
         return converted
+
+    def _reserve(self, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+        """Return memory for rows: one for all products of few rows, which use it one after the other."""
+        rows, width = shape
+        if rows > _KEPT_ROWS:
+            return torch.empty(shape, dtype=dtype)
+        if (width, dtype) not in self._kept:
+            self._kept[width, dtype] = torch.empty(_KEPT_ROWS, width, dtype=dtype)
+        return self._kept[width, dtype][:rows]
 
 
 def _partner(dtype: torch.dtype) -> torch.dtype:

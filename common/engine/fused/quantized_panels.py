@@ -7,6 +7,7 @@ from common.engine.cpu.quantized_levels import GROUP as INTEGER_GROUP
 from common.engine.cpu.target import host_target
 from common.engine.fused.panels import Panels, dealt, padded
 from common.engine.fused.quantize import (
+    GROUP,
     HEAD_FORMAT,
     Format,
     PanelForm,
@@ -24,29 +25,32 @@ _SIGN = 0x80
 class QuantizedPanels:
     """Layout in panels of a format. A weight whose rows are no whole groups stays in its own dtype."""
 
-    def __init__(self, form: Format | PanelForm, head: Format | PanelForm = HEAD_FORMAT) -> None:
+    def __init__(
+        self, form: Format | PanelForm, head: Format | PanelForm = HEAD_FORMAT, group: int = GROUP
+    ) -> None:
         self._format = form
         self._head_format = head
+        self._group = group
         self._full = Panels()
 
     def linear(self, layer: Linear) -> Linear:
         """Quantize and lay out a product for CpuOps.linear."""
         if not can_quantize(layer.weight):
             return self._full.linear(layer)
-        return laid_out(layer, quantize(layer.weight, self._format), layer.bias)
+        return laid_out(layer, quantize(layer.weight, self._format, self._group), layer.bias)
 
     def gated(self, layer: Linear) -> Linear:
         """Deal the rows of gate and up as Panels does."""
         if not can_quantize(layer.weight):
             return self._full.gated(layer)
         bias = None if layer.bias is None else dealt(layer.bias)
-        return laid_out(layer, quantize(dealt(layer.weight), self._format), bias)
+        return laid_out(layer, quantize(dealt(layer.weight), self._format, self._group), bias)
 
     def head(self, layer: Linear, done: RowsDone = keep_rows) -> Linear:
         """Quantize and lay out the head, in a format of its own."""
         if not can_quantize(layer.weight):
             return self._full.head(layer, done)
-        return laid_out(layer, quantize(layer.weight, self._head_format), layer.bias)
+        return laid_out(layer, quantize(layer.weight, self._head_format, self._group), layer.bias)
 
 
 def laid_out(layer: Linear, weight: QuantizedWeight, bias: torch.Tensor | None) -> Linear:

@@ -50,7 +50,8 @@ class ReplayedDecoder:
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:
         """Implement TokenModel.logits."""
         tokens = len(inputs.input_ids)
-        if not np.array_equal(inputs.sample_rows, self._rows[:tokens]):
+        is_whole = np.array_equal(inputs.sample_rows, self._rows[:tokens])
+        if tokens > _MOST_TOKENS or not is_whole:
             return self._decoder.logits(inputs)
         step, work, logits = on_host(inputs), self._work.first(tokens), self._logits[:tokens]
         with torch.inference_mode():

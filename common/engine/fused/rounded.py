@@ -12,7 +12,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from common.engine.fused.quantize import HEAD_FORMAT, Format, PanelForm, can_quantize, quantize
+from common.engine.fused.quantize import (
+    GROUP,
+    HEAD_FORMAT,
+    Format,
+    PanelForm,
+    can_quantize,
+    quantize,
+)
 from common.engine.fused.weights import Linear, RowsDone, keep_rows
 
 _ROWS = 4096  # of a weight that are rounded at a time: a head has hundreds of thousands
@@ -21,26 +28,29 @@ _ROWS = 4096  # of a weight that are rounded at a time: a head has hundreds of t
 class Rounded:
     """Layout that rounds weights to a format's numbers and keeps them in their own dtype."""
 
-    def __init__(self, form: Format | PanelForm, head: Format | PanelForm = HEAD_FORMAT) -> None:
+    def __init__(
+        self, form: Format | PanelForm, head: Format | PanelForm = HEAD_FORMAT, group: int = GROUP
+    ) -> None:
         self._format = form
         self._head_format = head
+        self._group = group
 
     def linear(self, layer: Linear) -> Linear:
         """Round a product's weight."""
-        return Linear(rounded(layer.weight, self._format), layer.bias)
+        return Linear(rounded(layer.weight, self._format, self._group), layer.bias)
 
     gated = linear
 
     def head(self, layer: Linear, done: RowsDone = keep_rows) -> Linear:
         """Round the head's weight, to a format of its own."""
-        return Linear(rounded(layer.weight, self._head_format), layer.bias)
+        return Linear(rounded(layer.weight, self._head_format, self._group), layer.bias)
 
 
-def rounded(weight: torch.Tensor, form: Format | PanelForm) -> torch.Tensor:
+def rounded(weight: torch.Tensor, form: Format | PanelForm, group: int = GROUP) -> torch.Tensor:
     """Return what a format leaves of a weight [N, K]: the weight itself where it cannot be quantized."""
     if not can_quantize(weight):
         return weight
-    return quantize(weight, form).dequantized().to(weight.dtype)
+    return quantize(weight, form, group).dequantized().to(weight.dtype)
 
 
 @contextmanager

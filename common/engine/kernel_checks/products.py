@@ -7,7 +7,7 @@ import torch
 from common.engine.fused.cpu_ops import CpuOps
 from common.engine.fused.ops import FusedOps, TorchOps
 from common.engine.fused.panels import Panels
-from common.engine.fused.quantize import Format, PanelForm
+from common.engine.fused.quantize import GROUP, Format, PanelForm
 from common.engine.fused.quantized_panels import QuantizedPanels
 from common.engine.fused.rounded import Rounded
 from common.engine.fused.weights import Activation, AsStored, Layout, Linear
@@ -21,21 +21,29 @@ _TOKENS, _DEPTH, _INNER, _HEADS, _HEAD_DIM = 31, 64, 72, 3, 16
 def check(dtype: str, activation: str | None, quantization: str | PanelForm = "none") -> None:
     """Compile or load all kernels, and compare. Raises WrongNumbersError, KernelError."""
     kind = DTYPES[dtype]
-    packed, stored = _layouts(quantization)
     ops = CpuOps(is_quantized=quantization != "none")
     gate = cast(Activation | None, activation)
-    ours = _run(ops, packed, kind, gate)
-    plain = _run(TorchOps(), stored, torch.float32, gate, kind)
-    for name, tensor in ours.items():
-        require_close(name, tensor, plain[name], kind)
+    for group in _groups(quantization):
+        packed, stored = _layouts(quantization, group)
+        ours = _run(ops, packed, kind, gate)
+        plain = _run(TorchOps(), stored, torch.float32, gate, kind)
+        for name, tensor in ours.items():
+            require_close(name, tensor, plain[name], kind)
 
 
-def _layouts(quantization: str | PanelForm) -> tuple[Layout, Layout]:
+def _groups(quantization: str | PanelForm) -> tuple[int, ...]:
+    """Return sizes of groups that take kernels of their own: Q6_K's are smaller, and have wide scales."""
+    is_fine = isinstance(quantization, PanelForm) and quantization == PanelForm(8, False, True)
+    return (GROUP, GROUP // 2) if is_fine else (GROUP,)
+
+
+def _layouts(quantization: str | PanelForm, group: int) -> tuple[Layout, Layout]:
     """Return the layout that our kernels read, and one of the same numbers for torch."""
     if quantization == "none":
         return Panels(), AsStored()
     if isinstance(quantization, PanelForm):
-        return QuantizedPanels(quantization, quantization), Rounded(quantization, quantization)
+        forms = quantization, quantization, group
+        return QuantizedPanels(*forms), Rounded(*forms)
     form = cast(Format, quantization)
     return QuantizedPanels(form), Rounded(form)
 

@@ -78,9 +78,16 @@ def _index(opened: OpenGguf, model: Any) -> GgufIndex:
 
 def _model_names(opened: OpenGguf, model: Any) -> Mapping[str, str]:
     """Return the model's name of each tensor that a file may have."""
-    from transformers.modeling_gguf_pytorch_utils import TensorProcessor, get_gguf_hf_weights_map
+    try:
+        from transformers.modeling_gguf_pytorch_utils import (
+            TensorProcessor,
+            get_gguf_hf_weights_map,
+        )
 
-    names: Mapping[str, str] = get_gguf_hf_weights_map(model, TensorProcessor())
+        names: Mapping[str, str] = get_gguf_hf_weights_map(model, TensorProcessor())
+    # private to transformers, so another version may lack or change them
+    except (ImportError, TypeError, NotImplementedError) as error:
+        raise CannotKeepError(f"this transformers does not tell its names: {error}") from error
     return names
 
 

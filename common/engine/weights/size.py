@@ -73,10 +73,13 @@ def _kept_bytes(model_dir: Path, dtype: str) -> int:
         tensors = read_index(model_dir).tensors
     except SetupError:
         return 0
-    # takes torch
+    # takes torch, and numba
+    from common.engine.cpu.target import host_target
     from common.engine.weights.gguf_blocks import stored_bytes
 
     item_bytes = _ITEM_BYTES[dtype]
+    if not host_target().has_kernels:  # torch needs them in full width
+        return sum(math.prod(t.shape) for t in tensors.values()) * item_bytes
     return sum(stored_bytes(t.kind, math.prod(t.shape), item_bytes) for t in tensors.values())
 
 

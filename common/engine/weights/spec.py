@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.config import StoredDtype
-from common.engine.attention.indexed import INDEXED, INDEXED_FAMILIES
+from common.engine.attention.indexed import INDEXED, INDEXED_BY_LAYER, INDEXED_FAMILIES
 from common.engine.attention.key_biases import has_key_biases
 from common.engine.attention.layer_form import extras_of
 from common.engine.model_spec import ModelSpec
@@ -117,11 +117,17 @@ def max_context_tokens(text: "PreTrainedConfig") -> int:
             if isinstance(original, int) and original < limit:
                 _log.warning("context_limited", reason="longrope", tokens=original, model=limit)
                 limit = original
-    if INDEXED in (getattr(text, "layer_types", None) or ()) and text.index_topk < limit:
+    if _has_indexer(text) and text.index_topk < limit:
         chosen: int = text.index_topk
         _log.warning("context_limited", reason="indexed attention", tokens=chosen, model=limit)
         limit = chosen
     return limit
+
+
+def _has_indexer(text: "PreTrainedConfig") -> bool:
+    """Return True where a layer may choose positions: most families build indexers in every layer."""
+    is_said = INDEXED in (getattr(text, "layer_types", None) or ())
+    return is_said or text.model_type in INDEXED_FAMILIES - INDEXED_BY_LAYER
 
 
 def _refuse_unsupported(config: "PreTrainedConfig", text: "PreTrainedConfig") -> None:

@@ -11,9 +11,12 @@ from common.engine.fused.quantize import PanelForm
 from common.engine.weights.prequantized.packed import PackedWeight
 from common.engine.weights.prequantized.panel_groups import kept_form
 from common.engine.weights.prequantized.plan import Plan, read_plan
+from common.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
+
+_log = get_logger()
 
 _MERGED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # by the fused pass
 
@@ -53,9 +56,14 @@ def _kept_plan(folder: Path, engine: EngineConfig) -> Plan | None:
         # two seconds of a core, which a plain model does not need
         from transformers import AutoConfig
 
-        is_kept = can_keep(plan, AutoConfig.from_pretrained(folder))
+        from common.engine.cpu.target import host_target
+
+        if not host_target().has_kernels:  # torch would need them in full width
+            return None
+        is_kept = can_keep(plan, AutoConfig.from_pretrained(folder, trust_remote_code=False))
     # whatever is wrong with the folder: loading it says it
-    except Exception:
+    except Exception as error:
+        _log.warning("integers_not_kept", reason=repr(error))
         return None
     return plan if is_kept else None
 

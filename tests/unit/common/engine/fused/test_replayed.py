@@ -2,7 +2,9 @@
 
 import random
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -27,8 +29,10 @@ pytestmark = pytest.mark.skipif(not host_target().has_kernels, reason="no kernel
 ROUNDS = 3
 
 
-def engine_of(folder: Path, family: str, form: Quantization, dtype: str) -> Engine:
-    config = engine_config(quantization=form, dtype=dtype)
+def engine_of(
+    folder: Path, family: str, form: Quantization, dtype: str, num_blocks: int = 64
+) -> Engine:
+    config = engine_config(quantization=form, dtype=dtype, num_blocks=num_blocks)
     return make_engine(save_model(folder, family), config)
 
 
@@ -143,3 +147,31 @@ def test_a_recorder_notes_calls_while_it_records_alone() -> None:
     for call in calls:
         call()
     assert seen == [1, 2, 3, 2]
+
+
+def test_a_step_of_more_tokens_than_are_kept_is_run_as_it_is(tmp_path: Path) -> None:
+    """The rows that sample may be the first 64 of more: a chunk that samples nothing follows them."""
+    engine = engine_of(tmp_path, "llama", "int8", "float32", num_blocks=80)
+    model = replaying(engine)
+    held = sequences(engine, [1] * 64 + [5])
+    entries = (*(BatchEntry(seq, 1) for seq in held[:64]), BatchEntry(held[64], 5))
+    inputs = RaggedInputs.from_batch(Batch(entries), engine.pool.block_size)
+    inputs = replace(inputs, sample_rows=np.arange(64))
+    expected = model._decoder.logits(inputs).clone()
+    assert torch.equal(model.logits(inputs), expected)
+    assert 69 not in model._by_size
+
+
+def test_kept_calls_share_the_memory_of_converted_rows(tmp_path: Path) -> None:
+    engine = engine_of(tmp_path, "llama", "int8", "bfloat16")
+    model = replaying(engine)
+    for size in (1, 2, 3):
+        model.logits(steps_of(sequences(engine, [1] * size), engine.pool.block_size)[0])
+    copies = [
+        cast(Any, call.func).__self__.untyped_storage().data_ptr()
+        for kept in model._by_size.values()
+        for call in kept.calls
+        if isinstance(call, partial) and getattr(call.func, "__name__", "") == "copy_"
+    ]
+    assert len(copies) >= 3
+    assert len(set(copies)) == 1

@@ -79,6 +79,16 @@ def test_a_family_that_fails_in_two_bytes_wants_float32(tmp_path: Path) -> None:
             100,
         ),
         ("deepseek_v32", {"index_topk": 1000, "max_position_embeddings": 4096}, 1000),
+        (
+            "deepseek_v32",
+            {
+                "index_topk": 1000,
+                "max_position_embeddings": 4096,
+                "num_hidden_layers": 2,
+                "layer_types": ["full_attention", "full_attention"],
+            },
+            1000,
+        ),
         # states have no limit
         ("mamba", {}, 32768),
         ("mamba2", {"max_position_embeddings": 777}, 777),

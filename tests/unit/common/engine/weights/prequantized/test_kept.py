@@ -8,7 +8,8 @@ import torch
 
 from common.config import EngineConfig
 from common.engine.build import Engine
-from common.engine.cpu.target import host_target
+from common.engine.cpu import target
+from common.engine.cpu.target import Target, host_target
 from common.engine.fused.quantize import PanelForm
 from common.engine.weights.prequantized.keeping import expected_forms, keeps_integers
 from common.engine.weights.size import loading_bytes, weights_bytes
@@ -109,6 +110,13 @@ def test_settings_can_want_them_dequantized(tmp_path: Path, config: EngineConfig
     folder = folders_of(tmp_path, "awq").quantized
     assert not keeps_integers(folder, config)
     assert make_engine(folder, config).spec.stored_as == "float32"
+
+
+def test_a_cpu_without_kernels_keeps_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folders_of(tmp_path, "awq").quantized
+    monkeypatch.setattr(target, "host_target", lambda: Target("a-cpu", "baseline"))
+    assert not keeps_integers(folder, KEEPING)
+    assert expected_forms(folder, KEEPING) == {}
 
 
 def test_only_some_of_merged_products_are_not_kept(tmp_path: Path) -> None:
