@@ -27,7 +27,7 @@ from common.rpc.worker_host import WorkerHost
 
 NUM_WORKERS = 16
 TICK_S = 1e-4
-STEP_S = 0.04  # 25 tokens a second and stream
+STEP_S = 0.0625  # 16 tokens a second and stream: 4,096 of 256 streams
 _LOAD = WorkerLoad(blocks_total=2**20, blocks_free=2**20, block_size=16)
 
 
