@@ -12,22 +12,19 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.environment import write_result
-from benchmarks.router.live_page import Counted, stream
-from benchmarks.router.processes import RouterProcess, running
+from benchmarks.router.live_page import STREAMS, Counted, streaming
+from benchmarks.router.processes import RouterProcess
 from common.cache_dir import default_cache_dir
 from common.engine.weights.progress import NoProgress
 from common.engine.weights.resolve import resolve_model
-from pdserve.v1 import inference_pb2_grpc
 
-_STREAMS, _BROWSERS = 64, (0, 1, 32, 1000, 0)
+_BROWSERS = (0, 1, 32, 1000, 0)
 _RETRY_S = 3.0  # of live.js
-_START_S = 60.0
 _ASK = b"GET /live/events HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n"
 
 
@@ -46,24 +43,15 @@ def main(seconds: float = 10.0) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     model_dir = resolve_model("smollm2-135m", default_cache_dir(), NoProgress()).path
     phases = asyncio.run(_measure(model_dir, seconds))
-    write_result("live_crowd", {"seconds": seconds, "running": _STREAMS, "phases": phases})
-    table = Table(*phases[0], title=f"{_STREAMS} running sequences")
+    write_result("live_crowd", {"seconds": seconds, "running": STREAMS, "phases": phases})
+    table = Table(*phases[0], title=f"{STREAMS} running sequences")
     for phase in phases:
         table.add_row(*(f"{value:.4g}" for value in phase.values()))
     Console().print(table)
 
 
 async def _measure(model_dir: Path, seconds: float) -> list[dict[str, float]]:
-    counted = Counted()
-    async with (
-        running(model_dir, num_workers=1) as router,
-        grpc.aio.insecure_channel(f"127.0.0.1:{router.port}") as channel,
-    ):
-        stub = inference_pb2_grpc.InferenceStub(channel)
-        streams = [asyncio.create_task(stream(stub, counted)) for _ in range(_STREAMS)]
-        async with asyncio.timeout(_START_S):
-            while counted.tokens < 25 * _STREAMS:
-                await asyncio.sleep(0.1)
+    async with streaming(model_dir) as (router, counted):
         phases = []
         for num_browsers in _BROWSERS:
             seen = _Seen()
@@ -71,8 +59,6 @@ async def _measure(model_dir: Path, seconds: float) -> list[dict[str, float]]:
                 phases.append(
                     {"browsers": num_browsers, **await _phase(router, counted, seen, seconds)}
                 )
-        for one in streams:
-            one.cancel()
     return phases
 
 
