@@ -1,25 +1,27 @@
 """Kernels on weights in panels: products, gated products, laying out, and reading rows back."""
 
 from collections.abc import Callable
-
-import numpy as np
+from functools import partial
 
 from common.engine.cpu.activation import GELU_TANH, SILU
 from common.engine.cpu.emit import LANES
-from common.engine.cpu.jit import kernel, part
-from common.engine.cpu.memory import flat, scratch
+from common.engine.cpu.jit import Compiled, kernel, part
+from common.engine.cpu.memory import flat
 from common.engine.cpu.panel import PLAIN, TILE_ROWS, WIDTH, lay_out, panel_tile
+from common.engine.cpu.panel_items import items_function
 from common.engine.cpu.parallel import in_parallel
 
 # rows of a tile; the first with WIDTH fills the registers
 ROWS = (12, 8, 4, 2, 1) if TILE_ROWS == 12 else (6, 4, 3, 2, 1)
 
 
-def _tile_function(rows: int, kind: int) -> Callable[..., int]:
+def _tile_function(rows: int, kind: int) -> Compiled:
     """Make a function that runs tiles of `rows` rows from `row` on and returns the first row left."""
 
     @part(variant=f"{rows}.{kind}")
-    def run(x, row, end, depth, panels, panel_at, bias, out, column, width):  # type: ignore[no-untyped-def]
+    def run(given, row, end, panel, bias, out, column, width):  # type: ignore[no-untyped-def]
+        x, depth, panels = given
+        panel_at = panel * WIDTH * depth
         while row + rows <= end:
             x_at, out_at = row * depth, row * width + column
             panel_tile(x, x_at, depth, panels, panel_at, bias, out, out_at, width, rows, kind)
@@ -29,53 +31,14 @@ def _tile_function(rows: int, kind: int) -> Callable[..., int]:
     return run
 
 
-def _rest_function(kind: int) -> Callable[..., None]:
-    """Make a function that runs smaller tiles over the last rows, fewer than fill a whole tile."""
-    fewer, few, two, one = (_tile_function(n, kind) for n in ROWS[1:])
-
-    @part(variant=str(kind))
-    def run(x, row, end, depth, panels, panel_at, bias, out, column, width):  # type: ignore[no-untyped-def]
-        row = fewer(x, row, end, depth, panels, panel_at, bias, out, column, width)
-        row = few(x, row, end, depth, panels, panel_at, bias, out, column, width)
-        row = two(x, row, end, depth, panels, panel_at, bias, out, column, width)
-        one(x, row, end, depth, panels, panel_at, bias, out, column, width)
-
-    return run
-
-
 def _matmul_function(kind: int) -> Callable[..., None]:
     """Make the kernel that multiplies all rows of x with all panels; `kind` as in panel_tile."""
-    most, rest = _tile_function(TILE_ROWS, kind), _rest_function(kind)
-    columns = WIDTH if kind == PLAIN else LANES
+    run_items = items_function(partial(_tile_function, kind=kind), ROWS, kind, f"full.{kind}")
 
     @part(variant=str(kind))
     def run_panels(first_item, end_item, x, panels, bias, out, num_parts):  # type: ignore[no-untyped-def]
-        tokens, depth, width = x.shape[0], x.shape[1], out.shape[1]
-        flat_x, flat_panels, flat_out = flat(x), flat(panels), flat(out)
-        b = scratch(np.float32, WIDTH)
-        for item in range(first_item, end_item):
-            of_tokens, panel = item % num_parts, item // num_parts
-            at, column = panel * WIDTH * depth, panel * columns
-            for i in range(WIDTH):
-                b[i] = bias[panel * WIDTH + i] if i < bias.shape[0] else np.float32(0)
-            row, end = tokens * of_tokens // num_parts, tokens * (of_tokens + 1) // num_parts
-            first, to, stride, begin = row, flat_out, width, column
-            is_cut = column + columns > width
-            if is_cut:
-                # the last panel has outputs that nobody wants
-                to = np.empty((end - row) * columns, out.dtype)
-                stride, begin = columns, -row * columns
-            row = most(flat_x, row, end, depth, flat_panels, at, b, to, begin, stride)
-            if row > first and end - row not in ROWS:
-                # some rows once more, the same bits: two tiles that are small would take longer
-                row = most(
-                    flat_x, end - TILE_ROWS, end, depth, flat_panels, at, b, to, begin, stride
-                )
-            rest(flat_x, row, end, depth, flat_panels, at, b, to, begin, stride)
-            if is_cut:
-                for row in range(first, end):
-                    for i in range(width - column):
-                        flat_out[row * width + column + i] = to[(row - first) * columns + i]
+        given, tokens, width = (flat(x), x.shape[1], flat(panels)), x.shape[0], out.shape[1]
+        run_items(first_item, end_item, given, tokens, bias, out, 0, width, num_parts)
 
     @kernel(variant=str(kind))
     def matmul(x, panels, bias, out, num_parts):  # type: ignore[no-untyped-def]

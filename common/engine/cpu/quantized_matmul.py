@@ -1,14 +1,15 @@
 """Kernels on weights in panels of small integers: products, gated products, and reading rows back."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from common.engine.cpu.activation import GELU_TANH, SILU
-from common.engine.cpu.emit import LANES
-from common.engine.cpu.jit import kernel, part
-from common.engine.cpu.memory import flat, scratch
-from common.engine.cpu.panel import PLAIN, TILE_ROWS, WIDTH
+from common.engine.cpu.jit import Compiled, kernel, part
+from common.engine.cpu.memory import flat
+from common.engine.cpu.panel import PLAIN, WIDTH
+from common.engine.cpu.panel_items import items_function, shift_of
 from common.engine.cpu.panel_matmul import ROWS
 from common.engine.cpu.parallel import in_parallel
 from common.engine.cpu.quantized_levels import BYTES_IN_WORD, GROUP, NIBBLES_IN_WORD, PART
@@ -19,11 +20,12 @@ _WORD_BITS = 32
 _ADDED_BITS = np.int32(-0x7F7F7F80)  # 0x80 in every byte: takes 128 off signed levels
 
 
-def _tile_function(rows: int, kind: int) -> Callable[..., int]:
+def _tile_function(rows: int, kind: int) -> Compiled:
     """Make a function that runs tiles of `rows` rows from `row` on and returns the first row left."""
 
     @part(variant=f"{rows}.{kind}")
-    def run(x, row, end, depth, sums, levels, scales, panel, shift, bias, out, column, width):  # type: ignore[no-untyped-def]
+    def run(given, row, end, panel, bias, out, column, width):  # type: ignore[no-untyped-def]
+        x, depth, sums, levels, scales, shift = given
         while row + rows <= end:
             x_at, at = row * depth, row * width + column
             quantized_tile(
@@ -35,87 +37,28 @@ def _tile_function(rows: int, kind: int) -> Callable[..., int]:
     return run
 
 
-def _rest_function(kind: int) -> Callable[..., None]:
-    """Make a function that runs smaller tiles over the last rows, fewer than fill a whole tile."""
-    fewer, few, two, one = (_tile_function(n, kind) for n in ROWS[1:])
-
-    @part(variant=str(kind))
-    def run(x, row, end, depth, sums, levels, scales, panel, shift, bias, out, column, width):  # type: ignore[no-untyped-def]
-        row = fewer(
-            x, row, end, depth, sums, levels, scales, panel, shift, bias, out, column, width
-        )
-        row = few(x, row, end, depth, sums, levels, scales, panel, shift, bias, out, column, width)
-        row = two(x, row, end, depth, sums, levels, scales, panel, shift, bias, out, column, width)
-        one(x, row, end, depth, sums, levels, scales, panel, shift, bias, out, column, width)
-
-    return run
-
-
 @part()
 def _sum_groups(x, sums):  # type: ignore[no-untyped-def]
     for group in range(sums.shape[0]):
         sums[group] = group_sum(x, group * GROUP)
 
 
-@part()
-def copy_wanted(results, columns, out, first, end, column, wanted):  # type: ignore[no-untyped-def]
-    """Copy a last panel's results for rows first to end to the `wanted` columns from `column` on."""
-    for row in range(first, end):
-        for i in range(wanted):
-            out[row, column + i] = results[(row - first) * columns + i]
-
-
-@part()
-def _shift_of(depth, num_scales):  # type: ignore[no-untyped-def]
-    """Return log2 of the parts of a row that share a scale."""
-    shift = 0
-    while num_scales * PART << shift < depth:
-        shift += 1
-    return shift
-
-
-def _panels_function(kind: int) -> Callable[..., None]:
-    """Make the part that runs a thread's panels; `kind` as in panel_tile."""
-    most, rest = _tile_function(TILE_ROWS, kind), _rest_function(kind)
-    columns = WIDTH if kind == PLAIN else LANES
+def _matmul_function(kind: int) -> Callable[..., None]:
+    """Make the kernel that multiplies all rows of x with all panels; `kind` as in panel_tile."""
+    run_items = items_function(partial(_tile_function, kind=kind), ROWS, kind, f"quantized.{kind}")
 
     @part(variant=str(kind))
     def run_panels(  # type: ignore[no-untyped-def]
         first_item, end_item, x, levels, scales, bias, out, first_column, end_column, num_parts
     ):
-        tokens, depth, width = x.shape[0], x.shape[1], out.shape[1]
-        rows, lev, sca, flat_out = flat(x), flat(levels), flat(scales), flat(out)
-        b, shift = scratch(np.float32, WIDTH), _shift_of(depth, scales.shape[1])
+        (tokens, depth), rows = x.shape, flat(x)
         sums = np.empty(tokens * depth // GROUP if scales.shape[2] > 1 else 0, np.float32)
         _sum_groups(rows, sums)
-        for item in range(first_item, end_item):
-            of_tokens, panel = item % num_parts, item // num_parts
-            column = first_column + panel * columns
-            for i in range(WIDTH):
-                b[i] = bias[panel * WIDTH + i] if i < bias.shape[0] else np.float32(0)
-            row, end = tokens * of_tokens // num_parts, tokens * (of_tokens + 1) // num_parts
-            first, to, stride, begin = row, flat_out, width, column
-            if column + columns > end_column:
-                # the last panel has outputs that nobody wants
-                to = np.empty((end - row) * columns, out.dtype)
-                stride, begin = columns, -row * columns
-            row = most(rows, row, end, depth, sums, lev, sca, panel, shift, b, to, begin, stride)
-            if row > first and end - row not in ROWS:
-                # some rows once more, the same bits: two tiles that are small would take longer
-                last = end - TILE_ROWS
-                row = most(
-                    rows, last, end, depth, sums, lev, sca, panel, shift, b, to, begin, stride
-                )
-            rest(rows, row, end, depth, sums, lev, sca, panel, shift, b, to, begin, stride)
-            if column + columns > end_column:
-                copy_wanted(to, columns, out, first, end, column, end_column - column)
-
-    return run_panels
-
-
-def _matmul_function(kind: int) -> Callable[..., None]:
-    """Make the kernel that multiplies all rows of x with all panels."""
-    run_panels = _panels_function(kind)
+        shift = shift_of(depth, scales.shape[1], PART)
+        given = (rows, depth, sums, flat(levels), flat(scales), shift)
+        run_items(
+            first_item, end_item, given, tokens, bias, out, first_column, end_column, num_parts
+        )
 
     @kernel(variant=str(kind))
     def matmul(x, levels, scales, bias, out, first_column, end_column, num_parts):  # type: ignore[no-untyped-def]
