@@ -1,9 +1,12 @@
 """Running an engine's model over several prompts, as a scheduler would."""
 
+from typing import Any
+
 from common.engine.batch import Batch, BatchEntry, cut_chunks
 from common.engine.build import Engine
 from common.engine.sequence import Sequence
 from tests.unit.common.engine.sequences import NO_EOS, hold, make_sequence
+from tests.unit.common.engine.tiny_models import continue_greedily
 
 
 def continuations(
@@ -19,6 +22,13 @@ def continuations(
     for seq in sequences:
         engine.prefix.release(seq)
     return [seq.token_ids[seq.num_prompt_tokens :] for seq in sequences]
+
+
+def lively_tokens(reference: Any, prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
+    """Return the tokens that `transformers` generates; fewer than three kinds would prove little."""
+    expected = [continue_greedily(reference, prompt, new_tokens) for prompt in prompts]
+    assert len({token for tokens in expected for token in tokens}) >= 3, "not lively"
+    return expected
 
 
 def generate(engine: Engine, sequences: list[Sequence], budget: int) -> None:
