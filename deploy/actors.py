@@ -5,6 +5,7 @@ not load torch. Cores must be pinned before torch starts its threads.
 KV streams have a thread group of their own, so that many streams never block a cancel.
 """
 
+import gc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -103,6 +104,8 @@ def _build_host(spec: WorkerSpec, on_crash: OnCrash, stage: BeginStage) -> "Engi
         from common.worker.host import build_host
 
         import_loader(spec.model_dir, spec.engine, select_device(spec.engine))
+        # modules stay: else a full collection looks at all of them, for 0.2 s in which nothing is computed
+        gc.freeze()
     keep_to_share(spec.gpu_share, spec.engine)
     store = RayNodeStore(spec.name, spec.namespace, spec.transfer.store_share)
     return build_host(spec, on_crash, store, stage)
