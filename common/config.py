@@ -9,7 +9,7 @@ from pydantic import (
     model_validator,
 )
 
-from common.auto_setting import AutoCount, AutoSize
+from common.auto_setting import AutoContext, AutoCount, AutoSize
 from common.certificates import Certificates, WorkerAccess
 from common.frozen import Frozen
 from common.router_config import RouterConfig
@@ -52,6 +52,9 @@ class EngineConfig(Frozen):
     )
     prefix_cache: Literal["auto", "off"] = Field(
         "auto", description="Share the KV of prompts that begin alike"
+    )
+    max_context_tokens: AutoContext = Field(
+        "auto", description="Longest prompt and output together; auto: as long as the model's"
     )
     kv_cache_gib: AutoSize = Field(
         "auto", description="Memory for KV blocks, GiB; auto: from what the worker may use"

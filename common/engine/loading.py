@@ -12,6 +12,7 @@ from common.engine.fused.select import quantized_format
 from common.engine.model_spec import ModelSpec
 from common.engine.stages import BeginStage
 from common.engine.weights.choose import load
+from common.engine.weights.context import within
 from common.engine.weights.plain import Admit
 from common.engine.weights.prequantized.keeping import keeps_integers
 from common.engine.weights.size import told_weights
@@ -29,11 +30,17 @@ def load_weights(
 
     `admit` is that of load. Raises SetupError.
     """
+
+    def admit_context(spec: ModelSpec) -> None:
+        admit(within(spec, config.max_context_tokens))
+
     keeps = device.type == "cpu" and keeps_integers(model_dir, config)
     began_s = time.monotonic()
     with stage("loading weights") as remark:
-        model, spec = load(model_dir, config, chosen.dtype, device, admit, keeps_integers=keeps)
+        rest = (chosen.dtype, device, admit_context)
+        model, spec = load(model_dir, config, *rest, keeps_integers=keeps)
         told = told_weights(model_dir, chosen.dtype, time.monotonic() - began_s, keeps)
         remark.text = f"{chosen.dtype}, {chosen.reason}; {told}"
+    spec = within(spec, config.max_context_tokens)
     rounded = quantized_format(config) or "none"
     return model, replace(spec, dtype_reason=chosen.reason).quantized(rounded)

@@ -40,6 +40,7 @@ def load(
         device,
         allow_unused_weights=config.allow_unused_weights,
         keeps_integers=keeps_integers,
+        context_tokens=config.max_context_tokens,
         admit=admit,
     )
 
@@ -61,9 +62,11 @@ def read_model_config(
         return plain.config, plain.architecture
     from transformers import AutoConfig
 
+    from common.engine.weights.context import use_context
     from common.engine.weights.decoder_part import use_decoder_sizes
     from common.engine.weights.text_part import text_architecture
 
     found = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     use_decoder_sizes(found)
+    use_context(found, config.max_context_tokens)
     return found, text_architecture(found)

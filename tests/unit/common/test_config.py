@@ -42,6 +42,7 @@ def test_the_defaults_serve_the_default_model_on_this_machine_alone() -> None:
         ("engine", "block_size", 0),
         ("engine", "block_size", 257),
         ("engine", "block_size", 1.5),
+        ("engine", "max_context_tokens", 15),
         ("engine", "kv_cache_gib", 0),
         ("engine", "kv_cache_gib", float("nan")),
         ("engine", "kv_cache_gib", "automatic"),

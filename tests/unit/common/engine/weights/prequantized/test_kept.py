@@ -44,21 +44,21 @@ KEEPING = engine_config(quantization="auto")
 has_kernels = pytest.mark.skipif(not host_target().has_kernels, reason="no kernel is run here")
 SYMMETRIC = Packed()
 CASES: dict[str, tuple[dict[str, object], Write, PanelForm]] = {
-    "awq": (AWQ, awq, PanelForm(4, True, True)),
-    "gptq": (Gptq().settings, Gptq(), PanelForm(4, True, True)),
+    "awq": (AWQ, awq, PanelForm(4, True, "float32")),
+    "gptq": (Gptq().settings, Gptq(), PanelForm(4, True, "float32")),
     "gptq-8-rows": (
         Gptq(bits=8, group=-1).settings,
         Gptq(bits=8, group=-1),
-        PanelForm(8, True, True),
+        PanelForm(8, True, "float32"),
     ),
     "packed": (SYMMETRIC.settings, SYMMETRIC, PanelForm(4, False)),
     "packed-8": (Packed(bits=8).settings, Packed(bits=8), PanelForm(8, False)),
     "int8": (
         compressed("int-quantized", num_bits=8, type="int"),
         whole_int8,
-        PanelForm(8, True, True),
+        PanelForm(8, True, "float32"),
     ),
-    "llm-int8": (INT8, bytes_of_rows, PanelForm(8, False, True)),
+    "llm-int8": (INT8, bytes_of_rows, PanelForm(8, False, "float32")),
 }
 
 
