@@ -131,8 +131,8 @@ def assemble_engine(
     rest = (block_size, spec.eos_token_ids, MaskFiller(spec.vocab_size), _copies(device, states))
     runner = ModelRunner(token_model, *rest)
     pool = BlockPool(num_blocks, block_size)
-    with stage("probing attention"):
-        check.run(runner, cache, pool, states)
+    with stage("probing attention") as remark:
+        remark.text = check.run(runner, cache, pool, states)
     if num_scratch:
         # captured after the check, so that an error of the model itself is not blamed on graphs
         with stage("capturing CUDA graphs"):
