@@ -116,8 +116,7 @@ def assemble_engine(
     with stage("running the model alone"), rounded_products(model, quantized_format(config)):
         check = SelfCheck(model, spec)
     spec = replace(spec, state=check.state_layout)
-    block_size = block_size_of(config, device)
-    num_scratch = _num_scratch(spec, config, device)
+    block_size, num_scratch = block_size_of(config, device), _num_scratch(spec, config, device)
     with stage("preparing weights"):
         with_backend = select_model(model, config, device, may_empty=room is not None)
     num_bytes = _kv_bytes(spec, config, device, room, with_backend, stage)
@@ -127,20 +126,21 @@ def assemble_engine(
         remark.text = _told(cache, num_blocks, spec, limits)
     backend = select_backend(config.attention_backend, cache, spec.num_heads, spec.extras)
     token_model = with_failpoint(with_backend(backend))
-    token_model, states = add_state(token_model, model, spec, limits.max_num_seqs, cache)
+    stateful = add_state(token_model, model, spec, limits.max_num_seqs, cache)
+    token_model, states, check_mixers = stateful
     rest = (block_size, spec.eos_token_ids, MaskFiller(spec.vocab_size), _copies(device, states))
     runner = ModelRunner(token_model, *rest)
     pool = BlockPool(num_blocks, block_size)
-    with stage("probing attention"):
-        check.run(runner, cache, pool, states)
+    with stage("probing attention") as remark:
+        remark.text = check.run(runner, cache, pool, states)
+        check_mixers()
     if num_scratch:
         # captured after the check, so that an error of the model itself is not blamed on graphs
         with stage("capturing CUDA graphs"):
             token_model = graph_decode(token_model, backend, _graph_limits(limits, spec, pool))
         runner = ModelRunner(token_model, *rest)
         check.run(runner, cache, pool)
-    prefix = _prefix_cache(pool, spec, config, limits)
-    costs = Costs(within_limits(WorkerProfile(), limits))
+    prefix, costs = _prefix_cache(pool, spec, config, limits), _costs(limits)
     return Engine(spec, config, prefix, cache, runner, costs, limits, states)
 
 
@@ -177,6 +177,10 @@ def _prefix_cache(
     is_enabled = config.prefix_cache == "auto" and spec.state is None
     slots = None if spec.state is None else StateSlots(limits.max_num_seqs)
     return PrefixCache(pool, spec.fingerprint, is_enabled=is_enabled, slots=slots)
+
+
+def _costs(limits: Limits) -> Costs:
+    return Costs(within_limits(WorkerProfile(), limits))
 
 
 def _want(spec: ModelSpec, config: EngineConfig, device: torch.device) -> KVWant:

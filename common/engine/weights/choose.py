@@ -11,7 +11,7 @@ import torch
 from common.config import EngineConfig, StoredDtype
 from common.engine.model_spec import ModelSpec
 from common.engine.quick_import import import_transformers
-from common.engine.quick_torch import import_parts
+from common.engine.quick_torch import complete_generators, import_parts
 from common.engine.weights.plain import Admit, find_plain, load_plain
 
 if TYPE_CHECKING:
@@ -47,10 +47,12 @@ def load(
 
 def import_loader(folder: Path, config: EngineConfig, device: torch.device) -> None:
     """Import what `load` will need."""
-    if find_plain(folder, config, device) is None:
-        import_parts()
-        import_transformers()
-        import common.engine.weights.load  # noqa: F401 - here its time is expected
+    if find_plain(folder, config, device) is not None:
+        complete_generators()
+        return
+    import_parts()
+    import_transformers()
+    import common.engine.weights.load  # noqa: F401 - here its time is expected
 
 
 def read_model_config(
