@@ -152,14 +152,19 @@ def an_hour_later() -> Iterator[None]:
 
 def expect_short_answers(workers: "Workers") -> None:
     """Teach the scheduler short answers; otherwise it admits only what fits to the end."""
-    lengths = workers.decode._engine._scheduler.admission._lengths
+    teach_short_answers(workers.decode)
+
+
+def teach_short_answers(decode: WorkerShell[DecodeEngine]) -> None:
+    """Teach a decode worker's scheduler that answers have one token."""
+    lengths = decode._engine._scheduler.admission._lengths
 
     def teach() -> None:
         for power in range(14):
             for _ in range(20):
                 lengths.observe(2**power, 1)
 
-    in_engine(workers.decode, teach)
+    in_engine(decode, teach)
 
 
 def until(is_true: Callable[[], bool], what: str) -> None:

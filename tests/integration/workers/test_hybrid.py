@@ -12,7 +12,6 @@ from common.messages import SamplingParams, WorkRequest
 from tests.integration.support.in_process_workers import (
     PREFILL,
     Workers,
-    expect_short_answers,
     in_engine,
     load_now,
 )
@@ -85,17 +84,6 @@ def test_the_state_is_handed_off_behind_the_kv(model: Path, expected: list[list[
     assert len(said) == 2, "once a worker"
 
 
-def test_a_model_without_attention_is_handed_off(tmp_path: Path) -> None:
-    folder = save_hybrid(tmp_path, "mamba2")
-    reference: Any = load_reference(folder)
-    expected = [continue_greedily(reference, prompt, NEW_TOKENS) for prompt in PROMPTS]
-    with Workers(folder, prefill_config=ROOMY, decode_config=ROOMY) as workers:
-        assert answer_all(workers, "r") == expected
-        check_slots(workers)
-        load = load_now(workers.decode)
-        assert (load.prefill_tokens, load.prefill_fallbacks, load.kv_rejected) == (0, 0, 0)
-
-
 def test_a_small_store_makes_many_pieces(model: Path, expected: list[list[int]]) -> None:
     store = FixedStore(8 * 1024)
     with Workers(model, prefill_config=ROOMY, decode_config=ROOMY, store=store) as workers:
@@ -126,25 +114,6 @@ def test_without_its_whole_state_a_prompt_is_computed_again(
         check_slots(workers)
         load = load_now(workers.decode)
         assert (load.prefill_fallbacks, load.kv_rejected) == (1, rejected)
-
-
-def test_a_preempted_sequence_is_computed_again(model: Path) -> None:
-    """Swapping is not for states, whatever the configuration says. Four sequences want 13 blocks of 7."""
-    prompts = [PROMPTS[3][start : start + 25] for start in range(0, 100, 25)]
-    reference: Any = load_reference(model)
-    undisturbed = [continue_greedily(reference, prompt, 24) for prompt in prompts]
-    tight = engine_config(num_blocks=7, preemption="swap", max_num_seqs=4)
-    with Workers(model, decode_config=tight) as workers:
-        expect_short_answers(workers)
-        for index, prompt in enumerate(prompts):
-            source = PREFILL if index % 2 else None
-            workers.submit(str(index), prompt, SamplingParams(0.0, 0, 24), prefill=source)
-        answers = [workers.answers.finished(str(index)) for index in range(len(prompts))]
-        assert [answer.tokens for answer in answers] == undisturbed
-        check_slots(workers)
-        load = load_now(workers.decode)
-        assert load.preemptions > 0
-        assert (load.swaps, load.recomputed_tokens > 0) == (0, True)
 
 
 def test_a_sequence_goes_on_behind_the_tokens_of_a_lost_worker(

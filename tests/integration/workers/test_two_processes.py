@@ -1,0 +1,107 @@
+"""Every kind of model, its prompts in one process and its answers in another: the tokens of `transformers`.
+
+Each run is under pressure for memory too: sequences are preempted behind their hand-off (tight_decode.py).
+"""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from common.engine.memory.kv_cache import kv_layout
+from tests.integration.support.in_process_workers import load_now
+from tests.integration.support.model_kinds import KINDS
+from tests.integration.support.prefill_process import PrefillProcess
+from tests.integration.support.tight_decode import NEW_TOKENS, TightDecode
+from tests.unit.common.engine.tiny_models import engine_config
+
+# below are bos, eos and padding of some kinds; no vocabulary is smaller than 64
+PROMPTS = [random.Random(100 + n).choices(range(3, 64), k=n) for n in (5, 17, 40, 100)]
+# chunks of 32 tokens, in blocks that the other side does not have
+REFERENCE = engine_config(
+    backend="reference", block_size=12, num_blocks=600, max_batch_tokens=32, max_num_seqs=8
+)
+AUTO = engine_config(num_blocks=400, max_batch_tokens=32, max_num_seqs=8)
+RECOMPUTED = (REFERENCE, AUTO.model_copy(update={"preemption": "recompute"}))
+SWAPPED = (AUTO, REFERENCE.model_copy(update={"preemption": "swap", "block_size": 8}))
+
+# one of each kind; the others are slow only by their number
+QUICK = [
+    ("gemma3_text", "recompute"),
+    ("gpt_oss", "recompute"),
+    ("gemma2", "recompute"),
+    ("llama4_text", "recompute"),
+    ("qwen2_moe", "recompute"),
+    ("bloom", "recompute"),
+    ("falcon rw, biases of rounded ALiBi in keys", "recompute"),
+    ("deepseek_v3", "recompute"),
+    ("deepseek_v3", "swap"),
+    ("gemma4_text", "recompute"),
+    ("gemma4_text", "swap"),
+    ("deepseek_v32", "recompute"),
+    ("two passes over halves of values", "recompute"),
+    ("positions behind those of padding", "recompute"),
+    ("no cache", "recompute"),
+    ("qwen3_next", "recompute"),
+    ("falcon_h1", "recompute"),
+    ("nemotron_h", "recompute"),
+    ("lfm2", "recompute"),
+    ("rwkv", "swap"),
+    ("text of qwen2_5_vl", "recompute"),
+    ("integers of awq", "recompute"),
+    ("GGUF, Q4_K_M", "recompute"),
+]
+SLOW = [
+    pytest.param(name, mode, marks=pytest.mark.slow)
+    for name in KINDS
+    for mode in ("recompute", "swap")
+    if (name, mode) not in QUICK
+]
+
+
+@pytest.fixture(scope="module")
+def prefill() -> Iterator[PrefillProcess]:
+    with PrefillProcess() as process:
+        yield process
+
+
+@pytest.mark.parametrize(("name", "mode"), [*QUICK, *SLOW])
+def test_tokens_are_those_of_transformers(
+    prefill: PrefillProcess, tmp_path: Path, name: str, mode: str
+) -> None:
+    """A state is computed again, whatever the configuration says."""
+    model = KINDS[name](tmp_path)
+    prefill_config, decode_config = RECOMPUTED if mode == "recompute" else SWAPPED
+    prefill.begin(model.folder, prefill_config)
+    with TightDecode(model.folder, decode_config, PROMPTS, prefill) as decode:
+        prefill.wait_begun()
+        answers = decode.answer_all(f"{name}-{mode}")
+        decode.check_at_rest()
+        prefill.check_at_rest()
+        load, engine = load_now(decode.worker), decode.engine
+    for prompt, answer in zip(PROMPTS, answers, strict=True):
+        assert answer == likeliest(model.reference, prompt, answer)
+    assert len({token for answer in answers for token in answer}) >= 3, "not lively"
+    layout = kv_layout(engine.spec)
+    num_bytes = layout.num_bytes(sum(map(len, PROMPTS))) + len(PROMPTS) * layout.state_bytes
+    assert load.kv_bytes == num_bytes
+    assert load.prefill_fallbacks == load.kv_rejected == 0
+    is_swapped = mode == "swap" and engine.states is None
+    assert load.preemptions > 0
+    assert load.swaps == (load.preemptions if is_swapped else 0)
+    assert (load.recomputed_tokens > 0) != is_swapped
+
+
+def likeliest(reference: Any, prompt: list[int], answer: list[int]) -> list[int]:
+    """Return what `transformers` finds likeliest behind the prompt and behind each token of the answer.
+
+    An answer that is equal to it is the greedy one.
+    """
+    assert len(answer) == NEW_TOKENS
+    with torch.inference_mode():
+        logits = reference(torch.tensor([[*prompt, *answer[:-1]]])).logits[0]
+    tokens: list[int] = logits[len(prompt) - 1 :].argmax(dim=-1).tolist()
+    return tokens
