@@ -17,7 +17,7 @@ from common.machine import read_cores, read_memory
 from common.messages import Role
 from deploy.death_watch import DeathWatch
 from deploy.launched import Launched
-from deploy.launcher import Launcher, end, kill
+from deploy.launcher import Launcher, end, kill, kill_hung
 from deploy.news import make_event
 from deploy.placement import Share, share_free_cores
 from deploy.recovery import look_for
@@ -113,7 +113,7 @@ class Supervisor:
             return
         self._watch.forget(name)
         if self.roster.died(worker):
-            kill([worker])
+            kill_hung(worker)
             self._restarts.wake()
             told = f"worker {name} was killed: it {reason}"
             look = worker.where_to_look()
