@@ -7,6 +7,7 @@ KV streams have a thread group of their own, so that many streams never block a 
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,6 +18,7 @@ from common.config import WorkerSpec
 from common.engine.quick_torch import put_off_parts
 from common.engine.stages import BeginStage, Stages
 from common.kv_transfer.wire import WireItem
+from common.low_priority import run_at_low_priority
 from common.messages import Role, WorkRequest
 from common.telemetry.log_files import new_log_name
 from deploy.role_switch import Built
@@ -26,6 +28,7 @@ from deploy.worker_process import Home, OnCrash, WorkerProcess
 if TYPE_CHECKING:
     from common.worker.host import EngineHost
 
+_IMPORT_WITHIN_S = 1800.0  # from slow storage; the deployment's own limit is shorter
 F = TypeVar("F", bound=Callable[..., object])
 
 
@@ -95,17 +98,27 @@ class WorkerActor:
 
 def _build_host(spec: WorkerSpec, on_crash: OnCrash, stage: BeginStage) -> "EngineHost":
     with stage("importing torch"):
-        put_off_parts()
-        from common.engine.device import select_device
-        from common.engine.memory.gpu_share import keep_to_share
-        from common.engine.weights.choose import import_loader
-        from common.kv_transfer.ray_store import RayNodeStore
-        from common.worker.host import build_host
+        if spec.starts_gently:
+            run_at_low_priority(lambda: _import_torch(spec), _IMPORT_WITHIN_S)
+        else:
+            _import_torch(spec)
+    from common.engine.memory.gpu_share import keep_to_share
+    from common.kv_transfer.ray_store import RayNodeStore
+    from common.worker.host import build_host
 
-        import_loader(spec.model_dir, spec.engine, select_device(spec.engine))
     keep_to_share(spec.gpu_share, spec.engine)
     store = RayNodeStore(spec.name, spec.namespace, spec.transfer.store_share)
     return build_host(spec, on_crash, store, stage)
+
+
+def _import_torch(spec: WorkerSpec) -> None:
+    """Import torch, and all else that takes long."""
+    put_off_parts()
+    import_module("common.worker.host")
+    from common.engine.device import select_device
+    from common.engine.weights.choose import import_loader
+
+    import_loader(spec.model_dir, spec.engine, select_device(spec.engine))
 
 
 def _build_prefill(spec: WorkerSpec, host: "EngineHost") -> Built:

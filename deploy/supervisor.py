@@ -136,14 +136,16 @@ class Supervisor:
         self, roles: Sequence[Role], shares: Sequence[Share], report: StartReport
     ) -> dict[str, str]:
         launched: list[Launched] = []
-        places = self._launcher.find_places(roles, self.roster.processes(), report)
+        there = self.roster.processes()
+        places = self._launcher.find_places(roles, there, report)
         # divided before the start: workers that start together would all count the same free memory
         memory_bytes = read_memory().usable_bytes // len(roles) if self._is_private else None
         try:
             for role, share, place in zip(roles, shares, places, strict=True):
                 spec = self._specs.new(role, share, memory_bytes)
                 num_workers = self._num_at(place) + places.count(place)
-                spec = spec.model_copy(update={"machine_workers": num_workers})
+                changes = {"machine_workers": num_workers, "starts_beside_others": bool(there)}
+                spec = spec.model_copy(update=changes)
                 launched.append(self._launcher.create(spec, share, place))
             ready = self._launcher.await_starts(launched, report)
         except BaseException:
