@@ -203,6 +203,7 @@ class WorkerSpec(Frozen):
         1, ge=1, description="Workers that share its machine's memory, itself included"
     )
     cores: tuple[int, ...] = ()
+    starts_beside_others: bool = Field(False, description="Other workers serve when it starts")
     gpu_share: float = Field(
         0.0, ge=0, description="GPUs that it asks Ray for; below 1: a part of one"
     )
@@ -212,6 +213,11 @@ class WorkerSpec(Frozen):
     certificates: Certificates | None = Field(None, exclude=True, repr=False)
     engine: EngineConfig = EngineConfig()
     transfer: TransferConfig = TransferConfig()
+
+    @property
+    def starts_gently(self) -> bool:
+        """True if others may need the cores while it starts."""
+        return self.starts_beside_others and not self.cores
 
     @property
     def access(self) -> WorkerAccess:

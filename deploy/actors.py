@@ -8,6 +8,7 @@ KV streams have a thread group of their own, so that many streams never block a 
 import gc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,6 +19,7 @@ from common.config import WorkerSpec
 from common.engine.quick_torch import put_off_parts
 from common.engine.stages import BeginStage, Stages
 from common.kv_transfer.wire import WireItem
+from common.low_priority import run_at_low_priority
 from common.messages import Role, WorkRequest
 from common.telemetry.log_files import new_log_name
 from deploy.role_switch import Built
@@ -27,6 +29,7 @@ from deploy.worker_process import Home, OnCrash, WorkerProcess
 if TYPE_CHECKING:
     from common.worker.host import EngineHost
 
+_IMPORT_WITHIN_S = 1800.0  # from slow storage; the deployment's own limit is shorter
 F = TypeVar("F", bound=Callable[..., object])
 
 
@@ -96,19 +99,28 @@ class WorkerActor:
 
 def _build_host(spec: WorkerSpec, on_crash: OnCrash, stage: BeginStage) -> "EngineHost":
     with stage("importing torch"):
-        put_off_parts()
-        from common.engine.device import select_device
-        from common.engine.memory.gpu_share import keep_to_share
-        from common.engine.weights.choose import import_loader
-        from common.kv_transfer.ray_store import RayNodeStore
-        from common.worker.host import build_host
+        if spec.starts_gently:
+            run_at_low_priority(lambda: _import_torch(spec), _IMPORT_WITHIN_S)
+        else:
+            _import_torch(spec)
+    from common.engine.memory.gpu_share import keep_to_share
+    from common.kv_transfer.ray_store import RayNodeStore
+    from common.worker.host import build_host
 
-        import_loader(spec.model_dir, spec.engine, select_device(spec.engine))
-        # modules stay: else a full collection looks at all of them, for 0.2 s in which nothing is computed
-        gc.freeze()
+    gc.freeze()  # modules stay: so that a full collection, of 0.2 s else, need not look at them
     keep_to_share(spec.gpu_share, spec.engine)
     store = RayNodeStore(spec.name, spec.namespace, spec.transfer.store_share)
     return build_host(spec, on_crash, store, stage)
+
+
+def _import_torch(spec: WorkerSpec) -> None:
+    """Import torch, and all else that takes long."""
+    put_off_parts()
+    import_module("common.worker.host")
+    from common.engine.device import select_device
+    from common.engine.weights.choose import import_loader
+
+    import_loader(spec.model_dir, spec.engine, select_device(spec.engine))
 
 
 def _build_prefill(spec: WorkerSpec, host: "EngineHost") -> Built:

@@ -11,6 +11,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
+from numba.np.numpy_support import as_dtype
 
 from common.engine.cpu import emit
 from common.engine.cpu.emit import INTS, LANES, Builder, Context, Values
@@ -61,7 +62,8 @@ def load_scales(builder: Builder, scales: GroupScales, unit: Any, row: int) -> l
 
 def prefetch_scales(builder: Builder, scales: GroupScales, unit: Any, num_units: int) -> None:
     """Ask for the scales of `num_units` units from `unit` on."""
-    entry_bytes = scales.rows * WIDTH * scales.array.dtype.bitwidth // 8
+    number_bytes = as_dtype(scales.array.dtype).itemsize
+    entry_bytes = scales.rows * WIDTH * number_bytes
     if scales.is_by_blocks:
         # as if a block's bytes were spread evenly over its units
         size = builder.mul(_entries_of_block(builder, scales), emit.index(entry_bytes))
@@ -75,7 +77,7 @@ def prefetch_scales(builder: Builder, scales: GroupScales, unit: Any, num_units:
         at = emit.multiply_add(builder, entry, scales.rows * WIDTH, scales.first)
         most_bytes = float(entry_bytes)
     for offset in range(0, int(most_bytes), LINE_BYTES):
-        numbers = offset // (scales.array.dtype.bitwidth // 8)
+        numbers = offset // number_bytes
         emit.prefetch(builder, scales.data, builder.add(at, emit.index(numbers)))
 
 
