@@ -64,8 +64,9 @@ test-cpus: setup  ## kernel and engine tests as other CPUs run them, and as this
 	  $(PY) -m pytest -q -n 2 --dist loadfile -m "$(QUICK) and not deployment" $(CPU_TESTS) || exit 1; done
 	$(PY) -m pytest -q -n 2 --dist loadfile -m "$(QUICK) and not deployment" $(CPU_TESTS)
 
-test-slow: setup  ## tests that take minutes
+test-slow: setup  ## tests that take minutes, and four times as many examples of each property
 	$(PY) -m pytest -q -m slow
+	EXAMPLES_TIMES=4 $(PY) -m pytest -q -m "hypothesis and $(QUICK) and not deployment"
 
 test-faults: setup  ## every fault on real processes, and 1,000 simulated plans of faults
 	$(PY) -m pytest -q -m "slow or not slow" tests/simulation
