@@ -156,7 +156,8 @@ def _fit(
     """Return the blocks in `num_bytes`, and the limits of sequences that fit there with their states."""
     limits, num_bytes = fit_states(choose_limits(config, device.type), config, spec, num_bytes)
     block_size = block_size_of(config, device)
-    num_blocks = _count_blocks(config, spec, block_size, num_bytes, num_scratch)
+    block_bytes = KVCache.block_bytes(spec, block_size, storage_of(spec, config, device))
+    num_blocks = _count_blocks(config, block_bytes, block_size, num_bytes, num_scratch)
     if (
         not spec.kv_layers
     ):  # nothing is kept there, so more than sequences can count in are of no use
@@ -184,8 +185,8 @@ def _costs(limits: Limits) -> Costs:
 
 
 def _want(spec: ModelSpec, config: EngineConfig, device: torch.device) -> KVWant:
-    block_size = block_size_of(config, device)
-    return KVWant.of(spec, choose_limits(config, device.type), block_size)
+    blocks = block_size_of(config, device), storage_of(spec, config, device)
+    return KVWant.of(spec, choose_limits(config, device.type), *blocks)
 
 
 def _kv_bytes(
@@ -211,10 +212,9 @@ def _kv_bytes(
 
 
 def _count_blocks(
-    config: EngineConfig, spec: ModelSpec, block_size: int, num_bytes: int, num_scratch: int
+    config: EngineConfig, block_bytes: int, block_size: int, num_bytes: int, num_scratch: int
 ) -> int:
     """Count the blocks that fit into the memory for KV. Raises SetupError when they are too few."""
-    block_bytes = KVCache.block_bytes(spec, block_size)
     num_blocks = num_bytes // block_bytes - num_scratch
     if num_blocks < 2 or num_blocks * block_size < CHECK_TOKENS:
         is_set = config.kv_cache_gib != "auto"

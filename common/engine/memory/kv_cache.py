@@ -67,7 +67,7 @@ class KVCache:
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """All memory for blocks, each tensor [layers, blocks, ...]."""
-        return tuple(kv for part in self._storages.values() for kv in (part.keys, part.values))
+        return tuple(kv for part in self._storages.values() for kv in part.tensors)
 
     def place_of(self, layer: int) -> tuple[LayerStorage, int]:
         """Return the storage that holds the KV of `shapes[layer]`, and its layer there."""
@@ -97,9 +97,12 @@ class KVCache:
         return num_bytes
 
     @staticmethod
-    def block_bytes(spec: ModelSpec, block_size: int) -> int:
-        """Memory of one block over all layers."""
-        return spec.kv_bytes_per_token(DTYPES[spec.dtype].itemsize) * block_size
+    def block_bytes(spec: ModelSpec, block_size: int, storage: Storage) -> int:
+        """Memory of one block over all layers. Pages hold latents once, as payloads do."""
+        item_bytes = DTYPES[spec.dtype].itemsize
+        if storage == "pages":
+            return int(count_shipped(spec.kv_shapes) * item_bytes * block_size)
+        return int(spec.kv_bytes_per_token(item_bytes) * block_size)
 
     def read(self, block_table: list[int], start: int, end: int) -> torch.Tensor:
         """Copy positions [start, end) out, in the wire layout, on the host."""
