@@ -35,7 +35,7 @@ def run_under_pressure(workers: Workers, sources: list[str | None]) -> list[Answ
 
     Answers are expected to be short, so that all enter and too little memory is noticed late.
     """
-    expect_short_answers(workers)
+    expect_short_answers(workers.decode)
     for index, prompt in enumerate(PROMPTS):
         workers.submit(str(index), prompt, sampling(index), prefill=sources[index % len(sources)])
     return [workers.answers.finished(str(index)) for index in range(len(PROMPTS))]

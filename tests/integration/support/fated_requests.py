@@ -55,7 +55,7 @@ class Plan:
 
     def run(self, workers: Workers, expected: dict[str, list[int]]) -> None:
         """Run and cancel all; check that the text of each is the expected, as far as it went."""
-        expect_short_answers(workers)
+        expect_short_answers(workers.decode)
         for request in self.requests:
             workers.decode.submit(request)
         for name, num_tokens in self.cancel_after.items():

@@ -150,13 +150,8 @@ def an_hour_later() -> Iterator[None]:
         yield
 
 
-def expect_short_answers(workers: "Workers") -> None:
+def expect_short_answers(decode: WorkerShell[DecodeEngine]) -> None:
     """Teach the scheduler short answers; otherwise it admits only what fits to the end."""
-    teach_short_answers(workers.decode)
-
-
-def teach_short_answers(decode: WorkerShell[DecodeEngine]) -> None:
-    """Teach a decode worker's scheduler that answers have one token."""
     lengths = decode._engine._scheduler.admission._lengths
 
     def teach() -> None:

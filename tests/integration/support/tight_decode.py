@@ -21,9 +21,9 @@ from decode_worker.worker import make_decode_worker
 from tests.integration.support.in_process_workers import (
     PREFILL,
     Answers,
+    expect_short_answers,
     held,
     in_engine,
-    teach_short_answers,
     until,
 )
 from tests.integration.support.kv_faults import held_engine
@@ -55,7 +55,7 @@ class TightDecode:
 
     def __enter__(self) -> Self:
         self.worker.start()
-        teach_short_answers(self.worker)
+        expect_short_answers(self.worker)
         return self
 
     def __exit__(

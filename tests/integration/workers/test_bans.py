@@ -108,7 +108,7 @@ def test_preemption_forgets_no_bad_word(
         alone.append(workers.answers.finished(name).tokens)
     tight = engine_config(num_blocks=12, max_batch_tokens=24, max_num_seqs=8, preemption=preemption)
     with Workers(model, decode_config=tight) as pressed:
-        expect_short_answers(pressed)
+        expect_short_answers(pressed.decode)
         for seed in seeds:
             pressed.submit(f"r-{seed}", PROMPT, replace(asked, seed=seed), prefill=None)
         answers = [pressed.answers.finished(f"r-{seed}").tokens for seed in seeds]

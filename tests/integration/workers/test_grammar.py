@@ -132,7 +132,7 @@ def test_preempted_text_is_that_of_an_undisturbed_run(
 ) -> None:
     tight = engine_config(num_blocks=16, preemption=preemption)
     with Workers(model, prefill_config=CHUNKS_OF_16, decode_config=tight) as workers:
-        expect_short_answers(workers)
+        expect_short_answers(workers.decode)
         assert [answer.tokens for answer in submit_all(workers, PREFILL)] == undisturbed
         workers.check_at_rest()
         assert load_now(workers.decode).preemptions > 0

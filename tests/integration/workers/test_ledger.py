@@ -152,7 +152,7 @@ def test_under_pressure_some_have_lost_their_blocks(
     model: Path, mode: str, state: HolderState
 ) -> None:
     with Workers(model, decode_config=engine_config(num_blocks=12, preemption=mode)) as workers:
-        expect_short_answers(workers)
+        expect_short_answers(workers.decode)
         for index, prompt in enumerate(PROMPTS):
             workers.submit(str(index), prompt, sampling(index), prefill=None)
         ledger = until_seen(

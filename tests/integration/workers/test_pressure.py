@@ -90,7 +90,7 @@ def test_a_learnt_length_keeps_the_batch_from_pressure(
 
 def test_cancelled_while_its_kv_waits_in_host_memory(model: Path) -> None:
     with Workers(model, decode_config=engine_config(num_blocks=12, preemption="swap")) as workers:
-        expect_short_answers(workers)
+        expect_short_answers(workers.decode)
         for index, prompt in enumerate(PROMPTS):
             workers.submit(str(index), prompt, sampling(index), prefill=None)
         until(lambda: load_now(workers.decode).swaps > 0, "swapped out")

@@ -149,7 +149,7 @@ def test_preemption_changes_nothing(workers: Workers, model: Path, mode: str) ->
         alone.append(workers.answers.finished(f"{mode}-{seed}"))
     tight = engine_config(num_blocks=12, max_batch_tokens=24, max_num_seqs=8, preemption=mode)
     with Workers(model, decode_config=tight) as pressed:
-        expect_short_answers(pressed)
+        expect_short_answers(pressed.decode)
         for seed in seeds:
             pressed.submit(f"r-{seed}", PROMPT, replace(sampling, seed=seed), prefill=None)
         answers = [pressed.answers.finished(f"r-{seed}") for seed in seeds]
