@@ -5,7 +5,6 @@ import threading
 
 import pytest
 
-from common import low_priority
 from common.low_priority import run_at_low_priority
 from tests.patience import WITHIN_S
 
@@ -30,6 +29,6 @@ def test_a_system_that_refuses_does_the_work_all_the_same(monkeypatch: pytest.Mo
     def refuse(which: int, who: int, priority: int) -> None:
         raise PermissionError("no")
 
-    monkeypatch.setattr(low_priority.os, "setpriority", refuse)
+    monkeypatch.setattr(os, "setpriority", refuse)
     before = nice()
     assert run_at_low_priority(nice, WITHIN_S) == before
