@@ -8,7 +8,6 @@ KV streams have a thread group of their own, so that many streams never block a 
 import gc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -27,6 +26,7 @@ from deploy.versions import read_versions
 from deploy.worker_process import Home, OnCrash, WorkerProcess
 
 if TYPE_CHECKING:
+    from common.kv_transfer.node_store import NodeStore
     from common.worker.host import EngineHost
 
 _IMPORT_WITHIN_S = 1800.0  # from slow storage; the deployment's own limit is shorter
@@ -100,12 +100,11 @@ class WorkerActor:
 def _build_host(spec: WorkerSpec, on_crash: OnCrash, stage: BeginStage) -> "EngineHost":
     with stage("importing torch"):
         if spec.starts_gently:
-            run_at_low_priority(lambda: _import_torch(spec), _IMPORT_WITHIN_S)
+            build_host = run_at_low_priority(lambda: _import_builder(spec), _IMPORT_WITHIN_S)
         else:
-            _import_torch(spec)
+            build_host = _import_builder(spec)
     from common.engine.memory.gpu_share import keep_to_share
     from common.kv_transfer.ray_store import RayNodeStore
-    from common.worker.host import build_host
 
     gc.freeze()  # modules stay: so that a full collection, of 0.2 s else, need not look at them
     keep_to_share(spec.gpu_share, spec.engine)
@@ -113,14 +112,17 @@ def _build_host(spec: WorkerSpec, on_crash: OnCrash, stage: BeginStage) -> "Engi
     return build_host(spec, on_crash, store, stage)
 
 
-def _import_torch(spec: WorkerSpec) -> None:
-    """Import torch, and all else that takes long."""
+def _import_builder(
+    spec: WorkerSpec,
+) -> "Callable[[WorkerSpec, OnCrash, NodeStore, BeginStage], EngineHost]":
+    """Import torch, and all else that takes long; return what builds the engine."""
     put_off_parts()
-    import_module("common.worker.host")
     from common.engine.device import select_device
     from common.engine.weights.choose import import_loader
+    from common.worker.host import build_host
 
     import_loader(spec.model_dir, spec.engine, select_device(spec.engine))
+    return build_host
 
 
 def _build_prefill(spec: WorkerSpec, host: "EngineHost") -> Built:
