@@ -11,7 +11,6 @@ from llvmlite import ir
 from numba.core import types
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
-from numba.np.numpy_support import as_dtype
 
 from common.engine.cpu import emit
 from common.engine.cpu.emit import INTS, LANES, Builder, Context, Values
@@ -40,6 +39,13 @@ class GroupScales(NamedTuple):
         """True where scales are bytes."""
         return bool(self.array.dtype == types.int8)
 
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of a stored number."""
+        if self.is_by_blocks:
+            return 1
+        return 4 if self.array.dtype == types.float32 else 2
+
     def of_panel(self, builder: Builder, panel: Any, num_units: Any) -> "GroupScales":
         """Return those of another panel, whose rows have `num_units` units."""
         count = builder.lshr(num_units, self.shift)
@@ -62,8 +68,7 @@ def load_scales(builder: Builder, scales: GroupScales, unit: Any, row: int) -> l
 
 def prefetch_scales(builder: Builder, scales: GroupScales, unit: Any, num_units: int) -> None:
     """Ask for the scales of `num_units` units from `unit` on."""
-    number_bytes = as_dtype(scales.array.dtype).itemsize
-    entry_bytes = scales.rows * WIDTH * number_bytes
+    entry_bytes = scales.rows * WIDTH * scales.item_bytes
     if scales.is_by_blocks:
         # as if a block's bytes were spread evenly over its units
         size = builder.mul(_entries_of_block(builder, scales), emit.index(entry_bytes))
@@ -77,7 +82,7 @@ def prefetch_scales(builder: Builder, scales: GroupScales, unit: Any, num_units:
         at = emit.multiply_add(builder, entry, scales.rows * WIDTH, scales.first)
         most_bytes = float(entry_bytes)
     for offset in range(0, int(most_bytes), LINE_BYTES):
-        numbers = offset // number_bytes
+        numbers = offset // scales.item_bytes
         emit.prefetch(builder, scales.data, builder.add(at, emit.index(numbers)))
 
 
