@@ -9,6 +9,7 @@ import torch
 from common.config import EngineConfig
 from common.engine.dtype import ChosenDtype
 from common.engine.fused.select import quantized_format
+from common.engine.kv_dtype import with_kv_dtype
 from common.engine.model_spec import ModelSpec
 from common.engine.stages import BeginStage
 from common.engine.weights.choose import load
@@ -25,15 +26,22 @@ def load_weights(
     admit: Admit,
     stage: BeginStage,
 ) -> tuple[torch.nn.Module, ModelSpec]:
-    """Load the model and its numbers, with quantized weights as the configuration wants them.
+    """Load the model and its numbers, with weights and KV quantized as the configuration wants them.
 
     `admit` is that of load. Raises SetupError.
     """
     keeps = device.type == "cpu" and keeps_integers(model_dir, config)
     began_s = time.monotonic()
+
+    def admit_with_kv(spec: ModelSpec) -> None:
+        admit(with_kv_dtype(spec, config))
+
     with stage("loading weights") as remark:
-        model, spec = load(model_dir, config, chosen.dtype, device, admit, keeps_integers=keeps)
+        model, spec = load(
+            model_dir, config, chosen.dtype, device, admit_with_kv, keeps_integers=keeps
+        )
         told = told_weights(model_dir, chosen.dtype, time.monotonic() - began_s, keeps)
         remark.text = f"{chosen.dtype}, {chosen.reason}; {told}"
     rounded = quantized_format(config) or "none"
-    return model, replace(spec, dtype_reason=chosen.reason).quantized(rounded)
+    spec = replace(spec, dtype_reason=chosen.reason).quantized(rounded)
+    return model, with_kv_dtype(spec, config)
