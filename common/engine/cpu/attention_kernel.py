@@ -55,7 +55,7 @@ def attention_kernel(
     """Compile (once per machine, on disk) the kernel for one block shape; see can_compile_kernel.
 
     `dims` are channels of a key and a value, `storage` is the numpy name of the queries' dtype, `kv_storage`
-    that of blocks' if another (int8). Last arguments: a window, or with extras a call's five (score_extras.py).
+    that of blocks' if another (int8). The last arguments: a window, or with extras five (score_extras.py).
     """
     held = kv_storage or storage
     decode_rows = next(n for n in range(min(group, _MAX_ROWS), 0, -1) if group % n == 0)
