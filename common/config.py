@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import (
     Field,
     SecretStr,
+    field_validator,
     model_validator,
 )
 
@@ -19,6 +20,7 @@ StoredDtype = Literal["float32", "bfloat16", "float16"]
 Dtype = Literal["auto", StoredDtype]
 Rounding = Literal["int8", "int4"]
 Quantization = Literal["auto", "none", Rounding]
+KVCacheDtype = Literal["auto", "int8"]
 Backend = Literal["auto", "cpu", "flash", "reference"]
 MAX_PREFILL_WORKERS = 1024
 MAX_DECODE_WORKERS = 256
@@ -59,6 +61,9 @@ class EngineConfig(Frozen):
     kv_cache_gib: AutoSize = Field(
         "auto", description="Memory for KV blocks, GiB; auto: from what the worker may use"
     )
+    kv_cache_dtype: KVCacheDtype = Field(
+        "auto", description="Of keys and values in blocks. auto: dtype; int8: half of it, on a CPU"
+    )
     gpu_memory_utilization: float = Field(
         0.9, gt=0, le=1, description="Share of a GPU's free memory that kv_cache_gib: auto takes"
     )
@@ -84,6 +89,19 @@ class EngineConfig(Frozen):
         if is_rounded and (self.fusion == "off" or self.device == "cuda"):
             other = "fusion: off" if self.fusion == "off" else "device: cuda"
             raise ValueError(f"quantization: {self.quantization} does not go with {other}")
+        return self
+
+    @field_validator("kv_cache_dtype", mode="before")
+    @classmethod
+    def _refuse_fp8_by_name(cls, value: object) -> object:
+        if isinstance(value, str) and value.startswith("fp8"):
+            raise ValueError("fp8 is not supported; take auto, or int8 on a CPU")
+        return value
+
+    @model_validator(mode="after")
+    def _quantize_kv_on_a_cpu_alone(self) -> Self:
+        if self.kv_cache_dtype != "auto" and self.device == "cuda":
+            raise ValueError(f"kv_cache_dtype: {self.kv_cache_dtype} does not go with device: cuda")
         return self
 
     @model_validator(mode="after")

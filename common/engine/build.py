@@ -22,6 +22,7 @@ from common.engine.fused.select import (
 from common.engine.gpu_trial import GpuTrial, WithBackend
 from common.engine.graphs.cuda_graphs import graph_decode
 from common.engine.graphs.graphed import GraphLimits
+from common.engine.kv_dtype import check_kv_device
 from common.engine.limits import Limits, choose_limits, fit_blocks
 from common.engine.loading import load_weights
 from common.engine.memory.block_pool import BlockPool
@@ -83,6 +84,7 @@ def build_engine(
     """
     device = select_device(config)
     check_device(config, device)
+    check_kv_device(config, device)
     check_kept(model_dir, config, device)
     if device.type == "cpu":
         # numba takes 0.3 s to import; a CUDA worker never needs it

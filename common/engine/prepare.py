@@ -22,6 +22,7 @@ from common.engine.kernel_checks.verdicts import (
     trusted_products,
     trusted_sampling,
 )
+from common.engine.kv_dtype import with_kv_dtype
 from common.engine.product_kernels import product_forms
 from common.engine.weights.choose import read_model_config
 from common.engine.weights.spec import read_unhashed
@@ -55,7 +56,7 @@ def _families(model_dir: Path, config: EngineConfig, device: torch.device) -> li
     try:
         dtype = choose_dtype(config, model_dir, device).dtype
         model, architecture = read_model_config(model_dir, config, device)
-        spec = read_unhashed(model_dir, model, dtype)
+        spec = with_kv_dtype(read_unhashed(model_dir, model, dtype), config)
         activation = known_activation(architecture, model.get_text_config())
     # whatever is wrong with the folder: loading it, which comes next, says it
     except Exception:

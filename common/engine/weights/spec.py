@@ -78,6 +78,7 @@ def read_unhashed(path: Path, config: "PreTrainedConfig", dtype: StoredDtype) ->
         fingerprint="",
         extras=extras_of(text),
         state_layers=layers.state,
+        has_key_biases=has_key_biases(text),
         own_kv_shapes=() if is_alike else shapes.own,
         kv_places=shapes.places,
     )

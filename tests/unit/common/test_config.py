@@ -39,6 +39,7 @@ def test_the_defaults_serve_the_default_model_on_this_machine_alone() -> None:
         ("", "drain_timeout_s", -0.1),
         ("engine", "dtype", "int3"),
         ("engine", "quantization", "int3"),
+        ("engine", "kv_cache_dtype", "int4"),
         ("engine", "block_size", 0),
         ("engine", "block_size", 257),
         ("engine", "block_size", 1.5),
