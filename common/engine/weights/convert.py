@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.engine.weights.gguf_facts import (
     GgufFacts,
+    LongRope,
     architecture_of,
     open_gguf,
     read_gguf_facts,
@@ -115,6 +116,8 @@ def save_tokenizer(opened: OpenGguf, model: Any, out: Path) -> None:
         config.eos_token_id = eos
     if opened.facts.frequency_divisors:
         model.config.rope_parameters = _divided(model.config, opened.facts.frequency_divisors)
+    if opened.facts.long_rope:
+        _write_long_rope(model.config, opened.facts.long_rope)
 
 
 def _convert(opened: OpenGguf, out: Path, progress: Progress) -> None:
@@ -165,6 +168,22 @@ def _divided(config: Any, divisors: tuple[float, ...]) -> dict[str, object]:
         "attention_factor": 1.0,
         "original_max_position_embeddings": config.max_position_embeddings,
     }
+
+
+def _write_long_rope(config: Any, rope: LongRope) -> None:
+    """Write LongRoPE into a configuration; the factors are as many as pairs of channels that are turned."""
+    head_dim = getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
+    config.original_max_position_embeddings = rope.original_tokens
+    config.rope_parameters = {
+        "rope_type": "longrope",
+        "rope_theta": config.rope_parameters["rope_theta"],
+        "partial_rotary_factor": 2 * len(rope.short) / head_dim,
+        "short_factor": list(rope.short),
+        "long_factor": list(rope.long),
+        "original_max_position_embeddings": rope.original_tokens,
+    }
+    if rope.attention_factor is not None:
+        config.rope_parameters["attention_factor"] = rope.attention_factor
 
 
 def _eos_token_ids(

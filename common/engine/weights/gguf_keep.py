@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from common.engine.weights.convert import REMEDY, OpenGguf, open_alone, save_tokenizer
+from common.engine.weights.gguf_facts import ROPE_TENSORS
 from common.engine.weights.gguf_index import FileTensor, GgufIndex, link_parts
 from common.engine.weights.gguf_parts import find_parts
 from common.engine.weights.progress import Progress
 from pdserve.errors import SetupError
 
 _PLAIN = {"F32", "F16", "BF16"}
-_UNUSED = {"rope_freqs.weight"}  # goes into the configuration
 _MERGED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 _STEPS = 2  # tokenizer read, folder written
 _LLAMA = {"llama"}  # files whose query and key rows have llama.cpp's order
@@ -99,7 +99,7 @@ def _refuse_unknown(kinds: Mapping[str, str], names: Mapping[str, str], model: A
     for name, kind in kinds.items():
         if kind not in _PLAIN and kind not in BLOCK_TYPES:
             raise CannotKeepError(f"{name} is {kind}")
-        if name not in names and name not in _UNUSED:
+        if name not in names and name not in ROPE_TENSORS:
             raise CannotKeepError(f"{type(model).__name__} does not know {name}")
         if kind in BLOCK_TYPES:
             module = model.get_submodule(names[name].rpartition(".")[0])

@@ -35,6 +35,7 @@ def main(family: str, dtypes: list[str]) -> None:
     configure_logs("error", process="on_aarch64")  # stdout is for results
 
     from common.engine.cpu.linking import undefined_symbols
+    from common.engine.fused.quantize import PanelForm
     from common.engine.kernel_checks import attention, products, sampling
     from common.engine.kernel_checks.verdicts import AttentionShape
 
@@ -47,7 +48,8 @@ def main(family: str, dtypes: list[str]) -> None:
             for activation in ("silu", "gelu_tanh"):
                 products.check(dtype, activation)
         elif family == "int4-products":
-            products.check(dtype, "silu", "int4")
+            for form in ("int4", PanelForm(4, True, "int8"), PanelForm(8, False, "int8")):
+                products.check(dtype, "silu", form)
         else:
             sampling.check()
 

@@ -12,6 +12,7 @@ from common.engine.weights.gguf_blocks import BLOCK_TYPES
 from tests.unit.common.engine.weights.tiny_gguf import VOCABULARY, GgufOptions, add_tokenizer
 
 DIM, FEED_FORWARD, LAYERS = 256, 512, 2
+ORIGINAL_TOKENS, ATTENTION_FACTOR = 64, 1.25  # of LongRoPE
 _STD = 0.08  # of weights: lively, and without overflow
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
@@ -28,6 +29,7 @@ class QuantizedGguf:
     is_tied: bool = True
     num_heads: int = 4
     num_kv_heads: int = 2
+    long_rope: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # "short", "long"
 
     @property
     def head_dim(self) -> int:
@@ -58,6 +60,11 @@ def write_quantized(path: Path, model: QuantizedGguf) -> Path:
     add_tokenizer(writer, GgufOptions())
     if model.architecture == "phi3":
         writer.add_pad_token_id(0)  # transformers' own is far beyond the vocabulary
+    if model.long_rope:
+        writer.add_rope_scaling_orig_ctx_len(ORIGINAL_TOKENS)
+        writer.add_rope_scaling_attn_factors(ATTENTION_FACTOR)
+    for name, factors in model.long_rope.items():
+        writer.add_tensor(f"rope_factors_{name}.weight", np.array(factors, np.float32))
     random = np.random.default_rng(5)
     for name, shape in _shapes(model).items():
         if len(shape) == 1:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GgufConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
+from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 
 from common.config import EngineConfig
 from common.engine.batch import Batch, BatchEntry
@@ -26,7 +27,12 @@ from pdserve.errors import SetupError
 from tests.unit.common.engine.generation import continuations
 from tests.unit.common.engine.sequences import hold, make_sequence
 from tests.unit.common.engine.tiny_models import continue_greedily, engine_config, make_engine
-from tests.unit.common.engine.weights.quantized_gguf import QuantizedGguf, write_quantized
+from tests.unit.common.engine.weights.quantized_gguf import (
+    ATTENTION_FACTOR,
+    ORIGINAL_TOKENS,
+    QuantizedGguf,
+    write_quantized,
+)
 from tests.unit.common.engine.weights.tiny_gguf import VOCABULARY
 
 PROMPTS = [random.Random(n).choices(range(3, VOCABULARY), k=n) for n in (20, 3, 37)]
@@ -58,7 +64,7 @@ def resolved(gguf: Path, *, keep: bool = True) -> ModelSource:
     return resolve_model(str(gguf), gguf.parent / "cache", NoProgress(), keep_quantized=keep)
 
 
-def config(**changes: str) -> EngineConfig:
+def config(**changes: str | int) -> EngineConfig:
     return engine_config(num_blocks=128).model_copy(update=changes)
 
 
@@ -94,6 +100,29 @@ def test_tokens_are_those_of_transformers(tmp_path: Path, name: str) -> None:
     engine = make_engine(source.path, config())
     assert continuations(engine, PROMPTS, NEW_TOKENS, 16) == reference_tokens(gguf)
     assert weights_of(engine).layers[0].qkv.scales is not None
+
+
+def test_longrope_of_phi3_goes_into_the_configuration(tmp_path: Path) -> None:
+    """The first 32 of 64 channels are turned, as in Phi-4-mini three quarters."""
+    factors = {"short": (1.0,) * 16, "long": (4.0,) * 8 + (9.0,) * 8}
+    gguf = write(tmp_path, QuantizedGguf("phi3", kind="Q4_K", long_rope=factors))
+    folder = resolved(gguf).path
+    assert is_kept(folder)
+    written = AutoConfig.from_pretrained(folder)
+    assert written.rope_parameters == {
+        "rope_type": "longrope",
+        "rope_theta": 10_000.0,
+        "partial_rotary_factor": 0.5,
+        "short_factor": list(factors["short"]),
+        "long_factor": list(factors["long"]),
+        "original_max_position_embeddings": ORIGINAL_TOKENS,
+        "attention_factor": ATTENTION_FACTOR,
+    }
+    model, text = reference_of(gguf), PROMPTS[2] * 3
+    model.model.rotary_emb = Phi3RotaryEmbedding(written)
+    expected = [continue_greedily(model, text, NEW_TOKENS)]
+    engine = make_engine(folder, config(max_context_tokens=2 * ORIGINAL_TOKENS))
+    assert continuations(engine, [text], NEW_TOKENS, 50) == expected
 
 
 @pytest.fixture(scope="module")
