@@ -1,5 +1,9 @@
 """Folders with tiny random models of real families: quick to build, lively enough to tell tokens apart."""
 
+import json
+import tempfile
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -160,8 +164,26 @@ _KV_BYTES_PER_TOKEN = 2 * 2 * 2 * 16 * 4  # of the llama shape in float32
 
 def save_model(folder: Path, family: str, **changes: object) -> Path:
     """Write config.json and model.safetensors of a random model of `family`; the same one every time."""
+    model = _saved(family, json.dumps(changes))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in model.files.items():
+        (folder / name).write_bytes(content)
+    torch.set_rng_state(model.state_behind)
+    return folder
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """Files of a random model, and the state in which drawing it leaves torch's generator."""
+
+    files: dict[str, bytes]
+    state_behind: torch.Tensor
+
+
+@lru_cache(maxsize=64)  # a test file asks for few models, many times
+def _saved(family: str, changes: str) -> _Saved:
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **(FAMILIES.get(family, {}) | changes))
+    config = AutoConfig.for_model(family, **(FAMILIES.get(family, {}) | json.loads(changes)))
     model = AutoModelForCausalLM.from_config(config)
     for name, parameter in model.named_parameters():
         # the families' own initialisation is so small that every next token is the same
@@ -169,8 +191,10 @@ def save_model(folder: Path, family: str, **changes: object) -> Path:
         # sinks are scores, and scores are of that size
         std = 40.0 if name.endswith("sinks") else 0.4
         torch.nn.init.normal_(parameter, mean=float(is_norm), std=std)
-    model.save_pretrained(folder)
-    return folder
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+    return _Saved(files, torch.get_rng_state())
 
 
 def load_reference(folder: Path) -> Any:

@@ -12,6 +12,7 @@ from common.engine.attention.select import select_backend
 from common.engine.memory.kv_cache import KVCache
 from common.engine.model_spec import ModelSpec
 from pdserve.errors import SetupError
+from tests.examples import examples
 from tests.unit.common.engine.attention.paged import Shape, Step, Turn, attend_dense, attend_paged
 
 SHAPES = [
@@ -43,7 +44,7 @@ def each(values: list[Shape]) -> pytest.MarkDecorator:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @each(SHAPES)
-@settings(deadline=None, derandomize=True, max_examples=20)
+@settings(deadline=None, derandomize=True, max_examples=examples(10))
 @given(batches, steps)
 def test_a_ragged_batch_gives_what_the_formula_gives(
     backend: Backend, shape: Shape, turns: list[Turn], step: Step
@@ -55,7 +56,7 @@ def test_a_ragged_batch_gives_what_the_formula_gives(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@settings(deadline=None, derandomize=True, max_examples=20)
+@settings(deadline=None, derandomize=True, max_examples=examples(10))
 @given(batches, steps)
 def test_the_rows_that_sample_do_not_depend_on_whether_the_others_are_wanted(
     backend: Backend, turns: list[Turn], step: Step

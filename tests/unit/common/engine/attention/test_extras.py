@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.config import Backend
+from tests.examples import examples
 from tests.unit.common.engine.attention.paged import (
     Shape,
     Step,
@@ -65,7 +66,7 @@ def test_every_combination_gives_what_the_formula_gives(backend: Backend, shape:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@settings(deadline=None, derandomize=True, max_examples=30)
+@settings(deadline=None, derandomize=True, max_examples=examples(15))
 @given(st.lists(turns, min_size=1, max_size=4), steps)
 def test_a_ragged_batch_gives_what_the_formula_gives(
     backend: Backend, batch: list[Turn], step: Step

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.config import Backend
+from tests.examples import examples
 from tests.unit.common.engine.attention.paged import Shape, Turn, attend_paged
 
 SHAPES = [
@@ -30,7 +31,7 @@ everywhere = pytest.mark.parametrize(
 
 
 @everywhere
-@settings(deadline=None, derandomize=True, max_examples=15)
+@settings(deadline=None, derandomize=True, max_examples=examples(8))
 @given(batches, st.integers(0, 4))
 def test_changing_one_sequence_changes_no_other(
     backend: Backend, shape: Shape, turns: list[Turn], which: int
@@ -43,7 +44,7 @@ def test_changing_one_sequence_changes_no_other(
 
 
 @everywhere
-@settings(deadline=None, derandomize=True, max_examples=15)
+@settings(deadline=None, derandomize=True, max_examples=examples(8))
 @given(batches)
 def test_company_changes_nothing(backend: Backend, shape: Shape, turns: list[Turn]) -> None:
     together = attend_paged(backend, shape, turns)
