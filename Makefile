@@ -16,10 +16,14 @@ unexport PYTHONDONTWRITEBYTECODE
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# pip compiles 18,000 files on one core, this on all of them; some are templates, and no Python
+compile_all = $(PY) -W ignore -m compileall -qq -j 0 $(VENV)/lib/python*/site-packages || true
+
 $(STAMP): pyproject.toml setup.py constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install -q -c constraints.txt torch
-	$(PY) -m pip install -q -c constraints.txt -e ".[dev]" --config-settings editable_mode=compat
+	$(PY) -m pip install -q --no-compile -c constraints.txt torch
+	$(PY) -m pip install -q --no-compile -c constraints.txt -e ".[dev]" --config-settings editable_mode=compat
+	$(compile_all)
 	touch $@
 
 setup: $(STAMP)  ## make .venv, install, fetch the default model
@@ -60,8 +64,9 @@ test-cpus: setup  ## kernel and engine tests as other CPUs run them, and as this
 	  $(PY) -m pytest -q -n 2 --dist loadfile -m "$(QUICK) and not deployment" $(CPU_TESTS) || exit 1; done
 	$(PY) -m pytest -q -n 2 --dist loadfile -m "$(QUICK) and not deployment" $(CPU_TESTS)
 
-test-slow: setup  ## tests that take minutes
+test-slow: setup  ## tests that take minutes, and four times as many examples of each property
 	$(PY) -m pytest -q -m slow
+	EXAMPLES_TIMES=4 $(PY) -m pytest -q -m "hypothesis and $(QUICK) and not deployment"
 
 test-faults: setup  ## every fault on real processes, and 1,000 simulated plans of faults
 	$(PY) -m pytest -q -m "slow or not slow" tests/simulation

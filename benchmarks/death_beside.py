@@ -2,14 +2,16 @@
 
 Usage: python -m benchmarks.death_beside. One deployment has 1 prefill and 2 decode workers. Streams run
 on both decode workers; in each round one of them is killed. The streams of the other one are counted
-in three spans:
+in these spans:
 
 1. `before` the kill;
-2. `during`: from the kill until the killed worker serves again. Its streams have moved here, and a
-   process starts and loads the model;
-3. `after`: as long as `before`, with the streams that have moved here, undisturbed.
+2. `moving`: from the kill until each of its streams has gone on here. Their prompts and their output so far
+   are computed anew;
+3. `starting`: from there until the killed worker serves again. A process starts and loads the model;
+4. `after`: as long as `before`, with the streams that have moved here, undisturbed.
 
-So `during` over `after` is the disturbance without the load that the moved streams add.
+`during` is the second and the third. So `starting` over `after` is the disturbance by the restart, and
+`during` over `after` that by the death, both without the load that the moved streams add later.
 """
 
 import asyncio
@@ -34,7 +36,7 @@ from benchmarks.pdserve_server import deployment
 from pdserve.client import AsyncClient
 from pdserve.v1 import inference_pb2
 
-_SPANS = ("before", "during", "after")
+_SPANS = ("before", "moving", "starting", "during", "after")
 _MAX_TOKENS = 8000  # no stream ends in its round
 _BACK_WITHIN_S, _BEGUN_WITHIN_S, _TIMEOUT_S = 300.0, 60.0, 3600.0
 _WORDS = "The river carried a lantern past the quiet winter market, and nobody could say why. "
@@ -46,12 +48,13 @@ class Round:
 
     recovery_s: float
     num_streams: int  # that were undisturbed
+    moved_s: float  # from the kill until the last stream had gone on
     p50_ms: dict[str, float]
     p99_ms: dict[str, float]
 
-    def ratio_to(self, span: str) -> float:
-        """Return the p99 during the death over that of another span."""
-        return self.p99_ms["during"] / self.p99_ms[span]
+    def ratio(self, span: str, other: str) -> float:
+        """Return the p99 of a span over that of another one."""
+        return self.p99_ms[span] / self.p99_ms[other]
 
 
 def main(
@@ -60,18 +63,21 @@ def main(
     """Measure, print a table, write benchmarks/results/death_beside.json."""
     found = asyncio.run(_measure(model, rounds, streams, span_s))
     medians = {name: _medians(found, name) for name in _SPANS}
-    ratio = statistics.median(one.ratio_to("after") for one in found)
+    ratios = {
+        f"p99 {span} over {other}": statistics.median(one.ratio(span, other) for one in found)
+        for span, other in (("during", "after"), ("starting", "after"), ("during", "before"))
+    }
     figures = {
         "model": model,
         "streams": streams,
         "span_s": span_s,
-        "p99 during over after": ratio,
-        "p99 during over before": statistics.median(one.ratio_to("before") for one in found),
+        **ratios,
         "medians": medians,
         "rounds": [asdict(one) for one in found],
     }
     path = write_result("death_beside", figures)
-    table = Table("span", "p50, ms", "p99, ms", title=f"p99 during over after: {ratio:.2f}")
+    title = "; ".join(f"{name}: {value:.2f}" for name, value in ratios.items())
+    table = Table("span", "p50, ms", "p99, ms", title=title)
     for name, values in medians.items():
         table.add_row(name, f"{values['p50_ms']:.1f}", f"{values['p99_ms']:.1f}")
     Console().print(table, f"written to {path}")
@@ -110,14 +116,13 @@ async def _round(fleet: Fleet, number: int, streams: int, span_s: float) -> Roun
         beside = await fleet.askings_at(other.name)
         if not beside or len(beside) == streams:
             raise RuntimeError(f"{other.name} has {len(beside)} of the {streams} streams")
-        times_s = [time.monotonic()]
+        begin_s = time.monotonic()
         await asyncio.sleep(span_s)
-        times_s.append(time.monotonic())
+        kill_s = time.monotonic()
         os.kill(victim.pid, signal.SIGKILL)
         await fleet.until_whole({victim.name: victim.incarnation}, _BACK_WITHIN_S)
-        times_s.append(time.monotonic())
+        back_s = time.monotonic()
         await asyncio.sleep(span_s)
-        times_s.append(time.monotonic())
     finally:
         for task in tasks:
             task.cancel()
@@ -125,14 +130,33 @@ async def _round(fleet: Fleet, number: int, streams: int, span_s: float) -> Roun
     if errors := [asking.error for asking in askings if asking.error]:
         raise RuntimeError(errors[0])
     await fleet.until_at_rest(_BEGUN_WITHIN_S)
-    spans = dict(zip(_SPANS, pairwise(times_s), strict=True))
+    moved_s = max(_gone_on_s(asking, kill_s) for asking in askings if asking not in beside)
+    return make_round(beside, (begin_s, kill_s, moved_s, back_s, back_s + span_s))
+
+
+def make_round(
+    beside: Sequence[Asking], times_s: tuple[float, float, float, float, float]
+) -> Round:
+    """Return the gaps of these streams: the times are the ends of the spans, and their first begin."""
+    _, kill_s, moved_s, back_s, _ = times_s
+    if not kill_s < moved_s < back_s:
+        raise RuntimeError("no stream moved before the worker was back")
+    spans = dict(zip(("before", "moving", "starting", "after"), pairwise(times_s), strict=True))
     gaps = {name: gaps_ms(beside, *span) for name, span in spans.items()}
+    gaps["during"] = gaps["moving"] + gaps["starting"]
     return Round(
-        recovery_s=times_s[2] - times_s[1],
+        recovery_s=back_s - kill_s,
         num_streams=len(beside),
+        moved_s=moved_s - kill_s,
         p50_ms={name: statistics.median(values) for name, values in gaps.items()},
         p99_ms={name: percentile(values, 0.99) for name, values in gaps.items()},
     )
+
+
+def _gone_on_s(asking: Asking, kill_s: float) -> float:
+    """Return the time of the first message from another worker: the longest gap around a kill ends there."""
+    later = [time_s for time_s in asking.times_s if time_s > kill_s]
+    return max(pairwise([kill_s, *later]), key=lambda pair: pair[1] - pair[0])[1]
 
 
 def gaps_ms(askings: Sequence[Asking], begin_s: float, end_s: float) -> list[float]:

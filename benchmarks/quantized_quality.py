@@ -1,9 +1,9 @@
-"""Distance of quantized weights from full ones: perplexity of a fixed text, and the likeliest tokens.
+"""Distance of quantized weights and KV from full ones: perplexity of a fixed text, and the likeliest tokens.
 
 Usage: python -m benchmarks.quantized_quality [--threads N]
 
 The text is our decision records (docs/adr), in windows of 256 tokens. Every engine reads the same tokens; the
-likeliest next token at each position is compared with that of full weights in float32.
+likeliest next token at each position is compared with that of float32.
 """
 
 import math
@@ -36,7 +36,9 @@ _TEXT = Path(__file__).parents[1] / "docs" / "adr"
 _WINDOW, _NUM_WINDOWS = 256, 6
 _KINDS = {
     "float32": EngineConfig(dtype="float32", kv_cache_gib=0.1),
+    "float32+kv-int8": EngineConfig(dtype="float32", kv_cache_dtype="int8", kv_cache_gib=0.1),
     "bfloat16": EngineConfig(dtype="bfloat16", kv_cache_gib=0.1),
+    "bfloat16+kv-int8": EngineConfig(dtype="bfloat16", kv_cache_dtype="int8", kv_cache_gib=0.1),
     "bfloat16/int8": EngineConfig(dtype="bfloat16", quantization="int8", kv_cache_gib=0.1),
     "bfloat16/int4": EngineConfig(dtype="bfloat16", quantization="int4", kv_cache_gib=0.1),
 }
@@ -70,7 +72,7 @@ def main(
         }
     path = write_result("quantized_quality", {"tokens": windows.numel()} | figures)
     console = Console()
-    table = Table("weights", *figures["float32"])
+    table = Table("weights and KV", *figures["float32"])
     for kind, values in figures.items():
         table.add_row(kind, *map(str, values.values()))
     console.print(table)

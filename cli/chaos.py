@@ -134,12 +134,13 @@ def _print(console: Console, report: "Report") -> None:
         for row in report.rows
     ]
     print_grid(console, Grid(_COLUMNS, rows, box=box.SIMPLE))
-    for error in report.errors:
-        console.print(error, style="red", markup=False)
     left = report.remains
+    for problem in (*report.errors, *left.told()):
+        console.print(problem, style="red", markup=False)
     console.print(
         f"{report.identical} of {report.requests} as undisturbed, {report.cancelled} of them "
-        f"cancelled; left: {left.blocks} blocks, {left.objects} objects, "
+        f"cancelled; left: {left.blocks} blocks, {left.objects} objects "
+        f"and {left.evictable} that Ray may evict, "
         f"{report.processes_left} processes, {left.requests} requests; "
         f"counts {'add up' if left.adds_up else 'do not add up'}",
         highlight=False,

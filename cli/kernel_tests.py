@@ -31,6 +31,7 @@ _MAX_CHILDREN = 4  # at once; each has torch in memory
 _VARIABLES = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")
 _TESTS = (
     *(("attention", dtype) for dtype in get_args(StoredDtype)),
+    ("int8-kv-attention", "bfloat16"),
     *(("products", dtype) for dtype in get_args(StoredDtype)),
     *((f"{form}-products", "bfloat16") for form in get_args(Rounding)),
     ("sampling", "float32"),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _KEYS = {
     "dtype": "engine.dtype",
     "quantization": "engine.quantization",
+    "kv_cache_dtype": "engine.kv_cache_dtype",
     "allow_unused_weights": "engine.allow_unused_weights",
     "policy": "router.policy",
     "share_ports": "router.share_ports",
@@ -54,6 +55,7 @@ def command(
     openai_port: flags.OpenaiPort = None,
     dtype: flags.Dtype = None,
     quantization: flags.Quantization = None,
+    kv_cache_dtype: flags.KVCacheDtype = None,
     allow_unused_weights: flags.AllowUnusedWeights = None,
     policy: flags.Policy = None,
     share_ports: flags.SharePorts = None,

@@ -38,6 +38,9 @@ Dtype = Annotated[str | None, setting("engine.dtype", "auto, float32, bfloat16 o
 Quantization = Annotated[
     str | None, setting("engine.quantization", "auto, none; on a CPU int8 or int4")
 ]
+KVCacheDtype = Annotated[
+    str | None, setting("engine.kv_cache_dtype", "Keys and values: auto; on a CPU int8")
+]
 AllowUnusedWeights = Annotated[
     bool | None,
     setting(

@@ -21,6 +21,9 @@ def _or_auto(number: CoreSchema, text: str) -> GetPydanticSchema:
 AutoCount = Annotated[
     int | Auto, _or_auto(core_schema.int_schema(ge=1), "a whole number of at least 1")
 ]
+AutoContext = Annotated[  # a start measures steps of a few tokens
+    int | Auto, _or_auto(core_schema.int_schema(ge=16), "a whole number of at least 16")
+]
 AutoSize = Annotated[
     float | Auto,
     _or_auto(core_schema.float_schema(gt=0, allow_inf_nan=False), "a number greater than 0"),

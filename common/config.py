@@ -6,10 +6,11 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import (
     Field,
     SecretStr,
+    field_validator,
     model_validator,
 )
 
-from common.auto_setting import AutoCount, AutoSize
+from common.auto_setting import AutoContext, AutoCount, AutoSize
 from common.certificates import Certificates, WorkerAccess
 from common.frozen import Frozen
 from common.router_config import RouterConfig
@@ -19,6 +20,7 @@ StoredDtype = Literal["float32", "bfloat16", "float16"]
 Dtype = Literal["auto", StoredDtype]
 Rounding = Literal["int8", "int4"]
 Quantization = Literal["auto", "none", Rounding]
+KVCacheDtype = Literal["auto", "int8"]
 Backend = Literal["auto", "cpu", "flash", "reference"]
 MAX_PREFILL_WORKERS = 1024
 MAX_DECODE_WORKERS = 256
@@ -53,8 +55,14 @@ class EngineConfig(Frozen):
     prefix_cache: Literal["auto", "off"] = Field(
         "auto", description="Share the KV of prompts that begin alike"
     )
+    max_context_tokens: AutoContext = Field(
+        "auto", description="Longest prompt and output together; auto: as long as the model's"
+    )
     kv_cache_gib: AutoSize = Field(
         "auto", description="Memory for KV blocks, GiB; auto: from what the worker may use"
+    )
+    kv_cache_dtype: KVCacheDtype = Field(
+        "auto", description="Of keys and values in blocks. auto: dtype; int8: half of it, on a CPU"
     )
     gpu_memory_utilization: float = Field(
         0.9, gt=0, le=1, description="Share of a GPU's free memory that kv_cache_gib: auto takes"
@@ -81,6 +89,19 @@ class EngineConfig(Frozen):
         if is_rounded and (self.fusion == "off" or self.device == "cuda"):
             other = "fusion: off" if self.fusion == "off" else "device: cuda"
             raise ValueError(f"quantization: {self.quantization} does not go with {other}")
+        return self
+
+    @field_validator("kv_cache_dtype", mode="before")
+    @classmethod
+    def _refuse_fp8_by_name(cls, value: object) -> object:
+        if isinstance(value, str) and value.startswith("fp8"):
+            raise ValueError("fp8 is not supported; take auto, or int8 on a CPU")
+        return value
+
+    @model_validator(mode="after")
+    def _quantize_kv_on_a_cpu_alone(self) -> Self:
+        if self.kv_cache_dtype != "auto" and self.device == "cuda":
+            raise ValueError(f"kv_cache_dtype: {self.kv_cache_dtype} does not go with device: cuda")
         return self
 
     @model_validator(mode="after")
@@ -200,6 +221,7 @@ class WorkerSpec(Frozen):
         1, ge=1, description="Workers that share its machine's memory, itself included"
     )
     cores: tuple[int, ...] = ()
+    starts_beside_others: bool = Field(False, description="Other workers serve when it starts")
     gpu_share: float = Field(
         0.0, ge=0, description="GPUs that it asks Ray for; below 1: a part of one"
     )
@@ -209,6 +231,11 @@ class WorkerSpec(Frozen):
     certificates: Certificates | None = Field(None, exclude=True, repr=False)
     engine: EngineConfig = EngineConfig()
     transfer: TransferConfig = TransferConfig()
+
+    @property
+    def starts_gently(self) -> bool:
+        """True if others may need the cores while it starts."""
+        return self.starts_beside_others and not self.cores
 
     @property
     def access(self) -> WorkerAccess:

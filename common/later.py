@@ -30,9 +30,14 @@ def put_off(*names: str) -> None:
             sys.modules[name] = _Later(spec)
 
 
+def is_put_off(name: str) -> bool:
+    """Return True for a module whose import was put off, and that nobody has asked for yet."""
+    return isinstance(sys.modules.get(name), _Later)
+
+
 def import_now(name: str) -> ModuleType:
     """Import a module that may have been put off."""
-    if isinstance(sys.modules.get(name), _Later):
+    if is_put_off(name):
         sys.modules.pop(name, None)
     return importlib.import_module(name)
 

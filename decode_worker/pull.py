@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from common.engine.memory.kv_cache import DTYPES
+from common.engine.memory.kv_cache import BLOCK_DTYPES
 from common.engine.remote_prefill import RemotePrefill
 from common.engine.sequence import Sequence
 from common.kv_transfer.layout import KVLayout
@@ -195,7 +195,7 @@ class Pull:
         return FirstToken(header, prompt)
 
     def _to_tensor(self, payload: Payload, header: ChunkHeader) -> torch.Tensor:
-        dtype = DTYPES[self._layout.dtype]
+        dtype = BLOCK_DTYPES[self._layout.dtype]
         shape = self._layout.shape(header.end - header.start)
         # from_numpy warns of Ray's memory, which is not to be written to; a chunk is only read
         return torch.from_dlpack(payload).view(dtype).reshape(shape)

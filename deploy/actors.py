@@ -5,6 +5,7 @@ not load torch. Cores must be pinned before torch starts its threads.
 KV streams have a thread group of their own, so that many streams never block a cancel.
 """
 
+import gc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from common.config import WorkerSpec
 from common.engine.quick_torch import put_off_parts
 from common.engine.stages import BeginStage, Stages
 from common.kv_transfer.wire import WireItem
+from common.low_priority import run_at_low_priority
 from common.messages import Role, WorkRequest
 from common.telemetry.log_files import new_log_name
 from deploy.role_switch import Built
@@ -24,8 +26,10 @@ from deploy.versions import read_versions
 from deploy.worker_process import Home, OnCrash, WorkerProcess
 
 if TYPE_CHECKING:
+    from common.kv_transfer.node_store import NodeStore
     from common.worker.host import EngineHost
 
+_IMPORT_WITHIN_S = 1800.0  # from slow storage; the deployment's own limit is shorter
 F = TypeVar("F", bound=Callable[..., object])
 
 
@@ -95,17 +99,30 @@ class WorkerActor:
 
 def _build_host(spec: WorkerSpec, on_crash: OnCrash, stage: BeginStage) -> "EngineHost":
     with stage("importing torch"):
-        put_off_parts()
-        from common.engine.device import select_device
-        from common.engine.memory.gpu_share import keep_to_share
-        from common.engine.weights.choose import import_loader
-        from common.kv_transfer.ray_store import RayNodeStore
-        from common.worker.host import build_host
+        if spec.starts_gently:
+            build_host = run_at_low_priority(lambda: _import_builder(spec), _IMPORT_WITHIN_S)
+        else:
+            build_host = _import_builder(spec)
+    from common.engine.memory.gpu_share import keep_to_share
+    from common.kv_transfer.ray_store import RayNodeStore
 
-        import_loader(spec.model_dir, spec.engine, select_device(spec.engine))
+    gc.freeze()  # modules stay: so that a full collection, of 0.2 s else, need not look at them
     keep_to_share(spec.gpu_share, spec.engine)
     store = RayNodeStore(spec.name, spec.namespace, spec.transfer.store_share)
     return build_host(spec, on_crash, store, stage)
+
+
+def _import_builder(
+    spec: WorkerSpec,
+) -> "Callable[[WorkerSpec, OnCrash, NodeStore, BeginStage], EngineHost]":
+    """Import torch, and all else that takes long; return what builds the engine."""
+    put_off_parts()
+    from common.engine.device import select_device
+    from common.engine.weights.choose import import_loader
+    from common.worker.host import build_host
+
+    import_loader(spec.model_dir, spec.engine, select_device(spec.engine))
+    return build_host
 
 
 def _build_prefill(spec: WorkerSpec, host: "EngineHost") -> Built:

@@ -43,6 +43,11 @@ class Launched:
         return self.spec.name
 
     @property
+    def pid_here(self) -> int | None:
+        """Process of a worker of this machine; None if it is elsewhere, or has never answered."""
+        return self.home.pid if self.home and self._is_here else None
+
+    @property
     def _is_here(self) -> bool:
         """True if the worker runs on this machine; in a cluster its node chooses the log file."""
         return self.spec.log_file is not None

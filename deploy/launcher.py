@@ -1,9 +1,12 @@
 """Launcher of workers: from a worker's description to a Ray actor that serves."""
 
 import contextlib
+import os
+import signal
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import ray
 from ray.actor import ActorClass, ActorHandle
@@ -22,6 +25,7 @@ from pdserve.errors import SetupError
 _POLL_S = 0.5
 _STOP_TIMEOUT_S = 10.0
 _NAME_FREE_WITHIN_S, _NAME_POLL_S = 10.0, 0.1
+_TITLE = b"ray::WorkerActor"  # that Ray gives a worker's process
 
 
 class Launcher:
@@ -112,6 +116,17 @@ def kill(workers: Sequence[Launched]) -> None:
         with contextlib.suppress(RayError):
             if worker.handle is not None:  # None: it was never found
                 ray.kill(worker.handle)
+
+
+def kill_hung(worker: Launched) -> None:
+    """Kill a worker that does not react. Ray gives it 5 s to end, in which it keeps its memory."""
+    kill([worker])
+    pid = worker.pid_here
+    if pid is not None:
+        with contextlib.suppress(OSError):  # it has ended
+            # another process may have its number by now
+            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(_TITLE):
+                os.kill(pid, signal.SIGKILL)
 
 
 def end(workers: Sequence[Launched]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -138,6 +139,7 @@ async def _routing(
         grpc_port = await router.start(
             config.grpc_host, config.grpc_port, config.http_port, config.start_timeout_s
         )
+        gc.freeze()  # what the start made stays: else full collections hold all streams up for 0.1 s
         feed = MembershipFeed(site.supervisor.await_news, router.follow)
         feed.start()
         endpoints = endpoints_of(router, config, grpc_port, facts.model_name)

@@ -17,7 +17,7 @@ from common.machine import read_cores, read_memory
 from common.messages import Role
 from deploy.death_watch import DeathWatch
 from deploy.launched import Launched
-from deploy.launcher import Launcher, end, kill
+from deploy.launcher import Launcher, end, kill, kill_hung
 from deploy.news import make_event
 from deploy.placement import Share, share_free_cores
 from deploy.recovery import look_for
@@ -113,7 +113,7 @@ class Supervisor:
             return
         self._watch.forget(name)
         if self.roster.died(worker):
-            kill([worker])
+            kill_hung(worker)
             self._restarts.wake()
             told = f"worker {name} was killed: it {reason}"
             look = worker.where_to_look()
@@ -136,14 +136,16 @@ class Supervisor:
         self, roles: Sequence[Role], shares: Sequence[Share], report: StartReport
     ) -> dict[str, str]:
         launched: list[Launched] = []
-        places = self._launcher.find_places(roles, self.roster.processes(), report)
+        there = self.roster.processes()
+        places = self._launcher.find_places(roles, there, report)
         # divided before the start: workers that start together would all count the same free memory
         memory_bytes = read_memory().usable_bytes // len(roles) if self._is_private else None
         try:
             for role, share, place in zip(roles, shares, places, strict=True):
                 spec = self._specs.new(role, share, memory_bytes)
                 num_workers = self._num_at(place) + places.count(place)
-                spec = spec.model_copy(update={"machine_workers": num_workers})
+                changes = {"machine_workers": num_workers, "starts_beside_others": bool(there)}
+                spec = spec.model_copy(update=changes)
                 launched.append(self._launcher.create(spec, share, place))
             ready = self._launcher.await_starts(launched, report)
         except BaseException:

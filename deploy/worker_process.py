@@ -76,6 +76,9 @@ class WorkerProcess:
             get_logger().error("start_failed", stage=self.stages().running, exc_info=error)
             raise
         finally:
+            # once, where the first collections would all walk through them; no later one does
+            gc.collect()
+            gc.freeze()
             gc.enable()
 
     def _start(self) -> str:

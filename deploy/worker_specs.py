@@ -52,7 +52,8 @@ class WorkerSpecs:
 
     def again(self, spec: WorkerSpec) -> WorkerSpec:
         """Return the specification of another process for the same worker: it has its own log."""
-        return spec.model_copy(update={"log_file": self._log_file(spec.name)})
+        changes = {"log_file": self._log_file(spec.name), "starts_beside_others": True}
+        return spec.model_copy(update=changes)
 
     def _log_file(self, name: str) -> Path | None:
         if not self._is_private:

@@ -4,8 +4,10 @@ import gc
 
 from hypothesis import settings
 
+from tests.examples import examples
+
 # the same examples on each machine, however long one takes there
-settings.register_profile("suite", deadline=None, derandomize=True)
+settings.register_profile("suite", deadline=None, derandomize=True, max_examples=examples(50))
 settings.load_profile("suite")
 
 

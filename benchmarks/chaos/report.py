@@ -42,10 +42,12 @@ class Remains:
     """Counts of what should be nothing at the end."""
 
     blocks: int  # held, or that nobody accounts for
-    objects: int  # of Ray, beyond those before the load
+    objects: int  # of Ray that are held, beyond those before the load
     requests: int  # in flight still
     spilled_bytes: int
     adds_up: bool  # accepted = completed + cancelled + failed
+    evictable: int = 0  # objects of Ray that nobody holds: of a reader that died
+    references: tuple[str, ...] = ()  # to objects, if any that are held are left
 
     @classmethod
     def of(
@@ -57,13 +59,23 @@ class Remains:
     ) -> "Remains":
         """Count them; each of the routers knows the same workers."""
         lost = sum(one.ledger.blocks_unaccounted for one in ledgers)
+        objects = max(after.num_held - before.num_held, 0)
+        more = after.num_objects - before.num_objects
         return cls(
             sum(held(routers[0]).values()) + lost,
-            max(after.num_objects - before.num_objects, 0),
+            objects,
             sum(status.router.requests_in_flight for status in routers),
             after.spilled_bytes - before.spilled_bytes,
             all(adds_up(status.router.totals) for status in routers),
+            max(more - objects, 0),
+            after.references if objects else (),
         )
+
+    def told(self) -> list[str]:
+        """Return who holds the objects that are left, in words; nothing without any."""
+        if self.objects and not self.references:
+            return ["the store keeps an object to which no process has a reference"]
+        return [f"an object is left: {reference}" for reference in self.references]
 
 
 @dataclass(frozen=True, slots=True)

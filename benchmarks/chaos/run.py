@@ -121,7 +121,7 @@ async def run(plan: Plan, log: IO[str], on_start: Callable[[Chaos], None]) -> Re
 async def _look_at_remains(fleet: Fleet, before: StoreUse, token: str) -> Remains:
     status = await fleet.until_at_rest(_SETTLE_S)
     ledgers = (await fleet.client.blocks(timeout=30.0)).workers
-    after = await store_use(fleet, token, before.num_objects)
+    after = await store_use(fleet, token, before.num_held)
     others = [await router.status(timeout=30.0) for router in fleet.routers[1:]]
     return Remains.of([status, *others], ledgers, before, after)
 

@@ -18,9 +18,16 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.environment import write_result
+from benchmarks.router.echo import measure_echo
 from benchmarks.router.http_stream import opened, token_ids
 from benchmarks.router.processes import RouterProcess, running
-from benchmarks.router.throughput import STREAMS, measure_throughput, stream_grpc, stream_http
+from benchmarks.router.throughput import (
+    PER_CPU_SECOND,
+    STREAMS,
+    measure_throughput,
+    stream_grpc,
+    stream_http,
+)
 from common.cache_dir import default_cache_dir
 from common.engine.weights.progress import NoProgress
 from common.engine.weights.resolve import resolve_model
@@ -54,7 +61,8 @@ async def _measure(model_dir: Path) -> dict[str, float]:
         figures |= await _idle_memory("gRPC", partial(_open_idle, stub), router)
     async with running(model_dir) as router:
         port = router.openai_port
-        figures |= await measure_throughput("OpenAI", partial(stream_http, port), router)
+        openai = await measure_throughput("OpenAI", partial(stream_http, port), router)
+        figures |= openai | await measure_echo(STREAMS, 1 / openai[f"OpenAI: {PER_CPU_SECOND}"])
         figures |= await _idle_memory("OpenAI", partial(_open_idle_http, port), router)
     return figures
 

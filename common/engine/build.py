@@ -22,6 +22,7 @@ from common.engine.fused.select import (
 from common.engine.gpu_trial import GpuTrial, WithBackend
 from common.engine.graphs.cuda_graphs import graph_decode
 from common.engine.graphs.graphed import GraphLimits
+from common.engine.kv_dtype import check_kv_device
 from common.engine.limits import Limits, choose_limits, fit_blocks
 from common.engine.loading import load_weights
 from common.engine.memory.block_pool import BlockPool
@@ -83,6 +84,7 @@ def build_engine(
     """
     device = select_device(config)
     check_device(config, device)
+    check_kv_device(config, device)
     check_kept(model_dir, config, device)
     if device.type == "cpu":
         # numba takes 0.3 s to import; a CUDA worker never needs it
@@ -116,8 +118,7 @@ def assemble_engine(
     with stage("running the model alone"), rounded_products(model, quantized_format(config)):
         check = SelfCheck(model, spec)
     spec = replace(spec, state=check.state_layout)
-    block_size = block_size_of(config, device)
-    num_scratch = _num_scratch(spec, config, device)
+    block_size, num_scratch = block_size_of(config, device), _num_scratch(spec, config, device)
     with stage("preparing weights"):
         with_backend = select_model(model, config, device, may_empty=room is not None)
     num_bytes = _kv_bytes(spec, config, device, room, with_backend, stage)
@@ -127,20 +128,21 @@ def assemble_engine(
         remark.text = _told(cache, num_blocks, spec, limits)
     backend = select_backend(config.attention_backend, cache, spec.num_heads, spec.extras)
     token_model = with_failpoint(with_backend(backend))
-    token_model, states = add_state(token_model, model, spec, limits.max_num_seqs, cache)
+    stateful = add_state(token_model, model, spec, limits.max_num_seqs, cache)
+    token_model, states, check_mixers = stateful
     rest = (block_size, spec.eos_token_ids, MaskFiller(spec.vocab_size), _copies(device, states))
     runner = ModelRunner(token_model, *rest)
     pool = BlockPool(num_blocks, block_size)
-    with stage("probing attention"):
-        check.run(runner, cache, pool, states)
+    with stage("probing attention") as remark:
+        remark.text = check.run(runner, cache, pool, states)
+        check_mixers()
     if num_scratch:
         # captured after the check, so that an error of the model itself is not blamed on graphs
         with stage("capturing CUDA graphs"):
             token_model = graph_decode(token_model, backend, _graph_limits(limits, spec, pool))
         runner = ModelRunner(token_model, *rest)
         check.run(runner, cache, pool)
-    prefix = _prefix_cache(pool, spec, config, limits)
-    costs = Costs(within_limits(WorkerProfile(), limits))
+    prefix, costs = _prefix_cache(pool, spec, config, limits), _costs(limits)
     return Engine(spec, config, prefix, cache, runner, costs, limits, states)
 
 
@@ -156,7 +158,8 @@ def _fit(
     """Return the blocks in `num_bytes`, and the limits of sequences that fit there with their states."""
     limits, num_bytes = fit_states(choose_limits(config, device.type), config, spec, num_bytes)
     block_size = block_size_of(config, device)
-    num_blocks = _count_blocks(config, spec, block_size, num_bytes, num_scratch)
+    block_bytes = KVCache.block_bytes(spec, block_size, storage_of(spec, config, device))
+    num_blocks = _count_blocks(config, block_bytes, block_size, num_bytes, num_scratch)
     if (
         not spec.kv_layers
     ):  # nothing is kept there, so more than sequences can count in are of no use
@@ -179,9 +182,13 @@ def _prefix_cache(
     return PrefixCache(pool, spec.fingerprint, is_enabled=is_enabled, slots=slots)
 
 
+def _costs(limits: Limits) -> Costs:
+    return Costs(within_limits(WorkerProfile(), limits))
+
+
 def _want(spec: ModelSpec, config: EngineConfig, device: torch.device) -> KVWant:
-    block_size = block_size_of(config, device)
-    return KVWant.of(spec, choose_limits(config, device.type), block_size)
+    blocks = block_size_of(config, device), storage_of(spec, config, device)
+    return KVWant.of(spec, choose_limits(config, device.type), *blocks)
 
 
 def _kv_bytes(
@@ -207,10 +214,9 @@ def _kv_bytes(
 
 
 def _count_blocks(
-    config: EngineConfig, spec: ModelSpec, block_size: int, num_bytes: int, num_scratch: int
+    config: EngineConfig, block_bytes: int, block_size: int, num_bytes: int, num_scratch: int
 ) -> int:
     """Count the blocks that fit into the memory for KV. Raises SetupError when they are too few."""
-    block_bytes = KVCache.block_bytes(spec, block_size)
     num_blocks = num_bytes // block_bytes - num_scratch
     if num_blocks < 2 or num_blocks * block_size < CHECK_TOKENS:
         is_set = config.kv_cache_gib != "auto"

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from common.engine.state.layout import StateLayout
 from common.kv_transfer.layout import KVShape, count_numbers
+from common.kv_transfer.quantized import in_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,10 @@ class ModelSpec:
     state_layers: tuple[int, ...] = ()  # numbers of the layers that hold state
     state: StateLayout | None = None  # of one sequence; known once the model has run
     quantization: str = "none"  # of the weights of products
+    kv_quantization: str = "none"  # of keys and values, in blocks and payloads
+    has_key_biases: bool = (
+        False  # some channels of keys are biases by position, which must stay exact
+    )
     # where keys differ from values, or layer from layer: those of each layer that has some of its own
     own_kv_shapes: tuple[KVShape, ...] = ()
     # where layers share keys and values, or have none: by layer, the place in `kv_shapes` of those that it
@@ -32,14 +37,27 @@ class ModelSpec:
 
     @property
     def stored_as(self) -> str:
-        """Return the dtype and, behind a slash, the format of quantized weights."""
-        return self.dtype if self.quantization == "none" else f"{self.dtype}/{self.quantization}"
+        """Return DTYPE, or DTYPE/WEIGHTS with quantized weights; behind it "+kv-int8" with such KV."""
+        weights = "" if self.quantization == "none" else f"/{self.quantization}"
+        kv = "" if self.kv_quantization == "none" else f"+kv-{self.kv_quantization}"
+        return f"{self.dtype}{weights}{kv}"
+
+    @property
+    def kv_dtype(self) -> str:
+        """Dtype of keys and values in blocks and payloads."""
+        return self.dtype if self.kv_quantization == "none" else self.kv_quantization
 
     @property
     def kv_shapes(self) -> tuple[KVShape, ...]:
         """Shapes of all keys and values that are kept, layer by layer."""
         alike = KVShape(self.num_kv_heads, self.head_dim, self.head_dim)
         return self.own_kv_shapes or (alike,) * self.num_layers
+
+    @property
+    def stored_kv_shapes(self) -> tuple[KVShape, ...]:
+        """Shapes of `kv_shapes` in blocks and payloads: words where they are quantized."""
+        shapes = self.kv_shapes
+        return shapes if self.kv_quantization == "none" else tuple(map(in_words, shapes))
 
     @property
     def kv_layers(self) -> tuple[int, ...]:
@@ -56,9 +74,15 @@ class ModelSpec:
         fingerprint = f"{self.fingerprint}-{quantization}"
         return replace(self, quantization=quantization, fingerprint=fingerprint)
 
-    def kv_bytes_per_token(self, bytes_per_element: int) -> int:
-        """Return bytes of keys and values of one position in all layers.
+    def with_quantized_kv(self, quantization: str) -> "ModelSpec":
+        """Return the numbers of this model with quantized KV, which is of no use to other workers."""
+        fingerprint = f"{self.fingerprint}-kv-{quantization}"
+        return replace(self, kv_quantization=quantization, fingerprint=fingerprint)
 
-        2 x layers x kv_heads x head_dim x bytes, where all layers, keys and values are alike.
+    def kv_bytes_per_token(self, bytes_per_element: int) -> int:
+        """Return bytes of keys and values of one position in all layers, latents counted as both.
+
+        2 x layers x kv_heads x head_dim x bytes, where all layers, keys and values are alike. Of quantized
+        ones an element is a word.
         """
-        return count_numbers(self.kv_shapes) * bytes_per_element
+        return count_numbers(self.stored_kv_shapes) * bytes_per_element

@@ -16,19 +16,15 @@ from common.engine.attention.kernel_shapes import attention_shapes
 from common.engine.device import select_device
 from common.engine.dtype import choose_dtype
 from common.engine.fused.families import known_activation
-from common.engine.fused.held import is_gate
-from common.engine.fused.quantize import PanelForm
-from common.engine.fused.select import quantized_format
 from common.engine.kernel_checks.verdicts import (
     compile_truncation,
     trusted_attention,
     trusted_products,
     trusted_sampling,
 )
+from common.engine.kv_dtype import with_kv_dtype
+from common.engine.product_kernels import product_forms
 from common.engine.weights.choose import read_model_config
-from common.engine.weights.gguf_blocks import BLOCK_TYPES
-from common.engine.weights.gguf_index import is_kept, read_index
-from common.engine.weights.prequantized.keeping import expected_forms
 from common.engine.weights.spec import read_unhashed
 
 Family = Callable[[], object]
@@ -60,7 +56,7 @@ def _families(model_dir: Path, config: EngineConfig, device: torch.device) -> li
     try:
         dtype = choose_dtype(config, model_dir, device).dtype
         model, architecture = read_model_config(model_dir, config, device)
-        spec = read_unhashed(model_dir, model, dtype)
+        spec = with_kv_dtype(read_unhashed(model_dir, model, dtype), config)
         activation = known_activation(architecture, model.get_text_config())
     # whatever is wrong with the folder: loading it, which comes next, says it
     except Exception:
@@ -72,22 +68,10 @@ def _families(model_dir: Path, config: EngineConfig, device: torch.device) -> li
     families.append(compile_truncation)
     families.append(trusted_sampling)
     if activation is not None and config.fusion == "auto":
-        for kind, has_gates in _products(model_dir, config).items():
+        for kind, has_gates in product_forms(model_dir, config).items():
             gate = activation if has_gates else None
             families.append(partial(trusted_products, dtype, gate, kind))
     return families
-
-
-def _products(model_dir: Path, config: EngineConfig) -> dict[str | PanelForm, bool]:
-    """Return the forms of products' weights, and True for those of gates: those of a kept file, or one."""
-    if not is_kept(model_dir):
-        return expected_forms(model_dir, config) or {quantized_format(config) or "none": True}
-    found: dict[str | PanelForm, bool] = {}
-    for name, tensor in read_index(model_dir).tensors.items():
-        if block := BLOCK_TYPES.get(tensor.kind):
-            module = name.removesuffix(".weight")
-            found[block.form] = found.get(block.form, False) or is_gate(module)
-    return found
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ tried is imported plainly.
 import sys
 from importlib.metadata import version
 
-from common.later import import_now, put_off
+from common.later import import_now, is_put_off, put_off
 
 _TRIED = "2.13."
 _PARTS = (
@@ -24,6 +24,16 @@ def put_off_parts() -> None:
     """Have the first `import torch` leave parts out; nothing if that was already, or by another version."""
     if "torch" not in sys.modules and version("torch").startswith(_TRIED):
         put_off(*_PARTS)
+
+
+def complete_generators() -> None:
+    """Let torch.Generator() work where parts were left out: one of them gives its class a metaclass."""
+    if not any(is_put_off(name) for name in _PARTS):
+        return
+    import torch
+    from torch._opaque_base import OpaqueBaseMeta
+
+    torch._C._set_generator_metaclass(OpaqueBaseMeta)
 
 
 def import_parts() -> None:

@@ -41,7 +41,7 @@ class RayNodeStore:
         self._raylet = node["NodeManagerAddress"], node["NodeManagerPort"]
         self._marks = Path(ray_worker._global_node.get_session_dir_path()) / f"pdserve-{node_id}"
         self._marks.mkdir(exist_ok=True)
-        self._mark = _lock(self._marks / f"{namespace}.{worker}")
+        self._mark = _lock(self._marks / _mark_name(namespace, worker, os.getpid()))
         self._share_bytes = self._spilled_bytes = 0
         self._refresh_at_last()
         threading.Thread(target=self._run, name="node-store", daemon=True).start()
@@ -89,6 +89,11 @@ class RayNodeStore:
         num_workers = sum(_is_locked(mark) for mark in list(self._marks.iterdir()))
         self._share_bytes = int(self._share * stats.object_store_bytes_avail) // max(num_workers, 1)
         self._spilled_bytes = stats.spilled_bytes_total
+
+
+def _mark_name(namespace: str, worker: str, pid: int) -> str:
+    """Return a name of this process alone: one before it that hangs would keep the lock, for 5 s."""
+    return f"{namespace}.{worker}.{pid}"
 
 
 def _lock(path: Path) -> TextIO:

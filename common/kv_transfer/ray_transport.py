@@ -20,7 +20,6 @@ from common.kv_transfer.wire import WireItem
 from common.messages import WorkRequest
 
 _CLOSED_WITHIN_S = 1.0
-_YOUNG = 1  # a generation of Python's collector: objects that outlived one collection at most
 
 
 class _Found(NamedTuple):
@@ -105,7 +104,8 @@ class RayKVStream:
 
     def _get(self, ref: "ray.ObjectRef[WireItem]", deadline: float) -> WireItem | None:
         """Return the item of `ref`; None when the stream is closed meanwhile. Raises GetTimeoutError."""
-        while not self._closed:
+        # the generator's own reference has the error of a task that failed, and is ready
+        while not self._closed or ref == self._refs.completed():
             try:
                 item: WireItem = ray.get(ref, timeout=_slice_s(deadline))
                 return item
@@ -119,11 +119,11 @@ def _let_go(error: RayError) -> RayError:
     """Return an error that holds no object; objects stay in the store while a reference to them lives.
 
     The frame of `ray.get` in its traceback has both the error and the reference, which is a cycle. Ray's
-    generator has caught such an error before, with a reference to what the dead worker sent last. Python
-    would collect that cycle some day; it is young yet, and so quickly found.
+    generator has caught such an error before, with a reference to what the dead worker sent last. Nothing
+    but a collection finds that cycle. It takes ms: what a worker's start has made is left out (`gc.freeze`).
     """
     error = error.with_traceback(None)
-    gc.collect(_YOUNG)
+    gc.collect()
     return error
 
 

@@ -1,7 +1,7 @@
 """Wire format from prefill to decode: a small msgpack header, and for a chunk one host buffer.
 
-A chunk's payload is KVLayout's: the keys and then the values of one layer after the other, contiguous, in the
-model's dtype, seen as bytes. In a model with state, pieces of it follow the last chunk (state_pieces.py).
+A chunk's payload is KVLayout's: the keys and then the values of one layer after the other, contiguous, as
+blocks hold them, seen as bytes. In a model with state, pieces of it follow the last chunk (state_pieces.py).
 Token 1 has a payload if the request wants its prompt's log-probabilities (prompt_logprobs.py).
 The receiver trusts nothing. Version, request, attempt, fingerprint, layout, token range and the checksums
 (XXH3-64) must all fit, or the item is refused with a WireError. Seconds in headers are on the sender's

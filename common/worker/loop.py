@@ -1,7 +1,8 @@
 """The thread that an engine lives in. All engine state (scheduler, pool, cache) belongs to it alone.
 
 1. `call` builds the engine in this thread, before `start`. OpenMP keeps a team of threads for every thread
-   that ever used it; two teams on the same cores both stop spinning, which halves decode speed.
+   that ever used it; two teams on the same cores both stop spinning, which halves decode speed. A start
+   that must be gentle builds it in another thread, which ends then, and its team with it (host.py).
 2. Other threads `post` messages (callables). The loop runs them between steps, in order.
 3. Then the loop calls the `step` of its role, which returns False when there was nothing to do.
 4. With nothing to do the loop sleeps until the next message, at most `_IDLE_S`, then runs `on_idle`.

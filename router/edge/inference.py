@@ -17,7 +17,7 @@ from router.edge.explain import Explainer
 from router.edge.models import list_models, tokenize
 from router.edge.responses import to_response
 from router.edge.resume import Responses, Resumables
-from router.edge.slow_client import write
+from router.edge.slow_client import Delivery
 from router.intake.intake import Intake
 from router.intake.job import Job
 from router.intake.sampling import values_in_use
@@ -57,10 +57,11 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         """Stream a request's answer."""
         is_chat = request.HasField("chat")
         note_caller("chat" if is_chat else "text_completion", context.invocation_metadata() or ())
+        delivery = Delivery(self._slow_client_s)
         try:
             async with aclosing(await self._open(request, context)) as responses:
                 async for response in responses:
-                    await write(context, response, self._slow_client_s)
+                    await delivery.deliver(context.write(response))
         except RequestError as error:
             await context.abort_with_status(to_status(error))
         except Exception as error:

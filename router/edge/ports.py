@@ -11,7 +11,9 @@ def bind(host: str, key: str, port: int, *, is_shared: bool = False) -> socket.s
     A port in TIME_WAIT is free, one with a listener is not. Sockets of one port share its connections
     if all have `is_shared`. Raises SetupError, which names the setting `key`, when the port is taken.
     """
-    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio sends at once only where the protocol is named: else a body waits 40 ms behind its head
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if is_shared:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

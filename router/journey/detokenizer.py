@@ -70,6 +70,7 @@ class StopStrings:
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
+        self._max_held = max((len(stop) for stop in stops), default=1) - 1
         self._held = ""
         self.hit = ""  # the text that was found
 
@@ -86,6 +87,8 @@ class StopStrings:
         """
         if self.is_hit:
             return ""
+        if not self._stops:
+            return text
         known = len(self._held)
         self._held += text
         found = [
@@ -110,8 +113,7 @@ class StopStrings:
 
     def _longest_possible_start(self) -> int:
         """Return the length of the longest end of the held text that some stop text begins with."""
-        longest = max((len(stop) for stop in self._stops), default=1) - 1
-        for length in range(min(longest, len(self._held)), 0, -1):
+        for length in range(min(self._max_held, len(self._held)), 0, -1):
             if any(stop.startswith(self._held[-length:]) for stop in self._stops):
                 return length
         return 0

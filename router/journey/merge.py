@@ -8,16 +8,15 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def merge(sources: Sequence[AsyncGenerator[T]]) -> AsyncGenerator[T]:
-    """Yield the items of all sources as they come.
+def merge(sources: Sequence[AsyncGenerator[T]]) -> AsyncGenerator[T]:
+    """Return a stream of the items of all sources as they come.
 
     The first failure of a source ends the stream. Closing the stream closes every source.
     """
-    if len(sources) == 1:
-        async with aclosing(sources[0]) as only:
-            async for item in only:
-                yield item
-        return
+    return sources[0] if len(sources) == 1 else _merge(sources)
+
+
+async def _merge(sources: Sequence[AsyncGenerator[T]]) -> AsyncGenerator[T]:
     # bounded: unread items stay in the sources, whose limits then hold
     news: asyncio.Queue[tuple[T] | Exception | None] = asyncio.Queue(maxsize=len(sources))
     tasks = [asyncio.create_task(_drain(source, news)) for source in sources]

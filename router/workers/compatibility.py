@@ -37,9 +37,12 @@ def check_compatibility(new: WorkerInfo, known: WorkerInfo) -> None:
 
 
 def _key(new: WorkerInfo, known: WorkerInfo) -> str:
-    """Return the setting that two dtypes differ in; behind a slash they have a quantization."""
-    kinds = (worker.dtype.partition("/")[0] for worker in (new, known))
-    return "engine.dtype" if len(set(kinds)) > 1 else "engine.quantization"
+    """Return the setting that two dtypes differ in; they are written as ModelSpec.stored_as writes them."""
+    ours, theirs = (worker.dtype.partition("+")[0] for worker in (new, known))
+    if ours == theirs:
+        return "engine.kv_cache_dtype"
+    is_other = ours.partition("/")[0] != theirs.partition("/")[0]
+    return "engine.dtype" if is_other else "engine.quantization"
 
 
 def _reasons(new: WorkerInfo, known: WorkerInfo) -> str:

@@ -1,4 +1,4 @@
-"""Fast CPU backend: kernels over packed blocks in the model's dtype, arithmetic in float32."""
+"""Fast CPU backend: kernels over packed blocks, in the model's dtype or int8, arithmetic in float32."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from common.engine.cpu.attention_kernel import (
     attention_kernel,
     can_compile_kernel,
 )
+from common.engine.cpu.kv_quantize import QuantizedStore
 from common.engine.cpu.kv_store import KVStore, StoreStep, find_runs
 from common.engine.cpu.recorder import Recorder
 from common.engine.cpu.threads import get_num_threads, limit_numba
@@ -34,7 +35,7 @@ class _Layer:
 
     keys: Array
     values: Array
-    store: KVStore
+    store: KVStore | QuantizedStore
     place: int
     kernel: Kernel
     make_extended: Callable[[], Kernel]  # for forms that are not plain
@@ -117,18 +118,23 @@ class CpuBackend:
 
 
 def _find_layers(cache: KVCache, num_heads: int) -> list[_Layer]:
-    stores: dict[KVShape, KVStore] = {}
+    make_store: type[KVStore] | type[QuantizedStore]
+    make_store = QuantizedStore if cache.is_quantized else KVStore
+    stores: dict[KVShape, KVStore | QuantizedStore] = {}
+    storage_name = as_array(torch.empty(0, dtype=cache.dtype)).dtype.name
     layers = []
     for layer, shape in enumerate(cache.shapes):
         storage, place = cache.place_of(layer)
         if shape not in stores:
-            stores[shape] = KVStore(storage.keys, storage.values)
+            stores[shape] = make_store(storage.keys, storage.values)
         keys, values = as_array(storage.keys[place]), as_array(storage.values[place])
+        if cache.is_quantized:
+            keys, values = keys.view(np.int8), values.view(np.int8)
         group = num_heads // shape.num_kv_heads
-        block = cache.block_size, (shape.key_dim, shape.value_dim), group, keys.dtype.name
-        make_extended = partial(attention_kernel, *block, has_extras=True)
+        block = cache.block_size, (shape.key_dim, shape.value_dim), group, storage_name
+        make = partial(attention_kernel, *block, kv_storage=keys.dtype.name)
         own = keys, values, stores[shape], place
-        layers.append(_Layer(*own, attention_kernel(*block), make_extended))
+        layers.append(_Layer(*own, make(), partial(make, has_extras=True)))
     return layers
 
 

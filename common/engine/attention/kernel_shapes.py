@@ -38,6 +38,7 @@ def attention_shapes(
             spec.num_heads // heads,
             value_dim=None if key == value else value,
             has_extras=bool(spec.extras),
+            kv_quantization=spec.kv_quantization,
         )
         for heads, key, value in shapes
     ]

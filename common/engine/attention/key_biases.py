@@ -16,9 +16,9 @@ BIAS_CHANNELS = 16  # one would do; the CPU's kernels take multiples of it
 
 def has_key_biases(text: Any) -> bool:
     """Return True for the configuration of a model whose biases are added this way."""
-    heads, is_grouped = text.num_attention_heads, getattr(text, "new_decoder_architecture", False)
     if not getattr(text, "alibi", False) or text.model_type != "falcon":
         return False
+    heads, is_grouped = text.num_attention_heads, getattr(text, "new_decoder_architecture", False)
     return text.num_kv_heads == heads if is_grouped else not text.multi_query
 
 

@@ -36,9 +36,9 @@ def select_backend(
                 f"engine.attention_backend 'flash' does not honour {extras[0]}, which the model has",
                 f"this machine has: {', '.join(sorted(available))}",
             )
-        dtype, device = str(cache.keys.dtype).removeprefix("torch."), cache.keys.device.type
+        device = cache.keys.device.type
         raise SetupError(
-            f"engine.attention_backend '{name}' is not available on {device} for {dtype} blocks of "
+            f"engine.attention_backend '{name}' is not available on {device} for {cache.kv_dtype} blocks of "
             f"{_describe(cache)}",
             f"this machine has: {', '.join(sorted(available))}",
         )

@@ -9,7 +9,7 @@ NaN, cannot reach another sequence.
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numba
 import numpy as np
@@ -20,6 +20,7 @@ from common.engine.cpu import vector as vec
 from common.engine.cpu.attention_rows import begin_function, end_function
 from common.engine.cpu.emit import LANES
 from common.engine.cpu.jit import kernel, part
+from common.engine.cpu.kv_levels import tail_of
 from common.engine.cpu.memory import scratch
 from common.engine.cpu.packed import partner_of
 from common.engine.cpu.parallel import in_parallel
@@ -32,7 +33,8 @@ _MAX_ROWS = host_target().attention_rows
 
 Kernel = Callable[..., None]
 Jitable = Callable[..., None]
-Block = tuple[int, int, int, int]  # positions, channels of a key and a value, queries of a KV head
+# positions, channels of a key and a value, queries of a KV head, elements behind a position's channels
+Block = tuple[int, int, int, int, int]
 
 
 def can_compile_kernel(block_size: int, head_dim: int) -> bool:
@@ -42,24 +44,28 @@ def can_compile_kernel(block_size: int, head_dim: int) -> bool:
 
 @lru_cache(maxsize=16)
 def attention_kernel(
-    block_size: int, dims: tuple[int, int], group: int, storage: str, *, has_extras: bool = False
+    block_size: int,
+    dims: tuple[int, int],
+    group: int,
+    storage: str,
+    *,
+    kv_storage: str | None = None,
+    has_extras: bool = False,
 ) -> Kernel:
     """Compile (once per machine, on disk) the kernel for one block shape; see can_compile_kernel.
 
-    `dims` are the channels of a key and a value, `storage` is the numpy name of the blocks' dtype. The
-    signature is explicit, so that queries of any stride share one compilation. A plain kernel ends its
-    arguments with a window, one with extras with the five of a call (score_extras.py).
+    `dims` are channels of a key and a value, `storage` is the numpy name of the queries' dtype, `kv_storage`
+    that of blocks' if another (int8). The last arguments: a window, or with extras five (score_extras.py).
     """
+    held = kv_storage or storage
     decode_rows = next(n for n in range(min(group, _MAX_ROWS), 0, -1) if group % n == 0)
     chunk_rows = decode_rows * (_MAX_ROWS // decode_rows)
-    partner, pack = partner_of(storage), 4 // np.dtype(storage).itemsize
     # decode steps have few rows to fill the registers with, and chunks follow them
-    parts = scores.num_score_parts(decode_rows, dims[0] // pack)
-    block, extras = (block_size, *dims, group), "-extras" * has_extras
-    decode_one, run_chunk = (
-        _item_function(block, rows, parts, partner, extras) for rows in (decode_rows, chunk_rows)
-    )
-    variant = f"{block}-{storage}{extras}"
+    parts = scores.num_score_parts(decode_rows, dims[0] * np.dtype(held).itemsize // 4)
+    block, extras = (block_size, *dims, group, tail_of(held)), "-extras" * has_extras
+    make = partial(_item_function, block, parts, partner_of(held), extras)
+    decode_one, run_chunk = make(decode_rows), make(chunk_rows)
+    variant = f"{block}-{storage}-{held}{extras}"
 
     @part(variant=variant)
     def run_items(  # type: ignore[no-untyped-def]
@@ -76,16 +82,19 @@ def attention_kernel(
             else:
                 run_chunk(q, keys, values, o, tables[seq], context + first, head, scale, form)
 
-    return _kernel_function(run_items, storage, variant, has_extras)
+    return _kernel_function(run_items, _signature(storage, held, has_extras), variant, has_extras)
 
 
-def _kernel_function(run_items: Jitable, storage: str, variant: str, has_extras: bool) -> Kernel:
+def _kernel_function(
+    run_items: Jitable, signature: types.Type, variant: str, has_extras: bool
+) -> Kernel:
     # query [T, heads, dim], out [T, heads, value_dim], a head's numbers side by side; keys [blocks,
     # kv_heads, dim / pack, size, pack]; values [blocks, kv_heads, size / pack, value_dim, pack];
+    # keys of int8 are [blocks, kv_heads, dim / 4 + 1, size, 4], values [.., size, value_dim / 4 + 1, 4];
     # items [n, 3]: sequence, first query, end query (within the sequence), QUERY_TILE at most
     if has_extras:
 
-        @kernel(signature=_signature(storage, has_extras), variant=variant)
+        @kernel(signature=signature, variant=variant)
         def attend_with_extras(  # type: ignore[no-untyped-def]
             query, keys, values, out, tables, starts, contexts, items, scale,
             window, chunk, cap, sinks, slopes,
@@ -96,7 +105,7 @@ def _kernel_function(run_items: Jitable, storage: str, variant: str, has_extras:
 
         return attend_with_extras
 
-    @kernel(signature=_signature(storage, has_extras), variant=variant)
+    @kernel(signature=signature, variant=variant)
     def attend(query, keys, values, out, tables, starts, contexts, items, scale, window):  # type: ignore[no-untyped-def]
         given = query, keys, values, out, tables, starts, contexts, items, scale, window
         in_parallel(items.shape[0] * keys.shape[1], run_items, given)
@@ -104,13 +113,14 @@ def _kernel_function(run_items: Jitable, storage: str, variant: str, has_extras:
     return attend
 
 
-def _signature(storage: str, has_extras: bool) -> types.Type:
+def _signature(storage: str, kv_storage: str, has_extras: bool) -> types.Type:
+    """Return explicit types, so that queries of any stride share one compilation."""
     number, i32, f32, i64 = types.Array, types.int32, types.float32, types.int64
-    kind = numba.from_dtype(np.dtype(storage))
+    kind, kv_kind = (numba.from_dtype(np.dtype(name)) for name in (storage, kv_storage))
     tensors = (
         number(kind, 3, "A"),
-        number(kind, 5, "C"),
-        number(kind, 5, "C"),
+        number(kv_kind, 5, "C"),
+        number(kv_kind, 5, "C"),
         number(kind, 3, "C"),
     )
     layout = (number(i32, 2, "C"), number(i32, 1, "C"), number(i32, 1, "C"), number(i32, 2, "C"))
@@ -118,13 +128,13 @@ def _signature(storage: str, has_extras: bool) -> types.Type:
     return types.void(*tensors, *layout, f32, i64, *extras)
 
 
-def _item_function(block: Block, rows: int, parts: int, partner: str, extras: str) -> Jitable:
+def _item_function(block: Block, parts: int, partner: str, extras: str, rows: int) -> Jitable:
     """Make the function for a work item: queries at consecutive positions, for one KV head.
 
     Queries and weights are held as `partner`, what keys and values are multiplied with. Scores are summed
     in `parts`. `extras` ends the names of parts: "-extras", or nothing for a plain kernel.
     """
-    _, head_dim, value_dim, group = block
+    _, head_dim, value_dim, group, _ = block
     attend_tile = _tile_function(block, rows, parts, rows == group, extras)
     begin_form, window_of = row_functions(group, has_extras=bool(extras))
     begin_rows = begin_function(head_dim, value_dim, group)
@@ -165,8 +175,8 @@ def _tile_function(block: Block, rows: int, parts: int, is_decode: bool, extras:
     A decode step reads each block once, from memory, and prefetches the next tile's: the CPU cannot guess.
     """
     value_rows = next(n for n in (4, 3, 2, 1) if rows % n == 0)
-    block_size, head_dim, value_dim, _ = block
-    k_block, v_block = block_size * head_dim, block_size * value_dim
+    block_size, head_dim, value_dim, _, tail = block
+    k_block, v_block = block_size * (head_dim + tail), block_size * (value_dim + tail)
 
     @part(variant=f"{block}-{rows}-{parts}-{is_decode}{extras}")
     def attend_tile(  # type: ignore[no-untyped-def]

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 
 from common.engine.cpu.activation import GELU_TANH, SILU
+from common.engine.cpu.group_scales import count_groups
 from common.engine.cpu.integer_panel import integer_tile
 from common.engine.cpu.integer_rows import split_group
 from common.engine.cpu.jit import Compiled, kernel, part
@@ -75,7 +76,8 @@ def _panels_function(kind: int) -> Compiled:
     ):
         tokens, depth = rows[0].shape
         x = (flat(rows[0]), flat(rows[1]), rows[2], rows[3], rows[4])
-        given = (x, depth, flat(words), flat(scales), shift_of(depth, scales.shape[1], GROUP))
+        shift = shift_of(depth, count_groups(scales, depth), GROUP)
+        given = (x, depth, flat(words), flat(scales), shift)
         if words.shape[1] * BYTES_IN_WORD == depth:
             by_bytes(
                 first_item, end_item, given, tokens, bias, out, first_column, end_column, num_parts

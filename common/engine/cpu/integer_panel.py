@@ -18,21 +18,16 @@ from numba.extending import intrinsic
 from common.engine.cpu import emit
 from common.engine.cpu.activation import GELU_TANH, gated
 from common.engine.cpu.emit import INTS, LANES, Builder, Context, Values
+from common.engine.cpu.group_scales import COLUMNS, load_scales
 from common.engine.cpu.integer_levels import (
     WordPanel,
     alike,
     levels_of,
-    load_scales,
     panel_of,
     prefetch_words,
 )
 from common.engine.cpu.panel import PLAIN, WIDTH
-from common.engine.cpu.quantized_levels import (
-    BYTES_IN_WORD,
-    COLUMNS,
-    GROUP,
-    NIBBLES_IN_WORD,
-)
+from common.engine.cpu.quantized_levels import BYTES_IN_WORD, GROUP, NIBBLES_IN_WORD
 
 _ADDED = {BYTES_IN_WORD: 128, NIBBLES_IN_WORD: 8}  # to signed levels
 _DOT = "llvm.x86.avx512.vpdpbusd.512"
@@ -107,8 +102,8 @@ def _add_group(
     sums = [_begin_sums(builder, x, panel, number) for number in numbers]
     for step in range(panel.words_in_group):
         _add_words(builder, x, panel, group, step, sums)
-    scales = load_scales(builder, panel, group, 0)
-    offsets = load_scales(builder, panel, group, 1) if panel.has_offsets else []
+    scales = load_scales(builder, panel.scales, group, 0)
+    offsets = load_scales(builder, panel.scales, group, 1) if panel.has_offsets else []
     for number, row_sums, row_totals in zip(numbers, sums, totals, strict=True):
         scale = emit.splat(builder, builder.load(builder.gep(x.scales, [number])))
         for c, ((high, low), total) in enumerate(zip(row_sums, row_totals, strict=True)):

@@ -113,15 +113,14 @@ def _store_kernel(is_paired: bool) -> Callable[..., None]:
             run, head = work // heads, work % heads
             first, end = begins[run], ends[run]
             block, offset = slots[first] // size, slots[first] % size
-            if end - first == LANES and words % LANES == 0:
-                for word in range(0, words, LANES):
-                    source = first * row_words + head * head_words + word
-                    target = ((block * heads + head) * words + word) * size + offset
-                    lay_out(key, source, row_words, flat_keys, target, size)
-            else:
-                for row in range(first, end):
-                    for word in range(words):
-                        keys[block, head, word, offset + row - first] = key[row, head, word]
+            whole = words // LANES * LANES if end - first == LANES else 0
+            for word in range(0, whole, LANES):
+                source = first * row_words + head * head_words + word
+                target = ((block * heads + head) * words + word) * size + offset
+                lay_out(key, source, row_words, flat_keys, target, size)
+            for row in range(first, end):
+                for word in range(whole, words):
+                    keys[block, head, word, offset + row - first] = key[row, head, word]
             put_values(value, first, end, head, values[block, head], numbers[block, head], offset)
 
     @kernel(variant=variant, signature=_signature(types.uint16 if is_paired else types.uint32))

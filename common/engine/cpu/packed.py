@@ -2,8 +2,8 @@
 
 Numbers of two bytes lie in pairs. Where the CPU has a dot-product instruction for bfloat16 pairs
 (AVX512-BF16), both operands are pairs. Elsewhere a pair is widened into two float32 vectors, each multiplied
-by a float32 number of the other operand, which is kept in float32. float32 has pack 1. Sums are float32
-always.
+by a float32 number of the other operand, which is kept in float32. So are four bytes, into four vectors.
+float32 has pack 1. Sums are float32 always.
 """
 
 from typing import Any, NamedTuple
@@ -31,11 +31,16 @@ class Source(NamedTuple):
 
 def pack_of(array: types.Array) -> int:
     """Return how many numbers a lane holds."""
-    return 1 if array.dtype == types.float32 else 2
+    if array.dtype == types.float32:
+        return 1
+    return 4 if array.dtype == types.int8 else 2
 
 
 def partner_of(storage: str) -> str:
-    """Return the numpy name of the dtype whose numbers are multiplied with numbers of this storage."""
+    """Return the numpy name of the dtype whose numbers are multiplied with numbers of this storage.
+
+    Those of int8 are float32: their scales are multiplied in later.
+    """
     return storage if storage == "uint16" and host_target().has_bf16_dot else "float32"
 
 
@@ -46,6 +51,8 @@ def load(
     if pack_of(array) == 1:
         return [emit.load_f32(builder, data, at)]
     words = emit.aligned_load(builder, builder.gep(data, [at]), INTS, 2)
+    if array.dtype == types.int8:
+        return [_byte_of_words(builder, words, number) for number in range(4)]
     if _uses_dot(array):
         if drop_second:
             words = builder.and_(words, _alike(0xFFFF))
@@ -87,6 +94,12 @@ def add_product(builder: Builder, total: Any, left: Any, right: Any) -> None:
 
 def _uses_dot(array: types.Array) -> bool:
     return host_target().has_bf16_dot and bool(array.dtype == types.uint16)
+
+
+def _byte_of_words(builder: Builder, words: Any, number: int) -> Any:
+    """Widen the signed byte of this number in every word, the lowest first."""
+    highest = builder.shl(words, _alike(24 - 8 * number)) if number < 3 else words
+    return builder.sitofp(builder.ashr(highest, _alike(24)), emit.VECTOR)
 
 
 def _first_of_pairs(builder: Builder, words: Any, array: types.Array) -> Any:

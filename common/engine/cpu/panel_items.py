@@ -39,7 +39,7 @@ def items_function(make_tile: MakeTile, sizes: tuple[int, ...], kind: int, name:
                 to = np.empty((end - row) * columns, out.dtype)
                 stride, begin = columns, -row * columns
             row = most(given, row, end, panel, b, to, begin, stride)
-            if row > first and end - row not in sizes:
+            if first < row < end and end - row not in sizes:
                 # some rows once more, the same bits: two tiles that are small would take longer
                 row = most(given, end - tile_rows, end, panel, b, to, begin, stride)
             rest(given, row, end, panel, b, to, begin, stride)

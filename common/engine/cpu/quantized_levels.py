@@ -3,12 +3,14 @@
 from typing import Any, NamedTuple
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import cgutils
 from numba.core.typing.templates import Signature
 
 from common.engine.cpu import emit
 from common.engine.cpu.emit import INTS, LANES, Builder, Context, Values
+from common.engine.cpu.group_scales import LINE_BYTES, GroupScales, prefetch_scales
 from common.engine.cpu.panel import WIDTH
+from common.engine.cpu.scale_blocks import BLOCK
 from common.engine.cpu.target import host_target
 
 GROUP = 32
@@ -16,8 +18,6 @@ PART = 16  # numbers that are summed before their scale is applied
 STEP = 8  # numbers of a row in a word of 4-bit levels
 BYTES_IN_WORD, NIBBLES_IN_WORD = 4, STEP
 _AHEAD_BYTES = 8192
-LINE_BYTES = 64
-COLUMNS = range(0, WIDTH, LANES)
 _BYTES = ir.VectorType(ir.IntType(8), LANES)
 # float32 of each 4-bit level, in two's complement or unsigned
 _SIGNED = [float(level if level < 8 else level - 16) for level in range(16)]
@@ -29,11 +29,8 @@ class Panel(NamedTuple):
 
     levels: Any
     first: Any  # of its levels, in words or bytes
-    scales: Any
-    first_scale: Any
-    shift: Any  # log2 of the parts of a row that share a scale
     level_dtype: Any  # numba's int8 or uint8; int32 or uint32 of 4-bit levels
-    scale_array: types.Array
+    scales: GroupScales  # its units are parts
 
     @property
     def has_offsets(self) -> bool:
@@ -45,25 +42,19 @@ class Panel(NamedTuple):
         """True for levels of 8 bits, False for words of 4-bit levels."""
         return bool(self.level_dtype.bitwidth == 8)
 
-    @property
-    def scale_rows(self) -> int:
-        """Rows of WIDTH numbers that a group has: scales, and perhaps offsets."""
-        return 2 if self.has_offsets else 1
-
 
 def panel_of(
     context: Context, builder: Builder, sig: Signature, args: Values, groups: Any
 ) -> Panel:
     """Return the panel that arguments 4 to 7 of a tile name: levels, scales, its number and `shift`."""
     levels, scales = (emit.array_data(context, builder, sig, args, i) for i in (4, 5))
-    panel = Panel(levels, None, scales, None, args[7], sig.args[4].dtype, sig.args[5])
+    dtype, parts = sig.args[4].dtype, builder.mul(groups, emit.index(GROUP // PART))
+    rows = 1 if dtype.signed else 2
+    of_groups = GroupScales(scales, None, args[7], rows, BLOCK // PART, sig.args[5])
+    panel = Panel(levels, None, dtype, of_groups.of_panel(builder, args[6], parts))
     in_group = GROUP if panel.is_by_bytes else GROUP // STEP
     first = builder.mul(builder.mul(args[6], groups), emit.index(in_group * WIDTH))
-    num_scales = builder.lshr(builder.mul(groups, emit.index(GROUP // PART)), args[7])
-    first_scale = builder.mul(
-        builder.mul(args[6], num_scales), emit.index(panel.scale_rows * WIDTH)
-    )
-    return panel._replace(first=first, first_scale=first_scale)
+    return panel._replace(first=first)
 
 
 def load_level(builder: Builder, panel: Panel, step: Any, number: int, column: int) -> Any:
@@ -89,13 +80,6 @@ def load_level(builder: Builder, panel: Panel, step: Any, number: int, column: i
     return builder.sitofp(down(top, _alike(28)), emit.VECTOR)
 
 
-def load_scales(builder: Builder, panel: Panel, group: Any, part: int, row: int) -> list[Any]:
-    """Load the scales, row 0, or the offsets, row 1, of a part of a group as float32."""
-    at = _scales_at(builder, panel, group, part)
-    spots = [builder.add(at, emit.index(row * WIDTH + column)) for column in COLUMNS]
-    return [emit.load(builder, panel.scales, spot, panel.scale_array) for spot in spots]
-
-
 def prefetch_group(builder: Builder, panel: Panel, group: Any) -> None:
     """Ask for the levels and scales of a group further on; panels lie one behind the other."""
     words, item_bytes = (GROUP, 1) if panel.is_by_bytes else (GROUP // STEP, 4)
@@ -103,19 +87,14 @@ def prefetch_group(builder: Builder, panel: Panel, group: Any) -> None:
     for offset in range(0, words * WIDTH * item_bytes, LINE_BYTES):
         ahead = emit.index((_AHEAD_BYTES + offset) // item_bytes)
         emit.prefetch(builder, panel.levels, builder.add(at, ahead))
-    ahead_groups = _AHEAD_BYTES // (words * WIDTH * item_bytes)
-    is_wide = panel.scale_array.dtype == types.float32
-    # signed levels with wide scales may have one for each part
-    rows = GROUP // PART if is_wide else panel.scale_rows
-    at = _scales_at(builder, panel, builder.add(group, emit.index(ahead_groups)), 0)
-    for offset in range(0, rows * WIDTH, LINE_BYTES // (4 if is_wide else 2)):
-        emit.prefetch(builder, panel.scales, builder.add(at, emit.index(offset)))
+    ahead = emit.index(_AHEAD_BYTES // (words * WIDTH * item_bytes))
+    first_part = builder.mul(builder.add(group, ahead), emit.index(GROUP // PART))
+    prefetch_scales(builder, panel.scales, first_part, GROUP // PART)
 
 
-def _scales_at(builder: Builder, panel: Panel, group: Any, part: int) -> Any:
-    number = emit.multiply_add(builder, group, GROUP // PART, emit.index(part))
-    row = builder.lshr(number, panel.shift)
-    return emit.multiply_add(builder, row, panel.scale_rows * WIDTH, panel.first_scale)
+def part_number(builder: Builder, group: Any, part: int) -> Any:
+    """Return the number of a group's part among all of a row."""
+    return emit.multiply_add(builder, group, GROUP // PART, emit.index(part))
 
 
 def _alike(value: int) -> Any:

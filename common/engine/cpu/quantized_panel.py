@@ -7,7 +7,7 @@ dtype says what a number is (fused/quantize.py):
 - int8, int32: scale * level; levels are signed;
 - uint8, uint32: scale * level + offset; levels begin at 0. The offset is multiplied with the sum of x.
 
-Scales and offsets are float16 or float32, for 16, 32, 64 or more numbers of a row; offsets for 32 at least.
+Scales and offsets (group_scales.py) are for 16, 32, 64 or more numbers of a row; offsets for 32 at least.
 
 A sum has one order, whatever the number of rows. The products of a part, PART numbers, are added one after
 the other from zero; then total += scale * part, fused. Totals lie in memory, so that registers hold the parts
@@ -24,17 +24,16 @@ from numba.extending import intrinsic
 from common.engine.cpu import emit
 from common.engine.cpu.activation import GELU_TANH, gated
 from common.engine.cpu.emit import LANES, Builder, Context, Values
+from common.engine.cpu.group_scales import COLUMNS, LINE_BYTES, load_scales
 from common.engine.cpu.panel import PLAIN, WIDTH
 from common.engine.cpu.quantized_levels import (
-    COLUMNS,
     GROUP,
-    LINE_BYTES,
     PART,
     STEP,
     Panel,
     load_level,
-    load_scales,
     panel_of,
+    part_number,
     prefetch_group,
 )
 from common.engine.cpu.target import host_target
@@ -164,8 +163,10 @@ def _add_scaled(
 ) -> None:
     """Add the sums of a part to the totals; a group's last part adds its offsets too, where it has some."""
     is_last = part == GROUP // PART - 1
-    scales = load_scales(builder, panel, group, part, 0)
-    offsets = load_scales(builder, panel, group, part, 1) if is_last and panel.has_offsets else []
+    number = part_number(builder, group, part)
+    scales = load_scales(builder, panel.scales, number, 0)
+    has_offsets = is_last and panel.has_offsets
+    offsets = load_scales(builder, panel.scales, number, 1) if has_offsets else []
     for i, (row, (total,)) in enumerate(zip(sums, totals, strict=True)):
         spots = [emit.index(column) for column in COLUMNS]
         found = [emit.load_f32(builder, total, spot) for spot in spots]

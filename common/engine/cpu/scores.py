@@ -10,7 +10,7 @@ from numba.core import cgutils, types
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
 
-from common.engine.cpu import emit, packed
+from common.engine.cpu import emit, kv_levels, packed
 from common.engine.cpu.emit import LANES, Builder, Context, Values
 from common.engine.cpu.packed import Source, pack_of
 from common.engine.cpu.softmax import TILE
@@ -29,6 +29,8 @@ def num_score_parts(rows: int, steps: int) -> int:
 @intrinsic(prefer_literal=True)
 def score_block(ctx, q, q_at, keys, k_at, scale, s, s_at, rows, dim, size, parts):  # type: ignore[no-untyped-def]
     """s[r, 0:size] = scale * q[r, 0:dim] . keys of one block [dim / pack, size, pack], for `rows` rows.
+
+    Behind keys of int8 lie their scales [size] (kv_levels.py).
 
     Part k of a sum has the words k, k + parts, ... of `dim`; then the parts are added up in order. So a
     score depends on `parts` and not on `rows`, whose sums are made as many at a time as registers hold.
@@ -53,7 +55,8 @@ def score_block(ctx, q, q_at, keys, k_at, scale, s, s_at, rows, dim, size, parts
                 _add_scores(builder, left, block, (steps, width), (first, splits), sums, n)
                 totals = _sum_up(builder, totals, sums, n)
             for r, total in enumerate(totals):
-                scaled = builder.fmul(total, emit.splat(builder, args[4]))
+                product = kv_levels.scaled(builder, total, block, emit.literal(dim), width)
+                scaled = builder.fmul(product, emit.splat(builder, args[4]))
                 emit.store(builder, scaled, s_data, builder.add(args[6], emit.index(r * TILE + v)))
         return context.get_dummy_value()
 

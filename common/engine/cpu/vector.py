@@ -15,7 +15,7 @@ from numba.core import cgutils, types
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
 
-from common.engine.cpu import emit, packed
+from common.engine.cpu import emit, kv_levels, packed
 from common.engine.cpu.emit import LANES, Builder, Context, Values
 from common.engine.cpu.packed import Source, pack_of
 from common.engine.cpu.softmax import TILE
@@ -24,7 +24,10 @@ from common.engine.cpu.target import host_target
 
 @intrinsic(prefer_literal=True)
 def accumulate_block(ctx, p, p_at, values, v_at, count, acc, acc_at, rows, dim):  # type: ignore[no-untyped-def]
-    """acc[r, 0:dim] += p[r, 0:count] . the first `count` values of a block [size / pack, dim, pack]."""
+    """acc[r, 0:dim] += p[r, 0:count] . the first `count` values of a block [size / pack, dim, pack].
+
+    Values of int8 are rows with a scale each (kv_levels.py).
+    """
     n, d = emit.literal(rows), emit.literal(dim)
     sig = types.void(p, types.intp, values, types.intp, types.intp, acc, types.intp, rows, dim)
 
@@ -40,7 +43,8 @@ def accumulate_block(ctx, p, p_at, values, v_at, count, acc, acc_at, rows, dim):
             columns = range(start, min(start + panel, d), LANES)
             spots = [builder.add(args[6], emit.index(r * d + c)) for r in range(n) for c in columns]
             sums = [emit.variable(builder, emit.load_f32(builder, acc_data, at)) for at in spots]
-            _accumulate(builder, args[4], weights, block, d, columns, sums)
+            accumulate = kv_levels.add_values if values.dtype == types.int8 else _accumulate
+            accumulate(builder, args[4], weights, block, d, columns, sums)
             for at, total in zip(spots, sums, strict=True):
                 emit.store(builder, builder.load(total), acc_data, at)
         return context.get_dummy_value()

@@ -29,6 +29,7 @@ from common.engine.cpu.quantized_matmul import (
 )
 from common.engine.cpu.recorder import Recorder
 from common.engine.cpu.threads import get_num_threads
+from common.engine.fused.block_scales import num_groups
 from common.engine.fused.ops import gate, matmul
 from common.engine.fused.quantized_panels import is_for_integers
 from common.engine.fused.weights import Activation, Linear
@@ -164,7 +165,7 @@ class CpuOps:
             bias = _NO_BIAS if one.bias is None else one.bias.numpy()
             parts = _parts(len(rows), len(one.weight))
             given = rows, as_array(one.weight), as_array(one.scales), bias, out, first, end, parts
-            is_integer = is_for_integers(x.shape[1], one.scales.shape[1])
+            is_integer = is_for_integers(x.shape[1], num_groups(one.scales, x.shape[1]))
             self._recorder.call(kernels.integer if is_integer else kernels.quantized, *given)
             first = end
 

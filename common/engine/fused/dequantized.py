@@ -16,7 +16,10 @@ class Dequantized:
         if layer.held is None:
             return layer
         parts = (layer, *layer.rest)
-        weight = torch.cat([self._full(part) for part in parts])
+        num_rows = sum(part.own_features for part in parts)
+        weight = torch.empty(num_rows, layer.weight.shape[1], dtype=self._dtype)
+        for part, rows in zip(parts, weight.split([p.own_features for p in parts]), strict=True):
+            _fill(rows, part)
         biases = [part.bias for part in parts if part.bias is not None]
         return Linear(weight, torch.cat(biases) if biases else None)
 
@@ -26,8 +29,10 @@ class Dequantized:
         """Dequantize the head as any product."""
         return self.linear(layer)
 
-    def _full(self, part: Linear) -> torch.Tensor:
-        if part.held is None:
-            raise TypeError("all parts of a weight are held, or none")
-        chunks = (part.held.rows(numbers).dequantized() for numbers in part.held.chunks())
-        return torch.cat([numbers.to(self._dtype) for numbers in chunks])
+
+def _fill(rows: torch.Tensor, part: Linear) -> None:
+    """Write a held weight into its rows [N, K], a chunk at a time."""
+    if part.held is None:
+        raise TypeError("all parts of a weight are held, or none")
+    for numbers in part.held.chunks():
+        rows[numbers] = part.held.rows(numbers).dequantized().to(rows.dtype)

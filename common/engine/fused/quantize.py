@@ -14,7 +14,12 @@ from typing import Literal
 
 import torch
 
+from common.engine.cpu.scale_blocks import BLOCK
+from common.engine.fused import block_scales
+
 Format = Literal["int8", "int4"]
+Scales = Literal["float16", "float32", "int8"]
+"""Dtypes of scales and offsets; int8 is multiplied with a float16 of a block (block_scales.py)."""
 
 HEAD_FORMAT: Format = "int8"  # whatever the other weights are: the head decides between tokens
 GROUP = 32  # numbers of a row that share a scale, where full weights are rounded
@@ -27,13 +32,13 @@ class PanelForm:
 
     bits: Literal[4, 8]
     has_offsets: bool  # levels are unsigned then
-    has_wide_scales: bool = False  # float32; else float16
+    scales: Scales = "float16"
 
     def __str__(self) -> str:
-        """Return its name in logs, for example "4-bit-offsets-float32"."""
+        """Return its name in logs, for example "4-bit-offsets-int8"."""
         parts = [f"{self.bits}-bit"]
         parts += ["offsets"] if self.has_offsets else []
-        parts += ["float32"] if self.has_wide_scales else []
+        parts += [self.scales] if self.scales != "float16" else []
         return "-".join(parts)
 
     @property
@@ -45,6 +50,11 @@ class PanelForm:
         return -highest, highest
 
 
+_SCALES: Mapping[torch.dtype, Scales] = {
+    torch.float16: "float16",
+    torch.float32: "float32",
+    torch.int8: "int8",
+}
 _ROUNDED: Mapping[Format, PanelForm] = {"int8": PanelForm(8, False), "int4": PanelForm(4, True)}
 
 
@@ -54,22 +64,30 @@ class QuantizedWeight:
 
     levels: torch.Tensor  # [N, K]: int8, or uint8 where groups have offsets; of `bits` bits
     # float16 or float32 [N, K / n, 1], or with offsets behind them [N, K / n, 2]. n is a power of two: 16 or
-    # more, with offsets 32 or more
+    # more, with offsets 32 or more. int8 are those of block_scales.in_bytes
     scales: torch.Tensor
     bits: Literal[4, 8]
 
     @property
     def form(self) -> PanelForm:
         """Form of the panels that hold the weight."""
-        return PanelForm(
-            self.bits, self.levels.dtype == torch.uint8, self.scales.dtype == torch.float32
-        )
+        return PanelForm(self.bits, self.levels.dtype == torch.uint8, _SCALES[self.scales.dtype])
+
+    @property
+    def num_groups(self) -> int:
+        """Groups of a row."""
+        return block_scales.num_groups(self.scales, self.levels.shape[1])
 
     def dequantized(self) -> torch.Tensor:
         """Return the numbers, float32 [N, K]."""
-        groups = self.levels.unflatten(1, (self.scales.shape[1], -1)).float()
-        scales, *offsets = self.scales.float().split(1, dim=-1)
+        groups = self.levels.unflatten(1, (self.num_groups, -1)).float()
+        scales, *offsets = self._wide_scales().split(1, dim=-1)
         return sum(offsets, groups * scales).flatten(1)
+
+    def _wide_scales(self) -> torch.Tensor:
+        if self.scales.dtype != torch.int8:
+            return self.scales.float()
+        return block_scales.widened(self.scales, self.levels.shape[1] // BLOCK)
 
     def changed(self, rows: Callable[[torch.Tensor], torch.Tensor]) -> "QuantizedWeight":
         """Return the weight with other rows: what `rows` makes of each tensor of N rows."""
@@ -98,19 +116,31 @@ def _quantize_rows(
     rows: torch.Tensor, form: PanelForm, group: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     groups = rows.unflatten(1, (-1, group))
-    kept = torch.float32 if form.has_wide_scales else torch.float16
     lowest, highest = form.level_range
     if not form.has_offsets:
-        scales = (groups.abs().amax(-1, keepdim=True) / highest).to(kept)
-        return _levels(groups, scales, lowest, highest).to(torch.int8), scales
-    offsets = groups.amin(-1, keepdim=True)
-    scales = ((groups.amax(-1, keepdim=True) - offsets) / highest).to(kept)
-    offsets = offsets.to(kept)
-    levels = _levels(groups - offsets.float(), scales, lowest, highest).to(torch.uint8)
-    return levels, torch.cat((scales, offsets), dim=-1)
+        exact = groups.abs().amax(-1, keepdim=True) / highest
+    else:
+        offsets = groups.amin(-1, keepdim=True)
+        exact = torch.cat(((groups.amax(-1, keepdim=True) - offsets) / highest, offsets), dim=-1)
+    stored, (scales, *added) = _stored(exact, form, rows.shape[1])
+    kind = torch.uint8 if form.has_offsets else torch.int8
+    if added:
+        groups = groups - added[0]
+    return _levels(groups, scales, lowest, highest).to(kind), stored
+
+
+def _stored(
+    exact: torch.Tensor, form: PanelForm, depth: int
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    """Return scales and perhaps offsets as a form stores them, and what they then are, float32 [N, G, 1]."""
+    if form.scales == "int8":
+        stored = block_scales.nearest(exact, depth // BLOCK)
+        return stored, block_scales.widened(stored, depth // BLOCK).split(1, dim=-1)
+    stored = exact.to(torch.float32 if form.scales == "float32" else torch.float16)
+    return stored, stored.float().split(1, dim=-1)
 
 
 def _levels(groups: torch.Tensor, scales: torch.Tensor, lowest: int, highest: int) -> torch.Tensor:
     """Return the nearest levels [N, K] by scales as they are stored; where a scale is 0 any level will do."""
-    inverse = torch.where(scales == 0, 0.0, 1 / scales.float())
+    inverse = torch.where(scales == 0, 0.0, 1 / scales)
     return (groups * inverse).round_().clamp_(lowest, highest).nan_to_num_(0.0).flatten(1)

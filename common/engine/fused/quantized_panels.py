@@ -4,7 +4,9 @@ import torch
 
 from common.engine.cpu.panel import WIDTH
 from common.engine.cpu.quantized_levels import GROUP as INTEGER_GROUP
+from common.engine.cpu.scale_blocks import BLOCK, HALF_ROWS
 from common.engine.cpu.target import host_target
+from common.engine.fused.block_scales import parts_of
 from common.engine.fused.panels import Panels, dealt, padded
 from common.engine.fused.quantize import (
     GROUP,
@@ -64,13 +66,28 @@ def to_quantized_panels(weight: QuantizedWeight) -> tuple[torch.Tensor, torch.Te
     """Lay out levels [P, K / n, WIDTH], n of them in a word, and scales [P, K / group, 1 or 2, WIDTH].
 
     Levels and dtypes are those of quantized_matmul or, where the CPU computes with them, integer_matmul.
+    Scales of blocks are bytes: [P, K / 256 * (2 + groups), 1 or 2, WIDTH], the float16 of a block before the
+    int8 of its groups.
     """
-    scales = _side_by_side(weight.scales.flatten(1)).unflatten(1, weight.scales.shape[1:])
-    if weight.bits == 8 and not is_for_integers(weight.levels.shape[1], weight.scales.shape[1]):
+    scales = _scale_panels(weight)
+    if weight.bits == 8 and not is_for_integers(weight.levels.shape[1], weight.num_groups):
         return _side_by_side(weight.levels), scales
     rows = _packed(weight.levels) if weight.bits == _BITS else _in_words(weight.levels)
     words = _side_by_side(rows)
     return words.view(torch.uint32) if weight.levels.dtype == torch.uint8 else words, scales
+
+
+def _scale_panels(weight: QuantizedWeight) -> torch.Tensor:
+    if weight.form.scales != "int8":
+        return _side_by_side(weight.scales.flatten(1)).unflatten(1, weight.scales.shape[1:])
+    of_blocks, of_groups = parts_of(weight.scales, weight.levels.shape[1] // BLOCK)
+    halves, integers = (
+        _side_by_side(part.flatten(1)).unflatten(1, part.shape[1:])
+        for part in (of_blocks, of_groups)
+    )
+    # whole rows of float16 as bytes, two rows of bytes for each
+    first = halves.view(torch.int8).reshape(*halves.shape[:2], HALF_ROWS, *halves.shape[2:])
+    return torch.cat((first, integers), dim=2).flatten(1, 2)
 
 
 def is_for_integers(depth: int, num_scales: int) -> bool:

@@ -45,8 +45,13 @@ def _target() -> TargetReport:
 
 def _family(family: str, dtype: str) -> FamilyReport:
     arithmetic = host_target().storage_of(dtype)
-    if family == "attention":
-        shape = AttentionShape(dtype, _BLOCK_SIZE, _HEAD_DIM, _GROUP, has_extras=True)
+    if family.endswith("attention"):
+        kv = "int8" if family.startswith("int8") else "none"
+        if kv != "none":
+            arithmetic = "8-bit keys and values, widened to float32"
+        shape = AttentionShape(
+            dtype, _BLOCK_SIZE, _HEAD_DIM, _GROUP, has_extras=True, kv_quantization=kv
+        )
         return FamilyReport(attention_verdict(shape), arithmetic)
     if family.endswith("products"):
         quantization = family.removesuffix("products").rstrip("-") or "none"

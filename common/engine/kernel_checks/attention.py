@@ -1,5 +1,7 @@
 """Check of the attention kernel, its stores and the copies of KV against the reference backend."""
 
+from dataclasses import replace
+
 import torch
 
 from common.engine.attention.backend import AttentionBackend
@@ -10,7 +12,9 @@ from common.engine.batch import Batch, BatchEntry
 from common.engine.device_inputs import on_host
 from common.engine.kernel_checks.close import normal, require_close
 from common.engine.kernel_checks.verdicts import AttentionShape
+from common.engine.memory.block_storage import payload_parts
 from common.engine.memory.kv_cache import DTYPES, KVCache, kv_layout
+from common.engine.memory.quantized_kv import quantize
 from common.engine.model_spec import ModelSpec
 from common.engine.ragged import RaggedInputs
 from common.engine.sequence import Sequence
@@ -32,7 +36,7 @@ def check(shape: AttentionShape) -> None:
         KVCache(spec, num_blocks, shape.block_size, torch.device("cpu"), storage)
         for storage in ("packed", "pages")
     )
-    past = normal(*kv_layout(spec).shape(_CONTEXT - 1), dtype=dtype, seed=3)
+    past = _past(spec, _CONTEXT - 1)
     for cache in (ours, plain):
         cache.write(_TABLES[1], 0, past)
     backends = CpuBackend(ours, spec.num_heads), ReferenceBackend(plain)
@@ -41,8 +45,24 @@ def check(shape: AttentionShape) -> None:
         require_close("attention", attended, expected, dtype)
     for table, end in zip(_TABLES, (_CHUNK, _CONTEXT), strict=True):
         for start in (0, 3):
-            mine, theirs = (cache.read(table, start, end) for cache in (ours, plain))
+            mine, theirs = (_read(cache, table, start, end) for cache in (ours, plain))
             require_close("KV stored or copied", mine, theirs, dtype)
+
+
+def _past(spec: ModelSpec, num_tokens: int) -> torch.Tensor:
+    """Return a payload of random keys and values."""
+    plain = replace(spec, kv_quantization="none")
+    numbers = normal(*kv_layout(plain).shape(num_tokens), dtype=DTYPES[spec.dtype], seed=3)
+    if spec == plain:
+        return numbers
+    parts = [quantize(part).flatten() for part in payload_parts(numbers, spec.kv_shapes)]
+    return torch.cat(parts).view(kv_layout(spec).shape(num_tokens))
+
+
+def _read(cache: KVCache, table: list[int], start: int, end: int) -> torch.Tensor:
+    """Return the numbers of keys and values at positions [start, end), in a row."""
+    (pair,) = cache.by_layer(cache.read(table, start, end))
+    return torch.cat([kv.flatten() for kv in pair])
 
 
 def _run(backend: AttentionBackend, shape: AttentionShape, spec: ModelSpec) -> list[torch.Tensor]:
@@ -93,5 +113,6 @@ def _spec(shape: AttentionShape) -> ModelSpec:
         eos_token_ids=frozenset(),
         dtype=shape.dtype,
         fingerprint="",
+        kv_quantization=shape.kv_quantization,
         own_kv_shapes=(KVShape(_KV_HEADS, shape.head_dim, shape.value_dim or shape.head_dim),),
     )

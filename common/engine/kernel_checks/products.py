@@ -4,6 +4,7 @@ from typing import cast
 
 import torch
 
+from common.engine.cpu.scale_blocks import BLOCK
 from common.engine.fused.cpu_ops import CpuOps
 from common.engine.fused.ops import FusedOps, TorchOps
 from common.engine.fused.panels import Panels
@@ -15,7 +16,7 @@ from common.engine.kernel_checks.close import normal, require_close
 from common.engine.memory.kv_cache import DTYPES
 
 # rows: of every tile, and a last panel that is cut
-_TOKENS, _DEPTH, _INNER, _HEADS, _HEAD_DIM = 31, 64, 72, 3, 16
+_TOKENS, _DEPTH, _INNER, _HEADS, _HEAD_DIM = 31, BLOCK, 72, 3, 16
 
 
 def check(dtype: str, activation: str | None, quantization: str | PanelForm = "none") -> None:
@@ -23,18 +24,17 @@ def check(dtype: str, activation: str | None, quantization: str | PanelForm = "n
     kind = DTYPES[dtype]
     ops = CpuOps(is_quantized=quantization != "none")
     gate = cast(Activation | None, activation)
-    for group in _groups(quantization):
-        packed, stored = _layouts(quantization, group)
-        ours = _run(ops, packed, kind, gate)
-        plain = _run(TorchOps(), stored, torch.float32, gate, kind)
-        for name, tensor in ours.items():
-            require_close(name, tensor, plain[name], kind)
+    packed, stored = _layouts(quantization, _group(quantization))
+    ours = _run(ops, packed, kind, gate)
+    plain = _run(TorchOps(), stored, torch.float32, gate, kind)
+    for name, tensor in ours.items():
+        require_close(name, tensor, plain[name], kind)
 
 
-def _groups(quantization: str | PanelForm) -> tuple[int, ...]:
-    """Return sizes of groups that take kernels of their own: Q6_K's are smaller, and have wide scales."""
-    is_fine = isinstance(quantization, PanelForm) and quantization == PanelForm(8, False, True)
-    return (GROUP, GROUP // 2) if is_fine else (GROUP,)
+def _group(quantization: str | PanelForm) -> int:
+    """Return the size of groups that a form has at least: Q6_K's alone are smaller than others."""
+    is_fine = quantization == PanelForm(8, has_offsets=False, scales="int8")
+    return GROUP // 2 if is_fine else GROUP
 
 
 def _layouts(quantization: str | PanelForm, group: int) -> tuple[Layout, Layout]:

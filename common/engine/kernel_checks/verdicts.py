@@ -29,6 +29,7 @@ class AttentionShape:
     group: int  # query heads that share a KV head
     value_dim: int | None = None  # where a value has other channels than a key
     has_extras: bool = False  # sinks, soft caps, chunks, ALiBi; see AttentionForm
+    kv_quantization: str = "none"
 
 
 class WrongNumbersError(Exception):
@@ -39,7 +40,8 @@ def attention_verdict(shape: AttentionShape) -> str | None:
     """Return None where attention and copies of KV are right, else the reason to leave them to torch."""
     from common.engine.kernel_checks import attention
 
-    return _judge(f"attention in {shape.dtype}", lambda: attention.check(shape))
+    kv = "" if shape.kv_quantization == "none" else f" with {shape.kv_quantization} KV"
+    return _judge(f"attention in {shape.dtype}{kv}", lambda: attention.check(shape))
 
 
 def products_verdict(

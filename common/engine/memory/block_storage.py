@@ -51,12 +51,13 @@ class BlockStorage(Protocol):
 class LayerStorage(BlockStorage, Protocol):
     """Storage of layers that have one shape.
 
-    `keys` and `values` begin with [layers, blocks]; what follows is the layout's own. `read` and `write` are
-    for keys and values of one size.
+    `keys` and `values` begin with [layers, blocks]; what follows is the layout's own. `tensors` are those of
+    both that have memory of their own. `read` and `write` are for keys and values of one size.
     """
 
     keys: torch.Tensor
     values: torch.Tensor
+    tensors: tuple[torch.Tensor, ...]
 
     def load(self, pieces: Sequence[Piece], slots: NDArray[np.int64]) -> None:
         """Fill the pieces, one a layer, from the slots [tokens]. They are contiguous."""

@@ -13,8 +13,9 @@ from common.cgroup import HERE, CgroupTree
 from common.config import EngineConfig
 from common.engine.memory.kv_want import KVWant
 from common.engine.memory.worker_share import WorkerShare
+from common.engine.product_kernels import are_held_in_full
 from common.engine.weights.prequantized.keeping import keeps_integers
-from common.engine.weights.size import loading_bytes
+from common.engine.weights.size import full_bytes, loading_bytes
 from common.machine import Memory, read_memory
 from pdserve.errors import SetupError
 
@@ -44,7 +45,7 @@ class HostRoom:
 
         The dtype of `config` is chosen already.
         """
-        return cls(read_memory(tree), share, fixed_bytes(model_dir, config) if model_dir else 0.0)
+        return cls(read_memory(tree), share, _taken_bytes(model_dir, config) if model_dir else 0.0)
 
     def check(self, kv_cache_gib: float | Auto, want: KVWant) -> None:
         """Raise SetupError where weights and KV do not fit."""
@@ -87,9 +88,19 @@ class HostRoom:
 
 
 def fixed_bytes(model_dir: Path, config: EngineConfig) -> float:
-    """Return the most bytes that a worker takes beside its KV memory, with the dtype of `config`."""
+    """Return the most bytes that a worker takes beside its KV memory, with the dtype of `config`.
+
+    Kernels that this CPU can run are taken to be right: they are tried once the dtype is chosen.
+    """
     keeps = keeps_integers(model_dir, config)
     return loading_bytes(model_dir, config.dtype, keeps_integers=keeps) + _PROCESS_BYTES
+
+
+def _taken_bytes(model_dir: Path, config: EngineConfig) -> float:
+    """Return the same, where kernels have been tried."""
+    if are_held_in_full(model_dir, config):
+        return full_bytes(model_dir, config.dtype) + _PROCESS_BYTES
+    return fixed_bytes(model_dir, config)
 
 
 def _describe(memory: Memory) -> str:

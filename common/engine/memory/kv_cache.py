@@ -19,15 +19,17 @@ from common.engine.memory.block_storage import (
 from common.engine.memory.layered_storage import LayeredStorage
 from common.engine.memory.packed_storage import PackedStorage
 from common.engine.memory.paged_storage import PagedStorage
+from common.engine.memory.quantized_kv import WORD, QuantizedBlocks, dequantize
 from common.engine.model_spec import ModelSpec
 from common.kv_transfer.layout import KVLayout, KVShape, count_shipped, shape_of_all
 
 Storage = Literal["packed", "pages"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+BLOCK_DTYPES = DTYPES | {"int8": WORD}  # of ModelSpec.kv_dtype
 
 
 class KVCache:
-    """Keys and values of every layer, in blocks, in the model's dtype.
+    """Keys and values of every layer, in blocks, in the model's dtype or quantized (quantized_kv.py).
 
     `blocks` decides how a block lies in memory. Layers of one shape lie in one storage (packed_storage.py,
     paged_storage.py); where there is more to tell, layered_storage.py joins them. The wire layout is
@@ -44,35 +46,44 @@ class KVCache:
     ) -> None:
         self.block_size = block_size
         self.storage = storage
-        self.shapes = spec.kv_shapes
+        self.dtype, self.kv_dtype = DTYPES[spec.dtype], spec.kv_dtype
+        self.shapes, self._stored = spec.kv_shapes, spec.stored_kv_shapes
         self.places = spec.kv_places or tuple(range(len(self.shapes)))  # see ModelSpec
-        is_even = not any(size % 2 for shape in self.shapes for size in (block_size, *shape[1:]))
-        blocks = BlockFormat(num_blocks, block_size, DTYPES[spec.dtype], device, is_even)
+        is_even = not any(size % 2 for shape in self._stored for size in (block_size, *shape[1:]))
+        kind = BLOCK_DTYPES[spec.kv_dtype]
+        blocks = BlockFormat(num_blocks, block_size, kind, device, is_even)
         make = PackedStorage if storage == "packed" else PagedStorage
         self._storages: dict[KVShape, LayerStorage] = {
-            shape: make(self.shapes.count(shape), shape, blocks)
-            for shape in dict.fromkeys(self.shapes)
+            shape: make(self._stored.count(shape), shape, blocks)
+            for shape in dict.fromkeys(self._stored)
         }
-        alike = shape_of_all(self.shapes)
+        alike = shape_of_all(self._stored)
         self.blocks: BlockStorage = (
-            LayeredStorage(self.shapes, self._storages, block_size)
+            LayeredStorage(self._stored, self._storages, block_size)
             if alike is None
             else self._storages[alike]
         )
-        first = self._storages[self.shapes[0]]
+        if self.is_quantized:
+            self.blocks = QuantizedBlocks(self.blocks, self.shapes)
+        first = self._storages[self._stored[0]]
         # of the first layer, and all of its shape
         self.keys, self.values = first.keys, first.values
         self._copies = DeviceCopies() if device.type == "cuda" else None
 
     @property
+    def is_quantized(self) -> bool:
+        """True where blocks hold words of 8-bit integers."""
+        return self.kv_dtype not in DTYPES
+
+    @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """All memory for blocks, each tensor [layers, blocks, ...]."""
-        return tuple(kv for part in self._storages.values() for kv in (part.keys, part.values))
+        return tuple(kv for part in self._storages.values() for kv in part.tensors)
 
     def place_of(self, layer: int) -> tuple[LayerStorage, int]:
         """Return the storage that holds the KV of `shapes[layer]`, and its layer there."""
-        shape = self.shapes[layer]
-        return self._storages[shape], self.shapes[:layer].count(shape)
+        shape = self._stored[layer]
+        return self._storages[shape], self._stored[:layer].count(shape)
 
     def take_memory(self) -> Thread | None:
         """Have host memory taken from the system before it is used; return the thread that does it."""
@@ -93,13 +104,16 @@ class KVCache:
     @property
     def num_bytes_per_token(self) -> int:
         """Bytes of one position in a payload, over all layers; blocks may hold more."""
-        num_bytes: int = self.keys.dtype.itemsize * count_shipped(self.shapes)
+        num_bytes: int = self.keys.dtype.itemsize * count_shipped(self._stored)
         return num_bytes
 
     @staticmethod
-    def block_bytes(spec: ModelSpec, block_size: int) -> int:
-        """Memory of one block over all layers."""
-        return spec.kv_bytes_per_token(DTYPES[spec.dtype].itemsize) * block_size
+    def block_bytes(spec: ModelSpec, block_size: int, storage: Storage) -> int:
+        """Memory of one block over all layers. Pages hold latents once, as payloads do."""
+        item_bytes = BLOCK_DTYPES[spec.kv_dtype].itemsize
+        if storage == "pages":
+            return int(count_shipped(spec.stored_kv_shapes) * item_bytes * block_size)
+        return int(spec.kv_bytes_per_token(item_bytes) * block_size)
 
     def read(self, block_table: list[int], start: int, end: int) -> torch.Tensor:
         """Copy positions [start, end) out, in the wire layout, on the host."""
@@ -121,14 +135,20 @@ class KVCache:
         self.blocks.write(block_table, start, payload)
 
     def by_layer(self, payload: torch.Tensor) -> list[Piece]:
-        """View keys and values [tokens, kv_heads, dim] of each layer in a payload."""
-        return split_payload(payload, self.shapes)
+        """Return keys and values [tokens, kv_heads, dim] of each layer in a payload, as numbers."""
+        pieces = split_payload(payload, self._stored)
+        if not self.is_quantized:
+            return pieces
+        return [
+            (dequantize(keys, shape.key_dim), dequantize(values, shape.value_dim))
+            for (keys, values), shape in zip(pieces, self.shapes, strict=True)
+        ]
 
     def without_first(self, payload: torch.Tensor, num_tokens: int) -> torch.Tensor:
         """Return a payload's KV behind its first `num_tokens` positions; all, where that is 0."""
         if payload.dim() > 1 or not num_tokens:
             return payload[:, :, num_tokens:] if num_tokens else payload
-        parts = payload_parts(payload, self.shapes)
+        parts = payload_parts(payload, self._stored)
         return torch.cat([part[num_tokens:].reshape(-1) for part in parts])
 
 
@@ -136,9 +156,9 @@ def kv_layout(spec: ModelSpec) -> KVLayout:
     """Return the wire layout of a model's KV."""
     return KVLayout(
         fingerprint=spec.fingerprint,
-        shapes=spec.kv_shapes,
-        dtype=spec.dtype,
-        bytes_per_element=DTYPES[spec.dtype].itemsize,
+        shapes=spec.stored_kv_shapes,
+        dtype=spec.kv_dtype,
+        bytes_per_element=BLOCK_DTYPES[spec.kv_dtype].itemsize,
         vocab_size=spec.vocab_size,
         state_bytes=0 if spec.state is None else spec.state.num_bytes,
         state_dtypes="" if spec.state is None else spec.state.dtypes,

@@ -32,6 +32,7 @@ class PackedStorage:
         kind = blocks.dtype, blocks.device
         self.keys = zeros((*heads, shape.key_dim // pack, size, pack), *kind)
         self.values = zeros((*heads, size // pack, shape.value_dim, pack), *kind)
+        self.tensors = self.keys, self.values
         self._words = _as_words(self.keys, self.values)
 
     def read(self, block_table: list[int], start: int, end: int) -> torch.Tensor:

@@ -1,4 +1,7 @@
-"""Blocks as pages, each position's numbers side by side: what CUDA kernels and plain torch read."""
+"""Blocks as pages, each position's numbers side by side: what CUDA kernels and plain torch read.
+
+Latents are held once: values are views of the first channels of their keys.
+"""
 
 from collections.abc import Sequence
 
@@ -8,7 +11,7 @@ from numpy.typing import NDArray
 
 from common.engine.memory.block_memory import zeros
 from common.engine.memory.block_storage import BlockFormat, Piece
-from common.kv_transfer.layout import KVShape
+from common.kv_transfer.layout import KVShape, LatentShape
 
 
 class PagedStorage:
@@ -19,7 +22,12 @@ class PagedStorage:
         pages = (num_layers, blocks.num_blocks, blocks.block_size, shape.num_kv_heads)
         kind = blocks.dtype, blocks.device
         self.keys = zeros((*pages, shape.key_dim), *kind)
-        self.values = zeros((*pages, shape.value_dim), *kind)
+        if isinstance(shape, LatentShape):
+            self.tensors: tuple[torch.Tensor, ...] = (self.keys,)
+            self.values = self.keys[..., : shape.value_dim]
+        else:
+            self.values = zeros((*pages, shape.value_dim), *kind)
+            self.tensors = self.keys, self.values
 
     def read(self, block_table: list[int], start: int, end: int) -> torch.Tensor:
         """Gather the blocks whole, then cut the window out of them."""
@@ -51,7 +59,7 @@ class PagedStorage:
     ) -> None:
         """Scatter by slot. See LayerStorage."""
         slots = slots.to(self.keys.device)
-        for pages, new in ((self.keys, keys), (self.values, values)):
+        for pages, new in zip(self.tensors, (keys, values), strict=False):
             pages[layer].flatten(0, 1).index_copy_(0, slots, new.to(pages.dtype))
 
     def load(self, pieces: Sequence[Piece], slots: NDArray[np.int64]) -> None:

@@ -1,15 +1,19 @@
 """Parts that a model with state gets beside its attention: memory for states, and their forward pass."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 
 from common.config import EngineConfig
 from common.engine.limits import Limits
-from common.engine.memory.kv_cache import KVCache
+from common.engine.memory.kv_cache import DTYPES, KVCache
 from common.engine.model_runner import TokenModel
 from common.engine.model_spec import ModelSpec
 from common.engine.state.cache import StateCache
+from common.engine.state.families import family_of
+from common.engine.state.long_chunks import check_long_chunks
 from common.engine.state.mixers import StepStates
 from common.engine.state.model import StatefulModel
 from common.machine import read_memory
@@ -46,14 +50,15 @@ def add_state(
     spec: ModelSpec,
     num_slots: int,
     cache: KVCache,
-) -> tuple[TokenModel, StateCache | None]:
-    """Return a forward pass that keeps the states of `num_slots` sequences, and their memory.
+) -> tuple[TokenModel, StateCache | None, Callable[[], None]]:
+    """Return a forward pass that keeps the states of `num_slots` sequences, their memory, and a check.
 
-    A model without state stays as it is. Raises SetupError where the memory is not there, or the modules
-    that hold state are not found.
+    The check runs modules by themselves, and raises SetupError (long_chunks.py); it is for later, when the
+    model as a whole has passed. A model without state stays as it is. Raises SetupError where the memory is
+    not there, or the modules that hold state are not found.
     """
     if spec.state is None:
-        return token_model, None
+        return token_model, None, lambda: None
     num_bytes = StateCache.bytes_for(spec.state, num_slots)
     usable = _usable_bytes(cache)
     if num_bytes > usable:
@@ -64,8 +69,13 @@ def add_state(
         state_mib=round(num_bytes / 2**20, 1),
         slots=num_slots,
     )
-    states = StateCache(spec.state, num_slots, cache.keys.device)
-    return StatefulModel(token_model, StepStates(model, states)), states
+    device = cache.keys.device
+    mixers = family_of(model).mixers(model, spec.state.layers)
+    hidden_size = model.config.get_text_config().hidden_size
+    given = mixers, spec.state, hidden_size, DTYPES[spec.dtype], device
+    states = StateCache(spec.state, num_slots, device)
+    stateful = StatefulModel(token_model, StepStates(mixers, states))
+    return stateful, states, partial(check_long_chunks, *given)
 
 
 def _too_large(num_slots: int, num_bytes: int, left: int) -> SetupError:

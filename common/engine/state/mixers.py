@@ -7,7 +7,7 @@
 3. States count as written once the whole forward pass has run (`StepStates.end`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -16,7 +16,6 @@ import torch
 
 from common.engine.ragged import RaggedInputs
 from common.engine.state.cache import StateCache, Versions
-from common.engine.state.families import family_of
 from common.engine.state.layer_state import LayerState
 from common.engine.state.mixer import Mixer, Rows
 
@@ -43,12 +42,12 @@ class _Call:
 class StepStates:
     """Owner of a step's calls. Between `begin` and `end` the model's mixers run by them."""
 
-    def __init__(self, model: torch.nn.Module, cache: StateCache) -> None:
-        """Take over the mixers of `model`. Raises SetupError where a layer's mixer is not found."""
+    def __init__(self, mixers: Iterable[Mixer], cache: StateCache) -> None:
+        """Take over the mixers of a model."""
         self._cache = cache
         self._calls: list[_Call] = []
         self._written: list[tuple[int | None, Versions, int]] = []
-        for mixer in family_of(model).mixers(model, cache.layout.layers):
+        for mixer in mixers:
             mixer.module.forward = self._take_over(mixer)
 
     def begin(self, inputs: RaggedInputs) -> None:

@@ -11,7 +11,7 @@ import torch
 from common.config import EngineConfig, StoredDtype
 from common.engine.model_spec import ModelSpec
 from common.engine.quick_import import import_transformers
-from common.engine.quick_torch import import_parts
+from common.engine.quick_torch import complete_generators, import_parts
 from common.engine.weights.plain import Admit, find_plain, load_plain
 
 if TYPE_CHECKING:
@@ -40,16 +40,19 @@ def load(
         device,
         allow_unused_weights=config.allow_unused_weights,
         keeps_integers=keeps_integers,
+        context_tokens=config.max_context_tokens,
         admit=admit,
     )
 
 
 def import_loader(folder: Path, config: EngineConfig, device: torch.device) -> None:
     """Import what `load` will need."""
-    if find_plain(folder, config, device) is None:
-        import_parts()
-        import_transformers()
-        import common.engine.weights.load  # noqa: F401 - here its time is expected
+    if find_plain(folder, config, device) is not None:
+        complete_generators()
+        return
+    import_parts()
+    import_transformers()
+    import common.engine.weights.load  # noqa: F401 - here its time is expected
 
 
 def read_model_config(
@@ -61,9 +64,11 @@ def read_model_config(
         return plain.config, plain.architecture
     from transformers import AutoConfig
 
+    from common.engine.weights.context import use_context
     from common.engine.weights.decoder_part import use_decoder_sizes
     from common.engine.weights.text_part import text_architecture
 
     found = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     use_decoder_sizes(found)
+    use_context(found, config.max_context_tokens)
     return found, text_architecture(found)

@@ -1,7 +1,7 @@
 """Blocks of GGUF's quantized types as levels and scales, with no rounding (ggml-common.h, ggml-quants.c).
 
-A row of a tensor is blocks of 32 or 256 numbers, one behind the other. float16 scales stay as they are. Those
-of K types are products of a block's float16 with a group's small integer: float32 holds them exactly.
+A row of a tensor is blocks of 32 or 256 numbers, one behind the other. float16 scales stay as they are. So do
+those of K types: a block's float16 with a small integer for each group (block_scales.py).
 """
 
 from collections.abc import Callable, Mapping
@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 import torch
 
+from common.engine.cpu.scale_blocks import BLOCK
+from common.engine.fused.block_scales import in_bytes
 from common.engine.fused.held import HeldWeight
 from common.engine.fused.quantize import PanelForm, QuantizedWeight
 
-_Unpacked = tuple[torch.Tensor, torch.Tensor]  # levels [n, numbers], scales [n, groups, 1 or 2]
+_Unpacked = tuple[torch.Tensor, torch.Tensor]  # levels [n, numbers], scales [n, entries, 1 or 2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +33,12 @@ class BlockType:
 
     def panel_bytes(self, num_numbers: int) -> int:
         """Return the bytes that so many numbers take in panels: levels, scales and offsets."""
-        of_scales = (4 if self.form.has_wide_scales else 2) * (2 if self.form.has_offsets else 1)
-        return num_numbers * self.form.bits // 8 + num_numbers // self.group * of_scales
+        num_groups = num_numbers // self.group
+        of_scales = 2 * num_groups
+        if self.form.scales == "int8":
+            of_scales = num_groups + 2 * (num_numbers // BLOCK)
+        with_offsets = 2 if self.form.has_offsets else 1
+        return num_numbers * self.form.bits // 8 + of_scales * with_offsets
 
 
 class GgufWeight(HeldWeight):
@@ -53,9 +59,9 @@ class GgufWeight(HeldWeight):
         stored = numbers if self._order is None else self._order[numbers]
         blocks = self.blocks.detach()[stored].view(-1, self._type.num_bytes)
         levels, scales = self._type.unpack(blocks)
-        shape = len(numbers), self.num_columns // self.group, 2 if self.form.has_offsets else 1
         levels = levels.reshape(len(numbers), self.num_columns)
-        return QuantizedWeight(levels, scales.reshape(shape), self.form.bits)
+        scales = scales.reshape(len(numbers), -1, 2 if self.form.has_offsets else 1)
+        return QuantizedWeight(levels, scales, self.form.bits)
 
 
 def _halves(parts: torch.Tensor) -> torch.Tensor:
@@ -98,16 +104,17 @@ def _q5_1(blocks: torch.Tensor) -> _Unpacked:
 
 
 def _k_scales(blocks: torch.Tensor) -> torch.Tensor:
-    """Return scale and offset of the 8 groups of Q4_K or Q5_K, float32 [n, 8, 2].
+    """Return scale and offset of the 8 groups of Q4_K or Q5_K, in_bytes.
 
     Of 12 bytes the first 4 hold six bits of four scales, the next 4 those of minima; the others follow in
     halves of the last 4, and in the two bits that are left.
     """
     scale, minimum, both = blocks[:, 4:16].split(4, dim=1)
-    scales = torch.cat((scale & 63, both & 15 | scale >> 2 & 48), dim=1).float()
-    minima = torch.cat((minimum & 63, both >> 4 | minimum >> 2 & 48), dim=1).float()
-    of_block = _halves(blocks[:, :4]).float()
-    return torch.stack((of_block[:, :1] * scales, -of_block[:, 1:] * minima), dim=2)
+    scales = torch.cat((scale & 63, both & 15 | scale >> 2 & 48), dim=1)
+    minima = torch.cat((minimum & 63, both >> 4 | minimum >> 2 & 48), dim=1)
+    of_block = _halves(blocks[:, :4]) * torch.tensor([1, -1], dtype=torch.float16)
+    of_groups = torch.stack((scales, minima), dim=2).view(torch.int8)
+    return in_bytes(of_block[:, None], of_groups[:, None])
 
 
 def _q4_k(blocks: torch.Tensor) -> _Unpacked:
@@ -124,14 +131,17 @@ def _q6_k(blocks: torch.Tensor) -> _Unpacked:
     quarters = blocks[:, 128:192].unflatten(1, (2, 1, 32))
     high = (quarters >> torch.tensor([0, 2, 4, 6], dtype=torch.uint8)[:, None]) & 3
     levels = (low | high.flatten(1) << 4).to(torch.int8) - 32
-    of_group = blocks[:, 192:208].contiguous().view(torch.int8).float()
-    return levels, (_halves(blocks[:, 208:]).float() * of_group)[:, :, None]
+    of_groups = blocks[:, 192:208].contiguous().view(torch.int8)
+    return levels, in_bytes(_halves(blocks[:, 208:])[:, None], of_groups[:, None, :, None])
 
 
 _SIGNED_8, _SIGNED_4 = PanelForm(8, has_offsets=False), PanelForm(4, has_offsets=False)
 _OFFSET_8, _OFFSET_4 = PanelForm(8, has_offsets=True), PanelForm(4, has_offsets=True)
-_K_8, _K_4 = PanelForm(8, True, has_wide_scales=True), PanelForm(4, True, has_wide_scales=True)
-_K_SIGNED = PanelForm(8, has_offsets=False, has_wide_scales=True)
+_K_8, _K_4, _K_SIGNED = (
+    PanelForm(8, True, "int8"),
+    PanelForm(4, True, "int8"),
+    PanelForm(8, False, "int8"),
+)
 
 BLOCK_TYPES: Mapping[str, BlockType] = {
     "Q8_0": BlockType(32, 34, 32, _SIGNED_8, _q8_0),

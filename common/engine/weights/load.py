@@ -7,10 +7,12 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
+from common.auto_setting import Auto
 from common.config import StoredDtype
 from common.engine.attention.interface import ATTENTION_NAME, register
 from common.engine.memory.kv_cache import DTYPES
 from common.engine.model_spec import ModelSpec
+from common.engine.weights.context import use_context
 from common.engine.weights.decoder_part import use_decoder_sizes
 from common.engine.weights.gguf_held import load_held
 from common.engine.weights.gguf_index import GgufIndex, is_kept, read_index
@@ -30,24 +32,25 @@ def load_model(
     *,
     allow_unused_weights: bool = False,
     keeps_integers: bool = False,
+    context_tokens: int | Auto = "auto",
     admit: Admit = lambda spec: None,
 ) -> tuple[torch.nn.Module, ModelSpec]:
     """Load a causal LM in eval mode with our attention, and its numbers.
 
     Safetensors, or a GGUF file that is kept as it is (on a CPU); never code from the folder. Raises
     SetupError unless the folder holds a causal LM that `transformers` knows, with attention that can be
-    replaced and exactly the model's tensors.
-    `allow_unused_weights` lets it hold more. With `keeps_integers` quantized weights are held as they are: on
-    a CPU, where can_keep allows it. `admit` sees the numbers before the weights are loaded, and may raise
-    SetupError.
+    replaced and exactly the model's tensors. `allow_unused_weights` lets it hold more. With `keeps_integers`
+    quantized weights are held as they are: on a CPU, where can_keep allows it. `context_tokens` will be
+    served, as use_context takes it. `admit` sees the numbers first, and may raise SetupError.
     """
     register()
     transformers_logging.disable_progress_bar()
     try:
-        config = _read_config(path)
+        config, mark = _read_config(path, context_tokens)
         with unchanged(path):
             source = _read_source(path, keeps_integers)
             spec = read_spec(path, config, dtype).quantized(_form_of(source))
+            spec = replace(spec, fingerprint=spec.fingerprint + mark)
             refuse_other_kinds(path, config)
             admit(spec)
             if isinstance(source, GgufIndex):
@@ -78,14 +81,17 @@ def _form_of(source: GgufIndex | Plan | None) -> str:
     return source.method if source and source.keeps else "none"
 
 
-def _read_config(path: Path) -> PreTrainedConfig:
-    """Read the configuration, but for quantization: `transformers` would look for kernels of its own."""
+def _read_config(path: Path, context_tokens: int | Auto) -> tuple[PreTrainedConfig, str]:
+    """Read the configuration for a context, as use_context does, and return what that returns.
+
+    It says nothing of quantization: `transformers` would look for kernels of its own.
+    """
     config: PreTrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=False)
     for part in (config, config.get_text_config()):
         if hasattr(part, "quantization_config"):
             del part.quantization_config
     use_decoder_sizes(config)
-    return config
+    return config, use_context(config, context_tokens)
 
 
 def _reason(error: Exception) -> str:

@@ -54,6 +54,13 @@ def loading_bytes(model_dir: Path, dtype: str, *, keeps_integers: bool = False) 
     return int(peak * _sum_bytes(weights, dtype, keeps_integers, _CONVERTED))
 
 
+def full_bytes(model_dir: Path, dtype: str) -> int:
+    """Return the same for small integers that are held first, and then laid out in full width."""
+    if is_kept(model_dir):
+        return int(_KEPT_PEAK * _count_kept(model_dir) * _ITEM_BYTES[dtype])
+    return int(_KEPT_PEAK * _sum_bytes(_read(model_dir), dtype, False, _CONVERTED))
+
+
 def _sum_bytes(
     weights: "_Weights", dtype: str, keeps_integers: bool, converted: float = 1.0
 ) -> float:
@@ -79,8 +86,17 @@ def _kept_bytes(model_dir: Path, dtype: str) -> int:
 
     item_bytes = _ITEM_BYTES[dtype]
     if not host_target().has_kernels:  # torch needs them in full width
-        return sum(math.prod(t.shape) for t in tensors.values()) * item_bytes
+        return _count_kept(model_dir) * item_bytes
     return sum(stored_bytes(t.kind, math.prod(t.shape), item_bytes) for t in tensors.values())
+
+
+def _count_kept(model_dir: Path) -> int:
+    """Count the numbers in the weights of a kept GGUF file; 0 where it cannot be read."""
+    try:
+        tensors = read_index(model_dir).tensors
+    except SetupError:
+        return 0
+    return sum(math.prod(tensor.shape) for tensor in tensors.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,5 @@
 """Numbers of a model from its configuration files; configurations that no backend honours are refused."""
 
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from common.engine.attention.indexed import INDEXED, INDEXED_BY_LAYER, INDEXED_F
 from common.engine.attention.key_biases import has_key_biases
 from common.engine.attention.layer_form import extras_of
 from common.engine.model_spec import ModelSpec
+from common.engine.weights.context import original_tokens, rope_parameters
 from common.engine.weights.fingerprint import fingerprint
 from common.engine.weights.folder import read_eos_token_ids
 from common.engine.weights.hybrid import (
@@ -78,6 +78,7 @@ def read_unhashed(path: Path, config: "PreTrainedConfig", dtype: StoredDtype) ->
         fingerprint="",
         extras=extras_of(text),
         state_layers=layers.state,
+        has_key_biases=has_key_biases(text),
         own_kv_shapes=() if is_alike else shapes.own,
         kv_places=shapes.places,
     )
@@ -97,7 +98,7 @@ def max_context_tokens(text: "PreTrainedConfig") -> int:
     Sliding windows do not bound it. Two kinds of rotary scaling turn keys by an angle that depends on the
     sequence's length so far: keys stored earlier no longer fit. Dynamic NTK does so beyond
     `max_position_embeddings`, which nothing here exceeds. LongRoPE (Ding et al. 2024) does so beyond the
-    length of its pretraining: the context ends there, where its short factors hold for every sequence.
+    length of its pretraining: the context ends there, unless use_context has made its two sets one.
     An indexer that chooses positions has a choice beyond `index_topk`, where the context ends too.
     A model that mostly keeps states may name no limit, since these have none: it gets one of 32,768.
     Raises SetupError when the configuration names no limit.
@@ -111,12 +112,14 @@ def max_context_tokens(text: "PreTrainedConfig") -> int:
         raise _unsupported(f"{text.model_type} says no context length (max_position_embeddings)")
     if text.model_type in _AFTER_PADDING:
         limit -= (text.pad_token_id or 0) + 1
-    for rope in _rope_parameters(text):
-        if rope.get("rope_type") == "longrope":
-            original = rope.get("original_max_position_embeddings")
-            if isinstance(original, int) and original < limit:
-                _log.warning("context_limited", reason="longrope", tokens=original, model=limit)
-                limit = original
+    for rope in rope_parameters(text):
+        original = original_tokens(rope)
+        if original is not None and original < limit:
+            key = "engine.max_context_tokens"
+            _log.warning(
+                "context_limited", reason="longrope", tokens=original, model=limit, key=key
+            )
+            limit = original
     if _has_indexer(text) and text.index_topk < limit:
         chosen: int = text.index_topk
         _log.warning("context_limited", reason="indexed attention", tokens=chosen, model=limit)
@@ -145,13 +148,6 @@ def _refuse_unsupported(config: "PreTrainedConfig", text: "PreTrainedConfig") ->
     needed = _NEEDED[1:] if has_no_number else _NEEDED
     if missing := [name for name in needed if not hasattr(text, name)]:
         raise _unsupported(f"{text.model_type} has no {missing[0]}")
-
-
-def _rope_parameters(text: "PreTrainedConfig") -> Iterator[Mapping[str, object]]:
-    """Yield the parameters of all layers, or those of each kind of layer."""
-    parameters = getattr(text, "rope_parameters", None) or {}
-    nested = [kind for kind in parameters.values() if isinstance(kind, dict)]
-    yield from nested or [parameters]
 
 
 def _unsupported(reason: str) -> SetupError:

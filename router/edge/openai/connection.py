@@ -11,7 +11,7 @@ from common.telemetry.logs import get_logger
 from pdserve.errors import InternalError, Reason, RequestError
 from router.edge.openai.answers import Json
 from router.edge.openai.errors import to_answer
-from router.edge.slow_client import deliver
+from router.edge.slow_client import Delivery
 
 _LOOK_AGAIN_S = 1.0
 _HEADERS = [
@@ -73,7 +73,7 @@ class EventStream:
         self._events = events
         self._first = first
         self._check = check
-        self._slow_client_s = slow_client_s
+        self._delivery = Delivery(slow_client_s)
         self._headers = [(k.lower().encode(), v.encode()) for k, v in headers.items()]
         self._to_failure = to_failure
 
@@ -97,7 +97,7 @@ class EventStream:
 
     async def _write(self, send: Send, body: bytes, *, more: bool = True) -> None:
         message: Message = {"type": "http.response.body", "body": body, "more_body": more}
-        await deliver(send(message), self._slow_client_s)
+        await self._delivery.deliver(send(message))
 
     async def _fail(self, send: Send, error: Exception) -> None:
         """Say in the stream how it failed; its status is sent already."""

@@ -52,17 +52,9 @@ class Generation:
             jobs.append(await self._intake.parse(message))
         return jobs
 
-    async def run(self, jobs: Sequence[Job]) -> AsyncGenerator[Piece]:
-        """Yield the deltas of all jobs. Raises RequestError; closing it cancels what runs."""
-        runs = [self._run(number, job) for number, job in enumerate(jobs)]
-        if len(runs) == 1:
-            async with aclosing(runs[0]) as pieces:
-                async for piece in pieces:
-                    yield piece
-            return
-        async with aclosing(merge(runs)) as pieces:
-            async for piece in pieces:
-                yield piece
+    def run(self, jobs: Sequence[Job]) -> AsyncGenerator[Piece]:
+        """Return a stream of all jobs' deltas. Raises RequestError; closing it cancels what runs."""
+        return merge([self._run(number, job) for number, job in enumerate(jobs)])
 
     async def _run(self, number: int, job: Job) -> AsyncGenerator[Piece]:
         async with aclosing(self._journeys.run(job, None)) as deltas:

@@ -21,7 +21,7 @@ from common.telemetry.tracing.caller import note_caller
 from pdserve.errors import InternalError, NotFoundError, RequestCancelledError, RequestError
 from router.access.tenant import current_tenant
 from router.edge.router_state import RouterState
-from router.edge.slow_client import write
+from router.edge.slow_client import Delivery
 from router.edge.vllm.info import SERVER_TYPE, loads, model_info, tokenizer_chunks
 from router.edge.vllm.request import in_vllm_terms, to_pdserve
 from router.edge.vllm.response import Answers
@@ -142,15 +142,15 @@ class VllmEngineService(vllm_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]
         with self._intake.counting_refusals(request.request_id):
             translated = to_pdserve(request, self._intake.limits.defaults)
         job = await self._intake.parse(translated)
-        answers = Answers(job, stream=request.stream)
+        answers, delivery = Answers(job, stream=request.stream), Delivery(self._slow_client_s)
         try:
             async with aclosing(self._journeys.run(job, context.time_remaining())) as deltas:
                 async for delta in deltas:
                     for answer in answers.take(delta):
-                        await write(context, answer, self._slow_client_s)
+                        await delivery.deliver(context.write(answer))
         except RequestCancelledError:
             for answer in answers.abort():
-                await write(context, answer, self._slow_client_s)
+                await delivery.deliver(context.write(answer))
 
 
 async def _refuse(context: Context, message: str) -> None:

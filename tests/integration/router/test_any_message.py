@@ -20,6 +20,7 @@ from common.messages import WorkRequest
 from common.profile import WorkerProfile
 from common.router_config import RouterConfig, TenantLimits
 from pdserve.v1 import admin_pb2, inference_pb2
+from tests.examples import examples
 from tests.integration.support.any_message import METHODS, any_message, path
 from tests.integration.support.guarded_router import reason_of
 from tests.integration.support.router_stack import Stack, collect, serving, text_of
@@ -116,7 +117,9 @@ def send_messages(target: Target) -> Counter[tuple[str, str]]:
     """Send many messages; return the count of each outcome."""
     outcomes = Counter[tuple[str, str]]()
 
-    @settings(max_examples=1000, suppress_health_check=[HealthCheck.too_slow], parent=SEEDED)
+    @settings(
+        max_examples=examples(600), suppress_health_check=[HealthCheck.too_slow], parent=SEEDED
+    )
     @given(request=requests())
     def send(request: tuple[MethodDescriptor, Message]) -> None:
         method, message = request
@@ -131,7 +134,7 @@ def send_messages(target: Target) -> Counter[tuple[str, str]]:
 def send_bytes(target: Target) -> None:
     """Send arbitrary bytes, which are hardly ever a message."""
 
-    @settings(max_examples=300, parent=SEEDED)
+    @settings(max_examples=examples(100), parent=SEEDED)
     @given(method=st.sampled_from(METHODS), data=st.binary(max_size=40))
     def send(method: MethodDescriptor, data: bytes) -> None:
         check(target.runner.run(outcome(target.channel, method, data)), method)

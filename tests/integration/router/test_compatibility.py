@@ -70,13 +70,23 @@ def test_two_kinds_of_cpus_are_told_what_each_chose_and_to_set_the_dtype() -> No
     check_compatibility(replace(new, dtype="bfloat16"), known)  # reasons may differ
 
 
-def test_quantized_weights_beside_full_ones_are_told_which_setting_to_set() -> None:
-    new = replace(KNOWN, name="decode-1", dtype="bfloat16/int4")
+@pytest.mark.parametrize(
+    ("dtype", "setting"),
+    [
+        ("bfloat16/int4", "engine.quantization"),
+        ("bfloat16/int4+kv-int8", "engine.quantization"),
+        ("bfloat16+kv-int8", "engine.kv_cache_dtype"),
+        ("float32+kv-int8", "engine.dtype"),
+    ],
+)
+def test_quantized_numbers_beside_full_ones_are_told_which_setting_to_set(
+    dtype: str, setting: str
+) -> None:
+    new = replace(KNOWN, name="decode-1", dtype=dtype)
     with pytest.raises(SetupError) as caught:
         check_compatibility(new, KNOWN)
     assert str(caught.value) == (
-        "worker decode-1 has dtype bfloat16/int4, worker prefill-0 has bfloat16. "
-        "set engine.quantization"
+        f"worker decode-1 has dtype {dtype}, worker prefill-0 has bfloat16. set {setting}"
     )
 
 

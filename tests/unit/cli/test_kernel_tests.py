@@ -30,8 +30,8 @@ def test_every_family_is_tried_in_every_dtype(run: Run) -> None:
         for dtype in ("float32", "bfloat16", "float16"):
             right = "kernels for avx2 are right; widened to float32"
             assert f"✓ {family} in {dtype}: {right}" in ended.out
-    for form in ("int8", "int4"):
-        assert f"✓ {form}-products in bfloat16: {right}" in ended.out
+    for family in ("int8-products", "int4-products", "int8-kv-attention"):
+        assert f"✓ {family} in bfloat16: {right}" in ended.out
     assert "✓ sampling: kernels for avx2 are right" in ended.out
 
 
@@ -59,7 +59,7 @@ def test_a_child_that_dies_is_a_problem_with_its_end_and_the_others_go_on(
     problem = f"✗ products in bfloat16: the test did not get through its process {end}. Please"
     assert problem in words
     assert words.count("✗") == 1
-    assert words.count("are right") == 8
+    assert words.count("are right") == 9
 
 
 def test_a_cpu_that_cannot_be_asked_for_is_the_one_problem(use_child: UseChild) -> None:

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from common.messages import FinishReason, SamplingParams
 from pdserve.errors import Reason
+from tests.examples import examples
 from tests.unit.common.engine.ahead import HeldCopies, ahead
 from tests.unit.common.engine.tiny_models import VOCAB
 from tests.unit.decode_worker.driven_engine import DrivenEngine
@@ -133,5 +134,5 @@ class LookaheadMachine(RuleBasedStateMachine):
 
 TestLookaheadMachine = LookaheadMachine.TestCase
 TestLookaheadMachine.settings = settings(
-    deadline=None, derandomize=True, max_examples=60, stateful_step_count=30
+    deadline=None, derandomize=True, max_examples=examples(25), stateful_step_count=30
 )

@@ -15,6 +15,7 @@ from decode_worker.admission import DecodeAdmission
 from decode_worker.output_length import OutputLengths
 from decode_worker.preemption import Preemption
 from decode_worker.scheduler import DecodeScheduler
+from tests.examples import examples
 from tests.unit.common.engine.block_contents import BlockContents
 from tests.unit.common.engine.sequences import NO_EOS, make_sequence
 from tests.unit.decode_worker.host_memory import ContentsMemory
@@ -179,5 +180,5 @@ class DecodeMachine(RuleBasedStateMachine):
 
 TestDecodeMachine = DecodeMachine.TestCase
 TestDecodeMachine.settings = settings(
-    deadline=None, derandomize=True, max_examples=120, stateful_step_count=50
+    deadline=None, derandomize=True, max_examples=examples(50), stateful_step_count=50
 )

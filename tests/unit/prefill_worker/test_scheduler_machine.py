@@ -11,6 +11,7 @@ from common.engine.sequence import Sequence
 from common.profile import WorkerProfile
 from prefill_worker.order import PrefillOrder
 from prefill_worker.scheduler import PrefillScheduler
+from tests.examples import examples
 from tests.unit.common.engine.block_contents import BlockContents
 from tests.unit.common.engine.sequences import make_sequence
 
@@ -94,5 +95,5 @@ class PrefillMachine(RuleBasedStateMachine):
 
 TestPrefillMachine = PrefillMachine.TestCase
 TestPrefillMachine.settings = settings(
-    deadline=None, derandomize=True, max_examples=60, stateful_step_count=40
+    deadline=None, derandomize=True, max_examples=examples(30), stateful_step_count=40
 )

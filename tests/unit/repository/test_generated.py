@@ -15,8 +15,10 @@ BASELINE = ROOT / "proto" / "baseline.binpb"
 SCRIPTS = Path(sys.executable).parent
 
 
-def generate(out: Path) -> None:
-    """Run `make proto` into another folder."""
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run `make proto` into another folder, and return the stubs' folder."""
+    out = tmp_path_factory.mktemp("generated")
     plugins = [
         f"--plugin=protoc-gen-{name}={SCRIPTS / f'protoc-gen-{name}'}"
         for name in ("mypy", "mypy_grpc")
@@ -31,6 +33,7 @@ def generate(out: Path) -> None:
         timeout=WITHIN_S,
         env={**os.environ, "PYTHONWARNINGS": "ignore"},  # a warning of the generator itself
     )
+    return out / "pdserve" / "v1"
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -38,20 +41,19 @@ def contents(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text("utf-8") for path in files}
 
 
-def test_the_committed_stubs_are_what_the_protos_generate(tmp_path: Path) -> None:
-    generate(tmp_path)
-    fresh, committed = contents(tmp_path / "pdserve" / "v1"), contents(GENERATED)
+def test_the_committed_stubs_are_what_the_protos_generate(generated: Path) -> None:
+    fresh, committed = contents(generated), contents(GENERATED)
     assert len(fresh) == 4 * len(PROTOS) > 0
     assert sorted(fresh) == sorted(committed)
     stale = [name for name, text in fresh.items() if committed[name] != text]
     assert not stale, "run `make proto`"
 
 
-def test_a_changed_proto_would_be_seen(tmp_path: Path) -> None:
-    generate(tmp_path)
-    stub = tmp_path / "pdserve" / "v1" / "worker_pb2.pyi"
+def test_a_changed_proto_would_be_seen(generated: Path, tmp_path: Path) -> None:
+    changed = shutil.copytree(generated, tmp_path / "changed")
+    stub = changed / "worker_pb2.pyi"
     stub.write_text(stub.read_text().replace("prefill_worker", "prefiller"))
-    assert contents(tmp_path / "pdserve" / "v1") != contents(GENERATED)
+    assert contents(changed) != contents(GENERATED)
 
 
 def buf(*args: str, folder: Path = ROOT) -> tuple[int, str]:

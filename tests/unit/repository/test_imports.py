@@ -5,10 +5,13 @@ import sys
 import pytest
 
 from tests.patience import WITHIN_S
-from tests.unit.repository.sources import ROOT, modules
+from tests.unit.repository.sources import ROOT
 
 ENGINE = {"torch", "transformers", "ray", "numba", "flash_attn"}
-ROUTER = [path.removesuffix(".py").replace("/", ".") for path, _ in modules(ROOT / "router")]
+ROUTER = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in sorted((ROOT / "router").rglob("*.py"))
+]
 
 
 def loaded_by(*names: str) -> set[str]:

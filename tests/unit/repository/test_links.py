@@ -95,8 +95,8 @@ def members(node: ast.ClassDef) -> set[str]:
             target = inner.target if isinstance(inner, ast.AnnAssign) else inner
             if isinstance(target, ast.Name):
                 names.add(target.id)
-            elif isinstance(target, ast.Attribute) and ast.unparse(target.value) == "self":
-                names.add(target.attr)
+            elif isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name):
+                names |= {target.attr} if target.value.id == "self" else set()
     return names
 
 

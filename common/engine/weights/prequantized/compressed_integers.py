@@ -29,7 +29,7 @@ def packed(layer: str, beside: Beside, read: Read) -> PackedWeight:
             f"{name} is {[stated, num_columns]}, and {beside.main} has {found} words"
         )
     roles = ["weight_packed", "weight_shape", "weight_scale"]
-    num_groups = _count_groups(beside, f"{layer}.weight_scale", (num_outputs, num_columns))
+    num_groups = count_groups(beside, f"{layer}.weight_scale", (num_outputs, num_columns))
     is_wide = beside.tensors[f"{layer}.weight_scale"].is_wide
     if beside.has(name := f"{layer}.weight_zero_point"):
         beside.needed(name, ("I32",), (_count_words(num_outputs, bits), num_groups))
@@ -54,7 +54,7 @@ def whole(main: str, beside: Beside) -> PackedWeight:
     """Return a weight of int8. Raises SetupError for a broken one."""
     shape = beside.matrix("I8")
     roles = ["", "_scale"]
-    num_groups = _count_groups(beside, f"{main}_scale", shape)
+    num_groups = count_groups(beside, f"{main}_scale", shape)
     if shape[1] % num_groups:
         raise beside.refusal(f"{shape[1]} columns are no {num_groups} whole groups")
     if beside.has(f"{main}_zero_point"):
@@ -64,10 +64,10 @@ def whole(main: str, beside: Beside) -> PackedWeight:
     parts = {role: f"{main}{role}" for role in roles}
     is_wide = beside.tensors[f"{main}_scale"].is_wide
     form = IntegerForm(8, num_groups, "_zero_point" not in roles, is_wide)
-    return PackedWeight(main, shape, parts, lambda tensors: _bytes(tensors, shape[0]), form)
+    return PackedWeight(main, shape, parts, lambda tensors: bytes_of(tensors, shape[0]), form)
 
 
-def _count_groups(beside: Beside, name: str, shape: tuple[int, int]) -> int:
+def count_groups(beside: Beside, name: str, shape: tuple[int, int]) -> int:
     """Count the groups of a row, by the scales: [N, G], or one number for all."""
     scale = beside.needed(name, FLOATS).shape
     if scale in ((), (1,)):
@@ -102,7 +102,8 @@ def _words(parts: Parts, shape: tuple[int, int], bits: int) -> GroupedIntegers:
     )
 
 
-def _bytes(parts: Parts, num_rows: int) -> GroupedIntegers:
+def bytes_of(parts: Parts, num_rows: int) -> GroupedIntegers:
+    """Return the integers of int8 levels "", and of "_scale" and perhaps "_zero_point" by row and group."""
     levels = parts[""]
     scales = _by_row(parts["_scale"], num_rows)
     zeros = torch.zeros_like(scales)

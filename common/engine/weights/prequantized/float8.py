@@ -54,24 +54,28 @@ class Float8:
         """Yield the weights in this format."""
         for main, stored in tensors.items():
             if stored.dtype in _STORED and not main.endswith(self.endings):
-                yield self._found(stored.shape, Beside(tensors, main))
+                yield self._found(Beside(tensors, main))
 
-    def _found(self, shape: Shape, beside: Beside) -> PackedWeight:
+    def _found(self, beside: Beside) -> PackedWeight:
         main = beside.main
         there = [role for role in _SCALES if beside.has(f"{main}{role}")]
         if len(there) > 1:
             raise beside.refusal(f"{main} has two scales, {main}{there[0]} and {main}{there[1]}")
         role = there[0] if there else _SCALES[-1]
-        scale = beside.needed(f"{main}{role}", (*FLOATS, "F8_E8M0")).shape
+        return self.packed(main, f"{main}{role}", beside)
+
+    def packed(self, name: str, scale_name: str, beside: Beside) -> PackedWeight:
+        """Return the weight `name`, with its scales. Raises SetupError where these fit it not."""
+        shape = beside.needed(beside.main, _STORED).shape
+        scale = beside.needed(scale_name, (*FLOATS, "F8_E8M0")).shape
         grid = _grid(scale, shape)
         widths = None if grid is None else self._widths(grid, shape)
         if widths is None:
             raise beside.refusal(
-                f"{main}{role} has the shape {list(scale)}, which fits no {self.told} of {list(shape)}"
+                f"{scale_name} has the shape {list(scale)}, which fits no {self.told} of {list(shape)}"
             )
-        return PackedWeight(
-            main, shape, {"": main, "scale": f"{main}{role}"}, lambda parts: _rows_of(parts, widths)
-        )
+        parts = {"": beside.main, "scale": scale_name}
+        return PackedWeight(name, shape, parts, lambda tensors: _rows_of(tensors, widths))
 
     def _widths(self, grid: Shape, shape: Shape) -> Shape | None:
         """Return the numbers that a scale serves, along each dimension; None: it fits no block."""

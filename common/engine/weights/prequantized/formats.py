@@ -8,6 +8,7 @@ from common.engine.weights.prequantized.gptq import Gptq
 from common.engine.weights.prequantized.mxfp4 import Mxfp4
 from common.engine.weights.prequantized.packed import Format
 from common.engine.weights.prequantized.settings import Settings
+from common.engine.weights.prequantized.torchao import TorchAo
 
 
 def choose_format(settings: Settings) -> Format:
@@ -29,5 +30,7 @@ def choose_format(settings: Settings) -> Format:
             return Mxfp4()
         case "bitsandbytes":
             return BitsAndBytes()
+        case "torchao":
+            return TorchAo()
         case _:
             raise settings.refusal()

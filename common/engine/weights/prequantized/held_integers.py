@@ -61,7 +61,8 @@ def hold(numbers: GroupedIntegers, form: KeptForm) -> HeldIntegers:
     levels = _levels(numbers, len(scales), bits)
     num_columns = levels.shape[1] * 8 // bits
     kept = kept.repeat_interleave(num_columns // scales.shape[1] // form.group, dim=1)
-    panel_form = PanelForm(bits, kept.shape[2] == 2, kept.dtype == torch.float32)
+    is_wide = kept.dtype == torch.float32
+    panel_form = PanelForm(bits, kept.shape[2] == 2, "float32" if is_wide else "float16")
     return HeldIntegers(levels, kept, panel_form)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from common.config import EngineConfig
 from common.engine.fused.families import known_activation
 from common.engine.fused.held import is_gate
-from common.engine.fused.quantize import PanelForm
+from common.engine.fused.quantize import PanelForm, Scales
 from common.engine.weights.prequantized.packed import PackedWeight
 from common.engine.weights.prequantized.panel_groups import kept_form
 from common.engine.weights.prequantized.plan import Plan, read_plan
@@ -41,7 +41,8 @@ def expected_forms(folder: Path, engine: EngineConfig) -> dict[str | PanelForm, 
         if kept := kept_form(weight):
             has_offsets = not kept.integers.is_centred
             is_wide = has_offsets or kept.integers.has_wide_scales
-            form = PanelForm(kept.integers.bits, has_offsets, is_wide)
+            scales: Scales = "float32" if is_wide else "float16"
+            form = PanelForm(kept.integers.bits, has_offsets, scales)
             found[form] = found.get(form, False) or is_gate(weight.name.removesuffix(".weight"))
     return found
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Iterator
+from unittest.mock import ANY
 
 import pytest
 import pytest_asyncio
@@ -48,6 +49,10 @@ def fields(*kinds: type) -> Iterator[tuple[str, str]]:
                 yield path, name
 
 
+def names_of(path: str, *kinds: type) -> set[str]:
+    return {name for owner, name in fields(*kinds) if owner == path}
+
+
 async def ask(api: OpenAiStack, path: str, **more: object) -> tuple[int, str]:
     response = await api.http.post(path, json={**LEAST[path], **more})
     return response.status_code, response.text
@@ -64,7 +69,7 @@ async def refused_field(api: OpenAiStack, path: str, **more: object) -> str:
 
 @pytest.mark.parametrize("path", MODELS)
 async def test_each_honoured_field_has_values_to_try(path: str) -> None:
-    assert set(HONOURED[path]) == {name for p, name in fields(type(None)) if p == path}
+    assert set(HONOURED[path]) == names_of(path, type(None))
 
 
 @pytest.mark.parametrize(("path", "name"), [*fields(type(None))])
@@ -86,13 +91,15 @@ async def test_a_value_that_cannot_be_is_refused_by_the_field_s_name(
         assert found == name, value
 
 
-@pytest.mark.parametrize(("path", "name"), [*fields(type(None), NoEffect, Unsupported)])
-async def test_null_is_as_absent(api: OpenAiStack, path: str, name: str) -> None:
-    if name in LEAST[path]:
+@pytest.mark.parametrize("path", MODELS)
+async def test_null_is_as_absent(api: OpenAiStack, path: str) -> None:
+    """All fields at once: what one of them changed would show."""
+    everything = names_of(path, type(None), NoEffect, Unsupported)
+    for name in LEAST[path]:
         assert await refused_field(api, path, **{name: None}) == name
-        return
-    found = [await ask(api, path, **more) for more in ({}, {name: None})]
-    assert [status for status, _ in found] == [200, 200]
+    nulls = dict.fromkeys(everything - LEAST[path].keys())
+    found = [await ask(api, path, **more) for more in ({}, nulls)]
+    assert [status for status, _ in found] == [200, 200], found
     absent, null = [json.loads(text) for _, text in found]
     assert without_ids(null) == without_ids(absent)
 
@@ -105,22 +112,33 @@ def without_ids(answer: object) -> object:
     return {name: without_ids(value) for name, value in answer.items() if name not in OWN}
 
 
-@pytest.mark.parametrize(("path", "name"), [*fields(NoEffect)])
-async def test_a_field_without_effect_takes_everything(
-    api: OpenAiStack, path: str, name: str
+@pytest.mark.parametrize("value", STRANGE)
+@pytest.mark.parametrize("path", MODELS)
+async def test_fields_without_effect_take_everything(
+    api: OpenAiStack, path: str, value: object
 ) -> None:
-    for value in STRANGE:
-        assert (await ask(api, path, **{name: value}))[0] == 200
+    asked = dict.fromkeys(names_of(path, NoEffect), value)
+    assert await ask(api, path, **asked) == (200, ANY)
+
+
+@pytest.mark.parametrize("path", MODELS)
+async def test_unsupported_fields_take_what_asks_for_nothing(api: OpenAiStack, path: str) -> None:
+    neutral = {name: unsupported(path, name).neutral for name in names_of(path, Unsupported)}
+    for number in range(max(map(len, neutral.values()), default=0)):
+        asked = {name: some[number % len(some)] for name, some in neutral.items() if some}
+        assert await ask(api, path, **asked) == (200, ANY)
 
 
 @pytest.mark.parametrize(("path", "name"), [*fields(Unsupported)])
-async def test_an_unsupported_field_takes_what_asks_for_nothing(
+async def test_an_unsupported_field_is_refused_by_its_name(
     api: OpenAiStack, path: str, name: str
 ) -> None:
+    for value in STRANGE:
+        if value not in unsupported(path, name).neutral:
+            assert await refused_field(api, path, **{name: value}) == name
+
+
+def unsupported(path: str, name: str) -> Unsupported:
     marker = marker_of(MODELS[path].model_fields[name])
     assert isinstance(marker, Unsupported)
-    for value in marker.neutral:
-        assert (await ask(api, path, **{name: value}))[0] == 200
-    for value in STRANGE:
-        if value not in marker.neutral:
-            assert await refused_field(api, path, **{name: value}) == name
+    return marker

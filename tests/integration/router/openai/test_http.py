@@ -56,7 +56,7 @@ async def test_the_version_and_the_metrics_are_shown(api: OpenAiStack) -> None:
 
 
 async def test_health_is_what_the_router_says(tmp_path: Path) -> None:
-    async with openai_serving(write_folder(tmp_path), ScriptedWorker()) as api:
+    async with openai_serving(write_folder(tmp_path), ScriptedWorker(), config=NO_WAIT) as api:
         assert (await api.http.get("/health")).status_code == 200
         await api.stack.lose(0)
         await api.stack.until(lambda s: s.workers[0].state == admin_pb2.WORKER_STATE_UNREACHABLE)

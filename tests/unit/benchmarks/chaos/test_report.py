@@ -2,6 +2,7 @@ import json
 import random
 
 import pytest
+from ray.core.generated import common_pb2
 
 from benchmarks.chaos.asking import Asking, Choice
 from benchmarks.chaos.questions import KINDS, Question, Sizes, draw_questions
@@ -14,8 +15,9 @@ from benchmarks.chaos.report import (
     make_report,
     percentile,
 )
+from benchmarks.chaos.store import StoreUse, describe
 from benchmarks.chaos.table import BEGIN, END, FIGURES, PAGE, render, update
-from pdserve.v1 import inference_pb2
+from pdserve.v1 import admin_pb2, inference_pb2
 
 CLEAN = Remains(blocks=0, objects=0, requests=0, spilled_bytes=0, adds_up=True)
 KILL, STOP = "decode worker killed", "decode worker stopped for 1 to 7 s"
@@ -108,6 +110,28 @@ def test_a_wrong_text_or_anything_left_is_not_clean() -> None:
         (0, 0, 0, False),
     ):
         assert not report_of(right, remains=Remains(blocks, objects, requests, 0, adds_up)).is_clean
+
+
+def test_objects_that_are_left_are_told_with_who_holds_them() -> None:
+    ref = common_pb2.ObjectRefInfo(
+        object_id=b"\x0a\x0b", object_size=2**20, local_ref_count=2, pinned_in_memory=True
+    )
+    told = "0a0b of 1048576 bytes, at process 7: in use, 2 in Python"
+    assert describe(7, ref) == told
+    ref = common_pb2.ObjectRefInfo(object_id=b"\x0a", call_site="x.py:3")
+    assert describe(7, ref) == "0a of 0 bytes, at process 7: none that counts, made at x.py:3"
+    before, used = StoreUse(3, 1, 0, ("an earlier one",)), 2**20
+    for after, objects, evictable, words in (
+        (StoreUse(3, 1, used, ("an earlier one",)), 0, 0, []),
+        (StoreUse(5, 1, used, ("an earlier one",)), 0, 2, []),
+        (StoreUse(6, 3, used, (told,)), 2, 1, [f"an object is left: {told}"]),
+        (StoreUse(4, 2, used, ()), 1, 0, ["the store keeps an object to which no process has a "]),
+    ):
+        remains = Remains.of([admin_pb2.StatusResponse()], [], before, after)
+        assert (remains.objects, remains.evictable) == (objects, evictable)
+        assert remains.spilled_bytes == used
+        assert len(remains.told()) == len(words)
+        assert all(one.startswith(start) for one, start in zip(remains.told(), words, strict=True))
 
 
 def test_a_difference_is_told_by_its_place() -> None:

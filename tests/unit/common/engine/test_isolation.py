@@ -15,6 +15,7 @@ from common.engine.model_runner import Landed
 from common.engine.raising import RaisingModel
 from common.engine.sequence import Sequence
 from common.messages import SamplingParams
+from tests.examples import examples
 from tests.unit.common.engine.breaking import BreakableModel, raising_on, with_model
 from tests.unit.common.engine.sequences import hold, make_sequence
 from tests.unit.decode_worker.driven_engine import tiny_engine
@@ -74,7 +75,9 @@ def blamed(landed: list[Landed]) -> set[int]:
 
 
 @settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None,
+    max_examples=examples(20),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(poisoned=st.sets(st.integers(0, 7)))
 def test_those_that_make_it_raise_are_found_and_all_others_run_as_ever(

@@ -60,9 +60,12 @@ def test_tokens_are_those_of_transformers(tmp_path: Path, case: str) -> None:
         engine = make(folder, backend)
         assert engine.cache.shapes == shapes
         assert engine.spec.kv_bytes_per_token(4) == num_bytes
-        assert engine.cache.block_bytes(engine.spec, 16) == 16 * num_bytes
-        assert engine.cache.num_bytes == engine.pool.num_blocks * 16 * num_bytes
         shipped = 2 * 48 * 4 if shapes[0] == LATENT else num_bytes  # latents are in keys already
+        storage = engine.cache.storage
+        held = 16 * {"packed": num_bytes, "pages": shipped}[storage]
+        assert storage == {"cpu": "packed", "reference": "pages"}[backend]
+        assert engine.cache.block_bytes(engine.spec, 16, storage) == held
+        assert engine.cache.num_bytes == engine.pool.num_blocks * held
         assert engine.cache.num_bytes_per_token == shipped
         assert kv_layout(engine.spec).num_bytes(3) == 3 * shipped
         poison(engine)

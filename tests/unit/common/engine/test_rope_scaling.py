@@ -1,7 +1,8 @@
 """Rotary scaling of every kind, up to the context's last position, in batches of long and short sequences.
 
 Dynamic NTK and LongRoPE choose their angles by the longest position of a call: in a ragged batch a long
-sequence would turn its neighbours' keys. It cannot, since no context reaches the length where they do.
+sequence would turn its neighbours' keys. It cannot: no context reaches the length where they do, or LongRoPE
+holds to one set of factors.
 """
 
 import random
@@ -115,6 +116,39 @@ def test_the_scaling_shows(tmp_path: Path, case: str) -> None:
     scaled, unscaled = logits
     assert torch.equal(scaled, unscaled) == case.startswith("dynamic")
     assert (scaled - unscaled).abs().max() > 0.05 or case.startswith("dynamic")
+
+
+@pytest.mark.parametrize(("backend", "fusion"), [("cpu", "auto"), ("reference", "off")])
+@pytest.mark.parametrize("case", ["longrope", "longrope, Phi3"])
+def test_a_context_beyond_the_original_length_has_longropes_long_factors(
+    tmp_path: Path, case: str, backend: Backend, fusion: str
+) -> None:
+    family, changes, original = CASES[case]
+    folder = save_model(tmp_path, family, max_position_embeddings=192, **changes)
+    context, new_tokens = original + 60, 5
+    beyond = [TEXT[: original + 1], TEXT[3 : 3 + context - new_tokens]]
+    within = [TEXT[5:8], TEXT[20:60]]
+    reference = load_reference(folder)
+    expected = [continue_greedily(reference, prompt, new_tokens) for prompt in beyond]
+    with_short = [continue_greedily(reference, prompt, new_tokens) for prompt in within]
+    hold_long_factors(reference)
+    with_long = [continue_greedily(reference, prompt, new_tokens) for prompt in within]
+    assert with_long != with_short
+    config = engine_config(
+        backend=backend, fusion=fusion, num_blocks=128, max_context_tokens=context
+    )
+    engine = make_engine(folder, config)
+    poison(engine)
+    assert engine.spec.max_context_tokens == context
+    assert continuations(engine, [*beyond, *within], new_tokens, 50) == expected + with_long
+
+
+def hold_long_factors(reference: Any) -> None:
+    """Let the rotary module of `transformers` take its long factors for short texts too."""
+    rotary = reference.model.rotary_emb
+    factors = torch.tensor(rotary.config.rope_parameters["long_factor"])
+    exponents = torch.arange(len(factors)) / len(factors)
+    rotary.original_inv_freq.copy_(1 / (factors * THETA["rope_theta"] ** exponents))
 
 
 def own_logits(reference: Any, prompt: list[int]) -> torch.Tensor:

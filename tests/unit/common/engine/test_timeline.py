@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from common.engine.remote_prefill import RemotePrefill
 from common.engine.timeline import STEPS_KEPT, StepLog, Timeline
 from common.timings import DecodeStepTiming, PrefillChunkTiming, TransferTiming, WorkTimings
+from tests.examples import examples
 
 
 def test_the_summary_counts_from_arrival() -> None:
@@ -69,7 +70,7 @@ def test_chunks_that_decode_had_to_run_itself_come_behind() -> None:
 gaps = st.floats(0, 10)
 
 
-@settings(deadline=None, derandomize=True, max_examples=200)
+@settings(deadline=None, derandomize=True, max_examples=examples(60))
 @given(
     apart_s=st.floats(-1e6, 1e6),
     travel_s=gaps,

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.grammar.compiler import GrammarCompiler
+from tests.examples import examples
 from tests.unit.common.grammar.allowed import (
     EOS,
     VOCAB,
@@ -76,7 +77,7 @@ def test_a_mask_may_be_without_any_token(compiler: GrammarCompiler) -> None:
     assert matcher.error is None
 
 
-@settings(deadline=None, derandomize=True, max_examples=40)
+@settings(deadline=None, derandomize=True, max_examples=examples(20))
 @given(seed=st.integers(0, 2**32), length=st.integers(0, 40))
 def test_a_matcher_that_is_given_the_tokens_again_is_where_the_first_one_was(
     compiler: GrammarCompiler, seed: int, length: int

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from common.kv_transfer import ray_store
-from common.kv_transfer.ray_store import RayNodeStore, _is_locked, _lock
+from common.kv_transfer.ray_store import RayNodeStore, _is_locked, _lock, _mark_name
 from pdserve.errors import SetupError
 
 
@@ -46,6 +46,13 @@ def test_a_mark_that_is_removed_before_it_is_locked_is_made_again(
     monkeypatch.setattr(fcntl, "flock", remove_first)
     with _lock(path):
         assert _is_locked(path)
+
+
+def test_a_process_does_not_wait_for_one_that_hangs_under_its_name(tmp_path: Path) -> None:
+    before, now = (tmp_path / _mark_name("pdserve", "decode-0", pid) for pid in (7, 8))
+    with _lock(before), _lock(now):
+        assert _is_locked(before)
+        assert _is_locked(now)
 
 
 class _Failing(RayNodeStore):

@@ -16,6 +16,7 @@ from common.kv_transfer.wire import (
     decode_header,
     encode_header,
 )
+from tests.examples import examples
 from tests.unit.common.kv_transfer.samples import FIRST_TOKEN, HEADERS, LAYOUT, chunk
 
 each_header = pytest.mark.parametrize("header", HEADERS, ids=lambda header: header.kind)
@@ -23,7 +24,7 @@ each_header = pytest.mark.parametrize("header", HEADERS, ids=lambda header: head
 forging = pytest.mark.filterwarnings("ignore:Pydantic serializer")
 
 
-@settings(deadline=None, derandomize=True, max_examples=150)
+@settings(deadline=None, derandomize=True, max_examples=examples(60))
 @given(which=st.sampled_from(HEADERS), position=st.integers(0, 10_000), flip=st.integers(1, 255))
 def test_a_flipped_byte_in_a_header_is_refused(which: Header, position: int, flip: int) -> None:
     encoded = bytearray(encode_header(which))
@@ -32,7 +33,7 @@ def test_a_flipped_byte_in_a_header_is_refused(which: Header, position: int, fli
         decode_header(bytes(encoded))
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(deadline=None, derandomize=True, max_examples=examples(30))
 @given(position=st.integers(0, LAYOUT.num_bytes(5) - 1), flip=st.integers(1, 255))
 def test_a_flipped_byte_in_a_payload_is_refused(position: int, flip: int) -> None:
     header, payload = chunk()
@@ -41,7 +42,7 @@ def test_a_flipped_byte_in_a_payload_is_refused(position: int, flip: int) -> Non
         check_chunk(header, payload, LAYOUT, expected_start=8, limit=13)
 
 
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(deadline=None, derandomize=True, max_examples=examples(100))
 @given(st.binary(max_size=100), st.booleans())
 def test_garbage_is_refused(data: bytes, is_sealed: bool) -> None:
     """Garbage is refused also when its checksum fits."""
@@ -50,7 +51,7 @@ def test_garbage_is_refused(data: bytes, is_sealed: bool) -> None:
         decode_header(seal + data)
 
 
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(deadline=None, derandomize=True, max_examples=examples(100))
 @given(which=st.sampled_from(HEADERS), position=st.integers(0, 10_000), flip=st.integers(1, 255))
 def test_a_resealed_flip_is_refused_or_a_header(which: Header, position: int, flip: int) -> None:
     """A peer that breaks headers before it seals them cannot break the receiver."""

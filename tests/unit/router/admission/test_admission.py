@@ -22,6 +22,7 @@ from pdserve.errors import (
 )
 from router.access.tenant import ANONYMOUS, RequestKey, Tenant
 from router.admission.admission import Admission, Outcome, Ticket
+from tests.examples import examples
 from tests.unit.router.admission.entering import enter
 
 MAX_QUEUED, MAX_INFLIGHT, MAX_QUEUED_TOKENS = 3, 5, 60
@@ -133,7 +134,7 @@ class AdmissionMachine(RuleBasedStateMachine):
 
 
 AdmissionMachine.TestCase.settings = settings(
-    deadline=None, derandomize=True, max_examples=60, stateful_step_count=40
+    deadline=None, derandomize=True, max_examples=examples(30), stateful_step_count=40
 )
 TestAdmission = AdmissionMachine.TestCase
 

@@ -3,6 +3,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from router.journey.detokenizer import StopStrings
+from tests.examples import examples
 
 
 def run(stops: list[str], pieces: list[str]) -> tuple[str, bool]:
@@ -59,7 +60,7 @@ def test_after_the_stop_nothing_is_sent_any_more() -> None:
 few_letters = st.text("ab", max_size=24)
 
 
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(deadline=None, derandomize=True, max_examples=examples(100))
 @given(
     st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=3),
     few_letters,

@@ -13,6 +13,7 @@ from common.engine.sequence import Sequence
 from common.prefix_chain import PrefixChain
 from common.prefix_log import PrefixLog, PrefixUpdate
 from router.routing.prefix_index import PrefixIndex, PromptKeys
+from tests.examples import examples
 from tests.unit.common.engine.sequences import make_sequence
 
 MODEL, SIZE = "model", 4
@@ -196,5 +197,5 @@ class IndexMachine(RuleBasedStateMachine):
 
 TestIndexMachine = IndexMachine.TestCase
 TestIndexMachine.settings = settings(
-    deadline=None, derandomize=True, max_examples=60, stateful_step_count=40
+    deadline=None, derandomize=True, max_examples=examples(30), stateful_step_count=40
 )

@@ -13,6 +13,7 @@ from common.engine.attention.select import select_backend
 from common.engine.batch import Batch, BatchEntry
 from common.engine.device_inputs import on_host
 from common.engine.memory.kv_cache import DTYPES, KVCache, Storage
+from common.engine.memory.quantized_kv import dequantize, quantize
 from common.engine.model_spec import ModelSpec
 from common.engine.ragged import RaggedInputs
 from tests.unit.common.engine.sequences import make_sequence
@@ -29,6 +30,7 @@ class Shape:
     num_heads: int
     num_kv_heads: int
     dtype: str = "float32"
+    kv_quantization: str = "none"
 
     def random(self, tokens: int, heads: int, seed: int) -> torch.Tensor:
         """[tokens, heads, head_dim], normal, rounded to the shape's dtype."""
@@ -119,7 +121,10 @@ def attend_with(
 def attend_dense(shape: Shape, turn: Turn, step: Step = Step()) -> torch.Tensor:
     """Attend by the formula, in float64, with no blocks."""
     group = shape.num_heads // shape.num_kv_heads
-    keys, values = turn.keys_values(shape).double().repeat_interleave(group, dim=2)
+    pair = turn.keys_values(shape)
+    if shape.kv_quantization != "none":
+        pair = dequantize(quantize(pair), shape.head_dim)
+    keys, values = pair.double().repeat_interleave(group, dim=2)
     scores = torch.einsum("qhd,khd->hqk", turn.query(shape).double(), keys) * step.scale
     seen_by = torch.arange(turn.computed, turn.computed + turn.new)[:, None]
     positions = torch.arange(turn.computed + turn.new)[None, :]
@@ -157,10 +162,12 @@ def make_cache(
         eos_token_ids=frozenset(),
         dtype=shape.dtype,
         fingerprint="",
+        kv_quantization=shape.kv_quantization,
     )
     cache = KVCache(spec, num_blocks, shape.block_size, torch.device(device), storage)
-    cache.keys.fill_(stale)
-    cache.values.fill_(stale)
+    for blocks in (cache.keys, cache.values):
+        # of words every one: also those that are scales
+        (blocks.view(torch.float32) if cache.is_quantized else blocks).fill_(stale)
     return cache
 
 
@@ -173,5 +180,6 @@ def place(cache: KVCache, shape: Shape, turns: list[Turn], tables: list[list[int
         entries.append(BatchEntry(seq, turn.new))
         if turn.computed:
             past = turn.keys_values(shape)[:, : turn.computed]
+            past = quantize(past) if cache.is_quantized else past
             cache.write(table, 0, past[None].repeat(LAYERS, 1, 1, 1, 1))
     return RaggedInputs.from_batch(Batch(tuple(entries)), shape.block_size)

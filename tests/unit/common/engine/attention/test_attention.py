@@ -20,6 +20,8 @@ SHAPES = [
     Shape(16, 16, num_heads=4, num_kv_heads=4),
     Shape(32, 128, num_heads=4, num_kv_heads=1),
     Shape(32, 64, num_heads=4, num_kv_heads=1, dtype="bfloat16"),
+    Shape(16, 64, num_heads=6, num_kv_heads=2, dtype="bfloat16", kv_quantization="int8"),
+    Shape(16, 16, num_heads=4, num_kv_heads=2, kv_quantization="int8"),
     Shape(16, 16, num_heads=4, num_kv_heads=2, dtype="float16"),
 ]
 BACKENDS: list[Backend] = ["cpu", "reference"]
@@ -33,7 +35,8 @@ steps = st.builds(Step, st.sampled_from([0.125, 0.5]), st.none() | st.integers(1
 
 def each(values: list[Shape]) -> pytest.MarkDecorator:
     names = [
-        f"{s.block_size}-{s.head_dim}-{s.num_heads}:{s.num_kv_heads}-{s.dtype}" for s in values
+        f"{s.block_size}-{s.head_dim}-{s.num_heads}:{s.num_kv_heads}-{s.dtype}-{s.kv_quantization}"
+        for s in values
     ]
     return pytest.mark.parametrize("shape", values, ids=names)
 
@@ -64,7 +67,7 @@ def test_the_rows_that_sample_do_not_depend_on_whether_the_others_are_wanted(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@each([*SHAPES[:2], SHAPES[-1]])
+@each([*SHAPES[:2], *SHAPES[-2:]])
 @pytest.mark.parametrize("context", [1, 15, 16, 17, 31, 32, 33, 63, 64, 65, 128, 129, 700])
 def test_contexts_that_end_at_the_edges_of_blocks_and_tiles(
     backend: Backend, shape: Shape, context: int

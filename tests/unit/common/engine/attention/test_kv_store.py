@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from common.engine.cpu.emit import LANES
+from common.engine.cpu.kv_quantize import QuantizedStore
 from common.engine.cpu.kv_store import KVStore, find_runs
 from common.engine.memory.kv_cache import DTYPES, KVCache
 from tests.unit.common.engine.memory.test_kv_cache import make_spec
@@ -48,6 +49,26 @@ def test_every_slot_gets_its_own(dtype: str, size: int, dim: int) -> None:
     store.bind(1, key, value)(slots.numpy(), find_runs(slots.numpy(), size))
     assert torch.equal(ours.keys, plain.keys)
     assert torch.equal(ours.values, plain.values)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dim", [16, 64, 80])
+def test_quantized_heads_have_the_bits_that_torch_gives(dtype: str, dim: int) -> None:
+    spec = replace(make_spec(dtype), head_dim=dim, kv_quantization="int8")
+    plain, ours = (KVCache(spec, NUM_BLOCKS, 16, CPU) for _ in range(2))
+    slots = torch.tensor(slots_of_a_step(16))
+    step = torch.randn(len(slots), 3 * HEADS, dim, generator=torch.Generator().manual_seed(0))
+    step *= torch.logspace(-45, 38, len(slots))[:, None, None]
+    for row, odd in enumerate((0.0, float("nan"), float("inf"), -float("inf"), 2.5e-45)):
+        step[row + 2, :, 3] = odd
+        step[row + 8] = odd
+    _, key, value = step.to(DTYPES[dtype]).split(HEADS, dim=1)
+    plain.blocks.store(1, slots, key, value)
+    store = QuantizedStore(ours.keys, ours.values)
+    store.bind(1, key, value)(slots.numpy(), find_runs(slots.numpy(), 16))
+    for mine, theirs in ((ours.keys, plain.keys), (ours.values, plain.values)):
+        is_nan = theirs.view(torch.float32).isnan() & mine.view(torch.float32).isnan()
+        assert bool(((mine == theirs) | is_nan).all())  # whichever NaN a scale is
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -41,6 +41,8 @@ def main(family: str, dtypes: list[str]) -> None:
     for dtype in dtypes:
         if family == "attention":
             attention.check(AttentionShape(dtype, 16, 64, 3, has_extras=True))
+        elif family == "int8-kv-attention":
+            attention.check(AttentionShape(dtype, 16, 64, 3, kv_quantization="int8"))
         elif family == "products":
             for activation in ("silu", "gelu_tanh"):
                 products.check(dtype, activation)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from common.engine.build import Engine
 from tests.unit.common.engine.fused.fusing import fuse_as_stored
 from tests.unit.common.engine.generation import continuations
 from tests.unit.common.engine.tiny_models import (
@@ -33,13 +34,22 @@ def test_the_family_is_fused(folder: Path) -> None:
     assert fuse_as_stored(AutoModelForCausalLM.from_pretrained(folder)) is not None
 
 
-@pytest.mark.parametrize("fusion", ["auto", "off"])
-@pytest.mark.parametrize("budget", [5, 16, 100])
-def test_mixed_batches_give_transformers_tokens(folder: Path, fusion: str, budget: int) -> None:
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> list[list[int]]:
     reference = load_reference(folder)
-    engine = make_engine(folder, engine_config(fusion=fusion))
+    return [continue_greedily(reference, prompt, NEW_TOKENS) for prompt in PROMPTS]
+
+
+@pytest.fixture(scope="module", params=["auto", "off"])
+def engine(request: pytest.FixtureRequest, folder: Path) -> Engine:
+    return make_engine(folder, engine_config(fusion=request.param))
+
+
+@pytest.mark.parametrize("budget", [5, 16, 100])
+def test_mixed_batches_give_transformers_tokens(
+    engine: Engine, expected: list[list[int]], budget: int
+) -> None:
     poison(engine)
-    expected = [continue_greedily(reference, prompt, NEW_TOKENS) for prompt in PROMPTS]
     assert continuations(engine, PROMPTS, NEW_TOKENS, budget) == expected
 
 

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from common.engine.cpu.panel import WIDTH
+from common.engine.cpu.scale_blocks import BLOCK
+from common.engine.fused.block_scales import nearest
 from common.engine.fused.cpu_ops import CpuOps
 from common.engine.fused.ops import TorchOps
 from common.engine.fused.quantize import PanelForm, QuantizedWeight, quantize
@@ -14,7 +16,7 @@ from tests.unit.common.engine.fused.integer_rows import multiplied
 
 OURS, PLAIN = CpuOps(is_quantized=True), TorchOps()
 CLOSE = {"atol": 2e-5, "rtol": 2e-5}
-DEPTH = 256
+DEPTH = 512  # two blocks of scales
 # the forms of GGUF's Q8_0, Q4_0, Q4_1, Q5_1, Q4_K, Q5_K, Q6_K, and of AWQ's groups of 128
 FORMS = pytest.mark.parametrize(
     ("form", "group"),
@@ -23,10 +25,10 @@ FORMS = pytest.mark.parametrize(
         (PanelForm(4, has_offsets=False), 32),
         (PanelForm(4, has_offsets=True), 32),
         (PanelForm(8, has_offsets=True), 32),
-        (PanelForm(4, has_offsets=True, has_wide_scales=True), 32),
-        (PanelForm(8, has_offsets=True, has_wide_scales=True), 32),
-        (PanelForm(8, has_offsets=False, has_wide_scales=True), 16),
-        (PanelForm(4, has_offsets=True, has_wide_scales=True), 128),
+        (PanelForm(4, has_offsets=True, scales="int8"), 32),
+        (PanelForm(8, has_offsets=True, scales="int8"), 32),
+        (PanelForm(8, has_offsets=False, scales="int8"), 16),
+        (PanelForm(4, has_offsets=True, scales="float32"), 128),
         (PanelForm(4, has_offsets=False), 64),
     ],
     ids=str,
@@ -40,7 +42,8 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 def weight_of(form: PanelForm, group: int, num_rows: int, seed: int = 1) -> QuantizedWeight:
     weight = quantize(normal(num_rows, DEPTH, seed=seed) / 10 + 0.02, form, group)
     assert weight.form == form
-    assert weight.scales.shape == (num_rows, DEPTH // group, 2 if form.has_offsets else 1)
+    assert weight.num_groups == DEPTH // group
+    assert weight.scales.shape[::2] == (num_rows, 2 if form.has_offsets else 1)
     return weight
 
 
@@ -55,7 +58,7 @@ def test_products(form: PanelForm, group: int) -> None:
     for tokens in (1, 2, 5, 13, 31):
         x, ours = normal(tokens, DEPTH, seed=3), torch.full((tokens, 75), float("nan"))
         OURS.linear(x, product(weight, bias), ours)
-        rows = multiplied(x, weight.scales.shape[1])
+        rows = multiplied(x, weight.num_groups)
         exact = rows.double() @ weight.dequantized().double().T + bias
         torch.testing.assert_close(ours.double(), exact, **CLOSE)
 
@@ -69,7 +72,9 @@ def test_every_level_and_sign_by_hand(form: PanelForm, group: int) -> None:
     levels = torch.arange(DEPTH).remainder(highest - lowest + 1) + lowest
     rows = torch.stack([levels.roll(n) for n in range(WIDTH)]).to(kind)
     scales = torch.rand(WIDTH, DEPTH // group, 2 if form.has_offsets else 1) + 0.5
-    kept = scales.to(torch.float32 if form.has_wide_scales else torch.float16)
+    kinds = {"float16": torch.float16, "float32": torch.float32}
+    by_blocks = form.scales == "int8"
+    kept = nearest(scales, DEPTH // BLOCK) if by_blocks else scales.to(kinds[form.scales])
     weight = QuantizedWeight(rows, kept, form.bits)
     ours = torch.empty(DEPTH, WIDTH)
     OURS.linear(torch.eye(DEPTH), product(weight), ours)
@@ -83,14 +88,15 @@ def test_every_level_and_sign_by_hand(form: PanelForm, group: int) -> None:
 def test_panels_take_the_bits_of_levels_and_scales_alone(form: PanelForm, group: int) -> None:
     levels, scales = to_quantized_panels(weight_of(form, group, WIDTH))
     assert levels.nbytes == WIDTH * DEPTH * form.bits // 8
-    item_bytes = 4 if form.has_wide_scales else 2
-    assert scales.nbytes == WIDTH * DEPTH // group * item_bytes * (2 if form.has_offsets else 1)
+    of_group, of_block = {"float16": (2, 0), "float32": (4, 0), "int8": (1, 2)}[form.scales]
+    of_row = DEPTH // group * of_group + DEPTH // BLOCK * of_block
+    assert scales.nbytes == WIDTH * of_row * (2 if form.has_offsets else 1)
 
 
 def test_one_weight_in_several_forms_gives_columns_side_by_side() -> None:
     """So query, key and value of a Q4_K_M file: the values are Q6_K in half of its layers."""
-    wide = weight_of(PanelForm(4, True, True), 32, 2 * WIDTH + 3, seed=4)
-    fine = weight_of(PanelForm(8, False, True), 16, 21, seed=5)
+    wide = weight_of(PanelForm(4, True, "int8"), 32, 2 * WIDTH + 3, seed=4)
+    fine = weight_of(PanelForm(8, False, "int8"), 16, 21, seed=5)
     biases_of = normal(2 * WIDTH + 3, seed=6), normal(21, seed=7)
     first, second = product(wide, biases_of[0]), product(fine, biases_of[1])
     assert first.num_outputs is not None
@@ -100,14 +106,12 @@ def test_one_weight_in_several_forms_gives_columns_side_by_side() -> None:
     for tokens in (1, 7):
         x, ours = normal(tokens, DEPTH), torch.full((tokens, merged.out_features), float("nan"))
         OURS.linear(x, merged, ours)
-        expected = [
-            multiplied(x, one.scales.shape[1]) @ one.dequantized().T for one in (wide, fine)
-        ]
+        expected = [multiplied(x, one.num_groups) @ one.dequantized().T for one in (wide, fine)]
         torch.testing.assert_close(ours, torch.cat(expected, dim=1) + biases, **CLOSE)
 
 
-def test_the_check_at_load_passes_a_form_with_offsets_and_float32_scales() -> None:
-    assert products_verdict("bfloat16", "silu", PanelForm(4, True, True)) is None
+def test_the_check_at_load_passes_a_form_with_offsets_and_scales_of_blocks() -> None:
+    assert products_verdict("bfloat16", "silu", PanelForm(4, True, "int8")) is None
 
 
 def test_gate_and_up_in_two_forms_are_gated_behind_their_products() -> None:

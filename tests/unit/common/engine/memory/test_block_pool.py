@@ -3,6 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.engine.memory.block_pool import BlockPool, OutOfBlocksError
+from tests.examples import examples
 
 
 def test_every_block_is_free_at_first_and_handed_out_once() -> None:
@@ -103,7 +104,7 @@ def test_integrity_finds_a_damaged_free_list() -> None:
         pool.check_integrity()
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(deadline=None, derandomize=True, max_examples=examples(30))
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), max_size=60))
 def test_any_mix_of_allocate_and_release_keeps_the_books(steps: list[tuple[bool, int]]) -> None:
     pool = BlockPool(9, 16)

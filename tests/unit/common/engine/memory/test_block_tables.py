@@ -3,6 +3,7 @@ from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
 from common.engine.memory.block_tables import BlockTables
+from tests.examples import examples
 
 
 def test_rows_are_the_tables_as_far_as_they_are_wanted() -> None:
@@ -27,7 +28,7 @@ def test_another_list_in_the_same_place_is_read_anew() -> None:
 
 
 @seed(0)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.lists(st.tuples(st.integers(0, 7), st.integers(1, 5)), min_size=1, max_size=8)))
 def test_any_history_gives_each_step_its_rows_for_good(steps: list[list[tuple[int, int]]]) -> None:
     """Each step names the sequences of its batch, in any order, and how many blocks each of them wants."""

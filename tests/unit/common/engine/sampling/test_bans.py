@@ -10,6 +10,7 @@ from transformers import MinNewTokensLengthLogitsProcessor, NoBadWordsLogitsProc
 
 from common.engine.sampling.bans import TokenBans
 from common.messages import SamplingParams
+from tests.examples import examples
 from tests.unit.common.engine.sequences import NO_EOS
 
 GREEDY = SamplingParams(0.0, 0, 99)
@@ -42,7 +43,7 @@ def test_an_ignored_end_of_sequence_is_not_forbidden() -> None:
     assert left(replace(GREEDY, min_tokens=3, ignore_eos=True), [1], []) == list(range(60))
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(deadline=None, derandomize=True, max_examples=examples(40))
 @given(
     words=st.lists(st.lists(st.integers(6, 9), min_size=1, max_size=4), min_size=1, max_size=5),
     outputs=st.lists(st.integers(6, 9), min_size=1, max_size=8),

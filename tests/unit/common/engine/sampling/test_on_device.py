@@ -12,6 +12,7 @@ from common.engine.ragged import Carried
 from common.engine.sampling.on_device import sample_on_device
 from common.engine.sampling.sampler import sample
 from common.messages import Grammar, GrammarKind, SamplingParams
+from tests.examples import examples
 from tests.unit.common.engine.sequences import NO_EOS, make_decoding, make_sequence
 
 GREEDY = SamplingParams(0.0, 0, 9)
@@ -26,7 +27,7 @@ OPTIONS: list[dict[str, float]] = [
 ]
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(deadline=None, derandomize=True, max_examples=examples(30))
 @given(
     kinds=st.lists(st.integers(0, len(OPTIONS) - 1), min_size=1, max_size=9),
     vocab=st.sampled_from([2, 17, 1500]),

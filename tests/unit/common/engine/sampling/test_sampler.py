@@ -11,6 +11,7 @@ from common.engine.sampling.noise import gumbel, noise_key
 from common.engine.sampling.sampler import sample
 from common.engine.sequence import Sequence
 from common.messages import SamplingParams
+from tests.examples import examples
 from tests.unit.common.engine.sequences import NO_EOS, make_sequence
 
 Draw = Callable[[torch.Tensor, list[int], list[float], list[int]], list[int]]
@@ -82,7 +83,7 @@ def test_temperature_gives_the_softmax_distribution(dtype: torch.dtype) -> None:
 
 @BOTH_DRAWS
 @DTYPES
-@settings(deadline=None, derandomize=True, max_examples=40)
+@settings(deadline=None, derandomize=True, max_examples=examples(20))
 @given(
     vocab=st.integers(1, 300),
     seed=st.integers(0, 1000),
@@ -125,7 +126,7 @@ def test_next_to_no_temperature_is_greedy(temperature: float) -> None:
     assert warm == chosen(logits, [asking(0.0)] * 20)
 
 
-@settings(deadline=None, derandomize=True, max_examples=40)
+@settings(deadline=None, derandomize=True, max_examples=examples(20))
 @given(st.permutations(range(6)), st.integers(1, 6), st.sets(st.integers(0, 5), max_size=3))
 def test_a_request_gets_the_same_token_in_any_batch(
     order: list[int], batch_size: int, greedy: set[int]
@@ -167,7 +168,7 @@ def test_noise_stays_what_it_is() -> None:
 
 
 @given(st.integers(-(2**70), 2**70), st.integers(0, 2**40))
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(deadline=None, derandomize=True, max_examples=examples(50))
 def test_noise_is_finite_for_any_seed(seed: int, position: int) -> None:
     key = noise_key(seed, position)
     assert 0 <= key < 2**64

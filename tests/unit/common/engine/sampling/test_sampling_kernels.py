@@ -21,12 +21,13 @@ from common.engine.cpu import sampling as cpu_sampling
 from common.engine.sampling import torch_kernels
 from common.engine.sampling.options import Adjustments, Truncation
 from common.messages import SamplingParams
+from tests.examples import examples
 from tests.unit.common.engine.sequences import NO_EOS, make_sequence
 
 BOTH = pytest.mark.parametrize(
     "kernels", [torch_kernels, cpu_sampling], ids=lambda module: module.__name__.split(".")[-2]
 )
-seeded = settings(deadline=None, derandomize=True, max_examples=60)
+seeded = settings(deadline=None, derandomize=True, max_examples=examples(25))
 INF = float("inf")
 
 

@@ -24,6 +24,7 @@ from common.engine.sequence import Sequence
 from common.grammar.matcher import MaskFiller, Masks
 from common.messages import SamplingParams
 from pdserve.errors import Reason
+from tests.examples import examples
 from tests.unit.common.engine.sequences import NO_EOS, make_sequence
 from tests.unit.common.grammar import allowed as byte_grammars
 from tests.unit.router.tiny_tokenizer import write_folder
@@ -104,7 +105,7 @@ def asking(sampling: SamplingParams, outputs: list[int]) -> Sequence:
 
 @BOTH
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@settings(deadline=None, derandomize=True, max_examples=150)
+@settings(deadline=None, derandomize=True, max_examples=examples(40))
 @given(
     asked=st.lists(st.tuples(options, st.none() | sets), min_size=1, max_size=4),
     outputs=st.lists(token, max_size=5),
@@ -138,7 +139,7 @@ def test_a_token_is_one_of_those_left_or_none_is_left(
 
 
 @BOTH
-@settings(deadline=None, derandomize=True, max_examples=50)
+@settings(deadline=None, derandomize=True, max_examples=examples(20))
 @given(options, sets, st.lists(token, max_size=5))
 def test_what_is_nan_is_told_apart_from_what_has_no_token_left(
     kernels: SamplingKernels, sampling: SamplingParams, grammar: set[int], outputs: list[int]

@@ -115,6 +115,16 @@ HYBRIDS |= {
         "mamba_dt_rank": 4,
         "tie_word_embeddings": True,
     },
+    # shared attention beside Mamba 2
+    "zamba2": {
+        "layers_block_type": ["linear_attention", "hybrid"] * 2,
+        "num_key_value_heads": 4,
+        "n_mamba_heads": 8,
+        "mamba_d_state": 8,
+        "mamba_ngroups": 2,
+        "chunk_size": 16,
+        "tie_word_embeddings": True,
+    },
     # no layer of attention
     "mamba2": {"num_heads": 8, "head_dim": 16, "state_size": 8, "n_groups": 2, "chunk_size": 16},
     # projections of attention that keep a state

@@ -1,5 +1,6 @@
 """Models with state beside attention give the tokens of `transformers`, in chunks and in mixed batches."""
 
+import pkgutil
 from copy import deepcopy
 from pathlib import Path
 
@@ -129,6 +130,27 @@ def test_a_recurrence_that_does_not_go_on_is_refused(
     monkeypatch.setattr(modeling_qwen3_next, "torch_chunk_gated_delta_rule", forgetful)
     with pytest.raises(SetupError, match="the recurrent state of layer 0 differ"):
         make_engine(folder, engine_config())
+
+
+@pytest.mark.parametrize(
+    "family", ["mamba2", "bamba", "falcon_h1", "granitemoehybrid", "nemotron_h", "zamba2"]
+)
+def test_a_long_chunk_that_forgets_the_state_is_refused(
+    tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The probe of the whole model runs chunks of 5 tokens, and this scan goes on in up to 16."""
+    name = f"transformers.models.{family}.modeling_{family}.mamba2_chunk_scan"
+    own = pkgutil.resolve_name(name)
+
+    def forgetful(hidden: torch.Tensor, *args: object, chunk_size: int, **kwargs: object) -> object:
+        before = kwargs.pop("initial_states") if hidden.shape[1] <= chunk_size else None
+        return own(hidden, *args, chunk_size=chunk_size, **kwargs | {"initial_states": before})
+
+    monkeypatch.setattr(name, forgetful)
+    with pytest.raises(
+        SetupError, match=r"layer 0 computes 16 tokens at a time, .* differ by \d+%"
+    ):
+        make_engine(save_hybrid(tmp_path, family), engine_config())
 
 
 def test_decode_steps_limit_time_steps_as_chunks_do(

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 from tests.unit.common.engine.tiny_models import save_model
 
 HEAVY = (
@@ -41,7 +43,15 @@ from prefill_worker.worker import make_prefill_worker
 prepare_kernels(folder, config, 1)
 from common.engine.build import build_engine
 build_engine(folder, config, 1)
-print(json.dumps(sorted(sys.modules)))
+imported = sorted(sys.modules)
+import torch
+from common.engine.quick_torch import import_parts
+def draw():
+    return torch.randn(3, generator=torch.Generator().manual_seed(7)).tolist()
+drawn = [draw()]
+import_parts()
+drawn.append(draw())
+print(json.dumps({"imported": imported, "drawn": drawn}))
 """
 
 
@@ -56,6 +66,9 @@ def test_a_worker_with_a_plain_llama_imports_nothing_large(tmp_path: Path) -> No
         text=True,
         check=True,
     )
-    imported = set(json.loads(ran.stdout.splitlines()[-1]))
-    assert "torch" in imported
-    assert imported.isdisjoint(HEAVY)
+    found = json.loads(ran.stdout.splitlines()[-1])
+    assert "torch" in found["imported"]
+    assert set(found["imported"]).isdisjoint(HEAVY)
+    # a class of torch that one of the parts left out completes: before these are imported, and after
+    expected = torch.randn(3, generator=torch.Generator().manual_seed(7)).tolist()
+    assert found["drawn"] == [expected] * 2

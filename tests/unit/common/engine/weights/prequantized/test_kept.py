@@ -11,6 +11,8 @@ from common.engine.build import Engine
 from common.engine.cpu import target
 from common.engine.cpu.target import Target, host_target
 from common.engine.fused.quantize import PanelForm
+from common.engine.memory.host_budget import HostRoom
+from common.engine.memory.worker_share import WorkerShare
 from common.engine.weights.prequantized.keeping import expected_forms, keeps_integers
 from common.engine.weights.size import loading_bytes, weights_bytes
 from tests.unit.common.engine.generation import continuations
@@ -44,21 +46,21 @@ KEEPING = engine_config(quantization="auto")
 has_kernels = pytest.mark.skipif(not host_target().has_kernels, reason="no kernel is run here")
 SYMMETRIC = Packed()
 CASES: dict[str, tuple[dict[str, object], Write, PanelForm]] = {
-    "awq": (AWQ, awq, PanelForm(4, True, True)),
-    "gptq": (Gptq().settings, Gptq(), PanelForm(4, True, True)),
+    "awq": (AWQ, awq, PanelForm(4, True, "float32")),
+    "gptq": (Gptq().settings, Gptq(), PanelForm(4, True, "float32")),
     "gptq-8-rows": (
         Gptq(bits=8, group=-1).settings,
         Gptq(bits=8, group=-1),
-        PanelForm(8, True, True),
+        PanelForm(8, True, "float32"),
     ),
     "packed": (SYMMETRIC.settings, SYMMETRIC, PanelForm(4, False)),
     "packed-8": (Packed(bits=8).settings, Packed(bits=8), PanelForm(8, False)),
     "int8": (
         compressed("int-quantized", num_bits=8, type="int"),
         whole_int8,
-        PanelForm(8, True, True),
+        PanelForm(8, True, "float32"),
     ),
-    "llm-int8": (INT8, bytes_of_rows, PanelForm(8, False, True)),
+    "llm-int8": (INT8, bytes_of_rows, PanelForm(8, False, "float32")),
 }
 
 
@@ -137,6 +139,24 @@ def test_memory_is_that_of_integers(tmp_path: Path) -> None:
     assert loading_bytes(folder, "bfloat16", keeps_integers=True) < loading_bytes(
         folder, "bfloat16"
     )
+
+
+@has_kernels
+def test_memory_is_that_of_full_width_where_kernels_are_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folders_of(tmp_path, "packed").quantized
+    asked: list[tuple[object, ...]] = []
+
+    def tell(*kernels: object) -> str | None:
+        asked.append(kernels)
+        return ("a product differs", None)[len(asked) % 2]
+
+    monkeypatch.setattr("common.engine.product_kernels.trusted_products", tell)
+    right, wrong = (HostRoom.read(folder, KEEPING, WorkerShare()).fixed_bytes for _ in range(2))
+    assert asked == [("float32", "silu", PanelForm(4, False))] * 2
+    full, kept = (loading_bytes(folder, "float32", keeps_integers=keeps) for keeps in (False, True))
+    assert full - kept <= wrong - right <= 1.1 * full - kept
 
 
 def test_groups_in_another_order_than_the_settings_say_are_refused(tmp_path: Path) -> None:

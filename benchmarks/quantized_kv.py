@@ -1,0 +1,81 @@
+"""Engine steps with full and with 8-bit keys and values, in turns.
+
+Usage: python -m benchmarks.quantized_kv [--rounds N] [--threads N]
+"""
+
+import os
+import statistics
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks.environment import write_result
+from benchmarks.timed_steps import as_prefilled, build_warm, decode_again_ms, prefill_ms, release
+from common.cache_dir import default_cache_dir
+from common.config import EngineConfig, KVCacheDtype
+from common.engine.build import Engine
+from common.engine.weights.catalog import DEFAULT_ALIAS
+from common.engine.weights.progress import NoProgress
+from common.engine.weights.resolve import resolve_model
+
+_DECODES = ((1, 300), (8, 300), (1, 2000), (8, 2000))  # sequences, context
+_PROMPTS = (512, 2000)
+_STEPS = 9
+_KV_GIB = 0.45  # the most sequences at the longest context
+_WORK = (
+    *(f"decode {rows} at context {context}" for rows, context in _DECODES),
+    *(f"prefill {length}" for length in _PROMPTS),
+)
+
+
+def main(
+    rounds: Annotated[int, typer.Option(min=1, help="Samples per figure")] = 7,
+    threads: Annotated[int | None, typer.Option(min=1, help="unset: one a core")] = None,
+) -> None:
+    """Measure and write benchmarks/results/quantized_kv.json."""
+    folder = resolve_model(DEFAULT_ALIAS, default_cache_dir(), NoProgress()).path
+    cores = threads or len(os.sched_getaffinity(0))
+    engines = {kind: _build(folder, kind, cores) for kind in get_args(KVCacheDtype)}
+    samples = {kind: [list[float]() for _ in _WORK] for kind in engines}
+    for turn in track(range(rounds + 1), description="rounds"):
+        for kind, engine in engines.items():
+            for found, elapsed_ms in zip(samples[kind], _measure(engine), strict=True):
+                if turn:  # the first round touches the memory
+                    found.append(elapsed_ms)
+    medians = {kind: [statistics.median(s) for s in found] for kind, found in samples.items()}
+    console, table = Console(), Table("KV", "bytes a token", *_WORK)
+    figures: dict[str, object] = {"threads": cores}
+    for kind, engine in engines.items():
+        ratios = [own / full for own, full in zip(medians[kind], medians["auto"], strict=True)]
+        figures[engine.spec.stored_as] = {
+            "bytes a token": engine.cache.num_bytes_per_token,
+            "ms": dict(zip(_WORK, (round(ms, 2) for ms in medians[kind]), strict=True)),
+            "of full KV": dict(zip(_WORK, (round(r, 3) for r in ratios), strict=True)),
+        }
+        cells = (f"{ms:.1f} ({r:.2f} x)" for ms, r in zip(medians[kind], ratios, strict=True))
+        table.add_row(engine.spec.kv_dtype, str(engine.cache.num_bytes_per_token), *cells)
+    path = write_result("quantized_kv", figures)
+    console.print(table)
+    console.print(f"written to {path.name}")
+
+
+def _build(folder: Path, kind: KVCacheDtype, threads: int) -> Engine:
+    config = EngineConfig(dtype="bfloat16", kv_cache_dtype=kind, kv_cache_gib=_KV_GIB)
+    return build_warm(folder, config, threads)
+
+
+def _measure(engine: Engine) -> list[float]:
+    found = []
+    for rows, context in _DECODES:
+        sequences = [as_prefilled(engine, context) for _ in range(rows)]
+        found.append(decode_again_ms(engine, sequences, _STEPS))
+        release(engine, sequences)
+    return [*found, *(prefill_ms(engine, length) for length in _PROMPTS)]
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,20 @@
+"""Form of keys and values as 8-bit integers, in blocks and on the wire.
+
+A head's numbers x of one position become levels, round(x / scale) to nearest, ties to even, with scale =
+max |x| / 127. They fill words of 4 bytes, and the last word is the scale, a float32.
+"""
+
+from typing import Final
+
+from common.kv_transfer.layout import KVShape
+
+LEVELS_OF_WORD: Final = 4
+SCALE_PER_SIZE: Final = 1 / 127
+# a head of no larger numbers is stored as zeros: divided by a smaller scale they would overflow
+SMALLEST_SCALE: Final = 1e-35
+
+
+def in_words(shape: KVShape) -> KVShape:
+    """Return the shape of quantized keys and values, counted in words."""
+    dims = (-(-dim // LEVELS_OF_WORD) + 1 for dim in (shape.key_dim, shape.value_dim))
+    return KVShape(shape.num_kv_heads, *dims)
