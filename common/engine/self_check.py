@@ -14,6 +14,7 @@ from common.engine.attention.form import UnsupportedAttentionError
 from common.engine.attention.interface import ATTENTION_NAME, OWN_NAME, choose_attention
 from common.engine.attention.without_cache import noted_layers
 from common.engine.batch import Batch, BatchEntry
+from common.engine.check_limits import limits_of, without_worst
 from common.engine.memory.block_pool import BlockPool
 from common.engine.memory.block_storage import Piece
 from common.engine.memory.freed import give_freed_back
@@ -33,10 +34,6 @@ from pdserve.errors import SetupError
 
 CHECK_TOKENS = 9
 _CHUNKS = (5, 3)  # of all but the last token, in a model with state
-# Relative, of a layer's keys and values or a row of logits. Right models differ by rounding, 1e-5 at most in
-# float32; wrong ones by a third or more in some layer, though perhaps by 1 % in the logits.
-_TOLERANCE = {"float32": 0.001}
-_HALF_TOLERANCE = 0.2
 _PLAIN = SamplingParams(temperature=1.0, seed=0, max_tokens=1)
 _EVERY_OPTION = replace(
     _PLAIN,
@@ -49,9 +46,6 @@ _EVERY_OPTION = replace(
 )
 _BANNING = replace(_PLAIN, allowed_token_ids=(0,))
 _SLOT = 0  # for the state of the check's sequences
-_FIRST_LAYER = 0.03  # nothing has summed up before it; 0.5 % is measured in bfloat16
-# 8 bits for numbers of which one is far larger than the rest: sqrt(channels) / 440 at most
-_FIRST_LAYER_QUANTIZED = 0.06
 
 
 class SelfCheck:
@@ -60,9 +54,7 @@ class SelfCheck:
     def __init__(self, model: torch.nn.Module, spec: ModelSpec) -> None:
         # spread over the vocabulary: special tokens gather at its ends
         self._tokens = tuple(spec.vocab_size * (i + 1) // 10 for i in range(CHECK_TOKENS))
-        self._limit = _TOLERANCE.get(spec.kv_dtype, _HALF_TOLERANCE)
-        is_exact = spec.kv_dtype == spec.dtype
-        self._first_limit = min(self._limit, _FIRST_LAYER if is_exact else _FIRST_LAYER_QUANTIZED)
+        self._limits = limits_of(spec)
         self._kv_layers, self._kv_shapes = spec.kv_layers, spec.kv_shapes
         self.state_layout: StateLayout | None = None  # None: the model has no state
         try:
@@ -158,20 +150,22 @@ class SelfCheck:
                 unknown.append(layer)
                 continue
             num_kept = len(own[0])  # a window keeps the last ones
-            last = torch.cat([x[len(x) - num_kept :].flatten() for x in stored])
-            limit = self._limit if place else self._first_limit
-            expected = torch.cat([x.flatten() for x in own])
-            _check(f"the keys and values of layer {layer}", last, expected, limit)
+            last = torch.cat([x[len(x) - num_kept :].flatten(1) for x in stored], dim=1).float()
+            expected = torch.cat([x.flatten(1) for x in own], dim=1)
+            limits = self._limits
+            limit = limits.layer if place else limits.first_layer
+            rows = without_worst(last, expected, limits.share_left_out if place else 0)
+            _check(f"the keys and values of layer {layer}", *rows, limit)
         return unknown
 
     def _check_states(self, states: StateCache) -> None:
         ours = states.parts(states.read(_SLOT, CHECK_TOKENS))
         for part, state, own in zip(states.layout.parts, ours, self._own_states, strict=True):
             what = f"the {part.key[0]} state of layer {part.layer}"
-            _check(what, state, own.float().cpu(), self._limit)
+            _check(what, state, own.float().cpu(), self._limits.end)
 
     def _check_logits(self, logits: torch.Tensor) -> None:
-        _check("its logits", logits[0], self._own_logits, self._limit)
+        _check("its logits", logits[0], self._own_logits, self._limits.end)
 
 
 def _check(what: str, ours: torch.Tensor, own: torch.Tensor, limit: float) -> None:

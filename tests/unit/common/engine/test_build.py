@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from common.config import StoredDtype
 from common.engine.build import assemble_engine, build_engine
 from common.engine.device import select_device
+from common.engine.kv_dtype import with_kv_dtype
 from common.engine.stages import StageClock
 from common.engine.weights.load import load_model
 from pdserve.errors import SetupError
@@ -89,8 +90,11 @@ class CountingPositions(torch.nn.Module):  # type: ignore[misc]
         return self._rows[: ids.shape[1]]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_rounding_hides_no_wrong_positions(tmp_path: Path, dtype: StoredDtype) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "kv"),
+    [("float32", "auto"), ("bfloat16", "auto"), ("float16", "auto"), ("bfloat16", "int8")],
+)
+def test_rounding_hides_no_wrong_positions(tmp_path: Path, dtype: StoredDtype, kv: str) -> None:
     """The logits hardly show it here."""
     changes: dict[str, object] = {"d_model": 64, "decoder_layers": 2, "decoder_ffn_dim": 64}
     folder = save_random(
@@ -100,7 +104,8 @@ def test_rounding_hides_no_wrong_positions(tmp_path: Path, dtype: StoredDtype) -
     model, spec = load_model(folder, dtype, cpu)
     decoder: Any = model.get_submodule("model.decoder")
     decoder.embed_positions = CountingPositions(decoder.embed_positions.weight[2:])
-    config = engine_config(backend="reference", dtype=dtype)
+    config = engine_config(backend="reference", dtype=dtype, kv_cache_dtype=kv)
+    spec = with_kv_dtype(spec, config)
     message = (
         r"keys and values of layer 0 differ from the model's own by \d+%; it .* counts positions"
     )
