@@ -70,7 +70,7 @@ class RouterConfig(Frozen):
         2, ge=0, description="Deaths of workers that a request survives; the next one is POISON"
     )
     watchdog_s: float = Field(
-        20.0, gt=0, description="No answer, or no step with work, for so long: killed and restarted"
+        10.0, gt=0, description="No answer, or no step with work, for so long: killed and restarted"
     )
     share_ports: bool = Field(
         False,
