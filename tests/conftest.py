@@ -1,11 +1,15 @@
 """Settings of all tests."""
 
 import gc
+import os
 
 from hypothesis import settings
 
 from tests.examples import examples
 
+# before torch is imported, and for children: threads that share a tiny product wait for each other in a
+# loop, which makes a step of `transformers` cost ten times as much of the CPU; engines set their own number
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # the same examples on each machine, however long one takes there
 settings.register_profile("suite", deadline=None, derandomize=True, max_examples=examples(50))
 settings.load_profile("suite")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,9 @@ def workers(model: Path) -> Iterator[Workers]:
         yield workers
 
 
+@cache
 def generate(model: Path, bad_words: Words) -> list[int]:
-    """The greedy answer of `transformers`."""
+    """Return the greedy answer of `transformers`."""
     reference: Any = load_reference(model)
     asked = {"bad_words_ids": [list(word) for word in bad_words]} if bad_words else {}
     answer: list[int] = reference.generate(

@@ -7,9 +7,9 @@ from pathlib import Path
 from tests.patience import WITHIN_S
 from tests.unit.common.engine.tiny_models import save_model
 
-# each in a process of its own, where no other test has compiled anything
+# each case in a process of its own, where no other has compiled anything; they share what is imported
 SCRIPT = """
-import sys
+import os, sys
 from dataclasses import replace
 from pathlib import Path
 from tests.unit.common.engine.sequences import hold, make_sequence
@@ -17,7 +17,14 @@ from tests.unit.common.engine.tiny_models import engine_config, make_engine
 from common.engine.batch import Batch, BatchEntry
 from common.messages import SamplingParams
 
-engine = make_engine(Path(sys.argv[1]), engine_config(dtype=sys.argv[2], fusion=sys.argv[3]))
+for dtype, fusion in (("float32", "auto"), ("bfloat16", "off")):
+    if os.fork() == 0:
+        break
+else:
+    ends = [os.wait()[1] for _ in range(2)]
+    sys.exit(f"ended with {ends}" if any(ends) else 0)
+
+engine = make_engine(Path(sys.argv[1]), engine_config(dtype=dtype, fusion=fusion))
 from common.engine.cpu import masking, sampling_kernel, truncation_kernel
 from numba.core.registry import CPUDispatcher
 kernels = [v for m in (masking, sampling_kernel, truncation_kernel) for v in vars(m).values()
@@ -41,10 +48,5 @@ for kernel in kernels:
 def test_a_loaded_engine_compiles_no_sampling_kernel(tmp_path: Path) -> None:
     folder = save_model(tmp_path, "llama")
     command = [sys.executable, "-c", SCRIPT, str(folder)]
-    processes = [
-        subprocess.Popen([*command, dtype, fusion], stderr=subprocess.PIPE, text=True)
-        for dtype, fusion in (("float32", "auto"), ("bfloat16", "off"))
-    ]
-    errors = [process.communicate(timeout=WITHIN_S)[1] for process in processes]
-    for process, error in zip(processes, errors, strict=True):
-        assert process.returncode == 0, error[-2000:]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=WITHIN_S, check=False)
+    assert ended.returncode == 0, ended.stderr[-2000:]
