@@ -79,6 +79,11 @@ class Roster:
             self._changed.notify_all()
             return again_in_s
 
+    def is_late(self, name: str) -> bool:
+        """Return True while a worker's last start was given up for want of time."""
+        with self._changed:
+            return self._wanted.is_late(name)
+
     def remove(self, name: str) -> tuple[Launched | None, bool]:
         """Forget a worker; return its latest process, and True if that serves."""
         with self._changed:

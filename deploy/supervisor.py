@@ -174,7 +174,9 @@ class Supervisor:
             return
         try:
             others = [worker for worker in self.roster.processes() if worker.name != name]
-            process = self._launcher.create_again(before, self._specs.again(before.spec), others)
+            # at a low priority a busy machine may never get it ready
+            spec = self._specs.again(before.spec, is_gentle=not self.roster.is_late(name))
+            process = self._launcher.create_again(before, spec, others)
             if not self.roster.begins(process):
                 raise NotReadyInTimeError(f"{name} was removed")
             [ready] = self._launcher.await_starts([process], UnreportedStart())

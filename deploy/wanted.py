@@ -23,6 +23,7 @@ class _Worker:
     due_s: float | None = None  # when to start it; None while it serves, starts or is retired
     num_deaths: int = 0  # failed starts included
     num_failed_starts: int = 0  # in a row
+    was_late: bool = False  # the last start was given up before it was ready
     retired: str = ""
 
     def put_off(self, now_s: float) -> float:
@@ -57,8 +58,13 @@ class WantedWorkers:
         """Note that a process serves under this name; a new name becomes a wanted worker."""
         worker = self._workers.setdefault(name, _Worker())
         worker.address, worker.serving_since_s, worker.due_s = address, now_s, None
-        worker.num_failed_starts = 0
+        worker.num_failed_starts, worker.was_late = 0, False
         self._version += 1
+
+    def is_late(self, name: str) -> bool:
+        """Return True while a worker's last start was given up for want of time."""
+        worker = self._workers.get(name)
+        return worker is not None and worker.was_late
 
     def remove(self, name: str) -> None:
         """Forget a worker that is not wanted any more."""
@@ -91,7 +97,9 @@ class WantedWorkers:
 
     def was_late(self, name: str, now_s: float) -> float:
         """Note a start that was given up, by no fault of the worker; return the seconds until the next."""
-        return self._workers[name].put_off(now_s)
+        worker = self._workers[name]
+        worker.was_late = True
+        return worker.put_off(now_s)
 
     def take_due(self, now_s: float) -> list[str]:
         """Return the workers to start now; each only once."""

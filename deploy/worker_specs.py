@@ -50,9 +50,9 @@ class WorkerSpecs:
             }
         )
 
-    def again(self, spec: WorkerSpec) -> WorkerSpec:
+    def again(self, spec: WorkerSpec, *, is_gentle: bool) -> WorkerSpec:
         """Return the specification of another process for the same worker: it has its own log."""
-        changes = {"log_file": self._log_file(spec.name), "starts_beside_others": True}
+        changes = {"log_file": self._log_file(spec.name), "starts_beside_others": is_gentle}
         return spec.model_copy(update=changes)
 
     def _log_file(self, name: str) -> Path | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from common.config import WorkerSpec
 from common.engine.build import BUILD_TIMEOUT_S, Engine
 from common.engine.device import select_device
-from common.engine.profiling.profile_cache import build_profiled
+from common.engine.profiling.profile_cache import begin_costs, build
 from common.engine.stages import BeginStage, untold
 from common.kv_transfer.node_store import UNLIMITED, NodeStore
 from common.low_priority import run_at_low_priority
@@ -28,14 +28,15 @@ def build_host(
     store: NodeStore = UNLIMITED,
     stage: BeginStage = untold,
 ) -> EngineHost:
-    """Build the engine in its thread, or gently in another one. Raises SetupError as build_engine does."""
+    """Build the engine in its thread, or gently in another one. Raises SetupError as `build` does."""
     loop = EngineLoop(spec.name, on_crash)
     if spec.starts_gently and select_device(spec.engine).type == "cpu":
         # numba's number of threads is the calling thread's, and those that it makes get its priority
         from common.engine.cpu.threads import set_num_threads
 
         loop.call(lambda: set_num_threads(spec.num_threads), BUILD_TIMEOUT_S)
-        engine = run_at_low_priority(lambda: build_profiled(spec, stage), BUILD_TIMEOUT_S)
+        engine = run_at_low_priority(lambda: build(spec, stage), BUILD_TIMEOUT_S)
     else:
-        engine = loop.call(lambda: build_profiled(spec, stage), BUILD_TIMEOUT_S)
+        engine = loop.call(lambda: build(spec, stage), BUILD_TIMEOUT_S)
+    loop.call(lambda: begin_costs(engine, spec, stage), BUILD_TIMEOUT_S)
     return EngineHost(loop, engine, store)

@@ -46,7 +46,7 @@ class EngineLoop:
         """Run `function` in the engine's thread; return or raise its outcome. For use before `start` only."""
         future: Future[T] = Future()
         self.post(lambda: _settle(future, function))
-        self._thread.start()
+        self._begin()
         return future.result(timeout_s)
 
     def start(self, step: Callable[[], bool], on_idle: Message) -> None:
@@ -56,6 +56,9 @@ class EngineLoop:
             self._step, self._on_idle = step, on_idle
 
         self.post(drive)
+        self._begin()
+
+    def _begin(self) -> None:
         if self._thread.ident is None:
             self._thread.start()
 

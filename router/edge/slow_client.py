@@ -34,11 +34,19 @@ class Delivery:
         try:
             await sending
         except asyncio.CancelledError:
-            if self._is_late and task and task.uncancel() <= num_cancels:
+            if self._take_back(task, num_cancels):
                 raise error_from_reason(Reason.SLOW_CONSUMER, SLOW_CLIENT) from None
             raise
         finally:
             self._waiting = None
+            self._take_back(task, num_cancels)
+
+    def _take_back(self, task: "asyncio.Task[object] | None", num_cancels: int) -> bool:
+        """Take the timer's cancellation back; return True if it is the only new one."""
+        if not self._is_late or task is None:
+            return False
+        self._is_late = False
+        return task.uncancel() <= num_cancels
 
     def _begin(self) -> None:
         loop = asyncio.get_running_loop()

@@ -29,13 +29,12 @@ class QuantizedStore:
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Take `keys` and `values` as PackedStorage describes them, of words."""
         self._store = KVStore(keys, values)
+        # one for all layers, since each step's words are stored before the next layer's are made
+        self._scratch: dict[tuple[int, torch.Size], torch.Tensor] = {}
 
     def bind(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> StoreStep:
         """Return a call that stores `key` and `value` [T, kv_heads, dim]; see KVStore.bind."""
-        words = [
-            torch.empty((*x.shape[:2], x.shape[2] // LEVELS_OF_WORD + 1), dtype=torch.int32)
-            for x in (key, value)
-        ]
+        words = [self._words(place, x) for place, x in enumerate((key, value))]
         store = self._store.bind(layer, words[0], words[1])
         numbers = as_array(key), as_array(value)
         given = (*numbers, *(as_array(x).view(np.int8) for x in words))
@@ -46,6 +45,15 @@ class QuantizedStore:
             store(slots, runs)
 
         return quantize_and_store
+
+    def _words(self, place: int, numbers: torch.Tensor) -> torch.Tensor:
+        """Return memory for the words of keys (`place` 0) or values (1), of which others may have a part."""
+        tokens, of_token = len(numbers), numbers.shape[1:]
+        kept = self._scratch.get((place, of_token))
+        if kept is None or len(kept) < tokens:
+            shape = (tokens, of_token[0], of_token[1] // LEVELS_OF_WORD + 1)
+            kept = self._scratch[place, of_token] = torch.empty(shape, dtype=torch.int32)
+        return kept[:tokens]
 
 
 @lru_cache(maxsize=16)

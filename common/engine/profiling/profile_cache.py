@@ -62,19 +62,26 @@ def profiles_dir() -> Path:
     return default_cache_dir().parent / "profiles"
 
 
-def build_profiled(spec: WorkerSpec, stage: BeginStage = untold) -> Engine:
-    """Build a worker's engine with costs that begin at its profile. Raises SetupError like build_engine."""
+def build(spec: WorkerSpec, stage: BeginStage = untold) -> Engine:
+    """Build a worker's engine, whose costs are not known yet. Raises SetupError like build_engine."""
     with stage("compiling kernels") as remark:
         # prefill and decode workers start together: each compiles half, and loads the other's
         is_second = spec.role == "decode"
         remark.text = prepare_kernels(spec.model_dir, spec.engine, spec.num_threads, is_second)
     share = WorkerShare(spec.memory_bytes, spec.machine_workers, spec.gpu_share)
-    engine = build_engine(spec.model_dir, spec.engine, spec.num_threads, share, stage)
+    return build_engine(spec.model_dir, spec.engine, spec.num_threads, share, stage)
+
+
+def begin_costs(engine: Engine, spec: WorkerSpec, stage: BeginStage = untold) -> None:
+    """Have an engine's costs begin at its profile, and take its memory.
+
+    A profile is measured in the calling thread, which has to be the one that computes: another one may have
+    another priority.
+    """
     cache = ProfileCache(engine, spec.num_threads, profiles_dir())
     measured = within_limits(cache.load_or_measure(stage), engine.limits)
     engine.costs.begin(measured, cache.mark_stale)
     engine.cache.take_memory()  # last, when the start no longer needs the cores for itself
-    return engine
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,8 @@ def use_context(config: "PreTrainedConfig", wanted: int | Auto) -> str:
     beyond = [rope for rope in rope_parameters(text) if (original_tokens(rope) or wanted) < wanted]
     for rope in beyond:
         rope["short_factor"] = rope["long_factor"]
+        if "long_mscale" in rope:  # PhiMoE's own
+            rope["short_mscale"] = rope["long_mscale"]
     return "-long" if beyond else ""
 
 

@@ -70,6 +70,18 @@ def test_starts_that_are_given_up_for_want_of_room_retire_nobody() -> None:
     assert wanted.membership().find("a") == Member("a")
 
 
+def test_a_start_that_was_given_up_makes_the_next_ones_hurry_until_the_worker_serves() -> None:
+    wanted = serving("a")
+    wanted.died("a", 100.0)
+    assert not wanted.is_late("a")
+    wanted.was_late("a", 200.0)
+    wanted.failed_start("a", 201.0, "no memory")
+    assert wanted.is_late("a")
+    wanted.serves("a", "a:2", 300.0)
+    assert not wanted.is_late("a")
+    assert not wanted.is_late("b")
+
+
 def test_the_version_grows_with_each_change_that_a_router_must_know() -> None:
     wanted = serving("a", "b")
     versions = [wanted.version]

@@ -36,9 +36,13 @@ SPEC = WorkerSpec(
 def test_a_start_is_gentle_where_others_serve_on_its_cores(
     changes: dict[str, object], thread: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host, "build_profiled", lambda *_: threading.current_thread().name)
+    measured_in = list[str]()
+    monkeypatch.setattr(host, "build", lambda *_: threading.current_thread().name)
+    note = lambda *_: measured_in.append(threading.current_thread().name)  # noqa: E731
+    monkeypatch.setattr(host, "begin_costs", note)
     found: EngineHost = build_host(SPEC.model_copy(update=changes), UNUSED)
     assert str(found.engine) == thread
+    assert measured_in == ["decode-0"]  # at the priority at which it computes
     if thread == "low-priority":  # what the steps use is set in their own thread
         counted: Future[int] = Future()
         found.loop.post(lambda: counted.set_result(get_num_threads()))

@@ -1,6 +1,7 @@
 """The time that a client has to take each send of a stream."""
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -56,6 +57,18 @@ async def test_a_failing_send_fails_as_it_is() -> None:
 
     with pytest.raises(ConnectionResetError):
         await Delivery(WITHIN_S).deliver(fail())
+
+
+async def test_a_send_that_takes_its_cancellation_for_an_end_leaves_none_behind() -> None:
+    async def swallow() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await never()
+
+    delivery = Delivery(WITHIN_S)
+    await delivery.deliver(swallow())
+    assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
+    with pytest.raises(OverloadedError):
+        await delivery.deliver(never())
 
 
 async def test_many_sends_share_a_timer(monkeypatch: pytest.MonkeyPatch) -> None:
