@@ -87,7 +87,7 @@ async def _echo(work_s: float) -> AsyncGenerator[tuple[RouterProcess, int]]:
     os.sched_setaffinity(0, [first])
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "benchmarks.router.echo", str(work_s), stdin=pipe, stdout=pipe
+        sys.executable, "-m", f"{__package__}.echo", str(work_s), stdin=pipe, stdout=pipe
     )
     os.sched_setaffinity(0, others or [first])
     try:
