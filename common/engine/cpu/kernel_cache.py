@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import os
 import pickle
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -56,8 +57,12 @@ def tally() -> Tally:
 
 @lru_cache(maxsize=1)
 def kernels_dir() -> Path:
-    """Return the folder of these sources' kernels: an edit of any file here leads to another folder."""
-    digest = hashlib.sha256(numba.__version__.encode())
+    """Return the folder of these sources' kernels.
+
+    An edit of any file here, another numba or another Python leads to another folder. A kernel's entry
+    knows how Python's objects lie in memory.
+    """
+    digest = hashlib.sha256(f"{numba.__version__} {sys.implementation.cache_tag}".encode())
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())
     return default_cache_dir().parent / "kernels" / digest.hexdigest()[:16]

@@ -11,7 +11,7 @@ import numba
 import numpy as np
 import pytest
 
-from common.engine.cpu.kernel_cache import KernelCache
+from common.engine.cpu.kernel_cache import KernelCache, kernels_dir
 from tests.patience import WITHIN_S
 
 SCRIPT = """
@@ -166,6 +166,13 @@ def test_kernels_that_two_processes_compiled_serve_a_third_together(tmp_path: Pa
     two, three = run_with_a_part(tmp_path, "2", "3")
     assert two != three
     assert run_with_a_part(tmp_path, "2 3") == [two, three]
+
+
+def test_another_python_has_kernels_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = {kernels_dir.__wrapped__()}
+    monkeypatch.setattr(sys.implementation, "cache_tag", "cpython-399")
+    folders.add(kernels_dir.__wrapped__())
+    assert len(folders) == 2
 
 
 def doubled(folder: Path) -> numba.core.dispatcher.Dispatcher:

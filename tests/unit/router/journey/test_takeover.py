@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -167,11 +169,16 @@ async def test_a_stop_text_in_it_is_refused_before_a_worker_has_it(world: World)
 
 
 async def test_a_cancel_while_its_text_is_rebuilt_is_not_lost(world: World) -> None:
-    task = asyncio.create_task(read(world.journeys, taken_over("one")))
-    await until(lambda: world.routed.admission.num_in_flight == 1)
-    world.journeys.cancel(ANONYMOUS, "r")
-    with pytest.raises(RequestCancelledError):
-        await task
+    cancelled = Event()
+    with ThreadPoolExecutor(1) as threads:
+        asyncio.get_running_loop().set_default_executor(threads)
+        threads.submit(cancelled.wait, WITHIN_S)  # until then its text waits for the thread
+        task = asyncio.create_task(read(world.journeys, taken_over("one")))
+        await until(lambda: world.routed.admission.num_in_flight == 1)
+        world.journeys.cancel(ANONYMOUS, "r")
+        cancelled.set()
+        with pytest.raises(RequestCancelledError):
+            await task
     assert world.routed.sent() == []
 
 
