@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 from unittest.mock import patch
 
-from common.config import EngineConfig, TransferConfig, WorkerSpec
+from common.config import EngineConfig, TransferConfig
 from common.engine.build import Engine
 from common.kv_transfer.in_process import InProcessTransport
 from common.kv_transfer.node_store import UNLIMITED, NodeStore
@@ -38,6 +38,7 @@ from decode_worker.engine import DecodeEngine
 from decode_worker.worker import make_decode_worker
 from prefill_worker.engine import PrefillEngine
 from prefill_worker.worker import make_prefill_worker
+from tests.integration.support.worker_spec import worker_spec
 from tests.patience import WITHIN_S
 from tests.unit.common.engine.tiny_models import engine_config
 
@@ -187,20 +188,11 @@ class Workers:
         self.crashes: list[BaseException] = []
         self.answers = Answers()
         transfer = transfer or TransferConfig()
-        names, configs = (PREFILL, "decode-0"), (prefill_config, decode_config)
-        specs = [
-            WorkerSpec(
-                name=name,
-                role=role,
-                model_dir=model_dir,
-                model_name="tiny",
-                namespace="test",
-                num_threads=1,
-                engine=config or engine_config(),
-                transfer=transfer,
-            )
-            for name, role, config in zip(names, ("prefill", "decode"), configs, strict=True)
-        ]
+        prefilling, decoding = prefill_config or engine_config(), decode_config or engine_config()
+        specs = (
+            worker_spec(PREFILL, "prefill", model_dir, prefilling, transfer),
+            worker_spec("decode-0", "decode", model_dir, decoding, transfer),
+        )
         hosts = [build_host(spec, self.crashes.append, store) for spec in specs]
         hosts = [replace(host, engine=change(host.engine)) for host in hosts]
         prefill = make_prefill_worker(specs[0], hosts[0])

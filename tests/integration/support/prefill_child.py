@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
-from typing import Literal
 
 from common.config import EngineConfig, TransferConfig, WorkerSpec
 from common.engine.build import BUILD_TIMEOUT_S, build_engine
@@ -18,9 +17,16 @@ from common.kv_transfer.wire import WireItem
 from common.worker.host import EngineHost
 from common.worker.loop import EngineLoop
 from prefill_worker.worker import PrefillWorker, make_prefill_worker
-from tests.integration.support.in_process_workers import PREFILL, held, in_engine, until
+from tests.integration.support.in_process_workers import (
+    PREFILL,
+    held,
+    in_engine,
+    until,
+)
+from tests.integration.support.worker_spec import worker_spec
 from tests.patience import WITHIN_S
 
+PATIENT = TransferConfig(item_timeout_s=WITHIN_S)
 _BACKLOG = 16
 
 
@@ -46,22 +52,6 @@ class CheckAtRest:
 
 
 Order = Begin | Cancel | CheckAtRest
-
-
-def worker_spec(
-    name: str, role: Literal["prefill", "decode"], model_dir: Path, config: EngineConfig
-) -> WorkerSpec:
-    """Describe a worker of one thread."""
-    return WorkerSpec(
-        name=name,
-        role=role,
-        model_dir=model_dir,
-        model_name="tiny",
-        namespace="test",
-        num_threads=1,
-        engine=config,
-        transfer=TransferConfig(item_timeout_s=WITHIN_S),
-    )
 
 
 def unmeasured_host(spec: WorkerSpec, on_crash: Callable[[BaseException], None]) -> EngineHost:
@@ -105,7 +95,7 @@ class _Child:
 
     def _begin(self, order: Begin) -> None:
         self.stop()
-        spec = worker_spec(PREFILL, "prefill", order.model_dir, order.config)
+        spec = worker_spec(PREFILL, "prefill", order.model_dir, order.config, PATIENT)
         self._worker = make_prefill_worker(spec, unmeasured_host(spec, self._crashes.append))
         self._transport = InProcessTransport({PREFILL: self._worker.source})
         self._worker.shell.start()

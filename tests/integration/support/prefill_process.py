@@ -15,7 +15,6 @@ from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from common.config import EngineConfig
@@ -46,12 +45,7 @@ class PrefillProcess:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._control.close()
         self._process.join(WITHIN_S)
         self._folder.cleanup()

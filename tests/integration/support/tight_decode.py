@@ -8,7 +8,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from common.config import EngineConfig
@@ -27,7 +26,8 @@ from tests.integration.support.in_process_workers import (
     until,
 )
 from tests.integration.support.kv_faults import held_engine
-from tests.integration.support.prefill_child import unmeasured_host, worker_spec
+from tests.integration.support.prefill_child import PATIENT, unmeasured_host
+from tests.integration.support.worker_spec import worker_spec
 from tests.patience import WITHIN_S
 
 NEW_TOKENS = 20  # more than a block has positions
@@ -47,7 +47,7 @@ class TightDecode:
         self._prompts = prompts
         self._crashes: list[BaseException] = []
         self._answers = Answers()
-        spec = worker_spec("decode-0", "decode", model_dir, config)
+        spec = worker_spec("decode-0", "decode", model_dir, config, PATIENT)
         host = unmeasured_host(spec, self._crashes.append)
         self.engine = _with_room_for(prompts, host.engine)
         self.worker = make_decode_worker(spec, replace(host, engine=self.engine), transport)
@@ -58,12 +58,7 @@ class TightDecode:
         expect_short_answers(self.worker)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.worker.stop(WITHIN_S)
 
     def answer_all(self, tag: str) -> list[list[int]]:
