@@ -4,17 +4,23 @@ Usage: python -m benchmarks.quantized_kv [--rounds N] [--threads N]
 """
 
 import os
-import statistics
+from functools import partial
 from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from benchmarks.environment import write_result
-from benchmarks.timed_steps import as_prefilled, build_warm, decode_again_ms, prefill_ms, release
+from benchmarks.timed_steps import (
+    as_prefilled,
+    build_warm,
+    decode_again_ms,
+    medians_in_turns,
+    prefill_ms,
+    release,
+)
 from common.cache_dir import default_cache_dir
 from common.config import EngineConfig, KVCacheDtype
 from common.engine.build import Engine
@@ -40,23 +46,19 @@ def main(
     folder = resolve_model(DEFAULT_ALIAS, default_cache_dir(), NoProgress()).path
     cores = threads or len(os.sched_getaffinity(0))
     engines = {kind: _build(folder, kind, cores) for kind in get_args(KVCacheDtype)}
-    samples = {kind: [list[float]() for _ in _WORK] for kind in engines}
-    for turn in track(range(rounds + 1), description="rounds"):
-        for kind, engine in engines.items():
-            for found, elapsed_ms in zip(samples[kind], _measure(engine), strict=True):
-                if turn:  # the first round touches the memory
-                    found.append(elapsed_ms)
-    medians = {kind: [statistics.median(s) for s in found] for kind, found in samples.items()}
+    measures = {kind: partial(_measure, engine) for kind, engine in engines.items()}
+    medians = medians_in_turns(measures, _WORK, rounds)
     console, table = Console(), Table("KV", "bytes a token", *_WORK)
     figures: dict[str, object] = {"threads": cores}
     for kind, engine in engines.items():
-        ratios = [own / full for own, full in zip(medians[kind], medians["auto"], strict=True)]
+        times_ms = medians[kind]
+        ratios = {work: own / medians["auto"][work] for work, own in times_ms.items()}
         figures[engine.spec.stored_as] = {
             "bytes a token": engine.cache.num_bytes_per_token,
-            "ms": dict(zip(_WORK, (round(ms, 2) for ms in medians[kind]), strict=True)),
-            "of full KV": dict(zip(_WORK, (round(r, 3) for r in ratios), strict=True)),
+            "ms": {work: round(own, 2) for work, own in times_ms.items()},
+            "of full KV": {work: round(ratio, 3) for work, ratio in ratios.items()},
         }
-        cells = (f"{ms:.1f} ({r:.2f} x)" for ms, r in zip(medians[kind], ratios, strict=True))
+        cells = (f"{own:.1f} ({ratios[work]:.2f} x)" for work, own in times_ms.items())
         table.add_row(engine.spec.kv_dtype, str(engine.cache.num_bytes_per_token), *cells)
     path = write_result("quantized_kv", figures)
     console.print(table)

@@ -4,17 +4,23 @@ Usage: python -m benchmarks.quantized_weights [--rounds N] [--threads N]
 """
 
 import os
-import statistics
+from functools import partial
 from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from benchmarks.environment import write_result
-from benchmarks.timed_steps import CONTEXT, as_prefilled, build_warm, decode_again_ms, prefill_ms
+from benchmarks.timed_steps import (
+    CONTEXT,
+    as_prefilled,
+    build_warm,
+    decode_again_ms,
+    medians_in_turns,
+    prefill_ms,
+)
 from common.cache_dir import default_cache_dir
 from common.config import EngineConfig, Quantization, Rounding
 from common.engine.build import Engine
@@ -28,7 +34,6 @@ _PROMPT = 512
 _STEPS = 9
 _KV_GIB = 0.4  # the most rows at CONTEXT
 _WORK = (*(f"decode {rows} at context {CONTEXT}" for rows in _ROWS), f"prefill {_PROMPT}")
-Samples = dict[str, dict[str, list[float]]]  # by quantization, then by work, in ms
 
 
 def main(
@@ -39,14 +44,8 @@ def main(
     folder = resolve_model(DEFAULT_ALIAS, default_cache_dir(), NoProgress()).path
     cores = threads or len(os.sched_getaffinity(0))
     engines = {kind: _build(folder, kind, cores) for kind in ("none", *get_args(Rounding))}
-    held = {kind: _hold(engine) for kind, engine in engines.items()}
-    samples: Samples = {kind: {work: [] for work in _WORK} for kind in engines}
-    for turn in track(range(rounds + 1), description="rounds"):
-        for kind, engine in engines.items():
-            for work, elapsed_ms in zip(_WORK, _measure(engine, held[kind]), strict=True):
-                if turn:  # the first round touches the memory
-                    samples[kind][work].append(elapsed_ms)
-    figures = _figures(samples)
+    measures = {kind: partial(_measure, engine, _hold(engine)) for kind, engine in engines.items()}
+    figures = _figures(medians_in_turns(measures, _WORK, rounds))
     path = write_result(
         "quantized_weights", {"dtype": engines["none"].spec.dtype, "threads": cores} | figures
     )
@@ -68,11 +67,11 @@ def _measure(engine: Engine, sequences: list[Sequence]) -> list[float]:
     return [*decode, prefill_ms(engine, _PROMPT)]
 
 
-def _figures(samples: Samples) -> dict[str, dict[str, dict[str, float]]]:
+def _figures(exact: dict[str, dict[str, float]]) -> dict[str, dict[str, dict[str, float]]]:
     """Return medians in ms, and their ratios to those of full weights."""
     medians = {
-        kind: {work: round(statistics.median(found), 2) for work, found in by_work.items()}
-        for kind, by_work in samples.items()
+        kind: {work: round(found, 2) for work, found in by_work.items()}
+        for kind, by_work in exact.items()
     }
     full = medians["none"]
     ratios = {

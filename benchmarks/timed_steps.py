@@ -2,7 +2,10 @@
 
 import statistics
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from rich.progress import track
 
 from common.config import EngineConfig
 from common.engine.batch import Batch, BatchEntry
@@ -23,6 +26,25 @@ def build_warm(model_dir: Path, config: EngineConfig, num_threads: int) -> Engin
     if taking is not None:
         taking.join()
     return engine
+
+
+def medians_in_turns(
+    measures: Mapping[str, Callable[[], list[float]]], works: tuple[str, ...], rounds: int
+) -> dict[str, dict[str, float]]:
+    """Return the medians in ms by kind, then by work; a measure returns one time for each work.
+
+    Kinds take turns, `rounds` times after a first one, which touches the memory and does not count.
+    """
+    samples = {kind: {work: list[float]() for work in works} for kind in measures}
+    for turn in track(range(rounds + 1), description="rounds"):
+        for kind, measure in measures.items():
+            for work, elapsed_ms in zip(works, measure(), strict=True):
+                if turn:
+                    samples[kind][work].append(elapsed_ms)
+    return {
+        kind: {work: statistics.median(found) for work, found in by_work.items()}
+        for kind, by_work in samples.items()
+    }
 
 
 def decode_ms(engine: Engine, batch_size: int) -> float:

@@ -37,7 +37,6 @@ def load_weights(
 
     keeps = device.type == "cpu" and keeps_integers(model_dir, config)
     began_s = time.monotonic()
-
     with stage("loading weights") as remark:
         rest = (chosen.dtype, device, admit_as_served)
         model, spec = load(model_dir, config, *rest, keeps_integers=keeps)
