@@ -151,7 +151,7 @@ def _alike(kind: ir.Type, value: int) -> Any:
 
 def variable(builder: Builder, value: Any) -> Any:
     """Make a variable: a stack slot, which LLVM turns into a register."""
-    slot = cgutils.alloca_once(builder, VECTOR)
+    slot = cgutils.alloca_once(builder, value.type)
     builder.store(value, slot)
     return slot
 

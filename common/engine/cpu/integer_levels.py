@@ -8,13 +8,14 @@ from numba.core.typing.templates import Signature
 from common.engine.cpu import emit
 from common.engine.cpu.emit import INTS, LANES, Builder, Context, Values
 from common.engine.cpu.group_scales import LINE_BYTES, GroupScales, prefetch_scales
+from common.engine.cpu.integer_rows import IS_BY_BYTES
 from common.engine.cpu.panel import WIDTH
 from common.engine.cpu.quantized_levels import BYTES_IN_WORD, GROUP
 from common.engine.cpu.scale_blocks import BLOCK
 
+NUMBERS_IN_LANE = 4 if IS_BY_BYTES else 2
 _AHEAD_BYTES = 8192
-_NIBBLES = 0x0F0F0F0F
-_SIGNS = 0x08080808
+_WORD_BITS = 32
 
 
 class WordPanel(NamedTuple):
@@ -47,15 +48,31 @@ def panel_of(
     return panel._replace(first=first)
 
 
-def levels_of(builder: Builder, panel: WordPanel, words: Any) -> list[Any]:
-    """Return words of four bytes without a sign."""
-    if panel.in_word == BYTES_IN_WORD:
-        return [words]
-    shifted = (words, builder.lshr(words, alike(4)))
-    halves = [builder.and_(half, alike(_NIBBLES)) for half in shifted]
-    if panel.has_offsets:
-        return halves
-    return [builder.xor(half, alike(_SIGNS)) for half in halves]
+def num_parts(in_word: int) -> int:
+    """Return how many vectors the levels of a word come apart into."""
+    return in_word // NUMBERS_IN_LANE
+
+
+def levels_of(builder: Builder, panel: WordPanel, words: Any, part: int) -> Any:
+    """Return a part of the levels of words, without a sign: four bytes a lane, or two 16-bit integers.
+
+    Bytes: all four, or the even levels of 4 bits and the odd ones. Pairs: of each two that are half a word
+    apart. integer_rows.py stores the numbers of x in the same order.
+    """
+    if panel.in_word == BYTES_IN_WORD and IS_BY_BYTES:
+        return words
+    bits = _WORD_BITS // panel.in_word
+    if part:
+        words = builder.lshr(words, alike(bits * part))
+    levels = builder.and_(words, _in_numbers((1 << bits) - 1))
+    if panel.in_word == BYTES_IN_WORD or panel.has_offsets:
+        return levels
+    return builder.xor(levels, _in_numbers(1 << (bits - 1)))
+
+
+def _in_numbers(bits: int) -> Any:
+    """Make words of the same bits in each number of a lane."""
+    return alike(sum(bits << at for at in range(0, _WORD_BITS, _WORD_BITS // NUMBERS_IN_LANE)))
 
 
 def prefetch_words(builder: Builder, panel: WordPanel, group: Any) -> None:

@@ -6,9 +6,10 @@ from functools import partial
 import numpy as np
 
 from common.engine.cpu.activation import GELU_TANH, SILU
+from common.engine.cpu.emit import LANES
 from common.engine.cpu.group_scales import count_groups
 from common.engine.cpu.integer_panel import integer_tile
-from common.engine.cpu.integer_rows import split_group
+from common.engine.cpu.integer_rows import DIGITS, IS_BY_BYTES, split_group
 from common.engine.cpu.jit import Compiled, kernel, part
 from common.engine.cpu.memory import flat
 from common.engine.cpu.panel import PLAIN
@@ -16,19 +17,30 @@ from common.engine.cpu.panel_items import items_function, shift_of
 from common.engine.cpu.parallel import in_parallel
 from common.engine.cpu.quantized_levels import BYTES_IN_WORD, GROUP, NIBBLES_IN_WORD
 
-ROWS = (6, 4, 3, 2, 1)  # rows of a tile; the first with WIDTH fills the registers
+ROWS = (
+    6 if LANES == 16 else 5,
+    4,
+    3,
+    2,
+    1,
+)  # rows of a tile; the first with WIDTH fills the registers
+_DIGIT = np.int8 if IS_BY_BYTES else np.int16
 
 
 @part()
-def _split_rows(first, end, x, high, low, scales, sums, offsets, is_split):  # type: ignore[no-untyped-def]
+def _split_rows(first, end, x, digits, scales, sums, offsets, in_word):  # type: ignore[no-untyped-def]
     depth = x.shape[1]
     groups = depth // GROUP
-    numbers, highs, lows = flat(x), flat(high), flat(low)
+    numbers, target = flat(x), flat(digits)
     for group in range(first * groups, end * groups):
-        if is_split:
-            split_group(numbers, group * GROUP, highs, lows, scales, sums, offsets, group, 1)
+        at = group * GROUP
+        to = at + group // groups * depth * (DIGITS - 1)
+        if in_word == BYTES_IN_WORD:
+            split_group(numbers, at, target, to, depth, scales, sums, offsets, group, BYTES_IN_WORD)
         else:
-            split_group(numbers, group * GROUP, highs, lows, scales, sums, offsets, group, 0)
+            split_group(
+                numbers, at, target, to, depth, scales, sums, offsets, group, NIBBLES_IN_WORD
+            )
 
 
 def _tile_function(rows: int, kind: int, in_word: int) -> Compiled:
@@ -74,8 +86,8 @@ def _panels_function(kind: int) -> Compiled:
     def run_panels(  # type: ignore[no-untyped-def]
         first_item, end_item, rows, words, scales, bias, out, first_column, end_column, num_parts
     ):
-        tokens, depth = rows[0].shape
-        x = (flat(rows[0]), flat(rows[1]), rows[2], rows[3], rows[4])
+        tokens, depth = rows[0].shape[0], rows[0].shape[2]
+        x = (flat(rows[0]), rows[1], rows[2], rows[3])
         shift = shift_of(depth, count_groups(scales, depth), GROUP)
         given = (x, depth, flat(words), flat(scales), shift)
         if words.shape[1] * BYTES_IN_WORD == depth:
@@ -97,18 +109,16 @@ def _matmul_function(kind: int) -> Callable[..., None]:
     @kernel(variant=str(kind))
     def matmul(x, words, scales, bias, out, first_column, end_column, num_parts):  # type: ignore[no-untyped-def]
         tokens, depth = x.shape
-        high, low = np.empty((tokens, depth), np.int8), np.empty((tokens, depth), np.int8)
-        groups = tokens * depth // GROUP
+        digits, groups = np.empty((tokens, DIGITS, depth), _DIGIT), tokens * depth // GROUP
         x_scales, sums = np.empty(groups, np.float32), np.empty(groups, np.int32)
         offsets = np.empty(groups, np.float32)
-        is_split = words.shape[1] * BYTES_IN_WORD != depth
-        parts = (x, high, low, x_scales, sums, offsets, is_split)
+        parts = (x, digits, x_scales, sums, offsets, depth // words.shape[1])
         if tokens == 1:
             _split_rows(0, 1, *parts)
         else:
             in_parallel(tokens, _split_rows, parts)
         # not flat yet: the arrays must live until the end
-        rows = (high, low, x_scales, sums, offsets)
+        rows = (digits, x_scales, sums, offsets)
         arguments = (rows, words, scales, bias, out, first_column, end_column, num_parts)
         in_parallel(words.shape[0] * num_parts, run_panels, arguments)
 

@@ -1,9 +1,10 @@
 """Products of rows of 16-bit integers with panels of small integers, as a numba intrinsic.
 
-Where a CPU multiplies bytes and sums four of them in one instruction (AVX512-VNNI), it does the work of eight
-instructions of quantized_panel.py. A panel is words for WIDTH rows: four levels of 8 bits [K / 4, WIDTH], or
-eight of 4 bits [K / 8, WIDTH]. The instruction wants levels without a sign. So signed ones of 8 bits are held
-with 128 added, and to those of 4 bits 8 is added here. What that adds to a sum is where the sum begins.
+A panel is words for WIDTH rows: four levels of 8 bits [K / 4, WIDTH], or eight of 4 bits [K / 8, WIDTH].
+Where a CPU multiplies bytes and sums four of them in one instruction (AVX512-VNNI), that does the work of
+eight instructions of quantized_panel.py. Elsewhere one multiplies and sums pairs of 16-bit integers, and does
+the work of four (AVX2, AVX-512). Both want levels without a sign. So signed ones of 8 bits are held with 128
+added, and to those of 4 bits 8 is added here. What that adds to a sum is where the sum begins.
 
 A group's sum is exact, so a result does not depend on the number of rows. Then total += scale * sum, fused.
 """
@@ -20,28 +21,32 @@ from common.engine.cpu.activation import GELU_TANH, gated
 from common.engine.cpu.emit import INTS, LANES, Builder, Context, Values
 from common.engine.cpu.group_scales import COLUMNS, load_scales
 from common.engine.cpu.integer_levels import (
+    NUMBERS_IN_LANE,
     WordPanel,
     alike,
     levels_of,
+    num_parts,
     panel_of,
     prefetch_words,
 )
-from common.engine.cpu.panel import PLAIN, WIDTH
+from common.engine.cpu.integer_rows import DIGITS, IS_BY_BYTES
+from common.engine.cpu.panel import PLAIN, WIDTH, keep_order, opaque_truth
 from common.engine.cpu.quantized_levels import BYTES_IN_WORD, GROUP, NIBBLES_IN_WORD
 
 _ADDED = {BYTES_IN_WORD: 128, NIBBLES_IN_WORD: 8}  # to signed levels
-_DOT = "llvm.x86.avx512.vpdpbusd.512"
+_BYTES_DOT = "llvm.x86.avx512.vpdpbusd.512"
+_PAIRS_DOT = "llvm.x86.avx512.pmaddw.d.512" if LANES == 16 else "llvm.x86.avx2.pmadd.wd"
+_PAIRS = ir.VectorType(ir.IntType(16), 2 * LANES)
 
 
 class _Rows(NamedTuple):
     """Rows of x as integers, and numbers of their groups."""
 
-    high: Any
-    low: Any
+    digits: Any
     scales: Any
     sums: Any
     offsets: Any
-    first: Any  # number, in bytes
+    first: Any  # number of x
     depth: Any
 
 
@@ -51,8 +56,8 @@ def integer_tile(  # type: ignore[no-untyped-def]
 ):
     """out[i, 0:WIDTH] = x[row + i] . panel number `panel` + bias[0:WIDTH] for `rows` rows of x.
 
-    `x` is a tuple of what split_group writes: high, low, scales, sums, offsets, flat. `row` is the place of
-    x's first number, `shift` log2 of the groups that share a scale, and `kind` as in panel_tile.
+    `x` is a tuple of what split_group writes: digits, scales, sums, offsets, flat. `row` is the place of x's
+    first number, `shift` log2 of the groups that share a scale, and `kind` as in panel_tile.
     """
     num_rows, levels = emit.literal(rows), emit.literal(in_word)
     i64 = types.intp
@@ -85,8 +90,8 @@ def _rows_of(context: Context, builder: Builder, sig: Signature, args: Values) -
         context.make_array(kind)(context, builder, part).data
         for kind, part in zip(sig.args[0], parts, strict=True)
     ]
-    high, low, scales, sums, offsets = arrays
-    return _Rows(high, low, scales, sums, offsets, args[1], args[2])
+    digits, scales, sums, offsets = arrays
+    return _Rows(digits, scales, sums, offsets, args[1], args[2])
 
 
 def _begin_totals(builder: Builder, biases: Any, num_rows: int) -> list[list[Any]]:
@@ -100,14 +105,15 @@ def _add_group(
     prefetch_words(builder, panel, group)
     numbers = [_group_number(builder, x, i, group) for i in range(len(totals))]
     sums = [_begin_sums(builder, x, panel, number) for number in numbers]
-    for step in range(panel.words_in_group):
-        _add_words(builder, x, panel, group, step, sums)
+    _add_words(builder, x, panel, group, sums)
     scales = load_scales(builder, panel.scales, group, 0)
     offsets = load_scales(builder, panel.scales, group, 1) if panel.has_offsets else []
     for number, row_sums, row_totals in zip(numbers, sums, totals, strict=True):
         scale = emit.splat(builder, builder.load(builder.gep(x.scales, [number])))
-        for c, ((high, low), total) in enumerate(zip(row_sums, row_totals, strict=True)):
-            whole = builder.add(builder.shl(high, alike(8)), low)
+        for c, (of_digits, total) in enumerate(zip(row_sums, row_totals, strict=True)):
+            whole = builder.load(of_digits[-1])
+            if IS_BY_BYTES:
+                whole = builder.add(builder.shl(builder.load(of_digits[0]), alike(8)), whole)
             factor = builder.fmul(scale, scales[c])
             emit.add_product(builder, total, factor, builder.sitofp(whole, emit.VECTOR))
             if offsets:
@@ -116,47 +122,81 @@ def _add_group(
 
 
 def _begin_sums(builder: Builder, x: _Rows, panel: WordPanel, number: Any) -> list[list[Any]]:
-    """Return sums of the high and the low digits, for each column of a row."""
-    nothing = ir.Constant(INTS, [0] * LANES)
-    if panel.has_offsets:
-        return [[nothing, nothing] for _ in COLUMNS]
+    """Return a sum for each digit, the last with what signs want, for each column of a row."""
+    starts = [alike(0)] * DIGITS
+    if not panel.has_offsets:
+        starts[-1] = _due_to_signs(builder, x, panel, number)
+    return [[emit.variable(builder, start) for start in starts] for _ in COLUMNS]
+
+
+def _due_to_signs(builder: Builder, x: _Rows, panel: WordPanel, number: Any) -> Any:
+    """Return, in every lane, what takes off the sum that is added to signed levels."""
     of_group = builder.load(builder.gep(x.sums, [number]))
     too_much = builder.mul(of_group, ir.Constant(emit.I32, -_ADDED[panel.in_word]))
-    return [[nothing, emit.splat_as(builder, too_much, INTS)] for _ in COLUMNS]
+    return emit.splat_as(builder, too_much, INTS)
 
 
 def _add_words(
-    builder: Builder, x: _Rows, panel: WordPanel, group: Any, step: int, sums: list[Any]
+    builder: Builder, x: _Rows, panel: WordPanel, group: Any, sums: list[list[list[Any]]]
 ) -> None:
-    """Add the products of a word of each column with all rows."""
+    """Add a group's products."""
+    if IS_BY_BYTES:
+        for step in map(emit.index, range(panel.words_in_group)):
+            for part in range(num_parts(panel.in_word)):
+                _add_part(builder, x, panel, group, step, part, sums)
+        return
+    # LLVM may add whole numbers in any order, and would put all products before all sums: so a loop, and a
+    # block of its own for each part
+    always = opaque_truth(builder)
+    with cgutils.for_range(builder, emit.index(panel.words_in_group)) as loop:
+        for part in range(num_parts(panel.in_word)):
+            with builder.if_then(always):
+                _add_part(builder, x, panel, group, loop.index, part, sums)
+
+
+def _add_part(
+    builder: Builder, x: _Rows, panel: WordPanel, group: Any, step: int, part: int, sums: list[Any]
+) -> None:
+    """Add the products of a part of a word of each column with all rows."""
     first = emit.multiply_add(builder, group, panel.words_in_group * WIDTH, panel.first)
-    at = builder.add(first, emit.index(step * WIDTH))
+    at = emit.multiply_add(builder, step, WIDTH, first)
     columns = []
     for column in COLUMNS:
-        spot = builder.add(at, emit.index(column))
-        words = emit.aligned_load(builder, builder.gep(panel.words, [spot]), INTS, 4)
-        columns.append(levels_of(builder, panel, words))
-    base = emit.multiply_add(builder, group, GROUP, x.first)
+        spot = builder.gep(panel.words, [builder.add(at, emit.index(column))])
+        words = emit.aligned_load(builder, spot, INTS, 4)
+        columns.append(levels_of(builder, panel, words, part))
+    place = emit.multiply_add(builder, step, panel.in_word, emit.index(NUMBERS_IN_LANE * part))
+    of_row = builder.mul(x.first, emit.index(DIGITS))
+    base = builder.add(of_row, emit.multiply_add(builder, group, GROUP, place))
     for i, row in enumerate(sums):
-        of_row = emit.multiply_add(builder, x.depth, i, base)
-        for part in range(len(columns[0])):
-            spot = builder.add(of_row, emit.index(step * panel.in_word + 4 * part))
-            digits = [_four(builder, data, spot) for data in (x.high, x.low)]
+        if not IS_BY_BYTES:
+            keep_order(builder)
+        for d in range(DIGITS):
+            spot = emit.multiply_add(builder, x.depth, DIGITS * i + d, base)
+            digits = _in_every_lane(builder, x.digits, spot)
             for c, levels in enumerate(columns):
-                for d, digit in enumerate(digits):
-                    row[c][d] = _dot(builder, row[c][d], levels[part], digit)
+                _add_dot(builder, row[c][d], levels, digits)
 
 
-def _four(builder: Builder, data: Any, at: Any) -> Any:
-    """Put four bytes of x into every lane."""
-    pointer = builder.bitcast(builder.gep(data, [at]), emit.I32.as_pointer())
+def _in_every_lane(builder: Builder, digits: Any, at: Any) -> Any:
+    """Put 32 bits of digits into every lane."""
+    pointer = builder.bitcast(builder.gep(digits, [at]), emit.I32.as_pointer())
     return emit.splat_as(builder, builder.load(pointer, align=1), INTS)
 
 
-def _dot(builder: Builder, total: Any, levels: Any, digits: Any) -> Any:
-    kind = ir.FunctionType(INTS, [INTS] * 3)
-    function = cgutils.get_or_insert_function(builder.module, kind, _DOT)
-    return builder.call(function, [total, levels, digits])
+def _add_dot(builder: Builder, total: Any, levels: Any, digits: Any) -> None:
+    so_far = builder.load(total)
+    if IS_BY_BYTES:
+        builder.store(_call(builder, _BYTES_DOT, INTS, [so_far, levels, digits]), total)
+        return
+    pairs = [builder.bitcast(words, _PAIRS) for words in (levels, digits)]
+    builder.store(builder.add(so_far, _call(builder, _PAIRS_DOT, INTS, pairs)), total)
+
+
+def _call(builder: Builder, name: str, result: ir.Type, args: list[Any]) -> Any:
+    kind = ir.FunctionType(result, [arg.type for arg in args])
+    function = cgutils.get_or_insert_function(builder.module, kind, name)
+    return builder.call(function, args)
 
 
 def _group_number(builder: Builder, x: _Rows, row: int, group: Any) -> Any:

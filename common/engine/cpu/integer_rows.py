@@ -1,8 +1,11 @@
 """Rows of x as 16-bit integers, for products with panels of small integers (integer_panel.py).
 
-Each group of GROUP numbers has a float32 scale, its largest absolute value / LIMIT. A number is
-scale * (256 * high + low), both digits signed bytes; its error is below 2^-15 of the group's largest, of
-which bfloat16 loses a hundred times as much. So weights alone decide how exact a product is.
+Each group of GROUP numbers has a float32 scale, its largest absolute value / LIMIT. A number is scale * an
+integer; its error is below 2^-15 of the group's largest, of which bfloat16 loses a hundred times as much. So
+weights alone decide how exact a product is.
+
+Where the CPU multiplies bytes, the integer is 256 * high + low: two DIGITS, each a signed byte, all high ones
+of a row before its low ones. Elsewhere it is one digit of 16 bits.
 """
 
 from typing import Any
@@ -14,56 +17,60 @@ from numba.extending import intrinsic
 
 from common.engine.cpu import emit
 from common.engine.cpu.emit import INTS, LANES, Builder, Context, Values
-from common.engine.cpu.quantized_levels import GROUP, STEP
+from common.engine.cpu.quantized_levels import BYTES_IN_WORD, GROUP, NIBBLES_IN_WORD, STEP
+from common.engine.cpu.target import host_target
 
-LIMIT = 127 * 256 + 127  # the largest number of two signed digits
+LIMIT = 127 * 256 + 127  # the largest number of two signed bytes
+IS_BY_BYTES = host_target().integer_dot == "bytes"
+DIGITS = 2 if IS_BY_BYTES else 1
 _DIGIT_BITS = 8
 _HALF_DIGIT = 1 << (_DIGIT_BITS - 1)
 _MAGIC = 1.5 * 2**23  # added to a small float, leaves its nearest integer in the last bits
 _MAGIC_BITS = 0x4B400000
 _WITHOUT_SIGN = 0x7FFFFFFF
-_BYTES = ir.VectorType(ir.IntType(8), LANES)
-_NATURAL = list(range(LANES))
-# the even numbers of eight, then the odd ones: as the nibbles of a word of 4-bit levels come apart
-_SPLIT = [
-    first + 2 * i + odd for first in range(0, LANES, STEP) for odd in (0, 1) for i in range(4)
-]
+_STORED = ir.VectorType(ir.IntType(8 if IS_BY_BYTES else 16), LANES)
+# stored order of each STEP numbers, as levels of a word come apart (integer_levels.py)
+_ORDERS = {
+    BYTES_IN_WORD: [0, 1, 2, 3, 4, 5, 6, 7] if IS_BY_BYTES else [0, 2, 1, 3, 4, 6, 5, 7],
+    NIBBLES_IN_WORD: [0, 2, 4, 6, 1, 3, 5, 7] if IS_BY_BYTES else [0, 4, 1, 5, 2, 6, 3, 7],
+}
 
 
 @intrinsic(prefer_literal=True)
-def split_group(ctx, x, at, high, low, scales, sums, offsets, group, is_split):  # type: ignore[no-untyped-def]
-    """Write the digits of GROUP numbers of x from `at` on to the same places of `high` and `low`.
+def split_group(ctx, x, at, digits, to, depth, scales, sums, offsets, group, in_word):  # type: ignore[no-untyped-def]
+    """Write the digits of GROUP numbers of x from `at` on to `digits` from `to` on; DIGITS lie `depth` apart.
 
-    scales[group] = the scale; sums[group] = the sum of the integers; offsets[group] = scale * sum. With
-    `is_split` 1 the numbers of each eight are in _SPLIT's order. A number that is not finite makes the scale
-    such.
+    scales[group] = the scale; sums[group] = the sum of the integers; offsets[group] = scale * sum. The order
+    of each STEP numbers is that of a panel with `in_word` levels in a word. A number that is not finite makes
+    the scale such.
     """
-    is_dealt = bool(emit.literal(is_split))
-    sig = types.void(x, types.intp, high, low, scales, sums, offsets, types.intp, is_split)
+    order = _ORDERS[emit.literal(in_word)]
+    i64 = types.intp
+    sig = types.void(x, i64, digits, i64, i64, scales, sums, offsets, i64, in_word)
 
     def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
-        data, highs, lows, all_scales, all_sums, all_offsets = (
-            emit.array_data(context, builder, sig, args, i) for i in (0, 2, 3, 4, 5, 6)
+        data, target, all_scales, all_sums, all_offsets = (
+            emit.array_data(context, builder, sig, args, i) for i in (0, 2, 5, 6, 7)
         )
-        spots = [builder.add(args[1], emit.index(i)) for i in range(0, GROUP, LANES)]
-        numbers = [emit.load_f32(builder, data, spot) for spot in spots]
+        starts = [emit.index(i) for i in range(0, GROUP, LANES)]
+        numbers = [emit.load_f32(builder, data, builder.add(args[1], start)) for start in starts]
         largest = _largest(builder, numbers)
         inverse = builder.fdiv(ir.Constant(emit.F32, float(LIMIT)), largest)
         is_zero = builder.fcmp_ordered("==", largest, ir.Constant(emit.F32, 0.0))
         factor = emit.splat(builder, builder.select(is_zero, ir.Constant(emit.F32, 0.0), inverse))
         total = ir.Constant(INTS, [0] * LANES)
-        for spot, vector in zip(spots, numbers, strict=True):
+        for start, vector in zip(starts, numbers, strict=True):
             whole = _rounded(builder, builder.fmul(vector, factor))
             total = builder.add(total, whole)
-            upper, lower = _digits(builder, whole)
-            for digits, target in ((upper, highs), (lower, lows)):
-                _store_bytes(builder, digits, target, spot, _SPLIT if is_dealt else _NATURAL)
+            for number, digit in enumerate(_digits(builder, whole)):
+                spot = emit.multiply_add(builder, args[4], number, builder.add(args[3], start))
+                _store_digits(builder, digit, target, spot, order)
         scale = builder.fmul(largest, ir.Constant(emit.F32, 1 / LIMIT))
         sum_ = emit.across(builder, total, lambda b, x, y: b.add(x, y))
-        builder.store(scale, builder.gep(all_scales, [args[7]]))
-        builder.store(sum_, builder.gep(all_sums, [args[7]]))
+        builder.store(scale, builder.gep(all_scales, [args[8]]))
+        builder.store(sum_, builder.gep(all_sums, [args[8]]))
         as_float = builder.sitofp(sum_, emit.F32)
-        builder.store(builder.fmul(as_float, scale), builder.gep(all_offsets, [args[7]]))
+        builder.store(builder.fmul(as_float, scale), builder.gep(all_offsets, [args[8]]))
         return context.get_dummy_value()
 
     return sig, generate
@@ -88,16 +95,19 @@ def _rounded(builder: Builder, vector: Any) -> Any:
     return builder.sub(builder.bitcast(shifted, INTS), _alike(_MAGIC_BITS))
 
 
-def _digits(builder: Builder, whole: Any) -> tuple[Any, Any]:
-    """Return the higher and the lower digit."""
+def _digits(builder: Builder, whole: Any) -> list[Any]:
+    """Return the digits, the higher one first."""
+    if not IS_BY_BYTES:
+        return [whole]
     upper = builder.ashr(builder.add(whole, _alike(_HALF_DIGIT)), _alike(_DIGIT_BITS))
-    return upper, builder.sub(whole, builder.shl(upper, _alike(_DIGIT_BITS)))
+    return [upper, builder.sub(whole, builder.shl(upper, _alike(_DIGIT_BITS)))]
 
 
-def _store_bytes(builder: Builder, words: Any, data: Any, at: Any, order: list[int]) -> None:
-    shuffled = emit.shuffle(builder, words, words, order)
-    pointer = builder.bitcast(builder.gep(data, [at]), _BYTES.as_pointer())
-    builder.store(builder.trunc(shuffled, _BYTES), pointer, align=1)
+def _store_digits(builder: Builder, words: Any, data: Any, at: Any, order: list[int]) -> None:
+    lanes = [first + place for first in range(0, LANES, STEP) for place in order]
+    shuffled = emit.shuffle(builder, words, words, lanes)
+    pointer = builder.bitcast(builder.gep(data, [at]), _STORED.as_pointer())
+    builder.store(builder.trunc(shuffled, _STORED), pointer, align=1)
 
 
 def _alike(value: int) -> Any:

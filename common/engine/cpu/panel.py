@@ -117,7 +117,7 @@ class _Panel(NamedTuple):
 def _add_products(builder: Builder, x: _Rows, panel: _Panel, sums: list[list[Any]]) -> None:
     pack = pack_of(panel.array)
     ahead = emit.index(_AHEAD_WORDS * pack)
-    always = _opaque_truth(builder)
+    always = opaque_truth(builder)
     with cgutils.for_range(builder, builder.udiv(x.depth, emit.index(pack))) as loop:
         word = builder.mul(loop.index, emit.index(pack))
         base = emit.multiply_add(builder, loop.index, WIDTH * pack, panel.first)
@@ -145,14 +145,14 @@ def _add_part(
     right = [packed.load_part(builder, panel.data, spot, panel.array, part) for spot in spots]
     for i, row in enumerate(sums):
         start = emit.multiply_add(builder, x.depth, i, x.first)
-        _keep_order(builder)
+        keep_order(builder)
         at = builder.add(builder.add(start, word), emit.index(part))
         (left,) = packed.broadcast(builder, x.data, at, x.array, 1)
         for total, weight in zip(row, right, strict=True):
             packed.add_product(builder, total, left, weight)
 
 
-def _opaque_truth(builder: Builder) -> Any:
+def opaque_truth(builder: Builder) -> Any:
     """Make a condition that always holds, which LLVM cannot know."""
     number = ir.IntType(64)
     kind = ir.FunctionType(number, [number])
@@ -160,7 +160,7 @@ def _opaque_truth(builder: Builder) -> Any:
     return builder.icmp_unsigned("!=", one, emit.index(0))
 
 
-def _keep_order(builder: Builder) -> None:
+def keep_order(builder: Builder) -> None:
     """Keep later loads behind this point. LLVM would do all loads first, and push sums out of registers."""
     kind = ir.FunctionType(ir.VoidType(), [])
     builder.call(ir.InlineAsm(kind, "", "~{memory}", side_effect=True), [])

@@ -22,6 +22,8 @@ import numba
 from numba.core.codegen import get_host_cpu_features
 
 Level = Literal["avx512-bf16", "avx512", "avx2", "neon", "baseline"]
+# what one instruction multiplies and sums: four bytes a lane, or two 16-bit integers
+IntegerDot = Literal["bytes", "pairs", "none"]
 
 _AMD = "znver"
 
@@ -73,6 +75,16 @@ define i32 @bytes(ptr %p, ptr %q) {
 }
 """
 
+# whether vectors of 512 bits hold 16-bit integers too (AVX512BW)
+_SHORTS_PROBE = """
+define void @shorts(ptr %p) {
+  %x = load <32 x i16>, ptr %p, align 2
+  %y = add <32 x i16> %x, %x
+  store <32 x i16> %y, ptr %p, align 2
+  ret void
+}
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -80,7 +92,7 @@ class Target:
 
     cpu: str  # LLVM's name
     level: Level
-    has_byte_dot: bool = False  # AVX512-VNNI: products with small integers are those of integers
+    integer_dot: IntegerDot = "none"  # for products with small integers; "none" widens them
 
     @property
     def lanes(self) -> int:
@@ -125,6 +137,12 @@ class Target:
         """True where our kernels can run; else torch's operations do everything."""
         return self.level != "baseline"
 
+    @property
+    def integer_arithmetic(self) -> str:
+        """Describe in words how products with small integers are computed here, in groups of 32 and more."""
+        words = {"bytes": "by bytes", "pairs": "by pairs of 16 bits", "none": "widened to float32"}
+        return words[self.integer_dot]
+
     def storage_of(self, dtype: str) -> str:
         """Describe in words the arithmetic that products of a dtype have here."""
         if not self.has_kernels:
@@ -156,9 +174,17 @@ def describe(triple: str, cpu: str, features: str) -> Target:
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features)
     level = _level(machine.emit_assembly(llvm.parse_assembly(_PROBE)))
-    by_bytes = machine.emit_assembly(llvm.parse_assembly(_BYTES_PROBE))
-    has_byte_dot = level.startswith("avx512") and "vpdpbusd" in by_bytes
-    return Target(cpu, level, has_byte_dot)
+    return Target(cpu, level, _integer_dot(machine, level))
+
+
+def _integer_dot(machine: llvm.TargetMachine, level: Level) -> IntegerDot:
+    """Return what multiplies integers in vectors as wide as the level's; AVX2 has pairs."""
+    if not level.startswith("avx512"):
+        return "pairs" if level == "avx2" else "none"
+    if "vpdpbusd" in machine.emit_assembly(llvm.parse_assembly(_BYTES_PROBE)):
+        return "bytes"
+    shorts = machine.emit_assembly(llvm.parse_assembly(_SHORTS_PROBE))
+    return "pairs" if "zmm" in shorts else "none"
 
 
 def _level(assembly: str) -> Level:

@@ -92,7 +92,7 @@ def _scale_panels(weight: QuantizedWeight) -> torch.Tensor:
 
 def is_for_integers(depth: int, num_scales: int) -> bool:
     """Return True where integer_matmul multiplies rows of `depth` numbers by panels with so many scales."""
-    return host_target().has_byte_dot and num_scales * INTEGER_GROUP <= depth
+    return host_target().integer_dot != "none" and num_scales * INTEGER_GROUP <= depth
 
 
 def _in_words(levels: torch.Tensor) -> torch.Tensor:

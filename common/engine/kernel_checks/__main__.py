@@ -56,7 +56,7 @@ def _family(family: str, dtype: str) -> FamilyReport:
     if family.endswith("products"):
         quantization = family.removesuffix("products").rstrip("-") or "none"
         if quantization != "none":
-            arithmetic = "small integers, widened to float32"
+            arithmetic = f"small integers, {host_target().integer_arithmetic}"
         return FamilyReport(products_verdict(dtype, _ACTIVATION, quantization), arithmetic)
     return FamilyReport(sampling_verdict(), arithmetic)
 

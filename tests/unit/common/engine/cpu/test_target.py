@@ -6,7 +6,7 @@ import platform
 import llvmlite.binding as llvm
 import pytest
 
-from common.engine.cpu.target import Level, Target, describe, host_target
+from common.engine.cpu.target import IntegerDot, Level, Target, describe, host_target
 
 X86 = "x86_64-unknown-linux-gnu"
 LEVELS: dict[Level, str] = {
@@ -48,7 +48,8 @@ on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="LLVM knows t
     ("cpu", "level"), [(cpu, level) for level, cpus in LEVELS.items() for cpu in cpus.split()]
 )
 def test_a_cpu_has_the_level_of_its_instructions(cpu: str, level: Level) -> None:
-    assert describe(X86, cpu, "") == Target(cpu, level, has_byte_dot=cpu in BYTE_DOT)
+    dot: IntegerDot = "bytes" if cpu in BYTE_DOT else "none" if level == "baseline" else "pairs"
+    assert describe(X86, cpu, "") == Target(cpu, level, integer_dot=dot)
 
 
 @on_x86
@@ -59,18 +60,19 @@ def test_features_count_and_not_the_name(cpu: str, features: str, level: Level) 
 
 @on_x86
 @pytest.mark.parametrize(
-    ("cpu", "features", "has_it"),
+    ("cpu", "features", "dot"),
     [
-        ("skylake-avx512", "+avx512vnni", True),
-        ("icelake-server", "-avx512vnni", False),
-        ("znver4", "-avx512f", False),
-        ("alderlake", "", False),  # its instruction is one of 256 bits
+        ("skylake-avx512", "+avx512vnni", "bytes"),
+        ("icelake-server", "-avx512vnni", "pairs"),
+        ("znver4", "-avx512f", "pairs"),
+        ("alderlake", "", "pairs"),  # its instruction for bytes is one of 256 bits
+        ("skylake-avx512", "-avx512bw", "none"),  # vectors of 512 bits hold no 16-bit integers
     ],
 )
-def test_bytes_are_multiplied_where_vectors_of_512_bits_can(
-    cpu: str, features: str, has_it: bool
+def test_integers_are_multiplied_by_what_has_vectors_of_the_level(
+    cpu: str, features: str, dot: IntegerDot
 ) -> None:
-    assert describe(X86, cpu, features).has_byte_dot == has_it
+    assert describe(X86, cpu, features).integer_dot == dot
 
 
 def test_other_architectures_are_known_by_their_triple() -> None:
