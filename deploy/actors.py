@@ -2,7 +2,8 @@
 
 Workers are imported inside functions: the launcher and the router import this module, and they must
 not load torch. Cores must be pinned before torch starts its threads.
-KV streams have a thread group of their own, so that many streams never block a cancel.
+KV streams have a thread group of their own, so that many streams never block a cancel. So have those who
+wait for a process's end: a decode worker may find the process before the supervisor calls its `start`.
 """
 
 import gc
@@ -43,7 +44,13 @@ def _kv(method: F) -> F:
     return grouped
 
 
-@ray.remote(concurrency_groups={"kv": 128, "control": 4})
+def _watch(method: F) -> F:
+    grouped: F = ray.method(concurrency_group="watch")(method)
+    return grouped
+
+
+# one of those who watch waits in the thread, and the others in its queue
+@ray.remote(concurrency_groups={"kv": 128, "control": 4, "watch": 1})
 class WorkerActor:
     """A worker of either role; routers use gRPC, decode workers `stream_kv` and `cancel_kv`."""
 
@@ -57,6 +64,7 @@ class WorkerActor:
         """Run WorkerProcess.start."""
         return self._process.start()
 
+    @_watch
     def wait_stopped(self) -> None:
         """Run WorkerProcess.wait_stopped; the caller gets an error as soon as the process dies."""
         self._process.wait_stopped()

@@ -14,6 +14,7 @@ from ray.actor import ActorHandle
 from common.config import ServeConfig, TransferConfig, WorkerSpec
 from common.kv_transfer.ray_store import RayNodeStore
 from common.kv_transfer.ray_transport import RayKVTransport
+from common.kv_transfer.transport import TransferError
 from common.messages import SamplingParams, WorkRequest
 from common.worker.host import build_host
 from decode_worker.pull_credit import AT_HAND
@@ -66,15 +67,21 @@ def spec(model: Path, name: str, role: str, kv_cache_gib: float) -> WorkerSpec:
     )
 
 
+def create(model: Path, name: str) -> ActorHandle:
+    """Return the process of a prefill worker that is not started."""
+    actor: Any = WorkerActor
+    handle: ActorHandle = actor.options(name=name, namespace=NAMESPACE).remote(
+        spec(model, name, "prefill", 0.1)
+    )
+    return handle
+
+
 @pytest.fixture(scope="module")
 def prefill(model: Path) -> Iterator[ActorHandle]:
     """Yield a prefill worker in a Ray of its own."""
     start_ray(ServeConfig(namespace=NAMESPACE, transfer=TRANSFER), num_cpus=2)
     try:
-        actor: Any = WorkerActor
-        handle = actor.options(name="prefill-0", namespace=NAMESPACE).remote(
-            spec(model, "prefill-0", "prefill", 0.1)
-        )
+        handle = create(model, "prefill-0")
         ray.get(handle.start.remote(), timeout=WITHIN_S)
         yield handle
     finally:
@@ -141,3 +148,15 @@ def test_the_workers_of_a_node_share_it_as_they_come_and_go(
     assert store.share_bytes() == alone // 2
     ray.kill(prefill)  # like a crash: the worker cannot release its objects
     until(lambda: store.share_bytes() == alone, "alone on the node")
+
+
+@pytest.mark.usefixtures("prefill")
+def test_a_stream_that_comes_before_the_start_does_not_hold_it_up(model: Path) -> None:
+    """A decode worker finds the name of a restarted worker as soon as its process has it."""
+    handle = create(model, "prefill-1")
+    request = WorkRequest("early", 0, PROMPTS[0], GREEDY, "prefill-1")
+    early = RayKVTransport(NAMESPACE).open("prefill-1", request)
+    with pytest.raises(TransferError):
+        early.next(WITHIN_S)
+    ray.get(handle.start.remote(), timeout=WITHIN_S)
+    ray.kill(handle)
