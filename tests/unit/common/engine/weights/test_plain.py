@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from common.config import EngineConfig, StoredDtype
 from common.engine.attention.interface import OWN_NAME, choose_attention
+from common.engine.model_spec import ModelSpec
 from common.engine.weights.choose import load, read_model_config
 from common.engine.weights.llama import LlamaForCausalLM
 from common.engine.weights.load import load_model
@@ -167,7 +168,7 @@ def test_both_ways_to_the_configuration_name_the_same_class(folder: Path) -> Non
 
 
 def test_what_admission_refuses_is_not_read(folder: Path) -> None:
-    def refuse(spec: object) -> None:
+    def refuse(spec: ModelSpec) -> NoReturn:
         raise SetupError("no room")
 
     with pytest.raises(SetupError, match="no room"):
