@@ -1,6 +1,7 @@
 """Loading of a worker's model: the stage of its start that takes the weights from disk."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from common.engine.model_spec import ModelSpec
 from common.engine.stages import BeginStage
 from common.engine.weights.choose import load
 from common.engine.weights.context import within
-from common.engine.weights.plain import Admit
 from common.engine.weights.prequantized.keeping import keeps_integers
 from common.engine.weights.size import told_weights
 
@@ -24,25 +24,27 @@ def load_weights(
     config: EngineConfig,
     chosen: ChosenDtype,
     device: torch.device,
-    admit: Admit,
+    admit: Callable[[ModelSpec], object],
     stage: BeginStage,
 ) -> tuple[torch.nn.Module, ModelSpec]:
     """Load the model and its numbers, with weights and KV quantized as the configuration wants them.
 
-    `admit` is that of load. Raises SetupError.
+    `admit` sees the numbers before weights are read. Raises SetupError, as it may.
     """
 
-    def admit_as_served(spec: ModelSpec) -> None:
-        admit(with_kv_dtype(within(spec, config.max_context_tokens), config))
+    def as_served(spec: ModelSpec) -> ModelSpec:
+        # the fingerprint tells what was done in this order
+        spec = within(spec, config.max_context_tokens)
+        spec = spec.quantized(quantized_format(config) or "none")
+        spec = with_kv_dtype(replace(spec, dtype_reason=chosen.reason), config)
+        admit(spec)
+        return spec
 
     keeps = device.type == "cpu" and keeps_integers(model_dir, config)
     began_s = time.monotonic()
     with stage("loading weights") as remark:
-        rest = (chosen.dtype, device, admit_as_served)
+        rest = (chosen.dtype, device, as_served)
         model, spec = load(model_dir, config, *rest, keeps_integers=keeps)
         told = told_weights(model_dir, chosen.dtype, time.monotonic() - began_s, keeps)
         remark.text = f"{chosen.dtype}, {chosen.reason}; {told}"
-    spec = within(spec, config.max_context_tokens)
-    rounded = quantized_format(config) or "none"
-    spec = replace(spec, dtype_reason=chosen.reason).quantized(rounded)
-    return model, with_kv_dtype(spec, config)
+    return model, spec

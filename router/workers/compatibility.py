@@ -21,7 +21,7 @@ def check_compatibility(new: WorkerInfo, known: WorkerInfo) -> None:
             "model",
             new.model_fingerprint,
             known.model_fingerprint,
-            "give all workers of a deployment the same model",
+            "give all workers of a deployment the same model, and one engine.max_context_tokens",
         ),
         (
             "KV wire version",

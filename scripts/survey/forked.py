@@ -16,7 +16,8 @@ from pathlib import Path
 
 from scripts.survey.outcome import Outcome
 
-TIME_LIMIT_S = 120.0
+_CPU_LIMIT_S = 120  # of its one thread, so that a busy machine changes no verdict
+_WAIT_LIMIT_S = 3600.0  # a child that waits for something takes no CPU
 _MEMORY_BYTES = 12 << 30  # address space, most of it mapped libraries
 _POLL_S = 0.05
 
@@ -58,6 +59,7 @@ def _start(kind: str, trial: Trial, scratch: Path) -> _Child:
 
 def _be_child(kind: str, trial: Trial, answer: Path) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_LIMIT_S, _CPU_LIMIT_S + 1))
     quiet = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(quiet, stream)
@@ -75,11 +77,15 @@ def _poll(child: _Child) -> Outcome | None:
     """Return the outcome of a child that has ended or whose time is over."""
     pid, status = os.waitpid(child.pid, os.WNOHANG)
     if pid == 0:
-        if time.monotonic() - child.started_s < TIME_LIMIT_S:
+        if time.monotonic() - child.started_s < _WAIT_LIMIT_S:
             return None
         os.kill(child.pid, signal.SIGKILL)
         os.waitpid(child.pid, 0)
-        return Outcome(child.kind, "not built", reason=f"no end within {TIME_LIMIT_S:g} s")
+        return Outcome(child.kind, "not built", reason=f"no end within {_WAIT_LIMIT_S:g} s")
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU:
+        return Outcome(
+            child.kind, "not built", reason=f"no end within {_CPU_LIMIT_S} s of CPU time"
+        )
     if status != 0 or not child.answer.exists():
         return Outcome(child.kind, "failed", reason=f"its process ended with status {status}")
     return Outcome(**json.loads(child.answer.read_text()))

@@ -12,7 +12,7 @@ from common.config import EngineConfig, StoredDtype
 from common.engine.model_spec import ModelSpec
 from common.engine.quick_import import import_transformers
 from common.engine.quick_torch import complete_generators, import_parts
-from common.engine.weights.plain import Admit, find_plain, load_plain
+from common.engine.weights.plain import AsServed, find_plain, load_plain
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -23,14 +23,14 @@ def load(
     config: EngineConfig,
     dtype: StoredDtype,
     device: torch.device,
-    admit: Admit,
+    as_served: AsServed,
     *,
     keeps_integers: bool = False,
 ) -> tuple[torch.nn.Module, ModelSpec]:
     """Load a folder's model with its numbers, as load_model does and with its errors."""
     plain = find_plain(folder, config, device)
     if plain is not None:
-        return load_plain(plain, dtype, admit)
+        return load_plain(plain, dtype, as_served)
     import_parts()
     from common.engine.weights.load import load_model
 
@@ -41,7 +41,7 @@ def load(
         allow_unused_weights=config.allow_unused_weights,
         keeps_integers=keeps_integers,
         context_tokens=config.max_context_tokens,
-        admit=admit,
+        as_served=as_served,
     )
 
 

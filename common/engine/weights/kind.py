@@ -12,6 +12,7 @@ from common.engine.weights.config_file import ADAPTER, CONFIG
 from common.engine.weights.text_part import multimodal_class
 from pdserve.errors import SetupError
 
+_CLASSIFIERS = {"shieldgemma2"}  # that `transformers` lists among the models that write
 # the last is that of models which also see or hear: their text model has a head too
 _HEADS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
@@ -24,7 +25,8 @@ def refuse_other_kinds(folder: Path, config: PreTrainedConfig) -> None:
     """
     known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     multimodal = multimodal_class(config)
-    if config.model_type not in known and multimodal is None:
+    is_unknown = config.model_type not in known and multimodal is None
+    if is_unknown or config.model_type in _CLASSIFIERS:
         raise SetupError(f"the model is not supported: {config.model_type} is no causal LM")
     names = {*_classes(known.get(config.model_type, ()))}
     names.update({multimodal.__name__} if multimodal else ())

@@ -17,7 +17,7 @@ from common.engine.weights.decoder_part import use_decoder_sizes
 from common.engine.weights.gguf_held import load_held
 from common.engine.weights.gguf_index import GgufIndex, is_kept, read_index
 from common.engine.weights.kind import refuse_other_kinds
-from common.engine.weights.plain import Admit
+from common.engine.weights.plain import AsServed
 from common.engine.weights.prequantized.plan import Plan, read_plan
 from common.engine.weights.spec import read_spec
 from common.engine.weights.stored import unchanged
@@ -33,7 +33,7 @@ def load_model(
     allow_unused_weights: bool = False,
     keeps_integers: bool = False,
     context_tokens: int | Auto = "auto",
-    admit: Admit = lambda spec: None,
+    as_served: AsServed = lambda spec: spec,
 ) -> tuple[torch.nn.Module, ModelSpec]:
     """Load a causal LM in eval mode with our attention, and its numbers.
 
@@ -41,7 +41,7 @@ def load_model(
     SetupError unless the folder holds a causal LM that `transformers` knows, with attention that can be
     replaced and exactly the model's tensors. `allow_unused_weights` lets it hold more. With `keeps_integers`
     quantized weights are held as they are: on a CPU, where can_keep allows it. `context_tokens` will be
-    served, as use_context takes it. `admit` sees the numbers first, and may raise SetupError.
+    served, as use_context takes it.
     """
     register()
     transformers_logging.disable_progress_bar()
@@ -52,7 +52,7 @@ def load_model(
             spec = read_spec(path, config, dtype).quantized(_form_of(source))
             spec = replace(spec, fingerprint=spec.fingerprint + mark)
             refuse_other_kinds(path, config)
-            admit(spec)
+            spec = as_served(spec)
             if isinstance(source, GgufIndex):
                 model = load_held(path, source, config, DTYPES[dtype])
             else:

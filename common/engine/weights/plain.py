@@ -26,7 +26,8 @@ from pdserve.errors import SetupError
 
 _FLOATS = {"F32", "F16", "BF16"}
 
-Admit = Callable[[ModelSpec], object]
+AsServed = Callable[[ModelSpec], ModelSpec]
+"""Function that returns a model's numbers as it is served, before its weights are read; raises SetupError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +66,11 @@ def find_plain(folder: Path, config: EngineConfig, device: torch.device) -> Plai
 
 
 def load_plain(
-    found: PlainCheckpoint, dtype: StoredDtype, admit: Admit
+    found: PlainCheckpoint, dtype: StoredDtype, as_served: AsServed
 ) -> tuple[torch.nn.Module, ModelSpec]:
-    """Load the model in eval mode, and its numbers, which `admit` sees first. Raises SetupError."""
+    """Load the model in eval mode, and its numbers. Raises SetupError."""
     with unchanged(found.folder):
-        spec = read_spec(found.folder, found.config, dtype)
-        admit(spec)
+        spec = as_served(read_spec(found.folder, found.config, dtype))
         try:
             with _reading(found.tensors, DTYPES[dtype]) as take:
                 model = LlamaForCausalLM(found.config, take)

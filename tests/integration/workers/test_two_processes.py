@@ -5,17 +5,21 @@ Each run is under pressure for memory too: sequences are preempted behind their 
 
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from common.engine.build import Engine
 from common.engine.memory.kv_cache import kv_layout
+from common.messages import WorkerLoad
 from tests.integration.support.in_process_workers import load_now
 from tests.integration.support.model_kinds import KINDS
 from tests.integration.support.prefill_process import PrefillProcess
 from tests.integration.support.tight_decode import NEW_TOKENS, TightDecode
+from tests.unit.common.engine.rounded_kv import likeliest_rounded
 from tests.unit.common.engine.tiny_models import engine_config
 
 # below are bos, eos and padding of some kinds; no vocabulary is smaller than 64
@@ -54,6 +58,19 @@ QUICK = [
     ("integers of awq", "recompute"),
     ("GGUF, Q4_K_M", "recompute"),
 ]
+# 8-bit keys and values: latents, shapes by layer, sinks, states
+ROUNDED = [
+    ("deepseek_v3", "recompute"),
+    ("deepseek_v3", "swap"),
+    ("gemma4_text", "swap"),
+    ("gpt_oss", "recompute"),
+    ("qwen3_next", "recompute"),
+    ("kimi_linear", "recompute"),
+    *(
+        pytest.param(name, "recompute", marks=pytest.mark.slow)
+        for name in ("granitemoehybrid", "falcon_h1", "nemotron_h", "lfm2", "zamba2", "zaya")
+    ),
+]
 SLOW = [
     pytest.param(name, mode, marks=pytest.mark.slow)
     for name in KINDS
@@ -68,23 +85,33 @@ def prefill() -> Iterator[PrefillProcess]:
         yield process
 
 
-@pytest.mark.parametrize(("name", "mode"), [*QUICK, *SLOW])
-def test_tokens_are_those_of_transformers(
-    prefill: PrefillProcess, tmp_path: Path, name: str, mode: str
-) -> None:
-    """A state is computed again, whatever the configuration says."""
-    model = KINDS[name](tmp_path)
-    prefill_config, decode_config = RECOMPUTED if mode == "recompute" else SWAPPED
-    prefill.begin(model.folder, prefill_config)
-    with TightDecode(model.folder, decode_config, PROMPTS, prefill) as decode:
+@dataclass(frozen=True)
+class Run:
+    """Answers to PROMPTS, the decode worker's counters behind them, and its engine."""
+
+    answers: list[list[int]]
+    load: WorkerLoad
+    engine: Engine
+
+
+def run(prefill: PrefillProcess, folder: Path, mode: str, **changes: object) -> Run:
+    """Answer all prompts, with the configurations of a mode, changed."""
+    pair = RECOMPUTED if mode == "recompute" else SWAPPED
+    prefill_config, decode_config = (config.model_copy(update=changes) for config in pair)
+    prefill.begin(folder, prefill_config)
+    with TightDecode(folder, decode_config, PROMPTS, prefill) as decode:
         prefill.wait_begun()
-        answers = decode.answer_all(f"{name}-{mode}")
+        answers = decode.answer_all(f"{folder}-{mode}")
         decode.check_at_rest()
         prefill.check_at_rest()
         load, engine = load_now(decode.worker), decode.engine
-    for prompt, answer in zip(PROMPTS, answers, strict=True):
-        assert answer == likeliest(model.reference, prompt, answer)
     assert len({token for answer in answers for token in answer}) >= 3, "not lively"
+    return Run(answers, load, engine)
+
+
+def check_counters(found: Run, mode: str) -> None:
+    """Check what was shipped, that nothing was refused, and that sequences were preempted by `mode`."""
+    load, engine = found.load, found.engine
     layout = kv_layout(engine.spec)
     num_bytes = layout.num_bytes(sum(map(len, PROMPTS))) + len(PROMPTS) * layout.state_bytes
     assert load.kv_bytes == num_bytes
@@ -93,6 +120,30 @@ def test_tokens_are_those_of_transformers(
     assert load.preemptions > 0
     assert load.swaps == (load.preemptions if is_swapped else 0)
     assert (load.recomputed_tokens > 0) != is_swapped
+
+
+@pytest.mark.parametrize(("name", "mode"), [*QUICK, *SLOW])
+def test_tokens_are_those_of_transformers(
+    prefill: PrefillProcess, tmp_path: Path, name: str, mode: str
+) -> None:
+    """A state is computed again, whatever the configuration says."""
+    model = KINDS[name](tmp_path)
+    found = run(prefill, model.folder, mode)
+    for prompt, answer in zip(PROMPTS, found.answers, strict=True):
+        assert answer == likeliest(model.reference, prompt, answer)
+    check_counters(found, mode)
+
+
+@pytest.mark.parametrize(("name", "mode"), ROUNDED)
+def test_8_bit_keys_and_values_give_the_tokens_over_rounded_ones(
+    prefill: PrefillProcess, tmp_path: Path, name: str, mode: str
+) -> None:
+    model = KINDS[name](tmp_path)
+    found = run(prefill, model.folder, mode, kv_cache_dtype="int8")
+    assert found.engine.cache.is_quantized
+    for prompt, answer in zip(PROMPTS, found.answers, strict=True):
+        assert answer == likeliest_rounded(model.reference, prompt, answer)
+    check_counters(found, mode)
 
 
 def likeliest(reference: Any, prompt: list[int], answer: list[int]) -> list[int]:

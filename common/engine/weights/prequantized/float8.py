@@ -44,12 +44,6 @@ class Float8:
             raise settings.refusal(f"weight_block_size is {block!r}")
         return cls(f"FP8 in blocks of {block[0]} x {block[1]}", (block[0], block[1]))
 
-    @classmethod
-    def of_modelopt(cls, settings: Settings) -> Self:
-        """Read settings of ModelOpt. Raises SetupError for a kind that is not known."""
-        settings.needs("quant_algo", "fp8", "fp8_per_channel_per_token")
-        return cls("ModelOpt FP8")
-
     def find(self, tensors: Mapping[str, StoredTensor], read: Read) -> Iterator[PackedWeight]:
         """Yield the weights in this format."""
         for main, stored in tensors.items():

@@ -5,6 +5,7 @@ from common.engine.weights.prequantized.bitsandbytes import BitsAndBytes
 from common.engine.weights.prequantized.compressed import CompressedTensors
 from common.engine.weights.prequantized.float8 import Float8
 from common.engine.weights.prequantized.gptq import Gptq
+from common.engine.weights.prequantized.modelopt import ModelOpt
 from common.engine.weights.prequantized.mxfp4 import Mxfp4
 from common.engine.weights.prequantized.packed import Format
 from common.engine.weights.prequantized.settings import Settings
@@ -25,7 +26,7 @@ def choose_format(settings: Settings) -> Format:
         case "fbgemm_fp8":
             return Float8("FBGEMM FP8")
         case "modelopt":
-            return Float8.of_modelopt(settings)
+            return ModelOpt.of(settings)
         case "mxfp4":
             return Mxfp4()
         case "bitsandbytes":

@@ -1,7 +1,7 @@
 """MXFP4, as GPT-OSS stores its experts: blocks of 32 numbers in 4 bits with a power of two as their scale.
 
 Of the experts' weights [E, K, N] the file holds `_blocks`, uint8 [E, N, K / 32, 16], and `_scales`, uint8
-[E, N, K / 32]. The format is that of the OCP Microscaling Specification.
+[E, N, K / 32].
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from common.engine.weights.prequantized.e2m1 import powers_of_two, unpacked_pairs
 from common.engine.weights.prequantized.integers import Rows
 from common.engine.weights.prequantized.packed import PackedWeight, Parts, Read
 from common.engine.weights.prequantized.parts import Beside
@@ -16,8 +17,6 @@ from common.engine.weights.stored import StoredTensor
 
 _MAIN = "_blocks"
 _BLOCK, _BLOCK_BYTES = 32, 16
-_POSITIVE = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # of E2M1; the highest bit is the sign
-_BIAS = 127  # of the exponent
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +45,10 @@ def _found(name: str, beside: Beside) -> PackedWeight:
 
 def _rows_of(parts: Parts) -> Rows:
     blocks, scales = parts["_blocks"], parts["_scales"]
-    numbers = torch.tensor((*_POSITIVE, *(-number for number in _POSITIVE)))
-    byte = torch.arange(256)
-    pairs = torch.stack((numbers[byte & 15], numbers[byte >> 4]), dim=-1)
-    powers = torch.ldexp(torch.ones(256), byte - _BIAS)
 
     def rows(first: int, last: int) -> torch.Tensor:
-        stored = blocks[first:last]
-        numbers = pairs.index_select(0, stored.flatten().int()).view(*stored.shape[:3], _BLOCK)
-        numbers *= powers[scales[first:last].int()][..., None]
+        numbers = unpacked_pairs(blocks[first:last])
+        numbers *= powers_of_two(scales[first:last])[..., None]
         return numbers.flatten(-2).transpose(1, 2)
 
     return rows

@@ -15,7 +15,10 @@ from pdserve.errors import SetupError
 DEQUANTIZED = "dequantized"  # in place of a dtype: a weight that is stored as parts
 
 # Scales of activations and of KV, which are both held in the engine's dtype here.
-_ACTIVATIONS = ("input_scale", "input_zero_point", "input_scale_ub", "activation_scale")
+_ACTIVATIONS = (
+    *("input_scale", "input_zero_point", "input_scale_ub", "activation_scale"),
+    "input_global_scale",
+)
 _OUTPUTS = ("output_scale", "output_zero_point")
 _KV = (".k_scale", ".v_scale", ".kv_scale", ".q_scale", ".k_zero_point", ".v_zero_point")
 

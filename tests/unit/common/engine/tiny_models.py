@@ -239,7 +239,10 @@ def make_engine(folder: Path, config: EngineConfig) -> Engine:
 
 
 def poison(engine: Engine) -> None:
-    """Fill all KV memory with NaN: a read of unwritten memory then shows."""
+    """Fill all KV memory with NaN: a read of unwritten memory then shows.
+
+    All bits set are NaN in every dtype, and as the scale of 8-bit numbers.
+    """
     cache: KVCache = engine.cache
     for kv in cache.tensors:
-        kv.fill_(float("nan"))
+        kv.view(torch.uint8).fill_(0xFF)

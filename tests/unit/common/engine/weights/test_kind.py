@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
 
+from common.engine.weights.kind import refuse_other_kinds
 from common.engine.weights.load import load_model
 from pdserve.errors import SetupError
 from tests.unit.common.engine.tiny_models import save_model
@@ -73,3 +75,11 @@ def test_the_body_of_a_model_is_no_other_kind(tmp_path: Path) -> None:
     )
     whole.model.save_pretrained(tmp_path / "body")
     load(tmp_path / "body")
+
+
+def test_a_classifier_of_images_that_transformers_counts_among_writers_is_refused(
+    tmp_path: Path,
+) -> None:
+    config = AutoConfig.for_model("shieldgemma2", architectures=["Gemma3ForConditionalGeneration"])
+    with pytest.raises(SetupError, match="shieldgemma2 is no causal LM"):
+        refuse_other_kinds(tmp_path, config)

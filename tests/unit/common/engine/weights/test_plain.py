@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from common.config import EngineConfig, StoredDtype
 from common.engine.attention.interface import OWN_NAME, choose_attention
+from common.engine.model_spec import ModelSpec
 from common.engine.weights.choose import load, read_model_config
 from common.engine.weights.llama import LlamaForCausalLM
 from common.engine.weights.load import load_model
@@ -71,7 +72,7 @@ def change(folder: Path, fields: Mapping[str, object]) -> None:
 def load_here(folder: Path, dtype: StoredDtype) -> tuple[Any, Any]:
     found = found_in(folder)
     assert found is not None
-    return load_plain(found, dtype, lambda spec: None)
+    return load_plain(found, dtype, lambda spec: spec)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -129,7 +130,7 @@ def test_a_file_that_says_more_of_the_weights_leaves_them_to_transformers(
     (copied / name).write_text("{}")
     assert found_in(copied) is None
     with pytest.raises(SetupError, match=name):
-        load(copied, EngineConfig(), "float32", CPU, lambda spec: None)
+        load(copied, EngineConfig(), "float32", CPU, lambda spec: spec)
 
 
 def test_tensors_that_are_not_exactly_the_models_are_left_to_transformers(copied: Path) -> None:
@@ -145,7 +146,7 @@ def test_tensors_that_are_not_exactly_the_models_are_left_to_transformers(copied
         save_file(tensors | {changed: tensor}, file, metadata={"format": "pt"})
         assert found_in(copied) is None
         with pytest.raises(SetupError, match=changed):
-            load(copied, EngineConfig(), "float32", CPU, lambda spec: None)
+            load(copied, EngineConfig(), "float32", CPU, lambda spec: spec)
     file.write_bytes(b"cut short")
     assert found_in(copied) is None
 
@@ -153,9 +154,9 @@ def test_tensors_that_are_not_exactly_the_models_are_left_to_transformers(copied
 def test_only_the_fused_pass_on_a_cpu_takes_it(folder: Path) -> None:
     assert found_in(folder, fusion="off") is None
     assert find_plain(folder, engine_config(), torch.device("cuda")) is None
-    model, _ = load(folder, engine_config(), "float32", CPU, lambda spec: None)
+    model, _ = load(folder, engine_config(), "float32", CPU, lambda spec: spec)
     assert type(model) is LlamaForCausalLM
-    model, _ = load(folder, engine_config(fusion="off"), "float32", CPU, lambda spec: None)
+    model, _ = load(folder, engine_config(fusion="off"), "float32", CPU, lambda spec: spec)
     assert type(model).__module__.startswith("transformers.")
 
 
@@ -167,7 +168,7 @@ def test_both_ways_to_the_configuration_name_the_same_class(folder: Path) -> Non
 
 
 def test_what_admission_refuses_is_not_read(folder: Path) -> None:
-    def refuse(spec: object) -> None:
+    def refuse(spec: ModelSpec) -> NoReturn:
         raise SetupError("no room")
 
     with pytest.raises(SetupError, match="no room"):

@@ -16,6 +16,7 @@ from tests.unit.common.engine.tiny_models import (
 )
 from tests.unit.common.engine.weights.edited import shard
 from tests.unit.common.engine.weights.loading import load
+from tests.unit.common.engine.weights.prequantized.floats_of_4_bits import Nvfp4, packed_mxfp4
 from tests.unit.common.engine.weights.prequantized.formats import (
     AWQ,
     Floats,
@@ -76,6 +77,14 @@ CASES: dict[str, tuple[str, dict[str, object], Write]] = {
     "nf4-nested": ("llama", NF4, Nf4(is_nested=True)),
     "llm-int8": ("llama", INT8, bytes_of_rows),
     "mxfp4": ("gpt_oss", {"quant_method": "mxfp4"}, mxfp4),
+    "nvfp4": ("llama", Nvfp4().settings, Nvfp4()),
+    "nvfp4-experts": ("deepseek_v3", Nvfp4().settings, Nvfp4()),
+    "nvfp4-modelopt": ("llama", Nvfp4(is_modelopt=True).settings, Nvfp4(is_modelopt=True)),
+    "mxfp4-packed": (
+        "llama",
+        compressed("mxfp4-pack-quantized", num_bits=4, type="float", group_size=32),
+        packed_mxfp4,
+    ),
 }
 
 
@@ -95,7 +104,11 @@ def test_weights_are_the_numbers_that_are_meant(tmp_path: Path, name: str) -> No
 
 
 @pytest.mark.parametrize(
-    "name", ["awq", "gptq-8", "packed-zeros", "fp8-rows", "fp8-blocks-experts", "mxfp4", "nf4"]
+    "name",
+    [
+        *("awq", "gptq-8", "packed-zeros", "fp8-rows", "fp8-blocks-experts", "mxfp4", "nf4"),
+        *("nvfp4-experts", "nvfp4-modelopt"),
+    ],
 )
 def test_tokens_are_those_of_transformers_on_the_same_numbers(tmp_path: Path, name: str) -> None:
     folders = folders_of(tmp_path, name)
