@@ -17,6 +17,7 @@ from pdserve.v1 import admin_pb2, inference_pb2
 _MAX_TOKENS = 7000  # no stream ends in its round
 _BACK_WITHIN_S, _BEGUN_WITHIN_S, _TIMEOUT_S = 300.0, 60.0, 3600.0
 _LOOK_S = 0.25  # seldom: each look is work for the router
+_SETTLED_S = 5.0  # meanwhile the worker that came back takes its memory
 _WORDS = "The river carried a lantern past the quiet winter market, and nobody could say why. "
 
 
@@ -38,14 +39,15 @@ async def measure_round(fleet: Fleet, number: int, streams: int, span_s: float) 
         os.kill(victim.pid, signal.SIGKILL)
         await _until_back(fleet, victim)
         back_s = time.monotonic()
-        await asyncio.sleep(span_s)
-        end_s = time.monotonic()
-        moved_s = max(gone_on_s(asking, kill_s) for asking in moving)
+        moved_s = max(gone_on_s(asking, kill_s, back_s) for asking in moving)
+        await asyncio.sleep(_SETTLED_S)
+        after_s = time.monotonic()
+        await asyncio.sleep(back_s - moved_s)
         control_s = await _control(fleet, victim, moving, again, moved_s - kill_s)
     if errors := [one.error for one in (*askings, *again) if one.error]:
         raise RuntimeError(errors[0])
     await fleet.until_at_rest(_BEGUN_WITHIN_S)
-    return make_round(beside, Times(begin_s, kill_s, moved_s, back_s, end_s, control_s))
+    return make_round(beside, Times(begin_s, kill_s, moved_s, back_s, after_s, control_s))
 
 
 async def _control(
