@@ -8,6 +8,7 @@ from common.engine.weights.prequantized.gptq import Gptq
 from common.engine.weights.prequantized.modelopt import ModelOpt
 from common.engine.weights.prequantized.mxfp4 import Mxfp4
 from common.engine.weights.prequantized.packed import Format
+from common.engine.weights.prequantized.quark import Quark
 from common.engine.weights.prequantized.settings import Settings
 from common.engine.weights.prequantized.torchao import TorchAo
 
@@ -27,6 +28,8 @@ def choose_format(settings: Settings) -> Format:
             return Float8("FBGEMM FP8")
         case "modelopt":
             return ModelOpt.of(settings)
+        case "quark":
+            return Quark.of(settings)
         case "mxfp4":
             return Mxfp4()
         case "bitsandbytes":

@@ -52,3 +52,20 @@ def packed_mxfp4(weight: torch.Tensor) -> Written:
     wide = (2.0 ** (exponents - 127)).repeat_interleave(32, dim=1)
     parts = {"weight_packed": packed, "weight_scale": exponents.to(torch.uint8)}
     return Written(parts, torch.tensor(NUMBERS)[places] * wide)
+
+
+def quark(kind: str, layers: str = "", other: str = "") -> dict[str, object]:
+    """Return a section of Quark, whose `layers` are of another kind."""
+    by_layer = {layers: {"weight": {"dtype": other}}} if layers else {}
+    named = {"weight": {"dtype": kind}, "input_tensors": None}
+    return {"quant_method": "quark", "global_quant_config": named, "layer_quant_config": by_layer}
+
+
+def quark_mxfp4(weight: torch.Tensor) -> Written:
+    """Return Quark's MXFP4: as that of compressed-tensors, by another name."""
+    written = packed_mxfp4(weight)
+    parts = {
+        "weight": written.parts["weight_packed"],
+        "weight_scale": written.parts["weight_scale"],
+    }
+    return Written(parts, written.plain)

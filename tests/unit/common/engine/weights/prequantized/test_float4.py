@@ -9,8 +9,13 @@ import torch
 from common.engine.weights.prequantized.plan import tell_plan
 from tests.unit.common.engine.weights.edited import add, drop, edit, edit_config
 from tests.unit.common.engine.weights.loading import load, refusal
-from tests.unit.common.engine.weights.prequantized.floats_of_4_bits import Nvfp4, packed_mxfp4
-from tests.unit.common.engine.weights.prequantized.formats import Packed, compressed
+from tests.unit.common.engine.weights.prequantized.floats_of_4_bits import (
+    Nvfp4,
+    packed_mxfp4,
+    quark,
+    quark_mxfp4,
+)
+from tests.unit.common.engine.weights.prequantized.formats import Floats, Packed, compressed
 from tests.unit.common.engine.weights.prequantized.writing import (
     Folders,
     Written,
@@ -84,6 +89,22 @@ def test_a_checkpoint_may_mix_kinds(tmp_path: Path) -> None:
         assert torch.equal(loaded[name], tensor), name
 
 
+def test_quark_may_mix_mxfp4_with_fp8(tmp_path: Path) -> None:
+    """Products with 128 inputs are FP8."""
+    form, floats = quark("fp4", "*down*", "fp8_e4m3"), Floats(is_flat=True, has_input_scale=True)
+
+    def by_inputs(weight: torch.Tensor) -> Written:
+        return (floats if weight.shape[1] == 128 else quark_mxfp4)(weight)
+
+    torch.manual_seed(1)
+    folders = write_folders(tmp_path, "llama", form, by_inputs)
+    loaded = load(folders.quantized).state_dict()
+    for name, tensor in load(folders.plain).state_dict().items():
+        assert torch.equal(loaded[name], tensor), name
+    told = "dequantized from Quark FP8 and MXFP4, without its scales of activations"
+    assert told in tell_plan(folders.quantized, False)
+
+
 @pytest.mark.parametrize(
     ("form", "part", "reason"),
     [
@@ -136,7 +157,9 @@ def test_mxfp4_has_groups_of_32(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"quant_method": "quark"}, "quant_method 'quark'"),
+        ({"quant_method": "quark"}, "global_quant_config names no weights"),
+        (quark("int4"), "global_quant_config has weights of int4"),
+        (quark("fp4", "*down*", "int8"), "layer_quant_config of *down* has weights of int8"),
         ({"quant_method": "modelopt", "quant_algo": "NVFP4_AWQ"}, "quant_algo 'NVFP4_AWQ'"),
     ],
 )

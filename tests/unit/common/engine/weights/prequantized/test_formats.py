@@ -16,7 +16,12 @@ from tests.unit.common.engine.tiny_models import (
 )
 from tests.unit.common.engine.weights.edited import shard
 from tests.unit.common.engine.weights.loading import load
-from tests.unit.common.engine.weights.prequantized.floats_of_4_bits import Nvfp4, packed_mxfp4
+from tests.unit.common.engine.weights.prequantized.floats_of_4_bits import (
+    Nvfp4,
+    packed_mxfp4,
+    quark,
+    quark_mxfp4,
+)
 from tests.unit.common.engine.weights.prequantized.formats import (
     AWQ,
     Floats,
@@ -80,6 +85,8 @@ CASES: dict[str, tuple[str, dict[str, object], Write]] = {
     "nvfp4": ("llama", Nvfp4().settings, Nvfp4()),
     "nvfp4-experts": ("deepseek_v3", Nvfp4().settings, Nvfp4()),
     "nvfp4-modelopt": ("llama", Nvfp4(is_modelopt=True).settings, Nvfp4(is_modelopt=True)),
+    "mxfp4-quark": ("llama", quark("fp4"), quark_mxfp4),
+    "fp8-quark": ("llama", quark("fp8_e4m3"), Floats(is_flat=True, has_input_scale=True)),
     "mxfp4-packed": (
         "llama",
         compressed("mxfp4-pack-quantized", num_bits=4, type="float", group_size=32),

@@ -219,7 +219,7 @@ def test_a_group_without_scales_is_refused_by_name(tmp_path: Path) -> None:
         ({"quant_method": "modelopt", "quant_algo": "NVFP4_AWQ"}, "quant_algo 'NVFP4_AWQ'"),
         ({"quant_method": "mxfp4"}, "no tensor is stored so"),
         ({"quant_method": "torchao"}, "quant_method 'torchao'"),
-        ({"quant_method": "quark"}, "quant_method 'quark'"),
+        ({"quant_method": "hqq"}, "quant_method 'hqq'"),
     ],
 )
 def test_a_kind_that_is_not_known_is_refused_by_its_key(

@@ -1,0 +1,63 @@
+"""Checkpoints of AMD's Quark: FP8 with its scale beside it, and MXFP4.
+
+Of MXFP4 `weight` holds uint8, and `weight_scale` exponents (float4.py).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from common.engine.weights.prequantized.float4 import mxfp4
+from common.engine.weights.prequantized.float8 import Float8
+from common.engine.weights.prequantized.packed import PackedWeight, Read
+from common.engine.weights.prequantized.parts import Beside
+from common.engine.weights.prequantized.settings import Settings
+from common.engine.weights.stored import StoredTensor
+
+_KINDS = {"fp8_e4m3": "FP8", "fp8_e5m2": "FP8", "fp4": "MXFP4"}
+_GLOBAL, _LAYERS = "global_quant_config", "layer_quant_config"
+
+
+@dataclass(frozen=True, slots=True)
+class Quark:
+    """Format of Quark; each weight's own tensors say its kind."""
+
+    told: str
+    floats: Float8
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Read the settings. Raises SetupError for a kind that is not known."""
+        kinds = sorted({_KINDS[kind] for kind in _kinds(settings)})
+        if not kinds:
+            raise settings.refusal(f"{_GLOBAL} names no weights")
+        told = f"Quark {' and '.join(kinds)}"
+        return cls(told, Float8(told))
+
+    @property
+    def endings(self) -> tuple[str, ...]:
+        """Ends of names that only parts of quantized weights have."""
+        return (*self.floats.endings, ".weight_zero_point")
+
+    def find(self, tensors: Mapping[str, StoredTensor], read: Read) -> Iterator[PackedWeight]:
+        """Yield the weights in this format."""
+        yield from self.floats.find(tensors, read)
+        for main, stored in tensors.items():
+            if main.endswith(".weight") and stored.dtype == "U8":
+                yield mxfp4(main, Beside(tensors, main))
+
+
+def _kinds(settings: Settings) -> Iterator[str]:
+    """Yield the dtypes of weights. Raises SetupError for one that is not known."""
+    layers = settings.fields.get(_LAYERS)
+    named = {_GLOBAL: settings.fields.get(_GLOBAL)}
+    if isinstance(layers, dict):
+        named |= {f"{_LAYERS} of {layer}": config for layer, config in layers.items()}
+    for name, config in named.items():
+        weight = config.get("weight") if isinstance(config, dict) else None
+        if not weight:
+            continue  # these stay as they are
+        kind = weight.get("dtype") if isinstance(weight, dict) else "several kinds"
+        if kind not in _KINDS:
+            raise settings.refusal(f"{name} has weights of {kind}")
+        yield kind
