@@ -16,13 +16,18 @@ unexport PYTHONDONTWRITEBYTECODE
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# pip compiles 18,000 files on one core, this on all of them; some are templates, and no Python
-compile_all = $(PY) -W ignore -m compileall -qq -j 0 $(VENV)/lib/python*/site-packages || true
+# pip compiles 18,000 files on one core, this those on all of them that are likely to be imported; what else
+# is imported is compiled then. Some are templates, and no Python
+RARELY := (.*/)?tests?|(.*/)?testing|ray/(data|llm|rllib|train|tune)|torch/_inductor|transformers/models
+RARELY := $(RARELY)|fontTools|graphql|mypyc?|networkx|pip|pygments/lexers|setuptools
+compile_all = $(PY) -W ignore -m compileall -qq -j 0 -x 'site-packages/($(RARELY))/' $(VENV)/lib/python*/site-packages || true
 
 $(STAMP): pyproject.toml setup.py constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q --no-compile -c constraints.txt torch
-	$(PY) -m pip install -q --no-compile -c constraints.txt -e ".[dev]" --config-settings editable_mode=compat
+	{ $(compile_all); } & \
+	  $(PY) -m pip install -q --no-compile -c constraints.txt -e ".[dev]" --config-settings editable_mode=compat; \
+	  code=$$?; wait; exit $$code
 	$(compile_all)
 	touch $@
 
@@ -43,14 +48,17 @@ static: $(STAMP)
 	$(VENV)/bin/buf lint
 	$(VENV)/bin/buf breaking --against $(BASELINE)
 
-test: setup  ## static checks and the test suite (CI runs this)
+# the model comes while the others run: only deployments need it
+test: $(STAMP)  ## static checks and the test suite (CI runs this)
 	$(MAKE) --no-print-directory -j3 static test-units test-deployments
 
+# a deployment's tests run one behind the other, so these take what they leave of the CPU; less than 5, which
+# is what common/low_priority.py lowers threads to, and its test has to see that
 test-units: $(STAMP)
-	$(PY) -m pytest -q -m "$(QUICK) and not deployment" -n 2 --dist loadfile --no-loadscope-reorder
+	nice -n 4 $(PY) -m pytest -q -m "$(QUICK) and not deployment" -n 2 --dist loadfile --no-loadscope-reorder
 
 # mostly waits, so it runs beside the others; its output comes in one piece
-test-deployments: $(STAMP)
+test-deployments: setup
 	@output=$$($(PY) -m pytest -q -m "$(QUICK) and deployment" tests/integration/served tests/faults 2>&1); \
 	  code=$$?; echo "$$output"; exit $$code
 

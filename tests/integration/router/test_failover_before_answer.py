@@ -39,15 +39,17 @@ class Rig:
     async def cut_each_attempt(self, *, freezes: bool = False) -> None:
         """Cut the stream as often as gRPC sends a call, each time when the router serves it.
 
-        The relay `freezes` before the last cut, so that no later call comes through.
+        The next attempt comes through when the end of this one is seen. With `freezes` none comes behind
+        the last cut.
         """
         (run,) = self.stack.router._resumables._running.values()
         for number in range(ATTEMPTS):
             await until(lambda: run.num_streams == 1)
-            if freezes and number == ATTEMPTS - 1:
-                self.relay.freeze()
+            self.relay.freeze()
             self.relay.lose()
             await until(lambda: run.num_streams == 0)
+            if not freezes or number < ATTEMPTS - 1:
+                self.relay.heal()
 
 
 @pytest.fixture

@@ -20,10 +20,21 @@ PRODUCTS = ("products", "int4-products")
 # the vectors of this CPU are as wide as those of CPUs that can do more, where all other tests run: of its
 # other families only the rounding to bfloat16 is its own
 WIDE, OTHERS = "skylake-avx512", ("attention", "sampling")
+
+
+def slow_if(is_slow: bool) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.slow] * is_slow
+
+
+# so are kernels of the host's own level: all other tests run them
 CASES = [
-    *(("haswell", FAMILIES, family) for family in FAMILIES),
-    *((WIDE, PRODUCTS, family) for family in PRODUCTS),
-    *(pytest.param(WIDE, OTHERS, family, marks=pytest.mark.slow) for family in OTHERS),
+    pytest.param(cpu, families, family, marks=slow_if(is_slow or CPUS[cpu] == host_target().level))
+    for cpu, families, is_slow in (
+        ("haswell", FAMILIES, False),
+        (WIDE, PRODUCTS, False),
+        (WIDE, OTHERS, True),
+    )
+    for family in families
 ]
 ROOT = Path(__file__).parents[5]
 # what each argument asks of common.engine.kernel_checks, in one process
