@@ -46,7 +46,7 @@ def _import_all(model_dir: Path, engine: str) -> None:
 def _copies(listener: socket.socket) -> tuple[Origin, list[int], socket.socket]:
     """Fork for each process that asks; return in the copies alone, with what each shall become."""
     while True:
-        ready, _, _ = select.select([listener, _STDIN], [], [])
+        ready, _, _ = select.select([listener.fileno(), _STDIN], [], [])
         if _STDIN in ready:
             os._exit(0)  # who started it is gone
         connection, _ = listener.accept()
