@@ -29,7 +29,6 @@ from deploy.quick_ray import is_tried
 
 _PROGRAM = Path(__file__).with_name("template_process.py")
 _WAITING = 128  # processes that wait for it while it imports
-_END_WITHIN_S = 5.0
 
 
 @contextlib.contextmanager
@@ -65,7 +64,8 @@ def _running(config: ServeConfig, model_dir: Path) -> Iterator[None]:
             yield
         finally:
             os.environ.pop(ADDRESS, None)
-            _end(process)
+            process.kill()  # it has nothing to lose
+            process.communicate()
 
 
 def _start(listener: socket.socket, model_dir: Path, engine: str) -> "subprocess.Popen[bytes]":
@@ -78,13 +78,3 @@ def _start(listener: socket.socket, model_dir: Path, engine: str) -> "subprocess
         process_group=0,  # Ctrl-C is for this process, which ends workers in order
         env=os.environ | {"OMP_NUM_THREADS": "1"},  # copies set their own number of threads
     )
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    if process.stdin is not None:
-        process.stdin.close()
-    try:
-        process.wait(_END_WITHIN_S)
-    except subprocess.TimeoutExpired:  # it still imports
-        process.kill()
-        process.wait()
