@@ -24,6 +24,7 @@ from common.engine.weights.resolve import ModelSource, resolve_model
 from common.router_config import RouterConfig
 from common.telemetry.logs import configure_logs
 from deploy.quick_ray import put_off_rarely_used
+from deploy.template import running_template
 from pdserve.client import AsyncClient
 from pdserve.errors import InternalError
 from pdserve.v1 import admin_pb2, inference_pb2
@@ -62,17 +63,18 @@ def command() -> None:
     configure_logs("warning", process="demo")
     with progress_bars() as progress:
         source = resolve_model(DEFAULT_ALIAS, default_cache_dir(), progress)
-    asyncio.run(_run(source))
+    # use the prefill worker for every prompt: the demo shows the hand-off
+    router = RouterConfig(policy="least_loaded")
+    config = ServeConfig(prefill=1, decode=1, grpc_port=0, http_port=0, router=router)
+    with running_template(config, source.path):
+        asyncio.run(_run(config, source))
 
 
-async def _run(source: ModelSource) -> None:
+async def _run(config: ServeConfig, source: ModelSource) -> None:
     put_off_rarely_used()
     from deploy.serve import running  # ray takes a second to import, and --help does not need it
 
     console = Console()
-    # use the prefill worker for every prompt: the demo shows the hand-off
-    router = RouterConfig(policy="least_loaded")
-    config = ServeConfig(prefill=1, decode=1, grpc_port=0, http_port=0, router=router)
     with start_lines() as lines:
         started_s = time.monotonic()
         context = running(config, source.name, source.path, lines)

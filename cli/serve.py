@@ -12,10 +12,11 @@ from cli.settings import Values, load_config
 from cli.start_lines import start_lines
 from common.cache_dir import default_cache_dir
 from common.config import ServeConfig
-from common.engine.weights.resolve import resolve_model
+from common.engine.weights.resolve import ModelSource, resolve_model
 from common.machine import has_gpu
 from common.telemetry.tracing.build import check_tracing
 from deploy.quick_ray import put_off_rarely_used
+from deploy.template import running_template
 from router.access.server_security import ServerSecurity
 
 if TYPE_CHECKING:
@@ -93,6 +94,11 @@ def _serve(settings: ServeConfig) -> None:
             progress,
             keep_quantized=may_keep_quantized(settings),
         )
+    with running_template(settings, source.path):
+        _run(settings, source)
+
+
+def _run(settings: ServeConfig, source: ModelSource) -> None:
     put_off_rarely_used()
     # ray takes a second to import, and `pdserve --help` does not need it
     from deploy.endpoints import Endpoints

@@ -16,18 +16,17 @@ import ray
 from ray._private import worker as ray_worker
 
 from common.config import WorkerSpec
-from common.engine.quick_torch import put_off_parts
 from common.engine.stages import BeginStage, Stages
 from common.kv_transfer.wire import WireItem
 from common.low_priority import run_at_low_priority
 from common.messages import Role, WorkRequest
 from common.telemetry.log_files import new_log_name
+from deploy.engine_import import import_builder
 from deploy.role_switch import Built
 from deploy.versions import read_versions
 from deploy.worker_process import Home, OnCrash, WorkerProcess
 
 if TYPE_CHECKING:
-    from common.kv_transfer.node_store import NodeStore
     from common.worker.host import EngineHost
 
 _IMPORT_WITHIN_S = 1800.0  # from slow storage; the deployment's own limit is shorter
@@ -108,9 +107,11 @@ class WorkerActor:
 def _build_host(spec: WorkerSpec, on_crash: OnCrash, stage: BeginStage) -> "EngineHost":
     with stage("importing torch"):
         if spec.starts_gently:
-            build_host = run_at_low_priority(lambda: _import_builder(spec), _IMPORT_WITHIN_S)
+            build_host = run_at_low_priority(
+                lambda: import_builder(spec.model_dir, spec.engine), _IMPORT_WITHIN_S
+            )
         else:
-            build_host = _import_builder(spec)
+            build_host = import_builder(spec.model_dir, spec.engine)
     from common.engine.memory.gpu_share import keep_to_share
     from common.kv_transfer.ray_store import RayNodeStore
 
@@ -118,19 +119,6 @@ def _build_host(spec: WorkerSpec, on_crash: OnCrash, stage: BeginStage) -> "Engi
     keep_to_share(spec.gpu_share, spec.engine)
     store = RayNodeStore(spec.name, spec.namespace, spec.transfer.store_share)
     return build_host(spec, on_crash, store, stage)
-
-
-def _import_builder(
-    spec: WorkerSpec,
-) -> "Callable[[WorkerSpec, OnCrash, NodeStore, BeginStage], EngineHost]":
-    """Import torch, and all else that takes long; return what builds the engine."""
-    put_off_parts()
-    from common.engine.device import select_device
-    from common.engine.weights.choose import import_loader
-    from common.worker.host import build_host
-
-    import_loader(spec.model_dir, spec.engine, select_device(spec.engine))
-    return build_host
 
 
 def _build_prefill(spec: WorkerSpec, host: "EngineHost") -> Built:

@@ -19,7 +19,8 @@ import ray
 from ray._private import node as ray_node
 from ray._private import services as ray_services
 
-_TRIED = ("2.60.",)  # versions of Ray
+from deploy.quick_ray import is_tried
+
 _LATER = ["nice", "-n", "19"]
 _END_WITH_PARENT = ["setpriv", "--pdeathsig", "KILL"]  # of util-linux
 _AGENT_COMMAND = "_build_python_executable_command_memory_profileable"
@@ -35,7 +36,7 @@ def quick_start(num_processes: int) -> Iterator[None]:
 
     It begins so many processes for actors at once, where Ray itself would begin one for each CPU.
     """
-    if not ray.__version__.startswith(_TRIED):
+    if not is_tried(ray.__version__):
         yield
         return
     node, agent_command = ray_node.Node, getattr(ray_services, _AGENT_COMMAND)

@@ -1,13 +1,15 @@
 """First program of a worker's process, which becomes Ray's own worker at once.
 
 Ray's program for this imports all of Ray, 0.7 s of a core, to look at a runtime environment that our
-workers do not have. This one runs as a script, and imports little.
+workers do not have. This one runs as a script, and imports little. Where there is a template, a copy of that
+becomes the worker instead (template.py).
 """
 
 import os
 import runpy
 import sys
 
+from deploy.handover import ADDRESS, hand_over
 from deploy.quick_ray import put_off_rarely_used
 
 _CONTEXT, _LANGUAGE = "--serialized-runtime-env-context=", "--language="
@@ -23,6 +25,8 @@ def main(arguments: list[str]) -> None:
     worker = [one for one in arguments if not one.startswith((_CONTEXT, _LANGUAGE))]
     if worker[0].startswith("-"):  # options of the interpreter
         os.execv(sys.executable, [sys.executable, *worker])  # noqa: S606
+    if (template := os.environ.get(ADDRESS)) and hand_over(template, worker):
+        return
     put_off_rarely_used()
     sys.argv, sys.path[0] = worker, os.path.dirname(worker[0])
     runpy.run_path(worker[0], run_name="__main__")

@@ -51,7 +51,8 @@ class WorkerProcess:
         self._is_stopped = threading.Event()
         self.home = Home(spec.bind_host or "127.0.0.1", os.getpid(), self._redirect())
         configure_logs(process=spec.name)
-        # before torch or numba are imported: their thread pools inherit both settings
+        # before torch or numba start threads, which inherit the cores. Both are told the number once more
+        # when the engine is built: a copy of the template has imported torch already.
         if spec.cores:
             os.sched_setaffinity(0, spec.cores)
         if not spec.num_threads:

@@ -1,0 +1,80 @@
+"""Template of a private Ray's processes: one that has imported what they need, and that they are copies of.
+
+1. `running_template` starts it before Ray. It imports torch and all else while Ray starts.
+2. Ray begins a process for the supervisor and for each worker, at the start and later. That process
+   (ray_worker_setup.py) hands what it is over to the template, and ends.
+3. The template forks. The copy goes on as Ray's worker. It registers with its own process id.
+4. Where no template answers, the process becomes the worker itself, and imports by itself.
+5. The template ends with the process that started it, also when that is killed.
+
+A copy of a process has none of its threads, so the template must have none. Nothing that it imports starts
+one, except OpenBLAS, which ends its own before a fork. A GPU's driver does not survive a fork: where there is
+one, workers begin without a template.
+"""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+from common.config import ServeConfig
+from common.machine import has_gpu
+from deploy.handover import ADDRESS
+from deploy.quick_ray import is_tried
+
+_PROGRAM = Path(__file__).with_name("template_process.py")
+_WAITING = 128  # processes that wait for it while it imports
+
+
+@contextlib.contextmanager
+def running_template(config: ServeConfig, model_dir: Path) -> Iterator[None]:
+    """Have the private Ray that is started inside take its processes from a template, where one is of use."""
+    with contextlib.ExitStack() as stack:
+        if _is_useful(config):
+            with contextlib.suppress(OSError):  # no folder, or one with too long a path
+                stack.enter_context(_running(config, model_dir))
+        yield
+
+
+def _is_useful(config: ServeConfig) -> bool:
+    has_cpus = config.engine.device == "cpu" or (config.engine.device == "auto" and not has_gpu())
+    is_private = config.ray_address is None and is_tried(version("ray"))
+    return sys.platform == "linux" and has_cpus and is_private
+
+
+@contextlib.contextmanager
+def _running(config: ServeConfig, model_dir: Path) -> Iterator[None]:
+    # the folder is this user's alone: whoever reaches the socket runs code in the copies
+    with (
+        tempfile.TemporaryDirectory(prefix="pdserve-", ignore_cleanup_errors=True) as folder,
+        socket.socket(socket.AF_UNIX) as listener,
+    ):
+        address = str(Path(folder) / "template")
+        listener.bind(address)
+        listener.listen(_WAITING)
+        process = _start(listener, model_dir, config.engine.model_dump_json())
+        listener.close()  # so that nobody waits for a template that has died
+        os.environ[ADDRESS] = address
+        try:
+            yield
+        finally:
+            os.environ.pop(ADDRESS, None)
+            process.kill()  # it has nothing to lose
+            process.communicate()
+
+
+def _start(listener: socket.socket, model_dir: Path, engine: str) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(  # noqa: S603 - our own program
+        [sys.executable, str(_PROGRAM), str(listener.fileno()), str(model_dir), engine],
+        stdin=subprocess.PIPE,  # whose end tells it that this process is gone
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=[listener.fileno()],
+        process_group=0,  # Ctrl-C is for this process, which ends workers in order
+        env=os.environ | {"OMP_NUM_THREADS": "1"},  # copies set their own number of threads
+    )
