@@ -52,8 +52,10 @@ static: $(STAMP)
 test: $(STAMP)  ## static checks and the test suite (CI runs this)
 	$(MAKE) --no-print-directory -j3 static test-units test-deployments
 
+# a deployment's tests run one behind the other, so these take what they leave of the CPU; less than 5, which
+# is what common/low_priority.py lowers threads to, and its test has to see that
 test-units: $(STAMP)
-	$(PY) -m pytest -q -m "$(QUICK) and not deployment" -n 2 --dist loadfile --no-loadscope-reorder
+	nice -n 4 $(PY) -m pytest -q -m "$(QUICK) and not deployment" -n 2 --dist loadfile --no-loadscope-reorder
 
 # mostly waits, so it runs beside the others; its output comes in one piece
 test-deployments: setup
