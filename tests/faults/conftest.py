@@ -9,11 +9,12 @@ import pytest
 from benchmarks.chaos.asking import Choice
 from benchmarks.chaos.fleet import Fleet
 from benchmarks.chaos.questions import Question
+from pdserve import connection
 from pdserve.client import AsyncClient
 from tests.faults.deployments import FAILPOINTS, SETTINGS, serving_tiny
 from tests.faults.texts import QUESTIONS, ask_all
 from tests.integration.support.processes import Served
-from tests.patience import DEPLOYMENT_S
+from tests.patience import DEPLOYMENT_S, WITHIN_S
 from tests.unit.common.engine.tiny_models import save_model
 from tests.unit.router.tiny_tokenizer import IM_END, VOCAB_SIZE, write_folder
 
@@ -30,6 +31,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _logs_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patient_clients() -> Iterator[None]:
+    """Let clients wait longer for a ping's answer: a busy machine may run no router for 10 s."""
+    within_ms = round(1000 * WITHIN_S)
+    waits = {"grpc.keepalive_timeout_ms": within_ms, "grpc.http2.ping_timeout_ms": within_ms}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connection, "_OPTIONS", [*(dict(connection._OPTIONS) | waits).items()])
         yield
 
 
