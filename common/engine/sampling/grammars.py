@@ -16,10 +16,8 @@ from pathlib import Path
 from common.engine.model_spec import ModelSpec
 from common.engine.sequence import Sequence
 from common.grammar.compiler import GrammarCompiler, GrammarError
-from common.low_priority import run_at_low_priority
 from common.messages import Grammar
 
-_LOAD_WITHIN_S = 600.0
 Prepared = tuple[Sequence, GrammarError | None]
 
 
@@ -52,16 +50,12 @@ class Grammars:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _load(self) -> None:
-        # at load rather than at the first grammar: it takes a quarter of a second, for which other workers'
-        # steps on the same core would take twice as long
+        # at load rather than at the first grammar: it takes a quarter of a second
         try:
-            self._compiler = run_at_low_priority(self._make, _LOAD_WITHIN_S)
+            spec = self._spec
+            self._compiler = GrammarCompiler(self._model_dir, spec.eos_token_ids, spec.vocab_size)
         except GrammarError as error:
             self._compiler = error
-
-    def _make(self) -> GrammarCompiler:
-        spec = self._spec
-        return GrammarCompiler(self._model_dir, spec.eos_token_ids, spec.vocab_size)
 
     def _compile(self, seq: Sequence, grammar: Grammar) -> None:
         error = None
