@@ -44,7 +44,7 @@ class TextTarget:
             left = work.output_tokens
             async with asyncio.timeout(_TIMEOUT_S):
                 async for choice in _choices(reader):
-                    count = left if choice.get("finish_reason") else min(1, left - 1)
+                    count = left if _is_whole(choice) else min(1, left - 1)
                     if count:
                         yield count
                     left -= count
@@ -61,6 +61,14 @@ class TextTarget:
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body
+
+
+def _is_whole(choice: Mapping[str, object]) -> bool:
+    """Return whether an answer has ended. Raises RuntimeError if it did so before its length."""
+    reason = choice.get("finish_reason")
+    if reason not in (None, "length"):
+        raise RuntimeError(f"the server ended an answer early: {reason}")
+    return reason is not None
 
 
 async def _choices(reader: asyncio.StreamReader) -> AsyncGenerator[Mapping[str, object]]:
