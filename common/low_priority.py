@@ -32,8 +32,8 @@ def run_at_low_priority(function: Callable[[], T], timeout_s: float) -> T:
     has_room, outcome = Future[bool](), Future[T]()
 
     def run_in_room() -> None:
-        has_room.set_result(_lower(_be_idle) and _finds_room())
-        if has_room.result():
+        _settle(has_room, lambda: _lower(_be_idle) and _finds_room())
+        if has_room.exception() is None and has_room.result():
             _settle(outcome, function)
 
     def run_beside_others() -> None:

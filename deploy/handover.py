@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import socket
+import struct
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +19,10 @@ from typing import Any
 
 ADDRESS = "PDSERVE_TEMPLATE"  # variable with the path of the template's socket
 _WORD = b"\n"  # of the template as its greeting, and of the copy
-_GREETED_WITHIN_S = 30.0  # Ray gives a process a minute to register
+_GREETED_WITHIN_S = 20.0  # Ray gives a process a minute to register, and it may have to import all
 _SENT_WITHIN_S = 10.0
 _CHUNK_BYTES = 65536
+_PEER = struct.Struct("3i")  # process, user, group
 _STANDARD = (0, 1, 2)
 _OOM_SCORE = Path("/proc/self/oom_score_adj")
 
@@ -33,6 +35,8 @@ def hand_over(address: str, arguments: Sequence[str]) -> bool:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(_GREETED_WITHIN_S)
             connection.connect(address)
+            if _user_of(connection) != os.getuid():  # it would be told this process's secrets
+                return False
             if connection.recv(1) != _WORD:
                 return False
             connection.settimeout(_SENT_WITHIN_S)
@@ -44,6 +48,13 @@ def hand_over(address: str, arguments: Sequence[str]) -> bool:
     except OSError as error:
         print(f"no template: {error}", file=sys.stderr)
         return False
+
+
+def _user_of(connection: socket.socket) -> int:
+    """Return the user whose process listens."""
+    found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+    _, user, _ = _PEER.unpack(found)
+    return int(user)
 
 
 def _has_begun(connection: socket.socket) -> bool:

@@ -1,6 +1,6 @@
 """Diagnosis of a worker's death from its last output and from Ray's error.
 
-The worker's parent is Ray, which does not pass on the exit status. A signal that a process can
+The worker's parent is Ray or the template, and neither passes on the exit status. A signal that a process can
 catch leaves its name in the log (Ray's handler, Python's faulthandler). Our own exits leave a line.
 No trace means SIGKILL.
 """

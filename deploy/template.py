@@ -24,6 +24,7 @@ from pathlib import Path
 
 from common.config import ServeConfig
 from common.machine import has_gpu
+from common.telemetry.logs import get_logger
 from deploy.handover import ADDRESS
 from deploy.quick_ray import is_tried
 
@@ -64,6 +65,8 @@ def _running(config: ServeConfig, model_dir: Path) -> Iterator[None]:
             yield
         finally:
             os.environ.pop(ADDRESS, None)
+            if (code := process.poll()) is not None:
+                get_logger().warning("template_ended", code=code)
             process.kill()  # it has nothing to lose
             process.communicate()
 

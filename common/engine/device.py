@@ -8,7 +8,8 @@ from pdserve.errors import SetupError
 
 def select_device(config: EngineConfig) -> torch.device:
     """Choose the device to run on. Raises SetupError when it is asked for and absent."""
-    has_cuda = torch.cuda.is_available()
+    # a process that has asked for CUDA must not be forked, as the template is
+    has_cuda = config.device != "cpu" and torch.cuda.is_available()
     if config.device == "cuda" and not has_cuda:
         raise SetupError("engine.device 'cuda' is not available", "this machine has: cpu")
-    return torch.device("cuda" if config.device != "cpu" and has_cuda else "cpu")
+    return torch.device("cuda" if has_cuda else "cpu")

@@ -128,6 +128,7 @@ def test_a_template_ends_with_the_process_that_started_it(folder: Path) -> None:
         assert process.stdin is not None
         process.stdin.close()
         assert process.wait(WITHIN_S) == 0
+        assert not (folder / "t").exists()
 
 
 def test_a_template_is_there_for_a_private_ray_on_cpus_alone(

@@ -15,6 +15,7 @@ from common.engine.weights.prequantized.settings import Settings
 from common.engine.weights.stored import StoredTensor
 
 _KINDS = {"fp8_e4m3": "FP8", "fp8_e5m2": "FP8", "fp4": "MXFP4"}
+_ALGORITHMS, _ROTATION = "algo_config", "rot"  # rotation, QuaRot
 _GLOBAL, _LAYERS = "global_quant_config", "layer_quant_config"
 
 
@@ -28,6 +29,9 @@ class Quark:
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """Read the settings. Raises SetupError for a kind that is not known."""
+        for algorithm in _algorithms(settings):
+            if _ROTATION in algorithm:
+                raise settings.refusal(f"{_ALGORITHMS} names {algorithm}, which turns activations")
         kinds = sorted({_KINDS[kind] for kind in _kinds(settings)})
         if not kinds:
             raise settings.refusal(f"{_GLOBAL} names no weights")
@@ -45,6 +49,13 @@ class Quark:
         for main, stored in tensors.items():
             if main.endswith(".weight") and stored.dtype == "U8":
                 yield mxfp4(main, Beside(tensors, main))
+
+
+def _algorithms(settings: Settings) -> Iterator[str]:
+    named = settings.fields.get(_ALGORITHMS)
+    for algorithm in named if isinstance(named, list) else [named]:
+        if isinstance(algorithm, dict):
+            yield str(algorithm.get("name")).lower()
 
 
 def _kinds(settings: Settings) -> Iterator[str]:

@@ -158,6 +158,10 @@ def test_mxfp4_has_groups_of_32(tmp_path: Path) -> None:
     ("fields", "told"),
     [
         ({"quant_method": "quark"}, "global_quant_config names no weights"),
+        (
+            quark("fp4") | {"algo_config": [{"name": "gptq"}, {"name": "rotation"}]},
+            "algo_config names rotation, which turns activations",
+        ),
         (quark("int4"), "global_quant_config has weights of int4"),
         (quark("fp4", "*down*", "int8"), "layer_quant_config of *down* has weights of int8"),
         ({"quant_method": "modelopt", "quant_algo": "NVFP4_AWQ"}, "quant_algo 'NVFP4_AWQ'"),
