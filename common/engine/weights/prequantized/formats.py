@@ -5,10 +5,10 @@ from common.engine.weights.prequantized.bitsandbytes import BitsAndBytes
 from common.engine.weights.prequantized.compressed import CompressedTensors
 from common.engine.weights.prequantized.float8 import Float8
 from common.engine.weights.prequantized.gptq import Gptq
-from common.engine.weights.prequantized.modelopt import ModelOpt
+from common.engine.weights.prequantized.modelopt import modelopt
 from common.engine.weights.prequantized.mxfp4 import Mxfp4
 from common.engine.weights.prequantized.packed import Format
-from common.engine.weights.prequantized.quark import Quark
+from common.engine.weights.prequantized.quark import quark
 from common.engine.weights.prequantized.settings import Settings
 from common.engine.weights.prequantized.torchao import TorchAo
 
@@ -27,9 +27,9 @@ def choose_format(settings: Settings) -> Format:
         case "fbgemm_fp8":
             return Float8("FBGEMM FP8")
         case "modelopt":
-            return ModelOpt.of(settings)
+            return modelopt(settings)
         case "quark":
-            return Quark.of(settings)
+            return quark(settings)
         case "mxfp4":
             return Mxfp4()
         case "bitsandbytes":

@@ -3,52 +3,26 @@
 Of MXFP4 `weight` holds uint8, and `weight_scale` exponents (float4.py).
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Iterator
 
 from common.engine.weights.prequantized.float4 import mxfp4
-from common.engine.weights.prequantized.float8 import Float8
-from common.engine.weights.prequantized.packed import PackedWeight, Read
-from common.engine.weights.prequantized.parts import Beside
+from common.engine.weights.prequantized.mixed_floats import MixedFloats
 from common.engine.weights.prequantized.settings import Settings
-from common.engine.weights.stored import StoredTensor
 
 _KINDS = {"fp8_e4m3": "FP8", "fp8_e5m2": "FP8", "fp4": "MXFP4"}
 _ALGORITHMS, _ROTATION = "algo_config", "rot"  # rotation, QuaRot
 _GLOBAL, _LAYERS = "global_quant_config", "layer_quant_config"
 
 
-@dataclass(frozen=True, slots=True)
-class Quark:
-    """Format of Quark; each weight's own tensors say its kind."""
-
-    told: str
-    floats: Float8
-
-    @classmethod
-    def of(cls, settings: Settings) -> Self:
-        """Read the settings. Raises SetupError for a kind that is not known."""
-        for algorithm in _algorithms(settings):
-            if _ROTATION in algorithm:
-                raise settings.refusal(f"{_ALGORITHMS} names {algorithm}, which turns activations")
-        kinds = sorted({_KINDS[kind] for kind in _kinds(settings)})
-        if not kinds:
-            raise settings.refusal(f"{_GLOBAL} names no weights")
-        told = f"Quark {' and '.join(kinds)}"
-        return cls(told, Float8(told))
-
-    @property
-    def endings(self) -> tuple[str, ...]:
-        """Ends of names that only parts of quantized weights have."""
-        return (*self.floats.endings, ".weight_zero_point")
-
-    def find(self, tensors: Mapping[str, StoredTensor], read: Read) -> Iterator[PackedWeight]:
-        """Yield the weights in this format."""
-        yield from self.floats.find(tensors, read)
-        for main, stored in tensors.items():
-            if main.endswith(".weight") and stored.dtype == "U8":
-                yield mxfp4(main, Beside(tensors, main))
+def quark(settings: Settings) -> MixedFloats:
+    """Read the settings. Raises SetupError for a kind that is not known."""
+    for algorithm in _algorithms(settings):
+        if _ROTATION in algorithm:
+            raise settings.refusal(f"{_ALGORITHMS} names {algorithm}, which turns activations")
+    kinds = sorted({_KINDS[kind] for kind in _kinds(settings)})
+    if not kinds:
+        raise settings.refusal(f"{_GLOBAL} names no weights")
+    return MixedFloats(f"Quark {' and '.join(kinds)}", mxfp4, (".weight_zero_point",))
 
 
 def _algorithms(settings: Settings) -> Iterator[str]:

@@ -19,6 +19,7 @@ from tests.unit.common.engine.weights.prequantized.formats import Floats, Packed
 from tests.unit.common.engine.weights.prequantized.writing import (
     Folders,
     Written,
+    assert_same_weights,
     move_settings,
     write_folders,
 )
@@ -69,9 +70,7 @@ def test_settings_of_modelopt_lie_beside_config_json(
         f"; dequantized from ModelOpt {told}, without its scales of activations, 0.00 GB in files"
     )
     assert tell_plan(folders.quantized, False) == words
-    loaded = load(folders.quantized).state_dict()
-    for name, tensor in load(folders.plain).state_dict().items():
-        assert torch.equal(loaded[name], tensor), name
+    assert_same_weights(folders)
 
 
 def test_a_checkpoint_may_mix_kinds(tmp_path: Path) -> None:
@@ -84,9 +83,7 @@ def test_a_checkpoint_may_mix_kinds(tmp_path: Path) -> None:
 
     torch.manual_seed(1)
     folders = write_folders(tmp_path, "llama", form, by_inputs)
-    loaded = load(folders.quantized).state_dict()
-    for name, tensor in load(folders.plain).state_dict().items():
-        assert torch.equal(loaded[name], tensor), name
+    assert_same_weights(folders)
 
 
 def test_quark_may_mix_mxfp4_with_fp8(tmp_path: Path) -> None:
@@ -98,9 +95,7 @@ def test_quark_may_mix_mxfp4_with_fp8(tmp_path: Path) -> None:
 
     torch.manual_seed(1)
     folders = write_folders(tmp_path, "llama", form, by_inputs)
-    loaded = load(folders.quantized).state_dict()
-    for name, tensor in load(folders.plain).state_dict().items():
-        assert torch.equal(loaded[name], tensor), name
+    assert_same_weights(folders)
     told = "dequantized from Quark FP8 and MXFP4, without its scales of activations"
     assert told in tell_plan(folders.quantized, False)
 

@@ -25,6 +25,7 @@ from tests.unit.common.engine.weights.prequantized.formats import (
 from tests.unit.common.engine.weights.prequantized.writing import (
     Folders,
     Write,
+    assert_same_weights,
     move_settings,
     write_folders,
 )
@@ -44,12 +45,6 @@ def folders(tmp_path: Path) -> Folders:
 def write(root: Path, settings: dict[str, object], form: Write) -> Folders:
     torch.manual_seed(1)
     return write_folders(root, "llama", settings, form)
-
-
-def assert_same_weights(folders: Folders) -> None:
-    loaded = load(folders.quantized).state_dict()
-    for name, tensor in load(folders.plain).state_dict().items():
-        assert torch.equal(loaded[name], tensor), name
 
 
 @pytest.mark.parametrize("form", [Gptq(), Gptq(is_second=True)])

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.unit.common.engine.tiny_models import save_model
 from tests.unit.common.engine.weights.edited import Tensors, edit_config
+from tests.unit.common.engine.weights.loading import load
 
 # those of the layers, and the experts that are stacked
 _PRODUCT = re.compile(r"(.*\.layers\..*_proj\.|.*\.experts\.\w+_proj)(weight)?")
@@ -56,6 +57,12 @@ def write_folders(
     save(folders.quantized, stored)
     edit_config(folders.quantized, quantization_config=settings)
     return folders
+
+
+def assert_same_weights(folders: Folders) -> None:
+    loaded = load(folders.quantized).state_dict()
+    for name, tensor in load(folders.plain).state_dict().items():
+        assert torch.equal(loaded[name], tensor), name
 
 
 def save(folder: Path, tensors: Tensors) -> None:
