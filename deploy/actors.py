@@ -9,6 +9,7 @@ wait for a process's end: a decode worker may find the process before the superv
 import gc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -106,12 +107,9 @@ class WorkerActor:
 
 def _build_host(spec: WorkerSpec, on_crash: OnCrash, stage: BeginStage) -> "EngineHost":
     with stage("importing torch"):
-        if spec.starts_gently:
-            build_host = run_at_low_priority(
-                lambda: import_builder(spec.model_dir, spec.engine), _IMPORT_WITHIN_S
-            )
-        else:
-            build_host = import_builder(spec.model_dir, spec.engine)
+        load = partial(import_builder, spec.model_dir, spec.engine)
+        gently = spec.starts_gently
+        build_host = run_at_low_priority(load, _IMPORT_WITHIN_S) if gently else load()
     from common.engine.memory.gpu_share import keep_to_share
     from common.kv_transfer.ray_store import RayNodeStore
 

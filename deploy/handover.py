@@ -14,8 +14,8 @@ import socket
 import struct
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 ADDRESS = "PDSERVE_TEMPLATE"  # variable with the path of the template's socket
 _WORD = b"\n"  # of the template as its greeting, and of the copy
@@ -26,7 +26,17 @@ _PEER = struct.Struct("3i")  # process, user, group
 _STANDARD = (0, 1, 2)
 _OOM_SCORE = Path("/proc/self/oom_score_adj")
 
-Origin = dict[str, Any]  # of a process, as JSON
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """State of a process, besides its open files; sent as JSON."""
+
+    arguments: list[str]
+    environment: dict[str, str]
+    folder: str
+    files_limit: tuple[int, int]
+    blocked: list[int]  # signals
+    oom_score: str
 
 
 def hand_over(address: str, arguments: Sequence[str]) -> bool:
@@ -40,7 +50,7 @@ def hand_over(address: str, arguments: Sequence[str]) -> bool:
             if connection.recv(1) != _WORD:
                 return False
             connection.settimeout(_SENT_WITHIN_S)
-            origin = json.dumps(_origin(arguments)).encode()
+            origin = json.dumps(asdict(_origin(arguments))).encode()
             num_sent = socket.send_fds(connection, [origin], _STANDARD)
             connection.sendall(origin[num_sent:])
             connection.shutdown(socket.SHUT_WR)
@@ -72,7 +82,7 @@ def take_over(connection: socket.socket) -> tuple[Origin, list[int]]:
     try:
         while chunk := connection.recv(_CHUNK_BYTES):
             content += chunk
-        return json.loads(content), files
+        return Origin(**json.loads(content)), files
     except BaseException:
         close(files)
         raise
@@ -85,12 +95,12 @@ def become(origin: Origin, files: Sequence[int], connection: socket.socket) -> N
         os.dup2(file, standard)
     close(files)
     os.environ.clear()
-    os.environ.update(origin["environment"])
-    os.chdir(origin["folder"])
-    resource.setrlimit(resource.RLIMIT_NOFILE, origin["files_limit"])
-    signal.pthread_sigmask(signal.SIG_SETMASK, origin["blocked"])
-    _OOM_SCORE.write_text(origin["oom_score"])
-    sys.argv = origin["arguments"]
+    os.environ.update(origin.environment)
+    os.chdir(origin.folder)
+    resource.setrlimit(resource.RLIMIT_NOFILE, origin.files_limit)
+    signal.pthread_sigmask(signal.SIG_SETMASK, origin.blocked)
+    _OOM_SCORE.write_text(origin.oom_score)
+    sys.argv = origin.arguments
     sys.path[0] = os.path.dirname(sys.argv[0])
     connection.sendall(_WORD)
     connection.close()
@@ -103,11 +113,11 @@ def close(files: Sequence[int]) -> None:
 
 
 def _origin(arguments: Sequence[str]) -> Origin:
-    return {
-        "arguments": arguments,
-        "environment": dict(os.environ),
-        "folder": os.getcwd(),
-        "files_limit": resource.getrlimit(resource.RLIMIT_NOFILE),
-        "blocked": list(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
-        "oom_score": _OOM_SCORE.read_text(),
-    }
+    return Origin(
+        arguments=list(arguments),
+        environment=dict(os.environ),
+        folder=os.getcwd(),
+        files_limit=resource.getrlimit(resource.RLIMIT_NOFILE),
+        blocked=list(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
+        oom_score=_OOM_SCORE.read_text(),
+    )

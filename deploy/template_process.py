@@ -58,11 +58,10 @@ def _copies(listener: socket.socket) -> tuple[Origin, list[int], socket.socket]:
                 origin, files = take_over(connection)
             except (OSError, ValueError):  # it has given up
                 continue
-            try:
+            # no memory, or too many processes: who asks goes on by itself
+            with contextlib.suppress(OSError):
                 if os.fork() == 0:
                     return origin, files, connection.dup()
-            except OSError as error:  # no memory, or too many processes: who asks goes on by itself
-                print(f"no copy: {error}", file=sys.stderr)
             close(files)
 
 

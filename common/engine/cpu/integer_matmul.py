@@ -6,7 +6,6 @@ from functools import partial
 import numpy as np
 
 from common.engine.cpu.activation import GELU_TANH, SILU
-from common.engine.cpu.emit import LANES
 from common.engine.cpu.group_scales import count_groups
 from common.engine.cpu.integer_panel import integer_tile
 from common.engine.cpu.integer_rows import DIGITS, IS_BY_BYTES, split_group
@@ -16,14 +15,9 @@ from common.engine.cpu.panel import PLAIN
 from common.engine.cpu.panel_items import items_function, shift_of
 from common.engine.cpu.parallel import in_parallel
 from common.engine.cpu.quantized_levels import BYTES_IN_WORD, GROUP, NIBBLES_IN_WORD
+from common.engine.cpu.target import host_target
 
-ROWS = (
-    6 if LANES == 16 else 5,
-    4,
-    3,
-    2,
-    1,
-)  # rows of a tile; the first with WIDTH fills the registers
+ROWS = (host_target().integer_tile_rows, 4, 3, 2, 1)  # of a tile
 _DIGIT = np.int8 if IS_BY_BYTES else np.int16
 
 

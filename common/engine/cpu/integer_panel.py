@@ -187,14 +187,14 @@ def _in_every_lane(builder: Builder, digits: Any, at: Any) -> Any:
 def _add_dot(builder: Builder, total: Any, levels: Any, digits: Any) -> None:
     so_far = builder.load(total)
     if IS_BY_BYTES:
-        builder.store(_call(builder, _BYTES_DOT, INTS, [so_far, levels, digits]), total)
+        builder.store(_call(builder, _BYTES_DOT, [so_far, levels, digits]), total)
         return
     pairs = [builder.bitcast(words, _PAIRS) for words in (levels, digits)]
-    builder.store(builder.add(so_far, _call(builder, _PAIRS_DOT, INTS, pairs)), total)
+    builder.store(builder.add(so_far, _call(builder, _PAIRS_DOT, pairs)), total)
 
 
-def _call(builder: Builder, name: str, result: ir.Type, args: list[Any]) -> Any:
-    kind = ir.FunctionType(result, [arg.type for arg in args])
+def _call(builder: Builder, name: str, args: list[Any]) -> Any:
+    kind = ir.FunctionType(INTS, [arg.type for arg in args])
     function = cgutils.get_or_insert_function(builder.module, kind, name)
     return builder.call(function, args)
 

@@ -105,6 +105,11 @@ class Target:
         return 12 if self.level.startswith("avx512") else 6
 
     @property
+    def integer_tile_rows(self) -> int:
+        """Rows of integers that a tile has: their sums over two vectors leave room for masks of levels."""
+        return 6 if self.level.startswith("avx512") else 5
+
+    @property
     def attention_rows(self) -> int:
         """Rows whose scores over one vector stay in registers; 16 registers hold fewer."""
         return 8 if self.level == "avx2" else 12
