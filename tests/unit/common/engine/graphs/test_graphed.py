@@ -8,7 +8,7 @@ import torch
 
 from common.engine.batch import Batch, BatchEntry
 from common.engine.build import Engine
-from common.engine.graphs.cuda_graphs import can_capture, capture_decode, graph_decode
+from common.engine.graphs.cuda_graphs import can_capture, capture_decode
 from common.engine.graphs.graphed import GraphedDecoder, GraphLimits
 from common.engine.ragged import RaggedInputs
 from common.engine.sequence import Sequence
@@ -19,13 +19,7 @@ from tests.unit.common.engine.graphed import Flashed, build_flashed
 from tests.unit.common.engine.plain_stage import plain_inputs
 from tests.unit.common.engine.recording import RecordingCapture
 from tests.unit.common.engine.sequences import hold, make_sequence
-from tests.unit.common.engine.tiny_models import (
-    VOCAB,
-    engine_config,
-    make_engine,
-    poison,
-    save_model,
-)
+from tests.unit.common.engine.tiny_models import VOCAB, poison, save_model
 
 BLOCK = 16
 MOST = 20
@@ -111,38 +105,6 @@ def test_every_family_can_be_captured(tmp_path: Path, family: str) -> None:
     poison(engine)
     assert continuations(engine, PROMPTS[:3], 8, budget=60) == expected
     assert capture.replayed
-
-
-def test_steps_over_fp8_can_be_captured_and_read_no_value_of_the_device(tmp_path: Path) -> None:
-    """Uncaptured steps unpack the pages that they use, captured ones whole tables."""
-    folder = save_model(tmp_path, "llama")
-    flashed = build_flashed(folder, plain_inputs(), max_num_seqs=4, kv="fp8")
-    assert can_capture(flashed.decoder, flashed.backend)
-    expected = continuations(flashed.engine, PROMPTS[:3], 8, budget=60)
-    capture = RecordingCapture()
-    engine = flashed.graphed(capture, plain_inputs())
-    poison(engine)
-    assert continuations(engine, PROMPTS[:3], 8, budget=60) == expected
-    assert capture.replayed
-    config = engine_config(num_blocks=96, backend="reference", kv_cache_dtype="fp8")
-    assert continuations(make_engine(folder, config), PROMPTS[:3], 8, budget=60) == expected
-    seq = hold(engine.pool, make_sequence(PROMPTS[4]))
-    inputs = RaggedInputs.from_batch(Batch((BatchEntry(seq, len(PROMPTS[4])),)), BLOCK)
-    RecordingCapture()(lambda: _run_uncaptured(flashed, inputs))
-    release(engine, [seq])
-
-
-def _run_uncaptured(flashed: Flashed, inputs: RaggedInputs) -> None:
-    flashed.decoder.logits(inputs)
-
-
-def test_fp8_is_captured_where_whole_tables_are_few_pages(tmp_path: Path) -> None:
-    folder = save_model(tmp_path, "llama")
-    full, small = (build_flashed(folder, plain_inputs(), kv=kv) for kv in ("none", "fp8"))
-    assert [small.backend.most_captured(n) for n in (1, 8, 64, 65)] == [64, 8, 1, 0]
-    assert full.backend.most_captured(1000) is None
-    limits = GraphLimits(4, 65, BLOCK, 96)
-    assert graph_decode(small.decoder, small.backend, limits) is small.decoder
 
 
 def decoding(engine: Engine, num_seqs: int, seed: int = 0) -> list[Sequence]:

@@ -38,7 +38,7 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
 def test_a_number_comes_back_within_half_a_level(
     levels: Levels, dtype: torch.dtype, dim: int
 ) -> None:
-    """Of floats a level is as far from the next as it is large: a number has 4 bits."""
+    """A level that is a float has 4 bits."""
     numbers = (draw(50, 2, dim) * torch.logspace(-3, 3, 50)[:, None, None]).to(dtype)
     back = levels.dequantize(levels.quantize(numbers), dim)
     largest = numbers.float().abs().amax(-1, keepdim=True)
