@@ -6,7 +6,7 @@ Usage: python -m benchmarks.quantized_kv [--rounds N] [--threads N]
 import os
 from functools import partial
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -31,6 +31,7 @@ from common.engine.weights.resolve import resolve_model
 _DECODES = ((1, 300), (8, 300), (1, 2000), (8, 2000))  # sequences, context
 _PROMPTS = (512, 2000)
 _STEPS = 9
+_KINDS: tuple[KVCacheDtype, ...] = ("auto", "int8")
 _KV_GIB = 0.45  # the most sequences at the longest context
 _WORK = (
     *(f"decode {rows} at context {context}" for rows, context in _DECODES),
@@ -45,7 +46,7 @@ def main(
     """Measure and write benchmarks/results/quantized_kv.json."""
     folder = resolve_model(DEFAULT_ALIAS, default_cache_dir(), NoProgress()).path
     cores = threads or len(os.sched_getaffinity(0))
-    engines = {kind: _build(folder, kind, cores) for kind in get_args(KVCacheDtype)}
+    engines: dict[str, Engine] = {kind: _build(folder, kind, cores) for kind in _KINDS}
     measures = {kind: partial(_measure, engine) for kind, engine in engines.items()}
     medians = medians_in_turns(measures, _WORK, rounds)
     console, table = Console(), Table("KV", "bytes a token", *_WORK)

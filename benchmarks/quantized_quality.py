@@ -39,6 +39,10 @@ _KINDS = {
     "float32+kv-int8": EngineConfig(dtype="float32", kv_cache_dtype="int8", kv_cache_gib=0.1),
     "bfloat16": EngineConfig(dtype="bfloat16", kv_cache_gib=0.1),
     "bfloat16+kv-int8": EngineConfig(dtype="bfloat16", kv_cache_dtype="int8", kv_cache_gib=0.1),
+    # without a GPU this backend alone reads it
+    "bfloat16+kv-fp8": EngineConfig(
+        dtype="bfloat16", kv_cache_dtype="fp8", attention_backend="reference", kv_cache_gib=0.1
+    ),
     "bfloat16/int8": EngineConfig(dtype="bfloat16", quantization="int8", kv_cache_gib=0.1),
     "bfloat16/int4": EngineConfig(dtype="bfloat16", quantization="int4", kv_cache_gib=0.1),
 }

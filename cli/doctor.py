@@ -116,7 +116,8 @@ def _check_gpu() -> list[Finding]:
     if not torch.cuda.is_available():
         return [Finding("gpu", "none; attention backends: cpu, reference")]
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return [Finding("gpu", ", ".join(names))]
+    kinds = "8-bit keys and values: fp8 (engine.kv_cache_dtype)"
+    return [Finding("gpu", ", ".join(names), remark=kinds)]
 
 
 def _check_ports() -> list[Finding]:

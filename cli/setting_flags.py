@@ -39,7 +39,8 @@ Quantization = Annotated[
     str | None, setting("engine.quantization", "auto, none; on a CPU int8 or int4")
 ]
 KVCacheDtype = Annotated[
-    str | None, setting("engine.kv_cache_dtype", "Keys and values: auto; on a CPU int8")
+    str | None,
+    setting("engine.kv_cache_dtype", "Keys and values: auto; int8 on a CPU, fp8 on CUDA"),
 ]
 AllowUnusedWeights = Annotated[
     bool | None,

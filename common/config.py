@@ -20,7 +20,8 @@ StoredDtype = Literal["float32", "bfloat16", "float16"]
 Dtype = Literal["auto", StoredDtype]
 Rounding = Literal["int8", "int4"]
 Quantization = Literal["auto", "none", Rounding]
-KVCacheDtype = Literal["auto", "int8"]
+KVCacheDtype = Literal["auto", "int8", "fp8"]
+FP8_ON_A_CPU = "set it to int8; to try fp8 without a GPU, set engine.attention_backend to reference"
 Backend = Literal["auto", "cpu", "flash", "reference"]
 MAX_PREFILL_WORKERS = 1024
 MAX_DECODE_WORKERS = 256
@@ -62,7 +63,8 @@ class EngineConfig(Frozen):
         "auto", description="Memory for KV blocks, GiB; auto: from what the worker may use"
     )
     kv_cache_dtype: KVCacheDtype = Field(
-        "auto", description="Of keys and values in blocks. auto: dtype; int8: half of it, on a CPU"
+        "auto",
+        description="Of keys and values in blocks. auto: dtype; 8 bits: int8 on a CPU, fp8 on CUDA",
     )
     gpu_memory_utilization: float = Field(
         0.9, gt=0, le=1, description="Share of a GPU's free memory that kv_cache_gib: auto takes"
@@ -93,15 +95,18 @@ class EngineConfig(Frozen):
 
     @field_validator("kv_cache_dtype", mode="before")
     @classmethod
-    def _refuse_fp8_by_name(cls, value: object) -> object:
-        if isinstance(value, str) and value.startswith("fp8"):
-            raise ValueError("fp8 is not supported; take auto, or int8 on a CPU")
+    def _refuse_other_fp8_by_name(cls, value: object) -> object:
+        if isinstance(value, str) and value.startswith("fp8_"):
+            raise ValueError(f"{value} is not supported; fp8 is E4M3 with a scale a head")
         return value
 
     @model_validator(mode="after")
-    def _quantize_kv_on_a_cpu_alone(self) -> Self:
-        if self.kv_cache_dtype != "auto" and self.device == "cuda":
-            raise ValueError(f"kv_cache_dtype: {self.kv_cache_dtype} does not go with device: cuda")
+    def _quantize_kv_as_the_device_reads_it(self) -> Self:
+        kind, device = self.kv_cache_dtype, self.device
+        if kind == "int8" and device == "cuda":
+            raise ValueError(f"kv_cache_dtype: {kind} does not go with device: {device}; take fp8")
+        if kind == "fp8" and device == "cpu" and self.attention_backend != "reference":
+            raise ValueError(f"kv_cache_dtype: {kind} is for a GPU; {FP8_ON_A_CPU}")
         return self
 
     @model_validator(mode="after")

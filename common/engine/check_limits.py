@@ -22,8 +22,9 @@ class CheckLimits:
 
 _EXACT = CheckLimits(0.001, 0.001, 0.001)
 _HALF = CheckLimits(0.03, 0.2, 0.2)  # in the first layer 0.5 % is measured in bfloat16
-# 8 bits for a head of which one number is far larger than the rest: sqrt(channels) / 440 at most. A position
-# early in a text may draw all attention or not (in SmolLM2 from layer 12 on); rounding may turn one over.
+# 8 bits for a head of which one number is far larger than the rest: sqrt(channels) / 440 at most, and 1 / 16
+# as floats. A position early in a text may draw all attention or not (in SmolLM2 from layer 12 on). Rounding
+# may turn one over, also where both sides round: not always to the same level.
 _QUANTIZED = CheckLimits(0.06, 0.2, 0.4, share_left_out=0.25)
 
 

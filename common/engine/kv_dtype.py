@@ -2,15 +2,18 @@
 
 import torch
 
-from common.config import EngineConfig
+from common.config import FP8_ON_A_CPU, EngineConfig
 from common.engine.model_spec import ModelSpec
 from pdserve.errors import SetupError
 
 
 def check_kv_device(config: EngineConfig, device: torch.device) -> None:
-    """Raise SetupError where keys and values are to be quantized on a device other than a CPU."""
-    if config.kv_cache_dtype != "auto" and device.type != "cpu":
-        raise _refusal(config, "works on a CPU alone")
+    """Raise SetupError where the device has no attention over such keys and values."""
+    if config.kv_cache_dtype == "int8" and device.type != "cpu":
+        raise _refusal(config, "works on a CPU alone", "set it to fp8 or auto")
+    is_tried = config.attention_backend == "reference"
+    if config.kv_cache_dtype == "fp8" and device.type == "cpu" and not is_tried:
+        raise _refusal(config, "is for a GPU", FP8_ON_A_CPU)
 
 
 def with_kv_dtype(spec: ModelSpec, config: EngineConfig) -> ModelSpec:
@@ -25,5 +28,5 @@ def with_kv_dtype(spec: ModelSpec, config: EngineConfig) -> ModelSpec:
     return spec.with_quantized_kv(config.kv_cache_dtype)
 
 
-def _refusal(config: EngineConfig, reason: str) -> SetupError:
-    return SetupError(f"engine.kv_cache_dtype {config.kv_cache_dtype} {reason}", "set it to auto")
+def _refusal(config: EngineConfig, reason: str, remedy: str = "set it to auto") -> SetupError:
+    return SetupError(f"engine.kv_cache_dtype {config.kv_cache_dtype} {reason}", remedy)

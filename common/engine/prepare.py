@@ -22,7 +22,7 @@ from common.engine.kernel_checks.verdicts import (
     trusted_products,
     trusted_sampling,
 )
-from common.engine.kv_dtype import with_kv_dtype
+from common.engine.kv_dtype import check_kv_device, with_kv_dtype
 from common.engine.product_kernels import product_forms
 from common.engine.weights.choose import read_model_config
 from common.engine.weights.spec import read_unhashed
@@ -54,6 +54,7 @@ def prepare_kernels(
 
 def _families(model_dir: Path, config: EngineConfig, device: torch.device) -> list[Family]:
     try:
+        check_kv_device(config, device)
         dtype = choose_dtype(config, model_dir, device).dtype
         model, architecture = read_model_config(model_dir, config, device)
         spec = with_kv_dtype(read_unhashed(model_dir, model, dtype), config)

@@ -19,9 +19,11 @@ from common.engine.memory.block_pool import BlockPool
 from common.engine.memory.block_storage import Piece
 from common.engine.memory.freed import give_freed_back
 from common.engine.memory.kv_cache import KVCache
+from common.engine.memory.quantized_kv import LEVELS
 from common.engine.model_runner import ModelRunner
 from common.engine.model_spec import ModelSpec
 from common.engine.own_kv import keys_and_values, like_stored, own_layers
+from common.engine.own_rounding import rounded_kv
 from common.engine.ragged import RaggedInputs
 from common.engine.sequence import Sequence
 from common.engine.state.cache import StateCache
@@ -54,7 +56,7 @@ class SelfCheck:
     def __init__(self, model: torch.nn.Module, spec: ModelSpec) -> None:
         # spread over the vocabulary: special tokens gather at its ends
         self._tokens = tuple(spec.vocab_size * (i + 1) // 10 for i in range(CHECK_TOKENS))
-        self._limits = limits_of(spec)
+        self._limits, self._levels = limits_of(spec), LEVELS.get(spec.kv_quantization)
         self._kv_layers, self._kv_shapes = spec.kv_layers, spec.kv_shapes
         self.state_layout: StateLayout | None = None  # None: the model has no state
         try:
@@ -131,7 +133,8 @@ class SelfCheck:
         if not self._kv_layers:
             return model(input_ids=ids, use_cache=True)
         choose_attention(model, OWN_NAME)
-        output = model(input_ids=ids, use_cache=True)
+        with rounded_kv(model, self._levels):
+            output = model(input_ids=ids, use_cache=True)
         choose_attention(model, ATTENTION_NAME)
         return output
 

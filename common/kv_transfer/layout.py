@@ -54,7 +54,8 @@ class KVLayout:
 
     A payload holds one layer after the other: its keys [tokens, kv_heads, key_dim], then its values
     [tokens, kv_heads, value_dim] unless its keys hold them (LatentShape). Where all are alike, that is
-    [layers, 2, tokens, kv_heads, head_dim]. With the dtype "int8" shapes count words (quantized.py).
+    [layers, 2, tokens, kv_heads, head_dim]. With the dtypes "int8" and "fp8" shapes count words
+    (quantized.py).
     """
 
     fingerprint: str

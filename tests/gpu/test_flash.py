@@ -8,6 +8,7 @@ from common.engine.attention.flash import PAGE, FlashBackend
 from common.engine.attention.reference import ReferenceBackend
 from common.engine.device_inputs import DeviceInputs
 from common.engine.memory.kv_cache import KVCache
+from common.engine.memory.quantized_kv import FP8
 from tests.unit.common.engine.attention.paged import (
     LAYER,
     Shape,
@@ -23,6 +24,8 @@ SHAPES = [
     Shape(PAGE, 64, num_heads=9, num_kv_heads=3, dtype="bfloat16"),
     Shape(PAGE, 128, num_heads=32, num_kv_heads=8, dtype="bfloat16"),
     Shape(PAGE, 128, num_heads=8, num_kv_heads=8, dtype="float16"),
+    Shape(PAGE, 64, num_heads=9, num_kv_heads=3, dtype="bfloat16", kv_quantization="fp8"),
+    Shape(PAGE, 128, num_heads=8, num_kv_heads=8, dtype="float16", kv_quantization="fp8"),
 ]
 MIXED = [Turn(0, 700, 1), Turn(900, 1, 2), Turn(255, 300, 3), Turn(256, 1, 4), Turn(0, 1, 5)]
 
@@ -54,6 +57,24 @@ def test_it_gives_what_the_reference_gives(shape: Shape, window: int | None) -> 
     expected = attend(ReferenceBackend(cache), cache, shape, MIXED, step)
     for output, right in zip(found, expected, strict=True):
         torch.testing.assert_close(output, right, atol=2e-2, rtol=2e-2)
+
+
+def test_fp8_has_the_bits_that_a_cpu_gives_it() -> None:
+    numbers = torch.randn(64, 3, 64, generator=torch.Generator().manual_seed(1)).bfloat16()
+    words = FP8.quantize(numbers)
+    assert torch.equal(FP8.quantize(numbers.cuda()).cpu(), words)
+    assert torch.equal(FP8.dequantize(words.cuda(), 64).cpu(), FP8.dequantize(words, 64))
+
+
+@pytest.mark.parametrize("pages", [4, 7])
+def test_fp8_in_groups_of_sequences_has_the_bits_of_one_group(pages: int) -> None:
+    """Four pages hold the longest sequence."""
+    shape = SHAPES[-1]
+    cache = memory(shape)
+    whole = attend(FlashBackend(cache), cache, shape, MIXED, Step(0.125))
+    groups = FlashBackend(cache, unpacked_pages=pages)
+    for output, right in zip(attend(groups, cache, shape, MIXED, Step(0.125)), whole, strict=True):
+        assert torch.equal(output, right)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -129,7 +129,9 @@ def test_text_is_the_same_with_prompts_and_replays_in_turns(
     assert continuations(graphed, prompts, 12, budget=1 << 12) == expected
 
 
-def test_an_engine_is_built_with_graphs_and_a_block_of_scratch(folder: Path) -> None:
+@pytest.mark.parametrize("kv", ["auto", "fp8"])
+def test_an_engine_is_built_with_graphs_and_a_block_of_scratch(folder: Path, kv: str) -> None:
+    """A context is four pages; over fp8 as many sequences as have 64 are captured."""
     texts = []
     for setting in ("auto", "off"):
         config = engine_config(
@@ -139,6 +141,7 @@ def test_an_engine_is_built_with_graphs_and_a_block_of_scratch(folder: Path) -> 
             device="cuda",
             dtype="bfloat16",
             cuda_graphs=setting,
+            kv_cache_dtype=kv,
         )
         engine = build_engine(folder, config, num_threads=1)
         num_scratch = engine.cache.keys.shape[1] - engine.pool.num_blocks

@@ -33,7 +33,7 @@ OPTIONS: list[dict[str, object]] = [
 ]
 
 
-def build(folder: Path, dtype: str, backend: Backend, block_size: int) -> Engine:
+def build(folder: Path, dtype: str, backend: Backend, block_size: int, kv: str = "auto") -> Engine:
     """Build an engine with more blocks than a DrivenEngine uses."""
     config = engine_config(
         num_blocks=80,
@@ -42,6 +42,7 @@ def build(folder: Path, dtype: str, backend: Backend, block_size: int) -> Engine
         backend=backend,
         device="cuda",
         max_num_seqs=6,
+        kv_cache_dtype=kv,
     )
     return make_engine(folder, config)
 
@@ -150,10 +151,12 @@ def two_launches(engine: Engine) -> tuple[list[list[int]], bool]:
     return tokens, is_running
 
 
-def test_a_launch_does_not_wait_for_the_device(fast: Engine) -> None:
-    expected, _ = two_launches(fast)  # the first call also loads kernels
+@pytest.mark.parametrize("kv", ["auto", "fp8"])
+def test_a_launch_does_not_wait_for_the_device(folder: Path, kv: str) -> None:
+    engine = build(folder, "bfloat16", "flash", PAGE, kv)
+    expected, _ = two_launches(engine)  # the first call also loads kernels
     torch.cuda._sleep(_A_SECOND)
-    assert two_launches(fast) == (expected, True)
+    assert two_launches(engine) == (expected, True)
     assert all(len(tokens) == 4 for tokens in expected)
 
 

@@ -60,7 +60,8 @@ class CpuBackend:
     @staticmethod
     def can_read(cache: KVCache) -> bool:
         """Return True if the kernel's vectors tile this cache's blocks."""
-        return cache.storage == "packed" and all(
+        is_known = cache.storage == "packed" and cache.kv_dtype != "fp8"
+        return is_known and all(
             can_compile_kernel(cache.block_size, dim) for _, *dims in cache.shapes for dim in dims
         )
 

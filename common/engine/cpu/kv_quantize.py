@@ -1,4 +1,4 @@
-"""Kernel that makes 8-bit integers of a step's keys and values, with the bits of quantized_kv.quantize."""
+"""Kernel that makes 8-bit integers of a step's keys and values, with the bits of quantized_kv.INT8."""
 
 from collections.abc import Callable
 from functools import lru_cache

@@ -14,7 +14,7 @@ from common.engine.kernel_checks.close import normal, require_close
 from common.engine.kernel_checks.verdicts import AttentionShape
 from common.engine.memory.block_storage import payload_parts
 from common.engine.memory.kv_cache import DTYPES, KVCache, kv_layout
-from common.engine.memory.quantized_kv import quantize
+from common.engine.memory.quantized_kv import LEVELS
 from common.engine.model_spec import ModelSpec
 from common.engine.ragged import RaggedInputs
 from common.engine.sequence import Sequence
@@ -55,6 +55,7 @@ def _past(spec: ModelSpec, num_tokens: int) -> torch.Tensor:
     numbers = normal(*kv_layout(plain).shape(num_tokens), dtype=DTYPES[spec.dtype], seed=3)
     if spec == plain:
         return numbers
+    quantize = LEVELS[spec.kv_quantization].quantize
     parts = [quantize(part).flatten() for part in payload_parts(numbers, spec.kv_shapes)]
     return torch.cat(parts).view(kv_layout(spec).shape(num_tokens))
 

@@ -19,13 +19,13 @@ from common.engine.memory.block_storage import (
 from common.engine.memory.layered_storage import LayeredStorage
 from common.engine.memory.packed_storage import PackedStorage
 from common.engine.memory.paged_storage import PagedStorage
-from common.engine.memory.quantized_kv import WORD, QuantizedBlocks, dequantize
+from common.engine.memory.quantized_kv import LEVELS, WORD, QuantizedBlocks
 from common.engine.model_spec import ModelSpec
 from common.kv_transfer.layout import KVLayout, KVShape, count_shipped, shape_of_all
 
 Storage = Literal["packed", "pages"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-BLOCK_DTYPES = DTYPES | {"int8": WORD}  # of ModelSpec.kv_dtype
+BLOCK_DTYPES = DTYPES | dict.fromkeys(LEVELS, WORD)  # of ModelSpec.kv_dtype
 
 
 class KVCache:
@@ -44,7 +44,7 @@ class KVCache:
         device: torch.device,
         storage: Storage = "packed",
     ) -> None:
-        self.block_size = block_size
+        self.block_size, self.max_context_tokens = block_size, spec.max_context_tokens
         self.storage = storage
         self.dtype, self.kv_dtype = DTYPES[spec.dtype], spec.kv_dtype
         self.shapes, self._stored = spec.kv_shapes, spec.stored_kv_shapes
@@ -63,8 +63,9 @@ class KVCache:
             if alike is None
             else self._storages[alike]
         )
-        if self.is_quantized:
-            self.blocks = QuantizedBlocks(self.blocks, self.shapes)
+        self.levels = LEVELS.get(spec.kv_quantization)  # None: blocks hold numbers
+        if self.levels is not None:
+            self.blocks = QuantizedBlocks(self.blocks, self.shapes, self.levels)
         first = self._storages[self._stored[0]]
         # of the first layer, and all of its shape
         self.keys, self.values = first.keys, first.values
@@ -72,8 +73,8 @@ class KVCache:
 
     @property
     def is_quantized(self) -> bool:
-        """True where blocks hold words of 8-bit integers."""
-        return self.kv_dtype not in DTYPES
+        """True where blocks hold words of 8-bit levels."""
+        return self.levels is not None
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
@@ -137,10 +138,11 @@ class KVCache:
     def by_layer(self, payload: torch.Tensor) -> list[Piece]:
         """Return keys and values [tokens, kv_heads, dim] of each layer in a payload, as numbers."""
         pieces = split_payload(payload, self._stored)
-        if not self.is_quantized:
+        if self.levels is None:
             return pieces
+        numbers = self.levels.dequantize
         return [
-            (dequantize(keys, shape.key_dim), dequantize(values, shape.value_dim))
+            (numbers(keys, shape.key_dim), numbers(values, shape.value_dim))
             for (keys, values), shape in zip(pieces, self.shapes, strict=True)
         ]
 

@@ -76,6 +76,7 @@ def test_two_kinds_of_cpus_are_told_what_each_chose_and_to_set_the_dtype() -> No
         ("bfloat16/int4", "engine.quantization"),
         ("bfloat16/int4+kv-int8", "engine.quantization"),
         ("bfloat16+kv-int8", "engine.kv_cache_dtype"),
+        ("bfloat16+kv-fp8", "engine.kv_cache_dtype"),
         ("float32+kv-int8", "engine.dtype"),
     ],
 )

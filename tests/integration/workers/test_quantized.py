@@ -16,9 +16,12 @@ FULL = engine_config(max_batch_tokens=16, max_num_seqs=8)
 KINDS = {
     "weights": engine_config(quantization="int8", max_batch_tokens=16, max_num_seqs=8),
     "KV": engine_config(kv_cache_dtype="int8", max_batch_tokens=16, max_num_seqs=8),
+    "fp8 KV": engine_config(
+        kv_cache_dtype="fp8", backend="reference", max_batch_tokens=16, max_num_seqs=8
+    ),
 }
-# of the llama shape in float32 a token has 512 bytes, and 160 in int8
-KV_BYTES = {"weights": 512, "KV": 160}
+# of the llama shape in float32 a token has 512 bytes, and 160 in 8 bits
+KV_BYTES = {"weights": 512, "KV": 160, "fp8 KV": 160}
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -52,18 +55,23 @@ def test_sampled_text_is_the_same_by_hand_off_and_local(model: Path, kind: str) 
         workers.check_at_rest()
 
 
+@pytest.mark.parametrize("kind", ["KV", "fp8 KV"])
 @pytest.mark.parametrize("mode", ["swap", "recompute"])
 def test_preempted_text_with_quantized_kv_is_that_of_an_undisturbed_run(
-    model: Path, mode: str
+    model: Path, mode: str, kind: str
 ) -> None:
     """Eight sequences, handed off and local by turns, want 35 blocks, and there are 14."""
-    tight = engine_config(num_blocks=4, kv_cache_dtype="int8", preemption=mode)
-    roomy = engine_config(num_blocks=400, kv_cache_dtype="int8")
-    with Workers(model, prefill_config=KINDS["KV"], decode_config=roomy) as workers:
+    prefill = KINDS[kind]
+    dtype, backend = prefill.kv_cache_dtype, prefill.attention_backend
+    tight, roomy = (
+        engine_config(num_blocks=n, kv_cache_dtype=dtype, backend=backend, preemption=mode)
+        for n in (4, 400)
+    )
+    with Workers(model, prefill_config=prefill, decode_config=roomy) as workers:
         for index, prompt in enumerate(PROMPTS):
             workers.submit(str(index), prompt, sampling(index), prefill=None)
         undisturbed = [workers.answers.finished(str(n)).tokens for n in range(len(PROMPTS))]
-    with Workers(model, prefill_config=KINDS["KV"], decode_config=tight) as workers:
+    with Workers(model, prefill_config=prefill, decode_config=tight) as workers:
         answers = run_under_pressure(workers, [PREFILL, None])
         assert [answer.tokens for answer in answers] == undisturbed
         workers.check_at_rest()
@@ -72,13 +80,15 @@ def test_preempted_text_with_quantized_kv_is_that_of_an_undisturbed_run(
         assert load.swaps == (load.preemptions if mode == "swap" else 0)
 
 
-@each_kind
+@pytest.mark.parametrize(
+    ("kind", "other"), [*((kind, FULL) for kind in KINDS), ("fp8 KV", KINDS["KV"])]
+)
 @pytest.mark.parametrize("is_prefill_full", [True, False])
 def test_kv_of_another_kind_is_refused_and_the_prompt_is_computed_again(
-    model: Path, kind: str, is_prefill_full: bool
+    model: Path, kind: str, other: EngineConfig, is_prefill_full: bool
 ) -> None:
     """Registration refuses such a pair first; this is the second line of defence."""
-    pair: list[EngineConfig] = [FULL, KINDS[kind]]
+    pair: list[EngineConfig] = [other, KINDS[kind]]
     prefill_config, decode_config = pair if is_prefill_full else pair[::-1]
     with Workers(model, prefill_config=prefill_config, decode_config=decode_config) as workers:
         for name, prefill in (("local", None), ("handoff", PREFILL)):

@@ -57,9 +57,11 @@ def build_flashed(
     dtype: StoredDtype = "float32",
     device: torch.device = CPU,
     attend: VarlenAttention = varlen,
+    kv: str = "none",
 ) -> Flashed:
     """Build the model; `inputs` are those of steps that are not captured."""
     model, spec = load_model(folder, dtype, device)
+    spec = spec if kv == "none" else spec.with_quantized_kv(kv)
     cache = KVCache(spec, num_blocks + 1, block_size, device, "pages")
     backend = FlashBackend(cache, attend)
     weights = fuse_as_stored(model)

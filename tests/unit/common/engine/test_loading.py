@@ -76,8 +76,11 @@ def test_a_model_that_is_loaded_without_transformers_is_served_alike(plain: Path
 
 
 def test_another_kv_dtype_is_told_apart(plain: Path) -> None:
-    full, small = pair(plain, engine_config(), engine_config(kv_cache_dtype="int8"))
-    for new, known in ((full, small), (small, full)):
+    configs = engine_config(), engine_config(kv_cache_dtype="int8")
+    full, small = pair(plain, *configs)
+    fp8 = info_of("decode", plain, engine_config(backend="reference", kv_cache_dtype="fp8"))
+    assert fp8.dtype == "float32+kv-fp8"
+    for new, known in ((full, small), (small, full), (fp8, small), (full, fp8)):
         with pytest.raises(SetupError, match=r"has dtype .*set engine\.kv_cache_dtype"):
             check_compatibility(new, known)
 

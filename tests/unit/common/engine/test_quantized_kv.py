@@ -1,4 +1,4 @@
-"""Engines with 8-bit keys and values: near the full ones, the same bits in every step, or a refusal."""
+"""Engines with keys and values of 8 bits: near full ones, the same bits in every step, or a refusal."""
 
 import random
 from pathlib import Path
@@ -12,6 +12,7 @@ from common.engine.batch import Batch, BatchEntry
 from common.engine.cpu.target import host_target
 from common.engine.kernel_checks.verdicts import AttentionShape, attention_verdict
 from common.engine.memory.host_swap import HostSwap
+from common.engine.memory.quantized_kv import LEVELS
 from pdserve.errors import SetupError
 from tests.unit.common.engine.generation import continuations
 from tests.unit.common.engine.sequences import hold, make_sequence
@@ -24,7 +25,16 @@ has_kernels = pytest.mark.skipif(not host_target().has_kernels, reason="no kerne
 
 
 def int8_config(**changes: object) -> EngineConfig:
-    return engine_config(kv_cache_dtype="int8", num_blocks=192, **changes)  # type: ignore[arg-type]
+    fields = {"kv_cache_dtype": "int8", "num_blocks": 192} | changes
+    return engine_config(**fields)  # type: ignore[arg-type]
+
+
+# without a GPU the reference backend alone reads it
+FP8 = {"kv_cache_dtype": "fp8", "backend": "reference"}
+
+
+def config_of(form: str) -> EngineConfig:
+    return int8_config(**FP8) if form == "fp8" else int8_config()
 
 
 @pytest.fixture(scope="module")
@@ -43,29 +53,33 @@ def test_both_backends_agree_and_stay_near_full_precision(tmp_path: Path, family
     """A fused family, layers that differ, latents, sinks."""
     folder = save_model(tmp_path, family)
     full = every_logits(make_engine(folder, engine_config(num_blocks=192)), [40, 1, 1], None)
-    cpu, reference = (
-        every_logits(make_engine(folder, int8_config(backend=backend)), [40, 1, 1], None)
-        for backend in ("cpu", "reference")
+    cpu, reference, fp8 = (
+        every_logits(make_engine(folder, int8_config(**changes)), [40, 1, 1], None)
+        for changes in ({"backend": "cpu"}, {"backend": "reference"}, FP8)
     )
     assert not torch.equal(cpu, full)
-    for ours, theirs, limit in ((cpu, reference, 1e-3), (cpu, full, 0.1)):
+    assert float((fp8 - cpu).norm() / cpu.norm()) > 1e-3
+    for ours, theirs, limit in ((cpu, reference, 1e-3), (cpu, full, 0.1), (fp8, full, 0.2)):
         assert float((ours - theirs).norm() / theirs.norm()) < limit
 
 
-def test_half_the_bytes_hold_twice_the_blocks(llama: Path) -> None:
+@pytest.mark.parametrize("form", LEVELS)
+def test_half_the_bytes_hold_twice_the_blocks(llama: Path, form: str) -> None:
     """A head of 16 channels takes 20 bytes, and 64 in float32."""
-    full, small = (make_engine(llama, config) for config in (engine_config(), int8_config()))
+    full, small = (make_engine(llama, config) for config in (engine_config(), config_of(form)))
     assert full.spec.kv_bytes_per_token(4) == 2 * 2 * 2 * 64
     assert small.cache.num_bytes_per_token == 2 * 2 * 2 * 20
     assert small.pool.num_blocks == int(192.5 * 64 / 20)
     assert small.cache.num_bytes == small.pool.num_blocks * 16 * 2 * 2 * 2 * 20
-    assert small.spec.fingerprint == f"{full.spec.fingerprint}-kv-int8"
-    assert small.spec.stored_as == "float32+kv-int8"
+    assert small.spec.fingerprint == f"{full.spec.fingerprint}-kv-{form}"
+    assert small.spec.stored_as == f"float32+kv-{form}"
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
-def test_kv_that_waited_in_host_memory_has_the_same_bits(llama: Path, backend: Backend) -> None:
-    engine = make_engine(llama, int8_config(backend=backend))
+@pytest.mark.parametrize("changes", [{"backend": "cpu"}, {"backend": "reference"}, FP8])
+def test_kv_that_waited_in_host_memory_has_the_same_bits(
+    llama: Path, changes: dict[str, object]
+) -> None:
+    engine = make_engine(llama, int8_config(**changes))
     seq = hold(engine.pool, make_sequence(PROMPTS[2]))
     engine.runner.run(Batch((BatchEntry(seq, 39),)))
     seq.num_computed_tokens = 39
@@ -90,8 +104,9 @@ def test_the_kernels_are_tried_before_they_are_trusted(monkeypatch: pytest.Monke
     assert "differs from torch's" in (attention_verdict(shape) or "")
 
 
-def test_tokens_do_not_depend_on_neighbours_or_chunks(llama: Path) -> None:
-    engine = make_engine(llama, int8_config())
+@pytest.mark.parametrize("form", LEVELS)
+def test_tokens_do_not_depend_on_neighbours_or_chunks(llama: Path, form: str) -> None:
+    engine = make_engine(llama, config_of(form))
     together = continuations(engine, PROMPTS, NEW_TOKENS, 16)
     assert together == [continuations(engine, [p], NEW_TOKENS, 64)[0] for p in PROMPTS]
 
@@ -107,7 +122,18 @@ def test_a_gpu_is_refused_before_anything_is_read(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert refusal_of(tmp_path / "missing", int8_config(device="auto")) == (
-        "engine.kv_cache_dtype int8 works on a CPU alone. set it to auto"
+        "engine.kv_cache_dtype int8 works on a CPU alone. set it to fp8 or auto"
+    )
+
+
+@pytest.mark.parametrize("backend", ["auto", "cpu"])
+def test_fp8_is_refused_on_a_cpu_before_anything_is_read(tmp_path: Path, backend: Backend) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    config = int8_config(kv_cache_dtype="fp8", backend=backend, device="auto")
+    assert refusal_of(tmp_path / "missing", config) == (
+        "engine.kv_cache_dtype fp8 is for a GPU. set it to int8; to try fp8 without a GPU, set "
+        "engine.attention_backend to reference"
     )
 
 
@@ -133,12 +159,12 @@ def test_keys_that_hold_biases_are_refused_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"kv_cache_dtype": "fp8"}, "fp8 is not supported; take auto, or int8 on a CPU"),
-        ({"kv_cache_dtype": "fp8_e5m2"}, "fp8 is not supported"),
-        ({"kv_cache_dtype": "int4"}, "'auto' or 'int8'"),
+        ({"kv_cache_dtype": "fp8_e5m2"}, "fp8_e5m2 is not supported; fp8 is E4M3"),
+        ({"kv_cache_dtype": "int4"}, "'auto', 'int8' or 'fp8'"),
+        ({"kv_cache_dtype": "fp8", "device": "cpu"}, "kv_cache_dtype: fp8 is for a GPU; set it to"),
         (
             {"kv_cache_dtype": "int8", "device": "cuda"},
-            "kv_cache_dtype: int8 does not go with device: cuda",
+            "kv_cache_dtype: int8 does not go with device: cuda; take fp8",
         ),
     ],
 )

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from common.engine.build import Engine
+from common.engine.memory.quantized_kv import LEVELS
+from common.engine.own_rounding import rounded, rounded_kv
 from tests.unit.common.engine.generation import continuations
-from tests.unit.common.engine.rounded_kv import likeliest_rounded, rounded, rounded_kv
+from tests.unit.common.engine.rounded_kv import likeliest_rounded
 from tests.unit.common.engine.state.hybrids import HYBRIDS, save_hybrid
 from tests.unit.common.engine.tiny_models import (
     FAMILIES,
@@ -40,21 +42,21 @@ def slow_unless_quick(names: dict[str, dict[str, object]]) -> list[object]:
     return [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in names]
 
 
-def int8_engine(folder: Path, backend: str, **changes: object) -> Engine:
-    fields = {"num_blocks": 600, "max_num_seqs": 8, "kv_cache_dtype": "int8"} | changes
+def engine_of(folder: Path, backend: str, form: str = "int8", **changes: object) -> Engine:
+    fields = {"num_blocks": 600, "max_num_seqs": 8, "kv_cache_dtype": form} | changes
     return make_engine(folder, engine_config(backend=backend, **fields))  # type: ignore[arg-type]
 
 
 def assert_rounded_tokens(folder: Path) -> None:
-    """Run all prompts together, in chunks of at most 32 tokens, on each backend."""
+    """Run all prompts together, in chunks of at most 32 tokens, on each backend that has the form."""
     reference = load_reference(folder)
-    for backend in ("auto", "reference"):
-        engine = int8_engine(folder, backend)
+    for backend, form in (("auto", "int8"), ("reference", "int8"), ("reference", "fp8")):
+        engine = engine_of(folder, backend, form)
         assert engine.cache.is_quantized
         poison(engine)
         answers = continuations(engine, PROMPTS, NEW_TOKENS, 32)
         for prompt, answer in zip(PROMPTS, answers, strict=True):
-            assert answer == likeliest_rounded(reference, prompt, answer), backend
+            assert answer == likeliest_rounded(reference, prompt, answer, form), form
         assert len({token for answer in answers for token in answer}) >= 3, "not lively"
 
 
@@ -78,7 +80,7 @@ def test_sizes_may_be_any(tmp_path: Path, case: str) -> None:
 def test_blocks_may_have_any_number_of_positions(tmp_path: Path) -> None:
     folder = save_hybrid(tmp_path, "falcon_h1")
     [expected, found] = (
-        continuations(int8_engine(folder, "reference", block_size=size), PROMPTS, NEW_TOKENS, 32)
+        continuations(engine_of(folder, "reference", block_size=size), PROMPTS, NEW_TOKENS, 32)
         for size in (16, 5)
     )
     assert found == expected
@@ -88,24 +90,26 @@ def test_only_attention_is_rounded_in_a_hybrid(tmp_path: Path) -> None:
     """Two layers have two heads of keys and of values, each of 4 words and a scale; states are as before."""
     folder = save_hybrid(tmp_path, "qwen3_next")
     full = make_engine(folder, engine_config(num_blocks=600, max_num_seqs=8))
-    small = int8_engine(folder, "auto")
+    small = engine_of(folder, "auto")
     assert small.cache.num_bytes_per_token == 2 * 2 * 2 * (16 + 4)
     assert small.spec.state == full.spec.state
     assert small.spec.state_layers == (0, 2)
 
 
-def test_the_oracle_rounds(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", LEVELS)
+def test_the_oracle_rounds(tmp_path: Path, form: str) -> None:
     """Else the tests above would prove nothing: a level is at most half a step from its number."""
     numbers = torch.randn(3, 5, 18)
-    steps = numbers.abs().amax(-1, keepdim=True) / 127
-    errors = (rounded(numbers) - numbers).abs()
+    largest = numbers.abs().amax(-1, keepdim=True)
+    steps = largest / 127 if form == "int8" else (numbers.abs() / 8).clamp(largest / 448 / 512)
+    errors = (rounded(numbers, LEVELS[form]) - numbers).abs()
     assert 0.3 < float((errors / steps).max()) < 0.51
     for family in ("gpt_oss", "deepseek_v3"):
         reference = load_reference(save_model(tmp_path / family, family))
         ids = torch.tensor([PROMPTS[2]])
         with torch.inference_mode():
             full = reference(ids, use_cache=True).logits
-            with rounded_kv(reference):
+            with rounded_kv(reference, LEVELS[form]):
                 other = reference(ids, use_cache=True).logits
             again = reference(ids, use_cache=True).logits
         assert torch.equal(again, full)

@@ -13,7 +13,7 @@ from common.engine.attention.select import select_backend
 from common.engine.batch import Batch, BatchEntry
 from common.engine.device_inputs import on_host
 from common.engine.memory.kv_cache import DTYPES, KVCache, Storage
-from common.engine.memory.quantized_kv import dequantize, quantize
+from common.engine.memory.quantized_kv import LEVELS
 from common.engine.model_spec import ModelSpec
 from common.engine.ragged import RaggedInputs
 from tests.unit.common.engine.sequences import make_sequence
@@ -122,8 +122,8 @@ def attend_dense(shape: Shape, turn: Turn, step: Step = Step()) -> torch.Tensor:
     """Attend by the formula, in float64, with no blocks."""
     group = shape.num_heads // shape.num_kv_heads
     pair = turn.keys_values(shape)
-    if shape.kv_quantization != "none":
-        pair = dequantize(quantize(pair), shape.head_dim)
+    if levels := LEVELS.get(shape.kv_quantization):
+        pair = levels.dequantize(levels.quantize(pair), shape.head_dim)
     keys, values = pair.double().repeat_interleave(group, dim=2)
     scores = torch.einsum("qhd,khd->hqk", turn.query(shape).double(), keys) * step.scale
     seen_by = torch.arange(turn.computed, turn.computed + turn.new)[:, None]
@@ -180,6 +180,6 @@ def place(cache: KVCache, shape: Shape, turns: list[Turn], tables: list[list[int
         entries.append(BatchEntry(seq, turn.new))
         if turn.computed:
             past = turn.keys_values(shape)[:, : turn.computed]
-            past = quantize(past) if cache.is_quantized else past
+            past = past if cache.levels is None else cache.levels.quantize(past)
             cache.write(table, 0, past[None].repeat(LAYERS, 1, 1, 1, 1))
     return RaggedInputs.from_batch(Batch(tuple(entries)), shape.block_size)
