@@ -49,7 +49,7 @@ def make_decode_worker(
         credit,
         engine.states,
     )
-    grammars = Grammars(spec.model_dir, engine.spec, wake)
+    grammars = Grammars(spec.model_dir, engine.spec, wake, host.compiler)
     decode = DecodeEngine(
         engine, make_scheduler(engine, credit), inbox, grammars, Counters(), feed.publish
     )

@@ -7,6 +7,7 @@ wait for a process's end: a decode worker may find the process before the superv
 """
 
 import gc
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -108,7 +109,8 @@ class WorkerActor:
 def _build_host(spec: WorkerSpec, on_crash: OnCrash, stage: BeginStage) -> "EngineHost":
     with stage("importing torch"):
         load = partial(import_builder, spec.model_dir, spec.engine)
-        gently = spec.starts_gently
+        # in a copy of the template all is imported, and looking for room would be what takes long
+        gently = spec.starts_gently and "torch" not in sys.modules
         build_host = run_at_low_priority(load, _IMPORT_WITHIN_S) if gently else load()
     from common.engine.memory.gpu_share import keep_to_share
     from common.kv_transfer.ray_store import RayNodeStore

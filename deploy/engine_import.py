@@ -23,5 +23,11 @@ def import_builder(model_dir: Path, engine: EngineConfig) -> Builder:
     from common.engine.weights.choose import import_loader
     from common.worker.host import build_host
 
-    import_loader(model_dir, engine, select_device(engine))
+    device = select_device(engine)
+    import_loader(model_dir, engine, device)
+    if device.type == "cpu":
+        import common.engine.cpu.threads  # noqa: F401 - numba, 0.3 s; a CUDA worker never needs it
+    import decode_worker.worker  # noqa: F401 - a worker may take either role
+    import prefill_worker.worker  # noqa: F401
+
     return build_host

@@ -2,10 +2,11 @@
 
 1. The process connects, and waits for the template's greeting.
 2. It sends its arguments, environment, folder, signals and limits, and its open input and output.
-3. The copy takes them over, and says so. The process ends.
+3. The copy takes them over, imports what it must import by itself, and says so. The process ends.
 4. Where the greeting does not come in time, or the copy ends before 3., the process goes on by itself.
 """
 
+import contextlib
 import json
 import os
 import resource
@@ -88,8 +89,8 @@ def take_over(connection: socket.socket) -> tuple[Origin, list[int]]:
         raise
 
 
-def become(origin: Origin, files: Sequence[int], connection: socket.socket) -> None:
-    """Make this process like the one that was handed over, and tell that one."""
+def become(origin: Origin, files: Sequence[int]) -> None:
+    """Make this process like the one that was handed over."""
     os.setpgid(0, 0)  # as Ray has it: with a worker it kills all of its group
     for standard, file in zip(_STANDARD, files, strict=True):
         os.dup2(file, standard)
@@ -102,8 +103,12 @@ def become(origin: Origin, files: Sequence[int], connection: socket.socket) -> N
     _OOM_SCORE.write_text(origin.oom_score)
     sys.argv = origin.arguments
     sys.path[0] = os.path.dirname(sys.argv[0])
-    connection.sendall(_WORD)
-    connection.close()
+
+
+def confirm(connection: socket.socket) -> None:
+    """Tell the process that was handed over that it may end."""
+    with connection, contextlib.suppress(OSError):  # it waits no more, and has ended
+        connection.sendall(_WORD)
 
 
 def close(files: Sequence[int]) -> None:

@@ -42,8 +42,7 @@ def start_ray(config: ServeConfig, num_cpus: int) -> bool:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         memory = read_memory()
         store_bytes = _store_bytes(config, memory)
-        num_processes = 1 + config.prefill + config.decode  # the supervisor, and workers
-        with quick_start(num_processes):
+        with quick_start(config.num_processes):
             _init(
                 address="local",
                 namespace=config.namespace,
@@ -57,7 +56,7 @@ def start_ray(config: ServeConfig, num_cpus: int) -> bool:
                     # Ray would run workers at nice 15; the machine is reserved for ours
                     "worker_niceness": 0,
                     # else Ray ends those that wait for a second for their work
-                    "num_workers_soft_limit": num_processes,
+                    "num_workers_soft_limit": config.num_processes,
                     # while they wait for it, they import what it needs
                     "preload_python_modules": [actors.__name__],
                 },

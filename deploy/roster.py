@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 
+from common.low_priority import StarvedError
 from deploy.launched import Launched
 from deploy.news import Event, News
 from deploy.starting import NotReadyInTimeError, Ready
@@ -73,7 +74,7 @@ class Roster:
         """Note a failed start; return the seconds until the next, None if the worker is retired now."""
         with self._changed:
             now_s = time.monotonic()
-            if isinstance(error, NotReadyInTimeError):
+            if isinstance(error, NotReadyInTimeError | StarvedError):
                 return self._wanted.was_late(name, now_s)
             again_in_s = self._wanted.failed_start(name, now_s, str(error))
             self._changed.notify_all()

@@ -2,8 +2,9 @@
 
 1. `running_template` starts it before Ray. It imports torch and all else while Ray starts.
 2. Ray begins a process for the supervisor and for each worker, at the start and later. That process
-   (ray_worker_setup.py) hands what it is over to the template, and ends.
-3. The template forks. The copy goes on as Ray's worker. It registers with its own process id.
+   (ray_worker_setup.py) hands what it is over to the template, and ends when a copy has begun.
+3. The template forks. The copy imports Ray, gently where others serve already, and goes on as Ray's worker.
+   It registers with its own process id.
 4. Where no template answers, the process becomes the worker itself, and imports by itself.
 5. The template ends with the process that started it, also when that is killed.
 
@@ -18,9 +19,10 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import IO
 
 from common.config import ServeConfig
 from common.machine import has_gpu
@@ -29,6 +31,7 @@ from deploy.handover import ADDRESS
 from deploy.quick_ray import is_tried
 
 _PROGRAM = Path(__file__).with_name("template_process.py")
+_NUM_LINES = 5  # of what a template that ended early has told
 _WAITING = 128  # processes that wait for it while it imports
 
 
@@ -54,11 +57,14 @@ def _running(config: ServeConfig, model_dir: Path) -> Iterator[None]:
     with (
         tempfile.TemporaryDirectory(prefix="pdserve-", ignore_cleanup_errors=True) as folder,
         socket.socket(socket.AF_UNIX) as listener,
+        tempfile.TemporaryFile() as errors,
     ):
         address = str(Path(folder) / "template")
         listener.bind(address)
         listener.listen(_WAITING)
-        process = _start(listener, model_dir, config.engine.model_dump_json())
+        engine = config.engine.model_dump_json()
+        facts = [str(listener.fileno()), str(model_dir), engine, str(config.num_processes)]
+        process = _start(listener, facts, errors)
         listener.close()  # so that nobody waits for a template that has died
         os.environ[ADDRESS] = address
         try:
@@ -66,18 +72,25 @@ def _running(config: ServeConfig, model_dir: Path) -> Iterator[None]:
         finally:
             os.environ.pop(ADDRESS, None)
             if (code := process.poll()) is not None:
-                get_logger().warning("template_ended", code=code)
+                get_logger().warning("template_ended", code=code, told=_last_lines(errors))
             process.kill()  # it has nothing to lose
             process.communicate()
 
 
-def _start(listener: socket.socket, model_dir: Path, engine: str) -> "subprocess.Popen[bytes]":
+def _start(
+    listener: socket.socket, facts: Sequence[str], errors: IO[bytes]
+) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(  # noqa: S603 - our own program
-        [sys.executable, str(_PROGRAM), str(listener.fileno()), str(model_dir), engine],
+        [sys.executable, str(_PROGRAM), *facts],
         stdin=subprocess.PIPE,  # whose end tells it that this process is gone
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=errors,
         pass_fds=[listener.fileno()],
         process_group=0,  # Ctrl-C is for this process, which ends workers in order
         env=os.environ | {"OMP_NUM_THREADS": "1"},  # copies set their own number of threads
     )
+
+
+def _last_lines(errors: IO[bytes]) -> list[str]:
+    errors.seek(0)
+    return errors.read().decode(errors="replace").splitlines()[-_NUM_LINES:]

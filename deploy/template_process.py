@@ -9,18 +9,37 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from deploy.handover import Origin, become, close, take_over
+from common.low_priority import run_beside_others
+from deploy.handover import Origin, become, close, confirm, take_over
 from deploy.quick_ray import put_off_rarely_used
 
 _STDIN = 0
 _THREADS = "/proc/self/task"
+_IMPORT_WITHIN_S = 60.0  # that Ray gives a process
 
 
-def main(listener: socket.socket, import_all: Callable[[], object]) -> None:
-    """Serve as the template; in a copy, run the program that was handed over."""
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    origin: Origin
+    files: list[int]
+    connection: socket.socket
+    is_first: bool  # of those that begin together; others serve when a later one begins
+
+
+def main(
+    listener: socket.socket,
+    import_all: Callable[[], object],
+    import_rest: Callable[[], object],
+    num_first: int,
+) -> None:
+    """Serve as the template; in a copy, run the program that was handed over.
+
+    Each copy begins with `import_rest`, gently after the first `num_first`.
+    """
     gc.disable()
     import_all()
     if len(os.listdir(_THREADS)) > 1:
@@ -29,12 +48,13 @@ def main(listener: socket.socket, import_all: Callable[[], object]) -> None:
     gc.freeze()  # a collection would write to the memory that copies share
     sys.stdout.flush()  # or each copy would write it
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that copies that end leave nothing behind
-    origin, files, connection = _copies(listener)
+    copy = _next_copy(listener, num_first)
     listener.close()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     gc.enable()
-    become(origin, files, connection)
-    put_off_rarely_used()
+    become(copy.origin, copy.files)
+    import_rest() if copy.is_first else run_beside_others(import_rest, _IMPORT_WITHIN_S)
+    confirm(copy.connection)  # from here Ray alone notices its end, after a minute
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
@@ -46,8 +66,14 @@ def _import_all(model_dir: Path, engine: str) -> None:
     import_builder(model_dir, EngineConfig.model_validate_json(engine))
 
 
-def _copies(listener: socket.socket) -> tuple[Origin, list[int], socket.socket]:
+def _import_ray() -> None:
+    put_off_rarely_used()
+    import ray  # noqa: F401 - its time is expected here
+
+
+def _next_copy(listener: socket.socket, num_first: int) -> _Copy:
     """Fork for each process that asks; return in the copies alone, with what each shall become."""
+    num_copies = 0
     while True:
         ready, _, _ = select.select([listener.fileno(), _STDIN], [], [])
         if _STDIN in ready:
@@ -61,7 +87,8 @@ def _copies(listener: socket.socket) -> tuple[Origin, list[int], socket.socket]:
             # no memory, or too many processes: who asks goes on by itself
             with contextlib.suppress(OSError):
                 if os.fork() == 0:
-                    return origin, files, connection.dup()
+                    return _Copy(origin, files, connection.dup(), num_copies < num_first)
+                num_copies += 1
             close(files)
 
 
@@ -76,6 +103,10 @@ def _leave(listener: socket.socket) -> NoReturn:
 
 if __name__ == "__main__":
     sys.path[0] = os.path.dirname(os.__file__)  # our folder has modules with others' names
+    listening, folder, settings, first = sys.argv[1:]
     main(
-        socket.socket(fileno=int(sys.argv[1])), lambda: _import_all(Path(sys.argv[2]), sys.argv[3])
+        socket.socket(fileno=int(listening)),
+        lambda: _import_all(Path(folder), settings),
+        _import_ray,
+        int(first),
     )

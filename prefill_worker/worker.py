@@ -48,7 +48,7 @@ def make_prefill_worker(spec: WorkerSpec, host: EngineHost) -> PrefillWorker:
     engine, loop, feed = host.engine, host.loop, StepFeed()
     order = PrefillOrder(engine.costs.seconds_left, engine.config.ttft_target_s)
     scheduler = PrefillScheduler(engine.prefix, order, engine.costs)
-    grammars = Grammars(spec.model_dir, engine.spec, loop.wake)
+    grammars = Grammars(spec.model_dir, engine.spec, loop.wake, host.compiler)
     prefill = PrefillEngine(engine, scheduler, grammars, Counters(), feed.publish)
     credit = SendCredit(host.store, kv_layout(engine.spec), engine.limits.max_batch_tokens)
     source = PrefillSource(engine.spec, engine.prefix, loop, prefill, credit)

@@ -52,6 +52,11 @@ def test_an_abort_at_the_start_is_one_line_and_code_1(
     assert "worker_ready" not in written_by("prefill-0", logs)
 
 
+def policies(pid: int) -> set[int]:
+    """Return the policies of a process's threads."""
+    return {os.sched_getscheduler(int(task.name)) for task in Path(f"/proc/{pid}/task").iterdir()}
+
+
 async def test_a_death_later_is_logged_with_its_reason(
     served_by_default: Served, state_by_default: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,6 +78,9 @@ async def test_a_death_later_is_logged_with_its_reason(
         [],
     )
     listed = run_cli("logs", "--plain").stdout
+    async with AsyncClient(served_by_default.grpc) as client:
+        [again] = [one.pid for one in (await client.status()).workers if one.name == "prefill-0"]
+    assert policies(again) == {os.SCHED_OTHER}  # it serves as it did, however gently it began
     states = dict(line.split()[:2] for line in listed.splitlines() if ".log" in line)
     assert states == {"decode-0": "runs", "prefill-0": "runs"}
     stdout = served_by_default.process.stdout

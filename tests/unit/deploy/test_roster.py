@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from common.low_priority import StarvedError
 from deploy.launched import Launched
 from deploy.news import make_event
 from deploy.placement import Share
@@ -61,8 +62,9 @@ def test_what_was_removed_meanwhile_is_not_taken_on() -> None:
 def test_a_start_that_was_given_up_retires_nobody_and_three_that_failed_do() -> None:
     roster, first = serving()
     roster.died(first)
-    for _ in range(5):
-        assert roster.failed_start("decode-0", NotReadyInTimeError("no room")) is not None
+    for error in (StarvedError("no core"), NotReadyInTimeError("no room")) * 3:
+        assert roster.failed_start("decode-0", error) is not None
+        assert roster.is_late("decode-0")  # the next start is not gentle
     results = [roster.failed_start("decode-0", SetupError("no memory")) for _ in range(3)]
     assert results == [30.0, 30.0, None]
     news = roster.await_news(-1, -1, 0.0)

@@ -22,9 +22,13 @@ from tests.patience import WITHIN_S
 
 SETUP = deploy.ray_worker_setup.__file__
 IMPORTED = "import sys; sys.modules['imported'] = sys"
+NICE_THEN = """
+import os, threading
+os.environ["NICE_THEN"] = str(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+"""
 TEMPLATE = (
-    "import socket, sys; from deploy.template_process import main; "
-    "main(socket.socket(fileno=int(sys.argv[1])), lambda: exec(sys.argv[2]))"
+    "import socket, sys; from deploy.template_process import main; number, all, rest = sys.argv[1:]; "
+    "main(socket.socket(fileno=int(number)), lambda: exec(all), lambda: exec(rest), 1)"
 )
 PROGRAM = """
 import json, os, resource, signal, sys
@@ -35,6 +39,8 @@ print(json.dumps({
     "files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
     "blocked": [int(one) for one in signal.pthread_sigmask(signal.SIG_BLOCK, ())],
     "is_copy": "imported" in sys.modules,
+    "nice_then": os.environ.get("NICE_THEN"),
+    "nice": os.getpriority(os.PRIO_PROCESS, 0),
     "leads_group": os.getpgid(0) == os.getpid(),
 }))
 print("told", file=sys.stderr)
@@ -42,13 +48,15 @@ print("told", file=sys.stderr)
 
 
 @contextmanager
-def serving(address: Path, import_all: str = IMPORTED) -> "Iterator[subprocess.Popen[bytes]]":
+def serving(
+    address: Path, import_all: str = IMPORTED, import_rest: str = NICE_THEN
+) -> "Iterator[subprocess.Popen[bytes]]":
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(address))
         listener.listen()
         number = listener.fileno()
         process = subprocess.Popen(
-            [sys.executable, "-c", TEMPLATE, str(number), import_all],
+            [sys.executable, "-c", TEMPLATE, str(number), import_all, import_rest],
             stdin=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             pass_fds=[number],
@@ -84,8 +92,9 @@ def folder() -> Iterator[Path]:
 
 
 def test_a_copy_goes_on_as_the_process_that_was_handed_over(folder: Path) -> None:
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
     with serving(folder / "t"):
-        for _ in range(2):
+        for nice_then in (nice, max(nice, 5)):  # others serve when the second begins
             ran = run(folder, folder / "t")
             told = json.loads(ran.stdout)
             assert told == {
@@ -95,22 +104,30 @@ def test_a_copy_goes_on_as_the_process_that_was_handed_over(folder: Path) -> Non
                 "files": 200,
                 "blocked": [],
                 "is_copy": True,
+                "nice_then": str(nice_then),
+                "nice": nice,
                 "leads_group": True,
             }
             assert ran.stderr == "told\n"
 
 
 @pytest.mark.parametrize(
-    "import_all",
+    ("import_all", "import_rest"),
     [
-        "import os; os._exit(1)",
-        "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()",
-        "import deploy.template_process as p; p.become = lambda *_: 1 / 0",
+        ("import os; os._exit(1)", ""),
+        (
+            "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()",
+            "",
+        ),
+        ("import deploy.template_process as p; p.become = lambda *_: 1 / 0", ""),
+        (IMPORTED, "import os; os._exit(1)"),
     ],
-    ids=["dies while it imports", "has threads", "cannot become it"],
+    ids=["dies while it imports", "has threads", "cannot become it", "has a copy that dies"],
 )
-def test_a_process_goes_on_by_itself_where_the_template(folder: Path, import_all: str) -> None:
-    with serving(folder / "t", import_all):
+def test_a_process_goes_on_by_itself_where_the_template(
+    folder: Path, import_all: str, import_rest: str
+) -> None:
+    with serving(folder / "t", import_all, import_rest):
         told = json.loads(run(folder, folder / "t").stdout)
     assert not told["is_copy"]
     assert told["arguments"] == ["--a=b c"]
@@ -159,3 +176,14 @@ def test_a_folder_with_too_long_a_path_costs_the_template_alone(
     with running_template(ServeConfig(engine={"device": "cpu"}), folder):
         assert ADDRESS not in os.environ
     assert not list(long.iterdir())
+
+
+def test_a_template_that_ended_has_told_why(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = folder / "program.py"
+    program.write_text("import sys; sys.exit('no such module')")
+    monkeypatch.setattr(template, "_PROGRAM", program)
+    with running_template(ServeConfig(engine={"device": "cpu"}), folder):
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+    assert "no such module" in capsys.readouterr().out
