@@ -18,25 +18,14 @@ from numba.extending import intrinsic
 
 from common.engine.cpu import emit
 from common.engine.cpu.activation import GELU_TANH, gated
-from common.engine.cpu.emit import INTS, LANES, Builder, Context, Values
+from common.engine.cpu.emit import INTS, Builder, Context, Values
 from common.engine.cpu.group_scales import COLUMNS, load_scales
-from common.engine.cpu.integer_levels import (
-    NUMBERS_IN_LANE,
-    WordPanel,
-    alike,
-    levels_of,
-    num_parts,
-    panel_of,
-    prefetch_words,
-)
-from common.engine.cpu.integer_rows import DIGITS, IS_BY_BYTES
+from common.engine.cpu.integer_dots import alike
+from common.engine.cpu.integer_levels import WordPanel, levels_of, panel_of, prefetch_words
 from common.engine.cpu.panel import PLAIN, WIDTH, keep_order, opaque_truth
 from common.engine.cpu.quantized_levels import BYTES_IN_WORD, GROUP, NIBBLES_IN_WORD
 
 _ADDED = {BYTES_IN_WORD: 128, NIBBLES_IN_WORD: 8}  # to signed levels
-_BYTES_DOT = "llvm.x86.avx512.vpdpbusd.512"
-_PAIRS_DOT = "llvm.x86.avx512.pmaddw.d.512" if LANES == 16 else "llvm.x86.avx2.pmadd.wd"
-_PAIRS = ir.VectorType(ir.IntType(16), 2 * LANES)
 
 
 class _Rows(NamedTuple):
@@ -111,9 +100,7 @@ def _add_group(
     for number, row_sums, row_totals in zip(numbers, sums, totals, strict=True):
         scale = emit.splat(builder, builder.load(builder.gep(x.scales, [number])))
         for c, (of_digits, total) in enumerate(zip(row_sums, row_totals, strict=True)):
-            whole = builder.load(of_digits[-1])
-            if IS_BY_BYTES:
-                whole = builder.add(builder.shl(builder.load(of_digits[0]), alike(8)), whole)
+            whole = panel.dot.whole(builder, of_digits)
             factor = builder.fmul(scale, scales[c])
             emit.add_product(builder, total, factor, builder.sitofp(whole, emit.VECTOR))
             if offsets:
@@ -122,11 +109,9 @@ def _add_group(
 
 
 def _begin_sums(builder: Builder, x: _Rows, panel: WordPanel, number: Any) -> list[list[Any]]:
-    """Return a sum for each digit, the last with what signs want, for each column of a row."""
-    starts = [alike(0)] * DIGITS
-    if not panel.has_offsets:
-        starts[-1] = _due_to_signs(builder, x, panel, number)
-    return [[emit.variable(builder, start) for start in starts] for _ in COLUMNS]
+    """Return the sums of a group, which begin at what signs want, for each column of a row."""
+    start = alike(0) if panel.has_offsets else _due_to_signs(builder, x, panel, number)
+    return [panel.dot.begin(builder, start) for _ in COLUMNS]
 
 
 def _due_to_signs(builder: Builder, x: _Rows, panel: WordPanel, number: Any) -> Any:
@@ -140,16 +125,16 @@ def _add_words(
     builder: Builder, x: _Rows, panel: WordPanel, group: Any, sums: list[list[list[Any]]]
 ) -> None:
     """Add a group's products."""
-    if IS_BY_BYTES:
+    if panel.dot.is_by_bytes:
         for step in map(emit.index, range(panel.words_in_group)):
-            for part in range(num_parts(panel.in_word)):
+            for part in range(panel.num_parts):
                 _add_part(builder, x, panel, group, step, part, sums)
         return
     # LLVM may add whole numbers in any order, and would put all products before all sums: so a loop, and a
     # block of its own for each part
     always = opaque_truth(builder)
     with cgutils.for_range(builder, emit.index(panel.words_in_group)) as loop:
-        for part in range(num_parts(panel.in_word)):
+        for part in range(panel.num_parts):
             with builder.if_then(always):
                 _add_part(builder, x, panel, group, loop.index, part, sums)
 
@@ -158,6 +143,7 @@ def _add_part(
     builder: Builder, x: _Rows, panel: WordPanel, group: Any, step: int, part: int, sums: list[Any]
 ) -> None:
     """Add the products of a part of a word of each column with all rows."""
+    dot = panel.dot
     first = emit.multiply_add(builder, group, panel.words_in_group * WIDTH, panel.first)
     at = emit.multiply_add(builder, step, WIDTH, first)
     columns = []
@@ -165,38 +151,23 @@ def _add_part(
         spot = builder.gep(panel.words, [builder.add(at, emit.index(column))])
         words = emit.aligned_load(builder, spot, INTS, 4)
         columns.append(levels_of(builder, panel, words, part))
-    place = emit.multiply_add(builder, step, panel.in_word, emit.index(NUMBERS_IN_LANE * part))
-    of_row = builder.mul(x.first, emit.index(DIGITS))
+    place = emit.multiply_add(builder, step, panel.in_word, emit.index(dot.in_lane * part))
+    of_row = builder.mul(x.first, emit.index(dot.digits))
     base = builder.add(of_row, emit.multiply_add(builder, group, GROUP, place))
     for i, row in enumerate(sums):
-        if not IS_BY_BYTES:
+        if not dot.is_by_bytes:
             keep_order(builder)
-        for d in range(DIGITS):
-            spot = emit.multiply_add(builder, x.depth, DIGITS * i + d, base)
+        for d in range(dot.digits):
+            spot = emit.multiply_add(builder, x.depth, dot.digits * i + d, base)
             digits = _in_every_lane(builder, x.digits, spot)
             for c, levels in enumerate(columns):
-                _add_dot(builder, row[c][d], levels, digits)
+                dot.add(builder, row[c][d], levels, digits)
 
 
 def _in_every_lane(builder: Builder, digits: Any, at: Any) -> Any:
     """Put 32 bits of digits into every lane."""
     pointer = builder.bitcast(builder.gep(digits, [at]), emit.I32.as_pointer())
     return emit.splat_as(builder, builder.load(pointer, align=1), INTS)
-
-
-def _add_dot(builder: Builder, total: Any, levels: Any, digits: Any) -> None:
-    so_far = builder.load(total)
-    if IS_BY_BYTES:
-        builder.store(_call(builder, _BYTES_DOT, [so_far, levels, digits]), total)
-        return
-    pairs = [builder.bitcast(words, _PAIRS) for words in (levels, digits)]
-    builder.store(builder.add(so_far, _call(builder, _PAIRS_DOT, pairs)), total)
-
-
-def _call(builder: Builder, name: str, args: list[Any]) -> Any:
-    kind = ir.FunctionType(INTS, [arg.type for arg in args])
-    function = cgutils.get_or_insert_function(builder.module, kind, name)
-    return builder.call(function, args)
 
 
 def _group_number(builder: Builder, x: _Rows, row: int, group: Any) -> Any:

@@ -4,8 +4,8 @@ Each group of GROUP numbers has a float32 scale, its largest absolute value / LI
 integer; its error is below 2^-15 of the group's largest, of which bfloat16 loses a hundred times as much. So
 weights alone decide how exact a product is.
 
-Where the CPU multiplies bytes, the integer is 256 * high + low: two DIGITS, each a signed byte, all high ones
-of a row before its low ones. Elsewhere it is one digit of 16 bits.
+The array of digits has their dtype (integer_dots.py). In int8 the integer is 256 * high + low: two digits,
+each a signed byte, all high ones of a row before its low ones. In int16 it is one digit.
 """
 
 from typing import Any
@@ -17,34 +17,37 @@ from numba.extending import intrinsic
 
 from common.engine.cpu import emit
 from common.engine.cpu.emit import INTS, LANES, Builder, Context, Values
+from common.engine.cpu.integer_dots import alike, dot_of
 from common.engine.cpu.quantized_levels import BYTES_IN_WORD, GROUP, NIBBLES_IN_WORD, STEP
-from common.engine.cpu.target import host_target
 
 LIMIT = 127 * 256 + 127  # the largest number of two signed bytes
-IS_BY_BYTES = host_target().integer_dot == "bytes"
-DIGITS = 2 if IS_BY_BYTES else 1
 _DIGIT_BITS = 8
 _HALF_DIGIT = 1 << (_DIGIT_BITS - 1)
 _MAGIC = 1.5 * 2**23  # added to a small float, leaves its nearest integer in the last bits
 _MAGIC_BITS = 0x4B400000
 _WITHOUT_SIGN = 0x7FFFFFFF
-_STORED = ir.VectorType(ir.IntType(8 if IS_BY_BYTES else 16), LANES)
-# stored order of each STEP numbers, as levels of a word come apart (integer_levels.py)
-_ORDERS = {
-    BYTES_IN_WORD: [0, 1, 2, 3, 4, 5, 6, 7] if IS_BY_BYTES else [0, 2, 1, 3, 4, 6, 5, 7],
-    NIBBLES_IN_WORD: [0, 2, 4, 6, 1, 3, 5, 7] if IS_BY_BYTES else [0, 4, 1, 5, 2, 6, 3, 7],
+_BYTES, _SHORTS = (ir.VectorType(ir.IntType(bits), LANES) for bits in (8, 16))
+# stored order of each STEP numbers, bytes and pairs, as levels of a word come apart (integer_levels.py)
+_BYTE_ORDERS = {
+    BYTES_IN_WORD: [0, 1, 2, 3, 4, 5, 6, 7],
+    NIBBLES_IN_WORD: [0, 2, 4, 6, 1, 3, 5, 7],
+}
+_PAIR_ORDERS = {
+    BYTES_IN_WORD: [0, 2, 1, 3, 4, 6, 5, 7],
+    NIBBLES_IN_WORD: [0, 4, 1, 5, 2, 6, 3, 7],
 }
 
 
 @intrinsic(prefer_literal=True)
 def split_group(ctx, x, at, digits, to, depth, scales, sums, offsets, group, in_word):  # type: ignore[no-untyped-def]
-    """Write the digits of GROUP numbers of x from `at` on to `digits` from `to` on; DIGITS lie `depth` apart.
+    """Write the digits of GROUP numbers of x from `at` on to `digits` from `to` on; two lie `depth` apart.
 
     scales[group] = the scale; sums[group] = the sum of the integers; offsets[group] = scale * sum. The order
     of each STEP numbers is that of a panel with `in_word` levels in a word. A number that is not finite makes
     the scale such.
     """
-    order = _ORDERS[emit.literal(in_word)]
+    is_by_bytes = dot_of(digits).is_by_bytes
+    order = (_BYTE_ORDERS if is_by_bytes else _PAIR_ORDERS)[emit.literal(in_word)]
     i64 = types.intp
     sig = types.void(x, i64, digits, i64, i64, scales, sums, offsets, i64, in_word)
 
@@ -62,7 +65,7 @@ def split_group(ctx, x, at, digits, to, depth, scales, sums, offsets, group, in_
         for start, vector in zip(starts, numbers, strict=True):
             whole = _rounded(builder, builder.fmul(vector, factor))
             total = builder.add(total, whole)
-            for number, digit in enumerate(_digits(builder, whole)):
+            for number, digit in enumerate(_digits(builder, whole, is_by_bytes)):
                 spot = emit.multiply_add(builder, args[4], number, builder.add(args[3], start))
                 _store_digits(builder, digit, target, spot, order)
         scale = builder.fmul(largest, ir.Constant(emit.F32, 1 / LIMIT))
@@ -80,7 +83,7 @@ def _largest(builder: Builder, vectors: list[Any]) -> Any:
     """Return the largest absolute value: by bits, so that NaN is larger than all."""
     found = ir.Constant(INTS, [0] * LANES)
     for vector in vectors:
-        bits = builder.and_(builder.bitcast(vector, INTS), _alike(_WITHOUT_SIGN))
+        bits = builder.and_(builder.bitcast(vector, INTS), alike(_WITHOUT_SIGN))
         found = _larger(builder, bits, found)
     return builder.bitcast(emit.across(builder, found, _larger), emit.F32)
 
@@ -92,23 +95,19 @@ def _larger(builder: Builder, a: Any, b: Any) -> Any:
 def _rounded(builder: Builder, vector: Any) -> Any:
     """Return the nearest integers, ties to even, of numbers up to LIMIT; garbage for NaN."""
     shifted = builder.fadd(vector, emit.constant(_MAGIC))
-    return builder.sub(builder.bitcast(shifted, INTS), _alike(_MAGIC_BITS))
+    return builder.sub(builder.bitcast(shifted, INTS), alike(_MAGIC_BITS))
 
 
-def _digits(builder: Builder, whole: Any) -> list[Any]:
-    """Return the digits, the higher one first."""
-    if not IS_BY_BYTES:
-        return [whole]
-    upper = builder.ashr(builder.add(whole, _alike(_HALF_DIGIT)), _alike(_DIGIT_BITS))
-    return [upper, builder.sub(whole, builder.shl(upper, _alike(_DIGIT_BITS)))]
+def _digits(builder: Builder, whole: Any, is_by_bytes: bool) -> list[Any]:
+    """Return the digits as they are stored, the higher one first."""
+    if not is_by_bytes:
+        return [builder.trunc(whole, _SHORTS)]
+    upper = builder.ashr(builder.add(whole, alike(_HALF_DIGIT)), alike(_DIGIT_BITS))
+    lower = builder.sub(whole, builder.shl(upper, alike(_DIGIT_BITS)))
+    return [builder.trunc(digit, _BYTES) for digit in (upper, lower)]
 
 
-def _store_digits(builder: Builder, words: Any, data: Any, at: Any, order: list[int]) -> None:
+def _store_digits(builder: Builder, digits: Any, data: Any, at: Any, order: list[int]) -> None:
     lanes = [first + place for first in range(0, LANES, STEP) for place in order]
-    shuffled = emit.shuffle(builder, words, words, lanes)
-    pointer = builder.bitcast(builder.gep(data, [at]), _STORED.as_pointer())
-    builder.store(builder.trunc(shuffled, _STORED), pointer, align=1)
-
-
-def _alike(value: int) -> Any:
-    return ir.Constant(INTS, [value] * LANES)
+    pointer = builder.bitcast(builder.gep(data, [at]), digits.type.as_pointer())
+    builder.store(emit.shuffle(builder, digits, digits, lanes), pointer, align=1)

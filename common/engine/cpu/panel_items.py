@@ -16,8 +16,8 @@ MakeTile = Callable[[int], Compiled]
 def items_function(make_tile: MakeTile, sizes: tuple[int, ...], kind: int, name: str) -> Compiled:
     """Make the part run(first_item, end_item, given, tokens, bias, out, first_column, end_column, num_parts).
 
-    `sizes` are the rows of five tiles, falling to 1. `make_tile` makes the part of each; `given` is what the
-    product reads. `kind` is as in panel_tile. `name` is that of the kind of panels.
+    `sizes` are the rows of five tiles, falling to 1, or 1 alone. `make_tile` makes the part of each;
+    `given` is what the product reads. `kind` is as in panel_tile. `name` is that of the kind of panels.
     """
     most, rest = make_tile(sizes[0]), _rest_function([make_tile(n) for n in sizes[1:]], name)
     columns, tile_rows = WIDTH if kind == PLAIN else LANES, sizes[0]
@@ -51,6 +51,8 @@ def items_function(make_tile: MakeTile, sizes: tuple[int, ...], kind: int, name:
 
 def _rest_function(tiles: list[Compiled], name: str) -> Compiled:
     """Make a function that runs smaller tiles over the last rows, fewer than fill a whole tile."""
+    if not tiles:
+        return _run_nothing
     fewer, few, two, one = tiles
 
     @part(variant=name)
@@ -61,6 +63,11 @@ def _rest_function(tiles: list[Compiled], name: str) -> Compiled:
         one(given, row, end, panel, bias, out, column, width)
 
     return run
+
+
+@part()
+def _run_nothing(given, row, end, panel, bias, out, column, width):  # type: ignore[no-untyped-def]
+    """Stand for the smaller tiles where tiles have one row."""
 
 
 @part()

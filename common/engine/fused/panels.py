@@ -8,6 +8,7 @@ from common.engine.cpu.emit import LANES
 from common.engine.cpu.panel import WIDTH
 from common.engine.cpu.panel_matmul import lay_out_panels
 from common.engine.fused.weights import Linear, RowsDone, keep_rows
+from common.engine.memory.huge_pages import Allocate, HugePages, plain
 
 _WORD_BYTES = 4
 _AT_A_TIME_BYTES = 2**24
@@ -16,28 +17,44 @@ _AT_A_TIME_BYTES = 2**24
 class Panels:
     """Layout in panels. A weight whose rows are no whole number of words stays as it is."""
 
+    def __init__(self, memory: HugePages | None = None) -> None:
+        self._memory = memory or HugePages()
+
     def linear(self, layer: Linear) -> Linear:
         """Lay out a product for CpuOps.linear."""
-        return _laid_out(layer, layer.weight, layer.bias) if _can_pack(layer.weight) else layer
+        return self._laid_out(layer, layer.weight, layer.bias) if _can_pack(layer.weight) else layer
 
     def head(self, layer: Linear, done: RowsDone = keep_rows) -> Linear:
         """Lay out the head some rows at a time: in a small model it is a fifth of all weights."""
         if not _can_pack(layer.weight):
             return layer
-        return _laid_out(layer, layer.weight, layer.bias, done)
+        return self._laid_out(layer, layer.weight, layer.bias, done)
 
     def gated(self, layer: Linear) -> Linear:
         """Put LANES rows of the gate and as many of up into every panel, so that a tile can gate its sums."""
         if not _can_pack(layer.weight):
             return layer
         bias = None if layer.bias is None else dealt(layer.bias)
-        return _laid_out(layer, dealt(layer.weight), bias)
+        return self._laid_out(layer, dealt(layer.weight), bias)
+
+    def _laid_out(
+        self,
+        layer: Linear,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        done: RowsDone = keep_rows,
+    ) -> Linear:
+        biases = None if bias is None else padded(bias.float(), WIDTH)
+        panels = to_panels(weight, done, self._memory.empty)
+        return Linear(panels, biases, num_outputs=layer.out_features)
 
 
-def to_panels(weight: torch.Tensor, done: RowsDone = keep_rows) -> torch.Tensor:
+def to_panels(
+    weight: torch.Tensor, done: RowsDone = keep_rows, allocate: Allocate = plain
+) -> torch.Tensor:
     """Lay out weight [N, K] as panels [ceil(N / WIDTH), K / pack, WIDTH, pack]; zeros fill the last one."""
     pack, num_panels = _pack(weight), -(-len(weight) // WIDTH)
-    panels = weight.new_empty(num_panels, weight.shape[1] // pack, WIDTH, pack)
+    panels = allocate((num_panels, weight.shape[1] // pack, WIDTH, pack), weight.dtype)
     words = as_words(panels).reshape(panels.shape[:3])
     step = max(_AT_A_TIME_BYTES // max(panels[:1].nbytes, 1), 1)
     for first in range(0, num_panels, step):
@@ -46,13 +63,6 @@ def to_panels(weight: torch.Tensor, done: RowsDone = keep_rows) -> torch.Tensor:
         lay_out_panels(as_words(whole).reshape(len(whole), -1), words[first : first + step])
         done(rows)
     return panels
-
-
-def _laid_out(
-    layer: Linear, weight: torch.Tensor, bias: torch.Tensor | None, done: RowsDone = keep_rows
-) -> Linear:
-    biases = None if bias is None else padded(bias.float(), WIDTH)
-    return Linear(to_panels(weight, done), biases, num_outputs=layer.out_features)
 
 
 def _can_pack(weight: torch.Tensor) -> bool:

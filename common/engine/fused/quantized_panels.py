@@ -18,6 +18,7 @@ from common.engine.fused.quantize import (
     quantize,
 )
 from common.engine.fused.weights import Linear, RowsDone, keep_rows
+from common.engine.memory.huge_pages import Allocate, HugePages, plain
 
 _IN_WORD = 8  # 4-bit levels of an int32
 _BITS = 4
@@ -33,56 +34,75 @@ class QuantizedPanels:
         self._format = form
         self._head_format = head
         self._group = group
-        self._full = Panels()
+        self._memory = HugePages()
+        self._full = Panels(self._memory)
 
     def linear(self, layer: Linear) -> Linear:
         """Quantize and lay out a product for CpuOps.linear."""
         if not can_quantize(layer.weight):
             return self._full.linear(layer)
-        return laid_out(layer, quantize(layer.weight, self._format, self._group), layer.bias)
+        return self._laid_out(layer, layer.weight, self._format, layer.bias)
 
     def gated(self, layer: Linear) -> Linear:
         """Deal the rows of gate and up as Panels does."""
         if not can_quantize(layer.weight):
             return self._full.gated(layer)
         bias = None if layer.bias is None else dealt(layer.bias)
-        return laid_out(layer, quantize(dealt(layer.weight), self._format, self._group), bias)
+        return self._laid_out(layer, dealt(layer.weight), self._format, bias)
 
     def head(self, layer: Linear, done: RowsDone = keep_rows) -> Linear:
         """Quantize and lay out the head, in a format of its own."""
         if not can_quantize(layer.weight):
             return self._full.head(layer, done)
-        return laid_out(layer, quantize(layer.weight, self._head_format, self._group), layer.bias)
+        return self._laid_out(layer, layer.weight, self._head_format, layer.bias)
+
+    def _laid_out(
+        self,
+        layer: Linear,
+        weight: torch.Tensor,
+        form: Format | PanelForm,
+        bias: torch.Tensor | None,
+    ) -> Linear:
+        rounded = quantize(weight, form, self._group)
+        return laid_out(layer, rounded, bias, self._memory.empty)
 
 
-def laid_out(layer: Linear, weight: QuantizedWeight, bias: torch.Tensor | None) -> Linear:
+def laid_out(
+    layer: Linear,
+    weight: QuantizedWeight,
+    bias: torch.Tensor | None,
+    allocate: Allocate = plain,
+) -> Linear:
     """Return the product of `layer` with a weight in panels; gated ones are dealt already."""
-    levels, scales = to_quantized_panels(weight)
+    levels, scales = to_quantized_panels(weight, allocate)
     biases = None if bias is None else padded(bias.float(), WIDTH)
     return Linear(levels, biases, num_outputs=layer.out_features, scales=scales)
 
 
-def to_quantized_panels(weight: QuantizedWeight) -> tuple[torch.Tensor, torch.Tensor]:
+def to_quantized_panels(
+    weight: QuantizedWeight, allocate: Allocate = plain
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Lay out levels [P, K / n, WIDTH], n of them in a word, and scales [P, K / group, 1 or 2, WIDTH].
 
     Levels and dtypes are those of quantized_matmul or, where the CPU computes with them, integer_matmul.
     Scales of blocks are bytes: [P, K / 256 * (2 + groups), 1 or 2, WIDTH], the float16 of a block before the
     int8 of its groups.
     """
-    scales = _scale_panels(weight)
+    scales = _scale_panels(weight, allocate)
     if weight.bits == 8 and not is_for_integers(weight.levels.shape[1], weight.num_groups):
-        return _side_by_side(weight.levels), scales
+        return _side_by_side(weight.levels, allocate), scales
     rows = _packed(weight.levels) if weight.bits == _BITS else _in_words(weight.levels)
-    words = _side_by_side(rows)
+    words = _side_by_side(rows, allocate)
     return words.view(torch.uint32) if weight.levels.dtype == torch.uint8 else words, scales
 
 
-def _scale_panels(weight: QuantizedWeight) -> torch.Tensor:
+def _scale_panels(weight: QuantizedWeight, allocate: Allocate) -> torch.Tensor:
     if weight.form.scales != "int8":
-        return _side_by_side(weight.scales.flatten(1)).unflatten(1, weight.scales.shape[1:])
+        stored = _side_by_side(weight.scales.flatten(1), allocate)
+        return stored.unflatten(1, weight.scales.shape[1:])
     of_blocks, of_groups = parts_of(weight.scales, weight.levels.shape[1] // BLOCK)
     halves, integers = (
-        _side_by_side(part.flatten(1)).unflatten(1, part.shape[1:])
+        _side_by_side(part.flatten(1), plain).unflatten(1, part.shape[1:])
         for part in (of_blocks, of_groups)
     )
     # whole rows of float16 as bytes, two rows of bytes for each
@@ -111,6 +131,7 @@ def _packed(levels: torch.Tensor) -> torch.Tensor:
     return words
 
 
-def _side_by_side(rows: torch.Tensor) -> torch.Tensor:
+def _side_by_side(rows: torch.Tensor, allocate: Allocate) -> torch.Tensor:
     """Transpose rows [N, n] to panels [ceil(N / WIDTH), n, WIDTH]; zeros fill the last one."""
-    return padded(rows, WIDTH).unflatten(0, (-1, WIDTH)).transpose(1, 2).contiguous()
+    panels = padded(rows, WIDTH).unflatten(0, (-1, WIDTH)).transpose(1, 2)
+    return allocate(panels.shape, panels.dtype).copy_(panels)

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 
 import torch
 
+from common.engine.memory.huge_pages import private_bytes
+
 _MADV_POPULATE_WRITE = 23  # Linux 5.14; Python has no name for it
 _STEP_BYTES = 4 * 2**20  # takes a few ms, for which others that map memory wait
 _LOWEST_PRIORITY = 19
@@ -28,13 +30,7 @@ def zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> tor
     """
     if device.type != "cpu":
         return torch.zeros(*shape, dtype=dtype, device=device)
-    num_bytes = math.prod(shape) * dtype.itemsize
-    # private: the kernel has no huge pages for shared memory unless told so for the whole system
-    memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel that does not know it
-            memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=dtype).view(*shape)
+    return private_bytes(math.prod(shape) * dtype.itemsize).view(dtype).view(*shape)
 
 
 def take_in_background(

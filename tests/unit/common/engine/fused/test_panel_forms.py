@@ -1,8 +1,11 @@
 """Kernels on every form of panels give what torch gives with the numbers that the levels stand for."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from common.engine.cpu.integer_rows import LIMIT
 from common.engine.cpu.panel import WIDTH
 from common.engine.cpu.scale_blocks import BLOCK
 from common.engine.fused.block_scales import nearest
@@ -82,6 +85,32 @@ def test_every_level_and_sign_by_hand(form: PanelForm, group: int) -> None:
     read = torch.empty(WIDTH, DEPTH)
     OURS.embed(torch.arange(WIDTH), product(weight), read)
     torch.testing.assert_close(read, weight.dequantized(), atol=0, rtol=1e-6)
+
+
+@FORMS
+@pytest.mark.parametrize("is_highest", [False, True])
+def test_one_row_has_the_bits_of_many_where_sums_are_largest(
+    form: PanelForm, group: int, is_highest: bool
+) -> None:
+    weight = weight_of(form, group, WIDTH)
+    lowest, highest = form.level_range
+    lowest -= not form.has_offsets
+    weight = replace(
+        weight, levels=torch.full_like(weight.levels, highest if is_highest else lowest)
+    )
+    x = torch.ones(6, DEPTH)
+    x[1] = -1
+    x[2:4] = torch.tensor([[-128 / LIMIT], [127 / LIMIT]])  # digits as large as they become
+    x[4:] = torch.tensor([[-128 * 255 / LIMIT], [(127 * 256 - 128) / LIMIT]])
+    x[2:, :: DEPTH // 16] = 1
+    every = torch.empty(6, WIDTH)
+    OURS.linear(x, product(weight), every)
+    for row in range(6):
+        one = torch.empty(1, WIDTH)
+        OURS.linear(x[row : row + 1], product(weight), one)
+        assert torch.equal(one[0], every[row])
+    exact = multiplied(x, weight.num_groups).double() @ weight.dequantized().double().T
+    torch.testing.assert_close(every.double(), exact, atol=1e-3, rtol=1e-4)
 
 
 @FORMS
