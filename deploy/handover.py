@@ -22,6 +22,8 @@ ADDRESS = "PDSERVE_TEMPLATE"  # variable with the path of the template's socket
 _WORD = b"\n"  # of the template as its greeting, and of the copy
 _GREETED_WITHIN_S = 20.0  # Ray gives a process a minute to register, and it may have to import all
 _SENT_WITHIN_S = 10.0
+IMPORTED_WITHIN_S = 40.0  # by a copy, before it says so
+_BEGUN_WITHIN_S = IMPORTED_WITHIN_S + 5
 _CHUNK_BYTES = 65536
 _PEER = struct.Struct("3i")  # process, user, group
 _STANDARD = (0, 1, 2)
@@ -55,6 +57,7 @@ def hand_over(address: str, arguments: Sequence[str]) -> bool:
             num_sent = socket.send_fds(connection, [origin], _STANDARD)
             connection.sendall(origin[num_sent:])
             connection.shutdown(socket.SHUT_WR)
+            connection.settimeout(_BEGUN_WITHIN_S)
             return _has_begun(connection)
     except OSError as error:
         print(f"no template: {error}", file=sys.stderr)

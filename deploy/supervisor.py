@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from common.config import ServeConfig
+from common.low_priority import StarvedError
 from common.machine import read_cores, read_memory
 from common.messages import Role
 from deploy.death_watch import DeathWatch
@@ -70,7 +71,7 @@ class Supervisor:
 
     def start(self, roles: Sequence[Role], shares: Sequence[Share], report: StartReport) -> None:
         """Start the first workers. Raises SetupError."""
-        self._launch(roles, shares, report)
+        self._launch(roles, shares, report, is_gentle=False)
         self._restarts.start()
 
     def add(self, roles: Sequence[Role]) -> dict[str, str]:
@@ -81,12 +82,12 @@ class Supervisor:
         """
         with self._changing:
             if not self._is_private:
-                return self._launch(roles, [Share(0, ())] * len(roles), LoggedReport())
+                return self._launch_beside(roles, [Share(0, ())] * len(roles))
             there = [worker.share for worker in self.roster.processes()]
             used = {core for share in there for core in share.cores}
             free = [core for core in read_cores().mask if core not in used]
             like = max(there, key=lambda share: share.num_threads)
-            return self._launch(roles, share_free_cores(len(roles), free, like), LoggedReport())
+            return self._launch_beside(roles, share_free_cores(len(roles), free, like))
 
     def flip(self, name: str, role: Role) -> None:
         """Give a worker another role. Raises PreconditionError, SetupError."""
@@ -132,8 +133,20 @@ class Supervisor:
             end(self.roster.processes())
             self._store.delete()
 
+    def _launch_beside(self, roles: Sequence[Role], shares: Sequence[Share]) -> dict[str, str]:
+        """Start workers gently; once more at the usual priority, if others leave them no core."""
+        try:
+            return self._launch(roles, shares, LoggedReport(), is_gentle=True)
+        except StarvedError:
+            return self._launch(roles, shares, LoggedReport(), is_gentle=False)
+
     def _launch(
-        self, roles: Sequence[Role], shares: Sequence[Share], report: StartReport
+        self,
+        roles: Sequence[Role],
+        shares: Sequence[Share],
+        report: StartReport,
+        *,
+        is_gentle: bool,
     ) -> dict[str, str]:
         launched: list[Launched] = []
         there = self.roster.processes()
@@ -144,7 +157,7 @@ class Supervisor:
             for role, share, place in zip(roles, shares, places, strict=True):
                 spec = self._specs.new(role, share, memory_bytes)
                 num_workers = self._num_at(place) + places.count(place)
-                changes = {"machine_workers": num_workers, "starts_beside_others": bool(there)}
+                changes = {"machine_workers": num_workers, "starts_beside_others": is_gentle}
                 spec = spec.model_copy(update=changes)
                 launched.append(self._launcher.create(spec, share, place))
             ready = self._launcher.await_starts(launched, report)

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from common.low_priority import run_beside_others
-from deploy.handover import Origin, become, close, confirm, take_over
+from deploy.handover import IMPORTED_WITHIN_S, Origin, become, close, confirm, take_over
 from deploy.quick_ray import put_off_rarely_used
 
 _STDIN = 0
 _THREADS = "/proc/self/task"
-_IMPORT_WITHIN_S = 60.0  # that Ray gives a process
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ def main(
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     gc.enable()
     become(copy.origin, copy.files)
-    import_rest() if copy.is_first else run_beside_others(import_rest, _IMPORT_WITHIN_S)
+    import_rest() if copy.is_first else run_beside_others(import_rest, IMPORTED_WITHIN_S)
     confirm(copy.connection)  # from here Ray alone notices its end, after a minute
     runpy.run_path(sys.argv[0], run_name="__main__")
 

@@ -6,7 +6,7 @@ its addresses.
 
 import gc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -15,7 +15,7 @@ from common.engine.attention.backend import AttentionBackend
 from common.engine.attention.select import select_backend
 from common.engine.batch import Batch, BatchEntry
 from common.engine.device_copy import DeviceCopies
-from common.engine.graphs.cuda_graphs import graph_decode
+from common.engine.graphs.cuda_graphs import fitting, graph_decode
 from common.engine.graphs.graphed import GraphLimits
 from common.engine.limits import Limits, choose_limits
 from common.engine.memory.block_pool import BlockPool
@@ -76,7 +76,10 @@ class GpuTrial:
         runner = ModelRunner(model, self.block_size, eos, masks, DeviceCopies())
         run_largest_steps(runner, pool, limits, spec.max_context_tokens)
         if self.config.cuda_graphs == "auto":
-            graphs = GraphLimits(limits.max_num_seqs, num_blocks, self.block_size, num_blocks)
+            whole = -(-spec.max_context_tokens // self.block_size)
+            served = GraphLimits(limits.max_num_seqs, whole, self.block_size, num_blocks)
+            # as many sequences as are served, with as many blocks as there are here
+            graphs = replace(fitting(served, backend), max_blocks=min(whole, num_blocks))
             model = graph_decode(model, backend, graphs)
             runner = ModelRunner(model, self.block_size, eos, masks, DeviceCopies())
             run_largest_steps(runner, pool, limits, spec.max_context_tokens)

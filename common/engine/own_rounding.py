@@ -5,6 +5,7 @@ self-check that compares with full keys and values would take that for a fault.
 """
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,6 +17,7 @@ import torch
 from common.engine.memory.quantized_kv import Levels
 
 _levels: ContextVar[Levels | None] = ContextVar("levels of a model's own caches", default=None)
+_watching = threading.Lock()
 _CACHED = ("DynamicLayer", "DynamicSlidingWindowLayer")
 
 
@@ -50,10 +52,11 @@ def rounded(x: torch.Tensor, levels: Levels) -> torch.Tensor:
 def _watch_caches() -> None:
     """Have the caches of `transformers` ask for levels; models that run without it have none."""
     module = sys.modules.get("transformers.cache_utils")
-    for name in _CACHED:
-        kind = getattr(module, name, None)
-        if kind is not None and not hasattr(kind.update, "asks_for_levels"):
-            kind.update = _asking(kind.update)
+    with _watching:
+        for name in _CACHED:
+            kind = getattr(module, name, None)
+            if kind is not None and not hasattr(kind.update, "asks_for_levels"):
+                kind.update = _asking(kind.update)
 
 
 def _asking(update: Callable[..., Any]) -> Callable[..., Any]:

@@ -37,7 +37,7 @@ def _form(in_word: int) -> _Form:
     return _Form(f"integer.{in_word}", digit, num_digits, ROWS, in_word)
 
 
-# levels of one row come apart for it alone, and bytes take half the instructions that pairs do
+# levels of one row come apart for it alone: into bytes by 3 instructions a word, into pairs by 7
 _ONE_ROW = _Form("integer.one", np.int8, 2, (1,), NIBBLES_IN_WORD)
 
 

@@ -18,7 +18,7 @@ from common.engine.fused.quantize import (
     quantize,
 )
 from common.engine.fused.weights import Linear, RowsDone, keep_rows
-from common.engine.memory.huge_pages import Allocate, HugePages, plain
+from common.engine.memory.huge_pages import HugePages
 
 _IN_WORD = 8  # 4-bit levels of an int32
 _BITS = 4
@@ -63,46 +63,44 @@ class QuantizedPanels:
         form: Format | PanelForm,
         bias: torch.Tensor | None,
     ) -> Linear:
-        rounded = quantize(weight, form, self._group)
-        return laid_out(layer, rounded, bias, self._memory.empty)
+        levels, scales = to_quantized_panels(quantize(weight, form, self._group))
+        copies = self._memory.copy(levels), self._memory.copy(scales)
+        return _product(layer, *copies, bias)
 
 
-def laid_out(
-    layer: Linear,
-    weight: QuantizedWeight,
-    bias: torch.Tensor | None,
-    allocate: Allocate = plain,
-) -> Linear:
+def laid_out(layer: Linear, weight: QuantizedWeight, bias: torch.Tensor | None) -> Linear:
     """Return the product of `layer` with a weight in panels; gated ones are dealt already."""
-    levels, scales = to_quantized_panels(weight, allocate)
+    return _product(layer, *to_quantized_panels(weight), bias)
+
+
+def _product(
+    layer: Linear, levels: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None
+) -> Linear:
     biases = None if bias is None else padded(bias.float(), WIDTH)
     return Linear(levels, biases, num_outputs=layer.out_features, scales=scales)
 
 
-def to_quantized_panels(
-    weight: QuantizedWeight, allocate: Allocate = plain
-) -> tuple[torch.Tensor, torch.Tensor]:
+def to_quantized_panels(weight: QuantizedWeight) -> tuple[torch.Tensor, torch.Tensor]:
     """Lay out levels [P, K / n, WIDTH], n of them in a word, and scales [P, K / group, 1 or 2, WIDTH].
 
     Levels and dtypes are those of quantized_matmul or, where the CPU computes with them, integer_matmul.
     Scales of blocks are bytes: [P, K / 256 * (2 + groups), 1 or 2, WIDTH], the float16 of a block before the
     int8 of its groups.
     """
-    scales = _scale_panels(weight, allocate)
+    scales = _scale_panels(weight)
     if weight.bits == 8 and not is_for_integers(weight.levels.shape[1], weight.num_groups):
-        return _side_by_side(weight.levels, allocate), scales
+        return _side_by_side(weight.levels), scales
     rows = _packed(weight.levels) if weight.bits == _BITS else _in_words(weight.levels)
-    words = _side_by_side(rows, allocate)
+    words = _side_by_side(rows)
     return words.view(torch.uint32) if weight.levels.dtype == torch.uint8 else words, scales
 
 
-def _scale_panels(weight: QuantizedWeight, allocate: Allocate) -> torch.Tensor:
+def _scale_panels(weight: QuantizedWeight) -> torch.Tensor:
     if weight.form.scales != "int8":
-        stored = _side_by_side(weight.scales.flatten(1), allocate)
-        return stored.unflatten(1, weight.scales.shape[1:])
+        return _side_by_side(weight.scales.flatten(1)).unflatten(1, weight.scales.shape[1:])
     of_blocks, of_groups = parts_of(weight.scales, weight.levels.shape[1] // BLOCK)
     halves, integers = (
-        _side_by_side(part.flatten(1), plain).unflatten(1, part.shape[1:])
+        _side_by_side(part.flatten(1)).unflatten(1, part.shape[1:])
         for part in (of_blocks, of_groups)
     )
     # whole rows of float16 as bytes, two rows of bytes for each
@@ -131,7 +129,6 @@ def _packed(levels: torch.Tensor) -> torch.Tensor:
     return words
 
 
-def _side_by_side(rows: torch.Tensor, allocate: Allocate) -> torch.Tensor:
+def _side_by_side(rows: torch.Tensor) -> torch.Tensor:
     """Transpose rows [N, n] to panels [ceil(N / WIDTH), n, WIDTH]; zeros fill the last one."""
-    panels = padded(rows, WIDTH).unflatten(0, (-1, WIDTH)).transpose(1, 2)
-    return allocate(panels.shape, panels.dtype).copy_(panels)
+    return padded(rows, WIDTH).unflatten(0, (-1, WIDTH)).transpose(1, 2).contiguous()

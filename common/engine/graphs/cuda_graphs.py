@@ -51,7 +51,7 @@ def graph_decode(model: TokenModel, backend: AttentionBackend, limits: GraphLimi
 
     Needs CUDA. Raises SetupError when a capture fails.
     """
-    limits = _fitting(limits, backend)
+    limits = fitting(limits, backend)
     is_left_out = not limits.max_num_seqs
     if not isinstance(model, FusedDecoder) or is_left_out or not can_capture(model, backend):
         _log.info("cuda_graphs_left_out", model=model.name, backend=backend.name)
@@ -76,7 +76,7 @@ def can_capture(model: FusedDecoder, backend: AttentionBackend) -> bool:
     return isinstance(backend, FlashBackend) and not any("dynamic" in name for name in names)
 
 
-def _fitting(limits: GraphLimits, backend: AttentionBackend) -> GraphLimits:
+def fitting(limits: GraphLimits, backend: AttentionBackend) -> GraphLimits:
     """Return the limits of steps that the backend captures; of 0 sequences, where there are none."""
     most = backend.most_captured(limits.max_blocks) if isinstance(backend, FlashBackend) else 0
     return limits if most is None else replace(limits, max_num_seqs=min(limits.max_num_seqs, most))

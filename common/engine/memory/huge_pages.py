@@ -1,7 +1,7 @@
 """Host memory in huge pages, where the kernel grants them.
 
-A decode step streams all weights, and with small pages it waits for address translation: on an AMD EPYC in a
-virtual machine products of one row took 1.12 to 1.18 x the time (benchmarks/NOTES.md).
+A decode step streams all weights, and with small pages it waits for address translation (benchmarks/NOTES.md,
+"Weights in huge pages").
 """
 
 import contextlib
@@ -39,10 +39,19 @@ class HugePages:
         """Implement Allocate. The memory goes back with the last tensor of its chunk."""
         num_bytes = math.prod(shape) * dtype.itemsize
         taken = -(-num_bytes // _LINE_BYTES) * _LINE_BYTES
+        if taken >= _CHUNK_BYTES:
+            return _chunk(num_bytes).view(dtype).view(*shape)
         if taken > len(self._free):
-            self._free = _chunk(max(taken, _CHUNK_BYTES))
+            self._free = _chunk(_CHUNK_BYTES)
         memory, self._free = self._free[:num_bytes], self._free[taken:]
         return memory.view(dtype).view(*shape)
+
+    def copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a copy of a contiguous tensor."""
+        made = self.empty(tensor.shape, tensor.dtype)
+        # as bytes: torch has few operations on unsigned words
+        made.view(torch.uint8).copy_(tensor.view(torch.uint8))
+        return made
 
 
 def _chunk(num_bytes: int) -> torch.Tensor:

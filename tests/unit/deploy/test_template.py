@@ -68,6 +68,11 @@ def serving(
         process.communicate()
 
 
+def children() -> set[int]:
+    """Return this thread's child processes, those that have ended too."""
+    return {int(pid) for pid in Path("/proc/thread-self/children").read_text().split()}
+
+
 def run(folder: Path, address: Path) -> "subprocess.CompletedProcess[str]":
     """Run the program as Ray runs a worker's, and wait until all have closed its output."""
     program = folder / "default_worker.py"
@@ -184,6 +189,8 @@ def test_a_template_that_ended_has_told_why(
     program = folder / "program.py"
     program.write_text("import sys; sys.exit('no such module')")
     monkeypatch.setattr(template, "_PROGRAM", program)
+    before = children()
     with running_template(ServeConfig(engine={"device": "cpu"}), folder):
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+        (pid,) = children() - before
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     assert "no such module" in capsys.readouterr().out

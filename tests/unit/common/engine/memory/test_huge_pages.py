@@ -21,7 +21,7 @@ def test_tensors_lie_one_behind_the_other_at_lines() -> None:
     assert (first == 1).all()
 
 
-def test_what_does_not_fit_begins_a_chunk_of_its_own() -> None:
+def test_a_large_tensor_has_memory_of_its_own_and_small_ones_share_on() -> None:
     memory = HugePages()
     small, large = memory.empty((16,), torch.uint8), memory.empty((2**26 + 1,), torch.uint8)
     assert large.data_ptr() % HUGE == 0
@@ -29,6 +29,22 @@ def test_what_does_not_fit_begins_a_chunk_of_its_own() -> None:
     small.fill_(1)
     assert large[-1] == 7
     assert large[0] == 0
+    assert memory.empty((16,), torch.uint8).data_ptr() == small.data_ptr() + 64
+
+
+def test_what_does_not_fit_begins_another_chunk() -> None:
+    memory = HugePages()
+    first, second = (memory.empty((2**25 + 1,), torch.uint8) for _ in range(2))
+    assert second.data_ptr() % HUGE == 0
+    assert first.untyped_storage().data_ptr() != second.untyped_storage().data_ptr()
+
+
+def test_a_copy_has_the_numbers_and_the_shape() -> None:
+    words = torch.arange(12, dtype=torch.int32).view(torch.uint32).view(3, 4)
+    copy = HugePages().copy(words)
+    assert copy.dtype == torch.uint32
+    assert copy.shape == (3, 4)
+    assert copy.view(torch.int32).flatten().tolist() == list(range(12))
 
 
 def test_a_tensor_of_no_numbers() -> None:
