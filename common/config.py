@@ -201,11 +201,6 @@ class ServeConfig(Frozen):
     telemetry: TelemetryConfig = TelemetryConfig()
 
     @property
-    def num_processes(self) -> int:
-        """Processes that a start takes from Ray: the supervisor, and workers."""
-        return 1 + self.prefill + self.decode
-
-    @property
     def router_settings(self) -> RouterConfig:
         """The router's settings; a limit or an objective that is unset is the engine's target."""
         ttft_s, itl_s = self.engine.ttft_target_s, self.engine.itl_target_s

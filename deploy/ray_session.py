@@ -18,6 +18,7 @@ from common.machine import Memory, read_memory
 from deploy import actors
 from deploy.private_ray import quick_start
 from deploy.ray_token import refuses_token
+from deploy.template import count_processes
 from pdserve.errors import SetupError
 
 _MIB = 2**20
@@ -42,7 +43,8 @@ def start_ray(config: ServeConfig, num_cpus: int) -> bool:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         memory = read_memory()
         store_bytes = _store_bytes(config, memory)
-        with quick_start(config.num_processes):
+        num_processes = count_processes(config)
+        with quick_start(num_processes):
             _init(
                 address="local",
                 namespace=config.namespace,
@@ -56,7 +58,7 @@ def start_ray(config: ServeConfig, num_cpus: int) -> bool:
                     # Ray would run workers at nice 15; the machine is reserved for ours
                     "worker_niceness": 0,
                     # else Ray ends those that wait for a second for their work
-                    "num_workers_soft_limit": config.num_processes,
+                    "num_workers_soft_limit": num_processes,
                     # while they wait for it, they import what it needs
                     "preload_python_modules": [actors.__name__],
                 },

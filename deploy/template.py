@@ -45,6 +45,11 @@ def running_template(config: ServeConfig, model_dir: Path) -> Iterator[None]:
         yield
 
 
+def count_processes(config: ServeConfig) -> int:
+    """Return how many processes a start takes from Ray: the supervisor, and workers."""
+    return 1 + config.prefill + config.decode
+
+
 def _is_useful(config: ServeConfig) -> bool:
     has_cpus = config.engine.device == "cpu" or (config.engine.device == "auto" and not has_gpu())
     is_private = config.ray_address is None and is_tried(version("ray"))
@@ -63,7 +68,7 @@ def _running(config: ServeConfig, model_dir: Path) -> Iterator[None]:
         listener.bind(address)
         listener.listen(_WAITING)
         engine = config.engine.model_dump_json()
-        facts = [str(listener.fileno()), str(model_dir), engine, str(config.num_processes)]
+        facts = [str(listener.fileno()), str(model_dir), engine, str(count_processes(config))]
         process = _start(listener, facts, errors)
         listener.close()  # so that nobody waits for a template that has died
         os.environ[ADDRESS] = address

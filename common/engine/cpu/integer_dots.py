@@ -46,7 +46,7 @@ class IntegerDot(NamedTuple):
         return self.is_by_bytes and not self.adds_four
 
     def begin(self, builder: Builder, start: Any) -> list[Any]:
-        """Return the variables of a sum over a group: one for each digit, and `start` [LANES]."""
+        """Return a sum over a group that begins at `start` [LANES]: variables, and perhaps `start` itself."""
         if self.has_small_sums:
             zero = ir.Constant(_PAIRS, [0] * 2 * LANES)
             return [*(emit.variable(builder, zero) for _ in range(self.digits)), start]

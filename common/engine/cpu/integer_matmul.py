@@ -23,7 +23,7 @@ _IN_PAIRS = host_target().integer_dot == "pairs"
 
 
 class _Form(NamedTuple):
-    """How rows are multiplied: the digits of their numbers, the rows of tiles, and the levels of a word."""
+    """Way to multiply rows: the digits of their numbers, the rows of tiles, and the levels of a word."""
 
     name: str
     digit: Any
