@@ -134,9 +134,10 @@ class Supervisor:
             self._store.delete()
 
     def _launch_beside(self, roles: Sequence[Role], shares: Sequence[Share]) -> dict[str, str]:
-        """Start workers gently; once more at the usual priority, if others leave them no core."""
+        """Start workers, gently beside others; once more at the usual priority, if those leave no core."""
+        is_gentle = bool(self.roster.processes())
         try:
-            return self._launch(roles, shares, LoggedReport(), is_gentle=True)
+            return self._launch(roles, shares, LoggedReport(), is_gentle=is_gentle)
         except StarvedError:
             return self._launch(roles, shares, LoggedReport(), is_gentle=False)
 
