@@ -5,6 +5,7 @@ A run is consecutive positions within LANES of one block.
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,8 +20,27 @@ from common.engine.cpu.panel import lay_out
 from common.engine.cpu.parallel import in_parallel
 
 Numbers = NDArray[np.int64]
-StoreStep = Callable[[Numbers, Numbers], None]  # slots and runs of one step
+MakeCall = Callable[..., None]  # of a function with its arguments, now or later
 _ENDS = slice(-1), slice(1, None)  # of find_runs' rows: those that begin a run, those that end one
+
+
+class Slots(NamedTuple):
+    """Slots of a step's tokens (block * block_size + offset), and the first and end row of each run."""
+
+    slots: Numbers  # [T]
+    begins: Numbers  # [runs]
+    ends: Numbers
+
+    @staticmethod
+    def of(slots: Numbers, block_size: int) -> "Slots":
+        """Find the runs among slots."""
+        runs = find_runs(slots, block_size)
+        return Slots(slots, runs[:-1], runs[1:])
+
+
+def call_now(function: Callable[..., None], *args: object) -> None:
+    """Call a function at once: a MakeCall."""
+    function(*args)
 
 
 class KVStore:
@@ -33,20 +53,13 @@ class KVStore:
         self._blocks = *words, as_array(values).view(self._number)
         self._store = _store_kernel(keys.shape[-1] == 2)
 
-    def bind(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> StoreStep:
-        """Return a call that stores `key` and `value` [T, kv_heads, dim], a head's numbers side by side.
-
-        It takes their slots [T] and the runs that find_runs returns.
-        """
+    def put(
+        self, call: MakeCall, layer: int, key: torch.Tensor, value: torch.Tensor, slots: Slots
+    ) -> None:
+        """Store `key` and `value` [T, kv_heads, dim], a head's numbers side by side, by calls of `call`."""
         words = as_array(key).view(np.uint32)
         numbers = as_array(value).view(self._number)
-        given = (words, numbers, *(x[layer] for x in self._blocks))
-        kernel = self._store
-
-        def store(slots: Numbers, runs: Numbers) -> None:
-            kernel(*given, slots, runs[:-1], runs[1:])
-
-        return store
+        call(self._store, words, numbers, *(x[layer] for x in self._blocks), *slots)
 
     def store_layers(self, wire: torch.Tensor, slots: Numbers) -> None:
         """Store `wire` [layers, 2, T, kv_heads, dim], contiguous: every layer's keys and values at once."""

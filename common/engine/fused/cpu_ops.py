@@ -1,20 +1,18 @@
 """FusedOps on the CPU: numba kernels on the tensors' own memory."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from common.engine.cpu import step_kernels
+from common.engine.cpu.activation import GELU_TANH, SILU
 from common.engine.cpu.arrays import Array, as_array, as_words
-from common.engine.cpu.integer_matmul import (
-    integer_gelu_tanh,
-    integer_matmul,
-    integer_silu,
-)
+from common.engine.cpu.integer_matmul import integer_product
 from common.engine.cpu.jit import Compiled
 from common.engine.cpu.packed import partner_of
-from common.engine.cpu.panel import TILE_ROWS
+from common.engine.cpu.panel import PLAIN, TILE_ROWS
 from common.engine.cpu.panel_matmul import (
     panel_gelu_tanh,
     panel_matmul,
@@ -44,12 +42,12 @@ class _Kernels:
 
     full: Compiled
     quantized: Compiled  # of small integers, widened
-    integer: Compiled  # of small integers, with rows of integers
+    kind: int  # of products with rows of integers
 
 
-_PLAIN = _Kernels(panel_matmul, quantized_matmul, integer_matmul)
-_SILU = _Kernels(panel_silu, quantized_silu, integer_silu)
-_GELU_TANH = _Kernels(panel_gelu_tanh, quantized_gelu_tanh, integer_gelu_tanh)
+_PLAIN = _Kernels(panel_matmul, quantized_matmul, PLAIN)
+_SILU = _Kernels(panel_silu, quantized_silu, SILU)
+_GELU_TANH = _Kernels(panel_gelu_tanh, quantized_gelu_tanh, GELU_TANH)
 _KEPT_ROWS = 64  # as many as a step has whose calls are kept
 _PART_TOKENS = 2 * TILE_ROWS  # a thread that reads a panel uses it for so many
 
@@ -164,10 +162,20 @@ class CpuOps:
             end = first + one.own_features if layer.rest else out.shape[1]
             bias = _NO_BIAS if one.bias is None else one.bias.numpy()
             parts = _parts(len(rows), len(one.weight))
-            given = rows, as_array(one.weight), as_array(one.scales), bias, out, first, end, parts
-            is_integer = is_for_integers(x.shape[1], num_groups(one.scales, x.shape[1]))
-            self._recorder.call(kernels.integer if is_integer else kernels.quantized, *given)
+            given = as_array(one.weight), as_array(one.scales), bias, out, first, end, parts
+            if is_for_integers(x.shape[1], num_groups(one.scales, x.shape[1])):
+                self._by_integers(kernels.kind, rows, given)
+            else:
+                self._recorder.call(kernels.quantized, rows, *given)
             first = end
+
+    def _by_integers(self, kind: int, x: Array, given: tuple[Any, ...]) -> None:
+        (tokens, depth), words = x.shape, given[0]
+        product = integer_product(kind, tokens, depth, words)
+        memory = self._reserve(torch.Size((tokens, product.row_bytes(depth))), torch.uint8)
+        rows = product.rows_in(as_array(memory), depth)
+        self._recorder.call(product.split, x, *rows)
+        self._recorder.call(product.multiply, *rows, *given)
 
     def _converted(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Return x, or memory of another dtype to which it is copied, in every step that repeats this one."""
