@@ -25,6 +25,7 @@ from common.engine.cpu.recorder import Recorder
 from common.engine.cpu.threads import get_num_threads, limit_numba
 from common.engine.device_inputs import StepTensors
 from common.engine.memory.kv_cache import KVCache
+from common.engine.ragged import RaggedInputs
 from common.kv_transfer.layout import KVShape
 
 _UNLIMITED = 1 << 40  # a window wider than any context
@@ -55,11 +56,11 @@ class CpuBackend:
     def __init__(self, cache: KVCache, num_heads: int) -> None:
         self.recorder = Recorder()
         self.kv_shapes, self.kv_places = cache.shapes, cache.places
-        self._block_size = cache.block_size
+        self._block_size, self.max_context_tokens = cache.block_size, cache.max_context_tokens
         self._layers = _find_layers(cache, num_heads)
         self._out: torch.Tensor | None = None
         self._num_threads = get_num_threads()
-        self._kept = DecodeArrays(-(-cache.max_context_tokens // cache.block_size))
+        self._kept = DecodeArrays(cache.keys.shape[1])
 
     @staticmethod
     def can_read(cache: KVCache) -> bool:
@@ -70,12 +71,16 @@ class CpuBackend:
         )
 
     def begin(self, step: StepTensors) -> None:
+        """Implement AttentionBackend.begin."""
+        self.begin_on_host(step.host)
+
+    def begin_on_host(self, inputs: RaggedInputs) -> None:
         """Lay out the arrays that kernels read: where keys and values go, and their work items."""
         limit_numba(self._num_threads)  # steps run in another thread than the constructor
-        if is_decode(step.host):
-            self._arrays = self._kept.fill(step.host, self._num_threads)
+        if is_decode(inputs):
+            self._arrays = self._kept.fill(inputs, self._num_threads)
         else:
-            self._arrays = step_arrays(step.host, self._block_size, self._num_threads)
+            self._arrays = step_arrays(inputs, self._block_size, self._num_threads)
         self._out = None
 
     def attend(

@@ -45,13 +45,13 @@ def step_arrays(inputs: RaggedInputs, block_size: int, num_threads: int) -> Step
 class DecodeArrays:
     """Memory for the arrays of decode steps: calls that read them can be repeated."""
 
-    def __init__(self, most_blocks: int) -> None:
+    def __init__(self, num_blocks: int) -> None:
         rows = np.arange(MOST_DECODED + 1)
         self._rows, self._starts = rows, rows.astype(np.int32)
         self._slots = np.zeros(MOST_DECODED, np.int64)
         self._contexts = np.zeros(MOST_DECODED, np.int32)
-        # pages that no step has touched take no memory
-        self._tables = np.zeros((MOST_DECODED, most_blocks), np.int32)
+        # a sequence has no more blocks than there are; pages that no step has touched take no memory
+        self._tables = np.zeros((MOST_DECODED, num_blocks), np.int32)
         self._items = np.tile(np.array([0, 0, 1], np.int32), (MOST_DECODED, 1))
 
     def fill(self, inputs: RaggedInputs, num_threads: int) -> StepArrays:
@@ -72,6 +72,8 @@ def dealt(costs: Numbers, num_threads: int) -> NDArray[np.int64]:
 
     Each thread gets one run of consecutive items, so the costliest ones are dealt out in turn.
     """
+    if len(costs) <= num_threads:
+        return np.arange(len(costs))
     order = np.argsort(-costs, kind="stable")
     return np.concatenate([order[i::num_threads] for i in range(num_threads)])
 

@@ -21,7 +21,6 @@ from common.engine.cpu.parallel import in_parallel
 
 Numbers = NDArray[np.int64]
 MakeCall = Callable[..., None]  # of a function with its arguments, now or later
-_ENDS = slice(-1), slice(1, None)  # of find_runs' rows: those that begin a run, those that end one
 
 
 class Slots(NamedTuple):
@@ -65,7 +64,7 @@ class KVStore:
         """Store `wire` [layers, 2, T, kv_heads, dim], contiguous: every layer's keys and values at once."""
         layers, _, num_tokens, heads, dim = wire.shape
         size, num_blocks = self._blocks[0].shape[4], self._blocks[0].shape[1]
-        runs = find_runs(slots, size)
+        runs = Slots.of(slots, size)
         # all layers' blocks are numbered through; row 2 T layer + t is a key, and T rows behind its value
         layer = np.arange(layers)[:, None]
         rows = as_array(wire).reshape(-1, heads, dim)
@@ -73,7 +72,7 @@ class KVStore:
         keys, values, halves = (x.reshape(-1, *x.shape[2:]) for x in self._blocks)
         all_slots = np.zeros((layers, 2, num_tokens), np.int64)
         all_slots[:, 0] = slots + layer * num_blocks * size
-        first, end = ((runs[part] + layer * 2 * num_tokens).ravel() for part in _ENDS)
+        first, end = ((rows + layer * 2 * num_tokens).ravel() for rows in (runs.begins, runs.ends))
         self._store(words, numbers, keys, values, halves, all_slots.ravel(), first, end)
 
 

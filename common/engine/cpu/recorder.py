@@ -20,11 +20,10 @@ class Recorder:
             self._program.add(function, *args)
 
     @contextmanager
-    def recording(self) -> Iterator[Program]:
-        """Note the calls of what is done within, in order, and make none."""
-        program = Program()
+    def recording(self, program: Program) -> Iterator[None]:
+        """Add the calls of what is done within to a program, in order, and make none."""
         self._program = program
         try:
-            yield program
+            yield
         finally:
             self._program = None

@@ -6,6 +6,7 @@ each other. GNU's and LLVM's have these functions.
 """
 
 import ctypes
+from importlib import import_module
 
 import llvmlite.binding as llvm
 import numba
@@ -27,9 +28,8 @@ def name_team() -> bool:
     """Make OpenMP's functions known to LLVM; return False where numba's threads are not OpenMP's."""
     if numba.threading_layer() != "omp":
         return False
-    from numba.np.ufunc import omppool
-
-    library = ctypes.CDLL(omppool.__file__)  # finds the very OpenMP that the pool is linked to
+    # by it the very OpenMP is found that the pool is linked to
+    library = ctypes.CDLL(import_module("numba.np.ufunc.omppool").__file__)
     for name in _NAMES:
         if not hasattr(library, name):
             return False

@@ -1,14 +1,16 @@
 """FusedOps on the CPU: numba kernels on the tensors' own memory."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from common.engine.cpu import step_kernels
 from common.engine.cpu.activation import GELU_TANH, SILU
-from common.engine.cpu.arrays import Array, as_array, as_words
+from common.engine.cpu.arrays import Array, as_array
 from common.engine.cpu.integer_matmul import integer_product
 from common.engine.cpu.jit import Compiled
 from common.engine.cpu.packed import partner_of
@@ -55,8 +57,8 @@ _PART_TOKENS = 2 * TILE_ROWS  # a thread that reads a panel uses it for so many
 class CpuOps:
     """FusedOps in numba kernels; weights may lie in panels, of their own dtype or of small integers.
 
-    `is_quantized` says that products are with small integers, whose kernels want float32. All calls but those
-    of `embed` are made by `recorder`.
+    `is_quantized` says that products are with small integers, whose kernels want float32. All calls are
+    made by `recorder`.
     """
 
     def __init__(self, *, is_quantized: bool = False, recorder: Recorder | None = None) -> None:
@@ -73,28 +75,27 @@ class CpuOps:
         return torch.float32 if self._is_quantized else _partner(dtype)
 
     def embed(self, ids: torch.Tensor, embedding: Linear, out: torch.Tensor) -> None:
-        """Copy rows of a matrix or, where the embedding is the head, of its panels."""
-        weight = embedding.weight
+        """Copy rows of a matrix or, where the embedding is the head, of its panels. See check_ids."""
+        numbers, weight = ids.numpy(), embedding.weight
+        check_ids(numbers, embedding)
         if not embedding.is_panels:
-            out.copy_(weight[ids])
-            return
-        if not 0 <= int(ids.min()) <= int(ids.max()) < embedding.out_features:
-            raise IndexError("a token id is outside the vocabulary")
-        if embedding.scales is not None:
-            scales = as_array(embedding.scales)
-            rows_of_quantized(ids.numpy(), as_array(weight), scales, as_array(out))
-            return
-        rows = weight.new_empty(out.shape)
-        panels = as_words(weight).reshape(weight.shape[:3])
-        rows_of_panels(ids.numpy(), panels, as_words(rows).reshape(len(rows), -1))
-        out.copy_(rows)
+            self._by_torch(_copy_rows, weight, ids, out)
+        elif embedding.scales is None:
+            self._recorder.call(rows_of_panels, numbers, as_array(weight), as_array(out))
+        else:
+            levels, scales = as_array(weight), as_array(embedding.scales)
+            self._recorder.call(rows_of_quantized, numbers, levels, scales, as_array(out))
+
+    def scale(self, x: torch.Tensor, factor: torch.Tensor) -> None:
+        """Implement FusedOps.scale."""
+        self._by_torch(x.mul_, factor)
 
     def linear(self, x: torch.Tensor, layer: Linear, out: torch.Tensor) -> None:
         """Multiply by panels, or by torch where a weight is not in panels."""
         if layer.is_panels:
             self._by_panels(_PLAIN, x, layer, out)
         else:
-            self._recorder.call(matmul, self._converted(x, layer.weight.dtype), layer, out)
+            self._by_torch(matmul, self._converted(x, layer.weight.dtype), layer, out)
 
     def gated(
         self,
@@ -109,7 +110,7 @@ class CpuOps:
             self._by_panels(_SILU if activation == "silu" else _GELU_TANH, x, gate_up, out)
         else:
             self.linear(x, gate_up, products)
-            self._recorder.call(gate, products, activation, out)
+            self._by_torch(gate, products, activation, out)
 
     def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
         """Implement FusedOps.norm."""
@@ -139,6 +140,9 @@ class CpuOps:
     def rotate(self, x: torch.Tensor, heads: int, cos: torch.Tensor, sin: torch.Tensor) -> None:
         """Implement FusedOps.rotate."""
         self._recorder.call(step_kernels.rotate, as_array(x), heads, cos.numpy(), sin.numpy())
+
+    def _by_torch(self, function: Callable[..., object], *args: object) -> None:
+        self._recorder.call(_without_gradients, function, *args)
 
     def _by_panels(
         self, kernels: _Kernels, x: torch.Tensor, layer: Linear, out: torch.Tensor
@@ -182,7 +186,7 @@ class CpuOps:
         if x.dtype == dtype:
             return x
         converted = self._reserve(x.shape, dtype)
-        self._recorder.call(converted.copy_, x)
+        self._recorder.call(step_kernels.convert, as_array(x), as_array(converted))
         return converted
 
     def _reserve(self, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
@@ -193,6 +197,22 @@ class CpuOps:
         if (width, dtype) not in self._kept:
             self._kept[width, dtype] = torch.empty(_KEPT_ROWS, width, dtype=dtype)
         return self._kept[width, dtype][:rows]
+
+
+def check_ids(ids: NDArray[np.int64], embedding: Linear) -> None:
+    """Raise IndexError for a token id that has no row; whoever repeats `embed` must call this first."""
+    numbers = ids.tolist()
+    if not 0 <= min(numbers) <= max(numbers) < embedding.out_features:
+        raise IndexError("a token id is outside the vocabulary")
+
+
+def _without_gradients(function: Callable[..., object], *args: object) -> None:
+    with torch.inference_mode():
+        function(*args)
+
+
+def _copy_rows(weight: torch.Tensor, ids: torch.Tensor, out: torch.Tensor) -> None:
+    out.copy_(weight[ids])
 
 
 def _partner(dtype: torch.dtype) -> torch.dtype:

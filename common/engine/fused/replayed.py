@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from common.engine.attention.cpu import CpuBackend
 from common.engine.attention.step_arrays import MOST_DECODED, is_decode
 from common.engine.cpu.program import Program
-from common.engine.cpu.recorder import Recorder
-from common.engine.device_inputs import on_host
-from common.engine.fused.decoder import FusedDecoder, Tables, Workspace
+from common.engine.fused.cpu_ops import CpuOps, check_ids
+from common.engine.fused.decoder import FusedDecoder
+from common.engine.fused.kept_rotary import KeptRotary, is_fixed
 from common.engine.fused.weights import DecoderWeights
 from common.engine.ragged import RaggedInputs
 
@@ -23,27 +24,33 @@ _KEPT = 32  # sizes; calls of one take some 0.3 MB
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """Calls of one size of step, and the rotary tables that they read."""
+    """Calls of one size of step, and the logits that they write."""
 
     program: Program
-    tables: Tables
+    logits: torch.Tensor
 
 
 class ReplayedDecoder:
     """TokenModel: a FusedDecoder on CPU kernels, whose calls are kept by the number of tokens.
 
-    A step is repeated where each sequence has one token, all of which sample. The decoder's ops and backend
-    must make all calls through `recorder`. Logits last until the next step.
+    A step is repeated where each sequence has one token, and all sample. Logits last until the next step.
     """
 
     name = FusedDecoder.name
 
-    def __init__(self, decoder: FusedDecoder, recorder: Recorder) -> None:
-        self._decoder = decoder
-        self._recorder = recorder
-        self._rows = np.arange(MOST_DECODED)
-        self._work = decoder.new_workspace(MOST_DECODED)
-        self._logits = decoder.new_logits(MOST_DECODED)
+    def __init__(self, weights: DecoderWeights, ops: CpuOps, backend: CpuBackend) -> None:
+        self._recorder, self._backend = backend.recorder, backend
+        self._decoder = FusedDecoder(weights, ops.recorded_by(self._recorder), backend)
+        self._all_rows = list(range(MOST_DECODED))
+        self._work = self._decoder.new_workspace(MOST_DECODED)
+        self._logits = self._decoder.new_logits(MOST_DECODED)
+        self._ids = np.zeros(MOST_DECODED, np.int64)
+        self._rotary = KeptRotary(
+            self._decoder.rotary_tables,
+            MOST_DECODED,
+            backend.max_context_tokens,
+            is_fixed(weights.rotary.rope_type),
+        )
         self._by_size: OrderedDict[int, _Step] = OrderedDict()
 
     @property
@@ -53,27 +60,31 @@ class ReplayedDecoder:
 
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:
         """Implement TokenModel.logits."""
-        tokens = len(inputs.input_ids)
-        is_whole = np.array_equal(inputs.sample_rows, self._rows[:tokens])
-        if not (is_whole and is_decode(inputs)):
+        # few functions of numpy and torch: a step of the model leaves no cache with their code
+        if not (is_decode(inputs) and self._sample_all(inputs)):
             return self._decoder.logits(inputs)
-        step, work, logits = on_host(inputs), self._work.first(tokens), self._logits[:tokens]
-        with torch.inference_mode():
-            tables = self._decoder.begin(step, work)
-            kept = self._by_size.get(tokens) or self._record(tables, work, logits)
-            self._by_size.move_to_end(tokens)
-            for kind, (cos, sin) in kept.tables.items():
-                cos.copy_(tables[kind][0])
-                sin.copy_(tables[kind][1])
-            kept.program.run()
-            self._decoder.cap(logits)
-        return logits
+        check_ids(inputs.input_ids, self.weights.embedding)
+        tokens = len(inputs.input_ids)
+        self._ids[:tokens] = inputs.input_ids
+        self._rotary.fill(inputs.positions)
+        self._backend.begin_on_host(inputs)
+        step = self._by_size.get(tokens) or self._record(tokens)
+        self._by_size.move_to_end(tokens)
+        step.program.run()
+        self._decoder.cap(step.logits)
+        return step.logits
 
-    def _record(self, tables: Tables, work: Workspace, logits: torch.Tensor) -> _Step:
-        with self._recorder.recording() as program:
-            self._decoder.run_layers(work, tables, logits)
-        tokens = len(logits)
-        self._by_size[tokens] = made = _Step(program, tables)
+    def _sample_all(self, inputs: RaggedInputs) -> bool:
+        rows = inputs.sample_rows.tolist()
+        return len(rows) == len(inputs.input_ids) and rows == self._all_rows[: len(rows)]
+
+    def _record(self, tokens: int) -> _Step:
+        work, tables = self._work.first(tokens), self._rotary.first(tokens)
+        step = _Step(Program(), self._logits[:tokens])
+        with torch.inference_mode(), self._recorder.recording(step.program):
+            self._decoder.embed(torch.from_numpy(self._ids[:tokens]), work)
+            self._decoder.run_layers(work, tables, step.logits)
+        self._by_size[tokens] = step
         if len(self._by_size) > _KEPT:
             self._by_size.popitem(last=False)
-        return made
+        return step
