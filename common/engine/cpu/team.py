@@ -25,14 +25,20 @@ _ENDS = ir.LiteralStructType([I64, I64])
 
 
 def name_team() -> bool:
-    """Make OpenMP's functions known to LLVM; return False where numba's threads are not OpenMP's."""
+    """Make OpenMP's functions known to LLVM; return False where numba's threads are not OpenMP's.
+
+    They must be those of the OpenMP that the pool uses: a second one has threads of its own, and those of
+    both wait for work on the same cores. The linker gives the pool what the process has loaded for all, as
+    torch does its OpenMP, before what the pool itself is linked to.
+    """
     if numba.threading_layer() != "omp":
         return False
-    # by it the very OpenMP is found that the pool is linked to
-    library = ctypes.CDLL(import_module("numba.np.ufunc.omppool").__file__)
+    of_all = ctypes.CDLL(None)
+    of_pool = ctypes.CDLL(import_module("numba.np.ufunc.omppool").__file__)
+    library = of_all if hasattr(of_all, _NAMES[0]) else of_pool
+    if not all(hasattr(library, name) for name in _NAMES):
+        return False
     for name in _NAMES:
-        if not hasattr(library, name):
-            return False
         llvm.add_symbol(name, ctypes.cast(getattr(library, name), ctypes.c_void_p).value)
     return True
 

@@ -1,5 +1,7 @@
 """Programs: kernels' calls are noted, then made in their order, as often as one likes."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from common.engine.cpu.threads import limit_numba
 
 pytestmark = pytest.mark.skipif(not host_target().has_kernels, reason="no kernel is run here")
 REPEATS = 200
+_SCRIPT = "tests.unit.common.engine.cpu.count_threads"
 
 
 @part()
@@ -157,6 +160,15 @@ def test_a_program_keeps_the_memory_that_it_uses(new_program: type[Program]) -> 
     made.run()
     assert len(held) == 10
     assert set(target.tolist()) == {7}
+
+
+def test_a_team_is_of_the_threads_of_the_pool_where_torch_has_its_own_openmp() -> None:
+    """A second pool's threads would take the cores of the first one's, and no number would tell."""
+    done = subprocess.run(
+        [sys.executable, "-m", _SCRIPT], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "0 more threads"  # behind lines of the compiler
 
 
 def test_calls_of_other_threads_are_made_while_one_records() -> None:
