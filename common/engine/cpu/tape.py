@@ -41,7 +41,7 @@ _ROOM = 2**16  # bytes of one call's notes
 
 
 class _Tape(ctypes.Structure):
-    """Where to write: the thread that records, or 0, and the addresses of the next note and of the end."""
+    """Place to write: the thread that records, or 0, and the addresses of the next note and of the end."""
 
     _fields_ = (("thread", ctypes.c_uint64), ("next", ctypes.c_uint64), ("end", ctypes.c_uint64))
 
