@@ -6,18 +6,21 @@ from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from common.engine.attention.form import AttentionForm
+from common.engine.attention.step_arrays import (
+    DecodeArrays,
+    is_decode,
+    step_arrays,
+)
 from common.engine.cpu.arrays import Array, as_array
 from common.engine.cpu.attention_kernel import (
-    QUERY_TILE,
     Kernel,
     attention_kernel,
     can_compile_kernel,
 )
 from common.engine.cpu.kv_quantize import QuantizedStore
-from common.engine.cpu.kv_store import KVStore, StoreStep, find_runs
+from common.engine.cpu.kv_store import KVStore
 from common.engine.cpu.recorder import Recorder
 from common.engine.cpu.threads import get_num_threads, limit_numba
 from common.engine.device_inputs import StepTensors
@@ -44,7 +47,8 @@ class _Layer:
 class CpuBackend:
     """Attention over packed blocks in host memory (see `can_read`); both worker roles use it.
 
-    `recorder` notes what `attend` does; who repeats it calls `begin` first, with as many tokens.
+    `recorder` makes the calls of `attend`. Those of a decode step can be repeated by the
+    next ones of as many tokens, after their `begin` (step_arrays.py).
     """
 
     name = "cpu"
@@ -52,10 +56,11 @@ class CpuBackend:
     def __init__(self, cache: KVCache, num_heads: int) -> None:
         self.recorder = Recorder()
         self.kv_shapes, self.kv_places = cache.shapes, cache.places
-        self._block_size = cache.block_size
+        self._block_size, self.max_context_tokens = cache.block_size, cache.max_context_tokens
         self._layers = _find_layers(cache, num_heads)
         self._out: torch.Tensor | None = None
         self._num_threads = get_num_threads()
+        self._kept = DecodeArrays(cache.keys.shape[1])
 
     @staticmethod
     def can_read(cache: KVCache) -> bool:
@@ -66,12 +71,16 @@ class CpuBackend:
         )
 
     def begin(self, step: StepTensors) -> None:
-        """Cut every sequence's queries into tiles, the kernel's work items."""
-        self._inputs = inputs = step.host
+        """Implement AttentionBackend.begin."""
+        self.begin_on_host(step.host)
+
+    def begin_on_host(self, inputs: RaggedInputs) -> None:
+        """Lay out the arrays that kernels read: where keys and values go, and their work items."""
         limit_numba(self._num_threads)  # steps run in another thread than the constructor
-        self._items = _work_items(inputs, self._num_threads)
-        self._runs = find_runs(inputs.slot_mapping, self._block_size)
-        self._sampled_items = _sampled(self._items, inputs)
+        if is_decode(inputs):
+            self._arrays = self._kept.fill(inputs, self._num_threads)
+        else:
+            self._arrays = step_arrays(inputs, self._block_size, self._num_threads)
         self._out = None
 
     def attend(
@@ -87,29 +96,15 @@ class CpuBackend:
         query, key, value = (
             x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value)
         )
-        own = self._layers[layer]
-        store = own.store.bind(own.place, key, value)
+        own, arrays = self._layers[layer], self._arrays
+        own.store.put(self.recorder.call, own.place, key, value, arrays.slots)
         out = self._reserve_out((*query.shape[:2], value.shape[2]), query.dtype)
         tensors = as_array(query), own.keys, own.values, as_array(out)
         kernel = own.kernel if form.is_plain else own.make_extended()
         extras = () if form.is_plain else _extras(form)
         numbers = np.float32(form.scale), form.window or _UNLIMITED, *extras
-        self.recorder.call(self._attend, store, kernel, tensors, numbers, sampled_only)
+        self.recorder.call(kernel, *tensors, *arrays.of_items(sampled_only), *numbers)
         return out
-
-    def _attend(
-        self,
-        store: StoreStep,
-        kernel: Kernel,
-        tensors: tuple[Array, ...],
-        numbers: tuple[object, ...],
-        sampled_only: bool,
-    ) -> None:
-        inputs = self._inputs
-        store(inputs.slot_mapping, self._runs)
-        items = self._sampled_items if sampled_only else self._items
-        tables = inputs.block_tables, inputs.query_start, inputs.context_len
-        kernel(*tensors, *tables, items, *numbers)
 
     def _reserve_out(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         # one for all layers of a step: a layer has used its output before the next one attends
@@ -143,32 +138,3 @@ def _extras(form: AttentionForm) -> tuple[object, ...]:
     """Return the last arguments of a kernel with extras: chunk, cap, sinks, slopes."""
     rows = (_NOTHING if x is None else as_array(x) for x in (form.sinks, form.slopes))
     return form.chunk or _UNLIMITED, np.float32(form.softcap or 0), *rows
-
-
-def _work_items(inputs: RaggedInputs, num_threads: int) -> NDArray[np.int32]:
-    """Return [n, 3]: sequence, first and end query of tiles, so that every thread has a like share.
-
-    numba gives each thread one run of consecutive items, so the costliest items are dealt out in turn.
-    """
-    counts = np.diff(inputs.query_start)
-    tiles = -(-counts // QUERY_TILE)
-    seq = np.repeat(np.arange(len(counts), dtype=np.int32), tiles)
-    within = np.arange(len(seq)) - np.repeat(np.cumsum(tiles) - tiles, tiles)
-    first = within * QUERY_TILE
-    end = np.minimum(first + QUERY_TILE, counts[seq])
-    items = np.stack((seq, first, end), axis=1).astype(np.int32)
-    cost = (inputs.context_len[seq] - counts[seq] + end) * (end - first)
-    order = np.argsort(-cost, kind="stable")
-    dealt: NDArray[np.int32] = items[
-        np.concatenate([order[i::num_threads] for i in range(num_threads)])
-    ]
-    return dealt
-
-
-def _sampled(items: NDArray[np.int32], inputs: RaggedInputs) -> NDArray[np.int32]:
-    """Return the items with a query that samples."""
-    if len(inputs.sample_rows) == len(inputs.input_ids):
-        return items
-    origin, rows = inputs.query_start[items[:, 0]], np.sort(inputs.sample_rows)
-    before, behind = (rows.searchsorted(origin + items[:, column]) for column in (1, 2))
-    return items[before < behind]

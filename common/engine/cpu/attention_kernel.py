@@ -184,11 +184,11 @@ def _tile_function(block: Block, rows: int, parts: int, is_decode: bool, extras:
     ):  # fmt: skip
         kv_heads = keys.shape[1]
         seen = min(limits[r + rows - 1] - first_key, TILE)  # limits never fall from row to row
-        first = first_key // block_size
+        first, last = first_key // block_size, (limits[r + rows - 1] - 1) // block_size
         for b in range((seen + block_size - 1) // block_size):
             at = (np.int64(table[first + b]) * kv_heads + head) * k_block
             if is_decode:
-                ahead = min(first + b + TILE // block_size, table.shape[0] - 1)
+                ahead = min(first + b + TILE // block_size, last)
                 vec.prefetch(keys, (np.int64(table[ahead]) * kv_heads + head) * k_block, k_block)
             scores.score_block(
                 q, r * head_dim, keys, at, scale, s, b * block_size,
@@ -198,7 +198,7 @@ def _tile_function(block: Block, rows: int, parts: int, is_decode: bool, extras:
         for b in range((seen + block_size - 1) // block_size):
             at = (np.int64(table[first + b]) * kv_heads + head) * v_block
             if is_decode:
-                ahead = min(first + b + TILE // block_size, table.shape[0] - 1)
+                ahead = min(first + b + TILE // block_size, last)
                 vec.prefetch(values, (np.int64(table[ahead]) * kv_heads + head) * v_block, v_block)
             count = min(seen - b * block_size, block_size)
             for i in range(0, rows, value_rows):

@@ -1,12 +1,12 @@
 """Kernels that multiply rows, as 16-bit integers, with panels of small integers."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from common.engine.cpu.activation import GELU_TANH, SILU
+from common.engine.cpu.arrays import Array
 from common.engine.cpu.group_scales import count_groups
 from common.engine.cpu.integer_panel import integer_tile
 from common.engine.cpu.integer_rows import split_group
@@ -20,6 +20,16 @@ from common.engine.cpu.target import host_target
 
 ROWS = (host_target().integer_tile_rows, 4, 3, 2, 1)  # of a tile
 _IN_PAIRS = host_target().integer_dot == "pairs"
+_GROUP_BYTES = 12  # scale, sum and offset
+
+
+class IntegerRows(NamedTuple):
+    """Rows of x as integers: digits [T, 1 or 2, K], and of each group the scale, the sum and the offset."""
+
+    digits: Array
+    scales: Array  # [T * K / GROUP] float32, as the offsets
+    sums: Array  # int32
+    offsets: Array
 
 
 class _Form(NamedTuple):
@@ -37,14 +47,16 @@ def _form(in_word: int) -> _Form:
     return _Form(f"integer.{in_word}", digit, num_digits, ROWS, in_word)
 
 
+_BY_BYTES, _BY_NIBBLES = _form(BYTES_IN_WORD), _form(NIBBLES_IN_WORD)
 # levels of one row come apart for it alone: into bytes by 3 instructions a word, into pairs by 7
-_ONE_ROW = _Form("integer.one", np.int8, 2, (1,), NIBBLES_IN_WORD)
+_ONE_ROW = _Form("integer.one", np.int8, 2, (1,), NIBBLES_IN_WORD) if _IN_PAIRS else _BY_NIBBLES
 
 
-def _split_function(in_word: int) -> Compiled:
-    """Make the part that writes rows as digits."""
+def _split_kernel(form: _Form) -> Compiled:
+    """Make the kernel that writes rows as digits."""
+    in_word = form.in_word
 
-    @part(variant=str(in_word))
+    @part(variant=form.name)
     def split_rows(first, end, x, digits, scales, sums, offsets):  # type: ignore[no-untyped-def]
         depth, numbers, target = x.shape[1], flat(x), flat(digits)
         groups = depth // GROUP
@@ -53,7 +65,11 @@ def _split_function(in_word: int) -> Compiled:
             to = at + group // groups * depth * (digits.shape[1] - 1)
             split_group(numbers, at, target, to, depth, scales, sums, offsets, group, in_word)
 
-    return split_rows
+    @kernel(variant=form.name)
+    def split(x, digits, scales, sums, offsets):  # type: ignore[no-untyped-def]
+        in_parallel(x.shape[0], split_rows, (x, digits, scales, sums, offsets))
+
+    return split
 
 
 def _tile_function(rows: int, kind: int, form: _Form) -> Compiled:
@@ -107,52 +123,72 @@ def _panels_function(kind: int, form: _Form) -> Compiled:
     return run_panels
 
 
-def _form_function(kind: int, form: _Form) -> Compiled:
-    """Make the part that multiplies all rows of x with all panels, in one form."""
-    split_rows, run_panels = _split_function(form.in_word), _panels_function(kind, form)
-    digit, num_digits = form.digit, form.num_digits
+def _product_kernel(kind: int, form: _Form) -> Compiled:
+    """Make the kernel that multiplies rows of digits with all panels, in one form."""
+    run_panels = _panels_function(kind, form)
 
-    @part(variant=f"{form.name}.{kind}")
-    def multiply(x, words, scales, bias, out, first_column, end_column, num_parts):  # type: ignore[no-untyped-def]
-        tokens, depth = x.shape
-        digits, groups = np.empty((tokens, num_digits, depth), digit), tokens * depth // GROUP
-        x_scales, sums = np.empty(groups, np.float32), np.empty(groups, np.int32)
-        offsets = np.empty(groups, np.float32)
-        parts = (x, digits, x_scales, sums, offsets)
-        if tokens == 1:
-            split_rows(0, 1, *parts)
-        else:
-            in_parallel(tokens, split_rows, parts)
-        # not flat yet: the arrays must live until the end
-        rows = (digits, x_scales, sums, offsets)
-        arguments = (rows, words, scales, bias, out, first_column, end_column, num_parts)
+    @kernel(variant=f"{form.name}.{kind}")
+    def multiply(  # type: ignore[no-untyped-def]
+        digits,
+        scales,
+        sums,
+        offsets,
+        words,
+        panel_scales,
+        bias,
+        out,
+        first_column,
+        end_column,
+        num_parts,
+    ):
+        rows = (digits, scales, sums, offsets)
+        arguments = (rows, words, panel_scales, bias, out, first_column, end_column, num_parts)
         in_parallel(words.shape[0] * num_parts, run_panels, arguments)
 
     return multiply
 
 
-def _matmul_function(kind: int) -> Callable[..., None]:
-    """Make the kernel that multiplies all rows of x with all panels."""
-    by_bytes = _form_function(kind, _form(BYTES_IN_WORD))
-    by_nibbles = _form_function(kind, _form(NIBBLES_IN_WORD))
-    one_by_nibbles = _form_function(kind, _ONE_ROW) if _IN_PAIRS else by_nibbles
+class IntegerMatmul:
+    """Product of one kind, in one form: of `split`, then `multiply`.
 
-    @kernel(variant=str(kind))
-    def matmul(x, words, scales, bias, out, first_column, end_column, num_parts):  # type: ignore[no-untyped-def]
-        if words.shape[1] * BYTES_IN_WORD == x.shape[1]:
-            by_bytes(x, words, scales, bias, out, first_column, end_column, num_parts)
-        elif x.shape[0] == 1:
-            one_by_nibbles(x, words, scales, bias, out, first_column, end_column, num_parts)
-        else:
-            by_nibbles(x, words, scales, bias, out, first_column, end_column, num_parts)
+    split(x float32 [T, K], *rows); multiply(*rows, words, scales, bias, out, first, end, num_parts). Together
+    they are quantized_matmul. Words are int32, or uint32 where groups have offsets: of four levels of 8 bits
+    [P, K / 4, WIDTH], with 128 added to signed ones, or of eight of 4 bits [P, K / 8, WIDTH]. At least GROUP
+    numbers share a scale.
+    """
 
-    return matmul
+    def __init__(self, split: Compiled, kind: int, form: _Form) -> None:
+        self.split, self.multiply = split, _product_kernel(kind, form)
+        self._digit, self._num_digits = np.dtype(form.digit), form.num_digits
+
+    def row_bytes(self, depth: int) -> int:
+        """Return the bytes of memory that a row of `depth` numbers takes."""
+        digits: int = self._num_digits * depth * self._digit.itemsize
+        return digits + depth // GROUP * _GROUP_BYTES
+
+    def rows_in(self, memory: Array, depth: int) -> IntegerRows:
+        """Lay out rows in memory [T, row_bytes] uint8, contiguous."""
+        tokens, flat_bytes = len(memory), memory.reshape(-1)
+        groups = tokens * depth // GROUP
+        ends = np.cumsum([groups * np.float32().itemsize] * 3)
+        scales, sums, offsets, digits = np.split(flat_bytes, ends)
+        shape = tokens, self._num_digits, depth
+        of_digits = digits.view(self._digit).reshape(shape)
+        return IntegerRows(
+            of_digits, scales.view(np.float32), sums.view(np.int32), offsets.view(np.float32)
+        )
 
 
-# matmul(x float32 [T, K], words, scales, bias, out, first, end, num_parts): as quantized_matmul. Words are
-# int32, or uint32 where groups have offsets: of four levels of 8 bits [P, K / 4, WIDTH], with 128 added to
-# signed ones, or of eight of 4 bits [P, K / 8, WIDTH]. At least GROUP numbers share a scale.
-integer_matmul = _matmul_function(PLAIN)
-# columns of out = act(gate) * up, of panels dealt as those of panel_silu
-integer_silu = _matmul_function(SILU)
-integer_gelu_tanh = _matmul_function(GELU_TANH)
+def _products(kind: int) -> dict[_Form, IntegerMatmul]:
+    return {form: IntegerMatmul(split, kind, form) for form, split in _SPLITS.items()}
+
+
+_SPLITS = {form: _split_kernel(form) for form in (_BY_BYTES, _BY_NIBBLES, _ONE_ROW)}
+_PRODUCTS = {kind: _products(kind) for kind in (PLAIN, SILU, GELU_TANH)}
+
+
+def integer_product(kind: int, tokens: int, depth: int, words: Array) -> IntegerMatmul:
+    """Return the product of `tokens` rows of `depth` numbers; `kind` as in panel_tile."""
+    if words.shape[1] * BYTES_IN_WORD == depth:
+        return _PRODUCTS[kind][_BY_BYTES]
+    return _PRODUCTS[kind][_ONE_ROW if tokens == 1 else _BY_NIBBLES]

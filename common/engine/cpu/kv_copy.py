@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from common.engine.cpu.arrays import as_words
 from common.engine.cpu.jit import kernel, part
-from common.engine.cpu.kv_store import KVStore, find_runs
+from common.engine.cpu.kv_store import KVStore, Slots, call_now
 from common.engine.cpu.parallel import in_parallel
 
 _LOW = np.uint32(0xFFFF)
@@ -49,9 +49,9 @@ class PackedBlocks:
         self, pieces: Iterable[tuple[torch.Tensor, torch.Tensor]], slots: NDArray[np.int64]
     ) -> None:
         """Copy keys and values [tokens, kv_heads, dim] of each layer, contiguous, to the slots."""
-        runs = find_runs(slots, self._block_size)
+        places = Slots.of(slots, self._block_size)
         for layer, (keys, values) in enumerate(pieces):
-            self._store.bind(layer, keys, values)(slots, runs)
+            self._store.put(call_now, layer, keys, values, places)
 
     def read_layer(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor, slots: NDArray[np.int64]

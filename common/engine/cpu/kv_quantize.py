@@ -16,7 +16,7 @@ from common.engine.cpu import emit
 from common.engine.cpu.arrays import as_array
 from common.engine.cpu.emit import LANES, Builder, Context, Values
 from common.engine.cpu.jit import kernel, part
-from common.engine.cpu.kv_store import KVStore, Numbers, StoreStep
+from common.engine.cpu.kv_store import KVStore, MakeCall, Slots
 from common.engine.cpu.parallel import in_parallel
 from common.kv_transfer.quantized import LEVELS_OF_WORD, SCALE_PER_SIZE, SMALLEST_SCALE
 
@@ -32,19 +32,15 @@ class QuantizedStore:
         # one for all layers, since each step's words are stored before the next layer's are made
         self._scratch: dict[tuple[int, torch.Size], torch.Tensor] = {}
 
-    def bind(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> StoreStep:
-        """Return a call that stores `key` and `value` [T, kv_heads, dim]; see KVStore.bind."""
+    def put(
+        self, call: MakeCall, layer: int, key: torch.Tensor, value: torch.Tensor, slots: Slots
+    ) -> None:
+        """Store `key` and `value` [T, kv_heads, dim]; see KVStore.put."""
         words = [self._words(place, x) for place, x in enumerate((key, value))]
-        store = self._store.bind(layer, words[0], words[1])
         numbers = as_array(key), as_array(value)
-        given = (*numbers, *(as_array(x).view(np.int8) for x in words))
         quantize = _quantize_kernel(key.shape[2], value.shape[2], numbers[0].dtype.name)
-
-        def quantize_and_store(slots: Numbers, runs: Numbers) -> None:
-            quantize(*given)
-            store(slots, runs)
-
-        return quantize_and_store
+        call(quantize, *numbers, *(as_array(x).view(np.int8) for x in words))
+        self._store.put(call, layer, words[0], words[1], slots)
 
     def _words(self, place: int, numbers: torch.Tensor) -> torch.Tensor:
         """Return memory for the words of keys (`place` 0) or values (1), of which others may have a part."""

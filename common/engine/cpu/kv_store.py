@@ -5,6 +5,7 @@ A run is consecutive positions within LANES of one block.
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,8 +20,26 @@ from common.engine.cpu.panel import lay_out
 from common.engine.cpu.parallel import in_parallel
 
 Numbers = NDArray[np.int64]
-StoreStep = Callable[[Numbers, Numbers], None]  # slots and runs of one step
-_ENDS = slice(-1), slice(1, None)  # of find_runs' rows: those that begin a run, those that end one
+MakeCall = Callable[..., None]  # of a function with its arguments, now or later
+
+
+class Slots(NamedTuple):
+    """Slots of a step's tokens (block * block_size + offset), and the first and end row of each run."""
+
+    slots: Numbers  # [T]
+    begins: Numbers  # [runs]
+    ends: Numbers
+
+    @staticmethod
+    def of(slots: Numbers, block_size: int) -> "Slots":
+        """Find the runs among slots."""
+        runs = find_runs(slots, block_size)
+        return Slots(slots, runs[:-1], runs[1:])
+
+
+def call_now(function: Callable[..., None], *args: object) -> None:
+    """Call a function at once: a MakeCall."""
+    function(*args)
 
 
 class KVStore:
@@ -33,26 +52,19 @@ class KVStore:
         self._blocks = *words, as_array(values).view(self._number)
         self._store = _store_kernel(keys.shape[-1] == 2)
 
-    def bind(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> StoreStep:
-        """Return a call that stores `key` and `value` [T, kv_heads, dim], a head's numbers side by side.
-
-        It takes their slots [T] and the runs that find_runs returns.
-        """
+    def put(
+        self, call: MakeCall, layer: int, key: torch.Tensor, value: torch.Tensor, slots: Slots
+    ) -> None:
+        """Store `key` and `value` [T, kv_heads, dim], a head's numbers side by side, by calls of `call`."""
         words = as_array(key).view(np.uint32)
         numbers = as_array(value).view(self._number)
-        given = (words, numbers, *(x[layer] for x in self._blocks))
-        kernel = self._store
-
-        def store(slots: Numbers, runs: Numbers) -> None:
-            kernel(*given, slots, runs[:-1], runs[1:])
-
-        return store
+        call(self._store, words, numbers, *(x[layer] for x in self._blocks), *slots)
 
     def store_layers(self, wire: torch.Tensor, slots: Numbers) -> None:
         """Store `wire` [layers, 2, T, kv_heads, dim], contiguous: every layer's keys and values at once."""
         layers, _, num_tokens, heads, dim = wire.shape
         size, num_blocks = self._blocks[0].shape[4], self._blocks[0].shape[1]
-        runs = find_runs(slots, size)
+        runs = Slots.of(slots, size)
         # all layers' blocks are numbered through; row 2 T layer + t is a key, and T rows behind its value
         layer = np.arange(layers)[:, None]
         rows = as_array(wire).reshape(-1, heads, dim)
@@ -60,7 +72,7 @@ class KVStore:
         keys, values, halves = (x.reshape(-1, *x.shape[2:]) for x in self._blocks)
         all_slots = np.zeros((layers, 2, num_tokens), np.int64)
         all_slots[:, 0] = slots + layer * num_blocks * size
-        first, end = ((runs[part] + layer * 2 * num_tokens).ravel() for part in _ENDS)
+        first, end = ((rows + layer * 2 * num_tokens).ravel() for rows in (runs.begins, runs.ends))
         self._store(words, numbers, keys, values, halves, all_slots.ravel(), first, end)
 
 

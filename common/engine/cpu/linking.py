@@ -14,6 +14,7 @@ from typing import Any
 import llvmlite.binding as llvm
 
 from common.engine.cpu.late_code import make_code_late
+from common.engine.cpu.tape import name_tape
 
 _SECTION = struct.Struct("<IIQQQQIIQQ")  # Elf64_Shdr
 _SYMBOL = struct.Struct("<IBBHQQ")  # Elf64_Sym
@@ -75,6 +76,7 @@ def guard() -> SymbolGuard:
 
     codegen = cpu_target.target_context.codegen()
     make_code_late(codegen)
+    name_tape()
     made = SymbolGuard()
     made.install(codegen)
     return made

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
+from common.engine.cpu import vector as vec
 from common.engine.cpu.activation import GELU_TANH, SILU
 from common.engine.cpu.emit import LANES
 from common.engine.cpu.jit import Compiled, kernel, part
@@ -81,13 +82,15 @@ def _lay_out_some(first_panel, end_panel, rows, panels):  # type: ignore[no-unty
 
 @kernel()
 def rows_of_panels(numbers, panels, out):  # type: ignore[no-untyped-def]
-    """out [T, words] = rows `numbers` (int64 [T]) of `panels` [N / WIDTH, words, WIDTH]; all uint32."""
+    """out float32 [T, K] = rows `numbers` (int64 [T]) of `panels` [P, K / pack, WIDTH, pack]."""
     in_parallel(numbers.shape[0], _read_rows, (numbers, panels, out))
 
 
 @part(are_distinct=True)
 def _read_rows(first, end, numbers, panels, out):  # type: ignore[no-untyped-def]
+    pack = panels.shape[3]
     for t in range(first, end):
         panel, lane = numbers[t] // WIDTH, numbers[t] % WIDTH
         for word in range(panels.shape[1]):
-            out[t, word] = panels[panel, word, lane]
+            for i in range(pack):
+                out[t, word * pack + i] = vec.widen(panels[panel, word, lane, i])

@@ -1,34 +1,29 @@
-"""Calls of kernels that a step makes, kept to be made again with the same arrays.
-
-Finding a kernel's arrays takes Python as long as a kernel with one row runs: a step of few rows on a CPU was
-Python for a third of its time.
-"""
+"""Recorder: calls that a step makes go to their functions, or into a program that makes them later."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 
-Call = Callable[[], object]
+from common.engine.cpu.program import Program
 
 
 class Recorder:
-    """Maker of calls, which notes each one while it records."""
+    """Maker of calls, which only notes them while it records."""
 
     def __init__(self) -> None:
-        self._calls: list[Call] | None = None
+        self._program: Program | None = None
 
     def call(self, function: Callable[..., object], *args: object) -> None:
-        """Call the function; its arguments must say the same in every step that repeats the call."""
-        if self._calls is not None:
-            self._calls.append(partial(function, *args))
-        function(*args)
+        """Call the function, or note the call, whose arguments must say the same whenever it is repeated."""
+        if self._program is None:
+            function(*args)
+        else:
+            self._program.add(function, *args)
 
     @contextmanager
-    def recording(self) -> Iterator[list[Call]]:
-        """Note the calls that are made within, in order."""
-        calls: list[Call] = []
-        self._calls = calls
+    def recording(self, program: Program) -> Iterator[None]:
+        """Add the calls of what is done within to a program, in order, and make none."""
+        self._program = program
         try:
-            yield calls
+            yield
         finally:
-            self._calls = None
+            self._program = None

@@ -53,6 +53,19 @@ def _add_and_norm_rows(first, end, residual, delta, weight, eps, out):  # type: 
 
 
 @kernel()
+def convert(x, out):  # type: ignore[no-untyped-def]
+    """out = x, of another dtype; both [T, n]."""
+    in_parallel(x.shape[0], _convert_rows, (x, out))
+
+
+@part(are_distinct=True)
+def _convert_rows(first, end, x, out):  # type: ignore[no-untyped-def]
+    for t in range(first, end):
+        for i in range(x.shape[1]):
+            out[t, i] = vec.narrow(out[t, i], vec.widen(x[t, i]))
+
+
+@kernel()
 def norm_heads(x, first, end, weight, eps):  # type: ignore[no-untyped-def]
     """RMS norm of each head in [first, end) of x [T, heads, dim], in place."""
     in_parallel(x.shape[0], _norm_some_heads, (x, first, end, weight, eps))

@@ -1,20 +1,20 @@
 """FusedOps on the CPU: numba kernels on the tensors' own memory."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from common.engine.cpu import step_kernels
-from common.engine.cpu.arrays import Array, as_array, as_words
-from common.engine.cpu.integer_matmul import (
-    integer_gelu_tanh,
-    integer_matmul,
-    integer_silu,
-)
+from common.engine.cpu.activation import GELU_TANH, SILU
+from common.engine.cpu.arrays import Array, as_array
+from common.engine.cpu.integer_matmul import integer_product
 from common.engine.cpu.jit import Compiled
 from common.engine.cpu.packed import partner_of
-from common.engine.cpu.panel import TILE_ROWS
+from common.engine.cpu.panel import PLAIN, TILE_ROWS
 from common.engine.cpu.panel_matmul import (
     panel_gelu_tanh,
     panel_matmul,
@@ -44,12 +44,12 @@ class _Kernels:
 
     full: Compiled
     quantized: Compiled  # of small integers, widened
-    integer: Compiled  # of small integers, with rows of integers
+    kind: int  # of products with rows of integers
 
 
-_PLAIN = _Kernels(panel_matmul, quantized_matmul, integer_matmul)
-_SILU = _Kernels(panel_silu, quantized_silu, integer_silu)
-_GELU_TANH = _Kernels(panel_gelu_tanh, quantized_gelu_tanh, integer_gelu_tanh)
+_PLAIN = _Kernels(panel_matmul, quantized_matmul, PLAIN)
+_SILU = _Kernels(panel_silu, quantized_silu, SILU)
+_GELU_TANH = _Kernels(panel_gelu_tanh, quantized_gelu_tanh, GELU_TANH)
 _KEPT_ROWS = 64  # as many as a step has whose calls are kept
 _PART_TOKENS = 2 * TILE_ROWS  # a thread that reads a panel uses it for so many
 
@@ -57,8 +57,8 @@ _PART_TOKENS = 2 * TILE_ROWS  # a thread that reads a panel uses it for so many
 class CpuOps:
     """FusedOps in numba kernels; weights may lie in panels, of their own dtype or of small integers.
 
-    `is_quantized` says that products are with small integers, whose kernels want float32. All calls but those
-    of `embed` are made by `recorder`.
+    `is_quantized` says that products are with small integers, whose kernels want float32. All calls are
+    made by `recorder`.
     """
 
     def __init__(self, *, is_quantized: bool = False, recorder: Recorder | None = None) -> None:
@@ -75,28 +75,27 @@ class CpuOps:
         return torch.float32 if self._is_quantized else _partner(dtype)
 
     def embed(self, ids: torch.Tensor, embedding: Linear, out: torch.Tensor) -> None:
-        """Copy rows of a matrix or, where the embedding is the head, of its panels."""
-        weight = embedding.weight
+        """Copy rows of a matrix or, where the embedding is the head, of its panels. See check_ids."""
+        numbers, weight = ids.numpy(), embedding.weight
+        check_ids(numbers, embedding)
         if not embedding.is_panels:
-            out.copy_(weight[ids])
-            return
-        if not 0 <= int(ids.min()) <= int(ids.max()) < embedding.out_features:
-            raise IndexError("a token id is outside the vocabulary")
-        if embedding.scales is not None:
-            scales = as_array(embedding.scales)
-            rows_of_quantized(ids.numpy(), as_array(weight), scales, as_array(out))
-            return
-        rows = weight.new_empty(out.shape)
-        panels = as_words(weight).reshape(weight.shape[:3])
-        rows_of_panels(ids.numpy(), panels, as_words(rows).reshape(len(rows), -1))
-        out.copy_(rows)
+            self._by_torch(_copy_rows, weight, ids, out)
+        elif embedding.scales is None:
+            self._recorder.call(rows_of_panels, numbers, as_array(weight), as_array(out))
+        else:
+            levels, scales = as_array(weight), as_array(embedding.scales)
+            self._recorder.call(rows_of_quantized, numbers, levels, scales, as_array(out))
+
+    def scale(self, x: torch.Tensor, factor: torch.Tensor) -> None:
+        """Implement FusedOps.scale."""
+        self._by_torch(x.mul_, factor)
 
     def linear(self, x: torch.Tensor, layer: Linear, out: torch.Tensor) -> None:
         """Multiply by panels, or by torch where a weight is not in panels."""
         if layer.is_panels:
             self._by_panels(_PLAIN, x, layer, out)
         else:
-            self._recorder.call(matmul, self._converted(x, layer.weight.dtype), layer, out)
+            self._by_torch(matmul, self._converted(x, layer.weight.dtype), layer, out)
 
     def gated(
         self,
@@ -111,7 +110,7 @@ class CpuOps:
             self._by_panels(_SILU if activation == "silu" else _GELU_TANH, x, gate_up, out)
         else:
             self.linear(x, gate_up, products)
-            self._recorder.call(gate, products, activation, out)
+            self._by_torch(gate, products, activation, out)
 
     def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
         """Implement FusedOps.norm."""
@@ -142,6 +141,9 @@ class CpuOps:
         """Implement FusedOps.rotate."""
         self._recorder.call(step_kernels.rotate, as_array(x), heads, cos.numpy(), sin.numpy())
 
+    def _by_torch(self, function: Callable[..., object], *args: object) -> None:
+        self._recorder.call(_without_gradients, function, *args)
+
     def _by_panels(
         self, kernels: _Kernels, x: torch.Tensor, layer: Linear, out: torch.Tensor
     ) -> None:
@@ -164,17 +166,27 @@ class CpuOps:
             end = first + one.own_features if layer.rest else out.shape[1]
             bias = _NO_BIAS if one.bias is None else one.bias.numpy()
             parts = _parts(len(rows), len(one.weight))
-            given = rows, as_array(one.weight), as_array(one.scales), bias, out, first, end, parts
-            is_integer = is_for_integers(x.shape[1], num_groups(one.scales, x.shape[1]))
-            self._recorder.call(kernels.integer if is_integer else kernels.quantized, *given)
+            given = as_array(one.weight), as_array(one.scales), bias, out, first, end, parts
+            if is_for_integers(x.shape[1], num_groups(one.scales, x.shape[1])):
+                self._by_integers(kernels.kind, rows, given)
+            else:
+                self._recorder.call(kernels.quantized, rows, *given)
             first = end
+
+    def _by_integers(self, kind: int, x: Array, given: tuple[Any, ...]) -> None:
+        (tokens, depth), words = x.shape, given[0]
+        product = integer_product(kind, tokens, depth, words)
+        memory = self._reserve(torch.Size((tokens, product.row_bytes(depth))), torch.uint8)
+        rows = product.rows_in(as_array(memory), depth)
+        self._recorder.call(product.split, x, *rows)
+        self._recorder.call(product.multiply, *rows, *given)
 
     def _converted(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Return x, or memory of another dtype to which it is copied, in every step that repeats this one."""
         if x.dtype == dtype:
             return x
         converted = self._reserve(x.shape, dtype)
-        self._recorder.call(converted.copy_, x)
+        self._recorder.call(step_kernels.convert, as_array(x), as_array(converted))
         return converted
 
     def _reserve(self, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
@@ -185,6 +197,22 @@ class CpuOps:
         if (width, dtype) not in self._kept:
             self._kept[width, dtype] = torch.empty(_KEPT_ROWS, width, dtype=dtype)
         return self._kept[width, dtype][:rows]
+
+
+def check_ids(ids: NDArray[np.int64], embedding: Linear) -> None:
+    """Raise IndexError for a token id that has no row; whoever repeats `embed` must call this first."""
+    numbers = ids.tolist()
+    if not 0 <= min(numbers) <= max(numbers) < embedding.out_features:
+        raise IndexError("a token id is outside the vocabulary")
+
+
+def _without_gradients(function: Callable[..., object], *args: object) -> None:
+    with torch.inference_mode():
+        function(*args)
+
+
+def _copy_rows(weight: torch.Tensor, ids: torch.Tensor, out: torch.Tensor) -> None:
+    out.copy_(weight[ids])
 
 
 def _partner(dtype: torch.dtype) -> torch.dtype:

@@ -125,8 +125,8 @@ class FusedDecoder:
     def begin(self, step: StepTensors, work: Workspace) -> Tables:
         """Prepare the backend, read the tokens' embeddings, and return the step's rotary tables."""
         self._backend.begin(step)
-        self._embed(step.input_ids, work)
-        return self._rotary_tables(step.positions)
+        self.embed(step.input_ids, work)
+        return self.rotary_tables(step.positions)
 
     def run_layers(
         self,
@@ -150,14 +150,17 @@ class FusedDecoder:
         """Cap the logits in place, where the model does."""
         cap = self.weights.logit_softcap
         if cap is not None:
-            logits.div_(cap).tanh_().mul_(cap)
+            with torch.inference_mode():
+                logits.div_(cap).tanh_().mul_(cap)
 
-    def _embed(self, input_ids: torch.Tensor, work: Workspace) -> None:
+    def embed(self, input_ids: torch.Tensor, work: Workspace) -> None:
+        """Read the tokens' embeddings into the residual."""
         self._ops.embed(input_ids, self.weights.embedding, work.residual)
         if self.weights.embedding_scale is not None:
-            work.residual.mul_(self.weights.embedding_scale)
+            self._ops.scale(work.residual, self.weights.embedding_scale)
 
-    def _rotary_tables(self, positions: torch.Tensor) -> Tables:
+    def rotary_tables(self, positions: torch.Tensor) -> Tables:
+        """Compute cos and sin [T, rotary dim] float32 of the positions [T], for each kind of layer."""
         # a float32 example makes the model's module give float32 tables
         example = self.weights.embedding.weight.new_empty(1, dtype=torch.float32)
         tables: Tables = {}

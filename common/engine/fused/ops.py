@@ -17,6 +17,9 @@ class FusedOps(Protocol):
     def embed(self, ids: torch.Tensor, embedding: Linear, out: torch.Tensor) -> None:
         """out [T, n] float32 = the rows `ids` [T] of DecoderWeights.embedding."""
 
+    def scale(self, x: torch.Tensor, factor: torch.Tensor) -> None:
+        """x [T, n] *= the factor, a scalar."""
+
     def linear(self, x: torch.Tensor, layer: Linear, out: torch.Tensor) -> None:
         """out [T, out] = the layer's product with x [T, in]; out may be float32 where x is not."""
 
@@ -62,6 +65,10 @@ class TorchOps:
     def embed(self, ids: torch.Tensor, embedding: Linear, out: torch.Tensor) -> None:
         """Implement FusedOps.embed."""
         out.copy_(embedding.weight[ids])
+
+    def scale(self, x: torch.Tensor, factor: torch.Tensor) -> None:
+        """Implement FusedOps.scale."""
+        x.mul_(factor)
 
     def linear(self, x: torch.Tensor, layer: Linear, out: torch.Tensor) -> None:
         """Implement FusedOps.linear."""

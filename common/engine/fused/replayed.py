@@ -1,46 +1,57 @@
-"""Steps of few tokens on a CPU: the calls of the first one of a size are made again by the next ones."""
+"""Decode steps on a CPU: the calls of the first one of a size are noted, and made by it and by the next.
+
+Finding kernels' arrays and calling kernels takes Python longer than it takes a small model to compute a row:
+a decode step was Python for a third of its time.
+"""
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from common.engine.cpu.recorder import Call, Recorder
-from common.engine.device_inputs import on_host
-from common.engine.fused.decoder import FusedDecoder, Tables, Workspace
+from common.engine.attention.cpu import CpuBackend
+from common.engine.attention.step_arrays import MOST_DECODED, is_decode
+from common.engine.cpu.program import Program
+from common.engine.fused.cpu_ops import CpuOps, check_ids
+from common.engine.fused.decoder import FusedDecoder
+from common.engine.fused.kept_rotary import KeptRotary, is_fixed
 from common.engine.fused.weights import DecoderWeights
 from common.engine.ragged import RaggedInputs
 
-_MOST_TOKENS = 64  # beyond that, kernels take much longer than finding their arrays
 _KEPT = 32  # sizes; calls of one take some 0.3 MB
 
 
 @dataclass(frozen=True, slots=True)
-class _Calls:
-    """Calls of one size of step, and the rotary tables that they read."""
+class _Step:
+    """Calls of one size of step, and the logits that they write."""
 
-    calls: Sequence[Call]
-    tables: Tables
+    program: Program
+    logits: torch.Tensor
 
 
 class ReplayedDecoder:
     """TokenModel: a FusedDecoder on CPU kernels, whose calls are kept by the number of tokens.
 
-    A step is repeated where the logits of all its tokens are wanted, in their order. The decoder's ops and
-    backend must make all calls through `recorder`. Logits last until the next step.
+    A step is repeated where each sequence has one token, and all sample. Logits last until the next step.
     """
 
     name = FusedDecoder.name
 
-    def __init__(self, decoder: FusedDecoder, recorder: Recorder) -> None:
-        self._decoder = decoder
-        self._recorder = recorder
-        self._rows = np.arange(_MOST_TOKENS)
-        self._work = decoder.new_workspace(_MOST_TOKENS)
-        self._logits = decoder.new_logits(_MOST_TOKENS)
-        self._by_size: OrderedDict[int, _Calls] = OrderedDict()
+    def __init__(self, weights: DecoderWeights, ops: CpuOps, backend: CpuBackend) -> None:
+        self._recorder, self._backend = backend.recorder, backend
+        self._decoder = FusedDecoder(weights, ops.recorded_by(self._recorder), backend)
+        self._all_rows = list(range(MOST_DECODED))
+        self._work = self._decoder.new_workspace(MOST_DECODED)
+        self._logits = self._decoder.new_logits(MOST_DECODED)
+        self._ids = np.zeros(MOST_DECODED, np.int64)
+        self._rotary = KeptRotary(
+            self._decoder.rotary_tables,
+            MOST_DECODED,
+            backend.max_context_tokens,
+            is_fixed(weights.rotary.rope_type),
+        )
+        self._by_size: OrderedDict[int, _Step] = OrderedDict()
 
     @property
     def weights(self) -> DecoderWeights:
@@ -49,33 +60,31 @@ class ReplayedDecoder:
 
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:
         """Implement TokenModel.logits."""
-        tokens = len(inputs.input_ids)
-        is_whole = np.array_equal(inputs.sample_rows, self._rows[:tokens])
-        if tokens > _MOST_TOKENS or not is_whole:
+        # few functions of numpy and torch: a step of the model leaves no cache with their code
+        if not (is_decode(inputs) and self._sample_all(inputs)):
             return self._decoder.logits(inputs)
-        step, work, logits = on_host(inputs), self._work.first(tokens), self._logits[:tokens]
-        with torch.inference_mode():
-            tables = self._decoder.begin(step, work)
-            kept = self._by_size.get(tokens)
-            if kept is None:
-                kept = self._by_size[tokens] = self._record(tables, work, logits)
-                if len(self._by_size) > _KEPT:
-                    self._by_size.popitem(last=False)
-            else:
-                self._by_size.move_to_end(tokens)
-                _replay(kept, tables)
-            self._decoder.cap(logits)
-        return logits
+        check_ids(inputs.input_ids, self.weights.embedding)
+        tokens = len(inputs.input_ids)
+        self._ids[:tokens] = inputs.input_ids
+        self._rotary.fill(inputs.positions)
+        self._backend.begin_on_host(inputs)
+        step = self._by_size.get(tokens) or self._record(tokens)
+        self._by_size.move_to_end(tokens)
+        step.program.run()
+        self._decoder.cap(step.logits)
+        return step.logits
 
-    def _record(self, tables: Tables, work: Workspace, logits: torch.Tensor) -> _Calls:
-        with self._recorder.recording() as calls:
-            self._decoder.run_layers(work, tables, logits)
-        return _Calls(calls, tables)
+    def _sample_all(self, inputs: RaggedInputs) -> bool:
+        rows = inputs.sample_rows.tolist()
+        return len(rows) == len(inputs.input_ids) and rows == self._all_rows[: len(rows)]
 
-
-def _replay(kept: _Calls, tables: Tables) -> None:
-    for kind, (cos, sin) in kept.tables.items():
-        cos.copy_(tables[kind][0])
-        sin.copy_(tables[kind][1])
-    for call in kept.calls:
-        call()
+    def _record(self, tokens: int) -> _Step:
+        work, tables = self._work.first(tokens), self._rotary.first(tokens)
+        step = _Step(Program(), self._logits[:tokens])
+        with torch.inference_mode(), self._recorder.recording(step.program):
+            self._decoder.embed(torch.from_numpy(self._ids[:tokens]), work)
+            self._decoder.run_layers(work, tables, step.logits)
+        self._by_size[tokens] = step
+        if len(self._by_size) > _KEPT:
+            self._by_size.popitem(last=False)
+        return step

@@ -97,8 +97,7 @@ def _decoder(
 
     if not isinstance(ops, CpuOps) or not isinstance(backend, CpuBackend):
         return FusedDecoder(weights, ops, backend, to_device)
-    recorder = backend.recorder
-    return ReplayedDecoder(FusedDecoder(weights, ops.recorded_by(recorder), backend), recorder)
+    return ReplayedDecoder(weights, ops, backend)
 
 
 def _refusal(config: EngineConfig, reason: str) -> SetupError:

@@ -54,6 +54,8 @@ class Norm(nn.Module):  # type: ignore[misc]  # torch has no types here
 class Rotary(nn.Module):  # type: ignore[misc]
     """Rotary angles (Su et al. 2021)."""
 
+    rope_type = "default"  # as the modules of `transformers` say
+
     def __init__(self, config: PlainConfig) -> None:
         super().__init__()
         dim = config.head_dim

@@ -8,7 +8,7 @@ import torch
 
 from common.engine.cpu.emit import LANES
 from common.engine.cpu.kv_quantize import QuantizedStore
-from common.engine.cpu.kv_store import KVStore, find_runs
+from common.engine.cpu.kv_store import KVStore, Slots, call_now, find_runs
 from common.engine.memory.kv_cache import DTYPES, KVCache
 from tests.unit.common.engine.memory.test_kv_cache import make_spec
 from tests.unit.common.engine.plain_stage import CPU
@@ -46,7 +46,7 @@ def test_every_slot_gets_its_own(dtype: str, size: int, dim: int) -> None:
         cache.values.fill_(1)
     plain.blocks.store(1, slots, key, value)
     store = KVStore(ours.keys, ours.values)
-    store.bind(1, key, value)(slots.numpy(), find_runs(slots.numpy(), size))
+    store.put(call_now, 1, key, value, Slots.of(slots.numpy(), size))
     assert torch.equal(ours.keys, plain.keys)
     assert torch.equal(ours.values, plain.values)
 
@@ -65,7 +65,7 @@ def test_quantized_heads_have_the_bits_that_torch_gives(dtype: str, dim: int) ->
     _, key, value = step.to(DTYPES[dtype]).split(HEADS, dim=1)
     plain.blocks.store(1, slots, key, value)
     store = QuantizedStore(ours.keys, ours.values)
-    store.bind(1, key, value)(slots.numpy(), find_runs(slots.numpy(), 16))
+    store.put(call_now, 1, key, value, Slots.of(slots.numpy(), 16))
     for mine, theirs in ((ours.keys, plain.keys), (ours.values, plain.values)):
         is_nan = theirs.view(torch.float32).isnan() & mine.view(torch.float32).isnan()
         assert bool(((mine == theirs) | is_nan).all())  # whichever NaN a scale is

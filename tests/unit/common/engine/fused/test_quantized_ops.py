@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from common.engine.cpu.arrays import as_array
-from common.engine.cpu.integer_matmul import integer_matmul
+from common.engine.cpu import panel
+from common.engine.cpu.arrays import Array, as_array
+from common.engine.cpu.integer_matmul import integer_product
 from common.engine.cpu.panel import WIDTH
 from common.engine.cpu.quantized_matmul import quantized_matmul
 from common.engine.fused.cpu_ops import CpuOps
@@ -62,10 +63,18 @@ def test_a_row_has_the_same_bits_however_many_there_are(
     x, bias = as_array(normal(40, 96)), np.zeros(0, np.float32)
     levels, scales = map(as_array, to_quantized_panels(quantize(normal(60, 96, seed=1), form)))
     some, every = (torch.full((n, 60), float("nan")) for n in (num_tokens, 40))
-    product = integer_matmul if is_for_integers(96, 3) else quantized_matmul
+    product = _by_integers if is_for_integers(96, 3) else quantized_matmul
     product(x[:num_tokens], levels, scales, bias, as_array(some), 0, 60, num_parts)
     product(x, levels, scales, bias, as_array(every), 0, 60, 1)
     assert torch.equal(some, every[:num_tokens])
+
+
+def _by_integers(x: Array, levels: Array, *rest: object) -> None:
+    tokens, depth = x.shape
+    product = integer_product(panel.PLAIN, tokens, depth, levels)
+    rows = product.rows_in(np.empty((tokens, product.row_bytes(depth)), np.uint8), depth)
+    product.split(x, *rows)
+    product.multiply(*rows, levels, *rest)
 
 
 @FORMATS

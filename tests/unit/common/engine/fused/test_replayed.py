@@ -2,9 +2,8 @@
 
 import random
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
@@ -13,9 +12,9 @@ import torch
 from common.config import Quantization
 from common.engine.batch import Batch, BatchEntry
 from common.engine.build import Engine
-from common.engine.cpu.recorder import Recorder
 from common.engine.cpu.target import host_target
 from common.engine.fused import replayed
+from common.engine.fused.cpu_ops import CpuOps
 from common.engine.fused.decoder import FusedDecoder
 from common.engine.fused.replayed import ReplayedDecoder
 from common.engine.model_runner import TokenModel
@@ -40,6 +39,13 @@ def replaying(engine: Engine) -> ReplayedDecoder:
     model = engine.runner._model
     assert isinstance(model, ReplayedDecoder)
     return model
+
+
+def anew(engine: Engine) -> ReplayedDecoder:
+    """Return a model that has no calls yet, with the weights and blocks of the engine's."""
+    model = replaying(engine)
+    ops = cast(CpuOps, model._decoder._ops)
+    return ReplayedDecoder(model.weights, ops, model._backend)
 
 
 def sequences(engine: Engine, lengths: list[int]) -> list[Sequence]:
@@ -113,7 +119,7 @@ def test_the_size_used_longest_ago_is_forgotten(
     llama: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(replayed, "_KEPT", 2)
-    model = ReplayedDecoder(replaying(llama)._decoder, replaying(llama)._recorder)
+    model = anew(llama)
     for size in (1, 2, 1, 3):
         model.logits(steps_of(sequences(llama, [1] * size), llama.pool.block_size)[0])
     assert list(model._by_size) == [1, 3]
@@ -122,7 +128,7 @@ def test_the_size_used_longest_ago_is_forgotten(
 def test_a_step_that_fails_leaves_nothing_recorded(
     llama: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = ReplayedDecoder(replaying(llama)._decoder, replaying(llama)._recorder)
+    model = anew(llama)
     step = steps_of(sequences(llama, [1, 1]), llama.pool.block_size)[0]
     expected = model._decoder.logits(step).clone()
     with monkeypatch.context() as broken:
@@ -135,18 +141,6 @@ def test_a_step_that_fails_leaves_nothing_recorded(
 
 def _fail(*_args: object) -> None:
     raise ArithmeticError
-
-
-def test_a_recorder_notes_calls_while_it_records_alone() -> None:
-    recorder = Recorder()
-    seen: list[int] = []
-    recorder.call(seen.append, 1)
-    with recorder.recording() as calls:
-        recorder.call(seen.append, 2)
-    recorder.call(seen.append, 3)
-    for call in calls:
-        call()
-    assert seen == [1, 2, 3, 2]
 
 
 def test_a_step_of_more_tokens_than_are_kept_is_run_as_it_is(tmp_path: Path) -> None:
@@ -162,16 +156,22 @@ def test_a_step_of_more_tokens_than_are_kept_is_run_as_it_is(tmp_path: Path) -> 
     assert 69 not in model._by_size
 
 
-def test_kept_calls_share_the_memory_of_converted_rows(tmp_path: Path) -> None:
-    engine = engine_of(tmp_path, "llama", "int8", "bfloat16")
-    model = replaying(engine)
-    for size in (1, 2, 3):
-        model.logits(steps_of(sequences(engine, [1] * size), engine.pool.block_size)[0])
-    copies = [
-        cast(Any, call.func).__self__.untyped_storage().data_ptr()
-        for kept in model._by_size.values()
-        for call in kept.calls
-        if isinstance(call, partial) and getattr(call.func, "__name__", "") == "copy_"
-    ]
-    assert len(copies) >= 3
-    assert len(set(copies)) == 1
+def test_steps_that_are_no_decode_steps_make_their_own_calls(llama: Engine) -> None:
+    """A chunk whose every token is scored has as many rows as tokens."""
+    model = anew(llama)
+    (seq,) = sequences(llama, [5])
+    inputs = RaggedInputs.from_batch(Batch((BatchEntry(seq, 5),)), llama.pool.block_size)
+    inputs = replace(inputs, sample_rows=np.arange(5))
+    expected = model._decoder.logits(inputs).clone()
+    assert torch.equal(model.logits(inputs), expected)
+    assert not model._by_size
+
+
+def test_a_token_outside_the_vocabulary_is_refused_in_every_step(llama: Engine) -> None:
+    model = anew(llama)
+    step = steps_of(sequences(llama, [1, 1]), llama.pool.block_size)[0]
+    expected = model.logits(step).clone()
+    for outside in (-1, VOCAB):
+        with pytest.raises(IndexError):
+            model.logits(replace(step, input_ids=np.array([0, outside])))
+    assert torch.equal(model.logits(step), expected)
