@@ -45,7 +45,7 @@ class Program:
         """Add a call, and do not make it. A kernel must do all its work in parallel, on its arguments."""
         if isinstance(function, Dispatcher):
             self._notes += record(function, args)
-            self._held.append(args)
+            self._held += function, args
         else:
             self._end_notes()
             self._calls.append(partial(function, *args))
