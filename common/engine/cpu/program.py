@@ -13,21 +13,18 @@ from common.engine.cpu.team import name_team, run_in_team
 _Call = Callable[[], object]
 
 
-@kernel(signature="void(intp, intp)")
-def _run_by_pool(first, end):  # type: ignore[no-untyped-def]
-    if run_notes(first, end):
-        raise MemoryError("a kernel's part failed")
-
-
 @cache
 def _runner() -> Compiled:
-    """Return a kernel that runs the notes between two addresses."""
-    if not name_team():
-        return _run_by_pool
+    """Return the kernel that runs notes."""
+    return runner_by(run_in_team) if name_team() else runner_by(run_notes)
 
-    @kernel(signature="void(intp, intp)")
+
+def runner_by(run_all: Compiled) -> Compiled:
+    """Compile the kernel that runs the notes between two addresses by an intrinsic."""
+
+    @kernel(signature="void(intp, intp)", variant=run_all.__name__)
     def run(first, end):  # type: ignore[no-untyped-def]
-        if run_in_team(first, end):
+        if run_all(first, end):
             raise MemoryError("a kernel's part failed")
 
     return run
@@ -45,7 +42,7 @@ class Program:
         """Add a call, and do not make it. A kernel must do all its work in parallel, on its arguments."""
         if isinstance(function, Dispatcher):
             self._notes += record(function, args)
-            self._held.append(args)
+            self._held += function, args
         else:
             self._end_notes()
             self._calls.append(partial(function, *args))

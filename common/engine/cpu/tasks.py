@@ -34,7 +34,9 @@ def make_task(context: Context, module: Any, part: Any, kinds: Sequence[ir.Type]
     told = ir.LiteralStructType([*HEAD, *kinds])
     function = ir.Function(module, TASK, module.get_unique_name("task"))
     function.linkage = "internal"
-    function.attributes.add("noinline")
+    function.attributes.add(
+        "noinline"
+    )  # else a kernel has its part twice: for one run, and for more
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     runs, sizes, _, data = function.args
     data = builder.bitcast(data, told.as_pointer())

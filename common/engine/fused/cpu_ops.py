@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from common.engine.attention.step_arrays import MOST_DECODED
 from common.engine.cpu import step_kernels
 from common.engine.cpu.activation import GELU_TANH, SILU
 from common.engine.cpu.arrays import Array, as_array
@@ -50,7 +51,7 @@ class _Kernels:
 _PLAIN = _Kernels(panel_matmul, quantized_matmul, PLAIN)
 _SILU = _Kernels(panel_silu, quantized_silu, SILU)
 _GELU_TANH = _Kernels(panel_gelu_tanh, quantized_gelu_tanh, GELU_TANH)
-_KEPT_ROWS = 64  # as many as a step has whose calls are kept
+_KEPT_ROWS = MOST_DECODED  # of steps whose calls are kept
 _PART_TOKENS = 2 * TILE_ROWS  # a thread that reads a panel uses it for so many
 
 

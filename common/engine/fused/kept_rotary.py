@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from common.engine.cpu.arrays import Array
+from common.engine.fused.decoder import Tables
 
-Tables = dict[str | None, tuple[torch.Tensor, torch.Tensor]]
 Compute = Callable[[torch.Tensor], Tables]  # from positions [T]
 # kinds of scaling under which a position's angles depend on nothing else
 _FIXED = frozenset({"default", "linear", "llama3", "yarn"})
@@ -24,7 +24,8 @@ class KeptRotary:
     """Rows of rotary tables, [most rows, rotary dim] for each kind; a step fills the first ones.
 
     `compute` takes a small model as long as a tenth of its step. With `is_fixed`, rows are kept by position,
-    of which there are `most_positions`, and computed a page at a time.
+    of which there are `most_positions`, and computed a page at a time. They take 8 bytes a channel and
+    position, once a position was there.
     """
 
     def __init__(

@@ -61,7 +61,7 @@ class ReplayedDecoder:
     def logits(self, inputs: RaggedInputs) -> torch.Tensor:
         """Implement TokenModel.logits."""
         # few functions of numpy and torch: a step of the model leaves no cache with their code
-        if not (is_decode(inputs) and self._sample_all(inputs)):
+        if not (is_decode(inputs) and inputs.carried is None and self._sample_all(inputs)):
             return self._decoder.logits(inputs)
         check_ids(inputs.input_ids, self.weights.embedding)
         tokens = len(inputs.input_ids)

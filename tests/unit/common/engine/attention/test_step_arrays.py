@@ -1,6 +1,7 @@
 """Arrays of decode steps say what those of any step do, and lie where those of the step before lay."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -76,3 +77,7 @@ def test_arrays_lie_where_they_lay_whatever_a_step_holds() -> None:
 def test_only_steps_of_one_token_a_sequence_are_decode_steps() -> None:
     assert is_decode(decode_step([1] * MOST_DECODED))
     assert not is_decode(decode_step([1] * (MOST_DECODED + 1)))
+    chunk = replace(
+        decode_step([9]), input_ids=np.arange(2), query_start=np.array([0, 2], np.int32)
+    )
+    assert not is_decode(chunk)

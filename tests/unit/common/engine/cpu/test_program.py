@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numba
@@ -13,8 +13,9 @@ import pytest
 from common.engine.cpu import jit, program
 from common.engine.cpu.jit import kernel, part
 from common.engine.cpu.parallel import in_parallel, launch_threads
-from common.engine.cpu.program import Program
+from common.engine.cpu.program import Program, runner_by
 from common.engine.cpu.recorder import Recorder
+from common.engine.cpu.tape import run_notes
 from common.engine.cpu.target import host_target
 from common.engine.cpu.team import name_team
 from common.engine.cpu.threads import limit_numba
@@ -71,7 +72,7 @@ def threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 @pytest.fixture(params=["team", "pool"])
 def new_program(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type[Program]:
     if request.param == "pool":
-        monkeypatch.setattr(program, "_runner", lambda: program._run_by_pool)
+        monkeypatch.setattr(program, "_runner", lambda: runner_by(run_notes))
     elif not name_team():
         pytest.skip("numba's threads are not OpenMP's")
     return Program
@@ -172,18 +173,25 @@ def test_a_team_is_of_the_threads_of_the_pool_where_torch_has_its_own_openmp() -
 
 
 def test_calls_of_other_threads_are_made_while_one_records() -> None:
-    mine, others = np.zeros(8, np.int64), np.zeros(8, np.int64)
-    made = Program()
+    mine, others, made = np.zeros(8, np.int64), np.zeros(8, np.int64), Program()
+    limit = numba.get_num_threads()
 
-    def note_between(note: Callable[[], None]) -> None:
-        thread = threading.Thread(target=lambda: add(others, others, 1))
-        thread.start()
-        while thread.is_alive():
-            note()
-        thread.join()
+    def add_often() -> None:
+        limit_numba(limit)
+        for _ in range(REPEATS):
+            add(others, others, 1)
 
-    note_between(lambda: made.add(add, mine, mine, 0))
-    assert others.tolist() == [1] * 8
+    thread = threading.Thread(target=add_often)
+    thread.start()
+    noted = 0
+    while thread.is_alive() or not noted:
+        made.add(add, mine, mine, 1)
+        noted += 1
+    thread.join()
+    assert others.tolist() == [REPEATS] * 8
+    assert not mine.any()
+    made.run()
+    assert mine.tolist() == [noted] * 8
 
 
 def test_a_recorder_notes_calls_while_it_records_alone() -> None:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from common.engine.fused.kept_rotary import KeptRotary, Tables, is_fixed
+from common.engine.fused.decoder import Tables
+from common.engine.fused.kept_rotary import KeptRotary, is_fixed
 
 MOST_ROWS, MOST_POSITIONS = 8, 1000
 # within a page, at its ends, behind the last whole page, and the same twice

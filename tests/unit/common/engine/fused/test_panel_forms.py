@@ -7,6 +7,8 @@ import torch
 
 from common.engine.cpu.integer_rows import LIMIT
 from common.engine.cpu.panel import WIDTH
+from common.engine.cpu.program import Program
+from common.engine.cpu.recorder import Recorder
 from common.engine.cpu.scale_blocks import BLOCK
 from common.engine.fused.block_scales import nearest
 from common.engine.fused.cpu_ops import CpuOps
@@ -135,6 +137,11 @@ def test_one_weight_in_several_forms_gives_columns_side_by_side() -> None:
     for tokens in (1, 7):
         x, ours = normal(tokens, DEPTH), torch.full((tokens, merged.out_features), float("nan"))
         OURS.linear(x, merged, ours)
+        repeated, recorder, program = torch.empty_like(ours), Recorder(), Program()
+        with recorder.recording(program):
+            OURS.recorded_by(recorder).linear(x, merged, repeated)
+        program.run()
+        assert torch.equal(repeated, ours)
         expected = [multiplied(x, one.num_groups) @ one.dequantized().T for one in (wide, fine)]
         torch.testing.assert_close(ours, torch.cat(expected, dim=1) + biases, **CLOSE)
 

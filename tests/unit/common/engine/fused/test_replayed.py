@@ -11,7 +11,7 @@ import torch
 
 from common.config import Quantization
 from common.engine.batch import Batch, BatchEntry
-from common.engine.build import Engine
+from common.engine.build import Engine, build_engine
 from common.engine.cpu.target import host_target
 from common.engine.fused import replayed
 from common.engine.fused.cpu_ops import CpuOps
@@ -22,17 +22,24 @@ from common.engine.ragged import RaggedInputs
 from common.engine.sequence import Sequence
 from common.engine.timeline import Timeline
 from common.messages import SamplingParams, WorkRequest
-from tests.unit.common.engine.tiny_models import VOCAB, engine_config, make_engine, save_model
+from tests.unit.common.engine.tiny_models import VOCAB, engine_config, poison, save_model
 
 pytestmark = pytest.mark.skipif(not host_target().has_kernels, reason="no kernel is run here")
 ROUNDS = 3
 
 
 def engine_of(
-    folder: Path, family: str, form: Quantization, dtype: str, num_blocks: int = 64
+    folder: Path,
+    family: str,
+    form: Quantization,
+    dtype: str,
+    kv_dtype: str = "auto",
+    num_blocks: int = 64,
 ) -> Engine:
-    config = engine_config(quantization=form, dtype=dtype, num_blocks=num_blocks)
-    return make_engine(save_model(folder, family), config)
+    """Build an engine with two threads: tasks of several runs then wait for each other."""
+    fields = {"quantization": form, "dtype": dtype, "kv_cache_dtype": kv_dtype}
+    config = engine_config(num_blocks=num_blocks).model_copy(update=fields)
+    return build_engine(save_model(folder, family), config, num_threads=2)
 
 
 def replaying(engine: Engine) -> ReplayedDecoder:
@@ -78,23 +85,25 @@ def run_all(model: TokenModel, steps: list[RaggedInputs]) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("family", "form", "dtype"),
+    ("family", "form", "dtype", "kv_dtype"),
     [
-        ("llama", "none", "bfloat16"),
-        ("qwen3", "none", "float32"),
-        ("gemma3_text", "none", "float32"),
-        ("llama", "int8", "bfloat16"),
-        ("phi3", "int4", "float32"),
+        ("llama", "none", "bfloat16", "auto"),
+        ("qwen2", "none", "float16", "auto"),
+        ("qwen3", "none", "float32", "auto"),
+        ("gemma3_text", "none", "float32", "auto"),
+        ("llama", "int8", "bfloat16", "int8"),
+        ("phi3", "int4", "float32", "auto"),
     ],
 )
 def test_repeated_steps_have_the_bits_of_steps_by_themselves(
-    tmp_path: Path, family: str, form: Quantization, dtype: str
+    tmp_path: Path, family: str, form: Quantization, dtype: str, kv_dtype: str
 ) -> None:
-    engine = engine_of(tmp_path, family, form, dtype)
+    engine = engine_of(tmp_path, family, form, dtype, kv_dtype)
     model = replaying(engine)
     steps = steps_of(sequences(engine, [5, 9, 3, 20]), engine.pool.block_size)
     expected = run_all(model._decoder, steps)
     for _ in range(ROUNDS):
+        poison(engine)
         found = run_all(model, steps)
         assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
     assert set(model._by_size) == {len(step.input_ids) for step in steps}
