@@ -33,14 +33,14 @@ def continuations(
 def answers(engine: Engine, prompts: list[list[int]], new_tokens: int, budget: int) -> list[Answer]:
     """Return what `continuations` does, with the keys and values."""
     cache: KVCache = engine.cache
+    num_layers = len(engine.spec.kv_layers)  # 0: without attention nothing is written to blocks
+
+    def answer(seq: Sequence) -> Answer:
+        kv = cache.by_layer(cache.read(seq.block_table, 0, seq.num_computed_tokens))
+        return Answer(seq.token_ids[seq.num_prompt_tokens :], kv[:num_layers])
+
     with _generated(engine, prompts, new_tokens, budget) as sequences:
-        return [
-            Answer(
-                seq.token_ids[seq.num_prompt_tokens :],
-                cache.by_layer(cache.read(seq.block_table, 0, seq.num_computed_tokens)),
-            )
-            for seq in sequences
-        ]
+        return [answer(seq) for seq in sequences]
 
 
 @contextmanager
