@@ -12,6 +12,7 @@ from pdserve.errors import SetupError
 VARIABLE = "PDSERVE_FAILPOINTS"
 KNOWN = {
     "abort_at_start": "WORKER or ROLE: the worker aborts before it loads anything",
+    "starve_at_start": "WORKER or ROLE: others leave the worker's gentle start no core",
     "step_raises_on_token": "TOKEN: a step that runs this token raises",
     "exit_on_token": "TOKEN: the worker is killed in a step that runs this token",
     "exit_at_step": "WORKER:N: the worker is killed before its N-th step with work, counted from 1",

@@ -39,6 +39,11 @@ class StarvedError(SetupError):
     """Failure of work that was given up, since others wanted all cores; that says nothing about the work."""
 
 
+def starved() -> StarvedError:
+    """Return the error for a start."""
+    return StarvedError("others left a gentle start no core", "try again when they do less")
+
+
 @dataclass(frozen=True, slots=True)
 class CpuTimes:
     """Seconds that a thread has had of the cores, and that it has waited for one."""
@@ -101,7 +106,7 @@ def _await(outcome: Future[T], thread: int, timeout_s: float) -> T:
     starvation = Starvation(_read_times(thread))
     while not wait((outcome,), _LOOK_S).done:
         if starvation.is_seen(_read_times(thread)):
-            raise StarvedError("others left a gentle start no core", "try again when they do less")
+            raise starved()
         if time.monotonic() > deadline_s:
             raise TimeoutError
     return outcome.result()

@@ -58,6 +58,7 @@ class SelfCheck:
         self._tokens = tuple(spec.vocab_size * (i + 1) // 10 for i in range(CHECK_TOKENS))
         self._limits, self._levels = limits_of(spec), LEVELS.get(spec.kv_quantization)
         self._kv_layers, self._kv_shapes = spec.kv_layers, spec.kv_shapes
+        self._not_rounded: list[int] = []  # layers whose own KV is not rounded as ours is
         self.state_layout: StateLayout | None = None  # None: the model has no state
         try:
             self._run_alone(model)
@@ -81,7 +82,7 @@ class SelfCheck:
     ) -> str:
         """Run a chunk and a decode step; compiles or loads kernels on the way. Raises SetupError.
 
-        No sequence holds blocks or slots yet. Return words about what is not compared; "": nothing.
+        No sequence holds blocks or slots yet. Return words about what is not compared alike; "": nothing.
         """
         seq, *others = (self._sequence(s) for s in (_PLAIN, _EVERY_OPTION, _BANNING))
         for each in (seq, *others):
@@ -110,8 +111,8 @@ class SelfCheck:
             raise SetupError(f"the model does not take our attention keyword: {error}") from error
         finally:
             pool.release(seq.block_table)
-        told = ", ".join(map(str, unknown))
-        return f"not compared: keys and values of layers {told}" if unknown else ""
+        told = ("not compared", unknown), ("compared as full numbers", self._not_rounded)
+        return "; ".join(_of_layers(what, layers) for what, layers in told if layers)
 
     def _sequence(self, sampling: SamplingParams) -> Sequence:
         return Sequence(WorkRequest("probe", 0, self._tokens, sampling), Timeline(arrival_s=0.0))
@@ -133,8 +134,10 @@ class SelfCheck:
         if not self._kv_layers:
             return model(input_ids=ids, use_cache=True)
         choose_attention(model, OWN_NAME)
-        with rounded_kv(model, self._levels):
+        with rounded_kv(model, self._levels) as rounded:
             output = model(input_ids=ids, use_cache=True)
+        if self._levels is not None:
+            self._not_rounded = [layer for layer in self._kv_layers if layer not in rounded]
         choose_attention(model, ATTENTION_NAME)
         return output
 
@@ -169,6 +172,10 @@ class SelfCheck:
 
     def _check_logits(self, logits: torch.Tensor) -> None:
         _check("its logits", logits[0], self._own_logits, self._limits.end)
+
+
+def _of_layers(what: str, layers: list[int]) -> str:
+    return f"{what}: keys and values of layers {', '.join(map(str, layers))}"
 
 
 def _check(what: str, ours: torch.Tensor, own: torch.Tensor, limit: float) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from common import failpoints
 from common.config import WorkerSpec
 from common.engine.build import BUILD_TIMEOUT_S, Engine
 from common.engine.device import select_device
@@ -11,7 +12,7 @@ from common.engine.profiling.profile_cache import begin_costs, build
 from common.engine.sampling.grammars import Compiler, load_compiler
 from common.engine.stages import BeginStage, untold
 from common.kv_transfer.node_store import UNLIMITED, NodeStore
-from common.low_priority import run_at_low_priority
+from common.low_priority import run_at_low_priority, starved
 from common.worker.loop import EngineLoop
 
 
@@ -51,5 +52,11 @@ def build_host(
 
 def _build_with_compiler(spec: WorkerSpec, stage: BeginStage) -> tuple[Engine, Compiler]:
     """Build what else would be built when the worker serves, at the priority that requests have."""
+    _starve_if_told(spec)
     engine = build(spec, stage)
     return engine, load_compiler(spec.model_dir, engine.spec)
+
+
+def _starve_if_told(spec: WorkerSpec) -> None:
+    if failpoints.value("starve_at_start") in (spec.name, spec.role):
+        raise starved()

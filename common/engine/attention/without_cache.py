@@ -10,6 +10,7 @@ import torch
 
 from common.engine.attention.backend import AttentionBackend
 from common.engine.attention.form import AttentionForm
+from common.engine.own_rounding import as_cached
 
 Module = Any  # modules of `transformers`, read by attribute name
 
@@ -58,8 +59,9 @@ def _attend_noted(
     value: torch.Tensor,
     *others: object,
 ) -> Any:
-    noted.append(NotedLayer(key.transpose(2, 3), value))
-    return own(query, key, value, *others)
+    keys, value = as_cached(len(noted), key.transpose(2, 3), value)
+    noted.append(NotedLayer(keys, value))
+    return own(query, keys.transpose(2, 3), value, *others)
 
 
 def _attention(backend: AttentionBackend, place: int) -> Callable[..., list[torch.Tensor]]:

@@ -14,6 +14,7 @@ import torch
 
 from common.engine.build import Engine
 from common.engine.memory.kv_cache import kv_layout
+from common.engine.memory.quantized_kv import LEVELS
 from common.messages import WorkerLoad
 from tests.integration.support.in_process_workers import load_now
 from tests.integration.support.model_kinds import KINDS
@@ -152,7 +153,7 @@ def test_8_bit_keys_and_values_give_the_tokens_over_rounded_ones(
     found = run(prefill, model.folder, mode, kv_cache_dtype=form, **backend)
     assert found.engine.cache.kv_dtype == form
     for prompt, answer in zip(PROMPTS, found.answers, strict=True):
-        assert answer == likeliest_rounded(model.reference, prompt, answer, form)
+        assert answer == likeliest_rounded(model.reference, prompt, answer, LEVELS[form])
     check_counters(found, mode)
 
 

@@ -9,8 +9,8 @@ import torch
 from common.engine.build import Engine
 from common.engine.memory.quantized_kv import LEVELS
 from common.engine.own_rounding import rounded, rounded_kv
-from tests.unit.common.engine.generation import continuations
-from tests.unit.common.engine.rounded_kv import likeliest_rounded
+from tests.unit.common.engine.generation import answers, continuations
+from tests.unit.common.engine.rounded_kv import likeliest_rounded, stored_levels
 from tests.unit.common.engine.state.hybrids import HYBRIDS, save_hybrid
 from tests.unit.common.engine.tiny_models import (
     FAMILIES,
@@ -54,10 +54,13 @@ def assert_rounded_tokens(folder: Path) -> None:
         engine = engine_of(folder, backend, form)
         assert engine.cache.is_quantized
         poison(engine)
-        answers = continuations(engine, PROMPTS, NEW_TOKENS, 32)
-        for prompt, answer in zip(PROMPTS, answers, strict=True):
-            assert answer == likeliest_rounded(reference, prompt, answer, form), form
-        assert len({token for answer in answers for token in answer}) >= 3, "not lively"
+        found = answers(engine, PROMPTS, NEW_TOKENS, 32)
+        for prompt, answer in zip(PROMPTS, found, strict=True):
+            levels = stored_levels(form, answer.kv)
+            likeliest = likeliest_rounded(reference, prompt, answer.tokens, levels)
+            assert answer.tokens == likeliest, form
+            assert next(levels.stored, None) is None, "keys or values that were not rounded"
+        assert len({token for answer in found for token in answer.tokens}) >= 3, "not lively"
 
 
 @pytest.mark.parametrize("family", slow_unless_quick(FAMILIES))
@@ -114,3 +117,18 @@ def test_the_oracle_rounds(tmp_path: Path, form: str) -> None:
             again = reference(ids, use_cache=True).logits
         assert torch.equal(again, full)
         assert 1e-3 < float((other - full).norm() / full.norm()) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("form", "number", "levels"), [("int8", 10.50001, (10.0, 11.0)), ("fp8", 9.50001, (9.0, 10.0))]
+)
+def test_only_a_number_between_two_levels_may_go_to_either(
+    form: str, number: float, levels: tuple[float, float]
+) -> None:
+    """Else the oracle would follow an engine that rounds wrongly."""
+    largest = 127.0 if form == "int8" else 448.0
+    numbers = torch.tensor([largest, number, 9.3]).reshape(1, 1, 1, 3)
+    for level in levels:
+        stored = torch.tensor([largest, level, 10.0]).reshape(1, 1, 3)
+        found = rounded(numbers, stored_levels(form, [(stored, stored)]))
+        assert torch.allclose(found.flatten(), torch.tensor([largest, level, 9.0]), rtol=1e-5)
