@@ -39,7 +39,8 @@ class KVStore:
         It takes their slots [T] and the runs that find_runs returns.
         """
         words = as_array(key).view(np.uint32)
-        numbers = as_array(value).view(self._number)
+        held = self._blocks[1].shape[-1]  # channels; none of latents, whose values lie in keys
+        numbers = as_array(value[..., :held]).view(self._number)
         given = (words, numbers, *(x[layer] for x in self._blocks))
         kernel = self._store
 
