@@ -158,7 +158,7 @@ def _fit(
     """Return the blocks in `num_bytes`, and the limits of sequences that fit there with their states."""
     limits, num_bytes = fit_states(choose_limits(config, device.type), config, spec, num_bytes)
     block_size = block_size_of(config, device)
-    block_bytes = KVCache.block_bytes(spec, block_size, storage_of(spec, config, device))
+    block_bytes = KVCache.block_bytes(spec, block_size)
     num_blocks = _count_blocks(config, block_bytes, block_size, num_bytes, num_scratch)
     if (
         not spec.kv_layers
@@ -187,8 +187,8 @@ def _costs(limits: Limits) -> Costs:
 
 
 def _want(spec: ModelSpec, config: EngineConfig, device: torch.device) -> KVWant:
-    blocks = block_size_of(config, device), storage_of(spec, config, device)
-    return KVWant.of(spec, choose_limits(config, device.type), *blocks)
+    limits = choose_limits(config, device.type)
+    return KVWant.of(spec, limits, block_size_of(config, device))
 
 
 def _kv_bytes(

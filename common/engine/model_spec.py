@@ -80,7 +80,7 @@ class ModelSpec:
         return replace(self, kv_quantization=quantization, fingerprint=fingerprint)
 
     def kv_bytes_per_token(self, bytes_per_element: int) -> int:
-        """Return bytes of keys and values of one position in all layers, latents counted as both.
+        """Return bytes of keys and values of one position in all layers.
 
         2 x layers x kv_heads x head_dim x bytes, where all layers, keys and values are alike. Of quantized
         ones an element is a word.

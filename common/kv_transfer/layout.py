@@ -22,28 +22,23 @@ class KVShape(NamedTuple):
     value_dim: int
 
     @property
-    def num_numbers(self) -> int:
-        """Count the numbers of a position: kv_heads x (key channels + value channels)."""
-        return self.num_kv_heads * (self.key_dim + self.value_dim)
-
-    @property
-    def shipped(self) -> tuple[int, int]:
-        """Channels of a key and of a value in a payload."""
+    def held(self) -> tuple[int, int]:
+        """Channels of a key and of a value that blocks hold, and payloads."""
         return self.key_dim, self.value_dim
 
     @property
-    def num_shipped(self) -> int:
-        """Count the numbers of a position in a payload."""
-        return self.num_kv_heads * sum(self.shipped)
+    def num_held(self) -> int:
+        """Count the numbers of a position in blocks, and in payloads."""
+        return self.num_kv_heads * sum(self.held)
 
 
 class LatentShape(KVShape):
-    """Shape of latents: a value is the first channels of its key, so a payload has keys alone."""
+    """Shape of latents: a value is the first channels of its key, so keys alone are held."""
 
     __slots__ = ()
 
     @property
-    def shipped(self) -> tuple[int, int]:
+    def held(self) -> tuple[int, int]:
         """Channels of a key, and none of a value."""
         return self.key_dim, 0
 
@@ -69,7 +64,7 @@ class KVLayout:
 
     def __post_init__(self) -> None:
         """Sum up once what every step asks for."""
-        object.__setattr__(self, "numbers_per_token", count_shipped(self.shapes))
+        object.__setattr__(self, "numbers_per_token", count_numbers(self.shapes))
 
     def num_bytes(self, num_tokens: int) -> int:
         """Return the size of the payload for `num_tokens` positions, in bytes."""
@@ -91,22 +86,17 @@ class KVLayout:
         """The part that a chunk's header states: bytes per element, and the runs of layers alike."""
         runs = groupby(self.shapes)
         return self.bytes_per_element, tuple(
-            (len(list(same)), shape.num_kv_heads, *shape.shipped) for shape, same in runs
+            (len(list(same)), shape.num_kv_heads, *shape.held) for shape, same in runs
         )
 
 
 def count_numbers(shapes: Iterable[KVShape]) -> int:
-    """Count the numbers that blocks hold of one position, in layers of these shapes."""
-    return sum(shape.num_numbers for shape in shapes)
-
-
-def count_shipped(shapes: Iterable[KVShape]) -> int:
-    """Count the numbers that a payload holds of one position, in layers of these shapes."""
-    return sum(shape.num_shipped for shape in shapes)
+    """Count the numbers that blocks and payloads hold of one position, in layers of these shapes."""
+    return sum(shape.num_held for shape in shapes)
 
 
 def shape_of_all(shapes: tuple[KVShape, ...]) -> KVShape | None:
-    """Return the shape of every layer; None where layers, or keys and values, differ."""
+    """Return the shape of every layer; None where layers, or what is held of keys and values, differ."""
     first, *others = set(shapes)
-    key_dim, value_dim = first.shipped
+    key_dim, value_dim = first.held
     return None if others or key_dim != value_dim else first

@@ -26,7 +26,7 @@ from common.engine.cpu.threads import get_num_threads, limit_numba
 from common.engine.device_inputs import StepTensors
 from common.engine.memory.kv_cache import KVCache
 from common.engine.ragged import RaggedInputs
-from common.kv_transfer.layout import KVShape
+from common.kv_transfer.layout import KVShape, LatentShape
 
 _UNLIMITED = 1 << 40  # a window wider than any context
 _NOTHING = np.empty(0, np.float32)
@@ -128,7 +128,8 @@ def _find_layers(cache: KVCache, num_heads: int) -> list[_Layer]:
             keys, values = keys.view(np.int8), values.view(np.int8)
         group = num_heads // shape.num_kv_heads
         block = cache.block_size, (shape.key_dim, shape.value_dim), group, storage_name
-        make = partial(attention_kernel, *block, kv_storage=keys.dtype.name)
+        is_latent = isinstance(cache.stored_shapes[layer], LatentShape)
+        make = partial(attention_kernel, *block, kv_storage=keys.dtype.name, is_latent=is_latent)
         own = keys, values, stores[shape], place
         layers.append(_Layer(*own, make(), partial(make, has_extras=True)))
     return layers

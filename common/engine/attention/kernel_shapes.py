@@ -7,6 +7,7 @@ from common.engine.attention.flash import PAGE
 from common.engine.kernel_checks.verdicts import AttentionShape, trusted_attention
 from common.engine.memory.kv_cache import Storage
 from common.engine.model_spec import ModelSpec
+from common.kv_transfer.layout import LatentShape
 
 _BLOCK_SIZE = {"cpu": 16, "cuda": PAGE}
 
@@ -27,7 +28,7 @@ def attention_shapes(
     from common.engine.cpu.attention_kernel import can_compile_kernel
 
     size = block_size_of(config, device)
-    shapes = dict.fromkeys(spec.kv_shapes)
+    shapes = dict(zip(spec.kv_shapes, spec.stored_kv_shapes, strict=True))
     if not all(can_compile_kernel(size, dim) for _, *dims in shapes for dim in dims):
         return []
     return [
@@ -39,8 +40,9 @@ def attention_shapes(
             value_dim=None if key == value else value,
             has_extras=bool(spec.extras),
             kv_quantization=spec.kv_quantization,
+            is_latent=isinstance(stored, LatentShape),
         )
-        for heads, key, value in shapes
+        for (heads, key, value), stored in shapes.items()
     ]
 
 

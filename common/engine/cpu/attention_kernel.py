@@ -21,6 +21,7 @@ from common.engine.cpu.attention_rows import begin_function, end_function
 from common.engine.cpu.emit import LANES
 from common.engine.cpu.jit import kernel, part
 from common.engine.cpu.kv_levels import tail_of
+from common.engine.cpu.latent_tiles import Block, turn_function, with_tile
 from common.engine.cpu.memory import scratch
 from common.engine.cpu.packed import partner_of
 from common.engine.cpu.parallel import in_parallel
@@ -33,8 +34,6 @@ _MAX_ROWS = host_target().attention_rows
 
 Kernel = Callable[..., None]
 Jitable = Callable[..., None]
-# positions, channels of a key and a value, queries of a KV head, elements behind a position's channels
-Block = tuple[int, int, int, int, int]
 
 
 def can_compile_kernel(block_size: int, head_dim: int) -> bool:
@@ -51,21 +50,30 @@ def attention_kernel(
     *,
     kv_storage: str | None = None,
     has_extras: bool = False,
+    is_latent: bool = False,
 ) -> Kernel:
     """Compile (once per machine, on disk) the kernel for one block shape; see can_compile_kernel.
 
     `dims` are channels of a key and a value, `storage` is the numpy name of the queries' dtype, `kv_storage`
-    that of blocks' if another (int8). The last arguments: a window, or with extras five (score_extras.py).
+    that of blocks' if another (int8). Blocks of latents hold keys alone (latent_tiles.py). The kernel's last
+    arguments are a window, or with extras five (score_extras.py).
     """
     held = kv_storage or storage
     decode_rows = next(n for n in range(min(group, _MAX_ROWS), 0, -1) if group % n == 0)
     chunk_rows = decode_rows * (_MAX_ROWS // decode_rows)
     # decode steps have few rows to fill the registers with, and chunks follow them
     parts = scores.num_score_parts(decode_rows, dims[0] * np.dtype(held).itemsize // 4)
-    block, extras = (block_size, *dims, group, tail_of(held)), "-extras" * has_extras
+    block = Block(block_size, *dims, group, tail_of(held), is_latent)
+    extras = "-extras" * has_extras
     make = partial(_item_function, block, parts, partner_of(held), extras)
-    decode_one, run_chunk = make(decode_rows), make(chunk_rows)
     variant = f"{block}-{storage}-{held}{extras}"
+    run_items = _run_function(make(decode_rows), make(chunk_rows), variant)
+    run_items = with_tile(run_items, block, held, variant)
+    return _kernel_function(run_items, _signature(storage, held, has_extras), variant, has_extras)
+
+
+def _run_function(decode_one: Jitable, run_chunk: Jitable, variant: str) -> Jitable:
+    """Make the function for some work items, of which single queries have a function of their own."""
 
     @part(variant=variant)
     def run_items(  # type: ignore[no-untyped-def]
@@ -82,7 +90,7 @@ def attention_kernel(
             else:
                 run_chunk(q, keys, values, o, tables[seq], context + first, head, scale, form)
 
-    return _kernel_function(run_items, _signature(storage, held, has_extras), variant, has_extras)
+    return run_items
 
 
 def _kernel_function(
@@ -91,6 +99,7 @@ def _kernel_function(
     # query [T, heads, dim], out [T, heads, value_dim], a head's numbers side by side; keys [blocks,
     # kv_heads, dim / pack, size, pack]; values [blocks, kv_heads, size / pack, value_dim, pack];
     # keys of int8 are [blocks, kv_heads, dim / 4 + 1, size, 4], values [.., size, value_dim / 4 + 1, 4];
+    # of latents values have no channels, and nobody reads them;
     # items [n, 3]: sequence, first query, end query (within the sequence), QUERY_TILE at most
     if has_extras:
 
@@ -134,19 +143,18 @@ def _item_function(block: Block, parts: int, partner: str, extras: str, rows: in
     Queries and weights are held as `partner`, what keys and values are multiplied with. Scores are summed
     in `parts`. `extras` ends the names of parts: "-extras", or nothing for a plain kernel.
     """
-    _, head_dim, value_dim, group, _ = block
+    _, head_dim, value_dim, group, _, is_latent = block
     attend_tile = _tile_function(block, rows, parts, rows == group, extras)
     begin_form, window_of = row_functions(group, has_extras=bool(extras))
     begin_rows = begin_function(head_dim, value_dim, group)
     write_rows = end_function(value_dim, group)
-    held = np.dtype(partner)
-    most = -(-QUERY_TILE * group // rows) * rows  # of the longest item
+    turn_keys = turn_function(block)
+    held, most = np.dtype(partner), -(-QUERY_TILE * group // rows) * rows  # of the longest item
     most_lanes, tile = most * LANES, rows * TILE
 
     @part(variant=f"{block}-{rows}-{parts}-{partner}{extras}")
     def run_item(query, keys, values, out, table, position, head, scale, form):  # type: ignore[no-untyped-def]
-        n = query.shape[0] * group
-        padded = (n + rows - 1) // rows * rows
+        padded = (query.shape[0] * group + rows - 1) // rows * rows
         # too many numbers for a stack, in models with many query heads to a KV head
         q, acc = np.empty(padded * head_dim, held), np.empty(padded * value_dim, np.float32)
         peak, norm = scratch(np.float32, most), scratch(np.float32, most_lanes)
@@ -156,6 +164,8 @@ def _item_function(block: Block, parts: int, partner: str, extras: str, rows: in
         seen = begin_form(form, head, limits, padded, peak, norm)
         start = max(position + 1 - window_of(seen, 0), 0) // TILE * TILE
         for first_key in range(start, position + query.shape[0], TILE):
+            if is_latent:
+                turn_keys(keys, table, first_key, position + query.shape[0], head, values)
             for r in range(0, padded, rows):
                 # windows never begin earlier from row to row
                 begins = limits[r] - window_of(seen, r)
@@ -175,8 +185,9 @@ def _tile_function(block: Block, rows: int, parts: int, is_decode: bool, extras:
     A decode step reads each block once, from memory, and prefetches the next tile's: the CPU cannot guess.
     """
     value_rows = next(n for n in (4, 3, 2, 1) if rows % n == 0)
-    block_size, head_dim, value_dim, _, tail = block
-    k_block, v_block = block_size * (head_dim + tail), block_size * (value_dim + tail)
+    block_size, head_dim, value_dim, *_ = block
+    k_block, v_block = block.of_keys, block.of_values
+    is_latent, reads_ahead = block.is_latent, is_decode and not block.is_latent
 
     @part(variant=f"{block}-{rows}-{parts}-{is_decode}{extras}")
     def attend_tile(  # type: ignore[no-untyped-def]
@@ -196,8 +207,8 @@ def _tile_function(block: Block, rows: int, parts: int, is_decode: bool, extras:
             )  # fmt: skip
         softmax.softmax_rows(s, limits, r, first_key, form, p, acc, peak, norm, rows, value_dim)
         for b in range((seen + block_size - 1) // block_size):
-            at = (np.int64(table[first + b]) * kv_heads + head) * v_block
-            if is_decode:
+            at = (b if is_latent else np.int64(table[first + b]) * kv_heads + head) * v_block
+            if reads_ahead:
                 ahead = min(first + b + TILE // block_size, last)
                 vec.prefetch(values, (np.int64(table[ahead]) * kv_heads + head) * v_block, v_block)
             count = min(seen - b * block_size, block_size)

@@ -57,7 +57,8 @@ class KVStore:
     ) -> None:
         """Store `key` and `value` [T, kv_heads, dim], a head's numbers side by side, by calls of `call`."""
         words = as_array(key).view(np.uint32)
-        numbers = as_array(value).view(self._number)
+        held = self._blocks[1].shape[-1]  # channels; none of latents, whose values lie in keys
+        numbers = as_array(value[..., :held]).view(self._number)
         call(self._store, words, numbers, *(x[layer] for x in self._blocks), *slots)
 
     def store_layers(self, wire: torch.Tensor, slots: Numbers) -> None:

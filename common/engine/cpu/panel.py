@@ -30,8 +30,7 @@ _AHEAD_WORDS = 2048
 def lay_out(ctx, rows, at, words, panel, panel_at, width):  # type: ignore[no-untyped-def]
     """panel[k, 0:LANES] = word k of LANES rows, `words` apart, for LANES words from `at` on; all uint32.
 
-    Rows of `panel` are `width` apart. The registers are transposed in rounds, which exchange halves of ever
-    larger runs.
+    Rows of `panel` are `width` apart.
     """
     sig = types.void(rows, types.intp, types.intp, panel, types.intp, types.intp)
 
@@ -41,7 +40,7 @@ def lay_out(ctx, rows, at, words, panel, panel_at, width):  # type: ignore[no-un
         for row in range(LANES):
             first = emit.multiply_add(builder, args[2], row, args[1])
             vectors.append(emit.aligned_load(builder, builder.gep(source, [first]), emit.INTS, 4))
-        for word, vector in enumerate(_transposed(builder, vectors)):
+        for word, vector in enumerate(transposed(builder, vectors)):
             spot = builder.gep(target, [emit.multiply_add(builder, args[5], word, args[4])])
             builder.store(vector, builder.bitcast(spot, emit.INTS.as_pointer()), align=4)
         return context.get_dummy_value()
@@ -49,14 +48,19 @@ def lay_out(ctx, rows, at, words, panel, panel_at, width):  # type: ignore[no-un
     return sig, generate
 
 
-def _transposed(builder: Builder, vectors: list[Any]) -> list[Any]:
-    run = 1
+def transposed(builder: Builder, vectors: list[Any], unit: int = 1) -> list[Any]:
+    """Transpose LANES / unit vectors, in rounds that exchange halves of ever larger runs.
+
+    What trades places is `unit` lanes side by side.
+    """
+    run = unit
     while run < LANES:
         kept = [lane if not lane & run else LANES + (lane ^ run) for lane in range(LANES)]
         moved = [lane | run if not lane & run else LANES + lane for lane in range(LANES)]
-        for i in (i for i in range(LANES) if not i & run):
-            pair = vectors[i], vectors[i + run]
-            vectors[i], vectors[i + run] = (
+        step = run // unit
+        for i in (i for i in range(len(vectors)) if not i & step):
+            pair = vectors[i], vectors[i + step]
+            vectors[i], vectors[i + step] = (
                 emit.shuffle(builder, *pair, lanes) for lanes in (kept, moved)
             )
         run *= 2

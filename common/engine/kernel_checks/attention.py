@@ -19,7 +19,7 @@ from common.engine.model_spec import ModelSpec
 from common.engine.ragged import RaggedInputs
 from common.engine.sequence import Sequence
 from common.engine.timeline import Timeline
-from common.kv_transfer.layout import KVShape
+from common.kv_transfer.layout import KVShape, LatentShape
 from common.messages import SamplingParams, WorkRequest
 
 _KV_HEADS, _SCALE = 2, 0.2
@@ -72,7 +72,9 @@ def _run(backend: AttentionBackend, shape: AttentionShape, spec: ModelSpec) -> l
     wide = normal(rows, heads + 2 * kv_heads, shape.head_dim, dtype=DTYPES[shape.dtype])
     # views of one product, as the fused pass has them
     query, key, value = wide.split((heads, kv_heads, kv_heads), dim=1)
-    if shape.value_dim:
+    if shape.is_latent:
+        value = key[..., : shape.value_dim]
+    elif shape.value_dim:
         value = normal(rows, kv_heads, shape.value_dim, dtype=wide.dtype, seed=5)
     out = []
     for form in _forms(shape, heads):
@@ -104,6 +106,7 @@ def _step(block_size: int) -> RaggedInputs:
 
 
 def _spec(shape: AttentionShape) -> ModelSpec:
+    kind = LatentShape if shape.is_latent else KVShape
     return ModelSpec(
         num_layers=1,
         num_heads=_KV_HEADS * shape.group,
@@ -115,5 +118,5 @@ def _spec(shape: AttentionShape) -> ModelSpec:
         dtype=shape.dtype,
         fingerprint="",
         kv_quantization=shape.kv_quantization,
-        own_kv_shapes=(KVShape(_KV_HEADS, shape.head_dim, shape.value_dim or shape.head_dim),),
+        own_kv_shapes=(kind(_KV_HEADS, shape.head_dim, shape.value_dim or shape.head_dim),),
     )

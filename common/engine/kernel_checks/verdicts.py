@@ -30,6 +30,7 @@ class AttentionShape:
     value_dim: int | None = None  # where a value has other channels than a key
     has_extras: bool = False  # sinks, soft caps, chunks, ALiBi; see AttentionForm
     kv_quantization: str = "none"
+    is_latent: bool = False  # blocks hold a value as the first channels of its key
 
 
 class WrongNumbersError(Exception):

@@ -28,7 +28,7 @@ def zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> tor
     Pages are huge where the kernel grants them. Blocks lie scattered: with small pages a decode step
     spends more time on address translation than on keys and values.
     """
-    if device.type != "cpu":
+    if device.type != "cpu" or 0 in shape:  # no memory of no bytes can be mapped
         return torch.zeros(*shape, dtype=dtype, device=device)
     return private_bytes(math.prod(shape) * dtype.itemsize).view(dtype).view(*shape)
 

@@ -52,7 +52,8 @@ class LayerStorage(BlockStorage, Protocol):
     """Storage of layers that have one shape.
 
     `keys` and `values` begin with [layers, blocks]; what follows is the layout's own. `tensors` are those of
-    both that have memory of their own. `read` and `write` are for keys and values of one size.
+    both that have memory of their own. `read` and `write` are for keys and values of one size. Pieces have
+    what KVShape says is held: of latents, values with no channels.
     """
 
     keys: torch.Tensor
@@ -75,18 +76,28 @@ def find_slots(block_table: list[int], start: int, end: int, block_size: int) ->
 
 
 def payload_parts(payload: torch.Tensor, shapes: Sequence[KVShape]) -> list[torch.Tensor]:
-    """View the parts [tokens, kv_heads, dim] of a payload in the wire layout, in their order."""
-    sizes = [(shape.num_kv_heads, dim) for shape in shapes for dim in shape.shipped if dim]
+    """View the parts [tokens, kv_heads, dim] of a payload in the wire layout, in their order.
+
+    Two a layer, keys and values. Those of latents have no channels.
+    """
+    sizes = [(shape.num_kv_heads, dim) for shape in shapes for dim in shape.held]
     num_tokens = payload.numel() // sum(heads * dim for heads, dim in sizes)
     flat = payload.reshape(-1).split([num_tokens * heads * dim for heads, dim in sizes])
     return [part.view(num_tokens, *size) for part, size in zip(flat, sizes, strict=True)]
 
 
+def payload_pieces(payload: torch.Tensor, shapes: Sequence[KVShape]) -> list[Piece]:
+    """View what a payload in the wire layout holds of each layer's keys and values."""
+    parts = payload_parts(payload, shapes)
+    return list(zip(parts[::2], parts[1::2], strict=True))
+
+
 def split_payload(payload: torch.Tensor, shapes: Sequence[KVShape]) -> list[Piece]:
     """View the keys and values of each layer in a payload in the wire layout."""
-    parts = iter(payload_parts(payload, shapes))
-    pieces = []
-    for shape in shapes:
-        keys = next(parts)
-        pieces.append((keys, next(parts) if shape.shipped[1] else keys[..., : shape.value_dim]))
-    return pieces
+    pieces = zip(shapes, payload_pieces(payload, shapes), strict=True)
+    return [(keys, own_values(shape, keys, values)) for shape, (keys, values) in pieces]
+
+
+def own_values(shape: KVShape, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Return `values` [..., those held], or those that lie in `keys` [..., key_dim]."""
+    return values if shape.held[1] else keys[..., : shape.value_dim]

@@ -21,7 +21,7 @@ from common.engine.memory.packed_storage import PackedStorage
 from common.engine.memory.paged_storage import PagedStorage
 from common.engine.memory.quantized_kv import LEVELS, WORD, QuantizedBlocks
 from common.engine.model_spec import ModelSpec
-from common.kv_transfer.layout import KVLayout, KVShape, count_shipped, shape_of_all
+from common.kv_transfer.layout import KVLayout, KVShape, count_numbers, shape_of_all
 
 Storage = Literal["packed", "pages"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -47,26 +47,28 @@ class KVCache:
         self.block_size, self.max_context_tokens = block_size, spec.max_context_tokens
         self.storage = storage
         self.dtype, self.kv_dtype = DTYPES[spec.dtype], spec.kv_dtype
-        self.shapes, self._stored = spec.kv_shapes, spec.stored_kv_shapes
+        self.shapes, self.stored_shapes = spec.kv_shapes, spec.stored_kv_shapes
         self.places = spec.kv_places or tuple(range(len(self.shapes)))  # see ModelSpec
-        is_even = not any(size % 2 for shape in self._stored for size in (block_size, *shape[1:]))
+        is_even = not any(
+            size % 2 for shape in self.stored_shapes for size in (block_size, *shape[1:])
+        )
         kind = BLOCK_DTYPES[spec.kv_dtype]
         blocks = BlockFormat(num_blocks, block_size, kind, device, is_even)
         make = PackedStorage if storage == "packed" else PagedStorage
         self._storages: dict[KVShape, LayerStorage] = {
-            shape: make(self._stored.count(shape), shape, blocks)
-            for shape in dict.fromkeys(self._stored)
+            shape: make(self.stored_shapes.count(shape), shape, blocks)
+            for shape in dict.fromkeys(self.stored_shapes)
         }
-        alike = shape_of_all(self._stored)
+        alike = shape_of_all(self.stored_shapes)
         self.blocks: BlockStorage = (
-            LayeredStorage(self._stored, self._storages, block_size)
+            LayeredStorage(self.stored_shapes, self._storages, block_size)
             if alike is None
             else self._storages[alike]
         )
         self.levels = LEVELS.get(spec.kv_quantization)  # None: blocks hold numbers
         if self.levels is not None:
             self.blocks = QuantizedBlocks(self.blocks, self.shapes, self.levels)
-        first = self._storages[self._stored[0]]
+        first = self._storages[self.stored_shapes[0]]
         # of the first layer, and all of its shape
         self.keys, self.values = first.keys, first.values
         self._copies = DeviceCopies() if device.type == "cuda" else None
@@ -83,8 +85,8 @@ class KVCache:
 
     def place_of(self, layer: int) -> tuple[LayerStorage, int]:
         """Return the storage that holds the KV of `shapes[layer]`, and its layer there."""
-        shape = self._stored[layer]
-        return self._storages[shape], self._stored[:layer].count(shape)
+        shape = self.stored_shapes[layer]
+        return self._storages[shape], self.stored_shapes[:layer].count(shape)
 
     def take_memory(self) -> Thread | None:
         """Have host memory taken from the system before it is used; return the thread that does it."""
@@ -104,17 +106,14 @@ class KVCache:
 
     @property
     def num_bytes_per_token(self) -> int:
-        """Bytes of one position in a payload, over all layers; blocks may hold more."""
-        num_bytes: int = self.keys.dtype.itemsize * count_shipped(self._stored)
+        """Bytes of one position in blocks and in a payload, over all layers."""
+        num_bytes: int = self.keys.dtype.itemsize * count_numbers(self.stored_shapes)
         return num_bytes
 
     @staticmethod
-    def block_bytes(spec: ModelSpec, block_size: int, storage: Storage) -> int:
-        """Memory of one block over all layers. Pages hold latents once, as payloads do."""
-        item_bytes = BLOCK_DTYPES[spec.kv_dtype].itemsize
-        if storage == "pages":
-            return int(count_shipped(spec.stored_kv_shapes) * item_bytes * block_size)
-        return int(spec.kv_bytes_per_token(item_bytes) * block_size)
+    def block_bytes(spec: ModelSpec, block_size: int) -> int:
+        """Memory of one block over all layers."""
+        return int(spec.kv_bytes_per_token(BLOCK_DTYPES[spec.kv_dtype].itemsize) * block_size)
 
     def read(self, block_table: list[int], start: int, end: int) -> torch.Tensor:
         """Copy positions [start, end) out, in the wire layout, on the host."""
@@ -137,7 +136,7 @@ class KVCache:
 
     def by_layer(self, payload: torch.Tensor) -> list[Piece]:
         """Return keys and values [tokens, kv_heads, dim] of each layer in a payload, as numbers."""
-        pieces = split_payload(payload, self._stored)
+        pieces = split_payload(payload, self.stored_shapes)
         if self.levels is None:
             return pieces
         numbers = self.levels.dequantize
@@ -150,7 +149,7 @@ class KVCache:
         """Return a payload's KV behind its first `num_tokens` positions; all, where that is 0."""
         if payload.dim() > 1 or not num_tokens:
             return payload[:, :, num_tokens:] if num_tokens else payload
-        parts = payload_parts(payload, self._stored)
+        parts = payload_parts(payload, self.stored_shapes)
         return torch.cat([part[num_tokens:].reshape(-1) for part in parts])
 
 

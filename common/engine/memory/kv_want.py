@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from common.engine.limits import Limits
-from common.engine.memory.kv_cache import KVCache, Storage
+from common.engine.memory.kv_cache import KVCache
 from common.engine.model_spec import ModelSpec
 from common.engine.state.cache import StateCache
 
@@ -20,9 +20,9 @@ class KVWant:
     most_bytes: int  # as many sequences as may run, each with the model's whole context
 
     @classmethod
-    def of(cls, spec: ModelSpec, limits: Limits, block_size: int, storage: Storage) -> Self:
+    def of(cls, spec: ModelSpec, limits: Limits, block_size: int) -> Self:
         """Compute the sizes for a model whose dtype is chosen."""
-        block_bytes = KVCache.block_bytes(spec, block_size, storage)
+        block_bytes = KVCache.block_bytes(spec, block_size)
         least_tokens = min(LEAST_TOKENS, spec.max_context_tokens)
         least = max(-(-least_tokens // block_size), 2)
         most = max(-(-spec.max_context_tokens // block_size) * limits.max_num_seqs, least)

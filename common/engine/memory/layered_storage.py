@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from common.engine.memory.block_storage import LayerStorage, Piece, find_slots, split_payload
-from common.kv_transfer.layout import KVShape, count_shipped
+from common.engine.memory.block_storage import LayerStorage, Piece, find_slots, payload_pieces
+from common.kv_transfer.layout import KVShape, count_numbers
 
 
 class LayeredStorage:
@@ -18,7 +18,7 @@ class LayeredStorage:
         self._shapes = shapes
         self._storages = storages
         self._block_size = block_size
-        self._numbers_per_token = count_shipped(shapes)
+        self._numbers_per_token = count_numbers(shapes)
         before = [shapes[:layer].count(shape) for layer, shape in enumerate(shapes)]
         self._places = [(storages[s], place) for s, place in zip(shapes, before, strict=True)]
 
@@ -57,8 +57,8 @@ class LayeredStorage:
         return storage.pages(place)
 
     def _pieces(self, payload: torch.Tensor) -> list[tuple[LayerStorage, list[Piece]]]:
-        """Split a payload into each storage's layers; values that lie in keys become copies."""
-        pieces = [(k, v.contiguous()) for k, v in split_payload(payload, self._shapes)]
+        """Split a payload into each storage's layers."""
+        pieces = payload_pieces(payload, self._shapes)
         return [
             (
                 storage,

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from common.engine.memory.block_memory import zeros
-from common.engine.memory.block_storage import BlockFormat, Piece, find_slots
+from common.engine.memory.block_storage import BlockFormat, Piece, find_slots, own_values
 from common.kv_transfer.layout import KVShape
 
 if TYPE_CHECKING:
@@ -22,17 +22,20 @@ class PackedStorage:
     `keys` is [layers, blocks, kv_heads, key_dim / pack, block_size, pack] and `values` is [layers, blocks,
     kv_heads, block_size / pack, value_dim, pack], where `pack` numbers fill 4 bytes. A score is then a sum
     over lanes of positions, an output a sum over lanes of channels. A CPU's dot-product instruction takes
-    pairs of two-byte numbers; where a size is odd they make no pairs, and `pack` is 1.
+    pairs of two-byte numbers; where a size is odd they make no pairs, and `pack` is 1. Latents are held
+    once: `values` has no channels then, and the attention kernel makes values of keys.
     """
 
     def __init__(self, num_layers: int, shape: KVShape, blocks: BlockFormat) -> None:
         self._block_size = size = blocks.block_size
+        self._shape = shape
         self._pack = pack = 4 // blocks.dtype.itemsize if blocks.is_paired else 1
         heads = (num_layers, blocks.num_blocks, shape.num_kv_heads)
         kind = blocks.dtype, blocks.device
-        self.keys = zeros((*heads, shape.key_dim // pack, size, pack), *kind)
-        self.values = zeros((*heads, size // pack, shape.value_dim, pack), *kind)
-        self.tensors = self.keys, self.values
+        key_dim, value_dim = shape.held
+        self.keys = zeros((*heads, key_dim // pack, size, pack), *kind)
+        self.values = zeros((*heads, size // pack, value_dim, pack), *kind)
+        self.tensors = (self.keys, self.values) if value_dim else (self.keys,)
         self._words = _as_words(self.keys, self.values)
 
     def read(self, block_table: list[int], start: int, end: int) -> torch.Tensor:
@@ -66,7 +69,8 @@ class PackedStorage:
         packed = keys.to(self.keys.dtype).unflatten(2, (-1, self._pack))
         self.keys[layer, block, :, :, offset] = packed
         row, lane = offset // self._pack, offset % self._pack
-        self.values[layer, block, :, row, :, lane] = values.to(self.values.dtype)
+        held = values[..., : self._shape.held[1]].to(self.values.dtype)
+        self.values[layer, block, :, row, :, lane] = held
 
     def load(self, pieces: Sequence[Piece], slots: NDArray[np.int64]) -> None:
         """Copy word by word where possible. See LayerStorage."""
@@ -90,7 +94,7 @@ class PackedStorage:
         """Put the channels last. See LayerStorage."""
         keys = self.keys[layer, blocks].permute(1, 0, 3, 2, 4).flatten(3).flatten(1, 2)
         values = self.values[layer, blocks].permute(1, 0, 2, 4, 3).flatten(1, 3)
-        return keys, values
+        return keys, own_values(self._shape, keys, values)
 
     def pages(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Raise ValueError: no page lies in memory."""

@@ -66,7 +66,7 @@ class PagedStorage:
         """Gather by slot. See LayerStorage."""
         rows = torch.from_numpy(slots).to(self.keys.device)
         for layer, piece in enumerate(pieces):
-            for part, pages in zip(piece, (self.keys, self.values), strict=True):
+            for part, pages in zip(piece, self.tensors, strict=False):
                 part.copy_(pages[layer].flatten(0, 1)[rows])
 
     def save(self, pieces: Sequence[Piece], slots: NDArray[np.int64]) -> None:

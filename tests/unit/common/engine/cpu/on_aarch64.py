@@ -42,6 +42,7 @@ def main(family: str, dtypes: list[str]) -> None:
     for dtype in dtypes:
         if family == "attention":
             attention.check(AttentionShape(dtype, 16, 64, 3, has_extras=True))
+            attention.check(AttentionShape(dtype, 16, 48, 3, value_dim=32, is_latent=True))
         elif family == "int8-kv-attention":
             attention.check(AttentionShape(dtype, 16, 64, 3, kv_quantization="int8"))
         elif family == "products":

@@ -135,7 +135,7 @@ def test_memory_and_wire_sizes_follow_from_the_shape(dtype: str) -> None:
     """2 (keys, values) x 3 layers x 2 heads x 8 channels."""
     spec, width = make_spec(dtype), DTYPES[dtype].itemsize
     per_token = 2 * 3 * 2 * 8 * width
-    assert KVCache.block_bytes(spec, 16, "packed") == 16 * per_token
+    assert KVCache.block_bytes(spec, 16) == 16 * per_token
     assert make_cache(16, dtype).num_bytes == NUM_BLOCKS * 16 * per_token
     assert kv_layout(spec).num_bytes(5) == 5 * per_token == make_payload(5, dtype).nbytes
 

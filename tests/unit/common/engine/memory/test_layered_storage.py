@@ -34,16 +34,16 @@ def make_cache(kind: str, size: int, dtype: str, storage: Storage = "packed") ->
 
 
 def make_payload(cache: KVCache, num_tokens: int) -> torch.Tensor:
-    count = sum(shape.num_shipped for shape in cache.shapes) * num_tokens
+    count = sum(shape.num_held for shape in cache.shapes) * num_tokens
     return torch.randn(count, generator=torch.Generator().manual_seed(1)).to(cache.keys.dtype)
 
 
 def expect(cache: KVCache, payload: torch.Tensor, start: int, end: int) -> torch.Tensor:
     """Cut positions [start, end) out of a payload, by the definition of the wire layout."""
-    num_tokens = payload.numel() // sum(shape.num_shipped for shape in cache.shapes)
+    num_tokens = payload.numel() // sum(shape.num_held for shape in cache.shapes)
     parts, at = [], 0
     for shape in cache.shapes:
-        for width in (shape.num_kv_heads * channels for channels in shape.shipped):
+        for width in (shape.num_kv_heads * channels for channels in shape.held):
             kv = payload[at : at + num_tokens * width].reshape(num_tokens, width)
             parts.append(kv[start:end].flatten())
             at += num_tokens * width

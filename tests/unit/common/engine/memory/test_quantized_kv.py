@@ -133,8 +133,8 @@ def test_memory_and_wire_have_a_byte_a_number_and_four_a_head(form: str) -> None
     full = ModelSpec(30, 9, 3, 64, 100, 2048, frozenset(), "bfloat16", "f")
     spec = full.with_quantized_kv(form)
     per_token = 30 * 3 * 2 * (64 + 4)
-    assert KVCache.block_bytes(spec, 16, "packed") == 16 * per_token
-    assert KVCache.block_bytes(full, 16, "packed") == 16 * 30 * 3 * 2 * 64 * 2
+    assert KVCache.block_bytes(spec, 16) == 16 * per_token
+    assert KVCache.block_bytes(full, 16) == 16 * 30 * 3 * 2 * 64 * 2
     cache = KVCache(spec, 5, 16, CPU)
     assert (cache.num_bytes, cache.num_bytes_per_token) == (5 * 16 * per_token, per_token)
     assert kv_layout(spec).num_bytes(7) == 7 * per_token
