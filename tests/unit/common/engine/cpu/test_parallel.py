@@ -1,19 +1,16 @@
 """Loops of kernels on all threads: every item once, however many there are; a failure is an error."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import numba
 import numpy as np
 import pytest
 
-from common.engine.cpu import jit
 from common.engine.cpu.jit import kernel, part
 from common.engine.cpu.memory import flat, scratch
-from common.engine.cpu.parallel import in_parallel, launch_threads
+from common.engine.cpu.parallel import in_parallel
 from common.engine.cpu.threads import limit_numba
 
 TOO_MANY = 1 << 60
+pytestmark = pytest.mark.usefixtures("threads")
 
 
 @part()
@@ -50,15 +47,6 @@ def sum_of_squares(numbers):  # type: ignore[no-untyped-def]
     for i in range(6):
         total += squares[i]
     return total
-
-
-@pytest.fixture(autouse=True)
-def threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    monkeypatch.setattr(jit, "kernels_dir", lambda: tmp_path)
-    launch_threads()
-    before = numba.get_num_threads()
-    yield before
-    limit_numba(before)
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])

@@ -3,16 +3,14 @@
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import numba
 import numpy as np
 import pytest
 
-from common.engine.cpu import jit, program
+from common.engine.cpu import program
 from common.engine.cpu.jit import kernel, part
-from common.engine.cpu.parallel import in_parallel, launch_threads
+from common.engine.cpu.parallel import in_parallel
 from common.engine.cpu.program import Program, runner_by
 from common.engine.cpu.recorder import Recorder
 from common.engine.cpu.tape import run_notes
@@ -20,7 +18,10 @@ from common.engine.cpu.target import host_target
 from common.engine.cpu.team import name_team
 from common.engine.cpu.threads import limit_numba
 
-pytestmark = pytest.mark.skipif(not host_target().has_kernels, reason="no kernel is run here")
+pytestmark = [
+    pytest.mark.skipif(not host_target().has_kernels, reason="no kernel is run here"),
+    pytest.mark.usefixtures("threads"),
+]
 REPEATS = 200
 _SCRIPT = "tests.unit.common.engine.cpu.count_threads"
 
@@ -58,15 +59,6 @@ def refuse_negative(first, end, numbers):  # type: ignore[no-untyped-def]
 @kernel()
 def require_positive(numbers):  # type: ignore[no-untyped-def]
     in_parallel(numbers.shape[0], refuse_negative, (numbers,))
-
-
-@pytest.fixture(autouse=True)
-def threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    monkeypatch.setattr(jit, "kernels_dir", lambda: tmp_path)
-    launch_threads()
-    before = numba.get_num_threads()
-    yield before
-    limit_numba(before)
 
 
 @pytest.fixture(params=["team", "pool"])
