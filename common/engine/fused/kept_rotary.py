@@ -50,15 +50,20 @@ class KeptRotary:
 
     def fill(self, positions: NDArray[np.int64]) -> None:
         """Fill the first rows: those of positions [T]."""
-        if self._is_fixed:
-            for page in {position // _PAGE for position in positions.tolist()}:
-                if not self._is_known[page]:
-                    self._compute_page(page)
-            found = [kept[positions] for kept in self._kept]
+        pages = {position // _PAGE for position in positions.tolist()}
+        # a router lets no sequence beyond `most_positions`; who asks a worker himself may go there
+        if self._is_fixed and max(pages) < len(self._is_known):
+            found = self._looked_up(pages, positions)
         else:
             found = self._computed(positions)
         for rows, new in zip(self._rows, found, strict=True):
             rows[: len(positions)] = new
+
+    def _looked_up(self, pages: set[int], positions: NDArray[np.int64]) -> list[Array]:
+        for page in pages:
+            if not self._is_known[page]:
+                self._compute_page(page)
+        return [kept[positions] for kept in self._kept]
 
     def _compute_page(self, page: int) -> None:
         span = np.arange(page * _PAGE, (page + 1) * _PAGE)

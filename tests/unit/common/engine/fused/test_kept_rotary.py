@@ -8,8 +8,8 @@ from common.engine.fused.decoder import Tables
 from common.engine.fused.kept_rotary import KeptRotary, is_fixed
 
 MOST_ROWS, MOST_POSITIONS = 8, 1000
-# within a page, at its ends, behind the last whole page, and the same twice
-STEPS = ([0], [255, 256], [999, 3, 3], [512, 511, 0, 768])
+# within a page, at its ends, behind the last whole page, the same twice, and beyond all that are kept
+STEPS = ([0], [255, 256], [999, 3, 3], [512, 511, 0, 768], [1023, 1024], [5000])
 
 
 def tables_of(positions: torch.Tensor) -> Tables:
