@@ -20,7 +20,7 @@ class StepArrays(NamedTuple):
     block_tables: Numbers  # [S, most blocks of any]
     query_start: Numbers  # [S + 1]
     context_len: Numbers  # [S]
-    items: Numbers  # [n, 3], as work_items returns them
+    items: Numbers  # [n, 3], as _work_items returns them
     sampled_items: Numbers
 
     def of_items(self, sampled_only: bool) -> tuple[Numbers, ...]:
@@ -38,8 +38,8 @@ def step_arrays(inputs: RaggedInputs, block_size: int, num_threads: int) -> Step
     """Make the arrays of any step."""
     slots = Slots.of(inputs.slot_mapping, block_size)
     tables = inputs.block_tables, inputs.query_start, inputs.context_len
-    items = work_items(inputs, num_threads)
-    return StepArrays(slots, *tables, items, sampled_items(items, inputs))
+    items = _work_items(inputs, num_threads)
+    return StepArrays(slots, *tables, items, _sampled_items(items, inputs))
 
 
 class DecodeArrays:
@@ -60,14 +60,14 @@ class DecodeArrays:
         slots, contexts, items = self._slots[:count], self._contexts[:count], self._items[:count]
         slots[:], contexts[:] = inputs.slot_mapping, inputs.context_len
         self._tables[:count, :width] = inputs.block_tables
-        items[:, 0] = dealt(inputs.context_len, num_threads)
+        items[:, 0] = _dealt(inputs.context_len, num_threads)
         # each token is a run of its own, and its row its start
         runs = Slots(slots, self._rows[:count], self._rows[1 : count + 1])
         tables = self._tables[:count], self._starts[: count + 1], contexts
-        return StepArrays(runs, *tables, items, sampled_items(items, inputs))
+        return StepArrays(runs, *tables, items, _sampled_items(items, inputs))
 
 
-def dealt(costs: Numbers, num_threads: int) -> NDArray[np.int64]:
+def _dealt(costs: Numbers, num_threads: int) -> NDArray[np.int64]:
     """Return the order in which items cost every thread a like share.
 
     Each thread gets one run of consecutive items, so the costliest ones are dealt out in turn.
@@ -78,7 +78,7 @@ def dealt(costs: Numbers, num_threads: int) -> NDArray[np.int64]:
     return np.concatenate([order[i::num_threads] for i in range(num_threads)])
 
 
-def work_items(inputs: RaggedInputs, num_threads: int) -> Numbers:
+def _work_items(inputs: RaggedInputs, num_threads: int) -> Numbers:
     """Return [n, 3]: sequence, first and end query of tiles, so that every thread has a like share."""
     counts = np.diff(inputs.query_start)
     tiles = -(-counts // QUERY_TILE)
@@ -88,10 +88,10 @@ def work_items(inputs: RaggedInputs, num_threads: int) -> Numbers:
     end = np.minimum(first + QUERY_TILE, counts[seq])
     items = np.stack((seq, first, end), axis=1).astype(np.int32)
     cost = (inputs.context_len[seq] - counts[seq] + end) * (end - first)
-    return items[dealt(cost, num_threads)]
+    return items[_dealt(cost, num_threads)]
 
 
-def sampled_items(items: Numbers, inputs: RaggedInputs) -> Numbers:
+def _sampled_items(items: Numbers, inputs: RaggedInputs) -> Numbers:
     """Return the items with a query that samples."""
     if len(inputs.sample_rows) == len(inputs.input_ids):
         return items

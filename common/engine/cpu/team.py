@@ -1,7 +1,7 @@
 """Noted tasks run by one team of threads, which stays together from the first to the last.
 
 The pool gathers its threads for each task, which takes longer than a task with one row. A barrier between
-tasks takes a tenth of that. Only OpenMP promises that all threads run at once, so that they can wait for
+tasks takes a quarter of that. Only OpenMP promises that all threads run at once, so that they can wait for
 each other. GNU's and LLVM's have these functions.
 """
 

@@ -34,7 +34,7 @@ class KeptRotary:
         self._compute, self._is_fixed = compute, is_fixed
         with torch.inference_mode():
             first = compute(torch.zeros(1, dtype=torch.int64))
-        self.tables: Tables = {
+        self._tables: Tables = {
             kind: (cos.new_empty(most_rows, cos.shape[1]), sin.new_empty(most_rows, sin.shape[1]))
             for kind, (cos, sin) in first.items()
         }
@@ -42,11 +42,11 @@ class KeptRotary:
         self._is_known = [False] * pages
         # pages of memory that no position has touched take no memory
         self._kept = [np.empty((pages * _PAGE, x.shape[1]), np.float32) for x in _flat(first)]
-        self._rows = [x.numpy() for x in _flat(self.tables)]
+        self._rows = [x.numpy() for x in _flat(self._tables)]
 
     def first(self, rows: int) -> Tables:
         """Return the first rows of the tables."""
-        return {kind: (cos[:rows], sin[:rows]) for kind, (cos, sin) in self.tables.items()}
+        return {kind: (cos[:rows], sin[:rows]) for kind, (cos, sin) in self._tables.items()}
 
     def fill(self, positions: NDArray[np.int64]) -> None:
         """Fill the first rows: those of positions [T]."""

@@ -61,7 +61,7 @@ def test_each_item_is_done_once_in_runs_of_like_length(num_threads: int) -> None
         begins = np.flatnonzero(runs)
         assert runs.sum() == len(begins) == min(used, num_items)
         lengths = np.diff([*begins, num_items]).tolist()
-        # the longer runs come first: work items are dealt out like that (attention/cpu.py)
+        # the longer runs come first: work items are dealt out like that (step_arrays.py)
         assert lengths == sorted(lengths, reverse=True)
         assert not lengths or lengths[0] - lengths[-1] <= 1
 
