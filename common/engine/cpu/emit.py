@@ -188,6 +188,12 @@ def prefetch(builder: Builder, data: Any, at: Any) -> None:
     builder.call(function, [pointer, ir.Constant(I32, 0), ir.Constant(I32, 3), ir.Constant(I32, 1)])
 
 
+def keep_order(builder: Builder) -> None:
+    """Keep later loads behind this point. LLVM would do all loads first, and push sums out of registers."""
+    kind = ir.FunctionType(ir.VoidType(), [])
+    builder.call(ir.InlineAsm(kind, "", "~{memory}", side_effect=True), [])
+
+
 def across(builder: Builder, vector: Any, combine: Callable[[Builder, Any, Any], Any]) -> Any:
     """Combine a vector's lanes two by two until one is left; return it as a scalar."""
     span = LANES // 2

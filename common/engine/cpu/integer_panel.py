@@ -22,7 +22,7 @@ from common.engine.cpu.emit import INTS, Builder, Context, Values
 from common.engine.cpu.group_scales import COLUMNS, load_scales
 from common.engine.cpu.integer_dots import alike
 from common.engine.cpu.integer_levels import WordPanel, levels_of, panel_of, prefetch_words
-from common.engine.cpu.panel import PLAIN, WIDTH, keep_order, opaque_truth
+from common.engine.cpu.panel import PLAIN, WIDTH, opaque_truth
 from common.engine.cpu.quantized_levels import BYTES_IN_WORD, GROUP, NIBBLES_IN_WORD
 
 _ADDED = {BYTES_IN_WORD: 128, NIBBLES_IN_WORD: 8}  # to signed levels
@@ -156,7 +156,7 @@ def _add_part(
     base = builder.add(of_row, emit.multiply_add(builder, group, GROUP, place))
     for i, row in enumerate(sums):
         if not dot.is_by_bytes:
-            keep_order(builder)
+            emit.keep_order(builder)
         for d in range(dot.digits):
             spot = emit.multiply_add(builder, x.depth, dot.digits * i + d, base)
             digits = _in_every_lane(builder, x.digits, spot)

@@ -81,6 +81,16 @@ def broadcast(builder: Builder, data: Any, at: Any, array: types.Array, count: i
     return [builder.bitcast(words, _PAIRS)]
 
 
+def broadcast_part(
+    builder: Builder, source: Source, step: Any, offset: int, pack: int, part: int
+) -> Any:
+    """Put the partner of one part of a step's numbers, `pack` of them, into every lane."""
+    at = emit.multiply_add(builder, step, pack, source.base)
+    at = builder.add(at, emit.index(offset + part))
+    (partner,) = broadcast(builder, source.data, at, source.array, 1)
+    return partner
+
+
 def add_product(builder: Builder, total: Any, left: Any, right: Any) -> None:
     """Add the products of one part with its partner to a variable's lanes."""
     if left.type != _PAIRS:

@@ -149,7 +149,7 @@ def _add_part(
     right = [packed.load_part(builder, panel.data, spot, panel.array, part) for spot in spots]
     for i, row in enumerate(sums):
         start = emit.multiply_add(builder, x.depth, i, x.first)
-        keep_order(builder)
+        emit.keep_order(builder)
         at = builder.add(builder.add(start, word), emit.index(part))
         (left,) = packed.broadcast(builder, x.data, at, x.array, 1)
         for total, weight in zip(row, right, strict=True):
@@ -162,9 +162,3 @@ def opaque_truth(builder: Builder) -> Any:
     kind = ir.FunctionType(number, [number])
     one = builder.call(ir.InlineAsm(kind, "", "=r,0"), [emit.index(1)])
     return builder.icmp_unsigned("!=", one, emit.index(0))
-
-
-def keep_order(builder: Builder) -> None:
-    """Keep later loads behind this point. LLVM would do all loads first, and push sums out of registers."""
-    kind = ir.FunctionType(ir.VoidType(), [])
-    builder.call(ir.InlineAsm(kind, "", "~{memory}", side_effect=True), [])

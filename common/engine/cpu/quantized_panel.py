@@ -25,7 +25,7 @@ from common.engine.cpu import emit
 from common.engine.cpu.activation import GELU_TANH, gated
 from common.engine.cpu.emit import LANES, Builder, Context, Values
 from common.engine.cpu.group_scales import COLUMNS, LINE_BYTES, load_scales
-from common.engine.cpu.panel import PLAIN, WIDTH, keep_order
+from common.engine.cpu.panel import PLAIN, WIDTH
 from common.engine.cpu.quantized_levels import (
     GROUP,
     PART,
@@ -145,7 +145,7 @@ def _add_products(
     at = builder.add(emit.multiply_add(builder, step, STEP, x.first), emit.index(number))
     for i, row in enumerate(sums):
         if len(sums) > _few_rows():
-            keep_order(builder)
+            emit.keep_order(builder)
         spot = builder.gep(x.data, [emit.multiply_add(builder, x.depth, i, at)])
         left = emit.splat(builder, builder.load(spot))
         for total, weight in zip(row, weights, strict=True):

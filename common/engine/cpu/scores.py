@@ -47,17 +47,25 @@ def score_block(ctx, q, q_at, keys, k_at, scale, s, s_at, rows, dim, size, parts
             emit.array_data(context, builder, sig, args, i) for i in (0, 2, 5)
         )
         left = Source(q_data, args[1], sig.args[0])
-        for v in range(0, width, LANES):
-            block = Source(k_data, builder.add(args[3], emit.index(v * pack_of(keys))), keys)
+        most = max(host_target().score_sums // (n * beside), 1) * LANES
+        for start in range(0, width, most):
+            vectors = range(start, min(start + most, width), LANES)
+            blocks = [
+                Source(k_data, builder.add(args[3], emit.index(v * pack_of(keys))), keys)
+                for v in vectors
+            ]
             totals: list[Any] = []
             for first in range(0, splits, beside):
-                sums = [emit.variable(builder, emit.constant(0.0)) for _ in range(n * beside)]
-                _add_scores(builder, left, block, (steps, width), (first, splits), sums, n)
-                totals = _sum_up(builder, totals, sums, n)
-            for r, total in enumerate(totals):
-                product = kv_levels.scaled(builder, total, block, emit.literal(dim), width)
+                count = n * beside * len(blocks)
+                sums = [emit.variable(builder, emit.constant(0.0)) for _ in range(count)]
+                _add_scores(builder, left, blocks, (steps, width), (first, splits), sums, n)
+                totals = _sum_up(builder, totals, sums, n * len(blocks))
+            for i, total in enumerate(totals):
+                r, v = divmod(i, len(blocks))
+                product = kv_levels.scaled(builder, total, blocks[v], emit.literal(dim), width)
                 scaled = builder.fmul(product, emit.splat(builder, args[4]))
-                emit.store(builder, scaled, s_data, builder.add(args[6], emit.index(r * TILE + v)))
+                at = builder.add(args[6], emit.index(r * TILE + vectors[v]))
+                emit.store(builder, scaled, s_data, at)
         return context.get_dummy_value()
 
     return sig, generate
@@ -66,26 +74,32 @@ def score_block(ctx, q, q_at, keys, k_at, scale, s, s_at, rows, dim, size, parts
 def _add_scores(
     builder: Builder,
     q: Source,
-    keys: Source,
+    blocks: list[Source],
     shape: tuple[int, int],
     parts: tuple[int, int],
     sums: list[Any],
     rows: int,
 ) -> None:
-    """Add the products of some parts, the first and so on of all, to sums[part, row]."""
+    """Add the products of some parts, the first and so on of all, to sums[part, row, vector]."""
     (steps, width), (first, splits) = shape, parts
-    pack = pack_of(keys.array)
+    array = blocks[0].array
+    pack, each = pack_of(array), len(blocks)
     with cgutils.for_range(builder, emit.index(steps // splits)) as loop:
-        for k in range(len(sums) // rows):
+        for k in range(len(sums) // (rows * each)):
             step = emit.multiply_add(builder, loop.index, splits, emit.index(first + k))
-            k_at = emit.multiply_add(builder, step, width * pack, keys.base)
-            loaded = packed.load(builder, keys.data, k_at, keys.array)
-            for r in range(rows):
-                q_row = builder.add(q.base, emit.index(r * steps * pack))
-                q_at = emit.multiply_add(builder, step, pack, q_row)
-                partners = packed.broadcast(builder, q.data, q_at, q.array, len(loaded))
-                for partner, key in zip(partners, loaded, strict=True):
-                    packed.add_product(builder, sums[k * rows + r], partner, key)
+            spots = [emit.multiply_add(builder, step, width * pack, keys.base) for keys in blocks]
+            for number in range(packed.num_parts(array)):
+                emit.keep_order(builder)
+                vectors = [
+                    packed.load_part(builder, blocks[0].data, at, array, number) for at in spots
+                ]
+                for r in range(rows):
+                    partner = packed.broadcast_part(
+                        builder, q, step, r * steps * pack, pack, number
+                    )
+                    for v, key in enumerate(vectors):
+                        total = sums[(k * rows + r) * each + v]
+                        packed.add_product(builder, total, partner, key)
 
 
 def _sum_up(builder: Builder, totals: list[Any], sums: list[Any], rows: int) -> list[Any]:

@@ -115,9 +115,14 @@ class Target:
         return 8 if self.level == "avx2" else 12
 
     @property
-    def value_vectors(self) -> int:
-        """Vectors of channels that four rows sum up at a time."""
-        return 4 if self.level.startswith("avx512") else 2
+    def score_sums(self) -> int:
+        """Vectors of scores that are summed up at a time."""
+        return 16 if self.level.startswith("avx512") else 12
+
+    @property
+    def value_sums(self) -> int:
+        """Vectors of weighted values that are summed up at a time."""
+        return 16 if self.level.startswith("avx512") else 8
 
     @property
     def has_bf16_dot(self) -> bool:

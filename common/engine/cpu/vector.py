@@ -38,7 +38,7 @@ def accumulate_block(ctx, p, p_at, values, v_at, count, acc, acc_at, rows, dim):
         )
         acc_data = emit.array_data(context, builder, sig, args, 5)
         # columns whose sums fit in registers beside their inputs
-        panel = min(d, host_target().value_vectors * LANES)
+        panel = max(host_target().value_sums // n, 1) * LANES
         for start in range(0, d, panel):
             columns = range(start, min(start + panel, d), LANES)
             spots = [builder.add(args[6], emit.index(r * d + c)) for r in range(n) for c in columns]
@@ -65,18 +65,18 @@ def _accumulate(
     pack = pack_of(block.array)
 
     def add(step: Any, is_odd: bool) -> None:
-        loaded = []
-        for c in columns:
-            at = emit.multiply_add(builder, step, dim * pack, block.base)
-            at = builder.add(at, emit.index(c * pack))
-            loaded.append(packed.load(builder, block.data, at, block.array, is_odd))
-        for r in range(len(sums) // len(loaded)):
-            at = emit.multiply_add(builder, step, pack, weights.base)
-            at = builder.add(at, emit.index(r * TILE))
-            partners = packed.broadcast(builder, weights.data, at, weights.array, len(loaded[0]))
-            for c, values in enumerate(loaded):
-                for partner, value in zip(partners, values, strict=True):
-                    packed.add_product(builder, sums[r * len(loaded) + c], partner, value)
+        at = emit.multiply_add(builder, step, dim * pack, block.base)
+        spots = [builder.add(at, emit.index(column * pack)) for column in columns]
+        for number in range(1 if is_odd else packed.num_parts(block.array)):
+            emit.keep_order(builder)
+            partners = [
+                packed.broadcast_part(builder, weights, step, r * TILE, pack, number)
+                for r in range(len(sums) // len(columns))
+            ]
+            for c, spot in enumerate(spots):
+                value = packed.load(builder, block.data, spot, block.array, is_odd)[number]
+                for r, partner in enumerate(partners):
+                    packed.add_product(builder, sums[r * len(columns) + c], partner, value)
 
     whole = builder.udiv(count, emit.index(pack))
     with cgutils.for_range(builder, whole) as loop:
