@@ -8,20 +8,20 @@ import numpy as np
 import torch
 
 from common.engine.attention.form import AttentionForm
-from common.engine.attention.step_arrays import (
-    DecodeArrays,
-    is_decode,
-    step_arrays,
-)
+from common.engine.attention.split_steps import SplitSteps
+from common.engine.attention.step_arrays import DecodeArrays, is_decode, step_arrays
 from common.engine.cpu.arrays import Array, as_array
 from common.engine.cpu.attention_kernel import (
     Kernel,
     attention_kernel,
     can_compile_kernel,
+    shape_of,
 )
+from common.engine.cpu.attention_tiles import Shape
 from common.engine.cpu.kv_quantize import QuantizedStore
 from common.engine.cpu.kv_store import KVStore
 from common.engine.cpu.recorder import Recorder
+from common.engine.cpu.split_attention import split_kernel
 from common.engine.cpu.threads import get_num_threads, limit_numba
 from common.engine.device_inputs import StepTensors
 from common.engine.memory.kv_cache import KVCache
@@ -33,22 +33,36 @@ _NOTHING = np.empty(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
+class _Kernels:
+    """Kernels of one form: for any step, and for decode steps that are split."""
+
+    any: Kernel
+    split: Kernel
+
+    @staticmethod
+    def of(shape: Shape, storage: str) -> "_Kernels":
+        """Compile or load both, for queries of a numpy dtype."""
+        return _Kernels(attention_kernel(shape, storage), split_kernel(shape, storage))
+
+
+@dataclass(frozen=True, slots=True)
 class _Layer:
-    """Memory of one layer's blocks, their writer, which knows the layer by `place`, and their kernel."""
+    """Memory of one layer's blocks, their writer, which knows the layer by `place`, and their kernels."""
 
     keys: Array
     values: Array
     store: KVStore | QuantizedStore
     place: int
-    kernel: Kernel
-    make_extended: Callable[[], Kernel]  # for forms that are not plain
+    shape: Shape
+    kernels: _Kernels
+    make_extended: Callable[[], _Kernels]  # for forms that are not plain
 
 
 class CpuBackend:
     """Attention over packed blocks in host memory (see `can_read`); both worker roles use it.
 
     `recorder` makes the calls of `attend`. Those of a decode step can be repeated by the
-    next ones of as many tokens, after their `begin` (step_arrays.py).
+    next ones of as many tokens, after their `begin` (step_arrays.py), that are split alike.
     """
 
     name = "cpu"
@@ -61,6 +75,10 @@ class CpuBackend:
         self._out: torch.Tensor | None = None
         self._num_threads = get_num_threads()
         self._kept = DecodeArrays(cache.keys.shape[1])
+        positions = min(cache.max_context_tokens, cache.keys.shape[1] * cache.block_size)
+        shapes = [layer.shape for layer in self._layers]
+        self._split_steps = SplitSteps(shapes, num_heads, positions, self._num_threads)
+        self.is_split = False
 
     @staticmethod
     def can_read(cache: KVCache) -> bool:
@@ -79,7 +97,9 @@ class CpuBackend:
         limit_numba(self._num_threads)  # steps run in another thread than the constructor
         if is_decode(inputs):
             self._arrays = self._kept.fill(inputs, self._num_threads)
+            self.is_split = self._split_steps.pays(inputs.context_len)
         else:
+            self.is_split = False
             self._arrays = step_arrays(inputs, self._block_size, self._num_threads)
         self._out = None
 
@@ -100,10 +120,14 @@ class CpuBackend:
         own.store.put(self.recorder.call, own.place, key, value, arrays.slots)
         out = self._reserve_out((*query.shape[:2], value.shape[2]), query.dtype)
         tensors = as_array(query), own.keys, own.values, as_array(out)
-        kernel = own.kernel if form.is_plain else own.make_extended()
+        kernels = own.kernels if form.is_plain else own.make_extended()
         extras = () if form.is_plain else _extras(form)
         numbers = np.float32(form.scale), form.window or _UNLIMITED, *extras
-        self.recorder.call(kernel, *tensors, *arrays.of_items(sampled_only), *numbers)
+        if self.is_split:
+            layout = arrays.block_tables, arrays.context_len, *self._split_steps.memory
+            self.recorder.call(kernels.split, *tensors, *layout, self._num_threads, *numbers)
+        else:
+            self.recorder.call(kernels.any, *tensors, *arrays.of_items(sampled_only), *numbers)
         return out
 
     def _reserve_out(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -127,11 +151,13 @@ def _find_layers(cache: KVCache, num_heads: int) -> list[_Layer]:
         if cache.is_quantized:
             keys, values = keys.view(np.int8), values.view(np.int8)
         group = num_heads // shape.num_kv_heads
-        block = cache.block_size, (shape.key_dim, shape.value_dim), group, storage_name
+        block = cache.block_size, (shape.key_dim, shape.value_dim), group, keys.dtype.name
         is_latent = isinstance(cache.stored_shapes[layer], LatentShape)
-        make = partial(attention_kernel, *block, kv_storage=keys.dtype.name, is_latent=is_latent)
-        own = keys, values, stores[shape], place
-        layers.append(_Layer(*own, make(), partial(make, has_extras=True)))
+        plain = shape_of(*block, is_latent=is_latent)
+        kernels = _Kernels.of(plain, storage_name)
+        make_extended = partial(_Kernels.of, plain._replace(has_extras=True), storage_name)
+        own = keys, values, stores[shape], place, plain
+        layers.append(_Layer(*own, kernels, make_extended))
     return layers
 
 

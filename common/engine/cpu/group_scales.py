@@ -15,10 +15,10 @@ from numba.extending import intrinsic
 from common.engine.cpu import emit
 from common.engine.cpu.emit import INTS, LANES, Builder, Context, Values
 from common.engine.cpu.jit import part
+from common.engine.cpu.packed import LINE_BYTES
 from common.engine.cpu.panel import WIDTH
 from common.engine.cpu.scale_blocks import BLOCK, HALF_ROWS
 
-LINE_BYTES = 64
 COLUMNS = range(0, WIDTH, LANES)
 _BYTES = ir.VectorType(ir.IntType(8), LANES)
 _HALVES = ir.VectorType(ir.HalfType(), LANES)

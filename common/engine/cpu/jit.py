@@ -44,7 +44,11 @@ def kernel(*, signature: object = None, variant: str = "") -> Decorator:
 
 
 def part(
-    *, fastmath: Set[str] = frozenset(), variant: str = "", are_distinct: bool = False
+    *,
+    fastmath: Set[str] = frozenset(),
+    variant: str = "",
+    are_distinct: bool = False,
+    allocates: bool = True,
 ) -> Decorator:
     """Make a function a part of kernels; `variant` names its constants, as for a kernel.
 
@@ -53,7 +57,7 @@ def part(
     Code of one name is linked once in a process, and each process numbers names anew. Without `variant`, two
     kernels from disk that two processes compiled would share the part of the one loaded first.
     """
-    options = _OPTIONS | {"fastmath": set(fastmath), "no_cpython_wrapper": True}
+    options = _OPTIONS | {"fastmath": set(fastmath), "no_cpython_wrapper": True, "_nrt": allocates}
 
     def compile_with_its_kernel(function: Callable[..., Any]) -> Compiled:
         function.__qualname__ += f".{variant}" if variant else ""

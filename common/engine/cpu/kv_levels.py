@@ -5,7 +5,6 @@ word of all positions side by side, and behind them the positions' scales. Its v
 each with its scale behind its numbers. A scale is multiplied into the finished score, and into the weight.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 from llvmlite import ir
@@ -13,7 +12,7 @@ from numba.core import cgutils, types
 
 from common.engine.cpu import emit
 from common.engine.cpu.emit import LANES, Builder
-from common.engine.cpu.packed import Source
+from common.engine.cpu.packed import Source, prefetch_columns
 from common.engine.cpu.softmax import TILE
 
 SCALE_BYTES = 4  # behind a head's numbers
@@ -40,12 +39,16 @@ def add_values(
     weights: Source,
     block: Source,
     dim: int,
-    columns: Iterable[int],
+    columns: range,
     sums: list[Any],
+    ahead: Any,
 ) -> None:
     """Add `count` positions, each with its float32 weight of a row, to sums[row, column]."""
     with cgutils.for_range(builder, count) as loop:
         row_at = emit.multiply_add(builder, loop.index, dim + SCALE_BYTES, block.base)
+        if ahead is not None:
+            row = emit.multiply_add(builder, loop.index, dim + SCALE_BYTES, ahead)
+            prefetch_columns(builder, block, row, columns, 1)
         scale = _scale_at(builder, block.data, builder.add(row_at, emit.index(dim)))
         loaded = [
             _widened(builder, block.data, builder.add(row_at, emit.index(c))) for c in columns

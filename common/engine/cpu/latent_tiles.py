@@ -45,22 +45,22 @@ class Block(NamedTuple):
         return self.size * (self.value_dim + self.tail)
 
 
-def with_tile(run_items: Jitable, block: Block, storage: str, variant: str) -> Jitable:
-    """Return a part that runs work items as `run_items` does; latents get memory for a tile's values."""
+def values_function(block: Block, storage: str) -> Jitable:
+    """Make the function that returns where values are read: of latents, memory for those of a tile."""
     if not block.is_latent:
-        return run_items
+        return _values_themselves
     kind, count = np.dtype(storage), TILE * block.value_dim
 
-    @part(variant=variant)
-    def run_latent_items(  # type: ignore[no-untyped-def]
-        first_work, end_work, query, keys, values, out, tables, starts, contexts, items, scale, form
-    ):  # fmt: skip
-        tile = np.empty(count, kind)
-        run_items(
-            first_work, end_work, query, keys, tile, out, tables, starts, contexts, items, scale, form
-        )  # fmt: skip
+    @part(variant=f"{block}-{storage}")
+    def tile_of_values(values):  # type: ignore[no-untyped-def]
+        return np.empty(count, kind)
 
-    return run_latent_items
+    return tile_of_values
+
+
+@part()
+def _values_themselves(values):  # type: ignore[no-untyped-def]
+    return values
 
 
 def turn_function(block: Block) -> Jitable:

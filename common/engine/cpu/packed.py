@@ -15,6 +15,7 @@ from common.engine.cpu import emit
 from common.engine.cpu.emit import INTS, LANES, Builder
 from common.engine.cpu.target import host_target
 
+LINE_BYTES = 64
 _PAIRS = ir.VectorType(emit.BFloat(), 2 * LANES)
 _HALVES = ir.VectorType(ir.HalfType(), LANES)
 
@@ -79,6 +80,15 @@ def broadcast(builder: Builder, data: Any, at: Any, array: types.Array, count: i
     pointer = builder.bitcast(builder.gep(data, [at]), emit.I32.as_pointer())
     words = emit.splat_as(builder, builder.load(pointer, align=2), INTS)
     return [builder.bitcast(words, _PAIRS)]
+
+
+def prefetch_columns(builder: Builder, source: Source, row: Any, columns: range, pack: int) -> None:
+    """Ask for the cache lines that begin in some columns, `pack` numbers each, of the row at an offset."""
+    # a column has a word, but of values of int8 a byte
+    in_line = LINE_BYTES // (1 if pack == 1 and source.array.dtype == types.int8 else 4)
+    for column in columns:
+        if column % in_line == 0:
+            emit.prefetch(builder, source.data, builder.add(row, emit.index(column * pack)))
 
 
 def broadcast_part(

@@ -28,6 +28,26 @@ def row_functions(group: int, *, has_extras: bool) -> tuple[Jitable, Jitable]:
     return (_begin_extras(group), _window_of_row) if has_extras else (_keep_window, _same_window)
 
 
+def first_function(*, has_extras: bool) -> Jitable:
+    """Return the function (form, context) that finds the first position which the last one sees."""
+    return _first_with_extras if has_extras else _first_of_window
+
+
+@part()
+def _first_of_window(form, context):  # type: ignore[no-untyped-def]
+    return max(context - form, 0)
+
+
+@part()
+def _first_with_extras(form, context):  # type: ignore[no-untyped-def]
+    return context - _window_at(form[0], form[1], context)
+
+
+@part()
+def _window_at(window, chunk, context):  # type: ignore[no-untyped-def]
+    return min(window, (context - 1) % chunk + 1)
+
+
 @part()
 def _keep_window(form, head, limits, padded, peak, norm):  # type: ignore[no-untyped-def]
     return form
@@ -51,7 +71,7 @@ def _begin_extras(group: int) -> Jitable:
         windows, row_slopes = np.empty(padded, np.int64), np.empty(padded, np.float32)
         for r in range(padded):
             query_head = head * group + r % group
-            windows[r] = min(window, (limits[r] - 1) % chunk + 1)
+            windows[r] = _window_at(window, chunk, limits[r])
             row_slopes[r] = slopes[query_head] if slopes.shape[0] > 0 else np.float32(0)
             if sinks.shape[0] > 0:
                 peak[r] = sinks[query_head]

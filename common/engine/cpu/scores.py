@@ -27,10 +27,11 @@ def num_score_parts(rows: int, steps: int) -> int:
 
 
 @intrinsic(prefer_literal=True)
-def score_block(ctx, q, q_at, keys, k_at, scale, s, s_at, rows, dim, size, parts):  # type: ignore[no-untyped-def]
+def score_block(ctx, q, q_at, keys, k_at, ahead, scale, s, s_at, rows, dim, size, parts):  # type: ignore[no-untyped-def]
     """s[r, 0:size] = scale * q[r, 0:dim] . keys of one block [dim / pack, size, pack], for `rows` rows.
 
-    Behind keys of int8 lie their scales [size] (kv_levels.py).
+    Behind keys of int8 lie their scales [size] (kv_levels.py). Meanwhile the memory is asked for the block
+    of keys at `ahead`, unless that is None.
 
     Part k of a sum has the words k, k + parts, ... of `dim`; then the parts are added up in order. So a
     score depends on `parts` and not on `rows`, whose sums are made as many at a time as registers hold.
@@ -38,13 +39,13 @@ def score_block(ctx, q, q_at, keys, k_at, scale, s, s_at, rows, dim, size, parts
     n, steps, width = emit.literal(rows), emit.literal(dim) // pack_of(keys), emit.literal(size)
     splits = emit.literal(parts)
     beside = min(num_score_parts(n, steps), splits)
-    sig = types.void(
-        q, types.intp, keys, types.intp, types.float32, s, types.intp, rows, dim, size, parts
-    )
+    i64 = types.intp
+    numbers = rows, dim, size, parts
+    sig = types.void(q, i64, keys, i64, ahead, types.float32, s, i64, *numbers)
 
     def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
         q_data, k_data, s_data = (
-            emit.array_data(context, builder, sig, args, i) for i in (0, 2, 5)
+            emit.array_data(context, builder, sig, args, i) for i in (0, 2, 6)
         )
         left = Source(q_data, args[1], sig.args[0])
         most = max(host_target().score_sums // (n * beside), 1) * LANES
@@ -54,17 +55,19 @@ def score_block(ctx, q, q_at, keys, k_at, scale, s, s_at, rows, dim, size, parts
                 Source(k_data, builder.add(args[3], emit.index(v * pack_of(keys))), keys)
                 for v in vectors
             ]
+            next_block = None if start or ahead == types.none else args[4]
             totals: list[Any] = []
             for first in range(0, splits, beside):
                 count = n * beside * len(blocks)
                 sums = [emit.variable(builder, emit.constant(0.0)) for _ in range(count)]
-                _add_scores(builder, left, blocks, (steps, width), (first, splits), sums, n)
+                shape = steps, width, n
+                _add_scores(builder, left, blocks, shape, (first, splits), sums, next_block)
                 totals = _sum_up(builder, totals, sums, n * len(blocks))
             for i, total in enumerate(totals):
                 r, v = divmod(i, len(blocks))
                 product = kv_levels.scaled(builder, total, blocks[v], emit.literal(dim), width)
-                scaled = builder.fmul(product, emit.splat(builder, args[4]))
-                at = builder.add(args[6], emit.index(r * TILE + vectors[v]))
+                scaled = builder.fmul(product, emit.splat(builder, args[5]))
+                at = builder.add(args[7], emit.index(r * TILE + vectors[v]))
                 emit.store(builder, scaled, s_data, at)
         return context.get_dummy_value()
 
@@ -75,18 +78,21 @@ def _add_scores(
     builder: Builder,
     q: Source,
     blocks: list[Source],
-    shape: tuple[int, int],
+    shape: tuple[int, int, int],
     parts: tuple[int, int],
     sums: list[Any],
-    rows: int,
+    ahead: Any,
 ) -> None:
     """Add the products of some parts, the first and so on of all, to sums[part, row, vector]."""
-    (steps, width), (first, splits) = shape, parts
+    (steps, width, rows), (first, splits) = shape, parts
     array = blocks[0].array
     pack, each = pack_of(array), len(blocks)
     with cgutils.for_range(builder, emit.index(steps // splits)) as loop:
         for k in range(len(sums) // (rows * each)):
             step = emit.multiply_add(builder, loop.index, splits, emit.index(first + k))
+            if ahead is not None:
+                row = emit.multiply_add(builder, step, width * pack, ahead)
+                packed.prefetch_columns(builder, blocks[0], row, range(0, width, LANES), pack)
             spots = [emit.multiply_add(builder, step, width * pack, keys.base) for keys in blocks]
             for number in range(packed.num_parts(array)):
                 emit.keep_order(builder)

@@ -59,6 +59,42 @@ def softmax_rows(ctx, s, ends, r, first_key, form, p, acc, peak, norm, rows, dim
     return sig, generate
 
 
+@intrinsic(prefer_literal=True)
+def merge_row(ctx, acc, peak, norm, r, total, total_peak, total_norm, row, dim):  # type: ignore[no-untyped-def]
+    """Add row r of a segment's sums to a row of totals: acc [.., dim], maxima, norm [.., LANES].
+
+    Both are scaled to the larger maximum. A segment of which a row saw nothing changes no bit of it.
+    """
+    channels, i64 = emit.literal(dim), types.intp
+    sig = types.void(acc, peak, norm, i64, total, total_peak, total_norm, i64, dim)
+
+    def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
+        parts, peaks, norms, totals, total_peaks, total_norms = (
+            emit.array_data(context, builder, sig, args, i) for i in (0, 1, 2, 4, 5, 6)
+        )
+        own_at, peak_at = (
+            builder.gep(data, [args[i]]) for data, i in ((peaks, 3), (total_peaks, 7))
+        )
+        own, before = builder.load(own_at), builder.load(peak_at)
+        highest = builder.select(builder.fcmp_ordered(">", own, before), own, before)
+        builder.store(highest, peak_at)
+        rise, fall = (
+            emit.exp(builder, emit.splat(builder, builder.fsub(number, highest)))
+            for number in (own, before)
+        )
+        for source, target, count in ((parts, totals, channels), (norms, total_norms, LANES)):
+            for offset in range(0, count, LANES):
+                at, to = (
+                    emit.multiply_add(builder, args[i], count, emit.index(offset)) for i in (3, 7)
+                )
+                kept = builder.fmul(emit.load_f32(builder, target, to), fall)
+                added = [emit.load_f32(builder, source, at), rise, kept]
+                emit.store(builder, emit.call(builder, "llvm.fma", added), target, to)
+        return context.get_dummy_value()
+
+    return sig, generate
+
+
 def _load_masked(
     builder: Builder, data: Any, at: Any, start: Any, end: Any, form: RowForm
 ) -> list[Any]:

@@ -23,28 +23,30 @@ from common.engine.cpu.target import host_target
 
 
 @intrinsic(prefer_literal=True)
-def accumulate_block(ctx, p, p_at, values, v_at, count, acc, acc_at, rows, dim):  # type: ignore[no-untyped-def]
+def accumulate_block(ctx, p, p_at, values, v_at, ahead, count, acc, acc_at, rows, dim):  # type: ignore[no-untyped-def]
     """acc[r, 0:dim] += p[r, 0:count] . the first `count` values of a block [size / pack, dim, pack].
 
-    Values of int8 are rows with a scale each (kv_levels.py).
+    Values of int8 are rows with a scale each (kv_levels.py). Meanwhile the memory is asked for the block
+    of values at `ahead`, unless that is None.
     """
-    n, d = emit.literal(rows), emit.literal(dim)
-    sig = types.void(p, types.intp, values, types.intp, types.intp, acc, types.intp, rows, dim)
+    n, d, i64 = emit.literal(rows), emit.literal(dim), types.intp
+    sig = types.void(p, i64, values, i64, ahead, i64, acc, i64, rows, dim)
 
     def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
         weights, block = (
             Source(emit.array_data(context, builder, sig, args, i), args[i + 1], sig.args[i])
             for i in (0, 2)
         )
-        acc_data = emit.array_data(context, builder, sig, args, 5)
+        acc_data = emit.array_data(context, builder, sig, args, 6)
+        next_block = None if ahead == types.none else args[4]
         # columns whose sums fit in registers beside their inputs
         panel = max(host_target().value_sums // n, 1) * LANES
         for start in range(0, d, panel):
             columns = range(start, min(start + panel, d), LANES)
-            spots = [builder.add(args[6], emit.index(r * d + c)) for r in range(n) for c in columns]
+            spots = [builder.add(args[7], emit.index(r * d + c)) for r in range(n) for c in columns]
             sums = [emit.variable(builder, emit.load_f32(builder, acc_data, at)) for at in spots]
             accumulate = kv_levels.add_values if values.dtype == types.int8 else _accumulate
-            accumulate(builder, args[4], weights, block, d, columns, sums)
+            accumulate(builder, args[5], weights, block, d, columns, sums, next_block)
             for at, total in zip(spots, sums, strict=True):
                 emit.store(builder, builder.load(total), acc_data, at)
         return context.get_dummy_value()
@@ -60,6 +62,7 @@ def _accumulate(
     dim: int,
     columns: range,
     sums: list[Any],
+    ahead: Any,
 ) -> None:
     """Add `count` positions to sums[row, column]. The odd one's partner was perhaps never written."""
     pack = pack_of(block.array)
@@ -67,6 +70,9 @@ def _accumulate(
     def add(step: Any, is_odd: bool) -> None:
         at = emit.multiply_add(builder, step, dim * pack, block.base)
         spots = [builder.add(at, emit.index(column * pack)) for column in columns]
+        if ahead is not None:
+            row = emit.multiply_add(builder, step, dim * pack, ahead)
+            packed.prefetch_columns(builder, block, row, columns, pack)
         for number in range(1 if is_odd else packed.num_parts(block.array)):
             emit.keep_order(builder)
             partners = [
@@ -109,6 +115,22 @@ def copy_row(ctx, row, out, at, count):  # type: ignore[no-untyped-def]
     return types.void(row, out, types.intp, count), generate
 
 
+@intrinsic(prefer_literal=True)
+def divide_row(ctx, numbers, at, total, row, first, count):  # type: ignore[no-untyped-def]
+    """row[first:] = numbers[at:] / total, for `count` numbers, rounded to the row's dtype."""
+
+    def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
+        data, out = (emit.array_data(context, builder, sig, args, i) for i in (0, 3))
+        for offset in map(emit.index, range(0, emit.literal(count), LANES)):
+            sums = emit.load_f32(builder, data, builder.add(args[1], offset))
+            quotients = builder.fdiv(sums, emit.splat(builder, args[2]))
+            emit.store_as(builder, quotients, out, builder.add(args[4], offset), sig.args[3])
+        return context.get_dummy_value()
+
+    i64 = types.intp
+    return types.void(numbers, i64, types.float32, row, i64, count), generate
+
+
 @intrinsic
 def softmax_weights(ctx, row, at, peak, slope, out):  # type: ignore[no-untyped-def]
     """out[0:LANES] = exp((row[at:] - peak) * slope) for stored numbers no larger than `peak`."""
@@ -124,20 +146,6 @@ def softmax_weights(ctx, row, at, peak, slope, out):  # type: ignore[no-untyped-
         return context.get_dummy_value()
 
     return sig, generate
-
-
-@intrinsic(prefer_literal=True)
-def prefetch(ctx, array, at, count):  # type: ignore[no-untyped-def]
-    """Ask for the cache lines of `count` numbers that will be read soon."""
-    numbers, line = emit.literal(count), 64 // (4 // pack_of(array))
-
-    def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
-        data = emit.array_data(context, builder, sig, args, 0)
-        for offset in range(0, numbers, line):
-            emit.prefetch(builder, data, builder.add(args[1], emit.index(offset)))
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, count), generate
 
 
 @intrinsic

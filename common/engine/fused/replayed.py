@@ -1,4 +1,4 @@
-"""Decode steps on a CPU: the calls of the first one of a size are noted, and made by it and by the next.
+"""Decode steps on a CPU: the calls of the first one of a kind are noted, and made by it and by the next.
 
 Finding kernels' arrays and calling kernels takes Python longer than it takes a small model to compute a row:
 a decode step was Python for a third of its time.
@@ -19,19 +19,21 @@ from common.engine.fused.kept_rotary import KeptRotary, is_fixed
 from common.engine.fused.weights import DecoderWeights
 from common.engine.ragged import RaggedInputs
 
-_KEPT = 32  # sizes; calls of one take some 0.3 MB
+_KEPT = 32  # kinds of steps; calls of one take some 0.3 MB
+
+_Kind = tuple[int, bool]  # number of tokens, and if attention is split
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """Calls of one size of step, and the logits that they write."""
+    """Calls of one kind of step, and the logits that they write."""
 
     program: Program
     logits: torch.Tensor
 
 
 class ReplayedDecoder:
-    """TokenModel: a FusedDecoder on CPU kernels, whose calls are kept by the number of tokens.
+    """TokenModel: a FusedDecoder on CPU kernels, whose calls are kept by the kind of step.
 
     A step is repeated where each sequence has one token, and all sample. Logits last until the next step.
     """
@@ -51,7 +53,7 @@ class ReplayedDecoder:
             backend.max_context_tokens,
             is_fixed(weights.rotary.rope_type),
         )
-        self._by_size: OrderedDict[int, _Step] = OrderedDict()
+        self._by_kind: OrderedDict[_Kind, _Step] = OrderedDict()
 
     @property
     def weights(self) -> DecoderWeights:
@@ -68,8 +70,9 @@ class ReplayedDecoder:
         self._ids[:tokens] = inputs.input_ids
         self._rotary.fill(inputs.positions)
         self._backend.begin_on_host(inputs)
-        step = self._by_size.get(tokens) or self._record(tokens)
-        self._by_size.move_to_end(tokens)
+        kind = tokens, self._backend.is_split
+        step = self._by_kind.get(kind) or self._record(kind)
+        self._by_kind.move_to_end(kind)
         step.program.run()
         self._decoder.cap(step.logits)
         return step.logits
@@ -78,13 +81,14 @@ class ReplayedDecoder:
         rows = inputs.sample_rows.tolist()
         return len(rows) == len(inputs.input_ids) and rows == self._all_rows[: len(rows)]
 
-    def _record(self, tokens: int) -> _Step:
+    def _record(self, kind: _Kind) -> _Step:
+        tokens, _ = kind
         work, tables = self._work.first(tokens), self._rotary.first(tokens)
         step = _Step(Program(), self._logits[:tokens])
         with torch.inference_mode(), self._recorder.recording(step.program):
             self._decoder.embed(torch.from_numpy(self._ids[:tokens]), work)
             self._decoder.run_layers(work, tables, step.logits)
-        self._by_size[tokens] = step
-        if len(self._by_size) > _KEPT:
-            self._by_size.popitem(last=False)
+        self._by_kind[kind] = step
+        if len(self._by_kind) > _KEPT:
+            self._by_kind.popitem(last=False)
         return step

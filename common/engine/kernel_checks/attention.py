@@ -9,6 +9,7 @@ from common.engine.attention.cpu import CpuBackend
 from common.engine.attention.form import AttentionForm
 from common.engine.attention.reference import ReferenceBackend
 from common.engine.batch import Batch, BatchEntry
+from common.engine.cpu.emit import LANES
 from common.engine.device_inputs import on_host
 from common.engine.kernel_checks.close import normal, require_close
 from common.engine.kernel_checks.verdicts import AttentionShape
@@ -23,9 +24,12 @@ from common.kv_transfer.layout import KVShape, LatentShape
 from common.messages import SamplingParams, WorkRequest
 
 _KV_HEADS, _SCALE = 2, 0.2
-# a prompt's chunk; a token behind earlier ones, in a second tile of positions
-_CHUNK, _CONTEXT = 37, 70
-_TABLES = ([5, 6, 7, 8, 9], [4, 3, 2, 1, 0])
+# a prompt's chunk; a token behind earlier ones, in a second segment of positions
+_CHUNK, _CONTEXT = 37, 520
+_BLOCKS = -(-(_CONTEXT + 1) // LANES)  # of the smallest size
+# positions in memory and new ones, by sequence; one thread would have nearly all of the second step
+_STEPS = ((0, _CHUNK), (_CONTEXT - 1, 1)), ((_CHUNK, 1), (_CONTEXT, 1))
+_TABLES = list(range(_BLOCKS, 2 * _BLOCKS)), list(range(_BLOCKS))[::-1]
 
 
 def check(shape: AttentionShape) -> None:
@@ -67,19 +71,23 @@ def _read(cache: KVCache, table: list[int], start: int, end: int) -> torch.Tenso
 
 
 def _run(backend: AttentionBackend, shape: AttentionShape, spec: ModelSpec) -> list[torch.Tensor]:
-    """Run a chunk and a decode token in one step, in each form of attention that the shape may ask for."""
-    rows, heads, kv_heads = _CHUNK + 1, spec.num_heads, spec.num_kv_heads
-    wide = normal(rows, heads + 2 * kv_heads, shape.head_dim, dtype=DTYPES[shape.dtype])
+    """Run _STEPS in each form of attention that the shape may ask for."""
+    most, heads, kv_heads = _CHUNK + 1, spec.num_heads, spec.num_kv_heads
+    wide = normal(most, heads + 2 * kv_heads, shape.head_dim, dtype=DTYPES[shape.dtype])
     # views of one product, as the fused pass has them
     query, key, value = wide.split((heads, kv_heads, kv_heads), dim=1)
     if shape.is_latent:
         value = key[..., : shape.value_dim]
     elif shape.value_dim:
-        value = normal(rows, kv_heads, shape.value_dim, dtype=wide.dtype, seed=5)
+        value = normal(most, kv_heads, shape.value_dim, dtype=wide.dtype, seed=5)
     out = []
     for form in _forms(shape, heads):
-        backend.begin(on_host(_step(shape.block_size)))
-        out.append(backend.attend(0, query, key, value, form).clone())
+        for step in _STEPS:
+            inputs = _inputs(step, shape.block_size)
+            backend.begin(on_host(inputs))
+            rows = len(inputs.input_ids)
+            attended = backend.attend(0, query[:rows], key[:rows], value[:rows], form)
+            out.append(attended.clone())
     return out
 
 
@@ -94,9 +102,9 @@ def _forms(shape: AttentionShape, heads: int) -> list[AttentionForm]:
     return forms
 
 
-def _step(block_size: int) -> RaggedInputs:
+def _inputs(step: tuple[tuple[int, int], ...], block_size: int) -> RaggedInputs:
     entries = []
-    for table, computed, new in zip(_TABLES, (0, _CONTEXT - 1), (_CHUNK, 1), strict=True):
+    for table, (computed, new) in zip(_TABLES, step, strict=True):
         request = WorkRequest("check", 0, (0,) * (computed + new), SamplingParams(0.0, 0, 1))
         seq = Sequence(request, Timeline(arrival_s=0.0))
         seq.num_computed_tokens = computed
@@ -113,7 +121,7 @@ def _spec(shape: AttentionShape) -> ModelSpec:
         num_kv_heads=_KV_HEADS,
         head_dim=shape.head_dim,
         vocab_size=1,
-        max_context_tokens=_CONTEXT,
+        max_context_tokens=_CONTEXT + 1,
         eos_token_ids=frozenset(),
         dtype=shape.dtype,
         fingerprint="",

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch  # noqa: F401  # first, so that numba shares its threads
 
-from common.engine.cpu.attention_kernel import attention_kernel
+from common.engine.cpu.attention_kernel import attention_kernel, shape_of
 
 _COMPILE = """
 import torch  # first, so that numba shares its threads
-from common.engine.cpu.attention_kernel import attention_kernel
-stats = attention_kernel(16, (16, 16), 1, "float32").stats
+from common.engine.cpu.attention_kernel import attention_kernel, shape_of
+stats = attention_kernel(shape_of(16, (16, 16), 1, "float32"), "float32").stats
 print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
 """
 
@@ -32,5 +32,5 @@ def compile_in_new_process() -> list[int]:
 
 
 def test_the_second_process_compiles_nothing() -> None:
-    attention_kernel(16, (16, 16), 1, "float32")  # in the first one, this
+    attention_kernel(shape_of(16, (16, 16), 1, "float32"), "float32")  # in the first one, this
     assert compile_in_new_process() == [1, 0]

@@ -106,7 +106,7 @@ def test_repeated_steps_have_the_bits_of_steps_by_themselves(
         poison(engine)
         found = run_all(model, steps)
         assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
-    assert set(model._by_size) == {len(step.input_ids) for step in steps}
+    assert {tokens for tokens, _ in model._by_kind} == {len(step.input_ids) for step in steps}
 
 
 @pytest.fixture(scope="module")
@@ -117,11 +117,11 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 def test_a_step_that_wants_some_rows_makes_its_own_calls(llama: Engine) -> None:
     model = replaying(llama)
     (step,) = steps_of(sequences(llama, [1, 1, 1]), llama.pool.block_size)[:1]
-    known = set(model._by_size)
+    known = set(model._by_kind)
     some = replace(step, sample_rows=np.array([2, 0]))
     expected = model._decoder.logits(step)[[2, 0]].clone()
     assert torch.equal(model.logits(some), expected)
-    assert set(model._by_size) == known
+    assert set(model._by_kind) == known
 
 
 def test_the_size_used_longest_ago_is_forgotten(
@@ -131,7 +131,7 @@ def test_the_size_used_longest_ago_is_forgotten(
     model = anew(llama)
     for size in (1, 2, 1, 3):
         model.logits(steps_of(sequences(llama, [1] * size), llama.pool.block_size)[0])
-    assert list(model._by_size) == [1, 3]
+    assert [tokens for tokens, _ in model._by_kind] == [1, 3]
 
 
 def test_a_step_that_fails_leaves_nothing_recorded(
@@ -162,7 +162,7 @@ def test_a_step_of_more_tokens_than_are_kept_is_run_as_it_is(tmp_path: Path) -> 
     inputs = replace(inputs, sample_rows=np.arange(64))
     expected = model._decoder.logits(inputs).clone()
     assert torch.equal(model.logits(inputs), expected)
-    assert 69 not in model._by_size
+    assert 69 not in {tokens for tokens, _ in model._by_kind}
 
 
 def test_steps_that_are_no_decode_steps_make_their_own_calls(llama: Engine) -> None:
@@ -173,7 +173,7 @@ def test_steps_that_are_no_decode_steps_make_their_own_calls(llama: Engine) -> N
     inputs = replace(inputs, sample_rows=np.arange(5))
     expected = model._decoder.logits(inputs).clone()
     assert torch.equal(model.logits(inputs), expected)
-    assert not model._by_size
+    assert not model._by_kind
 
 
 def test_a_token_outside_the_vocabulary_is_refused_in_every_step(llama: Engine) -> None:
