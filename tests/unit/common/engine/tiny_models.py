@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from common.config import Backend, EngineConfig
 from common.engine.build import Engine, build_engine
@@ -120,10 +119,12 @@ FAMILIES: dict[str, dict[str, object]] = {
     },
     "mimo_v2_flash": {
         **_SHAPE,
+        # with one KV head, and two in local layers
+        "num_attention_heads": 2,
         "sliding_window": 8,
         "layer_types": ["full_attention", "sliding_attention"],
         "num_key_value_heads": 1,
-        "v_head_dim": 32,
+        "v_head_dim": 16,
         "n_routed_experts": 4,
         "num_experts_per_tok": 2,
         "moe_intermediate_size": 32,
@@ -182,6 +183,9 @@ class _Saved:
 
 @lru_cache(maxsize=64)  # a test file asks for few models, many times
 def _saved(family: str, changes: str) -> _Saved:
+    # a process that only runs a model that is there need not import it
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **(FAMILIES.get(family, {}) | json.loads(changes)))
     model = AutoModelForCausalLM.from_config(config)
@@ -199,6 +203,8 @@ def _saved(family: str, changes: str) -> _Saved:
 
 def load_reference(folder: Path) -> Any:
     """Load the model as `transformers` runs it."""
+    from transformers import AutoModelForCausalLM
+
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
