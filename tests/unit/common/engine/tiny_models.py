@@ -53,6 +53,15 @@ _LOCAL_AND_GLOBAL: dict[str, object] = {
     "sliding_window": 8,
     "layer_types": ["sliding_attention", "full_attention"],
 }
+_GPT: dict[str, object] = {
+    "vocab_size": VOCAB,
+    "n_embd": 64,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 512,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
 FAMILIES: dict[str, dict[str, object]] = {
     "deepseek_v2": {**_LATENT_MOE, "topk_method": "greedy"},
     "deepseek_v3": _LATENT_MOE,
@@ -79,16 +88,7 @@ FAMILIES: dict[str, dict[str, object]] = {
         "query_pre_attn_scalar": 16,
     },
     "gemma2": {**_SHAPE, "sliding_window": 8},
-    "gpt2": {
-        "vocab_size": VOCAB,
-        "n_embd": 64,
-        "n_layer": 2,
-        "n_head": 4,
-        "n_positions": 512,
-        "bos_token_id": None,
-        "eos_token_id": None,
-        "tie_word_embeddings": False,
-    },
+    "gpt2": {**_GPT, "tie_word_embeddings": False},
     "gpt_neox": {k: v for k, v in _SHAPE.items() if k not in ("num_key_value_heads", "head_dim")},
     "gpt_oss": {**_SHAPE, **_EXPERTS, **_LOCAL_AND_GLOBAL},
     "granite_swa": {**_SHAPE, **_LOCAL_AND_GLOBAL},
@@ -150,15 +150,7 @@ FAMILIES: dict[str, dict[str, object]] = {
         "tie_word_embeddings": False,
     },
     "phimoe": {**_SHAPE, **_EXPERTS, "sliding_window": 8},
-    "gpt_bigcode": {
-        "vocab_size": VOCAB,
-        "n_embd": 64,
-        "n_layer": 2,
-        "n_head": 4,
-        "n_positions": 512,
-        "bos_token_id": None,
-        "eos_token_id": None,
-    },
+    "gpt_bigcode": _GPT,
 }
 _KV_BYTES_PER_TOKEN = 2 * 2 * 2 * 16 * 4  # of the llama shape in float32
 
