@@ -23,8 +23,8 @@ from tests.integration.support.in_process_workers import PREFILL, Workers
 from tests.integration.support.router_stack import Stack, collect, serving, text_of
 from tests.integration.support.scripted_worker import ScriptedWorker, echo
 from tests.unit.common.engine.tiny_models import save_model
-from tests.unit.repository.sources import ROOT, modules
-from tests.unit.repository.test_forbidden import ALLOWED, offences
+from tests.unit.repository.sources import ROOT, modules, statements
+from tests.unit.repository.test_forbidden import ALLOWED, WORDS, offences
 from tests.unit.router.tiny_tokenizer import write_folder
 
 GREEDY = SamplingParams(temperature=0.0, seed=0, max_tokens=4)
@@ -73,7 +73,7 @@ async def test_a_pickle_from_a_peer_is_bytes(advisory: str, stack: Stack, tmp_pa
 @cache
 def offenders() -> set[str]:
     """Return the sources that use a forbidden name; to parse all takes seconds."""
-    return {path for path, module in modules() if [*offences(module)]}
+    return {path for path, module in modules(having=WORDS) if [*offences(module)]}
 
 
 @pytest.mark.parametrize("advisory", ["CVE-2026-94622"])
@@ -159,8 +159,8 @@ def test_no_check_is_an_assert(advisory: str) -> None:
     """
     found = [
         f"{path}:{node.lineno}"
-        for path, module in modules()
-        for node in ast.walk(module)
+        for path, module in modules(having=r"\bassert\b")
+        for node in statements(module)
         if isinstance(node, ast.Assert)
     ]
     assert [place for place in found if not place.startswith("benchmarks/")] == []
@@ -176,7 +176,7 @@ def test_no_model_brings_code(advisory: str) -> None:
     wanted = {"trust_remote_code": False, "use_safetensors": True}
     mentions = [
         (path, node.arg, ast.unparse(node.value))
-        for path, module in modules()
+        for path, module in modules(having="|".join(wanted))
         for node in ast.walk(module)
         if isinstance(node, ast.keyword) and node.arg in wanted
     ]
@@ -186,11 +186,10 @@ def test_no_model_brings_code(advisory: str) -> None:
 
 def test_the_list_in_the_security_policy_is_the_list_of_tests() -> None:
     listed = {word for word in _words(ROOT / "SECURITY.md") if _is_advisory(word)}
-    tests = (ROOT / "tests" / "integration").rglob("test_*.py")
     tested = {
         node.value
-        for file in tests
-        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        for _, module in modules(ROOT / "tests" / "integration", having="CVE-|PYSEC-")
+        for node in ast.walk(module)
         if isinstance(node, ast.Constant)
         and isinstance(node.value, str)
         and _is_advisory(node.value)

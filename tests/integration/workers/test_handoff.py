@@ -188,7 +188,14 @@ def test_a_store_that_holds_next_to_nothing_only_makes_pieces_smaller(
         assert workers.source.credit.taken_bytes == 0
 
 
-@pytest.mark.parametrize(("prefill_size", "decode_size"), [(5, 16), (16, 3), (16, 32)])
+@pytest.mark.parametrize(
+    ("prefill_size", "decode_size"),
+    [
+        (5, 16),
+        (16, 3),
+        pytest.param(16, 32, marks=pytest.mark.slow),
+    ],  # compiles a kernel of its own
+)
 def test_the_two_sides_may_have_other_blocks_and_backends(
     model: Path, expected: list[list[int]], prefill_size: int, decode_size: int
 ) -> None:

@@ -1,17 +1,23 @@
 """Kernel tests of the doctor in child processes: their reports, and their ends."""
 
-import platform
-
 import pytest
 
 import cli.kernel_tests
 from cli.kernel_tests import ChildError, ask, check_kernels
 from common.engine.cpu.target import host_target
-from common.engine.kernel_checks.reports import FamilyReport, TargetReport
+from common.engine.kernel_checks import __main__ as kernel_checks
+from common.engine.kernel_checks.reports import FamilyReport
 from tests.unit.cli.conftest import Run, UseChild
 
 REAL_CHILD = cli.kernel_tests._CHILD
 ON_PRODUCTS = 'if (family, dtype) == ("products", "bfloat16"): '
+OLD_CPU = {
+    "cpu": "nehalem",
+    "level": "baseline",
+    "dtype": "float32",
+    "dtype_reason": "the fastest on baseline",
+    "lack": "nehalem has no AVX2 with FMA and F16C",
+}
 ABORT = "resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); os.kill(os.getpid(), signal.SIGABRT)"
 
 
@@ -97,28 +103,22 @@ def test_variables_that_name_another_cpu_are_named(
     assert "by NUMBA_CPU_NAME='haswell', NUMBA_CPU_FEATURES='' in the environment" in words
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="names CPUs of x86-64")
-@pytest.mark.usefixtures("real_child")
-def test_a_cpu_without_kernels_is_a_remark_with_the_reason(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Name one CPU without kernels; test_target.py has all of them."""
-    cpu = "nehalem"
-    monkeypatch.setenv("NUMBA_CPU_NAME", cpu)
-    monkeypatch.setenv("NUMBA_CPU_FEATURES", "")
+def test_a_cpu_without_kernels_is_a_remark_with_the_reason(run: Run, use_child: UseChild) -> None:
+    """A real child of such a CPU reports this in tests/unit/common/engine/kernel_checks."""
+    use_child(f"report |= {OLD_CPU}")
     ended = run("doctor")
     assert ended.code == 0
-    assert f"✓ cpu: {cpu}, level baseline" in ended.out
+    assert "✓ cpu: nehalem, level baseline" in ended.out
     assert "✓ engine.dtype auto: float32: the fastest on baseline" in ended.out
     assert "✓ kernels: none; torch's operations do everything, right and slower" in ended.out
-    assert f"\n    {cpu} has no AVX2 with FMA and F16C" in ended.out
+    assert "\n    nehalem has no AVX2 with FMA and F16C" in ended.out
     assert "sampling" not in ended.out  # nothing is left to be tried
 
 
 @pytest.mark.usefixtures("real_child")
-def test_a_real_child_tells_the_target_and_tries_a_family() -> None:
+def test_a_real_child_tries_a_family() -> None:
     target = host_target()
-    report = ask(TargetReport, "target")
+    report = kernel_checks._target()
     assert (report.cpu, report.level) == (target.cpu, target.level)
     assert (report.lack is None) == target.has_kernels
     tried = ask(FamilyReport, "sampling")

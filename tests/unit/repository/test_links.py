@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.repository.pages import anchors, code_spans, links, name_of, pages, pictures
-from tests.unit.repository.sources import ROOT, modules, packages
+from tests.unit.repository.sources import ROOT, modules, packages, statements
 
 DOCUMENTS = [*pages(), ROOT / "CHANGELOG.md"]
 TEXTS = ("*.py", "*.proto", "*.yaml", "*.toml", "*.md", "Makefile")
@@ -77,7 +77,7 @@ def is_source(name: str) -> bool:
 def defined(module: ast.Module) -> set[str]:
     """Functions, classes, and `Class.name` for methods, fields and properties."""
     names = set()
-    for node in ast.walk(module):
+    for node in statements(module):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             names.add(node.name)
         elif isinstance(node, ast.ClassDef):

@@ -14,28 +14,54 @@ import pytest
 from common.engine.cpu.kernel_cache import KernelCache, kernels_dir
 from tests.patience import WITHIN_S
 
-SCRIPT = """
-import sys
-from pathlib import Path
+# a process for each run: copies of one that has imported numba, and has compiled nothing
+FORKS = """
+import os, sys, traceback
 import numba, numpy as np
-from common.engine.cpu.kernel_cache import KernelCache, tally
 from common.telemetry.logs import configure_logs
 
 configure_logs("error", process="test")  # stdout is for results
 
-scale, folder, barrier = float(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+def fork(run):
+    readable, writable = os.pipe()
+    if child := os.fork():
+        os.close(writable)
+        return child, readable
+    try:
+        os.write(writable, f"{run()}\\n".encode())
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
 
-@numba.njit
-def scaled(x):
-    return x * scale
+def ends(forks):
+    for child, readable in forks:
+        assert os.waitpid(child, 0)[1] == 0
+        sys.stdout.write(os.read(readable, 1000).decode())
+"""
+AT_ONCE = f"""{FORKS}
+from pathlib import Path
+from common.engine.cpu.kernel_cache import KernelCache, tally
 
-scaled._cache = KernelCache(f"scaled/{scale}", folder)
-sys.stdout.write("ready\\n"); sys.stdout.flush()
-sys.stdin.readline()
-kinds = [np.float32, np.float64, np.int32, np.int64, np.int16, np.uint8]
-for kind in kinds if barrier == "up" else kinds[::-1]:
-    assert scaled(np.array([3], kind))[0] == 3 * scale, kind
-print(tally().compiled, tally().loaded)
+folder, kinds = Path(sys.argv[1]), [np.float32, np.float64, np.int32, np.int64, np.int16, np.uint8]
+begun, begin = os.pipe()
+
+def run(scale, order):
+    @numba.njit
+    def scaled(x):
+        return x * scale
+
+    scaled._cache = KernelCache(f"scaled/{{scale}}", folder)
+    os.close(begin)
+    os.read(begun, 1)  # ends when nobody can begin any more: all are there
+    for kind in kinds if order == "up" else kinds[::-1]:
+        assert scaled(np.array([3], kind))[0] == 3 * scale, kind
+    return f"{{tally().compiled}} {{tally().loaded}}"
+
+runs = [asked.split() for asked in sys.argv[2:]]
+forks = [fork(lambda: run(float(scale), order)) for scale, order in runs]
+os.close(begin)
+ends(forks)
 """
 
 HOLD = """
@@ -45,13 +71,8 @@ print("held", flush=True)
 signal.pause()
 """
 LONG = "\n            ".join(f"x[i] = np.sin(x[i] + constant) * {k} + constant" for k in range(60))
-WITH_A_PART = f"""
-import sys
-import numpy as np
+WITH_A_PART = f"""{FORKS}
 from common.engine.cpu.jit import kernel, part
-from common.telemetry.logs import configure_logs
-
-configure_logs("error", process="test")  # stdout is for results
 
 def make(constant):
     @part(variant=str(constant))
@@ -64,16 +85,15 @@ def make(constant):
         long(x)
     return run
 
-for constant in map(int, sys.argv[1:]):
-    x = np.zeros(3)
-    make(constant)(x)
-    print(x[0])
+def run_all(constants):
+    x = np.zeros((len(constants), 3))
+    for row, constant in zip(x, constants):
+        make(constant)(row)
+    return " ".join(str(row[0]) for row in x)
+
+ends([fork(lambda: run_all([2])), fork(lambda: run_all([3]))])
+ends([fork(lambda: run_all([2, 3]))])
 """
-
-
-def start(scale: float, folder: Path, order: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", SCRIPT, str(scale), str(folder), order]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 class Tally(NamedTuple):
@@ -83,28 +103,29 @@ class Tally(NamedTuple):
     loaded: int
 
 
-def run_all(processes: list[subprocess.Popen[str]]) -> list[Tally]:
-    """Let all begin at one time; return each one's tally."""
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    outputs = []
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    for process in processes:
-        outputs.append(process.communicate(timeout=WITHIN_S)[0])
-        assert process.returncode == 0
-    return [Tally(*map(int, output.split())) for output in outputs]
+def run_at_once(folder: Path, *runs: str) -> list[Tally]:
+    """Have a process for each "SCALE ORDER" begin at one time; return each one's tally."""
+    lines = printed_by(AT_ONCE, str(folder), *runs)
+    return [Tally(*map(int, line.split())) for line in lines]
+
+
+def printed_by(script: str, *arguments: str, **environment: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=WITHIN_S,
+        check=True,
+    )
+    return done.stdout.splitlines()
 
 
 @pytest.fixture(scope="module")
 def at_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Tally]]:
     """Return the folder in which four processes have compiled at once, and their tallies."""
     folder = tmp_path_factory.mktemp("kernels")
-    kernels = [(2.0, "up"), (2.0, "down"), (3.0, "up"), (3.0, "up")]
-    return folder, run_all([start(scale, folder, order) for scale, order in kernels])
+    return folder, run_at_once(folder, "2 up", "2 down", "3 up", "3 up")
 
 
 def test_processes_that_compile_at_once_keep_each_others_kernels(
@@ -112,7 +133,7 @@ def test_processes_that_compile_at_once_keep_each_others_kernels(
 ) -> None:
     folder, _ = at_once
     loaded = Tally(compiled=0, loaded=6)
-    assert run_all([start(scale, folder, "up") for scale in (2.0, 3.0)]) == [loaded, loaded]
+    assert run_at_once(folder, "2 up", "3 up") == [loaded, loaded]
     assert len(list(folder.iterdir())) == 12  # one for each constant and type, and no leftovers
 
 
@@ -145,27 +166,14 @@ def test_who_dies_while_it_compiles_holds_nobody_up(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [kernel.name]
 
 
-def run_with_a_part(cache: Path, *runs: str) -> list[str]:
-    """Return results of kernels of these constants, each run in a process of its own, at one time."""
-    environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
-    command = [sys.executable, "-c", WITH_A_PART]
-    processes = [
-        subprocess.Popen(
-            [*command, *run.split()], env=environment, stdout=subprocess.PIPE, text=True
-        )
-        for run in runs
-    ]
-    return [number for process in processes for number in process.communicate()[0].split()]
-
-
 def test_kernels_that_two_processes_compiled_serve_a_third_together(tmp_path: Path) -> None:
     """Each numbers its functions from the start, so only the constants tell two parts' names apart.
 
     The part is too long for the compiler to dissolve it in the kernel.
     """
-    two, three = run_with_a_part(tmp_path, "2", "3")
+    two, three, both = printed_by(WITH_A_PART, XDG_CACHE_HOME=str(tmp_path))
     assert two != three
-    assert run_with_a_part(tmp_path, "2 3") == [two, three]
+    assert both.split() == [two, three]
 
 
 def test_another_python_has_kernels_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,8 @@ CASES: dict[str, tuple[str, dict[str, object], tuple[KVShape, ...], int]] = {
     ),
     "gemma 4, keys are values, one KV head in global layers": (
         "gemma4_text",
-        {"attention_k_eq_v": True, "num_global_key_value_heads": 1},
+        # two heads: each global KV head has as many queries as above
+        {"attention_k_eq_v": True, "num_global_key_value_heads": 1, "num_attention_heads": 2},
         (LOCAL, KVShape(1, 32, 32)) * 2,
         2 * 2 * (2 * 16 + 1 * 32) * 4,
     ),

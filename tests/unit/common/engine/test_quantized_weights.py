@@ -72,9 +72,17 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("llama"), "llama")
 
 
-@FORMATS
 @has_kernels
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("form", "dtype"),
+    [
+        ("int8", "float32"),
+        ("int8", "bfloat16"),
+        ("int4", "float32"),
+        # each half of it is above, and it compiles kernels of its own
+        pytest.param("int4", "bfloat16", marks=pytest.mark.slow),
+    ],
+)
 def test_logits_have_the_same_bits_in_every_step(llama: Path, form: Format, dtype: str) -> None:
     assert_same_bits(make_engine(llama, quantized_config(form, dtype=dtype)))
 

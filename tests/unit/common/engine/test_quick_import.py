@@ -78,6 +78,6 @@ def test_models_run_as_ever_and_nothing_that_was_left_out_is_missed(folders: lis
 
 
 def test_an_import_that_fails_is_done_again_the_plain_way(folders: list[Path]) -> None:
-    result = run_in_worker(_FAIL_ONCE + _RUN, folders)
-    assert result["tokens"] == [generate(folder) for folder in folders]
+    result = run_in_worker(_FAIL_ONCE + _RUN, folders[:1])
+    assert result["tokens"] == [generate(folders[0])]
     assert result["loaded"] == list(LEFT_OUT)

@@ -23,7 +23,7 @@ from tests.unit.common.engine.tiny_models import (
 )
 
 PROMPTS = [random.Random(n).choices(range(VOCAB), k=n) for n in (5, 17, 40, 100)]
-NEW_TOKENS = 20
+NEW_TOKENS = 10
 # windows, sinks, soft caps, chunks, head sizes by layer, latents, and states of every kind
 QUICK = {
     *("mistral", "gpt_oss", "gemma2", "llama4_text", "gemma4_text", "deepseek_v3", "minicpm3"),

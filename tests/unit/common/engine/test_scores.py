@@ -27,6 +27,7 @@ CASES: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
     "granitemoe_swa": ({}, (SINKS,)),
     "flint": ({}, (SINKS,)),
     "mimo_v2_flash": ({}, (SINKS,)),
+    "mimo_v2_flash, wide values": ({"num_attention_heads": 4, "v_head_dim": 32}, (SINKS,)),
     "gemma2": ({"attn_logit_softcapping": 2.0}, (SOFTCAP,)),
     "vaultgemma": ({}, (SOFTCAP,)),
     "llama4_text": ({}, (CHUNKS,)),
@@ -39,7 +40,13 @@ CASES: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+# three kernels of its own
+SLOW = {"mimo_v2_flash, wide values"}
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] * (case in SLOW)) for case in CASES]
+)
 def test_tokens_and_logits_are_those_of_transformers(tmp_path: Path, case: str) -> None:
     changes, extras = CASES[case]
     folder = save_model(tmp_path, case.split(",")[0], **changes)

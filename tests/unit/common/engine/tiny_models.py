@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from common.config import Backend, EngineConfig
 from common.engine.build import Engine, build_engine
@@ -54,6 +53,15 @@ _LOCAL_AND_GLOBAL: dict[str, object] = {
     "sliding_window": 8,
     "layer_types": ["sliding_attention", "full_attention"],
 }
+_GPT: dict[str, object] = {
+    "vocab_size": VOCAB,
+    "n_embd": 64,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 512,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
 FAMILIES: dict[str, dict[str, object]] = {
     "deepseek_v2": {**_LATENT_MOE, "topk_method": "greedy"},
     "deepseek_v3": _LATENT_MOE,
@@ -80,16 +88,7 @@ FAMILIES: dict[str, dict[str, object]] = {
         "query_pre_attn_scalar": 16,
     },
     "gemma2": {**_SHAPE, "sliding_window": 8},
-    "gpt2": {
-        "vocab_size": VOCAB,
-        "n_embd": 64,
-        "n_layer": 2,
-        "n_head": 4,
-        "n_positions": 512,
-        "bos_token_id": None,
-        "eos_token_id": None,
-        "tie_word_embeddings": False,
-    },
+    "gpt2": {**_GPT, "tie_word_embeddings": False},
     "gpt_neox": {k: v for k, v in _SHAPE.items() if k not in ("num_key_value_heads", "head_dim")},
     "gpt_oss": {**_SHAPE, **_EXPERTS, **_LOCAL_AND_GLOBAL},
     "granite_swa": {**_SHAPE, **_LOCAL_AND_GLOBAL},
@@ -120,10 +119,12 @@ FAMILIES: dict[str, dict[str, object]] = {
     },
     "mimo_v2_flash": {
         **_SHAPE,
+        # with one KV head, and two in local layers
+        "num_attention_heads": 2,
         "sliding_window": 8,
         "layer_types": ["full_attention", "sliding_attention"],
         "num_key_value_heads": 1,
-        "v_head_dim": 32,
+        "v_head_dim": 16,
         "n_routed_experts": 4,
         "num_experts_per_tok": 2,
         "moe_intermediate_size": 32,
@@ -149,15 +150,7 @@ FAMILIES: dict[str, dict[str, object]] = {
         "tie_word_embeddings": False,
     },
     "phimoe": {**_SHAPE, **_EXPERTS, "sliding_window": 8},
-    "gpt_bigcode": {
-        "vocab_size": VOCAB,
-        "n_embd": 64,
-        "n_layer": 2,
-        "n_head": 4,
-        "n_positions": 512,
-        "bos_token_id": None,
-        "eos_token_id": None,
-    },
+    "gpt_bigcode": _GPT,
 }
 _KV_BYTES_PER_TOKEN = 2 * 2 * 2 * 16 * 4  # of the llama shape in float32
 
@@ -182,6 +175,9 @@ class _Saved:
 
 @lru_cache(maxsize=64)  # a test file asks for few models, many times
 def _saved(family: str, changes: str) -> _Saved:
+    # a process that only runs a model that is there need not import it
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **(FAMILIES.get(family, {}) | json.loads(changes)))
     model = AutoModelForCausalLM.from_config(config)
@@ -199,6 +195,8 @@ def _saved(family: str, changes: str) -> _Saved:
 
 def load_reference(folder: Path) -> Any:
     """Load the model as `transformers` runs it."""
+    from transformers import AutoModelForCausalLM
+
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 

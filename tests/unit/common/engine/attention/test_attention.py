@@ -20,8 +20,8 @@ SHAPES = [
     Shape(16, 64, num_heads=6, num_kv_heads=2, dtype="bfloat16"),
     Shape(16, 16, num_heads=4, num_kv_heads=2),
     Shape(16, 16, num_heads=4, num_kv_heads=4),
-    Shape(32, 128, num_heads=4, num_kv_heads=1),
-    Shape(16, 64, num_heads=6, num_kv_heads=2, dtype="bfloat16", kv_quantization="int8"),
+    Shape(16, 128, num_heads=2, num_kv_heads=1),
+    Shape(16, 16, num_heads=4, num_kv_heads=2, dtype="bfloat16", kv_quantization="int8"),
     Shape(16, 16, num_heads=4, num_kv_heads=2, kv_quantization="int8"),
     Shape(16, 16, num_heads=4, num_kv_heads=2, dtype="float16"),
 ]

@@ -61,7 +61,11 @@ CASES: dict[str, tuple[str, dict[str, object], KVShape]] = {
     "gpt-j": ("gptj", GPT, KVShape(4, 16, 16)),
     "gpt-neo, windows in a layer": ("gpt_neo", LOCAL, KVShape(4, 16, 16)),
     "gpt-neox japanese": ("gpt_neox_japanese", SHAPE, KVShape(4, 16, 16)),
-    "falcon 7b, one KV head": ("falcon", SHAPE, KVShape(1, 16, 16)),
+    "falcon 7b, one KV head": (
+        "falcon",
+        {**SHAPE, "hidden_size": 32, "num_attention_heads": 2},
+        KVShape(1, 16, 16),
+    ),
     "falcon 40b, repeated KV heads": (
         "falcon",
         {**SHAPE, "new_decoder_architecture": True, "num_kv_heads": 2},

@@ -16,7 +16,7 @@ SHAPES = [
     Shape(16, 64, 6, 2, "bfloat16"),
     Shape(16, 16, 4, 2),
     Shape(16, 16, 4, 2, "float16"),
-    Shape(16, 64, 6, 2, "bfloat16", "int8"),
+    Shape(16, 16, 4, 2, "bfloat16", "int8"),
 ]
 BACKENDS: list[Backend] = ["cpu", "reference"]
 

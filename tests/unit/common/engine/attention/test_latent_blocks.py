@@ -1,6 +1,7 @@
 """Latents in packed blocks: held once, and attended to with the bits that two layouts of them give."""
 
 from dataclasses import dataclass
+from itertools import product
 
 import pytest
 import torch
@@ -21,11 +22,11 @@ CPU = torch.device("cpu")
 LAYERS, LAYER = 2, 1  # the layer that is tested is not the first
 # positions in memory, and new ones: decode steps at the edges of pairs, blocks and tiles; chunks; a prompt
 TURNS = [(0, 1), (2, 1), (31, 1), (64, 1), (130, 1), (30, 45), (7, 20), (0, 70)]
-FORMS = [
-    AttentionForm(0.2),
-    AttentionForm(0.2, window=9),
-    AttentionForm(0.2, window=40, chunk=37, softcap=1.5),
-]
+FORMS = {
+    "plain": AttentionForm(0.2),
+    "window": AttentionForm(0.2, window=9),
+    "extras": AttentionForm(0.2, window=40, chunk=37, softcap=1.5),
+}
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,18 @@ class Case:
         return torch.randn(*shape, generator=generator).to(DTYPES[self.dtype])
 
 
-CASES = [
+CASES = FLOAT32, BFLOAT16, FLOAT16, WIDE = (
     Case("float32", 16, 48, 32, 4),
     Case("bfloat16", 16, 48, 32, 4),
     Case("float16", 16, 48, 32, 4),
     # nothing is rotated; rows are more than registers hold, and no multiple of what they do
     Case("bfloat16", 32, 96, 96, 10),
-]
+)
+# the others are slow by the kernels that they compile: two for extras, two for the other forms
+QUICK = {
+    *((case, form) for case in (FLOAT32, WIDE) for form in ("plain", "window")),
+    (FLOAT32, "extras"),
+}
 
 
 def make_cache(case: Case, shape: KVShape) -> KVCache:
@@ -103,20 +109,24 @@ def attend(case: Case, shape: KVShape, form: AttentionForm) -> torch.Tensor:
 
 
 @has_kernels
-@pytest.mark.parametrize("form", FORMS, ids=["plain", "window", "extras"])
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_latents_give_the_bits_of_keys_and_values_held_apart(
-    case: Case, form: AttentionForm
-) -> None:
+@pytest.mark.parametrize(
+    ("case", "form"),
+    [
+        pytest.param(*pair, marks=[pytest.mark.slow] * (pair not in QUICK))
+        for pair in product(CASES, FORMS)
+    ],
+    ids=str,
+)
+def test_latents_give_the_bits_of_keys_and_values_held_apart(case: Case, form: str) -> None:
     sizes = 1, case.key_dim, case.value_dim
-    once = attend(case, LatentShape(*sizes), form)
+    once = attend(case, LatentShape(*sizes), FORMS[form])
     assert once.isfinite().all()
-    assert torch.equal(once, attend(case, KVShape(*sizes), form))
+    assert torch.equal(once, attend(case, KVShape(*sizes), FORMS[form]))
 
 
 @has_kernels
 def test_the_kernels_are_tried_before_they_are_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    shape = AttentionShape("bfloat16", 16, 48, 4, value_dim=32, is_latent=True)
+    shape = AttentionShape("float32", 16, 48, 4, value_dim=32, is_latent=True)
     assert attention_verdict(shape) is None
     from common.engine.attention.cpu import CpuBackend
 

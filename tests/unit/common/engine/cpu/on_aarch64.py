@@ -1,9 +1,11 @@
 """A process that compiles kernels for aarch64 and prints which symbols they lack there.
 
-`python on_aarch64.py FAMILY DTYPE ...`. The kernels are shaped for NEON and tried here first, where LLVM maps
-the same code to this CPU; the code of each, before it becomes instructions, is then compiled for aarch64.
+`python on_aarch64.py "FAMILY DTYPE" ...` prints a line of JSON for each. The kernels are shaped for NEON and
+tried here first, where LLVM maps the same code to this CPU; the code of each, before it becomes instructions,
+is then compiled for aarch64.
 """
 
+import json
 import re
 import sys
 from typing import Any
@@ -28,40 +30,46 @@ _COUNT_DOWN_PLAINLY = (
 _NEON = target.Target("generic", "neon")
 
 
-def main(family: str, dtypes: list[str]) -> None:
-    """Print a family's number of modules, that of symbols asked for, and those that nothing defines."""
+def main(asked: list[str]) -> None:
+    """Print each family's number of modules, that of symbols asked for, and those that nothing defines."""
     target.host_target = lambda: _NEON  # type: ignore[assignment]  # before any kernel is shaped
     modules = record_modules()
     configure_logs("error", process="on_aarch64")  # stdout is for results
 
     from common.engine.cpu.linking import undefined_symbols
-    from common.engine.fused.quantize import PanelForm
-    from common.engine.kernel_checks import attention, products, sampling
-    from common.engine.kernel_checks.verdicts import AttentionShape
-
-    for dtype in dtypes:
-        if family == "attention":
-            attention.check(AttentionShape(dtype, 16, 64, 3, has_extras=True))
-            attention.check(AttentionShape(dtype, 16, 48, 3, value_dim=32, is_latent=True))
-        elif family == "int8-kv-attention":
-            attention.check(AttentionShape(dtype, 16, 64, 3, kv_quantization="int8"))
-        elif family == "products":
-            for activation in ("silu", "gelu_tanh"):
-                products.check(dtype, activation)
-        elif family == "int4-products":
-            for form in ("int4", PanelForm(4, True, "int8"), PanelForm(8, False, "int8")):
-                products.check(dtype, "silu", form)
-        else:
-            sampling.check()
 
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     machine = llvm.Target.from_triple(_TRIPLE).create_target_machine(cpu="generic")
-    objects = [machine.emit_object(for_aarch64(code, machine)) for code in modules]
-    print(len(objects))
-    names = {name for one in objects for name in undefined_symbols(one)}
-    print(len(names))
-    print(*sorted(name for name in names if not is_defined(name)), sep="\n")
+    for family, dtype in map(str.split, asked):
+        modules.clear()
+        try_family(family, dtype)
+        objects = [machine.emit_object(for_aarch64(code, machine)) for code in modules]
+        names = {name for one in objects for name in undefined_symbols(one)}
+        unknown = sorted(name for name in names if not is_defined(name))
+        print(json.dumps([len(objects), len(names), unknown]), flush=True)
+
+
+def try_family(family: str, dtype: str) -> None:
+    """Compile and try the kernels of a family."""
+    from common.engine.fused.quantize import PanelForm
+    from common.engine.kernel_checks import attention, products, sampling
+    from common.engine.kernel_checks.verdicts import AttentionShape
+
+    if family == "attention":
+        attention.check(AttentionShape(dtype, 16, 64, 3, has_extras=True))
+    elif family == "latent-attention":
+        attention.check(AttentionShape(dtype, 16, 48, 3, value_dim=32, is_latent=True))
+    elif family == "int8-kv-attention":
+        attention.check(AttentionShape(dtype, 16, 64, 3, kv_quantization="int8"))
+    elif family == "products":
+        for activation in ("silu", "gelu_tanh"):
+            products.check(dtype, activation)
+    elif family == "int4-products":
+        for form in ("int4", PanelForm(4, True, "int8"), PanelForm(8, False, "int8")):
+            products.check(dtype, "silu", form)
+    else:
+        sampling.check()
 
 
 def is_defined(name: str) -> bool:
@@ -95,4 +103,4 @@ def for_aarch64(code: str, machine: llvm.TargetMachine) -> llvm.ModuleRef:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(sys.argv[1:])

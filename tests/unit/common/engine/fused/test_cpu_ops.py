@@ -36,23 +36,22 @@ SHAPES = pytest.mark.parametrize("shape", [(64, 96), (40, 96), (33, 82), (7, 2)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("tokens", [1, 2, 3, 4, 5, 6, 7, 9, 33, 150])
 @pytest.mark.parametrize("has_bias", [False, True])
 @SHAPES
 @LAYOUTS
-def test_linear(
-    dtype: torch.dtype, tokens: int, has_bias: bool, shape: tuple[int, int], layout: Layout
-) -> None:
+def test_linear(dtype: torch.dtype, has_bias: bool, shape: tuple[int, int], layout: Layout) -> None:
     outputs, depth = shape
-    x, weight = normal(tokens, depth, dtype=dtype), normal(*shape, dtype=dtype, seed=1) / 10
+    weight = normal(*shape, dtype=dtype, seed=1) / 10
     bias = normal(outputs, dtype=dtype, seed=2) if has_bias else None
-    ours = torch.full((tokens, outputs), float("nan"), dtype=dtype)
     layer = layout(Linear(weight, bias))
     assert layer.out_features == outputs
-    OURS.linear(x, layer, ours)
-    exact = x.double() @ weight.double().T + (0 if bias is None else bias.double())
-    tolerance = TOLERANCE[dtype]
-    torch.testing.assert_close(ours.double(), exact, atol=tolerance, rtol=tolerance)
+    for tokens in (1, 2, 3, 4, 5, 6, 7, 9, 33, 150):
+        x = normal(tokens, depth, dtype=dtype)
+        ours = torch.full((tokens, outputs), float("nan"), dtype=dtype)
+        OURS.linear(x, layer, ours)
+        exact = x.double() @ weight.double().T + (0 if bias is None else bias.double())
+        tolerance = TOLERANCE[dtype]
+        torch.testing.assert_close(ours.double(), exact, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -25,6 +25,7 @@ from common.engine.kernel_checks.verdicts import (
     trusted_products,
 )
 from tests.patience import WITHIN_S
+from tests.unit.cli.test_kernel_tests import OLD_CPU
 from tests.unit.common.engine.generation import continuations
 from tests.unit.common.engine.tiny_models import (
     continue_greedily,
@@ -41,13 +42,15 @@ NEW_TOKENS = 12
 has_kernels = pytest.mark.skipif(
     not target.host_target().has_kernels, reason="no kernel is run here"
 )
-# the same in another process: `python -c SCRIPT FOLDER`
+# the same in another process, and what that tells of its CPU: `python -c SCRIPT FOLDER`
 SCRIPT = """
 import json, sys
 from pathlib import Path
+from common.engine.kernel_checks.__main__ import main
 from tests.unit.common.engine.kernel_checks.test_verdicts import tokens_of
 
 print(json.dumps(tokens_of(Path(sys.argv[1]))))
+main("target")
 """
 
 
@@ -208,5 +211,6 @@ def test_an_engine_on_a_cpu_without_kernels_gives_the_same_tokens(
         timeout=WITHIN_S,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found, report = map(json.loads, done.stdout.splitlines()[-2:])
     assert found == [expected, ["FusedDecoder", "TorchOps", "ReferenceBackend"]]
+    assert report == OLD_CPU

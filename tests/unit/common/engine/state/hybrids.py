@@ -109,7 +109,9 @@ HYBRIDS |= {
     # scans of several heads, and two layers that share one module of attention
     "zamba": {
         "layers_block_type": ["linear_attention", "hybrid"] * 2,
-        "num_key_value_heads": 4,
+        # heads of 16 channels
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
         "n_mamba_heads": 2,
         "mamba_d_state": 8,
         "mamba_dt_rank": 4,

@@ -27,8 +27,9 @@ class QuantizedGguf:
     kind: str = "Q8_0"  # of all weights that `kinds` does not name
     kinds: Mapping[str, str] = field(default_factory=dict)
     is_tied: bool = True
-    num_heads: int = 4
-    num_kv_heads: int = 2
+    # of 32 channels, for which other tests compile attention too
+    num_heads: int = 8
+    num_kv_heads: int = 4
     long_rope: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # "short", "long"
 
     @property

@@ -103,8 +103,8 @@ def test_tokens_are_those_of_transformers(tmp_path: Path, name: str) -> None:
 
 
 def test_longrope_of_phi3_goes_into_the_configuration(tmp_path: Path) -> None:
-    """The first 32 of 64 channels are turned, as in Phi-4-mini three quarters."""
-    factors = {"short": (1.0,) * 16, "long": (4.0,) * 8 + (9.0,) * 8}
+    """The first 16 of 32 channels are turned, as in Phi-4-mini three quarters."""
+    factors = {"short": (1.0,) * 8, "long": (4.0,) * 4 + (9.0,) * 4}
     gguf = write(tmp_path, QuantizedGguf("phi3", kind="Q4_K", long_rope=factors))
     folder = resolved(gguf).path
     assert is_kept(folder)

@@ -108,4 +108,4 @@ def test_the_index_is_read_as_it_was_written(gguf: Path, tmp_path: Path) -> None
     index = read_index(kept(gguf, tmp_path / "cache").path)
     query = index.tensors["model.layers.1.self_attn.q_proj.weight"]
     assert (index.form, index.num_parts, query.kind) == ("q4_0", 1, "Q4_0")
-    assert (query.shape, query.num_heads) == ((256, 256), 4)
+    assert (query.shape, query.num_heads) == ((256, 256), 8)

@@ -1,14 +1,18 @@
-"""Imports of a worker with the default family: none of the large packages that it has no use for."""
+"""Start of a worker with the default family: it imports nothing large, and compiles what is on disk never."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
-from tests.unit.common.engine.tiny_models import save_model
+from common.config import EngineConfig
+from common.engine.cpu.target import host_target
+from tests.unit.common.engine.tiny_models import make_engine, save_model
 
 HEAVY = (
     "transformers",
@@ -51,12 +55,17 @@ def draw():
 drawn = [draw()]
 import_parts()
 drawn.append(draw())
-print(json.dumps({"imported": imported, "drawn": drawn}))
+from common.engine.cpu.kernel_cache import tally
+kernels = [tally().compiled, tally().loaded]
+print(json.dumps({"imported": imported, "drawn": drawn, "kernels": kernels}))
 """
 
 
-def test_a_worker_with_a_plain_llama_imports_nothing_large(tmp_path: Path) -> None:
-    folder = save_model(tmp_path, "llama")
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Build an engine here, then in a process of its own; return what that process found."""
+    folder = save_model(tmp_path_factory.mktemp("llama"), "llama")
+    make_engine(folder, EngineConfig(device="cpu", dtype="float32", kv_cache_gib=0.01))
     root = Path(__file__).parents[5]
     ran = subprocess.run(
         [sys.executable, "-c", _BUILD, str(folder)],
@@ -66,9 +75,21 @@ def test_a_worker_with_a_plain_llama_imports_nothing_large(tmp_path: Path) -> No
         text=True,
         check=True,
     )
-    found = json.loads(ran.stdout.splitlines()[-1])
-    assert "torch" in found["imported"]
-    assert set(found["imported"]).isdisjoint(HEAVY)
+    found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    return found
+
+
+def test_a_worker_with_a_plain_llama_imports_nothing_large(worker: dict[str, Any]) -> None:
+    assert "torch" in worker["imported"]
+    assert set(worker["imported"]).isdisjoint(HEAVY)
     # a class of torch that one of the parts left out completes: before these are imported, and after
     expected = torch.randn(3, generator=torch.Generator().manual_seed(7)).tolist()
-    assert found["drawn"] == [expected] * 2
+    assert worker["drawn"] == [expected] * 2
+
+
+@pytest.mark.skipif(not host_target().has_kernels, reason="no kernel is run here")
+def test_the_second_process_compiles_nothing(worker: dict[str, Any]) -> None:
+    """A kernel is compiled once a machine: the next process finds it on disk."""
+    compiled, loaded = worker["kernels"]
+    assert compiled == 0
+    assert loaded > 5

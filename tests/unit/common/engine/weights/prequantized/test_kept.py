@@ -70,8 +70,14 @@ def products_of(engine: Engine) -> list[Any]:
     return [layer.qkv, layer.output, layer.gate_up, layer.down]
 
 
+# its levels are those of packed-8 and its scales those of gptq-8-rows, but it compiles kernels of its own
+SLOW = {"llm-int8"}
+
+
 @has_kernels
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CASES]
+)
 def test_tokens_are_those_of_transformers_on_the_same_numbers(tmp_path: Path, name: str) -> None:
     settings, write, form = CASES[name]
     torch.manual_seed(1)
