@@ -21,7 +21,7 @@ from common.engine.attention.temperature import scaled_by_position
 ATTENTION_NAME, OWN_NAME = "pdserve_paged", "eager"
 _CAUSAL_BY_MASK = {"BigBirdPegasusDecoderAttention"}  # modules that say otherwise of themselves
 # multimodal families whose towers, which are taken out, are built by the name of their attention
-_TOWERS_KNOW_OWN = {"deepseek_vl_hybrid"}
+_TOWERS_KNOW_OWN = {"deepseek_ocr2", "deepseek_vl_hybrid"}
 # Keywords that carry no mathematics of their own here: rotary is already applied, dropout is off.
 _HARMLESS = {
     "position_ids",

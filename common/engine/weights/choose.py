@@ -67,8 +67,9 @@ def read_model_config(
     from common.engine.weights.context import use_context
     from common.engine.weights.decoder_part import use_decoder_sizes
     from common.engine.weights.text_part import text_architecture
+    from common.engine.weights.writing_part import writing_part
 
-    found = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    found = writing_part(AutoConfig.from_pretrained(folder, trust_remote_code=False))
     use_decoder_sizes(found)
     use_context(found, config.max_context_tokens)
     return found, text_architecture(found)

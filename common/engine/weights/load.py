@@ -22,6 +22,7 @@ from common.engine.weights.prequantized.plan import Plan, read_plan
 from common.engine.weights.spec import read_spec
 from common.engine.weights.stored import unchanged
 from common.engine.weights.whole import load_whole
+from common.engine.weights.writing_part import writing_part
 from pdserve.errors import SetupError
 
 
@@ -86,7 +87,7 @@ def _read_config(path: Path, context_tokens: int | Auto) -> tuple[PreTrainedConf
 
     It says nothing of quantization: `transformers` would look for kernels of its own.
     """
-    config: PreTrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    config = writing_part(AutoConfig.from_pretrained(path, trust_remote_code=False))
     for part in (config, config.get_text_config()):
         if hasattr(part, "quantization_config"):
             del part.quantization_config

@@ -42,6 +42,7 @@ _AFTER_PADDING = {
     "roberta-prelayernorm",
     "xlm-roberta",
     "xlm-roberta-xl",
+    "xmod",
 }
 
 _log = get_logger()

@@ -20,6 +20,10 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
 )
 
+from common.engine.weights.foreign_towers import leave_out_foreign_towers
+
+# Families whose class embeds every token by its projectors too, before it takes the text's embedding.
+_READ_FOR_TEXT = {"gemma3n": ("model.embed_vision", "model.embed_audio")}
 # Families with a fused pass whose multimodal classes compute the same: body, then head, and no more.
 _FUSED_BODIES = {"llama", "mistral", "qwen2", "qwen3", "phi3", "gemma3_text"}
 
@@ -60,6 +64,7 @@ def without_towers(multimodal: type) -> Any:
     """
 
     def init(self: Model, config: PreTrainedConfig, *args: object, **options: object) -> None:
+        leave_out_foreign_towers()
         multimodal.__init__(self, config, *args, **options)  # type: ignore[misc]  # a class
         _remove_towers(self)
 
@@ -88,6 +93,7 @@ def as_causal_lm(model: Model, config: PreTrainedConfig) -> Model:
 def _remove_towers(model: Model) -> None:
     """Take out every module beside the language model and its head, and ignore its tensors in files."""
     wanted = [model.get_decoder(), model.get_output_embeddings()]
+    wanted += map(model.get_submodule, _READ_FOR_TEXT.get(model.config.model_type, ()))
     kept = [name for name, part in model.named_modules() if any(part is one for one in wanted)]
     towers = list(_beside(model, "", kept))
     for name in towers:

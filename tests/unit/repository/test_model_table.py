@@ -19,7 +19,9 @@ def test_the_page_is_what_the_survey_writes_of_its_results() -> None:
     assert PAGE.read_text("utf-8") == markdown(list(known_outcomes().values()))
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2_5_omni_thinker", "qwen2_5_vl", "xlnet"])
+@pytest.mark.parametrize(
+    "kind", ["deepseek_ocr2", "llama", "qwen2_5_omni_thinker", "qwen2_5_vl", "xlnet"]
+)
 def test_a_model_type_gives_what_the_table_says(tmp_path: Path, kind: str) -> None:
     assert run_trial(kind, tmp_path) == known_outcomes()[kind]
 

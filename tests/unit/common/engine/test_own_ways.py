@@ -108,8 +108,10 @@ def test_an_encoder_is_refused(tmp_path: Path, family: str, reason: str) -> None
         make_engine(folder, engine_config())
 
 
-def test_rows_for_padding_are_no_part_of_the_context(tmp_path: Path) -> None:
-    engine = make_engine(save_model(tmp_path, "roberta", **_BERT), engine_config())
+@pytest.mark.parametrize("family", ["roberta", "xmod"])
+def test_rows_for_padding_are_no_part_of_the_context(tmp_path: Path, family: str) -> None:
+    languages = {"default_language": "en_XX"} if family == "xmod" else {}
+    engine = make_engine(save_model(tmp_path, family, **_BERT, **languages), engine_config())
     assert engine.spec.max_context_tokens == CONTEXT - PAD - 1
     prompt = random.Random(0).choices(range(3, VOCAB), k=CONTEXT - PAD - 2)
     reference: Any = load_reference(tmp_path)

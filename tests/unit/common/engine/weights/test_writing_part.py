@@ -1,0 +1,71 @@
+"""A checkpoint that also speaks is served for text by its thinker; the parts that make sound are left out."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from common.engine.weights.text_part import multimodal_class
+from scripts.survey.fields import VOCAB
+from scripts.survey.shrink import tiny_config
+from tests.unit.common.engine.generation import continuations
+from tests.unit.common.engine.tiny_models import engine_config, make_engine
+from tests.unit.common.engine.weights.edited import add, edit
+from tests.unit.common.engine.weights.loading import load, refusal
+
+TEXT = random.Random(5).choices(range(3, 90), k=90)
+NEW = 8
+SPEAKING = {"qwen2_5_omni": "token2wav", "qwen3_omni_moe": "code2wav"}
+
+
+@pytest.mark.parametrize("family", SPEAKING)
+def test_text_gets_the_tokens_of_the_thinker(tmp_path: Path, family: str) -> None:
+    thinker = _save(tmp_path, family).thinker
+    prompts = [TEXT[:70], TEXT[70:75]]
+    expected = [_own_tokens(thinker, prompt) for prompt in prompts]
+    engine = make_engine(tmp_path, engine_config(backend="reference"))
+    assert engine.spec.vocab_size == VOCAB
+    assert continuations(engine, prompts, NEW, budget=23) == expected
+
+
+@pytest.mark.parametrize("family", SPEAKING)
+def test_only_weights_that_make_sound_are_left_out(tmp_path: Path, family: str) -> None:
+    _save(tmp_path, family)
+    for name in ("talker.model.norm.weight", f"{SPEAKING[family]}.conv.weight"):
+        edit(tmp_path, add(name, torch.zeros(3)))
+    assert all(name.startswith(("model.", "lm_head.")) for name in load(tmp_path).state_dict())
+    edit(tmp_path, add("thinker.model.layers.7.extra", torch.zeros(1)))
+    assert "nothing uses the tensor" in str(refusal(tmp_path))
+
+
+def test_the_name_that_real_folders_give_is_known(tmp_path: Path) -> None:
+    _save(tmp_path, "qwen2_5_omni")
+    file = tmp_path / "config.json"
+    file.write_text(
+        json.dumps(json.loads(file.read_text()) | {"architectures": ["Qwen2_5OmniModel"]})
+    )
+    load(tmp_path)
+
+
+def _own_tokens(thinker: Any, prompt: list[int]) -> list[int]:
+    """Return the likeliest tokens by whole forward passes: its `generate` asks for ids of images."""
+    ids = list(prompt)
+    for _ in range(NEW):
+        with torch.inference_mode():
+            ids.append(int(thinker(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+def _save(folder: Path, family: str) -> Any:
+    torch.manual_seed(0)
+    config = tiny_config(family)
+    kind: Any = multimodal_class(config)
+    model = kind(config).eval()
+    for name, parameter in model.named_parameters():
+        is_norm = parameter.dim() == 1 and name.endswith("weight")
+        torch.nn.init.normal_(parameter, mean=float(is_norm), std=0.4)
+    model.save_pretrained(folder)
+    return model
