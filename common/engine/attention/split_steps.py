@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.engine.attention.step_arrays import MOST_DECODED, dealt
-from common.engine.cpu.attention_tiles import Shape
+from common.engine.cpu.attention_tiles import SEGMENT, Shape
 from common.engine.cpu.emit import LANES
 from common.engine.cpu.softmax import TILE
 
@@ -28,9 +28,8 @@ class SplitSteps:
     ) -> None:
         self._num_threads, self._max_positions = num_threads, max_positions
         self._kv_heads = min(num_heads // shape.block.group for shape in shapes)
-        self._segment = min(shape.segment for shape in shapes)
         self._most = min(_PAIRS_A_THREAD * num_threads // self._kv_heads, MOST_DECODED)
-        segments = -(-max_positions // self._segment)
+        segments = -(-max_positions // SEGMENT)
         # pages that no step has touched take no memory
         rows = self._most * num_heads * segments
         channels = max(shape.block.value_dim for shape in shapes)
@@ -43,7 +42,7 @@ class SplitSteps:
     def pays(self, contexts: NDArray[np.int32]) -> bool:
         """Return True for a step of so many positions where one thread would have far more than its share."""
         longest = contexts.max()
-        if not self._segment < longest <= self._max_positions or len(contexts) > self._most:
+        if not SEGMENT < longest <= self._max_positions or len(contexts) > self._most:
             return False
         tiles = -(-contexts[dealt(contexts, self._num_threads)] // TILE)
         pairs = tiles.repeat(self._kv_heads)

@@ -21,7 +21,7 @@ from common.engine.cpu.attention_rows import (
     end_function,
     merge_function,
 )
-from common.engine.cpu.attention_tiles import MAX_ROWS, Jitable, Shape, segment_function
+from common.engine.cpu.attention_tiles import MAX_ROWS, SEGMENT, Jitable, Shape, segment_function
 from common.engine.cpu.emit import LANES
 from common.engine.cpu.jit import kernel, part
 from common.engine.cpu.kv_levels import tail_of
@@ -147,7 +147,7 @@ def _item_function(shape: Shape, rows: int) -> Jitable:
     begin_rows, clear_rows = begin_function(head_dim, group), clear_function(value_dim)
     merge_rows, write_rows = merge_function(value_dim), end_function(value_dim, group)
     begin_form, window_of = row_functions(group, has_extras=shape.has_extras)
-    run_segment, segment = segment_function(shape, rows), shape.segment
+    run_segment = segment_function(shape, rows)
     held, most = np.dtype(partner_of(shape.storage)), -(-QUERY_TILE * group // rows) * rows
     most_lanes, tile = most * LANES, rows * TILE
 
@@ -168,13 +168,13 @@ def _item_function(shape: Shape, rows: int) -> Jitable:
         clear_rows(padded, total, total_peak, total_norm)
         seen = begin_form(form, head, limits, padded, total_peak, total_norm)
         start = max(position + 1 - window_of(seen, 0), 0) // TILE * TILE
-        for first in range(start // segment * segment, behind, segment):
+        for first in range(start // SEGMENT * SEGMENT, behind, SEGMENT):
             clear_rows(padded, acc, peak, norm)
-            next_head, next_key = head, first + segment
+            next_head, next_key = head, first + SEGMENT
             if next_key >= behind:
                 next_head, next_key = min(head + 1, keys.shape[1] - 1), start
             run_segment(
-                q, padded, max(first, start), min(first + segment, behind), limits, seen,
+                q, padded, max(first, start), min(first + SEGMENT, behind), limits, seen,
                 keys, values, head, table, next_head, next_key, scale,
                 acc, peak, norm, scores, weights,
             )  # fmt: skip

@@ -15,7 +15,7 @@ from common.engine.cpu import softmax
 from common.engine.cpu import vector as vec
 from common.engine.cpu.attention_kernel import Kernel, signature_of
 from common.engine.cpu.attention_rows import begin_function, clear_function, sum_of_weights
-from common.engine.cpu.attention_tiles import Jitable, Shape, segment_function
+from common.engine.cpu.attention_tiles import SEGMENT, Jitable, Shape, segment_function
 from common.engine.cpu.emit import LANES
 from common.engine.cpu.jit import kernel, part
 from common.engine.cpu.latent_tiles import values_function
@@ -81,7 +81,7 @@ def _kernel_function(
 def _run_function(shape: Shape) -> Jitable:
     """Make the function for the first part: segments whose middle lies in some of `slices` equal ones."""
     _, head_dim, value_dim, group, *_ = shape.block
-    run_one, segment, numbers = _segment_function(shape), shape.segment, group * head_dim
+    run_one, numbers = _segment_function(shape), group * head_dim
     begin_rows, partner = begin_function(head_dim, group), np.dtype(partner_of(shape.storage))
     values_of = values_function(shape.block, shape.storage)
     first_of = first_function(has_extras=shape.has_extras)
@@ -98,9 +98,9 @@ def _run_function(shape: Shape) -> Jitable:
         for seq in range(contexts.shape[0]):
             context = np.int64(contexts[seq])
             start = first_of(form, context) // TILE
-            for index in range(start * TILE // segment, (context - 1) // segment + 1):
+            for index in range(start * TILE // SEGMENT, (context - 1) // SEGMENT + 1):
                 for head in range(kv_heads):
-                    first, behind = index * segment, min((index + 1) * segment, context)
+                    first, behind = index * SEGMENT, min((index + 1) * SEGMENT, context)
                     size = _end(behind) - max(first // TILE, start)
                     middle = (2 * done + size) * slices
                     done += size
@@ -157,7 +157,7 @@ def _segment_function(shape: Shape) -> Jitable:
 
 def _merge_function(shape: Shape) -> Jitable:
     """Make the function for the second part, which merges segments of some rows and writes the rows."""
-    value_dim, segment = shape.block.value_dim, shape.segment
+    value_dim = shape.block.value_dim
     first_of = first_function(has_extras=shape.has_extras)
     begin_form, _ = row_functions(1, has_extras=shape.has_extras)
     clear_rows = clear_function(value_dim)
@@ -173,7 +173,7 @@ def _merge_function(shape: Shape) -> Jitable:
             limits[0] = context
             begin_form(form, row % heads, limits, 1, peak, norm)
             start = first_of(form, context) // TILE * TILE
-            for index in range(start // segment, (context - 1) // segment + 1):
+            for index in range(start // SEGMENT, (context - 1) // SEGMENT + 1):
                 own = index * num_rows + row
                 softmax.merge_row(acc, peaks, norms, own, total, peak, norm, 0, value_dim)
             vec.divide_row(total, 0, sum_of_weights(norm, 0), out, row * value_dim, value_dim)

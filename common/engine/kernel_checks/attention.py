@@ -9,6 +9,7 @@ from common.engine.attention.cpu import CpuBackend
 from common.engine.attention.form import AttentionForm
 from common.engine.attention.reference import ReferenceBackend
 from common.engine.batch import Batch, BatchEntry
+from common.engine.cpu.attention_tiles import SEGMENT
 from common.engine.cpu.emit import LANES
 from common.engine.device_inputs import on_host
 from common.engine.kernel_checks.close import normal, require_close
@@ -25,7 +26,7 @@ from common.messages import SamplingParams, WorkRequest
 
 _KV_HEADS, _SCALE = 2, 0.2
 # a prompt's chunk; a token behind earlier ones, in a second segment of positions
-_CHUNK, _CONTEXT = 37, 520
+_CHUNK, _CONTEXT = 37, SEGMENT + 8
 _BLOCKS = -(-(_CONTEXT + 1) // LANES)  # of the smallest size
 # positions in memory and new ones, by sequence; one thread would have nearly all of the second step
 _STEPS = ((0, _CHUNK), (_CONTEXT - 1, 1)), ((_CHUNK, 1), (_CONTEXT, 1))

@@ -9,6 +9,7 @@ from common.engine.attention.form import AttentionForm
 from common.engine.attention.split_steps import SplitSteps
 from common.engine.batch import Batch, BatchEntry
 from common.engine.cpu.attention_kernel import shape_of
+from common.engine.cpu.attention_tiles import SEGMENT
 from common.engine.device_inputs import on_host
 from common.engine.memory.kv_cache import DTYPES, KVCache
 from common.engine.model_spec import ModelSpec
@@ -18,9 +19,8 @@ from tests.unit.common.engine.kernel_checks.test_verdicts import has_kernels
 from tests.unit.common.engine.sequences import make_sequence
 
 KV_HEADS, BLOCK, CPU = 2, 16, torch.device("cpu")
-SEGMENT = shape_of(BLOCK, (32, 32), 2, "float32").segment
 # one position, the edges of tiles and segments, several segments
-CONTEXTS = [1, 63, 64, 65, SEGMENT, SEGMENT + 1, 5 * SEGMENT + 17]
+CONTEXTS = [1, 63, 64, 65, SEGMENT, SEGMENT + 1, 2 * SEGMENT + 17]
 FORMS = {
     "plain": AttentionForm(0.2),
     "window": AttentionForm(0.2, window=150),
@@ -110,7 +110,7 @@ def test_a_split_step_has_the_same_bits(dtype: str, quantization: str, form: Att
 @has_kernels
 def test_latents_of_several_sequences_are_split() -> None:
     spec = spec_of("bfloat16", "none", LatentShape(1, 48, 32))
-    whole, split = attend_both(spec, [300, 5, 129, 700], FORMS["plain"])
+    whole, split = attend_both(spec, [300, 5, 529, 1300], FORMS["plain"])
     assert whole.isfinite().all()
     assert torch.equal(whole, split)
 
@@ -123,15 +123,15 @@ def steps(num_threads: int, kv_heads: int = 3) -> SplitSteps:
 @pytest.mark.parametrize(
     ("num_threads", "contexts", "pays"),
     [
-        (2, [300], True),  # two heads of three
-        (2, [300, 300], False),  # three of six
+        (2, [600], True),  # two heads of three
+        (2, [600, 600], False),  # three of six
         (2, [300, 1_000], True),  # three of 5 tiles, three of 16
-        (2, [128], False),  # one segment
+        (2, [512], False),  # one segment
         (1, [9_000], False),
         (16, [9_000], True),
-        (4, [300, 300, 300, 300], False),
+        (4, [600, 600, 600, 600], False),
         (2, [10_001], False),  # memory has no room
-        (2, [300] * 3, False),  # more sequences than it is told of
+        (2, [600] * 3, False),  # more sequences than it is told of
     ],
 )
 def test_steps_are_split_where_a_thread_would_have_more_than_its_share(
