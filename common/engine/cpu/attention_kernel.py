@@ -139,10 +139,7 @@ def signature_of(shape: Shape, storage: str, *layout: types.Type) -> types.Type:
 
 
 def _item_function(shape: Shape, rows: int) -> Jitable:
-    """Make the function for a work item: queries at consecutive positions, for one KV head.
-
-    Queries and weights are held as what keys and values are multiplied with.
-    """
+    """Make the function for a work item: queries at consecutive positions, for one KV head."""
     _, head_dim, value_dim, group, *_ = shape.block
     begin_rows, clear_rows = begin_function(head_dim, group), clear_function(value_dim)
     merge_rows, write_rows = merge_function(value_dim), end_function(value_dim, group)
@@ -153,17 +150,15 @@ def _item_function(shape: Shape, rows: int) -> Jitable:
 
     @part(variant=f"{shape}-{rows}")
     def run_item(query, keys, values, out, table, position, head, scale, form):  # type: ignore[no-untyped-def]
-        padded, behind = (
-            (query.shape[0] * group + rows - 1) // rows * rows,
-            position + query.shape[0],
-        )
+        behind = position + query.shape[0]
+        padded = (query.shape[0] * group + rows - 1) // rows * rows
         # too many numbers for a stack, in models with many query heads to a KV head
-        q, acc = np.empty(padded * head_dim, held), np.empty(padded * value_dim, np.float32)
-        peak, norm = scratch(np.float32, most), scratch(np.float32, most_lanes)
+        q, limits = np.empty(padded * head_dim, held), scratch(np.int64, most)
+        acc = np.empty(padded * value_dim, np.float32)
         total = np.empty(padded * value_dim, np.float32)
+        peak, norm = scratch(np.float32, most), scratch(np.float32, most_lanes)
         total_peak, total_norm = scratch(np.float32, most), scratch(np.float32, most_lanes)
         scores, weights = scratch(np.float32, tile), scratch(held, tile)
-        limits = scratch(np.int64, most)
         begin_rows(query, head, position, padded, q, limits)
         clear_rows(padded, total, total_peak, total_norm)
         seen = begin_form(form, head, limits, padded, total_peak, total_norm)

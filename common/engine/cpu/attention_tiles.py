@@ -26,7 +26,7 @@ Jitable = Callable[..., None]
 
 
 class Shape(NamedTuple):
-    """What kernels of attention are compiled for."""
+    """Shape that kernels of attention are compiled for."""
 
     block: Block
     storage: str  # numpy name of the blocks' dtype
@@ -92,10 +92,8 @@ def _tile_function(shape: Shape, rows: int) -> Jitable:
     block_size, head_dim, value_dim, *_ = block
     k_block, v_block = block.of_keys, block.of_values
     is_latent, is_decode = block.is_latent, rows == block.group
-    key_ahead = _offset_function(block_size, k_block) if is_decode else _no_offset
-    value_ahead = (
-        _offset_function(block_size, v_block) if is_decode and not is_latent else _no_offset
-    )
+    key_ahead = _ahead_function(block_size, k_block, is_wanted=is_decode)
+    value_ahead = _ahead_function(block_size, v_block, is_wanted=is_decode and not is_latent)
 
     @part(variant=f"{shape}-{rows}")
     def attend_tile(  # type: ignore[no-untyped-def]
@@ -126,8 +124,10 @@ def _tile_function(shape: Shape, rows: int) -> Jitable:
     return attend_tile
 
 
-def _offset_function(block_size: int, numbers: int) -> Jitable:
+def _ahead_function(block_size: int, numbers: int, *, is_wanted: bool) -> Jitable:
     """Make the function that finds block `b` behind `first_key`, or the last one of `context` positions."""
+    if not is_wanted:
+        return _no_offset
 
     @part(variant=f"{block_size}-{numbers}", allocates=False)
     def offset_of(table, first_key, b, context, kv_heads, head):  # type: ignore[no-untyped-def]

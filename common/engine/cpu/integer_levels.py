@@ -6,8 +6,9 @@ from numba.core.typing.templates import Signature
 
 from common.engine.cpu import emit
 from common.engine.cpu.emit import Builder, Context, Values
-from common.engine.cpu.group_scales import LINE_BYTES, GroupScales, prefetch_scales
+from common.engine.cpu.group_scales import GroupScales, prefetch_scales
 from common.engine.cpu.integer_dots import IntegerDot, alike, dot_of
+from common.engine.cpu.packed import LINE_BYTES
 from common.engine.cpu.panel import WIDTH
 from common.engine.cpu.quantized_levels import BYTES_IN_WORD, GROUP
 from common.engine.cpu.scale_blocks import BLOCK

@@ -8,7 +8,8 @@ from numba.core.typing.templates import Signature
 
 from common.engine.cpu import emit
 from common.engine.cpu.emit import INTS, LANES, Builder, Context, Values
-from common.engine.cpu.group_scales import LINE_BYTES, GroupScales, prefetch_scales
+from common.engine.cpu.group_scales import GroupScales, prefetch_scales
+from common.engine.cpu.packed import LINE_BYTES
 from common.engine.cpu.panel import WIDTH
 from common.engine.cpu.scale_blocks import BLOCK
 from common.engine.cpu.target import host_target

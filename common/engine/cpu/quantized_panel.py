@@ -24,7 +24,8 @@ from numba.extending import intrinsic
 from common.engine.cpu import emit
 from common.engine.cpu.activation import GELU_TANH, gated
 from common.engine.cpu.emit import LANES, Builder, Context, Values
-from common.engine.cpu.group_scales import COLUMNS, LINE_BYTES, load_scales
+from common.engine.cpu.group_scales import COLUMNS, load_scales
+from common.engine.cpu.packed import LINE_BYTES
 from common.engine.cpu.panel import PLAIN, WIDTH
 from common.engine.cpu.quantized_levels import (
     GROUP,

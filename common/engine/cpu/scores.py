@@ -37,11 +37,9 @@ def score_block(ctx, q, q_at, keys, k_at, ahead, scale, s, s_at, rows, dim, size
     score depends on `parts` and not on `rows`, whose sums are made as many at a time as registers hold.
     """
     n, steps, width = emit.literal(rows), emit.literal(dim) // pack_of(keys), emit.literal(size)
-    splits = emit.literal(parts)
+    splits, i64, f32 = emit.literal(parts), types.intp, types.float32
     beside = min(num_score_parts(n, steps), splits)
-    i64 = types.intp
-    numbers = rows, dim, size, parts
-    sig = types.void(q, i64, keys, i64, ahead, types.float32, s, i64, *numbers)
+    sig = types.void(q, i64, keys, i64, ahead, f32, s, i64, rows, dim, size, parts)
 
     def generate(context: Context, builder: Builder, sig: Signature, args: Values) -> Any:
         q_data, k_data, s_data = (
@@ -58,20 +56,34 @@ def score_block(ctx, q, q_at, keys, k_at, ahead, scale, s, s_at, rows, dim, size
             next_block = None if start or ahead == types.none else args[4]
             totals: list[Any] = []
             for first in range(0, splits, beside):
-                count = n * beside * len(blocks)
-                sums = [emit.variable(builder, emit.constant(0.0)) for _ in range(count)]
-                shape = steps, width, n
-                _add_scores(builder, left, blocks, shape, (first, splits), sums, next_block)
+                zeros = [emit.constant(0.0)] * (n * beside * len(blocks))
+                sums = [emit.variable(builder, zero) for zero in zeros]
+                shape, own = (steps, width, n), (first, splits)
+                _add_scores(builder, left, blocks, shape, own, sums, next_block)
                 totals = _sum_up(builder, totals, sums, n * len(blocks))
-            for i, total in enumerate(totals):
-                r, v = divmod(i, len(blocks))
-                product = kv_levels.scaled(builder, total, blocks[v], emit.literal(dim), width)
-                scaled = builder.fmul(product, emit.splat(builder, args[5]))
-                at = builder.add(args[7], emit.index(r * TILE + vectors[v]))
-                emit.store(builder, scaled, s_data, at)
+            at = builder.add(args[7], emit.index(start))
+            sizes = emit.literal(dim), width
+            _store_scores(builder, totals, blocks, sizes, args[5], s_data, at)
         return context.get_dummy_value()
 
     return sig, generate
+
+
+def _store_scores(
+    builder: Builder,
+    totals: list[Any],
+    blocks: list[Source],
+    sizes: tuple[int, int],
+    scale: Any,
+    data: Any,
+    at: Any,
+) -> None:
+    """Store scale * totals[row, vector] in rows of TILE scores, for vectors side by side."""
+    for i, total in enumerate(totals):
+        row, v = divmod(i, len(blocks))
+        product = kv_levels.scaled(builder, total, blocks[v], *sizes)
+        scaled = builder.fmul(product, emit.splat(builder, scale))
+        emit.store(builder, scaled, data, builder.add(at, emit.index(row * TILE + v * LANES)))
 
 
 def _add_scores(

@@ -96,8 +96,7 @@ def _run_function(shape: Shape) -> Jitable:
         for seq in range(contexts.shape[0]):
             total += (_end(contexts[seq]) - first_of(form, contexts[seq]) // TILE) * kv_heads
         for seq in range(contexts.shape[0]):
-            context = np.int64(contexts[seq])
-            start = first_of(form, context) // TILE
+            context, start = np.int64(contexts[seq]), first_of(form, contexts[seq]) // TILE
             for index in range(start * TILE // SEGMENT, (context - 1) // SEGMENT + 1):
                 for head in range(kv_heads):
                     first, behind = index * SEGMENT, min((index + 1) * SEGMENT, context)
