@@ -118,7 +118,7 @@ def send_messages(target: Target) -> Counter[tuple[str, str]]:
     outcomes = Counter[tuple[str, str]]()
 
     @settings(
-        max_examples=examples(600), suppress_health_check=[HealthCheck.too_slow], parent=SEEDED
+        max_examples=examples(800), suppress_health_check=[HealthCheck.too_slow], parent=SEEDED
     )
     @given(request=requests())
     def send(request: tuple[MethodDescriptor, Message]) -> None:

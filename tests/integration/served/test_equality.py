@@ -51,10 +51,10 @@ class Case:
 
 
 def _cases() -> list[Case]:
-    """Return 34 prompts of 5 to 400 tokens; some come again with another length."""
+    """Return 40 prompts of 5 to 400 tokens; some come again with another length."""
     draw = random.Random(7)
     cases = []
-    for index in range(34):
+    for index in range(40):
         repeats = draw.choice((0, 0, 1, 3, 8, 25)) if index else 25
         prompt = f"Tell me about {draw.choice(_TOPICS)}. {_FILLER * repeats}In short,"
         cases.append(Case(prompt, draw.randint(2, 20)))
