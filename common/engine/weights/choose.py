@@ -62,14 +62,12 @@ def read_model_config(
     plain = find_plain(folder, config, device)
     if plain is not None:
         return plain.config, plain.architecture
-    from transformers import AutoConfig
-
     from common.engine.weights.context import use_context
     from common.engine.weights.decoder_part import use_decoder_sizes
     from common.engine.weights.text_part import text_architecture
-    from common.engine.weights.writing_part import writing_part
+    from common.engine.weights.writing_part import read_writing_config
 
-    found = writing_part(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+    found = read_writing_config(folder)
     use_decoder_sizes(found)
     use_context(found, config.max_context_tokens)
     return found, text_architecture(found)

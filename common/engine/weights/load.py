@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from common.auto_setting import Auto
@@ -22,7 +22,7 @@ from common.engine.weights.prequantized.plan import Plan, read_plan
 from common.engine.weights.spec import read_spec
 from common.engine.weights.stored import unchanged
 from common.engine.weights.whole import load_whole
-from common.engine.weights.writing_part import writing_part
+from common.engine.weights.writing_part import read_writing_config
 from pdserve.errors import SetupError
 
 
@@ -87,7 +87,7 @@ def _read_config(path: Path, context_tokens: int | Auto) -> tuple[PreTrainedConf
 
     It says nothing of quantization: `transformers` would look for kernels of its own.
     """
-    config = writing_part(AutoConfig.from_pretrained(path, trust_remote_code=False))
+    config = read_writing_config(path)
     for part in (config, config.get_text_config()):
         if hasattr(part, "quantization_config"):
             del part.quantization_config

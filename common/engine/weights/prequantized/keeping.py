@@ -54,14 +54,14 @@ def _kept_plan(folder: Path, engine: EngineConfig) -> Plan | None:
         plan = read_plan(folder)
         if plan is None:
             return None
-        # two seconds of a core, which a plain model does not need
-        from transformers import AutoConfig
-
         from common.engine.cpu.target import host_target
+
+        # two seconds of a core, which a plain model does not need
+        from common.engine.weights.writing_part import read_writing_config
 
         if not host_target().has_kernels:  # torch would need them in full width
             return None
-        is_kept = can_keep(plan, AutoConfig.from_pretrained(folder, trust_remote_code=False))
+        is_kept = can_keep(plan, read_writing_config(folder))
     # whatever is wrong with the folder: loading it says it
     except Exception as error:
         _log.warning("integers_not_kept", reason=repr(error))
