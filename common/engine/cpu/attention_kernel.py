@@ -29,7 +29,7 @@ from common.engine.cpu.latent_tiles import Block, values_function
 from common.engine.cpu.memory import scratch
 from common.engine.cpu.packed import partner_of
 from common.engine.cpu.parallel import in_parallel
-from common.engine.cpu.score_extras import row_functions
+from common.engine.cpu.score_extras import first_function, row_functions
 from common.engine.cpu.softmax import TILE
 
 QUERY_TILE = 16
@@ -143,7 +143,8 @@ def _item_function(shape: Shape, rows: int) -> Jitable:
     _, head_dim, value_dim, group, *_ = shape.block
     begin_rows, clear_rows = begin_function(head_dim, group), clear_function(value_dim)
     merge_rows, write_rows = merge_function(value_dim), end_function(value_dim, group)
-    begin_form, window_of = row_functions(group, has_extras=shape.has_extras)
+    begin_form, _ = row_functions(group, has_extras=shape.has_extras)
+    first_of = first_function(has_extras=shape.has_extras)
     run_segment = segment_function(shape, rows)
     held, most = np.dtype(partner_of(shape.storage)), -(-QUERY_TILE * group // rows) * rows
     most_lanes, tile = most * LANES, rows * TILE
@@ -162,7 +163,7 @@ def _item_function(shape: Shape, rows: int) -> Jitable:
         begin_rows(query, head, position, padded, q, limits)
         clear_rows(padded, total, total_peak, total_norm)
         seen = begin_form(form, head, limits, padded, total_peak, total_norm)
-        start = max(position + 1 - window_of(seen, 0), 0) // TILE * TILE
+        start = first_of(form, position + 1) // TILE * TILE
         for first in range(start // SEGMENT * SEGMENT, behind, SEGMENT):
             clear_rows(padded, acc, peak, norm)
             next_head, next_key = head, first + SEGMENT

@@ -38,11 +38,6 @@ class Shape(NamedTuple):
         group = self.block.group
         return next(n for n in range(min(group, MAX_ROWS), 0, -1) if group % n == 0)
 
-    @property
-    def extras(self) -> str:
-        """End of the names of parts."""
-        return "-extras" * self.has_extras
-
     def score_parts(self) -> int:
         """Return in how many parts a score is summed.
 

@@ -128,11 +128,8 @@ def _end(positions):  # type: ignore[no-untyped-def]
 
 def _segment_function(shape: Shape) -> Jitable:
     """Make the function for one segment of a sequence and a KV head."""
-    group, rows, held = (
-        shape.block.group,
-        shape.decode_rows,
-        np.dtype(partner_of(shape.storage)),
-    )
+    group, rows = shape.block.group, shape.decode_rows
+    held = np.dtype(partner_of(shape.storage))
     begin_form, _ = row_functions(group, has_extras=shape.has_extras)
     clear_rows, run_segment = clear_function(shape.block.value_dim), segment_function(shape, rows)
     tile = rows * TILE
