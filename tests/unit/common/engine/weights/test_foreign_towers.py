@@ -7,13 +7,13 @@ from typing import Any
 import torch
 
 from common.engine.weights.foreign_towers import leave_out_foreign_towers
-from common.engine.weights.text_part import multimodal_class
 from scripts.survey.fields import VOCAB
 from scripts.survey.shrink import tiny_config
 from tests.unit.common.engine.generation import continuations
 from tests.unit.common.engine.tiny_models import continue_greedily, engine_config, make_engine
 from tests.unit.common.engine.weights.edited import add, edit
 from tests.unit.common.engine.weights.loading import load
+from tests.unit.common.engine.weights.tiny_multimodal import save_random
 
 TEXT_IDS, SEEN_IDS = 96, 16  # ids from 96 are embedded for vision, those from 112 for sound
 TEXT = random.Random(5).choices(range(3, VOCAB), k=90)
@@ -44,10 +44,4 @@ def _save_gemma3n(folder: Path) -> Any:
     config.audio_config.vocab_offset = TEXT_IDS + SEEN_IDS
     for part in (config.vision_config, config.audio_config):
         part.vocab_size = SEEN_IDS
-    kind: Any = multimodal_class(config)
-    model = kind(config).eval()
-    for name, parameter in model.named_parameters():
-        is_norm = parameter.dim() == 1 and name.endswith("weight")
-        torch.nn.init.normal_(parameter, mean=float(is_norm), std=0.4)
-    model.save_pretrained(folder)
-    return model
+    return save_random(folder, config)

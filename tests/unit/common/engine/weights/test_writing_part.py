@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from common.engine.weights.text_part import multimodal_class
 from scripts.survey.fields import VOCAB
 from scripts.survey.shrink import tiny_config
 from tests.unit.common.engine.generation import continuations
 from tests.unit.common.engine.tiny_models import engine_config, make_engine
 from tests.unit.common.engine.weights.edited import add, edit
 from tests.unit.common.engine.weights.loading import load, refusal
+from tests.unit.common.engine.weights.tiny_multimodal import save_random
 
 TEXT = random.Random(5).choices(range(3, 90), k=90)
 NEW = 8
@@ -61,11 +61,4 @@ def _own_tokens(thinker: Any, prompt: list[int]) -> list[int]:
 
 def _save(folder: Path, family: str) -> Any:
     torch.manual_seed(0)
-    config = tiny_config(family)
-    kind: Any = multimodal_class(config)
-    model = kind(config).eval()
-    for name, parameter in model.named_parameters():
-        is_norm = parameter.dim() == 1 and name.endswith("weight")
-        torch.nn.init.normal_(parameter, mean=float(is_norm), std=0.4)
-    model.save_pretrained(folder)
-    return model
+    return save_random(folder, tiny_config(family))

@@ -47,6 +47,11 @@ def save_multimodal(folder: Path, family: str) -> Any:
         vision_config=dict(_VISION),
         tie_word_embeddings=text["tie_word_embeddings"],
     )
+    return save_random(folder, config)
+
+
+def save_random(folder: Path, config: Any) -> Any:
+    """Write config.json and model.safetensors of a model with random weights; return the model."""
     kind: Any = multimodal_class(config)
     model = kind(config).eval()
     for name, parameter in model.named_parameters():
