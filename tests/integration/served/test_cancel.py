@@ -86,8 +86,8 @@ async def test_a_deadline_ends_the_request_everywhere(served: Served) -> None:
 
 
 async def test_more_work_than_memory_completes_by_preemption(served: Served) -> None:
-    """Run 6 sequences that grow to 560 tokens each: 3,360 positions in memory for 3,000."""
-    sampling = inference_pb2.SamplingParams(max_tokens=60, ignore_eos=True)
+    """Run 6 sequences that grow to 620 tokens each: 3,700 positions in memory for 3,000."""
+    sampling = inference_pb2.SamplingParams(max_tokens=120, ignore_eos=True)
     prompts = [[1000 + i] * 500 for i in range(6)]
     async with AsyncClient(served.grpc) as client:
 
@@ -96,5 +96,5 @@ async def test_more_work_than_memory_completes_by_preemption(served: Served) -> 
             return [token_id for part in parts for token_id in part.token_ids]
 
         together = await asyncio.gather(*(run(prompt) for prompt in prompts))
-        assert [len(tokens) for tokens in together] == [60] * 6
+        assert [len(tokens) for tokens in together] == [120] * 6
         await until_nothing_is_held(client)
