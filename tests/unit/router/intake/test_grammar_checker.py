@@ -176,8 +176,16 @@ async def test_a_child_that_was_killed_is_started_again(checker: GrammarChecker)
 async def test_no_grammar_pays_for_the_start_of_the_child(
     checker: GrammarChecker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The child takes longer to start than a grammar may wait here."""
-    monkeypatch.setattr("router.intake.grammar_checker.MAX_WAIT_S", 0.15)
+    """A grammar may not wait at all until the child is there."""
+    start_child = checker._start_child
+
+    async def start() -> asyncio.subprocess.Process:
+        child = await start_child()
+        monkeypatch.setattr("router.intake.grammar_checker.MAX_WAIT_S", WITHIN_S)
+        return child
+
+    monkeypatch.setattr("router.intake.grammar_checker.MAX_WAIT_S", 0.0)
+    monkeypatch.setattr(checker, "_start_child", start)
     await checker.check(GOOD)
 
 
