@@ -18,7 +18,7 @@ def describe() -> dict[str, object]:
     """Return hardware, versions, date and command line."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "command": " ".join([_command_name(), *sys.argv[1:]]),
+        "command": " ".join([_command_name(), *map(_without_folder, sys.argv[1:])]),
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
         "system": platform.platform(),
@@ -47,6 +47,12 @@ def _command_name() -> str:
     if spec is None:
         return f"python {Path(sys.argv[0]).name}"
     return f"python -m {spec.name.removesuffix('.__main__')}"
+
+
+def _without_folder(argument: str) -> str:
+    """Return an argument whose path, if it is one, has no folders: those are of one machine."""
+    option, equals, value = argument.rpartition("=")
+    return option + equals + Path(value).name if value.startswith("/") else argument
 
 
 def _version(library: str) -> str:
