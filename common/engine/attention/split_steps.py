@@ -15,9 +15,7 @@ from common.engine.cpu.emit import LANES
 from common.engine.cpu.softmax import TILE
 
 _MOST_SHARE = 1.2  # of an equal share of the positions, which one thread may have
-_PAIRS_A_THREAD = 4  # of sequences and KV heads; more of them are shares alike enough
-
-Floats = NDArray[np.float32]
+_MOST_BYTES = 32 << 20  # of sums; longer contexts of as many sequences are not split
 
 
 class SplitSteps:
@@ -26,23 +24,18 @@ class SplitSteps:
     def __init__(
         self, shapes: Sequence[Shape], num_heads: int, max_positions: int, num_threads: int
     ) -> None:
-        self._num_threads, self._max_positions = num_threads, max_positions
+        self._num_threads, self._num_heads = num_threads, num_heads
         self._kv_heads = min(num_heads // shape.block.group for shape in shapes)
-        self._most = min(_PAIRS_A_THREAD * num_threads // self._kv_heads, MOST_DECODED)
-        segments = -(-max_positions // SEGMENT)
+        numbers = max(shape.block.value_dim for shape in shapes), 1, LANES
+        most = MOST_DECODED * num_heads * _segments(max_positions)
+        self._rows = min(most, _MOST_BYTES // (4 * sum(numbers)))
         # pages that no step has touched take no memory
-        rows = self._most * num_heads * segments
-        channels = max(shape.block.value_dim for shape in shapes)
-        self.memory: tuple[Floats, Floats, Floats] = (
-            np.empty(rows * channels, np.float32),
-            np.empty(rows, np.float32),
-            np.empty(rows * LANES, np.float32),
-        )
+        self.memory = tuple(np.empty(self._rows * count, np.float32) for count in numbers)
 
     def pays(self, contexts: NDArray[np.int32]) -> bool:
         """Return True for a step of so many positions where one thread would have far more than its share."""
-        longest = contexts.max()
-        if not SEGMENT < longest <= self._max_positions or len(contexts) > self._most:
+        segments = _segments(int(contexts.max()))
+        if segments == 1 or len(contexts) * self._num_heads * segments > self._rows:
             return False
         tiles = -(-contexts[dealt(contexts, self._num_threads)] // TILE)
         pairs = tiles.repeat(self._kv_heads)
@@ -51,3 +44,7 @@ class SplitSteps:
         begins = [run * short + min(run, longer) for run in range(num_runs)]
         most = np.add.reduceat(pairs, begins).max()
         return bool(most * self._num_threads > _MOST_SHARE * pairs.sum())
+
+
+def _segments(positions: int) -> int:
+    return -(-positions // SEGMENT)

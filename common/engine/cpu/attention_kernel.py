@@ -21,7 +21,7 @@ from common.engine.cpu.attention_rows import (
     end_function,
     merge_function,
 )
-from common.engine.cpu.attention_tiles import MAX_ROWS, SEGMENT, Jitable, Shape, segment_function
+from common.engine.cpu.attention_tiles import SEGMENT, Jitable, RowTile, Shape, segment_function
 from common.engine.cpu.emit import LANES
 from common.engine.cpu.jit import kernel, part
 from common.engine.cpu.kv_levels import tail_of
@@ -63,9 +63,8 @@ def attention_kernel(shape: Shape, storage: str) -> Kernel:
     `storage` is the numpy name of the queries' dtype. The kernel's last arguments are a window, or five
     with extras (score_extras.py).
     """
-    rows = shape.decode_rows
     run_items = _run_function(
-        shape, _item_function(shape, rows), _item_function(shape, rows * (MAX_ROWS // rows))
+        shape, _item_function(shape, shape.of_decode), _item_function(shape, shape.of_chunk)
     )
     i32 = types.int32
     layout = (types.Array(i32, 2, "C"), *2 * (types.Array(i32, 1, "C"),), types.Array(i32, 2, "C"))
@@ -138,18 +137,18 @@ def signature_of(shape: Shape, storage: str, *layout: types.Type) -> types.Type:
     return types.void(*tensors, *layout, f32, i64, *extras)
 
 
-def _item_function(shape: Shape, rows: int) -> Jitable:
+def _item_function(shape: Shape, tile: RowTile) -> Jitable:
     """Make the function for a work item: queries at consecutive positions, for one KV head."""
     _, head_dim, value_dim, group, *_ = shape.block
+    rows, has_extras = tile.rows, shape.has_extras
     begin_rows, clear_rows = begin_function(head_dim, group), clear_function(value_dim)
     merge_rows, write_rows = merge_function(value_dim), end_function(value_dim, group)
-    begin_form, _ = row_functions(group, has_extras=shape.has_extras)
-    first_of = first_function(has_extras=shape.has_extras)
-    run_segment = segment_function(shape, rows)
+    begin_form, _ = row_functions(group, has_extras=has_extras)
+    first_of, run_segment = first_function(has_extras=has_extras), segment_function(shape, tile)
     held, most = np.dtype(partner_of(shape.storage)), -(-QUERY_TILE * group // rows) * rows
-    most_lanes, tile = most * LANES, rows * TILE
+    most_lanes, most_scores = most * LANES, rows * TILE
 
-    @part(variant=f"{shape}-{rows}")
+    @part(variant=f"{shape}-{tile}")
     def run_item(query, keys, values, out, table, position, head, scale, form):  # type: ignore[no-untyped-def]
         behind = position + query.shape[0]
         padded = (query.shape[0] * group + rows - 1) // rows * rows
@@ -159,22 +158,28 @@ def _item_function(shape: Shape, rows: int) -> Jitable:
         total = np.empty(padded * value_dim, np.float32)
         peak, norm = scratch(np.float32, most), scratch(np.float32, most_lanes)
         total_peak, total_norm = scratch(np.float32, most), scratch(np.float32, most_lanes)
-        scores, weights = scratch(np.float32, tile), scratch(held, tile)
+        scores, weights = scratch(np.float32, most_scores), scratch(held, most_scores)
         begin_rows(query, head, position, padded, q, limits)
         clear_rows(padded, total, total_peak, total_norm)
         seen = begin_form(form, head, limits, padded, total_peak, total_norm)
         start = first_of(form, position + 1) // TILE * TILE
         for first in range(start // SEGMENT * SEGMENT, behind, SEGMENT):
-            clear_rows(padded, acc, peak, norm)
+            # totals are empty before the first segment, but for sinks: it may be summed right there
+            is_merged = has_extras or first > start
+            own, own_peak, own_norm = total, total_peak, total_norm
+            if is_merged:
+                own, own_peak, own_norm = acc, peak, norm
+                clear_rows(padded, own, own_peak, own_norm)
             next_head, next_key = head, first + SEGMENT
             if next_key >= behind:
                 next_head, next_key = min(head + 1, keys.shape[1] - 1), start
             run_segment(
                 q, padded, max(first, start), min(first + SEGMENT, behind), limits, seen,
                 keys, values, head, table, next_head, next_key, scale,
-                acc, peak, norm, scores, weights,
+                own, own_peak, own_norm, scores, weights,
             )  # fmt: skip
-            merge_rows(padded, acc, peak, norm, total, total_peak, total_norm)
+            if is_merged:
+                merge_rows(padded, acc, peak, norm, total, total_peak, total_norm)
         write_rows(total, total_norm, out, head)
 
     return run_item

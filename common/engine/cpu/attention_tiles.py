@@ -21,8 +21,17 @@ from common.engine.cpu.target import host_target
 MAX_ROWS = host_target().attention_rows
 # positions; a prompt of 2,000 tokens took 1.07 x the time with 128
 SEGMENT = 8 * TILE
+# rows whose weighted values are summed at a time: those first that load least for a product
+_VALUE_ROWS = 4, 5, 3, 7, 2, 1
 
 Jitable = Callable[..., None]
+
+
+class RowTile(NamedTuple):
+    """Rows that are scored at a time, and if the memory is asked for the tile of positions that follows."""
+
+    rows: int
+    asks_ahead: bool
 
 
 class Shape(NamedTuple):
@@ -33,10 +42,17 @@ class Shape(NamedTuple):
     has_extras: bool
 
     @property
-    def decode_rows(self) -> int:
-        """Rows that a decode step scores at a time."""
+    def of_decode(self) -> RowTile:
+        """Rows of a query alone. Its step reads each block once, from memory; the CPU cannot guess which."""
         group = self.block.group
-        return next(n for n in range(min(group, MAX_ROWS), 0, -1) if group % n == 0)
+        rows = next(n for n in range(min(group, MAX_ROWS), 0, -1) if group % n == 0)
+        return RowTile(rows, asks_ahead=True)
+
+    @property
+    def of_chunk(self) -> RowTile:
+        """Rows of a chunk's queries, which share the blocks they read."""
+        rows = self.of_decode.rows
+        return RowTile(rows * (MAX_ROWS // rows), asks_ahead=False)
 
     def score_parts(self) -> int:
         """Return in how many parts a score is summed.
@@ -44,17 +60,17 @@ class Shape(NamedTuple):
         Decode steps have few rows to fill the registers with, and chunks follow them.
         """
         words = self.block.key_dim * np.dtype(self.storage).itemsize // 4
-        return scores.num_score_parts(self.decode_rows, words)
+        return scores.num_score_parts(self.of_decode.rows, words)
 
 
-def segment_function(shape: Shape, rows: int) -> Jitable:
-    """Make the function for the tiles of a segment, `rows` rows of a work item at a time."""
-    attend_tile = _tile_function(shape, rows)
+def segment_function(shape: Shape, tile: RowTile) -> Jitable:
+    """Make the function for the tiles of a segment, so many rows of a work item at a time."""
+    attend_tile, rows = _tile_function(shape, tile), tile.rows
     _, window_of = row_functions(shape.block.group, has_extras=shape.has_extras)
     turn_keys, is_latent = turn_function(shape.block), shape.block.is_latent
 
     # the tile that follows is that of `next_head` from `next_key`
-    @part(variant=f"{shape}-{rows}", allocates=False)
+    @part(variant=f"{shape}-{tile}", allocates=False)
     def run_segment(  # type: ignore[no-untyped-def]
         q, padded, first, end, limits, form, keys, values, head, table, next_head, next_key, scale,
         acc, peak, norm, s, p,
@@ -77,20 +93,18 @@ def segment_function(shape: Shape, rows: int) -> Jitable:
     return run_segment
 
 
-def _tile_function(shape: Shape, rows: int) -> Jitable:
-    """Make the function for `rows` rows from row r against the TILE positions from `first_key`.
-
-    A decode step reads each block once, from memory, and asks for the next tile: the CPU cannot guess.
-    """
-    value_rows = next(n for n in (4, 3, 2, 1) if rows % n == 0)
+def _tile_function(shape: Shape, tile: RowTile) -> Jitable:
+    """Make the function for a tile's rows from row r against the TILE positions from `first_key`."""
+    rows, asks_ahead = tile
+    value_rows = next(n for n in _VALUE_ROWS if rows % n == 0)
     block, parts = shape.block, shape.score_parts()
     block_size, head_dim, value_dim, *_ = block
     k_block, v_block = block.of_keys, block.of_values
-    is_latent, is_decode = block.is_latent, rows == block.group
-    key_ahead = _ahead_function(block_size, k_block, is_wanted=is_decode)
-    value_ahead = _ahead_function(block_size, v_block, is_wanted=is_decode and not is_latent)
+    is_latent = block.is_latent
+    key_ahead = _ahead_function(block_size, k_block, is_wanted=asks_ahead)
+    value_ahead = _ahead_function(block_size, v_block, is_wanted=asks_ahead and not is_latent)
 
-    @part(variant=f"{shape}-{rows}")
+    @part(variant=f"{shape}-{tile}")
     def attend_tile(  # type: ignore[no-untyped-def]
         q, r, first_key, limits, form, keys, values, head, table, next_head, next_key, scale,
         acc, peak, norm, s, p,

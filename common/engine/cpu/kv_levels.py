@@ -33,6 +33,12 @@ def scaled(builder: Builder, total: Any, keys: Source, channels: int, size: int)
     return builder.fmul(total, scales)
 
 
+def ask_for_scales(builder: Builder, keys: Source, ahead: Any, numbers: int) -> None:
+    """Ask the memory for the scales behind so many numbers of the block of keys at `ahead`, if it has any."""
+    if keys.array.dtype == types.int8:
+        emit.prefetch(builder, keys.data, builder.add(ahead, emit.index(numbers)))
+
+
 def add_values(
     builder: Builder,
     count: Any,
@@ -44,6 +50,9 @@ def add_values(
     ahead: Any,
 ) -> None:
     """Add `count` positions, each with its float32 weight of a row, to sums[row, column]."""
+    if ahead is not None:
+        last = emit.multiply_add(builder, count, dim + SCALE_BYTES, ahead)
+        emit.prefetch(builder, block.data, builder.sub(last, emit.index(1)))
     with cgutils.for_range(builder, count) as loop:
         row_at = emit.multiply_add(builder, loop.index, dim + SCALE_BYTES, block.base)
         if ahead is not None:

@@ -54,6 +54,8 @@ def score_block(ctx, q, q_at, keys, k_at, ahead, scale, s, s_at, rows, dim, size
                 for v in vectors
             ]
             next_block = None if start or ahead == types.none else args[4]
+            if next_block is not None:
+                kv_levels.ask_for_scales(builder, blocks[0], next_block, emit.literal(dim) * width)
             totals: list[Any] = []
             for first in range(0, splits, beside):
                 zeros = [emit.constant(0.0)] * (n * beside * len(blocks))

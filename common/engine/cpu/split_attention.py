@@ -128,11 +128,11 @@ def _end(positions):  # type: ignore[no-untyped-def]
 
 def _segment_function(shape: Shape) -> Jitable:
     """Make the function for one segment of a sequence and a KV head."""
-    group, rows = shape.block.group, shape.decode_rows
+    group, tile = shape.block.group, shape.of_decode
     held = np.dtype(partner_of(shape.storage))
     begin_form, _ = row_functions(group, has_extras=shape.has_extras)
-    clear_rows, run_segment = clear_function(shape.block.value_dim), segment_function(shape, rows)
-    tile = rows * TILE
+    clear_rows, run_segment = clear_function(shape.block.value_dim), segment_function(shape, tile)
+    most_scores = tile.rows * TILE
 
     # a form with extras has arrays for its rows
     @part(variant=f"{shape}", allocates=shape.has_extras)
@@ -140,7 +140,7 @@ def _segment_function(shape: Shape) -> Jitable:
         q, limits, first, end, keys, values, table, head, next_head, next_key, acc, peak, norm,
         scale, form,
     ):  # fmt: skip
-        s, p = scratch(np.float32, tile), scratch(held, tile)
+        s, p = scratch(np.float32, most_scores), scratch(held, most_scores)
         seen = begin_form(form, head, limits, group, peak, norm)
         clear_rows(group, acc, peak, norm)  # sinks come in when segments are merged
         run_segment(

@@ -25,11 +25,16 @@ from common.kv_transfer.layout import KVShape, LatentShape
 from common.messages import SamplingParams, WorkRequest
 
 _KV_HEADS, _SCALE = 2, 0.2
-# a prompt's chunk; a token behind earlier ones, in a second segment of positions
-_CHUNK, _CONTEXT = 37, SEGMENT + 8
-_BLOCKS = -(-(_CONTEXT + 1) // LANES)  # of the smallest size
-# positions in memory and new ones, by sequence; one thread would have nearly all of the second step
-_STEPS = ((0, _CHUNK), (_CONTEXT - 1, 1)), ((_CHUNK, 1), (_CONTEXT, 1))
+_CHUNK, _PAST = 37, SEGMENT - 20
+_CONTEXT = _PAST + _CHUNK + 2
+_BLOCKS = -(-_CONTEXT // LANES)  # of the smallest size
+# positions in memory and new ones, by sequence: chunks, one of which reaches a second segment; a decode step
+# of which one thread would have nearly all; a decode step and a chunk in one
+_STEPS = (
+    ((0, _CHUNK), (_PAST, _CHUNK)),
+    ((_CHUNK, 1), (_CONTEXT - 2, 1)),
+    ((_CHUNK + 1, 2), (_CONTEXT - 1, 1)),
+)
 _TABLES = list(range(_BLOCKS, 2 * _BLOCKS)), list(range(_BLOCKS))[::-1]
 
 
@@ -41,14 +46,14 @@ def check(shape: AttentionShape) -> None:
         KVCache(spec, num_blocks, shape.block_size, torch.device("cpu"), storage)
         for storage in ("packed", "pages")
     )
-    past = _past(spec, _CONTEXT - 1)
+    past = _past(spec, _PAST)
     for cache in (ours, plain):
         cache.write(_TABLES[1], 0, past)
     backends = CpuBackend(ours, spec.num_heads), ReferenceBackend(plain)
     outputs = [_run(backend, shape, spec) for backend in backends]
     for attended, expected in zip(*outputs, strict=True):
         require_close("attention", attended, expected, dtype)
-    for table, end in zip(_TABLES, (_CHUNK, _CONTEXT), strict=True):
+    for table, end in zip(_TABLES, (_CHUNK + 3, _CONTEXT), strict=True):
         for start in (0, 3):
             mine, theirs = (_read(cache, table, start, end) for cache in (ours, plain))
             require_close("KV stored or copied", mine, theirs, dtype)
@@ -73,7 +78,7 @@ def _read(cache: KVCache, table: list[int], start: int, end: int) -> torch.Tenso
 
 def _run(backend: AttentionBackend, shape: AttentionShape, spec: ModelSpec) -> list[torch.Tensor]:
     """Run _STEPS in each form of attention that the shape may ask for."""
-    most, heads, kv_heads = _CHUNK + 1, spec.num_heads, spec.num_kv_heads
+    most, heads, kv_heads = 2 * _CHUNK, spec.num_heads, spec.num_kv_heads
     wide = normal(most, heads + 2 * kv_heads, shape.head_dim, dtype=DTYPES[shape.dtype])
     # views of one product, as the fused pass has them
     query, key, value = wide.split((heads, kv_heads, kv_heads), dim=1)
@@ -122,7 +127,7 @@ def _spec(shape: AttentionShape) -> ModelSpec:
         num_kv_heads=_KV_HEADS,
         head_dim=shape.head_dim,
         vocab_size=1,
-        max_context_tokens=_CONTEXT + 1,
+        max_context_tokens=_CONTEXT,
         eos_token_ids=frozenset(),
         dtype=shape.dtype,
         fingerprint="",

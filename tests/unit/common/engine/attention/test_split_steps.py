@@ -10,6 +10,7 @@ from common.engine.attention.split_steps import SplitSteps
 from common.engine.batch import Batch, BatchEntry
 from common.engine.cpu.attention_kernel import shape_of
 from common.engine.cpu.attention_tiles import SEGMENT
+from common.engine.cpu.emit import LANES
 from common.engine.device_inputs import on_host
 from common.engine.memory.kv_cache import DTYPES, KVCache
 from common.engine.model_spec import ModelSpec
@@ -19,6 +20,7 @@ from tests.unit.common.engine.kernel_checks.test_verdicts import has_kernels
 from tests.unit.common.engine.sequences import make_sequence
 
 KV_HEADS, BLOCK, CPU = 2, 16, torch.device("cpu")
+SLICES = 1, 2, 5
 # one position, the edges of tiles and segments, several segments
 CONTEXTS = [1, 63, 64, 65, SEGMENT, SEGMENT + 1, 2 * SEGMENT + 17]
 FORMS = {
@@ -67,10 +69,8 @@ def decode_step(contexts: list[int]) -> RaggedInputs:
     return RaggedInputs.from_batch(Batch(tuple(entries)), BLOCK)
 
 
-def attend_both(
-    spec: ModelSpec, contexts: list[int], form: AttentionForm
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what a step gives that is not split, and that is."""
+def attend_all(spec: ModelSpec, contexts: list[int], form: AttentionForm) -> list[torch.Tensor]:
+    """Return what a step gives that is not split, and that is split into some numbers of slices."""
     (shape,) = spec.kv_shapes
     cache = filled(spec, sum(-(-n // BLOCK) for n in contexts))
     backend = CpuBackend(cache, spec.num_heads)
@@ -87,10 +87,10 @@ def attend_both(
     if isinstance(shape, LatentShape):
         value = key[..., : shape.value_dim]
     found = []
-    for is_split in (False, True):
-        backend.is_split = is_split
+    for slices in (0, *SLICES):
+        backend.is_split, backend._num_threads = slices > 0, slices
         found.append(backend.attend(0, query, key, value, form).clone())
-    return found[0], found[1]
+    return found
 
 
 @has_kernels
@@ -102,22 +102,22 @@ def attend_both(
 def test_a_split_step_has_the_same_bits(dtype: str, quantization: str, form: AttentionForm) -> None:
     spec = spec_of(dtype, quantization, KVShape(KV_HEADS, 32, 32))
     for context in CONTEXTS:
-        whole, split = attend_both(spec, [context], form)
+        whole, *split = attend_all(spec, [context], form)
         assert whole.isfinite().all()
-        assert torch.equal(whole, split), context
+        assert all(torch.equal(whole, found) for found in split), context
 
 
 @has_kernels
 def test_latents_of_several_sequences_are_split() -> None:
     spec = spec_of("bfloat16", "none", LatentShape(1, 48, 32))
-    whole, split = attend_both(spec, [300, 5, 529, 1300], FORMS["plain"])
+    whole, *split = attend_all(spec, [300, 5, 529, max(CONTEXTS)], FORMS["plain"])
     assert whole.isfinite().all()
-    assert torch.equal(whole, split)
+    assert all(torch.equal(whole, found) for found in split)
 
 
-def steps(num_threads: int, kv_heads: int = 3) -> SplitSteps:
+def steps(num_threads: int, kv_heads: int = 3, max_positions: int = 10_000) -> SplitSteps:
     shape = shape_of(BLOCK, (64, 64), 3, "float32")
-    return SplitSteps([shape], 3 * kv_heads, 10_000, num_threads)
+    return SplitSteps([shape], 3 * kv_heads, max_positions, num_threads)
 
 
 @pytest.mark.parametrize(
@@ -130,11 +130,21 @@ def steps(num_threads: int, kv_heads: int = 3) -> SplitSteps:
         (1, [9_000], False),
         (16, [9_000], True),
         (4, [600, 600, 600, 600], False),
-        (2, [10_001], False),  # memory has no room
-        (2, [600] * 3, False),  # more sequences than it is told of
+        (2, [600] * 3, False),  # five of nine
+        (2, [9_000, *[100] * 40], True),  # one of them has nearly all
     ],
 )
 def test_steps_are_split_where_a_thread_would_have_more_than_its_share(
     num_threads: int, contexts: list[int], pays: bool
 ) -> None:
     assert steps(num_threads).pays(np.array(contexts, np.int32)) is pays
+
+
+def test_a_step_is_not_split_whose_sums_would_take_too_much_memory() -> None:
+    found = steps(16, max_positions=1_000_000)
+    sums = 3 * 3 * 4 * (64 + 1 + LANES)  # bytes of a segment of one sequence
+    fit = (32 << 20) // sums * SEGMENT
+    assert found.pays(np.array([fit], np.int32))
+    assert not found.pays(np.array([fit + 1], np.int32))
+    assert not found.pays(np.array([fit // 2 + SEGMENT, 1], np.int32))
+    assert sum(memory.nbytes for memory in found.memory) <= 32 << 20

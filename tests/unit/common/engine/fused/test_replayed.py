@@ -12,6 +12,7 @@ import torch
 from common.config import Quantization
 from common.engine.batch import Batch, BatchEntry
 from common.engine.build import Engine, build_engine
+from common.engine.cpu.attention_tiles import SEGMENT
 from common.engine.cpu.target import host_target
 from common.engine.fused import replayed
 from common.engine.fused.cpu_ops import CpuOps
@@ -112,6 +113,26 @@ def test_repeated_steps_have_the_bits_of_steps_by_themselves(
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     return engine_of(tmp_path_factory.mktemp("llama"), "llama", "none", "float32")
+
+
+def test_split_steps_are_repeated_apart_from_others(tmp_path: Path) -> None:
+    """One of two sequences goes from one segment of positions to two."""
+    folder = save_model(tmp_path, "llama", max_position_embeddings=2 * SEGMENT)
+    engine = build_engine(folder, engine_config(num_blocks=80), num_threads=2)
+    model = anew(engine)
+    held = sequences(engine, [SEGMENT + 4, 9])
+    entries = BatchEntry(held[0], SEGMENT - 4), BatchEntry(held[1], 1)
+    prompts = RaggedInputs.from_batch(Batch(entries), engine.pool.block_size)
+    held[0].num_computed_tokens, held[1].num_computed_tokens = SEGMENT - 4, 1
+    steps = steps_of(held, engine.pool.block_size)
+    model._decoder.logits(prompts)
+    expected = run_all(model._decoder, steps)
+    for _ in range(ROUNDS):
+        poison(engine)
+        model._decoder.logits(prompts)
+        found = run_all(model, steps)
+        assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+    assert set(model._by_kind) == {(2, False), (2, True)}
 
 
 def test_a_step_that_wants_some_rows_makes_its_own_calls(llama: Engine) -> None:
