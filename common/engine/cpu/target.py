@@ -128,8 +128,8 @@ class Target:
     def has_bf16_dot(self) -> bool:
         """True where an instruction multiplies pairs of bfloat16 faster than widening them does.
 
-        AMD's runs at twice the rate of float32 products. On an Intel Xeon (emeraldrapids) prompts took 1.3 x
-        the time with it (benchmarks/results/cpu_levels.json).
+        AMD's runs at twice the rate of float32 products. On an Intel Xeon prompts took 1.5 x the time with it
+        (benchmarks/results/cpu_levels.json).
         """
         return self.level == "avx512-bf16" and self.cpu.startswith(_AMD)
 
@@ -137,8 +137,8 @@ class Target:
     def prefers_bfloat16(self) -> bool:
         """True where bfloat16 weights are at least as fast as float32 ones, all in all.
 
-        Measured (benchmarks/results/cpu_levels.json): a decode step of one row takes 0.6 to 0.7 x the time,
-        and a prompt as long or less.
+        Measured (benchmarks/results/cpu_levels.json): a decode step of one row takes 0.5 to 0.6 x the time,
+        and a prompt 0.95 to 1.07 x.
         """
         return self.has_kernels
 
