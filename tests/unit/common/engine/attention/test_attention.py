@@ -25,8 +25,15 @@ SHAPES = [
     Shape(16, 16, num_heads=4, num_kv_heads=2, kv_quantization="int8"),
     Shape(16, 16, num_heads=4, num_kv_heads=2, dtype="float16"),
 ]
-# a kernel more, of sizes that others have one by one
-MIXED = Shape(32, 64, num_heads=4, num_kv_heads=1, dtype="bfloat16")
+# a kernel more each: sizes that others have one by one, and more heads to a KV head
+SLOW_SHAPES = [
+    Shape(32, 64, num_heads=4, num_kv_heads=1, dtype="bfloat16"),
+    Shape(32, 128, num_heads=4, num_kv_heads=1),
+    Shape(16, 64, num_heads=6, num_kv_heads=2, dtype="bfloat16", kv_quantization="int8"),
+    Shape(16, 64, num_heads=14, num_kv_heads=2, dtype="bfloat16"),
+    Shape(16, 32, num_heads=10, num_kv_heads=2, dtype="bfloat16", kv_quantization="int8"),
+    Shape(16, 32, num_heads=32, num_kv_heads=2, dtype="bfloat16"),
+]
 BACKENDS: list[Backend] = ["cpu", "reference"]
 TOLERANCE = {"float32": 2e-5, "bfloat16": 2e-2, "float16": 4e-3}
 
@@ -46,7 +53,7 @@ def each(values: Iterable[object]) -> pytest.MarkDecorator:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@each([*SHAPES, pytest.param(MIXED, marks=pytest.mark.slow)])
+@each([*SHAPES, *(pytest.param(shape, marks=pytest.mark.slow) for shape in SLOW_SHAPES)])
 @settings(deadline=None, derandomize=True, max_examples=examples(10))
 @given(batches, steps)
 def test_a_ragged_batch_gives_what_the_formula_gives(

@@ -21,6 +21,7 @@ from tests.unit.common.engine.attention.paged import (
 BACKENDS: list[Backend] = ["cpu", "reference"]
 GROUPED = Shape(16, 16, num_heads=4, num_kv_heads=2)
 HALF = Shape(16, 16, num_heads=4, num_kv_heads=2, dtype="bfloat16")
+WIDE = Shape(16, 64, num_heads=6, num_kv_heads=2, dtype="bfloat16")
 TOLERANCE = {"float32": 2e-5, "bfloat16": 2e-2}
 NUMBERS = (0.3, -1.0, 2.5, 0.0, -3.0, 1.0)
 # one token behind others, a chunk behind others, whole prompts; over tiles of 64 positions
@@ -58,7 +59,11 @@ def cut(step: Step, shape: Shape) -> Step:
     return replace(step, sinks=sinks, slopes=slopes)
 
 
-@pytest.mark.parametrize("shape", [GROUPED, HALF], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "shape",
+    [GROUPED, HALF, pytest.param(WIDE, marks=pytest.mark.slow)],
+    ids=["float32", "bfloat16", "bfloat16, 64 channels"],
+)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_combination_gives_what_the_formula_gives(backend: Backend, shape: Shape) -> None:
     for step in COMBINATIONS:
