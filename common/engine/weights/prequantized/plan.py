@@ -1,6 +1,6 @@
 """Plan of a quantized folder: which stored tensors make which plain weight, and which are not needed."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,15 +44,15 @@ class Plan:
         }
         return {**self.plain, **made}
 
-    def zero_biases(self, names: Iterable[str]) -> set[str]:
-        """Return those of `names` that are biases of packed weights, and zero: AutoGPTQ adds them to all."""
-        biases = [
-            name
-            for name in names
-            if name.endswith(".bias") and f"{name.removesuffix('.bias')}.weight" in self.packed
-        ]
+    def zero_biases(self, names: Collection[str], renamed: Callable[[str], str]) -> set[str]:
+        """Return those of `names` that are biases of packed weights, and zero: AutoGPTQ adds them to all.
+
+        `renamed` gives a stored tensor's name among `names`.
+        """
+        biases = [f"{name.removesuffix('.weight')}.bias" for name in self.packed]
+        stored = {renamed(name): name for name in biases if name in self.plain}
         read = OpenFiles(self.stored).read
-        return {name for name in biases if name in self.plain and not read(name).any()}
+        return {name for name in names if name in stored and not read(stored[name]).any()}
 
 
 def read_plan(folder: Path) -> Plan | None:
