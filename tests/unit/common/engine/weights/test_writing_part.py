@@ -11,7 +11,7 @@ import torch
 from scripts.survey.fields import VOCAB
 from tests.unit.common.engine.generation import continuations
 from tests.unit.common.engine.tiny_models import engine_config, make_engine
-from tests.unit.common.engine.weights.edited import add, edit
+from tests.unit.common.engine.weights.edited import add, edit, edit_config
 from tests.unit.common.engine.weights.loading import load, refusal
 from tests.unit.common.engine.weights.tiny_multimodal import save_tiny
 
@@ -40,13 +40,33 @@ def test_only_weights_that_make_sound_are_left_out(tmp_path: Path, family: str) 
     assert "nothing uses the tensor" in str(refusal(tmp_path))
 
 
-def test_the_name_that_real_folders_give_is_known(tmp_path: Path) -> None:
-    save_tiny(tmp_path, "qwen2_5_omni")
-    file = tmp_path / "config.json"
-    file.write_text(
-        json.dumps(json.loads(file.read_text()) | {"architectures": ["Qwen2_5OmniModel"]})
-    )
+@pytest.mark.parametrize(
+    ("whole", "thinker"),
+    [
+        ("Qwen2_5OmniModel", "Qwen2OmniNaViTThinkerForConditionalGeneration"),
+        ("Qwen2_5OmniForConditionalGeneration", "Qwen2_5OmniThinkerForConditionalGeneration"),
+        ("Qwen2_5OmniThinkerForConditionalGeneration", "Qwen2_5OmniThinkerModel"),
+    ],
+)
+def test_names_that_real_folders_give_are_known(tmp_path: Path, whole: str, thinker: str) -> None:
+    _save_named(tmp_path, whole, thinker)
     load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["Qwen2_5OmniForSequenceClassification", "Whatever"])
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_model_of_another_kind_is_refused_by_its_name(
+    tmp_path: Path, name: str, is_whole: bool
+) -> None:
+    whole, thinker = "Qwen2_5OmniModel", "Qwen2_5OmniThinkerModel"
+    _save_named(tmp_path, name if is_whole else whole, thinker if is_whole else name)
+    assert f"config.json: {name} is no causal LM" in str(refusal(tmp_path))
+
+
+def _save_named(folder: Path, whole: str, thinker: str) -> None:
+    save_tiny(folder, "qwen2_5_omni")
+    inner = json.loads((folder / "config.json").read_text())["thinker_config"]
+    edit_config(folder, architectures=[whole], thinker_config=inner | {"architectures": [thinker]})
 
 
 def _own_tokens(thinker: Any, prompt: list[int]) -> list[int]:
