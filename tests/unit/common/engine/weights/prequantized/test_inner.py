@@ -1,5 +1,6 @@
 """Quantized weights of a language model that lies inside another model."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,41 @@ GPTQ = Gptq()
 def write(root: Path, save: Save, kind: str) -> Folders:
     torch.manual_seed(1)
     return write_both(root, lambda folder: save(folder, kind), GPTQ.settings, GPTQ)
+
+
+def move_settings_to(folder: Path, place: str) -> None:
+    """Move the settings out of config.json's top into a section of it, as `thinker_config.text_config`."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    settings = config.pop("quantization_config")
+    file.write_text(json.dumps(config))
+    put(folder, place, quantization_config=settings)
+
+
+def put(folder: Path, place: str, **fields: object) -> None:
+    """Set fields of a section of config.json."""
+    file = folder / "config.json"
+    config = section = json.loads(file.read_text())
+    for key in filter(None, place.split(".")):
+        section = section[key]
+    section.update(fields)
+    file.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("place", ["", "thinker_config", "thinker_config.text_config"])
+def test_settings_lie_in_any_section_that_is_loaded(tmp_path: Path, place: str) -> None:
+    folders = write(tmp_path, save_tiny, "qwen2_5_omni")
+    move_settings_to(folders.quantized, place)
+    assert_same_weights(folders)
+    put(folders.quantized, "talker_config", quantization_config={"quant_method": "hqq"})
+    assert_same_weights(folders)
+
+
+def test_settings_of_a_nested_section_are_named_with_it(tmp_path: Path) -> None:
+    folder = write(tmp_path, save_multimodal, "mistral3").quantized
+    move_settings_to(folder, "text_config")
+    put(folder, "text_config", quantization_config={"quant_method": "hqq"})
+    assert "config.json: text_config.quantization_config says" in str(refusal(folder))
 
 
 @pytest.mark.parametrize(
