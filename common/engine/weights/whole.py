@@ -18,7 +18,7 @@ from common.engine.weights.prequantized.plain_files import plain_files
 from common.engine.weights.prequantized.plan import Plan
 from common.engine.weights.quantization import refuse_quantized_tensors
 from common.engine.weights.renaming import renaming
-from common.engine.weights.stored import read_tensors, weight_files
+from common.engine.weights.stored import loaded_tensors
 from common.engine.weights.text_part import as_causal_lm, multimodal_class, without_towers
 
 
@@ -36,7 +36,7 @@ def load_whole(
     Each tensor goes straight to `device`; `plan` is that of quantized weights. Raises SetupError, naming the
     tensor, for weights that are not exactly the model's; whatever else `transformers` raises passes through.
     """
-    tensors = read_tensors(weight_files(path)) if plan is None else plan.entries()
+    tensors = loaded_tensors(path) if plan is None else plan.entries()
     refuse_quantized_tensors(tensors)
     kind, is_part = _class_of(config)
     with _reported_to_us(), plain_files(plan, dtype) as held:

@@ -9,7 +9,7 @@ from common.engine.weights.prequantized.opened import OpenFiles
 from common.engine.weights.prequantized.packed import Format, PackedWeight
 from common.engine.weights.prequantized.parts import REMEDY
 from common.engine.weights.prequantized.settings import Settings, read_settings
-from common.engine.weights.stored import StoredTensor, read_tensors, weight_files
+from common.engine.weights.stored import StoredTensor, loaded_tensors
 from pdserve.errors import SetupError
 
 DEQUANTIZED = "dequantized"  # in place of a dtype: a weight that is stored as parts
@@ -33,7 +33,7 @@ class Plan:
     method: str  # "awq"
     packed: Mapping[str, PackedWeight]
     plain: Stored  # tensors that are stored as they are
-    stored: Stored  # all tensors of the files
+    stored: Stored  # all of the files that are loaded
     keeps: bool = False  # integers are held as they are, for panels (keeping.py)
 
     def entries(self) -> dict[str, StoredTensor]:
@@ -60,7 +60,7 @@ def read_plan(folder: Path) -> Plan | None:
 
     Raises SetupError, naming a key or a tensor, for what is not known, and for a weight that lacks a part.
     """
-    return plan_for(folder, lambda: read_tensors(weight_files(folder)))
+    return plan_for(folder, lambda: loaded_tensors(folder))
 
 
 def plan_for(folder: Path, tensors: Callable[[], Stored]) -> Plan | None:

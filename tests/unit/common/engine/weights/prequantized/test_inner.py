@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from common.engine.weights.prequantized.plan import tell_plan
+from common.engine.weights.size import weights_bytes
 from tests.unit.common.engine.weights.edited import add, edit
 from tests.unit.common.engine.weights.loading import refusal
 from tests.unit.common.engine.weights.prequantized.formats import Gptq
@@ -78,3 +80,24 @@ def test_biases_of_zeros_may_have_no_use_where_tensors_are_renamed(
     assert_same_weights(folders)
     edit(folders.quantized, add(bias, torch.ones(64)))
     assert "nothing uses the tensor" in str(refusal(folders.quantized))
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("talker.model.layers.0.mlp.down_proj.scales", torch.ones(2)),
+        ("talker.model.layers.0.mlp.down_proj.qweight", torch.ones(2)),
+        ("talker.model.layers.0.other_proj.weight", torch.zeros(2, 2, dtype=torch.int8)),
+        ("token2wav.model.layers.0.weight", torch.zeros(2).to(torch.float8_e4m3fn)),
+    ],
+)
+def test_what_is_wrong_with_weights_that_are_not_loaded_is_no_matter(
+    tmp_path: Path, name: str, tensor: torch.Tensor
+) -> None:
+    folders = write(tmp_path, save_tiny, "qwen2_5_omni")
+    before = weights_bytes(folders.quantized, "float32")
+    edit(folders.quantized, add(name, tensor))
+    edit(folders.plain, add(name, tensor))
+    assert_same_weights(folders)
+    assert weights_bytes(folders.quantized, "float32") == before
+    assert tell_plan(folders.quantized, False).startswith("; dequantized from GPTQ 4-bit")
