@@ -11,7 +11,7 @@ from torch import nn
 from benchmarks.decode_engine import decode_engine, idle_credit
 from common.config import EngineConfig
 from common.engine.build import Engine, build_engine
-from common.engine.weights.foreign_towers import leave_out_foreign_towers
+from common.engine.weights.foreign_towers import no_foreign_towers
 from common.messages import SamplingParams, StepOutput, WorkRequest
 from decode_worker.worker import make_scheduler
 from pdserve.errors import SetupError
@@ -72,13 +72,13 @@ def run_trial(kind: str, folder: Path) -> Outcome:
 
 def _tiny_model(kind: str) -> Any:
     torch.manual_seed(0)
-    leave_out_foreign_towers()
     causal, config = class_and_config(tiny_config(kind))
-    with torch.device("meta"):
-        size = sum(parameter.numel() for parameter in causal(config).parameters())
-    if size > _MOST_WEIGHTS:
-        raise NotBuiltError(f"the smallest has {size} weights")
-    model = causal(config).eval().float()
+    with no_foreign_towers(config):
+        with torch.device("meta"):
+            size = sum(parameter.numel() for parameter in causal(config).parameters())
+        if size > _MOST_WEIGHTS:
+            raise NotBuiltError(f"the smallest has {size} weights")
+        model = causal(config).eval().float()
     for name, parameter in model.named_parameters():
         # the families' own initialisation is so small that every next token is the same
         if parameter.dim() > 1 or name.endswith(("weight", "bias", "temp")):

@@ -1,7 +1,7 @@
 """Checks of a model folder before anything slow reads it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from common.telemetry.logs import get_logger
@@ -10,6 +10,8 @@ from pdserve.errors import SetupError
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # forms of older tokenizers, which transformers turns into tokenizer.json
 _SLOW_TOKENIZERS = {"tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt"}
+# of config.json, with ids of the text's tokens; others have ids of their own, as those of sounds
+_TEXT_SECTIONS = ((), ("text_config",), ("thinker_config",), ("thinker_config", "text_config"))
 INDEX = "model.safetensors.index.json"
 
 _log = get_logger()
@@ -46,20 +48,15 @@ def check_folder(folder: Path) -> None:
 def read_eos_token_ids(path: Path, vocab_size: int) -> frozenset[int]:
     """Return the tokens that end an answer: all that any of the model's files names.
 
-    generation_config.json, config.json and its `text_config` give ids, tokenizer_config.json a text. Often
-    they differ: a chat's end of turn here, a document's end there. An id of `vocab_size` or more, or a text
-    that is no token, is left out with a warning: the model cannot generate it.
+    generation_config.json and config.json with its sections for text give ids, tokenizer_config.json a text.
+    Often they differ: a chat's end of turn here, a document's end there. An id of `vocab_size` or more, or a
+    text that is no token, is left out with a warning: the model cannot generate it.
     Raises SetupError for a file that cannot be read, or an id that is no number.
     """
-    config = read_json_object(path / "config.json")
     generation = read_json_object(path / "generation_config.json")
-    text_config = config.get("text_config") or {}
-    if not isinstance(text_config, dict):
-        raise SetupError(f"{path / 'config.json'}: text_config must hold keys and values")
     named = {
         *_eos_ids(generation, path / "generation_config.json"),
-        *_eos_ids(config, path / "config.json"),
-        *_eos_ids(text_config, path / "config.json", "text_config."),
+        *_config_eos(path / "config.json"),
         *_tokenizer_eos(path),
     }
     known = frozenset(token_id for token_id in named if 0 <= token_id < vocab_size)
@@ -118,6 +115,19 @@ def _eos_ids(config: Mapping[str, object], file: Path, section: str = "") -> lis
             f"{file}: {section}eos_token_id is {value!r}", "It must be a token id or a list of them"
         )
     return found
+
+
+def _config_eos(file: Path) -> Iterator[int]:
+    """Yield the ids that config.json gives, in any of its sections for text."""
+    config = read_json_object(file)
+    for keys in _TEXT_SECTIONS:
+        section: object = config
+        for key in keys:
+            section = (section.get(key) if isinstance(section, dict) else None) or {}
+        name = ".".join(keys)
+        if not isinstance(section, dict):
+            raise SetupError(f"{file}: {name} must hold keys and values")
+        yield from _eos_ids(section, file, f"{name}." if name else "")
 
 
 def _tokenizer_eos(path: Path) -> list[int]:

@@ -8,7 +8,7 @@ from common.engine.weights.gguf_index import is_kept, read_index
 from common.engine.weights.prequantized.packed import PackedWeight
 from common.engine.weights.prequantized.panel_groups import kept_form
 from common.engine.weights.prequantized.plan import plan_for, tell_plan
-from common.engine.weights.stored import StoredTensor, read_header, weight_files
+from common.engine.weights.stored import StoredTensor, read_header, weight_files, without_speech
 from pdserve.errors import SetupError
 
 _STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -111,7 +111,8 @@ def _read(model_dir: Path) -> _Weights:
         files = weight_files(model_dir)
     except SetupError:
         return _Weights([], [])
-    stored = {name: tensor for path in files for name, tensor in _file_tensors(path).items()}
+    found = {name: tensor for path in files for name, tensor in _file_tensors(path).items()}
+    stored = without_speech(model_dir, found)
     try:
         plan = plan_for(model_dir, lambda: stored)
     except SetupError:

@@ -9,6 +9,7 @@ from common.engine.attention.indexed import INDEXED, INDEXED_BY_LAYER, INDEXED_F
 from common.engine.attention.key_biases import has_key_biases
 from common.engine.attention.layer_form import extras_of
 from common.engine.model_spec import ModelSpec
+from common.engine.weights.config_file import CONFIG
 from common.engine.weights.context import original_tokens, rope_parameters
 from common.engine.weights.fingerprint import fingerprint
 from common.engine.weights.folder import read_eos_token_ids
@@ -52,7 +53,8 @@ def read_spec(path: Path, config: "PreTrainedConfig", dtype: StoredDtype) -> Mod
     """Read the model's numbers, and hash its weights.
 
     Raises SetupError for layers that are not attention over all, a window or a chunk of earlier positions,
-    for a configuration without the numbers, and for a dtype in which the family's modules fail.
+    for a configuration without the numbers, for one that leaves the language open, and for a dtype in which
+    the family's modules fail.
     """
     spec = read_unhashed(path, config, dtype)
     return replace(spec, fingerprint=f"{fingerprint(path)}-{dtype}")
@@ -62,6 +64,7 @@ def read_unhashed(path: Path, config: "PreTrainedConfig", dtype: StoredDtype) ->
     """Read the numbers without the fingerprint, which takes the time of reading all weights."""
     text = config.get_text_config()
     _refuse_unsupported(config, text)
+    _refuse_no_language(path, text)
     refuse_dtype(text, dtype)
     layers = read_layers(text)
     shapes = layers.shapes(text)
@@ -149,6 +152,15 @@ def _refuse_unsupported(config: "PreTrainedConfig", text: "PreTrainedConfig") ->
     needed = _NEEDED[1:] if has_no_number else _NEEDED
     if missing := [name for name in needed if not hasattr(text, name)]:
         raise _unsupported(f"{text.model_type} has no {missing[0]}")
+
+
+def _refuse_no_language(path: Path, text: "PreTrainedConfig") -> None:
+    """Raise SetupError where each language has weights of its own, and none is chosen (X-MOD)."""
+    if text.model_type == "xmod" and text.default_language not in text.languages:
+        raise SetupError(
+            f"{path / CONFIG}: default_language is {text.default_language!r}, no language of the model",
+            f"Set it to one of its `languages`, such as {', '.join(text.languages[:2])}",
+        )
 
 
 def _unsupported(reason: str) -> SetupError:

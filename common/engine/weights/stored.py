@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.engine.weights.config_file import CONFIG, read_config
+from common.engine.weights.config_file import CONFIG, read_config, speech_parts
 from common.engine.weights.folder import INDEX, read_shards
 from common.engine.weights.gguf_index import is_kept, part_files, read_index
 from pdserve.errors import SetupError
@@ -62,6 +62,17 @@ def unchanged(folder: Path) -> Iterator[None]:
 def read_tensors(files: list[Path]) -> dict[str, StoredTensor]:
     """Read every tensor's entry, by name. Raises SetupError for a file that cannot be read."""
     return {name: tensor for path in files for name, tensor in read_header(path).items()}
+
+
+def loaded_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Read the entries of a folder's tensors that are loaded. Raises SetupError as read_tensors does."""
+    return without_speech(folder, read_tensors(weight_files(folder)))
+
+
+def without_speech(folder: Path, tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Leave out tensors of parts that make sound of what a thinker writes."""
+    speech = tuple(f"{part}." for part in speech_parts(read_config(folder)))
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(speech)}
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:

@@ -20,7 +20,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
 )
 
-from common.engine.weights.foreign_towers import leave_out_foreign_towers
+from common.engine.weights.foreign_towers import no_foreign_towers
 
 # Families whose class embeds every token by its projectors too, before it takes the text's embedding.
 _READ_FOR_TEXT = {"gemma3n": ("model.embed_vision", "model.embed_audio")}
@@ -64,8 +64,8 @@ def without_towers(multimodal: type) -> Any:
     """
 
     def init(self: Model, config: PreTrainedConfig, *args: object, **options: object) -> None:
-        leave_out_foreign_towers()
-        multimodal.__init__(self, config, *args, **options)  # type: ignore[misc]  # a class
+        with no_foreign_towers(config):
+            multimodal.__init__(self, config, *args, **options)  # type: ignore[misc]  # a class
         _remove_towers(self)
 
     space = {"__init__": init, "__module__": multimodal.__module__}

@@ -17,7 +17,8 @@ from common.engine.weights.prequantized.held_integers import put_held
 from common.engine.weights.prequantized.plain_files import plain_files
 from common.engine.weights.prequantized.plan import Plan
 from common.engine.weights.quantization import refuse_quantized_tensors
-from common.engine.weights.stored import read_tensors, weight_files
+from common.engine.weights.renaming import renaming
+from common.engine.weights.stored import loaded_tensors
 from common.engine.weights.text_part import as_causal_lm, multimodal_class, without_towers
 
 
@@ -35,7 +36,7 @@ def load_whole(
     Each tensor goes straight to `device`; `plan` is that of quantized weights. Raises SetupError, naming the
     tensor, for weights that are not exactly the model's; whatever else `transformers` raises passes through.
     """
-    tensors = read_tensors(weight_files(path)) if plan is None else plan.entries()
+    tensors = loaded_tensors(path) if plan is None else plan.entries()
     refuse_quantized_tensors(tensors)
     kind, is_part = _class_of(config)
     with _reported_to_us(), plain_files(plan, dtype) as held:
@@ -55,7 +56,7 @@ def load_whole(
         except RuntimeError:
             refuse_uneven_experts(path, tensors)  # names the expert that cannot be stacked
             raise
-    report = _read_report(raw, plan)
+    report = _read_report(raw, plan, model)
     if report.mismatched:
         refuse_uneven_experts(path, tensors)
     check_report(report, path, _head(model), allow_unused=allow_unused)
@@ -68,11 +69,11 @@ def _class_of(config: PreTrainedConfig) -> tuple[Any, bool]:
     return (without_towers(multimodal), True) if multimodal else (AutoModelForCausalLM, False)
 
 
-def _read_report(raw: dict[str, Any], plan: Plan | None) -> LoadingReport:
+def _read_report(raw: dict[str, Any], plan: Plan | None, model: Any) -> LoadingReport:
     report = LoadingReport.read(raw)
     if plan is None or not report.unused:
         return report
-    harmless = plan.zero_biases(report.unused)
+    harmless = plan.zero_biases(report.unused, renaming(model))
     return replace(report, unused=tuple(n for n in report.unused if n not in harmless))
 
 

@@ -20,7 +20,16 @@ def test_the_page_is_what_the_survey_writes_of_its_results() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["deepseek_ocr2", "llama", "qwen2_5_omni_thinker", "qwen2_5_vl", "xlnet"]
+    "kind",
+    [
+        "deepseek_ocr2",
+        "fast_vlm",
+        "llama",
+        "perception_lm",
+        "qwen2_5_omni_thinker",
+        "qwen2_5_vl",
+        "xlnet",
+    ],
 )
 def test_a_model_type_gives_what_the_table_says(tmp_path: Path, kind: str) -> None:
     assert run_trial(kind, tmp_path) == known_outcomes()[kind]

@@ -1,6 +1,6 @@
 """Plan of a quantized folder: which stored tensors make which plain weight, and which are not needed."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from common.engine.weights.prequantized.opened import OpenFiles
 from common.engine.weights.prequantized.packed import Format, PackedWeight
 from common.engine.weights.prequantized.parts import REMEDY
 from common.engine.weights.prequantized.settings import Settings, read_settings
-from common.engine.weights.stored import StoredTensor, read_tensors, weight_files
+from common.engine.weights.stored import StoredTensor, loaded_tensors
 from pdserve.errors import SetupError
 
 DEQUANTIZED = "dequantized"  # in place of a dtype: a weight that is stored as parts
@@ -33,7 +33,7 @@ class Plan:
     method: str  # "awq"
     packed: Mapping[str, PackedWeight]
     plain: Stored  # tensors that are stored as they are
-    stored: Stored  # all tensors of the files
+    stored: Stored  # all of the files that are loaded
     keeps: bool = False  # integers are held as they are, for panels (keeping.py)
 
     def entries(self) -> dict[str, StoredTensor]:
@@ -44,15 +44,15 @@ class Plan:
         }
         return {**self.plain, **made}
 
-    def zero_biases(self, names: Iterable[str]) -> set[str]:
-        """Return those of `names` that are biases of packed weights, and zero: AutoGPTQ adds them to all."""
-        biases = [
-            name
-            for name in names
-            if name.endswith(".bias") and f"{name.removesuffix('.bias')}.weight" in self.packed
-        ]
+    def zero_biases(self, names: Collection[str], renamed: Callable[[str], str]) -> set[str]:
+        """Return those of `names` that are biases of packed weights, and zero: AutoGPTQ adds them to all.
+
+        `renamed` gives a stored tensor's name among `names`.
+        """
+        biases = [f"{name.removesuffix('.weight')}.bias" for name in self.packed]
+        stored = {renamed(name): name for name in biases if name in self.plain}
         read = OpenFiles(self.stored).read
-        return {name for name in biases if name in self.plain and not read(name).any()}
+        return {name for name in names if name in stored and not read(stored[name]).any()}
 
 
 def read_plan(folder: Path) -> Plan | None:
@@ -60,7 +60,7 @@ def read_plan(folder: Path) -> Plan | None:
 
     Raises SetupError, naming a key or a tensor, for what is not known, and for a weight that lacks a part.
     """
-    return plan_for(folder, lambda: read_tensors(weight_files(folder)))
+    return plan_for(folder, lambda: loaded_tensors(folder))
 
 
 def plan_for(folder: Path, tensors: Callable[[], Stored]) -> Plan | None:

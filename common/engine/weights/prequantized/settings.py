@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.engine.weights.config_file import CONFIG, read_config
+from common.engine.weights.config_file import CONFIG, read_config, speech_parts
 from common.engine.weights.folder import read_json_object
 from common.engine.weights.prequantized.parts import REMEDY
 from pdserve.errors import SetupError
@@ -80,13 +80,25 @@ def settings_files(folder: Path) -> list[Path]:
 
 
 def _of_config(folder: Path) -> Iterator[Settings]:
-    """Yield the sections of config.json, and those of the models nested in it."""
-    config = read_config(folder)
-    for section in (config, *(value for value in config.values() if isinstance(value, dict))):
+    """Yield the sections of config.json, and those of the models nested in it that are loaded."""
+    for name, section in _nested(read_config(folder)):
         for key in _KEYS:
             if value := section.get(key):
                 fields = value if isinstance(value, dict) else {}
-                yield Settings(f"{folder / CONFIG}: {key}", fields, _method(key, fields))
+                yield Settings(f"{folder / CONFIG}: {name}{key}", fields, _method(key, fields))
+
+
+def _nested(config: Fields) -> Iterator[tuple[str, Fields]]:
+    """Yield config.json's fields, and those of the models inside it, each with what its keys begin with."""
+    left_out = {*_KEYS, *(f"{part}_config" for part in speech_parts(config))}
+    left = [("", config)]
+    while left:
+        name, section = left.pop(0)
+        yield name, section
+        inner = {key: value for key, value in section.items() if key not in left_out}
+        left += [
+            (f"{name}{key}.", value) for key, value in inner.items() if isinstance(value, dict)
+        ]
 
 
 def _method(key: str, fields: Fields) -> str:

@@ -108,6 +108,16 @@ def test_an_encoder_is_refused(tmp_path: Path, family: str, reason: str) -> None
         make_engine(folder, engine_config())
 
 
+@pytest.mark.parametrize("language", [None, "xx_YY"])
+def test_a_model_of_many_languages_needs_one_of_them(tmp_path: Path, language: str | None) -> None:
+    others = {"languages": ["de_DE", "en_XX", "fr_XX"], "default_language": language}
+    folder = save_model(tmp_path, "xmod", **_BERT, **others)
+    reason = rf"config\.json: default_language is {language!r}"
+    with pytest.raises(SetupError, match=reason) as caught:
+        make_engine(folder, engine_config())
+    assert "one of its `languages`, such as de_DE, en_XX" in caught.value.remedy
+
+
 @pytest.mark.parametrize("family", ["roberta", "xmod"])
 def test_rows_for_padding_are_no_part_of_the_context(tmp_path: Path, family: str) -> None:
     languages = {"default_language": "en_XX"} if family == "xmod" else {}

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.unit.common.engine.tiny_models import FAMILIES, save_model
-from tests.unit.common.engine.weights.edited import cut, drop, edit
+from tests.unit.common.engine.weights.edited import add, cut, drop, edit
 from tests.unit.common.engine.weights.loading import load, refusal
+from tests.unit.common.engine.weights.tiny_multimodal import save_tiny
 
 
 @pytest.fixture
@@ -37,3 +39,14 @@ def test_an_expert_of_another_shape_is_named(mixtral: Path, part: str, found: li
     name = f"{EXPERTS}.{part}.weight"
     edit(mixtral, cut(name))
     assert f"{name} has the shape {found}" in str(refusal(mixtral))
+
+
+def test_of_a_model_that_also_speaks_the_experts_that_write_are_named(tmp_path: Path) -> None:
+    save_tiny(tmp_path, "qwen3_omni_moe")
+    for expert in range(2):
+        name = f"talker.model.layers.0.mlp.experts.{expert}.up_proj.weight"
+        edit(tmp_path, add(name, torch.zeros(2 + expert, 3)))
+    load(tmp_path)
+    written = "thinker.model.layers.0.mlp.experts.1.up_proj.weight"
+    edit(tmp_path, drop(written))
+    assert f"lacks the tensor {written}" in str(refusal(tmp_path))

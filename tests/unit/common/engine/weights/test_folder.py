@@ -32,6 +32,14 @@ def test_every_file_has_a_say(tmp_path: Path) -> None:
     assert read_eos_token_ids(tmp_path, VOCAB) == {1, 2, 3, 4, 5}
 
 
+def test_so_have_the_sections_of_a_thinker_and_not_those_of_its_voice(tmp_path: Path) -> None:
+    thinker = {"eos_token_id": [7, 1], "text_config": {"eos_token_id": 8}}
+    talker = {"eos_token_id": 9, "text_config": {"eos_token_id": 10}}
+    config = {"eos_token_id": 3, "thinker_config": thinker, "talker_config": talker}
+    write(tmp_path, generation_config={"eos_token_id": 1}, config=config)
+    assert read_eos_token_ids(tmp_path, VOCAB) == {1, 3, 7, 8}
+
+
 @pytest.mark.parametrize("value", [None, [], "absent"])
 def test_a_file_that_names_none_does_not_hide_the_others(tmp_path: Path, value: object) -> None:
     generation = {} if value == "absent" else {"eos_token_id": value}
@@ -90,6 +98,12 @@ def test_so_is_a_text_that_is_no_token(tmp_path: Path) -> None:
         ("config", {"eos_token_id": True}, "eos_token_id is True"),
         ("config", {"text_config": {"eos_token_id": {}}}, r"text_config\.eos_token_id is {}"),
         ("config", {"text_config": [1]}, "text_config must hold keys and values"),
+        ("config", {"thinker_config": "x"}, "thinker_config must hold keys and values"),
+        (
+            "config",
+            {"thinker_config": {"text_config": {"eos_token_id": "8"}}},
+            r"thinker_config\.text_config\.eos_token_id is '8'",
+        ),
         ("config", [], "must hold keys and values"),
         ("tokenizer_config", {"eos_token": 2}, "eos_token is 2"),
     ],

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from common.engine.weights.size import loading_bytes, told_rate, weights_bytes
+from common.engine.weights.size import full_bytes, loading_bytes, told_rate, weights_bytes
 
 
 @pytest.fixture
@@ -44,6 +44,17 @@ def test_files_that_are_not_loaded_count_nothing(folder: Path) -> None:
     assert weights_bytes(folder, "float32") == 4 * 1010
     (folder / "model.safetensors.index.json").unlink()
     assert weights_bytes(folder, "float32") == 0
+
+
+def test_parts_that_make_sound_of_what_a_thinker_writes_count_nothing(folder: Path) -> None:
+    names = ("thinker.a", "talker.b", "token2wav.c", "code2wav.d")
+    save_file({name: torch.zeros(10) for name in names}, folder / "1.safetensors")
+    sizes = (weights_bytes, loading_bytes, full_bytes)
+    assert {count(folder, "float32") for count in sizes[:2]} == {4 * 50}
+    every = full_bytes(folder, "float32")
+    (folder / "config.json").write_text('{"thinker_config": {}}')
+    assert {count(folder, "float32") for count in sizes[:2]} == {4 * 20}
+    assert full_bytes(folder, "float32") == every * 2 // 5
 
 
 def test_weights_alone_count_once(folder: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig
 
 from common.engine.weights.text_part import multimodal_class
+from scripts.survey.shrink import tiny_config
 from tests.unit.common.engine.tiny_models import FAMILIES
 
 _TEXT = FAMILIES["llama"] | {"tie_word_embeddings": True}
@@ -48,6 +49,12 @@ def save_multimodal(folder: Path, family: str) -> Any:
         tie_word_embeddings=text["tie_word_embeddings"],
     )
     return save_random(folder, config)
+
+
+def save_tiny(folder: Path, kind: str) -> Any:
+    """Do the same for the tiny configuration of a model type that the survey tries."""
+    torch.manual_seed(0)
+    return save_random(folder, tiny_config(kind))
 
 
 def save_random(folder: Path, config: Any) -> Any:

@@ -41,8 +41,19 @@ def write_folders(
     root: Path, family: str, settings: dict[str, object], write: Write, **changes: object
 ) -> Folders:
     """Write a random model of `family` twice. `write` is called for the weight of each product."""
-    folders = Folders(save_model(root / "quantized", family, **changes), root / "plain")
-    save_model(folders.plain, family, **changes)
+    return write_both(root, lambda path: save_model(path, family, **changes), settings, write)
+
+
+def write_both(
+    root: Path,
+    save_random: Callable[[Path], object],
+    settings: dict[str, object],
+    write: Write,
+) -> Folders:
+    """Do the same with what `save_random` writes into both folders."""
+    folders = Folders(root / "quantized", root / "plain")
+    save_random(folders.quantized)
+    save_random(folders.plain)
     tensors = load_file(folders.plain / "model.safetensors")
     stored: Tensors = {}
     for name, tensor in list(tensors.items()):
