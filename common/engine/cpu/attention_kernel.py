@@ -140,13 +140,15 @@ def signature_of(shape: Shape, storage: str, *layout: types.Type) -> types.Type:
 def _item_function(shape: Shape, tile: RowTile) -> Jitable:
     """Make the function for a work item: queries at consecutive positions, for one KV head."""
     _, head_dim, value_dim, group, *_ = shape.block
-    rows, has_extras = tile.rows, shape.has_extras
     begin_rows, clear_rows = begin_function(head_dim, group), clear_function(value_dim)
-    merge_rows, write_rows = merge_function(value_dim), end_function(value_dim, group)
-    begin_form, _ = row_functions(group, has_extras=has_extras)
-    first_of, run_segment = first_function(has_extras=has_extras), segment_function(shape, tile)
-    held, most = np.dtype(partner_of(shape.storage)), -(-QUERY_TILE * group // rows) * rows
-    most_lanes, most_scores = most * LANES, rows * TILE
+    write_rows = end_function(value_dim, group)
+    begin_form, _ = row_functions(group, has_extras=shape.has_extras)
+    first_of, run_segments = (
+        first_function(has_extras=shape.has_extras),
+        _context_function(shape, tile),
+    )
+    held, rows, most = np.dtype(partner_of(shape.storage)), tile.rows, _most_rows(shape, tile)
+    most_lanes = most * LANES
 
     @part(variant=f"{shape}-{tile}")
     def run_item(query, keys, values, out, table, position, head, scale, form):  # type: ignore[no-untyped-def]
@@ -154,15 +156,37 @@ def _item_function(shape: Shape, tile: RowTile) -> Jitable:
         padded = (query.shape[0] * group + rows - 1) // rows * rows
         # too many numbers for a stack, in models with many query heads to a KV head
         q, limits = np.empty(padded * head_dim, held), scratch(np.int64, most)
-        acc = np.empty(padded * value_dim, np.float32)
         total = np.empty(padded * value_dim, np.float32)
-        peak, norm = scratch(np.float32, most), scratch(np.float32, most_lanes)
         total_peak, total_norm = scratch(np.float32, most), scratch(np.float32, most_lanes)
-        scores, weights = scratch(np.float32, most_scores), scratch(held, most_scores)
         begin_rows(query, head, position, padded, q, limits)
         clear_rows(padded, total, total_peak, total_norm)
         seen = begin_form(form, head, limits, padded, total_peak, total_norm)
         start = first_of(form, position + 1) // TILE * TILE
+        run_segments(
+            q, padded, start, behind, limits, seen, keys, values, head, table, scale,
+            total, total_peak, total_norm,
+        )  # fmt: skip
+        write_rows(total, total_norm, out, head)
+
+    return run_item
+
+
+def _context_function(shape: Shape, tile: RowTile) -> Jitable:
+    """Make the function for all segments that an item's rows see, one after the other."""
+    value_dim, has_extras = shape.block.value_dim, shape.has_extras
+    clear_rows, merge_rows = clear_function(value_dim), merge_function(value_dim)
+    run_segment, held = segment_function(shape, tile), np.dtype(partner_of(shape.storage))
+    most, most_scores = _most_rows(shape, tile), tile.rows * TILE
+    most_lanes = most * LANES
+
+    @part(variant=f"{shape}-{tile}")
+    def run_segments(  # type: ignore[no-untyped-def]
+        q, padded, start, behind, limits, seen, keys, values, head, table, scale,
+        total, total_peak, total_norm,
+    ):  # fmt: skip
+        acc = np.empty(padded * value_dim, np.float32)
+        peak, norm = scratch(np.float32, most), scratch(np.float32, most_lanes)
+        scores, weights = scratch(np.float32, most_scores), scratch(held, most_scores)
         for first in range(start // SEGMENT * SEGMENT, behind, SEGMENT):
             # totals are empty before the first segment, but for sinks: it may be summed right there
             is_merged = has_extras or first > start
@@ -180,6 +204,10 @@ def _item_function(shape: Shape, tile: RowTile) -> Jitable:
             )  # fmt: skip
             if is_merged:
                 merge_rows(padded, acc, peak, norm, total, total_peak, total_norm)
-        write_rows(total, total_norm, out, head)
 
-    return run_item
+    return run_segments
+
+
+def _most_rows(shape: Shape, tile: RowTile) -> int:
+    """Return the rows of the longest item, whole tiles of them."""
+    return -(-QUERY_TILE * shape.block.group // tile.rows) * tile.rows

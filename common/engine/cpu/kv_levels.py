@@ -33,9 +33,9 @@ def scaled(builder: Builder, total: Any, keys: Source, channels: int, size: int)
     return builder.fmul(total, scales)
 
 
-def ask_for_scales(builder: Builder, keys: Source, ahead: Any, numbers: int) -> None:
-    """Ask the memory for the scales behind so many numbers of the block of keys at `ahead`, if it has any."""
-    if keys.array.dtype == types.int8:
+def ask_for_scales(builder: Builder, keys: Source, ahead: Any | None, numbers: int) -> None:
+    """Ask the memory for scales, if there are any, behind so many numbers of the block of keys at `ahead`."""
+    if ahead is not None and keys.array.dtype == types.int8:
         emit.prefetch(builder, keys.data, builder.add(ahead, emit.index(numbers)))
 
 

@@ -54,8 +54,7 @@ def score_block(ctx, q, q_at, keys, k_at, ahead, scale, s, s_at, rows, dim, size
                 for v in vectors
             ]
             next_block = None if start or ahead == types.none else args[4]
-            if next_block is not None:
-                kv_levels.ask_for_scales(builder, blocks[0], next_block, emit.literal(dim) * width)
+            kv_levels.ask_for_scales(builder, blocks[0], next_block, emit.literal(dim) * width)
             totals: list[Any] = []
             for first in range(0, splits, beside):
                 zeros = [emit.constant(0.0)] * (n * beside * len(blocks))
@@ -64,8 +63,7 @@ def score_block(ctx, q, q_at, keys, k_at, ahead, scale, s, s_at, rows, dim, size
                 _add_scores(builder, left, blocks, shape, own, sums, next_block)
                 totals = _sum_up(builder, totals, sums, n * len(blocks))
             at = builder.add(args[7], emit.index(start))
-            sizes = emit.literal(dim), width
-            _store_scores(builder, totals, blocks, sizes, args[5], s_data, at)
+            _store_scores(builder, totals, blocks, (emit.literal(dim), width), args[5], s_data, at)
         return context.get_dummy_value()
 
     return sig, generate

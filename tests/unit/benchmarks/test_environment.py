@@ -1,4 +1,4 @@
-"""What a result file says of the machine that made it."""
+"""Results say what machine made them, and name no folder of it."""
 
 import json
 import sys
