@@ -1,5 +1,6 @@
 """Report of a worker's death: one line with its reason, and no output of Ray's own."""
 
+import asyncio
 import json
 import os
 import signal
@@ -57,6 +58,17 @@ def policies(pid: int) -> set[int]:
     return {os.sched_getscheduler(int(task.name)) for task in Path(f"/proc/{pid}/task").iterdir()}
 
 
+async def process_after(pid: int, name: str, served: Served) -> int:
+    """Return the id of a worker's next process, once the router knows it: the supervisor does before."""
+    async with AsyncClient(served.grpc) as client, asyncio.timeout(REASON_TIMEOUT_S):
+        while True:
+            workers = (await client.status()).workers
+            found = [one.pid for one in workers if one.name == name and one.pid not in (0, pid)]
+            if found:
+                return found[0]
+            await asyncio.sleep(0.05)
+
+
 async def test_a_death_later_is_logged_with_its_reason(
     served_by_default: Served, state_by_default: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,8 +90,7 @@ async def test_a_death_later_is_logged_with_its_reason(
         [],
     )
     listed = run_cli("logs", "--plain").stdout
-    async with AsyncClient(served_by_default.grpc) as client:
-        [again] = [one.pid for one in (await client.status()).workers if one.name == "prefill-0"]
+    again = await process_after(pids["prefill-0"], "prefill-0", served_by_default)
     assert policies(again) == {os.SCHED_OTHER}  # it serves as it did, however gently it began
     states = dict(line.split()[:2] for line in listed.splitlines() if ".log" in line)
     assert states == {"decode-0": "runs", "prefill-0": "runs"}
