@@ -14,14 +14,14 @@ import torch
 
 from common.engine.build import Engine
 from common.engine.memory.kv_cache import kv_layout
-from common.engine.memory.quantized_kv import LEVELS
 from common.messages import WorkerLoad
 from tests.integration.support.in_process_workers import load_now
 from tests.integration.support.model_kinds import KINDS
 from tests.integration.support.prefill_process import PrefillProcess
 from tests.integration.support.tight_decode import NEW_TOKENS, TightDecode
-from tests.unit.common.engine.rounded_kv import likeliest_rounded
-from tests.unit.common.engine.tiny_models import engine_config
+from tests.unit.common.engine.generation import answers
+from tests.unit.common.engine.rounded_kv import likeliest_rounded, stored_levels
+from tests.unit.common.engine.tiny_models import engine_config, make_engine
 
 # below are bos, eos and padding of some kinds; no vocabulary is smaller than 64
 PROMPTS = [random.Random(100 + n).choices(range(3, 64), k=n) for n in (5, 17, 40, 100)]
@@ -152,13 +152,21 @@ def test_tokens_are_those_of_transformers(
 def test_8_bit_keys_and_values_give_the_tokens_over_rounded_ones(
     prefill: PrefillProcess, tmp_path: Path, name: str, mode: str, form: str
 ) -> None:
-    """Without a GPU fp8 takes the reference backend, on both sides."""
+    """Without a GPU fp8 takes the reference backend, on both sides.
+
+    Of two levels as near to a number, the oracle takes that of an engine alone, over the same tokens.
+    """
     model = KINDS[name](tmp_path)
-    backend = {"attention_backend": "reference"} if form == "fp8" else {}
-    found = run(prefill, model.folder, mode, kv_cache_dtype=form, **backend)
+    changes = {"kv_cache_dtype": form}
+    changes |= {"attention_backend": "reference"} if form == "fp8" else {}
+    found = run(prefill, model.folder, mode, **changes)
     assert found.engine.cache.kv_dtype == form
-    for prompt, answer in zip(PROMPTS, found.answers, strict=True):
-        assert answer == likeliest_rounded(model.reference, prompt, answer, LEVELS[form])
+    alone = make_engine(model.folder, AUTO.model_copy(update=changes))
+    texts = [[*prompt, *answer[:-1]] for prompt, answer in zip(PROMPTS, found.answers, strict=True)]
+    stored = [answer.kv for answer in answers(alone, texts, 1, 32)]
+    for prompt, answer, kv in zip(PROMPTS, found.answers, stored, strict=True):
+        levels = stored_levels(form, kv)
+        assert answer == likeliest_rounded(model.reference, prompt, answer, levels)
     check_counters(found, mode)
 
 
