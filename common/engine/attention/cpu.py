@@ -97,7 +97,7 @@ class CpuBackend:
         limit_numba(self._num_threads)  # steps run in another thread than the constructor
         if is_decode(inputs):
             self._arrays = self._kept.fill(inputs, self._num_threads)
-            self.is_split = self._split_steps.pays(inputs.context_len)
+            self.is_split = self._split_steps.pays(inputs.context_len[self._arrays.items[:, 0]])
         else:
             self.is_split = False
             self._arrays = step_arrays(inputs, self._block_size, self._num_threads)

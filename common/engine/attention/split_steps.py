@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from common.engine.attention.step_arrays import MOST_DECODED, dealt
+from common.engine.attention.step_arrays import MOST_DECODED
 from common.engine.cpu.attention_tiles import SEGMENT, Shape
 from common.engine.cpu.emit import LANES
 from common.engine.cpu.softmax import TILE
@@ -33,12 +33,14 @@ class SplitSteps:
         self.memory = tuple(np.empty(self._rows * count, np.float32) for count in numbers)
 
     def pays(self, contexts: NDArray[np.int32]) -> bool:
-        """Return True for a step of so many positions where one thread would have far more than its share."""
+        """Return True where one thread would have far more positions than its share.
+
+        `contexts` are positions of sequences in the order of their work items, of which threads take runs.
+        """
         segments = _segments(int(contexts.max()))
         if segments == 1 or len(contexts) * self._num_heads * segments > self._rows:
             return False
-        tiles = -(-contexts[dealt(contexts, self._num_threads)] // TILE)
-        pairs = tiles.repeat(self._kv_heads)
+        pairs = (-(-contexts // TILE)).repeat(self._kv_heads)
         num_runs = min(len(pairs), self._num_threads)
         short, longer = divmod(len(pairs), num_runs)
         begins = [run * short + min(run, longer) for run in range(num_runs)]

@@ -60,14 +60,14 @@ class DecodeArrays:
         slots, contexts, items = self._slots[:count], self._contexts[:count], self._items[:count]
         slots[:], contexts[:] = inputs.slot_mapping, inputs.context_len
         self._tables[:count, :width] = inputs.block_tables
-        items[:, 0] = dealt(inputs.context_len, num_threads)
+        items[:, 0] = _dealt(inputs.context_len, num_threads)
         # each token is a run of its own, and its row its start
         runs = Slots(slots, self._rows[:count], self._rows[1 : count + 1])
         tables = self._tables[:count], self._starts[: count + 1], contexts
         return StepArrays(runs, *tables, items, _sampled_items(items, inputs))
 
 
-def dealt(costs: Numbers, num_threads: int) -> NDArray[np.int64]:
+def _dealt(costs: Numbers, num_threads: int) -> NDArray[np.int64]:
     """Return the order in which items cost every thread a like share.
 
     Each thread gets one run of consecutive items, so the costliest ones are dealt out in turn.
@@ -88,7 +88,7 @@ def _work_items(inputs: RaggedInputs, num_threads: int) -> Numbers:
     end = np.minimum(first + QUERY_TILE, counts[seq])
     items = np.stack((seq, first, end), axis=1).astype(np.int32)
     cost = (inputs.context_len[seq] - counts[seq] + end) * (end - first)
-    return items[dealt(cost, num_threads)]
+    return items[_dealt(cost, num_threads)]
 
 
 def _sampled_items(items: Numbers, inputs: RaggedInputs) -> Numbers:
