@@ -16,12 +16,11 @@ import pytest
 from pdserve.client import AsyncClient
 from pdserve.errors import PreconditionError, Reason
 from pdserve.v1 import admin_pb2, inference_pb2
-from tests.integration.support.processes import START_TIMEOUT_S, Served
-from tests.integration.support.waiting import until_nothing_is_held
+from tests.integration.support.processes import Served
+from tests.integration.support.waiting import until_back, until_nothing_is_held
 from tests.patience import WITHIN_S
 
 P, D = admin_pb2.WORKER_ROLE_PREFILL, admin_pb2.WORKER_ROLE_DECODE
-READY = admin_pb2.WORKER_STATE_READY
 FLIPPED, DRAINING = admin_pb2.SCALE_ACTION_FLIPPED, admin_pb2.SCALE_ACTION_DRAINING
 _FILLER = "It was a long day and everyone had something to say about it. "
 _PROMPTS = [f"{_FILLER * n}Tell me about number {n}." for n in (0, 3, 20, 1, 9)]
@@ -98,13 +97,10 @@ async def _struck_and_back(client: AsyncClient, role: int, number: signal.Signal
     """Send a signal to the worker of a role; return its pid when another process has its name."""
     before = next(w for w in (await client.status()).workers if w.role == role)
     os.kill(before.pid, number)
-    async with asyncio.timeout(START_TIMEOUT_S):
-        while True:
-            [after] = [w for w in (await client.status()).workers if w.role == role]
-            if after.state == READY and after.incarnation != before.incarnation:
-                assert (after.name, after.pid == before.pid) == (before.name, False)
-                return before.pid
-            await asyncio.sleep(0.05)
+    after = await until_back(client, before)
+    [name] = [w.name for w in (await client.status()).workers if w.role == role]
+    assert (name, after.pid == before.pid) == (before.name, False)
+    return before.pid
 
 
 @pytest.mark.faults

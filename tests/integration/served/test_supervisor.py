@@ -28,10 +28,11 @@ from tests.integration.support.processes import (
     spawn_command,
 )
 from tests.integration.support.ray_head import HOST, ray_head
+from tests.integration.support.waiting import until_back, workers
 
 pytestmark = pytest.mark.deployment
 
-READY, D = admin_pb2.WORKER_STATE_READY, admin_pb2.WORKER_ROLE_DECODE
+D = admin_pb2.WORKER_ROLE_DECODE
 PROMPT = "It was a long day and everyone had something to say about it. " * 5
 SAMPLING = inference_pb2.SamplingParams(max_tokens=16, ignore_eos=True)
 SMALL = ("--config", str(Path("tests/integration/support/small.yaml").resolve()))
@@ -52,19 +53,6 @@ def ray_address() -> Iterator[str]:
 
 async def answer(client: AsyncClient) -> list[int]:
     return [token async for part in client.stream(PROMPT, SAMPLING) for token in part.token_ids]
-
-
-async def workers(client: AsyncClient) -> dict[str, admin_pb2.WorkerStatus]:
-    return {worker.name: worker for worker in (await client.status()).workers}
-
-
-async def until_back(client: AsyncClient, before: admin_pb2.WorkerStatus) -> None:
-    async with asyncio.timeout(START_TIMEOUT_S):
-        while True:
-            after = (await workers(client))[before.name]
-            if after.state == READY and after.incarnation != before.incarnation:
-                return
-            await asyncio.sleep(0.05)
 
 
 def free_of(now: dict[str, admin_pb2.WorkerStatus]) -> bool:

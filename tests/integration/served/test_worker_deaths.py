@@ -1,6 +1,5 @@
 """Report of a worker's death: one line with its reason, and no output of Ray's own."""
 
-import asyncio
 import json
 import os
 import signal
@@ -14,6 +13,7 @@ from common.engine.weights.resolve import ModelSource
 from common.telemetry.log_files import newest_of, tail
 from pdserve.client import AsyncClient
 from tests.integration.support.processes import START_TIMEOUT_S, Served, run_cli, spawn
+from tests.integration.support.waiting import until_back, workers
 
 pytestmark = pytest.mark.deployment
 
@@ -58,30 +58,19 @@ def policies(pid: int) -> set[int]:
     return {os.sched_getscheduler(int(task.name)) for task in Path(f"/proc/{pid}/task").iterdir()}
 
 
-async def process_after(pid: int, name: str, served: Served) -> int:
-    """Return the id of a worker's next process, once the router knows it: the supervisor does before."""
-    async with AsyncClient(served.grpc) as client, asyncio.timeout(REASON_TIMEOUT_S):
-        while True:
-            workers = (await client.status()).workers
-            found = [one.pid for one in workers if one.name == name and one.pid not in (0, pid)]
-            if found:
-                return found[0]
-            await asyncio.sleep(0.05)
-
-
 async def test_a_death_later_is_logged_with_its_reason(
     served_by_default: Served, state_by_default: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logs = logs_in(state_by_default, monkeypatch)
     async with AsyncClient(served_by_default.grpc) as client:
-        pids = {worker.name: worker.pid for worker in (await client.status()).workers}
+        first = await workers(client)
     assert "worker_ready" in written_by("prefill-0", logs)
-    os.kill(pids["prefill-0"], signal.SIGKILL)
+    os.kill(first["prefill-0"].pid, signal.SIGKILL)
     before, died = await_event(served_by_default, "worker_died")
     assert (died["worker"], died["log"]) == ("prefill-0", "`pdserve logs prefill-0`")
     assert died["reason"] == "worker prefill-0 died (SIGKILL)"
     assert "memory" in died["remedy"]
-    for name in pids:
+    for name in first:
         assert [line for line in before if line.startswith(f"{name}: loading weights took ")]
     # it is started again, once, under its name, and says nothing else here
     between, back = await_event(served_by_default, "worker_back")
@@ -90,8 +79,9 @@ async def test_a_death_later_is_logged_with_its_reason(
         [],
     )
     listed = run_cli("logs", "--plain").stdout
-    again = await process_after(pids["prefill-0"], "prefill-0", served_by_default)
-    assert policies(again) == {os.SCHED_OTHER}  # it serves as it did, however gently it began
+    async with AsyncClient(served_by_default.grpc) as client:
+        again = await until_back(client, first["prefill-0"])
+    assert policies(again.pid) == {os.SCHED_OTHER}  # it serves as it did, however gently it began
     states = dict(line.split()[:2] for line in listed.splitlines() if ".log" in line)
     assert states == {"decode-0": "runs", "prefill-0": "runs"}
     stdout = served_by_default.process.stdout

@@ -5,6 +5,7 @@ import time
 
 from pdserve.client import AsyncClient
 from pdserve.v1 import admin_pb2
+from tests.integration.support.processes import START_TIMEOUT_S
 from tests.patience import WITHIN_S
 
 
@@ -22,3 +23,22 @@ async def until_nothing_is_held(client: AsyncClient) -> admin_pb2.StatusResponse
             return status
         assert time.monotonic() < deadline, f"still held: {held_blocks(status)} {status.router}"
         await asyncio.sleep(0.05)
+
+
+async def workers(client: AsyncClient) -> dict[str, admin_pb2.WorkerStatus]:
+    """Return what the router knows of its workers, by name."""
+    return {worker.name: worker for worker in (await client.status()).workers}
+
+
+async def until_back(client: AsyncClient, before: admin_pb2.WorkerStatus) -> admin_pb2.WorkerStatus:
+    """Return a worker's next process once the router has it ready; fails after START_TIMEOUT_S.
+
+    The supervisor says that a worker is back a moment before the router knows.
+    """
+    async with asyncio.timeout(START_TIMEOUT_S):
+        while True:
+            after = (await workers(client))[before.name]
+            is_ready = after.state == admin_pb2.WORKER_STATE_READY
+            if is_ready and after.incarnation != before.incarnation:
+                return after
+            await asyncio.sleep(0.05)
